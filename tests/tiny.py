@@ -43,7 +43,7 @@ MOBILENET: dict[str, Any] = {
     "model_args": {"features_only": True, "out_indices": [4]},
 }
 # few layers, where tracing or conversion is slow
-SMALL_MOBILENET: dict[str, Any] = MOBILENET | {"model_args": {"features_only": True, "out_indices": [2]}}
+SMALL_MOBILENET: dict[str, Any] = MOBILENET | {"model_args": {"features_only": True, "out_indices": [3]}}
 SMALL_XLM_ROBERTA: dict[str, Any] = XLM_ROBERTA | {"num_hidden_layers": 1}
 WHOLE_MOBILENET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050"}
 CUT_EFFICIENTNET: dict[str, Any] = {

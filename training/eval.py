@@ -56,9 +56,7 @@ def _run(options: EvalOptions) -> "Results | None":
         if state.is_main_process:
             claim = claim_folder(options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite)
             claimed.enter_context(claim)
-        runner = Runner(
-            plan, state, options.trust_remote_code, options.keeps_details, options.widths, options.merge_captions
-        )
+        runner = Runner(plan, state, options.trust_remote_code, options.widths)
         outcome = runner.run(options.model, options.text_model)
         if not state.is_main_process:
             return None

@@ -2,7 +2,6 @@
 
 classify.py         encode and score labelled sets in memory; evaluation during training
 encoder.py          a model with the embeddings that it has computed, by one process or several
-figures.py          class tables, confusion matrices, comparison of the languages
 image_loading.py    images decoded, resized and normalized in threads
 metrics.py          metrics as pure functions
 options.py          options of training/eval.py

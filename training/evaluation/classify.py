@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,28 +31,6 @@ ELEVATER_SCALE = 100.0  # fixed by ELEVATER, whatever logit scale the model lear
 KS = (1, 5)
 
 
-class Named(Protocol):
-    """Anything with the name of a model."""
-
-    @property
-    def name(self) -> str:
-        """The name written to results."""
-
-
-@dataclass(frozen=True)
-class ClassDetails:
-    """Results of each class.
-
-    Args:
-        per_class: Recall of each class, (C,) float64, or its average precision where images have several labels; NaN
-            for a class without an image.
-        confusion: Number of images by label and prediction, (C, C) int64; None where images have several labels.
-    """
-
-    per_class: Tensor
-    confusion: Tensor | None
-
-
 @dataclass(frozen=True)
 class Measurement:
     """Metrics of one model on one set with one list of class names.
@@ -60,14 +38,10 @@ class Measurement:
     Args:
         values: Value of each metric, in 0..1.
         intervals: 95 % interval of each metric that is a share of images.
-        predictions: Most similar class of each image, (N,) int64.
-        details: Results of each class; None unless `measure` computed them.
     """
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    predictions: Tensor
-    details: ClassDetails | None = None
 
     def rows(self, **fields: Any) -> list[Row]:
         """One row per metric; `fields` are all other fields of `Row`, such as `model`, `set` and `language`."""
@@ -77,9 +51,7 @@ class Measurement:
         ]
 
 
-def measure(
-    images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[str], with_details: bool = False
-) -> Measurement:
+def measure(images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[str]) -> Measurement:
     """Score image embeddings against class embeddings.
 
     Top-k accuracy and mean per class rank the similarities themselves: in their softmax, low similarities underflow to
@@ -91,7 +63,6 @@ def measure(
         labels: Class indices, (N,) int64, or one column per class, (N, C) int8, with 1 where the image has the label.
         metrics: Names of metrics: `top{k}`, `mean_per_class`, `11_point_map`, `roc_auc`. Top-k metrics with k greater
             than C are left out.
-        with_details: Whether to compute the results of each class.
 
     Raises:
         ValueError: A metric is undefined for these labels, such as ROC AUC where all labels are equal.
@@ -100,7 +71,6 @@ def measure(
         the similarity, also for the several labels per image of VOC 2007.
     """
     similarities = images @ classes.T  # (N, C)
-    predictions = similarities.argmax(1)
     several_labels = labels.ndim == 2
     values: dict[str, float] = {}
     for name in metrics:
@@ -112,27 +82,15 @@ def measure(
         elif name == "roc_auc":
             values[name] = roc_auc(_probabilities(similarities), labels.argmax(1) if several_labels else labels)
         elif several_labels and name == "top1":  # correct if the prediction is one of the labels
-            values[name] = labels.gather(1, predictions[:, None]).double().mean().item()
+            values[name] = labels.gather(1, similarities.argmax(1, keepdim=True)).double().mean().item()
         elif (k := int(name.removeprefix(TOP))) <= len(classes):
             values[name] = top_k_accuracy(similarities, labels, k)
     intervals = {name: wilson_interval(value, len(labels)) for name, value in values.items() if name.startswith(TOP)}
-    details = _details(similarities, predictions, labels) if with_details else None
-    return Measurement(values, intervals, predictions, details)
+    return Measurement(values, intervals)
 
 
 def _probabilities(similarities: Tensor) -> Tensor:
     return (ELEVATER_SCALE * similarities).softmax(1)
-
-
-def _details(similarities: Tensor, predictions: Tensor, labels: Tensor) -> ClassDetails:
-    if labels.ndim == 1:
-        num_classes = similarities.shape[1]
-        confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        confusion.index_put_((labels, predictions), torch.ones_like(labels), accumulate=True)
-        return ClassDetails(confusion.diag().double() / confusion.sum(1), confusion)
-    columns = zip(_probabilities(similarities).split(1, 1), labels.split(1, 1), strict=True)  # (N, 1) each
-    precisions = [eleven_point_map(scores, target) if target.any() else float("nan") for scores, target in columns]
-    return ClassDetails(torch.tensor(precisions, dtype=torch.float64), None)
 
 
 def task_metrics(labels: Tensor, metric: str) -> tuple[str, ...]:
@@ -150,12 +108,12 @@ def task_metrics(labels: Tensor, metric: str) -> tuple[str, ...]:
     return names if metric in (*names, "mean_per_class") else (*names, metric)
 
 
-def joint_name(images: Named, texts: Named) -> str:
+def joint_name(images: str, texts: str) -> str:
     """The model name of a row: the name of the model, or both names if one encoded the images and one the texts."""
-    return images.name if texts is images else f"{images.name} images, {texts.name} texts"
+    return images if texts == images else f"{images} images, {texts} texts"
 
 
-def require_equal_widths(images: Named, image_embeddings: Tensor, texts: Named, text_embeddings: Tensor):
+def require_equal_widths(images: str, image_embeddings: Tensor, texts: str, text_embeddings: Tensor):
     """Check that the embeddings of two models, (N, D) and (T, D), can be compared.
 
     Raises:
@@ -164,8 +122,8 @@ def require_equal_widths(images: Named, image_embeddings: Tensor, texts: Named, 
     image_dim, text_dim = image_embeddings.shape[1], text_embeddings.shape[1]
     if image_dim != text_dim:
         raise ValueError(
-            f"text_model: {texts.name!r} has embeddings of {text_dim} dimensions, {images.name!r} of {image_dim}: "
-            "they cannot be compared. Name a model with the same embedding space, such as its teacher."
+            f"text_model: {texts!r} has embeddings of {text_dim} dimensions, {images!r} of {image_dim}: they cannot "
+            "be compared. Name a model with the same embedding space, such as its teacher."
         )
 
 
@@ -238,11 +196,10 @@ def score(
     sets: dict[str, Dataset],
     class_names: ClassNames,
     label_column: str = "label",
-    ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Top-k accuracy on every set, in every language.
+    """Top-1 and top-5 accuracy on every set, in every language.
 
     Args:
         images: Embeddings of the model that encoded the images.
@@ -251,7 +208,6 @@ def score(
         sets: Labelled images by name of the set.
         class_names: Candidate classes.
         label_column: Name of the column of labels, which are class names in any language.
-        ks: Values of k; those greater than the number of classes are left out.
         stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
 
@@ -264,35 +220,11 @@ def score(
         _require_column(rows, label_column, set_name)
         labels = class_names.label_ids(rows[label_column])
         for language, classes in texts.classes.items():
-            require_equal_widths(images, images.images[set_name], texts, classes)
-            measurement = measure(images.images[set_name], classes, labels, [f"{TOP}{k}" for k in ks])
+            require_equal_widths(images.name, images.images[set_name], texts.name, classes)
+            measurement = measure(images.images[set_name], classes, labels, [f"{TOP}{k}" for k in KS])
             fields = {"set": set_name, "protocol": CLASS_NAMES, "language": language, "stage": stage, "seed": seed}
-            table += measurement.rows(model=joint_name(images, texts), **fields)
+            table += measurement.rows(model=joint_name(images.name, texts.name), **fields)
     return table
-
-
-def evaluate(
-    model: ZeroShotModel,
-    sets: dict[str, Dataset],
-    class_names: ClassNames,
-    languages: Sequence[str],
-    label_column: str = "label",
-    image_column: str = "image",
-    ks: Sequence[int] = KS,
-    stage: str | None = None,
-    seed: int | None = None,
-) -> list[Row]:
-    """Encode and score labelled sets with one model; `encode` and `score` describe the arguments.
-
-    Raises:
-        ValueError: A column or language is missing, a label is not among the class names, or an image cannot be
-            decoded.
-    """
-    for name, rows in sets.items():
-        _require_column(rows, label_column, name)
-        class_names.label_ids(rows[label_column])  # report a wrong label before encoding
-    encoded = encode(model, sets, class_names, languages, image_column)
-    return score(encoded, encoded, sets, class_names, label_column, ks, stage, seed)
 
 
 def _require_column(rows: Dataset, column: str, name: str):
@@ -332,10 +264,13 @@ def make_evaluate(
     rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
     rules = rules_for(config.data, data.allow_urls, data.allow_paths)
     sets = {"eval": require_allowed(rows, config.image_column, rules, config.data, "eval.data")}
+    _require_column(rows, config.label_column, config.data)
+    class_names.label_ids(rows[config.label_column])  # a wrong label is reported before training
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = ZeroShotModel(model, processor, "student")
-        rows = evaluate(student, sets, class_names, data.languages, config.label_column, config.image_column)
+        encoded = encode(student, sets, class_names, data.languages, config.image_column)
+        rows = score(encoded, encoded, sets, class_names, config.label_column)
         metrics = {f"{row.metric}_{row.language}": row.value for row in rows}
         for name in dict.fromkeys(row.metric for row in rows):
             metrics[name] = statistics.fmean(row.value for row in rows if row.metric == name)

@@ -10,8 +10,6 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-CHUNK_SIZE = 2**20  # scores compared at a time, which bounds the working memory to a few MiB
-
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """Share of samples whose label is among the k highest scores; with k = 1, "accuracy" in ELEVATER.
@@ -37,15 +35,10 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     _check_labels(labels, num_samples, num_classes)
     if not isinstance(k, Integral) or not 1 <= k <= num_classes:
         raise ValueError(f"k: {k} is not an integer in 1..{num_classes}, the number of classes. Leave this k out.")
-    labels = labels.to(scores.device).long()
-    columns = torch.arange(num_classes, device=scores.device)
-    num_correct = 0
-    for part, own in zip(_chunks(scores), labels.split(_rows_per_chunk(scores)), strict=True):
-        label_scores = part.gather(1, own[:, None])  # (n, 1)
-        ahead = (part > label_scores).sum(1)
-        ahead += ((part == label_scores) & (columns < own[:, None])).sum(1)
-        num_correct += int((ahead < k).sum())
-    return num_correct / num_samples
+    own = labels.to(scores.device).long()[:, None]  # (N, 1)
+    columns, label_scores = torch.arange(num_classes, device=scores.device), scores.gather(1, own)
+    ahead = (scores > label_scores).sum(1) + ((scores == label_scores) & (columns < own)).sum(1)
+    return int((ahead < k).sum()) / num_samples
 
 
 def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -69,7 +62,7 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
     _check_scores(scores)
     _check_labels(labels, *scores.shape)
     present, labels, counts = labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
-    predicted = torch.cat([part[:, present].argmax(1) for part in _chunks(scores)])  # the first of several maxima
+    predicted = scores[:, present].argmax(1)  # the first of several maxima
     hits = labels[predicted == labels].bincount(minlength=len(present))
     return (hits.double() / counts).mean().item()
 
@@ -103,10 +96,9 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
             f"targets: got shape {tuple(targets.shape)}, need the shape of the scores, {tuple(scores.shape)}. "
             "Pass one column per class, 1 where the sample has the label."
         )
-    for part in _chunks(targets):
-        wrong = part[(part != 0) & (part != 1)]
-        if wrong.numel():
-            raise ValueError(f"targets: got {wrong[0].item()}, need 0 or 1. Threshold other values first.")
+    wrong = targets[(targets != 0) & (targets != 1)]
+    if wrong.numel():
+        raise ValueError(f"targets: got {wrong[0].item()}, need 0 or 1. Threshold other values first.")
     precisions = [
         _average_precision(column, target.to(scores.device).bool())
         for column, target in zip(scores.unbind(1), targets.unbind(1), strict=True)
@@ -206,12 +198,8 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
         )
     own = scores[queries, candidates]
     best = scores.new_zeros(num_queries).scatter_reduce(0, queries, own, "amax", include_self=False)
-    num_as_high = [
-        (part >= own_best[:, None]).sum(1)
-        for part, own_best in zip(_chunks(scores), best.split(_rows_per_chunk(scores)), strict=True)
-    ]
     num_correct_as_high = queries[own == best[queries]].bincount(minlength=num_queries)
-    return torch.cat(num_as_high) - num_correct_as_high
+    return (scores >= best[:, None]).sum(1) - num_correct_as_high
 
 
 def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -255,22 +243,13 @@ def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     return wilson_interval(share, min(count, share * (1 - share) / variance) if variance else count)
 
 
-def _rows_per_chunk(scores: Tensor) -> int:
-    return max(1, CHUNK_SIZE // scores.shape[1])
-
-
-def _chunks(scores: Tensor) -> tuple[Tensor, ...]:
-    """Views of (N, C) with at most `CHUNK_SIZE` elements, or one row."""
-    return scores.split(_rows_per_chunk(scores))
-
-
 def _check_scores(scores: Tensor):
     if scores.ndim != 2 or scores.numel() == 0:
         raise ValueError(
             f"scores: got shape {tuple(scores.shape)}, need (rows, columns) with at least one of each. "
             "Pass one row per sample."
         )
-    if not all(torch.stack(part.aminmax()).isfinite().all() for part in _chunks(scores)):  # aminmax propagates NaN
+    if not torch.stack(scores.aminmax()).isfinite().all():  # aminmax propagates NaN
         row, column = (~scores.isfinite()).nonzero()[0].tolist()
         raise ValueError(
             f"scores: row {row}, column {column} is {scores[row, column].item()}, need finite numbers. "

@@ -1,10 +1,9 @@
 """Options of `training/eval.py`. This module does not import torch, so that `--help` answers at once."""
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 
 from training.evaluation.sets.protocols import OURS, PROTOCOLS
-
-TOP_K = 5  # labels with scores in a row of predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +13,13 @@ class EvalOptions:
 
     Args:
         model: Models with image and text features, each a folder or a Hub id with or without `@revision`.
-        output_dir: Folder for results.json, table.md and figures; not with `predict`.
-        protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh, cn-clip-compat.
+        output_dir: Folder for results.json and table.md; not with `predict`.
+        protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh.
         data: Sources of the sets, each SET=SOURCE. SOURCE is a folder with one folder per class, a parquet file, a Hub
             id with or without `@revision`, or `module:function`. With `protocol`, a set without a source, or with
             SET=hub, is read from its own data set on the Hub.
-        sets: With `protocol`, sets by name, or one of the selections all, elevater, cn-clip-10, imagenet. Default: all
-            if the class names of ImageNet are installed (package clip-benchmark), else elevater.
+        sets: With `protocol`, sets by name, or one of the selections all, elevater, imagenet. Default: all if the
+            class names of ImageNet are installed (package clip-benchmark), else elevater.
         class_names: Names of the candidate classes: a JSON list of {language: name}, one entry per class; a JSON list
             of names, or a .txt file with one name per line, in the one language given by `language`; or the id of a
             set of ELEVATER, such as cifar-100.
@@ -29,7 +28,6 @@ class EvalOptions:
         templates: Prompt templates: auto (from the installed packages clip-benchmark and cn-clip, else ours), ours, or
             a JSON file of {language: [templates]} or {language: {set: [templates]}}. With `class_names`, auto
             means the plain class name.
-        imagenet_zh: Chinese class names of ImageNet: clip-benchmark, cn-clip, or a file with one name per line.
         text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
             each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
         widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which truncated embeddings are
@@ -38,24 +36,18 @@ class EvalOptions:
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
         caption_columns: With `retrieval`, caption columns by language, such as --caption_columns.zh COLUMN. A cell is
             a caption or a list of captions. Default: the columns en and zh, where they exist.
-        merge_captions: With `retrieval`, whether to also report recall that counts an equal caption of a different
-            image as correct. By default it is a miss.
         split: Split of the data. Default: test, or the test split of a set's own data set on the Hub.
         image_column: Name of the column of images. Default: the first usual name that exists; with `retrieval`, image.
         allow_urls: Whether images that the data name by URL are fetched. Otherwise such data are refused.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
-        label_names: Names of numbered labels, each SET=FILE, where FILE has one name per line.
         predict: Folder of images to label, including all folders in it that are not hidden. Nothing is measured.
         labels: With `predict`, candidate labels, at least two, in any language of the model; or one .txt file with one
             label per line.
         output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,
             top_k and error.
         top_k: With `predict`, number of labels with scores in the column top_k, at least 1.
-        published: Whether to print published results of other models.
-        per_class: Whether to write a table of the results of each class.
-        confusion: Whether to draw confusion matrices.
         trust_remote_code: Whether to run code that comes with a model. A model on the Hub must then be given as
             ID@COMMIT.
         overwrite: Replace files in `output_dir` that an evaluation did not write; with `predict`, replace `output`.
@@ -69,25 +61,19 @@ class EvalOptions:
     class_names: str | None = None
     language: list[str] = field(default_factory=list)
     templates: str = "auto"
-    imagenet_zh: str = "clip-benchmark"
     text_model: str | None = None
     widths: list[int] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)
     caption_columns: dict[str, str] | None = None
-    merge_captions: bool = False
     split: str | None = None
     image_column: str | None = None
     allow_urls: bool = False
     allow_paths: bool = False
     label_column: str | None = None
-    label_names: list[str] = field(default_factory=list)
     predict: str | None = None
     labels: list[str] = field(default_factory=list)
     output: str | None = None
-    top_k: int = TOP_K
-    published: bool = False
-    per_class: bool = False
-    confusion: bool = False
+    top_k: int = 5
     trust_remote_code: bool = False
     overwrite: bool = False
 
@@ -97,51 +83,37 @@ class EvalOptions:
         if self.predict is not None:
             self._check_prediction()
             return
-        for_prediction = {"labels": self.labels, "output": self.output, "top_k": self.top_k != TOP_K}
-        if given := [name for name, is_given in for_prediction.items() if is_given]:
-            raise ValueError(f"{given[0]}: applies to --predict FOLDER, which is not given. Add it.")
+        self._refuse(("labels", "output", "top_k"), "applies to --predict FOLDER, which is not given. Add it.")
         if not self.output_dir:
             raise ValueError("output_dir: none is given. Name a folder for the results with --output_dir.")
-        num_ways = bool(self.protocol) + bool(self.class_names)
-        if num_ways == 2 or not (num_ways or self.retrieval):
+        if (self.protocol and self.class_names) or not (self.protocol or self.class_names or self.retrieval):
             raise ValueError(
                 f"protocol: give either --protocol ({', '.join(PROTOCOLS)}), or --class_names for your own sets, or "
                 "--retrieval alone."
             )
-        for_labels = ("data", "sets", "language", "label_column", "label_names", "published", "per_class", "confusion")
-        given = [name for name in for_labels if getattr(self, name)]
-        given += ["templates"] if self.templates != "auto" else []
-        if not num_ways and given:
-            raise ValueError(
-                f"{given[0]}: applies to labelled sets, and --retrieval alone has none. Give --protocol or "
-                "--class_names too."
-            )
+        if not self.protocol and not self.class_names:
+            names = ("data", "sets", "language", "label_column", "templates")
+            self._refuse(names, "applies to labelled sets. Give --protocol or --class_names too.")
         if self.widths != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
             raise ValueError(f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them.")
         if self.widths and self.text_model:
             raise ValueError("widths: truncate one model's own embeddings. Leave out --text_model or --widths.")
-        if (self.caption_columns or self.merge_captions) and not self.retrieval:
-            option = "caption_columns" if self.caption_columns else "merge_captions"
-            raise ValueError(f"{option}: applies to --retrieval NAME=SOURCE, which is not given. Add it.")
+        if not self.retrieval:
+            self._refuse(("caption_columns",), "applies to --retrieval NAME=SOURCE, which is not given. Add it.")
         if self.class_names and (self.sets or not self.data):
             raise ValueError("data: with --class_names, the sets are those given by --data NAME=SOURCE.")
-        if self.class_names and (self.published or self.templates == OURS):
-            raise ValueError(
-                "class_names: our templates and published results belong to the sets of ELEVATER. Give --protocol, or "
-                "leave out --published and --templates ours."
-            )
+        if self.class_names and self.templates == OURS:
+            raise ValueError("templates: ours belong to the sets of ELEVATER. Give --protocol, or a JSON file.")
         if self.protocol and self.language:
             raise ValueError(
-                f"language: a protocol has its own language; {self.language} applies to --class_names. Choose the "
-                f"protocol: {', '.join(f'{name} is {protocol.language}' for name, protocol in PROTOCOLS.items())}."
+                f"language: a protocol has its own language; {self.language} applies to --class_names. Choose one of "
+                f"the protocols {', '.join(PROTOCOLS)}."
             )
 
     def _check_prediction(self):
         used = {"model", "predict", "labels", "output", "top_k", "trust_remote_code", "overwrite"}
-        for option in fields(self):
-            default = option.default if option.default_factory is MISSING else option.default_factory()
-            if option.name not in used and getattr(self, option.name) != default:
-                raise ValueError(f"{option.name}: does not apply to --predict, which measures nothing. Leave it out.")
+        names = [option.name for option in fields(self) if option.name not in used]
+        self._refuse(names, "does not apply to --predict, which measures nothing. Leave it out.")
         if len(self.model) > 1:
             raise ValueError(f"model: --predict takes one model, got {len(self.model)}. Name one.")
         if not self.labels:
@@ -151,7 +123,9 @@ class EvalOptions:
         if self.top_k < 1:
             raise ValueError(f"top_k: {self.top_k} is not at least 1. Set a number such as 5.")
 
-    @property
-    def keeps_details(self) -> bool:
-        """Whether the results of each class are needed."""
-        return self.per_class or self.confusion
+    def _refuse(self, names: Iterable[str], reason: str):
+        """Refuse options that differ from their defaults."""
+        for option in fields(self):
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            if option.name in names and getattr(self, option.name) != default:
+                raise ValueError(f"{option.name}: {reason}")

@@ -1,6 +1,6 @@
 """From options to the classification tasks and the data of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from training.evaluation.sets.protocols import (
     IMAGENET,
     PROTOCOLS,
     SETS,
-    Protocol,
-    find_protocol,
     find_sets,
 )
 from training.evaluation.sets.sources import HUB, MissingDataError, Source
 from training.evaluation.sets.templates import (
+    CLIP_BENCHMARK,
     NOT_INSTALLED,
     OURS,
     SOURCES,
@@ -58,11 +57,6 @@ class EvalTask:
     squashed: bool | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Identifies the task among all tasks of a run."""
-        return self.set, self.protocol, self.language
-
-    @property
     def title(self) -> str:
         """Protocol and language; a named protocol has only one language."""
         return self.protocol if self.protocol in PROTOCOLS else f"{self.protocol}, {self.language}"
@@ -71,11 +65,6 @@ class EvalTask:
     def candidates(self) -> list[str]:
         """Names of the classes in the language of the task, in class order."""
         return self.class_names.in_language(self.language)
-
-    @property
-    def keys(self) -> list[str]:
-        """Names of the classes in tables and figures, in class order."""
-        return self.class_names.names[self.class_names.key]
 
 
 @dataclass(frozen=True)
@@ -112,55 +101,42 @@ class EvalPlan:
         return [task for task in self.tasks if task.set in self.sets]
 
 
-def tasks_by_language(tasks: Iterable[EvalTask]) -> dict[str, list[EvalTask]]:
-    """By set, the tasks that differ only in their language, where there are two or more."""
-    groups: dict[tuple[str, str], list[EvalTask]] = {}
-    for task in tasks:
-        groups.setdefault((task.set, task.protocol.removesuffix(f"-{task.language}")), []).append(task)
-    return {name: group for (name, _), group in groups.items() if len(group) > 1}
-
-
-def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
+def protocol_tasks(protocols: Sequence[str], sets: Sequence[str], templates: str) -> list[EvalTask]:
     """Tasks of all sets in all protocols, set by set.
 
     Args:
         protocols: Protocols to measure by.
         sets: Ids of the sets.
         templates: Source of the templates, as `templates_of` takes it.
-        imagenet_zh: Source of the Chinese names of ImageNet, as `imagenet_names` takes it.
 
     Raises:
-        ValueError: Class names or templates are missing.
+        ValueError: A protocol does not exist, or class names or templates are missing.
     """
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise ValueError(
+            f"protocol: {unknown[0]!r} does not exist. Expected: {', '.join(PROTOCOLS)}. For your own sets and "
+            "classes give --class_names instead."
+        )
     tasks = []
     for name in sets:
         if name == IMAGENET:
-            chinese = any(protocol.language == "zh" for protocol in protocols)
-            class_names, sources = imagenet_names(imagenet_zh if chinese else None)
+            class_names = imagenet_names(with_chinese="elevater-zh" in protocols)
+            sources = dict.fromkeys(("en", "zh"), CLIP_BENCHMARK)
         else:
             class_names = ClassNames.read(name)
             sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
         for protocol in protocols:
-            tasks.append(
-                EvalTask(
-                    name,
-                    protocol.name,
-                    protocol.language,
-                    class_names,
-                    sources[protocol.language],
-                    templates_of(name, protocol, templates),
-                    protocol.metric_of(SETS[name]),
-                    protocol.squashes(SETS[name]),
-                )
-            )
+            language, eval_set = PROTOCOLS[protocol], SETS[name]
+            lines = templates_of(name, language, templates)
+            fields = (name, protocol, language, class_names, sources[language], lines)
+            tasks.append(EvalTask(*fields, eval_set.metric, eval_set.squashed))
     return tasks
 
 
 def _make_tasks(options: EvalOptions) -> list[EvalTask]:
     if options.protocol:
-        protocols = [find_protocol(name) for name in dict.fromkeys(options.protocol)]
         sets = options.sets or ["all" if imagenet_is_installed() else "elevater"]
-        return protocol_tasks(protocols, find_sets(sets), options.templates, options.imagenet_zh)
+        return protocol_tasks(list(dict.fromkeys(options.protocol)), find_sets(sets), options.templates)
     if not options.class_names:
         return []
     class_names = ClassNames.read(options.class_names, options.language)
@@ -180,10 +156,16 @@ def _make_tasks(options: EvalOptions) -> list[EvalTask]:
 
 
 def _find_sources(options: EvalOptions) -> dict[str, Source]:
-    """Source of each set that `data` names."""
-    label_names = dict(_named(options, "label_names", options.label_names))
+    """Source of each set that `data` names, as SET=SOURCE; without a protocol, a source alone also names the set."""
     sources: dict[str, Source] = {}
-    for name, location in _named(options, "data", options.data):
+    for entry in options.data:
+        name, separator, location = entry.partition("=")
+        if options.class_names and not separator:
+            name, location = entry, entry
+        elif options.protocol and name not in SETS:
+            raise ValueError(f"data: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE.")
+        if not location:
+            raise ValueError(f"data: {entry!r} names no source. Give {name}=SOURCE.")
         if name in sources:
             raise ValueError(f"data: {name} is given twice. Give each set one source.")
         sources[name] = Source(
@@ -191,32 +173,10 @@ def _find_sources(options: EvalOptions) -> dict[str, Source]:
             options.split,
             options.image_column,
             options.label_column,
-            label_names.pop(name, None),
             options.allow_urls,
             options.allow_paths,
         )
-    if label_names:
-        raise ValueError(
-            f"label_names: {sorted(label_names)} are not among the sets of --data, {sorted(sources)}. Name one of "
-            "these."
-        )
     return sources
-
-
-def _named(options: EvalOptions, option: str, entries: Sequence[str]) -> list[tuple[str, str]]:
-    """(set, source) of each entry SET=SOURCE; without a protocol, a source alone also names the set."""
-    pairs = []
-    for entry in entries:
-        name, separator, location = entry.partition("=")
-        if options.class_names and not separator:
-            name, location = entry, entry
-        elif options.protocol and name not in SETS and entry != HUB:
-            raise ValueError(f"{option}: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE.")
-        elif not location and entry != HUB:
-            raise ValueError(f"{option}: {entry!r} names no source. Give {name}=SOURCE.")
-        if entry != HUB:  # `hub` alone is the default of every set
-            pairs.append((name, location))
-    return pairs
 
 
 def _open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[str, LabelledSet], dict[str, str]]:

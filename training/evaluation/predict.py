@@ -17,6 +17,7 @@ from training.data import open_image
 from training.evaluation.classify import class_embeddings
 from training.evaluation.encoder import find_processes
 from training.evaluation.options import EvalOptions
+from training.evaluation.sets.class_names import read_lines
 from training.evaluation.sets.sources import IMAGE_SUFFIXES, list_images
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.files import write_text
@@ -38,7 +39,10 @@ def write_predictions(options: EvalOptions) -> str:
             image can be decoded, or the model has no logit scale.
     """
     folder, output = Path(str(options.predict)).expanduser(), Path(str(options.output))
-    paths, labels = find_images(folder), read_labels(options.labels)
+    labels, paths = read_labels(options.labels), list_images(folder)
+    if not paths:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"predict: {str(folder)!r} is not a folder with images ({suffixes}). Name one.")
     _check_output(output, options.overwrite)
     model = ZeroShotModel.from_pretrained(options.model[0], trust_remote_code=options.trust_remote_code)
     model.to(find_processes().device)
@@ -47,37 +51,19 @@ def write_predictions(options: EvalOptions) -> str:
     if num_damaged == len(rows):
         raise ValueError(f"predict: none of the {len(rows)} images of {str(folder)!r} decodes: {rows[0][-1]}")
     content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerows([COLUMNS, *rows])
+    csv.writer(content, lineterminator="\n").writerows([COLUMNS, *rows])
     write_text(output, content.getvalue())
     damaged = f", {num_damaged} could not be decoded (column error)" if num_damaged else ""
-    num_labelled = len(rows) - num_damaged
-    return f"{num_labelled} image{'s' if num_labelled != 1 else ''} labelled{damaged}\n\n{output}"
+    return f"{len(rows) - num_damaged} images labelled{damaged}\n\n{output}"
 
 
 def _check_output(output: Path, overwrite: bool):
     """Refuse a file that exists, or that cannot be written, before any image is labelled."""
-    if output.is_dir():
-        raise ValueError(f"output: {str(output)!r} is a folder. Name a CSV file in it.")
-    if output.exists() and not overwrite:
-        raise ValueError(f"output: {str(output)!r} exists. Name another file, or add --overwrite to replace it.")
+    if output.exists() and (output.is_dir() or not overwrite):
+        raise ValueError(f"output: {str(output)!r} exists. Name another file, or add --overwrite to replace a file.")
     parent = next(path for path in output.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"output: {str(output)!r} cannot be written in {str(parent)!r}. Name a file elsewhere.")
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Image files of a folder, as `list_images` finds them.
-
-    Raises:
-        ValueError: The folder does not exist or has no images.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"predict: {str(folder)!r} is not a folder. Name a folder of images.")
-    paths = list_images(folder)
-    if not paths:
-        raise ValueError(f"predict: {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Add some.")
-    return paths
 
 
 def read_labels(labels: Sequence[str]) -> list[str]:
@@ -88,17 +74,9 @@ def read_labels(labels: Sequence[str]) -> list[str]:
     """
     listed = list(labels)
     if len(listed) == 1 and listed[0].endswith(".txt"):
-        try:
-            content = Path(listed[0]).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"labels: cannot read {listed[0]!r} ({error}). Give a UTF-8 file of labels.") from error
-        listed = [line.strip() for line in content.splitlines() if line.strip()]
-    if empty := [number for number, label in enumerate(listed) if not label.strip()]:
-        raise ValueError(f"labels: label {empty[0]} is empty. Write a name.")
-    if repeated := sorted({label for label in listed if listed.count(label) > 1}):
-        raise ValueError(f"labels: {repeated[0]!r} is given twice. Remove one.")
-    if len(listed) < 2:
-        raise ValueError(f"labels: got {len(listed)}, need at least two to choose from. Add another label.")
+        listed = read_lines(Path(listed[0]), "labels")
+    if not all(label.strip() for label in listed) or len(set(listed)) < max(2, len(listed)):
+        raise ValueError(f"labels: need at least two different names, got {listed[:20]}. Change them.")
     return listed
 
 
@@ -126,21 +104,16 @@ def predict(
             batch = paths[start : start + BATCH_SIZE]
             prepared = list(pool.map(prepare, batch))
             images = [image for image in prepared if isinstance(image, Tensor)]
-            scores: Iterator[Tensor] = iter(
-                _scores(model, images, classes, logit_scale.exp().item()) if images else []
-            )
+            scores: Iterator[Tensor] = iter(())
+            if images:
+                pixels = torch.stack(images).permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S)
+                embeddings = model.embed_images(model.images.normalize(pixels.to(model.model.device))).cpu()
+                scores = iter((logit_scale.exp().item() * embeddings @ classes.T).softmax(1))  # (C,) each
             for path, image in zip(batch, prepared, strict=True):
                 # a name need not be UTF-8, such as one from a Chinese zip file
                 name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
                 yield (name, "", "", "", image) if isinstance(image, str) else _row(name, next(scores), labels, top_k)
             progress.update(len(batch))
-
-
-def _scores(model: ZeroShotModel, images: list[Tensor], classes: Tensor, logit_scale: float) -> Tensor:
-    """Share of each label among the candidates, (B, C)."""
-    pixels = torch.stack(images).permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S)
-    embeddings = model.embed_images(model.images.normalize(pixels.to(model.model.device))).cpu()
-    return (logit_scale * embeddings @ classes.T).softmax(1)
 
 
 def _row(name: str, scores: Tensor, labels: Sequence[str], top_k: int) -> tuple[str, str, str, str, str]:

@@ -24,7 +24,6 @@ from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
-MERGED = "_merged"  # ending of the metrics for which an equal caption of another image is correct
 MAX_SIMILARITIES = 2**24  # in memory at a time: 64 MiB in float32
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
 
@@ -58,14 +57,6 @@ class RetrievalSet:
     def digest(self) -> str:
         """Digest of all encoded images in their order, which cached embeddings are keyed by."""
         return digest_images(self.rows)
-
-    def merged_pairs(self, language: str) -> Tensor:
-        """(P, 2) int64 pairs where a caption is correct for every image that has an equal caption."""
-        images: dict[str, list[int]] = {}
-        for (image, _), text in zip(self.pairs[language].tolist(), self.captions[language], strict=True):
-            images.setdefault(text, []).append(image)
-        captions = enumerate(self.captions[language])
-        return torch.tensor([(image, number) for number, text in captions for image in images[text]])
 
     def describe(self) -> dict[str, Any]:
         """Facts about the set for `results.json`."""
@@ -211,7 +202,6 @@ def score(
     ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
-    with_merged: bool = False,
 ) -> list[Row]:
     """Recall at k in both directions, in one language of a set.
 
@@ -226,37 +216,33 @@ def score(
         ks: Values of k; those greater than the number of candidates are left out.
         stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
-        with_merged: Whether to add metrics ending in `_merged`, for which equal captions are correct for each other's
-            images.
 
     Returns:
         Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`. Their intervals take into account that
         captions of an image are found or missed together.
     """
-    own, rows = retrieval_set.pairs[language], []
-    variants = {"": own} | ({MERGED: retrieval_set.merged_pairs(language)} if with_merged else {})
-    for ending, pairs in variants.items():
-        found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
-        directions = {
-            "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
-            "text_to_image": (found_images, len(images), own[:, 0]),
-        }
-        for direction, (found, num_candidates, groups) in directions.items():
-            for k in (k for k in ks if k <= num_candidates):
-                hits = found < k
-                rows.append(
-                    Row(
-                        model=model,
-                        stage=stage,
-                        set=retrieval_set.name,
-                        protocol=PROTOCOL,
-                        language=language,
-                        metric=f"{direction}_R@{k}{ending}",
-                        value=int(hits.sum()) / len(hits),
-                        seed=seed,
-                        interval=grouped_interval(hits, groups),
-                    )
+    pairs, rows = retrieval_set.pairs[language], []
+    found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
+    directions = {
+        "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
+        "text_to_image": (found_images, len(images), pairs[:, 0]),
+    }
+    for direction, (found, num_candidates, groups) in directions.items():
+        for k in (k for k in ks if k <= num_candidates):
+            hits = found < k
+            rows.append(
+                Row(
+                    model=model,
+                    stage=stage,
+                    set=retrieval_set.name,
+                    protocol=PROTOCOL,
+                    language=language,
+                    metric=f"{direction}_R@{k}",
+                    value=int(hits.sum()) / len(hits),
+                    seed=seed,
+                    interval=grouped_interval(hits, groups),
                 )
+            )
     return rows
 
 

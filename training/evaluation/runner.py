@@ -1,50 +1,19 @@
 """All models on all tasks of a plan."""
 
 import gc
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import evaluate
-import torch
 from accelerate import PartialState
-from datasets import Features, List, Value
-from torch import Tensor
 
 from training.evaluation.classify import Measurement, joint_name, measure, require_equal_widths, task_metrics
 from training.evaluation.encoder import Encoder
-from training.evaluation.plan import EvalPlan, EvalTask, tasks_by_language
+from training.evaluation.plan import EvalPlan, EvalTask
 from training.evaluation.retrieval import score
 from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import weights_fingerprint
 from training.utils.results import Row
-
-AGREEMENT = "agreement"
-
-
-class Agreement(evaluate.Metric):
-    """Share of images with the same predicted class in all languages, as a metric of the `evaluate` library.
-
-    `compute(predictions=...)` takes one row of class indices per image, one column per language, (N, L) int64.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of samples with the same prediction in all languages.",
-            citation="",
-            inputs_description="predictions: one row of class indices per sample, one column per language.",
-            features=Features({"predictions": List(Value("int64"))}),
-        )
-
-    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
-        same = [len(set(row)) == 1 for row in predictions]
-        return {AGREEMENT: sum(same) / len(same)}
-
-
-def agreement(predictions: Sequence[Tensor]) -> float:
-    """Share of images with the same prediction in all languages; `predictions` has an (N,) tensor per language."""
-    # in memory: a file on disk would take longer than the measurement
-    return Agreement(keep_in_memory=True).compute(predictions=torch.stack(list(predictions), 1))[AGREEMENT]
 
 
 @dataclass
@@ -53,14 +22,12 @@ class Outcome:
 
     Args:
         rows: Metrics of all models.
-        models: Name, revision, fingerprint and input preparation of each model, and how many texts it truncated; the
-            text model last.
-        details: Model name, task and measurement with the results of each class, where the caller needs them.
+        models: Name, revision, fingerprint of the weights and input preparation of each model, and how many texts it
+            truncated; the text model last.
     """
 
     rows: list[Row] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
-    details: list[tuple[str, EvalTask, Measurement]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,17 +38,13 @@ class Runner:
         plan: Tasks and data.
         state: State of this process among the others.
         trust_remote_code: Whether to run code that comes with a model.
-        keep_details: Whether to keep the results of each class.
         widths: Numbers of leading dimensions at which the models are measured too, besides all of them.
-        merge_captions: Whether to report recall with merged equal captions too.
     """
 
     plan: EvalPlan
     state: PartialState
     trust_remote_code: bool = False
-    keep_details: bool = False
     widths: Sequence[int] = ()
-    merge_captions: bool = False
 
     def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
         """Measure models.
@@ -101,11 +64,11 @@ class Runner:
         for name in models:
             encoder = self._encode(name, outcome)
             for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
-                outcome.rows += self.measure(measured, measured, outcome)
+                outcome.rows += self.measure(measured, measured)
             if other is not None:
                 own, others = encoder.comparable_with(other), other.comparable_with(encoder)
-                outcome.rows += self.measure(own, others, outcome)
-                outcome.rows += self.measure(others, own, outcome)
+                outcome.rows += self.measure(own, others)
+                outcome.rows += self.measure(others, own)
             encoder.release()
             del encoder
             gc.collect()  # before the next model is loaded: two large models may not fit in memory together
@@ -128,63 +91,30 @@ class Runner:
             for language, captions in retrieval_set.captions.items():
                 encoder.texts(captions)
                 cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
-        description = {"name": name, "fingerprint": model.fingerprint} | model.describe()
+        description = {"name": name, "weights": weights_fingerprint(model.model)} | model.describe()
         outcome.models.append(description | {"texts_cut": {key: count for key, count in cut.items() if count}})
         return encoder
 
-    def measure(self, image_encoder: Encoder, text_encoder: Encoder, outcome: Outcome) -> list[Row]:
-        """Measure the images of one model with the texts of the same or a different model.
-
-        Args:
-            image_encoder: Encoder of the images.
-            text_encoder: Encoder of the texts.
-            outcome: Where the results of each class are added, if they are kept.
-
-        Returns:
-            Rows of all tasks, of the languages together, and of retrieval.
-        """
-        name = joint_name(image_encoder, text_encoder)
+    def measure(self, image_encoder: Encoder, text_encoder: Encoder) -> list[Row]:
+        """Rows of all tasks and of retrieval, for the images of one model with the texts of the same or another."""
+        name = joint_name(image_encoder.name, text_encoder.name)
         rows: list[Row] = []
-        measurements: dict[tuple[str, ...], Measurement] = {}
         for task in self.plan.available_tasks:
             measurement = self._measure_task(task, image_encoder, text_encoder)
-            measurements[task.key] = measurement
             rows += measurement.rows(model=name, set=task.set, protocol=task.protocol, language=task.language)
-            if self.keep_details:
-                outcome.details.append((name, task, measurement))
-        rows += self._over_languages(name, measurements)
         for retrieval_set in self.plan.retrieval_sets:
             for language, captions in retrieval_set.captions.items():
                 images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
-                require_equal_widths(image_encoder, images, text_encoder, texts)
-                rows += score(retrieval_set, language, images, texts, name, with_merged=self.merge_captions)
+                require_equal_widths(image_encoder.name, images, text_encoder.name, texts)
+                rows += score(retrieval_set, language, images, texts, name)
         return rows
 
     def _measure_task(self, task: EvalTask, image_encoder: Encoder, text_encoder: Encoder) -> Measurement:
         labelled = self.plan.sets[task.set]
         images = image_encoder.images(labelled, task.squashed)
         classes = text_encoder.classes(task.candidates, task.templates)
-        require_equal_widths(image_encoder, images, text_encoder, classes)
+        require_equal_widths(image_encoder.name, images, text_encoder.name, classes)
         try:
-            metrics = task_metrics(labelled.labels, task.metric)
-            return measure(images, classes, labelled.labels, metrics, self.keep_details)
+            return measure(images, classes, labelled.labels, task_metrics(labelled.labels, task.metric))
         except ValueError as error:
             raise ValueError(f"data: {task.set}: {error}") from error
-
-    def _over_languages(self, name: str, measurements: dict[tuple[str, ...], Measurement]) -> list[Row]:
-        """Mean over languages and agreement of the predictions, for sets that were measured in several languages."""
-        rows = []
-        for set_name, tasks in tasks_by_language(self.plan.available_tasks).items():
-            metric = tasks[0].metric
-            found = [measurements[task.key] for task in tasks]
-            values = {}
-            if all(metric in measurement.values for measurement in found):
-                values[metric] = statistics.fmean(measurement.values[metric] for measurement in found)
-            values[AGREEMENT] = agreement([measurement.predictions for measurement in found])
-            protocol = ", ".join(dict.fromkeys(task.protocol for task in tasks))
-            language = ", ".join(task.language for task in tasks)
-            for metric, value in values.items():
-                rows.append(
-                    Row(model=name, set=set_name, protocol=protocol, language=language, metric=metric, value=value)
-                )
-        return rows

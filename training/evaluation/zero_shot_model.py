@@ -1,7 +1,5 @@
 """A model of any family, with the preparation of its images and texts."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,16 +25,13 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel  # noqa: F401  (registers our own family with the Auto classes)
 from training.evaluation.image_loading import ImagePreparation, prepared_batches
-from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint
+from training.teachers import FAMILIES, Family, TextPreparation
 from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
 from training.teachers.loading import check_complete, load_remote_model
 from training.teachers.targets import encode_by_length
-from training.text.pipeline import read_pipeline
 
 log = logging.getLogger(__name__)
-
-PREPARATION = 1  # increase it when the code prepares the same images or texts differently
 
 
 @dataclass(frozen=True)
@@ -121,20 +116,6 @@ class ZeroShotModel:
     def image_size(self) -> int:
         """Edge of the square input image in pixels."""
         return self.images.image_size
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of weights and preparation, as a key for stored embeddings. Copies of a model have the same one."""
-        state = {
-            "preparation": PREPARATION,
-            "config": _without_origin(self.model.config.to_dict()),
-            "weights": weights_fingerprint(self.model),
-            "tokenizer": _tokenizer_state(self.processor.tokenizer),
-            "image_processor": _without_origin(self.processor.image_processor.to_dict()),
-            "texts": self.texts.describe(),
-            "images": self.images.describe(),
-        }
-        return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """How images and texts are prepared, for `results.json`."""
@@ -298,15 +279,3 @@ def _find_text_preparation(
                 f"'a' is {ids}. The tokenizer does not match the model, or its config is wrong."
             )
     return preparation
-
-
-def _without_origin(fields: dict[str, Any]) -> dict[str, Any]:
-    """Config fields except the path and the library version that wrote the file."""
-    return {key: value for key, value in fields.items() if key not in ("_name_or_path", "transformers_version")}
-
-
-def _tokenizer_state(tokenizer: Any) -> Any:
-    """Everything that the tokens of a text depend on, without the settings of the last call."""
-    if not tokenizer.is_fast:
-        return [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
-    return read_pipeline(tokenizer)

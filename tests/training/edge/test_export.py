@@ -6,7 +6,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto
 from safetensors.torch import load_file, save_file
 
@@ -14,7 +13,6 @@ from training import export
 from training.edge import graphs, output, verdict
 from training.edge.formats import FORMATS, ExportOptions, Format, find_format
 from training.edge.gate_data import NUM_NOISE
-from training.edge.towers import INPUTS, trace_inputs
 from training.hub import folder as hub_folder
 from training.hub import list_files
 from training.utils.results import Results
@@ -138,7 +136,8 @@ def test_damaged_weights_are_refused(exported, tmp_path, fails, change, message)
     change(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     error = fails(folder, "--output_dir", tmp_path / "out")
-    assert f"folder: {str(folder)!r}" in error and message in error and not (tmp_path / "out").exists()
+    assert "export: folder: " in error and str(folder) in error and message in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_without_processor_is_refused(exported, tmp_path, fails):
@@ -204,32 +203,21 @@ def test_best_file_is_the_smallest_of_the_fastest():
 
 
 def write_tower(student, tower, variant, path, images):
-    """Write a tower as a program of torch.export."""
-    module, example, shapes = trace_inputs(student, tower)
-    torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), path)
+    graphs.trace(student, tower, path.with_suffix(".onnx"))
+    path.with_suffix(".onnx").rename(path)
 
 
-def open_tower(path, threads):
-    program = torch.export.load(path).module()
-
-    def run(arrays):
-        with torch.no_grad():
-            return program(*(torch.from_numpy(array) for array in arrays.values())).numpy()
-
-    return run
+open_tower = graphs.open_tower
+MINE = Format(name="mine", module=__name__, extra="edge", packages=("onnx",), suffix=".mine", variants={"fp32": ""})
 
 
-PT2 = Format(name="pt2", module=__name__, extra="train", packages=("torch",), suffix=".pt2", variants={"fp32": ""})
-
-
-def test_format_from_outside_is_exported_checked_and_published(exported, labelled, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(FORMATS, "pt2", PT2)
-    monkeypatch.setattr(hub_folder, "OPTIONAL", (*hub_folder.OPTIONAL, "pt2/*.pt2"))
-    export.main([str(exported), "--output_dir", str(tmp_path), "--format", "pt2", *labelled])
-    expected = {f"pt2/{tower}_model.pt2" for tower in INPUTS}
+def test_format_from_outside_is_exported_checked_and_published(exported, traced, labelled, tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "mine", MINE)
+    monkeypatch.setattr(hub_folder, "OPTIONAL", (*hub_folder.OPTIONAL, "mine/*.mine"))
+    export.main([str(exported), "--output_dir", str(tmp_path), "--format", "mine", *labelled])
+    expected = {"mine/vision_model.mine", "mine/text_model.mine"}
     assert {entry["file"] for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]} == expected
     assert expected <= {*hub_folder.list_files(tmp_path)}
-    assert "pt2/text_model.pt2: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name, entry in FORMATS.items() if entry.suffix])

@@ -1,13 +1,13 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Image
 
+from training.config import DataConfig, EvalConfig
 from training.data import load_source
-from training.evaluation.classify import class_embeddings, evaluate, measure, task_metrics
+from training.evaluation import classify
+from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
 from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
@@ -15,7 +15,6 @@ from training.evaluation.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from training.evaluation.runner import agreement
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.zero_shot_model import ZeroShotModel
 
@@ -51,10 +50,12 @@ def ranks(model, rows, class_names, language) -> list[int]:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_accuracy_equals_an_independent_count(model, unseen_rows, class_names, language):
+def test_accuracy_equals_an_independent_count(model, unseen_rows, class_names, language, monkeypatch):
     found_ranks = ranks(model, unseen_rows, class_names, language)
     ks = sorted({1, 5, sorted(found_ranks)[len(found_ranks) // 2] + 1})  # the last gives about one half
-    table = evaluate(model, {"set": unseen_rows}, class_names, [language], ks=ks)
+    monkeypatch.setattr(classify, "KS", ks)
+    encoded = encode(model, {"set": unseen_rows}, class_names, [language])
+    table = score(encoded, encoded, {"set": unseen_rows}, class_names)
     expected = {f"top{k}": sum(rank < k for rank in found_ranks) / len(found_ranks) for k in ks}
     assert {row.metric: row.value for row in table} == pytest.approx(expected)
     for row in table:
@@ -70,7 +71,7 @@ def test_damaged_test_image_is_refused_and_not_dropped(model, unseen_rows, class
     rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][:40]
     damaged = Dataset.from_list(rows).cast_column("image", Image())
     with pytest.raises(ValueError, match=r"image: row 2 does not decode"):
-        evaluate(model, {"set": damaged}, class_names, ["en"])
+        encode(model, {"set": damaged}, class_names, ["en"])
 
 
 class Scripted:
@@ -94,13 +95,9 @@ def test_every_language_is_scored_with_its_own_names():
     rows = Dataset.from_dict({"image": ["a", "b", "c"], "label": ["fox", "dog", "cat"]})
     eye = torch.eye(3).tolist()
     table = {"fox": eye[0], "dog": eye[1], "cat": eye[2], "狐狸": eye[0], "狗": eye[2], "猫": eye[1]}
-    found = evaluate(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"], ks=(1, 2))
-    assert {(row.language, row.metric): row.value for row in found} == {
-        ("en", "top1"): 1.0,
-        ("en", "top2"): 1.0,
-        ("zh", "top1"): 1 / 3,
-        ("zh", "top2"): 1 / 3,  # among equal scores, the class with the lower index ranks first
-    }
+    encoded = encode(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"])
+    found = score(encoded, encoded, {"set": rows}, names)
+    assert {(row.language, row.metric): row.value for row in found} == {("en", "top1"): 1.0, ("zh", "top1"): 1 / 3}
 
 
 def test_many_names_are_encoded_in_parts_of_8192_texts():
@@ -123,19 +120,13 @@ def embeddings():
 
 def test_all_metrics_of_single_labels(embeddings):
     images, classes, labels = embeddings
-    measurement = measure(images, classes, labels, task_metrics(labels, "top1"), with_details=True)
-    scores, details = images @ classes.T, measurement.details
+    measurement = measure(images, classes, labels, task_metrics(labels, "top1"))
+    scores = images @ classes.T
     assert measurement.values == {
         "top1": top_k_accuracy(scores, labels),
         "top5": top_k_accuracy(scores, labels, 5),
         "mean_per_class": mean_per_class_accuracy(scores, labels),
     }
-    assert torch.equal(measurement.predictions, scores.argmax(1))
-    counts = np.zeros((7, 7), dtype=int)
-    for label, prediction in zip(labels.tolist(), scores.argmax(1).tolist(), strict=True):
-        counts[label, prediction] += 1
-    assert (details.confusion.numpy() == counts).all() and math.isnan(details.per_class[6])
-    np.testing.assert_allclose(details.per_class[:6], np.diag(counts)[:6] / counts.sum(1)[:6])
     top1, top5, mean = measurement.rows(model="m", set="s", language="zh", seed=3)
     assert (top1.metric, top1.value, top1.model, top1.seed) == ("top1", measurement.values["top1"], "m", 3)
     assert top1.interval == wilson_interval(top1.value, 60) and top5.metric == "top5" and mean.interval is None
@@ -147,13 +138,12 @@ def test_several_labels_are_scored_by_the_softmax_over_classes(embeddings):
     targets[:, 2] = 1
     metrics = task_metrics(targets, "11_point_map")
     assert metrics == task_metrics(targets, "mean_per_class") == ("top1", "11_point_map")
-    measurement = measure(images, classes, targets, metrics, with_details=True)
+    measurement = measure(images, classes, targets, metrics)
     probabilities = (100 * images @ classes.T).softmax(1)
     assert measurement.values["11_point_map"] == eleven_point_map(probabilities, targets)
     assert measurement.values["11_point_map"] != eleven_point_map(images @ classes.T, targets)
     correct = targets[torch.arange(60), probabilities.argmax(1)].double().mean().item()
-    assert measurement.values["top1"] == correct and measurement.details.confusion is None
-    assert measurement.details.per_class[2] == 1 and math.isnan(measurement.details.per_class[6])
+    assert measurement.values["top1"] == correct
 
 
 def test_roc_auc_scores_the_second_class(embeddings):
@@ -172,17 +162,27 @@ def test_ranks_are_kept_where_the_softmax_underflows():
     assert measure(images, classes, torch.tensor([6]), ["top5"]).values["top5"] == 1
 
 
-def test_agreement_is_the_share_of_images_with_equal_predictions():
-    predictions = [torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 3]), torch.tensor([0, 0, 2, 3])]
-    assert agreement(predictions) == 0.5 and agreement(predictions[:2]) == 0.75
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_names": "cifar-10"}, "label: row 0 is labelled"),
+        ({"languages": ["fr"]}, "language: .*'fr'"),
+        ({"label_column": "truth"}, "no column 'truth'"),
+        ({"image_column": "photo"}, "eval.image_column: .*'photo'"),
+    ],
+)
+def test_wrong_names_columns_and_languages_are_reported_before_training(corpus, processor, change, message):
+    config = {"data": str(corpus / "unseen_style.parquet"), "class_names": str(corpus / "class_names.json")}
+    with pytest.raises(ValueError, match=message):
+        classify.make_evaluate(EvalConfig(**config | change), "top1", processor, DataConfig(train="a.parquet"))
 
 
-def test_wrong_names_columns_and_languages_are_reported_before_encoding(unseen_rows, class_names):
-    model, sets = Scripted({}, torch.empty(0)), {"set": unseen_rows}
-    with pytest.raises(ValueError, match=r"label: row 0 is labelled"):
-        evaluate(model, sets, ClassNames({"en": ["frog", "cat"]}), ["en"])
-    with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        evaluate(model, sets, class_names, ["fr"])
-    for column in ("label", "image"):
-        with pytest.raises(ValueError, match=rf"data: set has no column '{column}'"):
-            evaluate(model, {"set": unseen_rows.remove_columns(column)}, class_names, ["en"])
+def test_metrics_of_training_are_means_over_the_languages(corpus, model):
+    config = EvalConfig(
+        data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"), split="test"
+    )
+    with pytest.raises(ValueError, match="best_metric: 'loss'"):
+        classify.make_evaluate(config, "loss", model.processor, DataConfig(train="a.parquet"))
+    metrics = classify.make_evaluate(config, "top1", model.processor, DataConfig(train="a.parquet"))(model.model)
+    assert set(metrics) == {f"top{k}{suffix}" for k in (1, 5) for suffix in ("", "_en", "_zh")}
+    assert metrics["top5"] == pytest.approx((metrics["top5_en"] + metrics["top5_zh"]) / 2)

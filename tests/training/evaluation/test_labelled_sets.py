@@ -94,9 +94,6 @@ def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
     assert names_of(open_cifar(path)) == EXPECTED
     bare = rows.map(lambda row: {"label": order.index(row["label"])})
     bare = write_parquet(tmp_path / "bare.parquet", bare)
-    listed = tmp_path / "names.txt"
-    listed.write_text("\n".join(order), encoding="utf-8")
-    assert names_of(open_cifar(bare, label_names=str(listed))) == EXPECTED
     with pytest.raises(ValueError, match=r"label: cifar-10 \(.*bare\.parquet\): label \d has no name"):
         open_cifar(bare)
 
@@ -227,7 +224,7 @@ def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
     ("cells", "listed", "message"),
     [
         (["palm tree", "oak"], None, r"label: a set \(a file\): 'oak' is not among the 4 classes"),
-        ([0, 1], None, r"label: a set \(a file\): label 0 has no name.*--label_names SET=FILE"),
+        ([0, 1], None, r"label: a set \(a file\): label 0 has no name.*--label_column"),
         ([0, 4], ["7", "palm tree"], r"label: a set \(a file\): label 4 is out of range 0\.\.1"),
         ([-1], ["7", "palm tree"], r"label -1 is out of range"),
         ([0], ["oak"], r"'oak' is not among"),
@@ -276,7 +273,7 @@ def connect(monkeypatch):
         session = Session(status)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr(sources, "get_session", lambda: session)
-        for name in ("load_dataset", "snapshot_download", "hf_hub_download"):
+        for name in ("load_dataset", "snapshot_download"):
             monkeypatch.setattr(sources, name, lambda *arguments, **fields: pytest.fail("a download was tried"))
         return session
 

@@ -162,27 +162,6 @@ def test_recall_is_zero_if_all_scores_are_equal():
     assert recall(scores, pairs, 3) == 1
 
 
-def test_chunks_give_the_same_results_as_the_whole_matrix(monkeypatch):
-    scores = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).round()
-    labels = torch.arange(50) % 6
-    targets = torch.nn.functional.one_hot(labels)
-    pairs = torch.stack([torch.arange(50), labels], dim=1)
-
-    def results():
-        return (
-            top_k_accuracy(scores, labels, 2),
-            mean_per_class_accuracy(scores, labels),
-            eleven_point_map(scores, targets),
-            right_ranks(scores, pairs).tolist(),
-            right_ranks(scores.T, pairs.flip(1)).tolist(),
-        )
-
-    whole = results()
-    for size in (1, 20):  # one row per chunk; three rows, and two in the last
-        monkeypatch.setattr("training.evaluation.metrics.CHUNK_SIZE", size)
-        assert results() == whole
-
-
 SCORES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
 LABELS = torch.tensor([1, 0, 0])
 TARGETS = torch.tensor([[0, 1], [1, 0], [1, 1]])

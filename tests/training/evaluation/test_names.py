@@ -6,16 +6,8 @@ import sys
 
 import pytest
 
-from training.evaluation.report import PUBLISHED
 from training.evaluation.sets.class_names import NAMES, SETS, ClassNames, general_pairs
-from training.evaluation.sets.protocols import (
-    CN_CLIP_TEN,
-    ELEVATER,
-    IMAGENET,
-    METRICS,
-    PROTOCOLS,
-    find_sets,
-)
+from training.evaluation.sets.protocols import ELEVATER, IMAGENET, METRICS, find_sets
 from training.evaluation.sets.protocols import SETS as EVAL_SETS
 from training.evaluation.sets.templates import file_of, imagenet_names, templates_of
 
@@ -94,9 +86,6 @@ def test_class_lists_of_a_wrong_form_are_refused_with_their_path(tmp_path, name,
     assert str(path) in str(error.value)
 
 
-EN, ZH, COMPATIBLE = (PROTOCOLS[name] for name in ("elevater-en", "elevater-zh", "cn-clip-compat"))
-
-
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
     """Both packages in their own layout with other content; importing either fails."""
@@ -126,40 +115,35 @@ def packages(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVAL_SETS)
-@pytest.mark.parametrize("protocol", [EN, ZH], ids=["en", "zh"])
-def test_ours_cover_every_set_in_the_script_of_the_language(name, protocol):
-    templates = templates_of(name, protocol, "ours")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_ours_cover_every_set_in_the_script_of_the_language(name, language):
+    templates = templates_of(name, language, "ours")
     assert templates.source == "ours" and len(set(templates.lines)) == len(templates.lines)
     for line in templates.lines:
         assert line.count("{}") == 1 and line.format("x") == line.replace("{}", "x")
         text = line.replace("{}", "")
-        assert not re.search(r"[A-Za-z]" if protocol.language == "zh" else r"[^\x00-\x7f]", text), line
+        assert not re.search(r"[A-Za-z]" if language == "zh" else r"[^\x00-\x7f]", text), line
 
 
 def test_packages_take_precedence_and_are_named_as_the_source(packages):
-    assert templates_of("cifar-10", EN).lines == ("see {}",)
-    assert templates_of("cifar-10", EN).source == "clip-benchmark"
-    assert templates_of("dtd", ZH).lines == ("{}纹理",)
-    assert templates_of("cifar-10", ZH).lines == ("看{}", "{}的照片")
-    assert templates_of(IMAGENET, ZH).lines == ("网{}",)
-    assert templates_of("cifar-10", ZH, "ours").source == "ours"
-
-
-def test_the_script_of_chinese_clip_has_separate_templates_for_six_sets(packages):
-    assert templates_of("food-101", COMPATIBLE).lines == ("吃{}",)
-    assert templates_of("dtd", COMPATIBLE).lines == templates_of(IMAGENET, COMPATIBLE).lines == ("看{}", "{}的照片")
+    assert templates_of("cifar-10", "en").lines == ("see {}",)
+    assert templates_of("cifar-10", "en").source == "clip-benchmark"
+    assert templates_of("dtd", "zh").lines == ("{}纹理",)
+    assert templates_of("cifar-10", "zh").lines == ("看{}", "{}的照片")
+    assert templates_of(IMAGENET, "zh").lines == ("网{}",)
+    assert templates_of("cifar-10", "zh", "ours").source == "ours"
 
 
 def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
     path = tmp_path / "templates.json"
     path.write_text(json.dumps({"zh": ["画着{}"]}), encoding="utf-8")
-    assert templates_of("mnist", ZH, str(path)).lines == ("画着{}",)
+    assert templates_of("mnist", "zh", str(path)).lines == ("画着{}",)
     with pytest.raises(ValueError, match=r"templates: .*'en'"):
-        templates_of("mnist", EN, str(path))
+        templates_of("mnist", "en", str(path))
     path.write_text(json.dumps({"en": {"mnist": ["digit {}"]}}), encoding="utf-8")
-    assert templates_of("mnist", EN, str(path)).lines == ("digit {}",)
+    assert templates_of("mnist", "en", str(path)).lines == ("digit {}",)
     with pytest.raises(ValueError, match=r"templates: .*dtd"):
-        templates_of("dtd", EN, str(path))
+        templates_of("dtd", "en", str(path))
 
 
 @pytest.mark.parametrize(
@@ -170,29 +154,21 @@ def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, 
     path = tmp_path / "templates.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"templates: .*templates\.json"):
-        templates_of("mnist", ZH, str(path))
+        templates_of("mnist", "zh", str(path))
 
 
-def test_both_chinese_lists_of_imagenet_can_be_chosen(packages, tmp_path):
-    names, sources = imagenet_names("clip-benchmark")
-    assert names.names["zh"][:2] == ["类0", "类1"] and sources == {"en": "clip-benchmark", "zh": "clip-benchmark"}
+def test_classes_of_imagenet_have_their_wordnet_ids_and_names_in_both_languages(packages):
+    names = imagenet_names(with_chinese=True)
+    assert names.names["zh"][:2] == ["类0", "类1"] and "zh" not in imagenet_names(with_chinese=False).names
     assert names.names["en"][:2] == ["missile", "missile"]  # equal class names are kept
     assert names.names["wordnet"][:2] == ["n01440764", "n01443537"] and names.key == "wordnet"
-    other = tmp_path / "label_cn.txt"
-    other.write_text("\n".join(f"名{n}" for n in range(1000)), encoding="utf-8")
-    assert imagenet_names(str(other))[0].names["zh"][999] == "名999"
-    with pytest.raises(ValueError, match=r"imagenet_zh: .*2 names"):
-        imagenet_names("cn-clip")
-    with pytest.raises(ValueError, match=r"imagenet_zh: .*nowhere"):
-        imagenet_names("nowhere.txt")
 
 
 @pytest.mark.skipif(file_of("cn-clip", "eval/cvinw_zeroshot_templates.py") is None, reason="cn-clip is not installed")
 @pytest.mark.parametrize("name", EVAL_SETS)
 def test_every_group_of_the_real_package_is_found(name):
-    for protocol in (ZH, COMPATIBLE):
-        templates = templates_of(name, protocol)
-        assert templates.source.startswith("cn-clip") and all(line.count("{}") == 1 for line in templates.lines)
+    templates = templates_of(name, "zh")
+    assert templates.source.startswith("cn-clip") and all(line.count("{}") == 1 for line in templates.lines)
 
 
 def test_the_twenty_sets_have_names_and_the_sizes_of_the_benchmark():
@@ -207,30 +183,13 @@ def test_aliases_lead_to_classes(name):
     assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
 
 
-def test_only_kitti_is_squashed_except_in_the_protocol_of_chinese_clip():
-    for protocol in (PROTOCOLS["elevater-en"], PROTOCOLS["elevater-zh"]):
-        assert [name for name in EVAL_SETS if protocol.squashes(EVAL_SETS[name])] == ["kitti-distance"]
-        assert protocol.metric_of(EVAL_SETS["voc-2007-classification"]) == "11_point_map"
-        assert protocol.metric_of(EVAL_SETS["hateful-memes"]) == "roc_auc"
-    compatible = PROTOCOLS["cn-clip-compat"]
-    assert all(
-        compatible.squashes(eval_set) and compatible.metric_of(eval_set) == "top1" for eval_set in EVAL_SETS.values()
-    )
+def test_only_kitti_is_squashed():
+    assert [name for name, eval_set in EVAL_SETS.items() if eval_set.squashed] == ["kitti-distance"]
 
 
 def test_selections_are_sets_in_the_order_of_the_table():
     assert find_sets(["all"]) == [*ELEVATER, IMAGENET]
-    assert find_sets(["cn-clip-10"]) == [name for name in ELEVATER if name in CN_CLIP_TEN]
     assert find_sets(["mnist", "cifar-10", "mnist", "imagenet"]) == ["cifar-10", "mnist", IMAGENET]
-
-
-def test_published_rows_have_known_sets_and_the_published_mean():
-    rows = {row.model: row for row in PUBLISHED}
-    assert all(set(row.values) <= set(EVAL_SETS) and row.source for row in PUBLISHED)
-    means = {"CN-CLIP RN50 (77 M)": 41.5, "CN-CLIP ViT-B/16 (188 M)": 54.5}  # as published
-    for model, mean in means.items():
-        ten = [rows[model].values[name] for name in CN_CLIP_TEN]
-        assert sum(ten) / len(ten) == pytest.approx(mean, abs=0.06)
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"], ["en"]])

@@ -48,8 +48,6 @@ def retrieval_set(rows) -> RetrievalSet:
 def test_captions_are_paired_with_their_images(retrieval_set):
     assert retrieval_set.captions["en"] == ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
     assert retrieval_set.pairs["en"].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [2, 4], [3, 5], [3, 6]]
-    merged = {tuple(pair) for pair in retrieval_set.merged_pairs("en").tolist()}
-    assert merged == {(0, 0), (0, 1), (1, 2), (2, 3), (3, 5), (2, 4), (2, 6), (3, 4), (3, 6)}
     assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
     description = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": retrieval_set.digest}
@@ -75,23 +73,17 @@ def slow_recall(scores: np.ndarray, correct: list[set[int]], k: int) -> float:
 def test_recall_equals_an_independent_count(model, rows, retrieval_set, language):
     captions = retrieval_set.captions[language]
     images, texts = model.encode_images(rows), model.encode_texts(captions)
-    found = score(
-        retrieval_set, language, images, texts, model.name, (1, 2, 5), stage="aligned", seed=3, with_merged=True
-    )
+    found = score(retrieval_set, language, images, texts, model.name, (1, 2, 5), stage="aligned", seed=3)
     values, scores = {row.metric: row for row in found}, (images @ texts.T).numpy()
     own_texts = [[str(text).strip() for text in ([row["zh"]] if language == "zh" else row["en"])] for row in rows]
     owner = [number for number, listed in enumerate(own_texts) for text in dict.fromkeys(listed) if text != "None"]
-    for ending, is_correct in (
-        ("", lambda image, text: owner[text] == image),
-        ("_merged", lambda image, text: captions[text] in own_texts[image]),
-    ):
-        to_text = [{text for text in range(len(captions)) if is_correct(image, text)} for image in range(4)]
-        to_image = [{image for image in range(4) if is_correct(image, text)} for text in range(len(captions))]
-        for k in (1, 2):
-            row = values[f"image_to_text_R@{k}{ending}"]
-            assert row.value == pytest.approx(slow_recall(scores, to_text, k))
-            assert row.interval == pytest.approx(wilson_interval(row.value, sum(map(bool, to_text))))
-            assert values[f"text_to_image_R@{k}{ending}"].value == pytest.approx(slow_recall(scores.T, to_image, k))
+    to_text = [{text for text in range(len(captions)) if owner[text] == image} for image in range(4)]
+    to_image = [{owner[text]} for text in range(len(captions))]
+    for k in (1, 2):
+        row = values[f"image_to_text_R@{k}"]
+        assert row.value == pytest.approx(slow_recall(scores, to_text, k))
+        assert row.interval == pytest.approx(wilson_interval(row.value, sum(map(bool, to_text))))
+        assert values[f"text_to_image_R@{k}"].value == pytest.approx(slow_recall(scores.T, to_image, k))
     assert ("image_to_text_R@5" in values) == (language == "en") and "text_to_image_R@5" not in values
     row = found[0]
     assert (row.model, row.stage, row.set, row.protocol, row.seed) == (model.name, "aligned", "toy", "retrieval", 3)
@@ -101,7 +93,7 @@ def test_recall_equals_an_independent_count(model, rows, retrieval_set, language
     assert "toy: toy.parquet test, 4 images, 7 en captions, 3 zh captions" in table
 
 
-def test_an_equal_caption_of_another_image_is_a_miss_unless_merged(images):
+def test_an_equal_caption_of_another_image_is_a_miss(images):
     """The two images with the caption `bird` have the embeddings of each other's text."""
     rows = Dataset.from_dict(
         {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3}, features=FEATURES
@@ -109,12 +101,10 @@ def test_an_equal_caption_of_another_image_is_a_miss_unless_merged(images):
     toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
     encoded = torch.tensor([[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]])  # the second image is nearest to `bird`
     texts = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
-    found = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2), with_merged=True)}
-    assert found["text_to_image_R@1"] == 2 / 3 and found["text_to_image_R@1_merged"] == 1
-    assert found["image_to_text_R@1"] == 1 / 3 and found["image_to_text_R@1_merged"] == 1  # equal captions tie
+    found = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2))}
+    assert found["text_to_image_R@1"] == 2 / 3
+    assert found["image_to_text_R@1"] == 1 / 3  # equal captions tie
     assert found["text_to_image_R@2"] == found["image_to_text_R@2"] == 1
-    plain = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2))}
-    assert plain == {name: value for name, value in found.items() if not name.endswith("_merged")}
 
 
 def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(images):

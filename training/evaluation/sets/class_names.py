@@ -32,7 +32,7 @@ class ClassNames:
 
     Args:
         names: Names by language, one per class, in the same order in all languages.
-        key: Language of the names that tables list, and that take precedence as labels.
+        key: Language whose names take precedence as labels.
     """
 
     names: dict[str, list[str]]
@@ -55,15 +55,16 @@ class ClassNames:
                 share a name, or several languages are given for a plain list.
         """
         path = NAMES / f"{source}.json" if source in SETS else Path(source)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            classes: Any = lines if path.suffix == ".txt" else json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of ELEVATER: "
-                f"{', '.join(SETS)}."
-            ) from error
+        if path.suffix == ".txt":
+            classes: Any = read_lines(path, "class_names")
+        else:
+            try:
+                classes = json.loads(path.read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of "
+                    f"ELEVATER: {', '.join(SETS)}."
+                ) from error
         if source in SETS:
             classes = [{"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()]
         if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
@@ -114,6 +115,21 @@ class ClassNames:
                     f"{len(self.names[self.key])} classes. Rename the label, or add the class."
                 )
         return torch.tensor([numbers[label] for label in labels])
+
+
+def read_lines(path: Path, field: str) -> list[str]:
+    """Lines of a UTF-8 text file with one name per line, without empty ones.
+
+    Raises:
+        ValueError: The file cannot be read; the message starts with `field`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one name per line."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _language_of(names: Sequence[str]) -> str:

@@ -254,8 +254,7 @@ def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> in
             return lookup.find(str(cell))
         raise ValueError(
             f"label: {lookup.context}: label {cell} has no name, and copies of a set order their classes differently. "
-            "Choose a column of names with --label_column, or list the names, one per line, with "
-            "--label_names SET=FILE."
+            "Choose a column of names with --label_column, or write the names in the place of the numbers."
         )
     if not 0 <= cell < len(numbers):
         raise ValueError(f"label: {lookup.context}: label {cell} is out of range 0..{len(numbers) - 1} of its names.")

@@ -1,7 +1,7 @@
-"""Test sets and protocols: ELEVATER's twenty sets, ImageNet-1k, and the ways to measure them.
+"""Test sets and protocols: ELEVATER's twenty sets and ImageNet-1k, in English and in Chinese.
 
 Source: the toolkit of ELEVATER (Li et al., arXiv 2204.08790) for classes, test sizes, metrics and KITTI's squashed
-images; the script `cn_clip/eval/zeroshot_evaluation.py` of Chinese-CLIP 1.6.0 for `cn-clip-compat`.
+images.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ class EvalSet:
         split: Test split of the data set on the Hub.
         clip_benchmark: Name of the set in the package `clip-benchmark`, if its English templates there are ELEVATER's.
         cn_clip: Name of the list of templates in the package `cn-clip`.
-        squashed: Whether images are resized to the square input of the model without a crop.
+        squashed: Whether images are resized to the square input of the model. Otherwise the short side is resized and
+            the center cropped.
         several_labels: Whether an image can have several labels.
         aliases: Class names in common copies of the set, each mapped to the English name of the protocol.
     """
@@ -109,71 +110,15 @@ IMAGENET = "imagenet-1k"
 OURS = "ours"  # source of templates and class names that were written for this project
 SETS = ELEVATER | {IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")}
 
-# the ten sets for which Chinese-CLIP publishes results with Chinese prompts
-CN_CLIP_TEN = (
-    "cifar-10", "cifar-100", "dtd", "eurosat_clip", "fer-2013", "fgvc-aircraft-2013b-variants102", "kitti-distance",
-    "mnist", "patch-camelyon", "voc-2007-classification",
-)  # fmt: skip
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "all": tuple(SETS),
     "elevater": tuple(ELEVATER),
-    "cn-clip-10": CN_CLIP_TEN,
     "imagenet": (IMAGENET,),
 }
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """A way to measure the sets.
-
-    Args:
-        name: Name of the protocol, written to results.
-        language: Language of class names and templates.
-        squashed: Whether all images are resized to a square without a crop. Otherwise the short side is resized and
-            the centre cropped, except for sets with `squashed`.
-        top1: Whether every set is measured by accuracy. Otherwise each set has its own metric.
-        script_templates: Whether templates are chosen as in Chinese-CLIP's script, which has separate templates for
-            only six sets.
-    """
-
-    name: str
-    language: str
-    squashed: bool = False
-    top1: bool = False
-    script_templates: bool = False
-
-    def metric_of(self, eval_set: EvalSet) -> str:
-        """Metric of a set that the table shows."""
-        return "top1" if self.top1 else eval_set.metric
-
-    def squashes(self, eval_set: EvalSet) -> bool:
-        """Whether images of a set are resized to a square without a crop."""
-        return self.squashed or eval_set.squashed
-
-
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("elevater-en", "en"),
-        Protocol("elevater-zh", "zh"),
-        Protocol("cn-clip-compat", "zh", squashed=True, top1=True, script_templates=True),
-    )
-}
+PROTOCOLS = {"elevater-en": "en", "elevater-zh": "zh"}  # languages of class names and templates
 CLASS_NAMES = "class-names"  # protocol of the user's own sets and classes: the plain names, unless templates are given
-
-
-def find_protocol(name: str) -> Protocol:
-    """Find a protocol by name.
-
-    Raises:
-        ValueError: The protocol does not exist.
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(
-            f"protocol: {name!r} does not exist. Expected: {', '.join(PROTOCOLS)}. For your own sets and classes give "
-            "--class_names instead."
-        )
-    return PROTOCOLS[name]
 
 
 def find_sets(names: Sequence[str]) -> list[str]:

@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value, load_dataset
-from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 
 from modeling_dcclip.search.files import EXTENSIONS, is_hidden
 from training.data import load_source
 from training.data.sources import check_split, require_unicode
+from training.evaluation.sets.class_names import read_lines
 from training.evaluation.sets.protocols import EvalSet
 from training.utils.files import is_claimed
 
@@ -43,7 +44,6 @@ class Source:
         split: Split, where there are several. Default: test, or for the set's own data set, its test split there.
         image_column: Name of the column of images. Default: the first usual name that exists.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
-        label_names: File with the names of numbered labels, one per line.
         allow_urls: Whether rows may name images by URL.
         allow_paths: Whether rows may name image files outside the source.
     """
@@ -52,7 +52,6 @@ class Source:
     split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    label_names: str | None = None
     allow_urls: bool = False
     allow_paths: bool = False
 
@@ -66,7 +65,7 @@ class LoadedRows:
         location: Location that they were loaded from.
         split: Split that was loaded; None if the source has no splits.
         revision: Commit of a data set on the Hub.
-        listed: Names of numbered labels, if a file lists them.
+        listed: Names of numbered labels, if the data set has the file `classnames.txt`.
         is_listing: Whether the images were listed from folders, so that the data name none.
     """
 
@@ -85,10 +84,9 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
         ValueError: There is nothing at this location.
         MissingDataError: The set's own data set on the Hub cannot be loaded.
     """
-    listed = read_names(name, Path(source.label_names)) if source.label_names else None
     if source.location == HUB and eval_set is not None:
         try:
-            return read_hub(eval_set.hub, eval_set.split, listed)
+            return read_hub(eval_set.hub, eval_set.split)
         except ValueError as error:
             reason = " ".join(str(error.__cause__ or error).split()).replace(eval_set.hub, "the data set")
             raise MissingDataError(reason[:200]) from error
@@ -96,20 +94,19 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
     split = source.split or (eval_set.split if eval_set and is_own else "test")
     if path.is_dir():
-        return _read_folder(name, path, split, listed, is_named=source.split is not None)
+        return _read_folder(name, path, split, is_named=source.split is not None)
     if path.exists() or source.location.endswith((".parquet", ".tar")) or ":" in source.location:
         check_split(source.location, source.split or "train", "split")
-        return LoadedRows(load_source(source.location, split), source.location, listed=listed)
+        return LoadedRows(load_source(source.location, split), source.location)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.location):
         raise ValueError(f"data: {name}: there is no {source.location!r}. Give a folder, a parquet file or a Hub id.")
-    return read_hub(source.location, split, listed)
+    return read_hub(source.location, split)
 
 
-def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is_named: bool = False) -> LoadedRows:
+def _read_folder(name: str, path: Path, split: str, is_named: bool = False) -> LoadedRows:
     """Load a folder with one folder per class, or a downloaded data set."""
     names = path / NAMES_FILE
-    if listed is None and names.exists():
-        listed = read_names(name, names)
+    listed = read_lines(names, name) if names.exists() else None
     within = path / split if (path / split).is_dir() else path
     if shards := sorted(map(str, within.glob("*.tar"))):
         # with the format, because `datasets` would read a folder with one shard and a shard count as text
@@ -148,20 +145,6 @@ def list_folders(folder: Path) -> list[Path]:
     return sorted(path for path in found if not is_claimed(path))
 
 
-def read_names(name: str, path: Path) -> list[str]:
-    """Read names of classes, one per line, from a text file in UTF-8.
-
-    Raises:
-        ValueError: The file cannot be read.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"label_names: {name}: cannot read {str(path)!r} ({error}). Give a file with one name per line."
-        ) from error
-
-
 def read_class_folders(name: str, folder: Path) -> Dataset:
     """Rows of an image folder with one folder per class, named after the class.
 
@@ -183,44 +166,33 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     return Dataset.from_dict({"image": [{"path": path, "bytes": None} for path in paths], "label": labels}, features)
 
 
-def read_hub(location: str, split: str, listed: list[str] | None = None) -> LoadedRows:
+def read_hub(location: str, split: str) -> LoadedRows:
     """Load a data set from the Hub, or with HF_HUB_OFFLINE=1 from its local cache.
 
     Args:
         location: Hub id, owner/name, with or without `@revision`.
         split: Split to load.
-        listed: Names of numbered labels. Default: `classnames.txt` of the repository, if it exists.
 
     Raises:
         ValueError: The data set cannot be loaded.
     """
-    repository, _, revision = location.partition("@")
+    repository, _, named = location.partition("@")
+    revision = named or None
     try:
         if not constants.HF_HUB_OFFLINE and (error := _connection_error(constants.ENDPOINT)):
             raise error
         if SHARDED_PREFIX in repository:
-            return _read_shards(repository, split, revision or None, listed)
-        rows = load_dataset(repository, split=split, revision=revision or None)
+            patterns = [f"{split}/*.tar", NAMES_FILE]
+            snapshot = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
+            folder = Path(snapshot)  # snapshots/COMMIT
+            return replace(_read_folder(repository, folder, split), location=repository, revision=folder.name)
+        rows = load_dataset(repository, split=split, revision=revision)
     except Exception as error:  # `datasets` raises many types, and all of them mean that it cannot be loaded
         raise ValueError(
             f"data: cannot load {location!r}, split {split!r}, from the Hub ({type(error).__name__}: {error}). Give a "
             "folder, a parquet file, or owner/name of a data set that has this split."
         ) from error
-    if listed is None:
-        try:
-            names = hf_hub_download(repository, NAMES_FILE, repo_type="dataset", revision=revision or None)
-            listed = read_names(repository, Path(names))
-        except OSError:  # most data sets have no such file, because their features contain the names
-            listed = None
-    return LoadedRows(rows, location, split, _commit(rows), listed)
-
-
-def _read_shards(repository: str, split: str, revision: str | None, listed: list[str] | None) -> LoadedRows:
-    """Download and load one split of a sharded data set."""
-    patterns = [f"{split}/*.tar", NAMES_FILE]
-    folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    loaded = _read_folder(repository, folder, split, listed)
-    return replace(loaded, location=repository, revision=folder.name)  # snapshots/COMMIT
+    return LoadedRows(rows, location, split, _commit(rows))
 
 
 @cache

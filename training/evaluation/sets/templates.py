@@ -13,14 +13,10 @@ from functools import cache
 from pathlib import Path
 
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.protocols import IMAGENET, OURS, SETS, Protocol
+from training.evaluation.sets.protocols import IMAGENET, OURS, SETS
 
 CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 SOURCES = ("auto", OURS)
-# sets that have their own templates in Chinese-CLIP's script; all others share one list
-_SCRIPT_GROUPS = {
-    "fgvc-aircraft-2013b-variants102", "food-101", "oxford-flower-102", "eurosat_clip", "resisc45_clip", "country211"
-}  # fmt: skip
 _IMAGENET_NAMES = "datasets/en_classnames.json"
 NOT_INSTALLED = "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
 
@@ -38,12 +34,12 @@ class Templates:
     source: str
 
 
-def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templates:
+def templates_of(name: str, language: str, source: str = "auto") -> Templates:
     """The templates of a set.
 
     Args:
         name: Id of the set.
-        protocol: Protocol, which determines the language.
+        language: Language of the templates, `en` or `zh`.
         source: One of `auto` (an installed package that has ELEVATER's own templates, else ours), `ours`, or a JSON
             file of {language: [templates]} or {language: {set: [templates]}}.
 
@@ -51,10 +47,10 @@ def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templat
         ValueError: The file is missing, or has no templates in this language.
     """
     if source not in SOURCES:
-        return read_templates(source, protocol.language, name)
-    if source == "auto" and (found := _installed_templates(name, protocol)):
+        return read_templates(source, language, name)
+    if source == "auto" and (found := _installed_templates(name, language)):
         return found
-    path = Path(__file__).parent / "templates" / f"{protocol.language}.json"
+    path = Path(__file__).parent / "templates" / f"{language}.json"
     return Templates(tuple(json.loads(path.read_text(encoding="utf-8"))[name]), OURS)
 
 
@@ -85,16 +81,14 @@ def read_templates(path: str, language: str, name: str) -> Templates:
     return Templates(tuple(lines), path)
 
 
-def _installed_templates(name: str, protocol: Protocol) -> Templates | None:
+def _installed_templates(name: str, language: str) -> Templates | None:
     """English templates of clip-benchmark, Chinese ones of cn-clip; None if there are none for this set."""
-    if protocol.language == "en":
+    if language == "en":
         path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
         lines = path and _read_json(path).get(SETS[name].clip_benchmark or "")
         return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
     file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
-    if protocol.script_templates and name not in _SCRIPT_GROUPS:
-        group = "openai_templates"
-    elif name == IMAGENET:
+    if name == IMAGENET:
         file, group = "eval/imagenet_zeroshot_templates.py", "openai_imagenet_template"
     path = file_of(CN_CLIP, file)
     lines = path and _read_python(path).get(group)
@@ -106,54 +100,29 @@ def imagenet_is_installed() -> bool:
     return file_of(CLIP_BENCHMARK, _IMAGENET_NAMES) is not None
 
 
-def imagenet_names(chinese: str | None = None) -> tuple[ClassNames, dict[str, str]]:
-    """The thousand classes of ImageNet in the order of their WordNet ids.
+def imagenet_names(with_chinese: bool) -> ClassNames:
+    """The thousand classes of ImageNet in the order of their WordNet ids, named as in the package `clip-benchmark`.
 
-    Two Chinese lists are in use, which agree on 759 names: the one in the packages `clip-benchmark` and `cn-clip`, and
-    `label_cn.txt` of the ELEVATER data that Chinese-CLIP offers for download.
-
-    Args:
-        chinese: Source of the Chinese names: `clip-benchmark`, `cn-clip`, or a file with one name per line in class
-            order. None for no Chinese names.
-
-    Returns:
-        The class names, and their source by language.
+    Two Chinese lists are in use, which agree on 759 names: this one, which `cn-clip` has as well, and `label_cn.txt`
+    of the ELEVATER data that Chinese-CLIP offers for download.
 
     Raises:
-        ValueError: A list is missing or does not have 1,000 names.
+        ValueError: A package is not installed.
     """
-    path = file_of(CLIP_BENCHMARK, _IMAGENET_NAMES)
-    if path is None:
+    if not imagenet_is_installed():
         raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
     # timm has the WordNet ids, which image folders are named after, and the names that the data set on the Hub uses
     wordnet = _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
     lines = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
     lemmas = dict(line.split("\t", 1) for line in lines)
-    synonyms = [lemmas[number] for number in wordnet]
-    names = {"wordnet": wordnet, "en": _read_json(path)["imagenet1k"], "synonyms": synonyms}
-    sources = {"en": CLIP_BENCHMARK}
-    if chinese is not None:
-        names["zh"], sources["zh"] = _chinese_imagenet(chinese), chinese
-    return ClassNames(names, "wordnet"), sources  # not keyed by "en", which has `missile` and `sunglasses` twice
-
-
-def _chinese_imagenet(source: str) -> list[str]:
-    try:
-        if source == CLIP_BENCHMARK:
-            names = _read_json(_installed(source, "datasets/cn_classnames.json"))["imagenet1k"]
-        elif source == CN_CLIP:
-            names = _read_python(_installed(source, "eval/imagenet_zeroshot_templates.py"))["imagenet_classnames"]
-        else:
-            names = Path(source).read_text(encoding="utf-8-sig").split("\n")
-            names = [name.strip() for name in names if name.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"imagenet_zh: cannot read {source!r} ({error}). Give {CLIP_BENCHMARK}, {CN_CLIP}, or a file with one "
-            "name per line, such as label_cn.txt of Chinese-CLIP's ELEVATER data."
-        ) from error
-    if len(names) != 1000:
-        raise ValueError(f"imagenet_zh: {source!r} has {len(names)} names, need 1000, one per line.")
-    return names
+    names = {
+        "wordnet": wordnet,
+        "en": _read_json(_installed(CLIP_BENCHMARK, _IMAGENET_NAMES))["imagenet1k"],
+        "synonyms": [lemmas[number] for number in wordnet],
+    }
+    if with_chinese:
+        names["zh"] = _read_json(_installed(CLIP_BENCHMARK, "datasets/cn_classnames.json"))["imagenet1k"]
+    return ClassNames(names, "wordnet")  # not keyed by "en", which has `missile` and `sunglasses` twice
 
 
 def file_of(package: str, name: str) -> Path | None:
