@@ -19,7 +19,7 @@ from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder
 from training.utils.output import claim_folder
-from training.utils.results import RESULTS_FILE
+from training.utils.results import RESULTS_FILE, Row
 
 NO_CALIBRATION = "Photographs or other images of the model's kind set its ranges: name some with --calibration."
 UNCHECKED = (
@@ -95,7 +95,7 @@ def _write_files(options: ExportOptions, files: ExportedFiles, gate: Gate, scrat
         path, fp32 = (scratch / export_format.file_name(tower, kind) for kind in (variant, "fp32"))
         progress.set_postfix_str(path.name)
         if data.calibration is None and (tower, variant) == ("vision", "int8"):
-            verdict, rows = gate.refuse(tower, variant, path, NO_CALIBRATION), []
+            verdict, rows = gate.refuse(tower, variant, path, NO_CALIBRATION), list[Row]()
         else:
             images = data.calibration_images(student.processor)
             export_format.functions.write_tower(student.model, tower, variant, path, images)

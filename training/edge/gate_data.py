@@ -204,7 +204,8 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 def is_of_emoji(recipe: dict[str, Any]) -> bool:
     """Whether all training data of a recipe are the embedded corpus of emoji."""
-    data = recipe.get("data") if isinstance(recipe.get("data"), dict) else {}
+    found = recipe.get("data")
+    data: dict[str, Any] = found if isinstance(found, dict) else {}
     sources = [source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)]
     sources += [data["train"]] if data.get("train") else []
     cache = DEFAULT_CACHE.expanduser().resolve()
@@ -223,4 +224,5 @@ def _with_eval_of(recipe: dict[str, Any], options: ExportOptions) -> ExportOptio
     names = ("data", "class_names", "split", "image_column", "label_column")
     if not Path(str(found["data"])).expanduser().exists():
         return options
-    return replace(options, **{name: str(found.get(name, getattr(EvalConfig, name))) for name in names})
+    values: dict[str, Any] = {name: str(found.get(name, getattr(EvalConfig, name))) for name in names}
+    return replace(options, **values)
