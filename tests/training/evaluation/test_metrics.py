@@ -219,12 +219,6 @@ def test_roc_auc_needs_two_columns_and_both_labels():
             roc_auc(SCORES, torch.full((3,), label))
 
 
-def test_top_k_equals_a_hand_computed_value():
-    scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4], [0.3, 0.4, 0.2], [0.9, 0.05, 0.05]])
-    labels = torch.tensor([1, 2, 2, 0])  # ranks 1, 2, 3, 1
-    assert [top_k_accuracy(scores, labels, k) for k in (1, 2, 3)] == [0.5, 0.75, 1.0]
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
 def test_labels_may_have_any_integer_dtype(dtype):
     scores, labels = torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.4, 0.6]]), torch.tensor([1, 0, 0])

@@ -1,0 +1,140 @@
+"""Export to ExecuTorch and LiteRT, for apps.
+
+Each needs an environment of its own: `pip install -e ".[test,mobile]"` and `pytest -m executorch`, or
+`pip install -e ".[test,litert]"` and `pytest -m litert`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import CUT_EFFICIENTNET, SMALL_XLM_ROBERTA, make_model, recipe_fields, student_config
+from training import export
+from training.config import DistillRecipe
+from training.edge import programs, verdict
+from training.edge.formats import FORMATS
+from training.edge.programs import MAX_BATCH
+from training.edge.towers import STEM
+from training.hub import save_model
+from training.utils.results import Results
+
+pytestmark = pytest.mark.slow
+PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}
+# with ReLU6, and few layers, since lowering is slow
+VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in PACKAGES])
+def name(request) -> str:
+    pytest.importorskip(PACKAGES[request.param])
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def exported(name, processor, corpus, tmp_path_factory) -> Path:
+    """A student's folder with an ONNX file and all files of the format. Tests must not write to it."""
+    folder = tmp_path_factory.mktemp(name)
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    save_model(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
+    data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
+    with pytest.MonkeyPatch.context() as patch:
+        # towers this small and random are not faster in int8, and their accuracy is random
+        patch.setattr(verdict, "TOLERANCE", {})
+        patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
+        arguments = [str(folder), "--output_dir", str(folder), *data]
+        export.main([*arguments, "--towers", "text", "--variants", "fp32"])
+        export.main([*arguments, "--format", name])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(exported) -> DCCLIPModel:
+    return DCCLIPModel.from_pretrained(exported).eval()
+
+
+@pytest.fixture(scope="module")
+def run(name, exported):
+    """Encode with the file of a tower."""
+
+    def run(tower: str, variant: str, **arrays: torch.Tensor) -> np.ndarray:
+        path = exported / name / FORMATS[name].file_name(tower, variant)
+        runner = FORMATS[name].functions.open_tower(path, threads=1)
+        return runner({key: tensor.numpy() for key, tensor in arrays.items()})
+
+    return run
+
+
+@torch.no_grad()
+def expected(student: DCCLIPModel, **arrays: torch.Tensor) -> np.ndarray:
+    features = student.get_image_features if "pixel_values" in arrays else student.get_text_features
+    return F.normalize(features(**arrays).pooler_output, dim=-1).numpy()
+
+
+@pytest.mark.parametrize("length", [1, 9, 32])
+@pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
+def test_texts_of_any_number_and_length(run, student, batch_size, length):
+    input_ids = torch.randint(5, 500, (batch_size, length), generator=torch.Generator().manual_seed(length))
+    attention_mask = torch.ones_like(input_ids)
+    if batch_size > 1:
+        input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = 1, 0
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
+    np.testing.assert_allclose(run("text", "fp32", **arrays), expected(student, **arrays), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
+def test_images_of_any_number(run, student, inputs, batch_size):
+    arrays = {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]}
+    np.testing.assert_allclose(run("vision", "fp32", **arrays), expected(student, **arrays), atol=1e-4)
+
+
+@pytest.mark.parametrize(("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])])
+def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, names):
+    arrays = {key: inputs[key] for key in names}
+    embeddings = run(tower, "int8", **arrays)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
+    assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_ids_at_padding_do_not_change_embeddings(name, run, variant):
+    if name != "litert":
+        pytest.skip("an app knows the padding id")
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    found = [
+        run("text", variant, input_ids=torch.tensor([[0, 7, 2, *padding]]), attention_mask=mask)
+        for padding in ([1, 1, 1], [0, 9, 400])
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_results_and_card_hold_both_formats(name, exported):
+    files = {f"{name}/{path.name}" for path in (exported / name).iterdir()}
+    assert len(files) == 4
+    export_record = Results.read(exported / "results.json").meta["export"]
+    verdicts = export_record["verdicts"]
+    assert {entry["file"] for entry in verdicts if entry["kept"]} == files | {"onnx/text_model.onnx"}
+    onnx, run = export_record["runs"]
+    assert onnx["files"] == ["onnx/text_model.onnx"] and "onnxruntime" in onnx["versions"]
+    assert set(run["files"]) == files and set(FORMATS[name].packages) <= set(run["versions"])
+    assert export_record["best"] == {"text": "onnx/text_model.onnx"}  # the runtime runs ONNX only
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
+
+
+@pytest.mark.executorch
+def test_int8_ranges_are_measured_after_the_clamp():
+    pytest.importorskip("executorch")
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(3, 3, 1) for _ in range(STEM + 1)]
+    convolutions[-1].bias.data = torch.tensor([-1000.0, 3.0, 3.0])  # the first channel is always 0 after the clamp
+    module = nn.Sequential(*convolutions, nn.ReLU6()).eval()
+    images = torch.randn(2, 3, 8, 8)
+    quantised = programs.to_int8(module, "vision", (images,), ({0: Dim("batch_size")},), [images.numpy()])
+    with torch.no_grad():
+        torch.testing.assert_close(quantised(images), module(images), atol=6 / 127, rtol=0)
