@@ -166,7 +166,6 @@ def test_ranks_are_kept_where_the_softmax_underflows():
     ("change", "message"),
     [
         ({"class_names": "cifar-10"}, "label: row 0 is labelled"),
-        ({"languages": ["fr"]}, "language: .*'fr'"),
         ({"label_column": "truth"}, "no column 'truth'"),
         ({"image_column": "photo"}, "eval.image_column: .*'photo'"),
     ],
@@ -175,6 +174,9 @@ def test_wrong_names_columns_and_languages_are_reported_before_training(corpus, 
     config = {"data": str(corpus / "unseen_style.parquet"), "class_names": str(corpus / "class_names.json")}
     with pytest.raises(ValueError, match=message):
         classify.make_evaluate(EvalConfig(**config | change), "top1", processor, DataConfig(train="a.parquet"))
+    french = DataConfig(train="a.parquet", caption_columns={"fr": "text"})
+    with pytest.raises(ValueError, match="language: .*'fr'"):
+        classify.make_evaluate(EvalConfig(**config), "top1", processor, french)
 
 
 def test_metrics_of_training_are_means_over_the_languages(corpus, model):

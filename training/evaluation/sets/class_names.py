@@ -54,7 +54,7 @@ class ClassNames:
             ValueError: The file is missing or does not have this form, a class has no name in a language, two classes
                 share a name, or several languages are given for a plain list.
         """
-        path = NAMES / f"{source}.json" if source in SETS else Path(source)
+        path = NAMES / f"{source}.json" if source in SETS else Path(source).expanduser()
         if path.suffix == ".txt":
             classes: Any = read_lines(path, "class_names")
         else:
