@@ -175,7 +175,7 @@ def test_wrong_names_columns_and_languages_are_reported_before_training(corpus, 
     with pytest.raises(ValueError, match=message):
         classify.make_evaluate(EvalConfig(**config | change), "top1", processor, DataConfig(train="a.parquet"))
     french = DataConfig(train="a.parquet", caption_columns={"fr": "text"})
-    with pytest.raises(ValueError, match="language: .*'fr'"):
+    with pytest.raises(ValueError, match=r"language: .*'fr'"):
         classify.make_evaluate(EvalConfig(**config), "top1", processor, french)
 
 
