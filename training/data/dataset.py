@@ -13,7 +13,6 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.batch import (
-    EXPECTED_CAUSES,
     Batch,
     CaptionTokenizer,
     Sample,
@@ -24,7 +23,7 @@ from training.data.batch import (
 )
 from training.data.images import decode_images, encoded_bytes, rules_for
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey, data_loader
-from training.data.skips import CaptionCounts, SkipReport
+from training.data.skips import SkipReport
 from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
 
 IDENTITY_ROWS = 256  # images that `identity` reads
@@ -71,8 +70,7 @@ class PairDataset(torch.utils.data.Dataset):
             for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
         ]
         self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each source
-        self.skipped = SkipReport(len(self), config.max_skip_share)
-        self.caption_counts = CaptionCounts(config.max_skip_share)
+        self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
         self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
@@ -125,8 +123,7 @@ class PairDataset(torch.utils.data.Dataset):
             for language, column in cells.items():
                 texts, causes = usable_captions(column[number], script_of[language])
                 row_causes += causes
-                self.skipped.captions.update(f"{cause} ({language})" for cause in causes)
-                self.caption_counts.add(language, len(texts), sum(cause not in EXPECTED_CAUSES for cause in causes))
+                self.skipped.add_captions(language, len(texts), causes)
                 if texts:
                     captions[language] = texts
             self.captions[start + number] = captions
@@ -135,9 +132,9 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _check_languages(self):
         """Refuse data if too many captions of a language are damaged, or none is usable."""
-        self.caption_counts.check()
+        self.skipped.check_languages()
         for language in self.languages:
-            if not self.caption_counts.usable[language]:
+            if not self.skipped.usable[language]:
                 raise ValueError(
                     f"data: {self.config.name!r} has no usable caption in {language!r} ({self.skipped}). Name the "
                     f"right column under data.caption_columns, or remove {language!r} there."

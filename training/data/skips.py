@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from training.data.batch import EXPECTED_CAUSES
+
+COUNTS = ("samples", "captions", "usable", "damaged")  # of a stream
 MIN_SEEN = 200  # number of samples of a stream before the share of skipped ones is checked
 
 
@@ -13,33 +16,32 @@ class SkipError(ValueError):
     """Raised if too large a share of the data was skipped."""
 
 
-def _list(samples: Counter[str], captions: Counter[str]) -> str:
-    skipped = [f"{cause}: {count}" for cause, count in samples.most_common()]
-    unusable = [f"{cause}: {count}" for cause, count in captions.most_common()]
-    return ", ".join(skipped or ["none skipped"]) + (f"; captions: {', '.join(unusable)}" if unusable else "")
-
-
-@dataclass
-class CaptionCounts:
-    """Counts captions by language, so that a damaged column of one language is noticed.
+@dataclass(kw_only=True)
+class _Captions:
+    """Counts usable and unusable captions, so that a damaged column of one language is noticed.
 
     Args:
-        max_share: Largest share of the captions of a language that may be damaged, 0..1.
+        max_share: Largest share of rows, and of the captions of a language, that may be skipped or damaged, 0..1.
+        captions: Number of unusable or truncated captions, by cause and language. Their rows may have other captions
+            and are not skipped.
         usable: Number of usable captions, by language.
         damaged: Number of unusable captions, without missing and empty ones and those in the wrong script.
     """
 
     max_share: float
+    captions: Counter[str] = field(default_factory=Counter)
     usable: Counter[str] = field(default_factory=Counter)
     damaged: Counter[str] = field(default_factory=Counter)
 
-    def add(self, language: str, num_usable: int, num_damaged: int):
-        """Count the captions of a cell."""
+    def add_captions(self, language: str, num_usable: int, causes: Sequence[str]):
+        """Count the captions of a cell: the usable ones, and the cause of each other one."""
+        self.captions.update(f"{cause} ({language})" for cause in causes)
+        num_damaged = sum(cause not in EXPECTED_CAUSES for cause in causes)
         for counts, number in ((self.usable, num_usable), (self.damaged, num_damaged)):
             if number:  # an entry of 0 would differ between a resumed run and an unbroken one
                 counts[language] += number
 
-    def check(self, least: int = 0):
+    def check_languages(self, least: int = 0):
         """Raise SkipError if too many captions of a language are damaged that has at least `least` captions."""
         for language, damaged in self.damaged.items():
             total = damaged + self.usable[language]
@@ -49,24 +51,25 @@ class CaptionCounts:
                     f"{self.max_share}. Fix data.caption_columns.{language}, or raise data.max_skip_share."
                 )
 
+    def _list(self, samples: Counter[str]) -> str:
+        skipped, unusable = (
+            [f"{cause}: {count}" for cause, count in counts.most_common()] for counts in (samples, self.captions)
+        )
+        return ", ".join(skipped or ["none skipped"]) + (f"; captions: {', '.join(unusable)}" if unusable else "")
 
-@dataclass
-class SkipReport:
+
+@dataclass(kw_only=True)
+class SkipReport(_Captions):
     """Counts skipped rows and unusable captions by cause.
 
     Args:
         total: Number of rows in the data.
-        max_share: Largest share of rows that may be skipped, 0..1.
         causes: Cause for each skipped row, by row number.
-        captions: Number of unusable or truncated captions, by cause and language. Their rows may have other captions
-            and are not skipped.
         num_known: Number of entries of `causes` that every process finds when it opens the data.
     """
 
     total: int
-    max_share: float
     causes: dict[int, str] = field(default_factory=dict)
-    captions: Counter[str] = field(default_factory=Counter)
     num_known: int = 0
 
     def add(self, row: int, cause: str):
@@ -93,29 +96,21 @@ class SkipReport:
                 self.add(row, cause)
 
     def __str__(self) -> str:
-        return _list(Counter(self.causes.values()), self.captions)
+        return self._list(Counter(self.causes.values()))
 
 
-@dataclass
-class StreamSkipReport:
+@dataclass(kw_only=True)
+class StreamSkipReport(_Captions):
     """Counts skipped samples and unusable captions of a stream by cause, again in each epoch: a stream has too many
-    rows to remember each.
+    rows to remember each. The share is checked after `MIN_SEEN` samples.
 
     Args:
-        max_share: Largest share of the samples read that may be skipped, 0..1. It is checked after `MIN_SEEN` samples.
         num_seen: Number of samples read so far.
         samples: Number of skipped samples, by cause.
-        captions: Number of unusable or truncated captions, by cause and language, as in `SkipReport`.
     """
 
-    max_share: float
     num_seen: int = 0
     samples: Counter[str] = field(default_factory=Counter)
-    captions: Counter[str] = field(default_factory=Counter)
-    languages: CaptionCounts = field(init=False)
-
-    def __post_init__(self):
-        self.languages = CaptionCounts(self.max_share)
 
     def add(self, row: int, cause: str, source: str):
         """Count a skipped sample of the source of this name. Its row number encodes shard and offset.
@@ -134,19 +129,14 @@ class StreamSkipReport:
 
     def state(self) -> dict[str, Any]:
         """Return all counts as JSON."""
-        counts = {"usable": dict(self.languages.usable), "damaged": dict(self.languages.damaged)}
-        return {"seen": self.num_seen, "samples": dict(self.samples), "captions": dict(self.captions)} | counts
+        return {"seen": self.num_seen} | {name: dict(getattr(self, name)) for name in COUNTS}
 
     def merge(self, states: Sequence[dict[str, Any]]):
         """Replace the counts by the sum over workers or training processes, including this one."""
-
-        def total(name: str) -> Counter[str]:
-            return sum((Counter(state[name]) for state in states), Counter[str]())
-
         self.num_seen = sum(state["seen"] for state in states)
-        self.samples, self.captions = total("samples"), total("captions")
-        self.languages.usable, self.languages.damaged = total("usable"), total("damaged")
+        for name in COUNTS:
+            setattr(self, name, sum((Counter(state[name]) for state in states), Counter[str]()))
 
     def __str__(self) -> str:
-        text = _list(self.samples, self.captions)
+        text = self._list(self.samples)
         return f"{text} (of {self.num_seen} seen)" if self.samples or self.captions else text

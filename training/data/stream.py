@@ -10,7 +10,6 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.batch import (
-    EXPECTED_CAUSES,
     Batch,
     CaptionTokenizer,
     Sample,
@@ -52,7 +51,7 @@ class PairStream:
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
         self.image_columns = [source.image_column or config.image_column for source in config.mixture]
         self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
-        self.skipped = StreamSkipReport(config.max_skip_share)
+        self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
             Shards(
                 open_stream(source.train, source.split or config.split, source.subset),
@@ -69,16 +68,13 @@ class PairStream:
         return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
 
     def decode(self, raw_samples: Sequence[tuple[RawSample, int]], skipped: StreamSkipReport) -> list[Sample | None]:
-        """Decode samples.
-
-        Args:
-            raw_samples: Undecoded samples, each with the index of its source.
-            skipped: Report that counts skipped samples.
+        """Decode raw samples, each with the index of its source, and count those that are skipped.
 
         Returns:
             One sample for each raw sample, in order; None for skipped samples.
         """
-        found = [self._captions(raw, source) for raw, source in raw_samples]
+        skipped.check_languages(MIN_SEEN)
+        found = [self._captions(raw, source, skipped) for raw, source in raw_samples]
         images: dict[int, Tensor | str] = {}
         if self.image_size is not None:
             numbers = [number for number, (captions, _) in enumerate(found) if captions or self.tokens is None]
@@ -88,36 +84,31 @@ class PairStream:
             ]
             images = dict(zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True))
         samples: list[Sample | None] = []
-        skipped.languages.check(MIN_SEEN)
         for number, ((raw, source), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
             skipped.num_seen += 1
-            skipped.captions.update(f"{cause} ({language})" for language, cause in causes)
-            for language, texts in captions.items():
-                skipped.languages.add(language, len(texts), 0)
-            for language, cause in causes:
-                skipped.languages.add(language, 0, cause not in EXPECTED_CAUSES)
             image = images.get(number)
             if isinstance(image, str) or (self.tokens is not None and not captions):
-                cause = image if isinstance(image, str) else causes[0][1]
-                skipped.add(raw.row, cause, self.shards[source].name)
+                skipped.add(raw.row, image if isinstance(image, str) else causes[0], self.shards[source].name)
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch)
                 samples.append(Sample(raw.row, source, raw.epoch, image, selected, raw.epoch))
         return samples
 
-    def _captions(self, raw: RawSample, source: int) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-        """Usable captions by language, and (language, cause) of each unusable caption."""
+    def _captions(
+        self, raw: RawSample, source: int, skipped: StreamSkipReport
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """Usable captions by language, and the cause of each other one."""
         captions: dict[str, list[str]] = {}
-        unusable: list[tuple[str, str]] = []
-        if self.tokens is not None:
-            for language, column in self.caption_columns[source].items():
-                cell = get_cell(raw.cells, column)
-                texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
-                unusable += [(language, cause) for cause in causes]
-                if texts:
-                    captions[language] = texts
-        return captions, unusable
+        all_causes: list[str] = []
+        for language, column in self.caption_columns[source].items() if self.tokens is not None else ():
+            cell = get_cell(raw.cells, column)
+            texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
+            skipped.add_captions(language, len(texts), causes)
+            all_causes += causes
+            if texts:
+                captions[language] = texts
+        return captions, all_causes
 
     def collate(self, samples: Sequence[Sample], skipped: StreamSkipReport) -> Batch:
         """Make a batch.
@@ -182,7 +173,7 @@ class _WorkerStream:
         self.pairs, self.plan, self.worker, self.num_workers = owner.pairs, owner.plan, worker, owner.num_workers
         config, seed = self.pairs.config, self.plan.seed
         global_worker = self.plan.rank * self.num_workers + worker
-        self.skipped = StreamSkipReport(config.max_skip_share)
+        self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.positions = [StreamPosition() for _ in self.pairs.shards]
         if owner.states and (state := owner.states[worker]):  # empty for a worker that has not made a batch yet
             self.positions = [StreamPosition(**position) for position in state["positions"]]

@@ -138,15 +138,15 @@ def test_a_language_never_vanishes_silently(images, tokenizer, column, message):
 
 
 def test_a_language_that_vanishes_in_a_stream_stops_the_run():
-    report = StreamSkipReport(0.1)
+    report = StreamSkipReport(max_share=0.1)
     for _ in range(MIN_SEEN):
-        report.languages.add("en", 1, 0)
-        report.languages.add("zh", 0, 1)
+        report.add_captions("en", 1, [])
+        report.add_captions("zh", 0, ["caption is not a string"])
     state = json.loads(json.dumps(report.state()))
-    total = StreamSkipReport(0.1)
+    total = StreamSkipReport(max_share=0.1)
     total.merge([state])
     with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be used"):
-        total.languages.check(MIN_SEEN)
+        total.check_languages(MIN_SEEN)
 
 
 def test_captions_that_are_not_utf_8_are_refused(images, tokenizer):
