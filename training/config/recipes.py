@@ -199,7 +199,7 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
-        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight`,
+        teacher: Hub id or folder of a teacher for `affinity_weight`, `anchor_weight`,
             `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
@@ -207,8 +207,6 @@ class AlignRecipe(TrainingRecipe):
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
         affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
             images and captions.
-        interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
-            teacher's images and the student's captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
             project, in the languages of the student. It keeps the student accurate beyond the captions of the data.
@@ -235,7 +233,6 @@ class AlignRecipe(TrainingRecipe):
     contrastive_weight: float = 1.0
     text_text_weight: float = 0.0
     affinity_weight: float = 0.0
-    interactive_weight: float = 0.0
     anchor_weight: float = 0.0
     general_weight: float = 0.0
     photo_weight: float = 0.0
@@ -258,7 +255,7 @@ class AlignRecipe(TrainingRecipe):
     @property
     def teacher_towers(self) -> tuple[str, ...]:
         """Towers of the teacher whose targets of the data are compared or cached."""
-        compares = self.affinity_weight or self.interactive_weight or self.anchor_weight
+        compares = self.affinity_weight or self.anchor_weight
         return ("vision", "text") if compares or not self.shares_image_tower else ("vision",)
 
     def __post_init__(self):

@@ -109,7 +109,7 @@ def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_proces
     """Refuse batches with copies of a pair, which losses between the pairs of a batch would take for other pairs."""
     if isinstance(recipe, DistillRecipe) or isinstance(dataset, PairStream):
         return
-    compares = recipe.contrastive_weight or recipe.text_text_weight or recipe.interactive_weight
+    compares = recipe.contrastive_weight or recipe.text_text_weight
     num_pairs = recipe.batch_size * num_processes
     if compares and num_pairs > len(dataset):
         all_processes = f", with {num_processes} processes {num_pairs}" if num_processes > 1 else ""

@@ -27,7 +27,7 @@ COLUMNS = {name.replace("_", " "): {"set": name, "metric": "top5"} for name in T
 WIDE = {"hidden_size": 256, "num_attention_heads": 4}  # the teacher's width
 
 
-ALL_LOSSES = INFONCE | {"anchor_weight": 5.0, "affinity_weight": 1.0, "interactive_weight": 1.0}
+ALL_LOSSES = INFONCE | {"anchor_weight": 5.0, "affinity_weight": 1.0}
 ARMS = (
     Arm("stage 1: feature map"),
     Arm("stage 1: feature map, ten times the weight", {"map_weight": 1.0}),
@@ -43,9 +43,8 @@ ARMS = (
     Arm("stage 2: sigmoid", {}, INFONCE | {"loss": "sigmoid"}),
     Arm("stage 2: InfoNCE, anchor", {}, INFONCE | {"anchor_weight": 5.0}),
     Arm("stage 2: InfoNCE, affinity", {}, INFONCE | {"affinity_weight": 1.0}),
-    Arm("stage 2: InfoNCE, interactive", {}, INFONCE | {"interactive_weight": 1.0}),
     Arm("stage 2: InfoNCE, text-text", {}, INFONCE | {"text_text_weight": 1.0}),
-    Arm("stage 2: InfoNCE, anchor, affinity, interactive", {}, ALL_LOSSES),
+    Arm("stage 2: InfoNCE, anchor, affinity", {}, ALL_LOSSES),
     *(
         arm
         for share in (4, 16)

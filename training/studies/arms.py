@@ -18,7 +18,7 @@ from training.utils.rng import keyed_uniform
 
 # stage 2 without a loss of the teacher, which provides the tokenizer and the statistics of the images
 INFONCE: dict[str, Any] = {"contrastive_weight": 1.0, "text_text_weight": 0.0}
-INFONCE |= {"anchor_weight": 0.0, "affinity_weight": 0.0, "interactive_weight": 0.0}
+INFONCE |= {"anchor_weight": 0.0, "affinity_weight": 0.0}
 
 
 @dataclass(frozen=True)

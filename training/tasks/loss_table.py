@@ -22,7 +22,6 @@ from training.tasks.losses import (
     class_loss,
     embedding_loss,
     info_nce,
-    interactive_loss,
     sigmoid_loss,
     text_positives,
 )
@@ -156,7 +155,6 @@ class Loss:
         needs_two_languages: Whether the loss compares captions of different languages.
         needs_bias: Whether the loss needs a learnt `logit_bias`.
         for_loss: Value of `AlignRecipe.loss` that selects the row; None for rows that do not depend on it.
-        logged_at_zero: Whether the loss is computed and logged at weight 0 too, if its needs are met.
     """
 
     name: str
@@ -167,22 +165,10 @@ class Loss:
     needs_two_languages: bool = False
     needs_bias: bool = False
     for_loss: str | None = None
-    logged_at_zero: bool = False
 
     def weight_in(self, recipe: AlignRecipe) -> float:
         """Weight of the loss in a recipe; 0 if the recipe has no such field."""
         return getattr(recipe, self.weight, 0.0)
-
-    def is_active(self, recipe: AlignRecipe, has_teacher: bool) -> bool:
-        """Whether the loss is computed.
-
-        Args:
-            recipe: Recipe with the weights.
-            has_teacher: Whether the run has a teacher.
-        """
-        if self.for_loss not in (None, recipe.loss):
-            return False
-        return bool(self.weight_in(recipe)) or (self.logged_at_zero and (has_teacher or not self.needs_teacher))
 
 
 def _info_nce(inputs: LossInputs) -> Tensor:
@@ -197,11 +183,6 @@ def _sigmoid(inputs: LossInputs) -> Tensor:
 def _affinity(inputs: LossInputs) -> Tensor:
     inputs = inputs.with_targets
     return affinity_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale)
-
-
-def _interactive(inputs: LossInputs) -> Tensor:
-    inputs = inputs.with_targets
-    return interactive_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.positive)
 
 
 def _text_text(inputs: LossInputs) -> Tensor:
@@ -247,18 +228,9 @@ def _classes(inputs: LossInputs) -> Tensor:
 
 
 LOSSES: list[Loss] = [
-    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
-    Loss(
-        "contrastive",
-        _sigmoid,
-        "contrastive_weight",
-        per_language=True,
-        needs_bias=True,
-        for_loss="sigmoid",
-        logged_at_zero=True,
-    ),
+    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce"),
+    Loss("contrastive", _sigmoid, "contrastive_weight", per_language=True, needs_bias=True, for_loss="sigmoid"),
     Loss("affinity", _affinity, "affinity_weight", per_language=True, needs_teacher=True),
-    Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
     Loss("general", _general, "general_weight", needs_teacher=True),
@@ -278,7 +250,7 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
     Raises:
         ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
-    losses = [loss for loss in LOSSES if loss.is_active(recipe, has_teacher)]
+    losses = [loss for loss in LOSSES if loss.weight_in(recipe) and loss.for_loss in (None, recipe.loss)]
     for loss in losses:
         if loss.needs_two_languages:
             _check_languages(loss, recipe, languages)

@@ -293,33 +293,6 @@ def affinity_loss(
     return total
 
 
-def interactive_loss(
-    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, positive: Tensor
-) -> Tensor:
-    """Interactive contrastive learning: InfoNCE between the student's images and the teacher's captions, and between
-    the student's captions and the teacher's images.
-
-    Args:
-        student: Student embeddings of the images (B, D) and the captions (T, D), L2-normalized.
-        teacher: Teacher embeddings of the same images and captions, of the same width, L2-normalized.
-        logit_scale: Scalar factor on the student's cosines.
-        positive: Which captions match which image, (B, T) bool; any number per row.
-
-    Returns:
-        Scalar, the mean of both. Rows and columns without a positive are left out.
-
-    Requirements: student and teacher share one embedding space, as after stage 1.
-
-    Relations: `info_nce` with one side from the teacher. `embedding_loss` also compares with the teacher, but has no
-        negatives. Off by default: the anchor already keeps the student in the teacher's space, and does not depend on
-        the batch size.
-
-    Source: Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732 (ICL); several positives as in `info_nce`.
-    """
-    from_image = _cross_entropy(logit_scale * student[0].float(), teacher[1], positive)
-    return (from_image + _cross_entropy(logit_scale * student[1].float(), teacher[0], positive.T)) / 2
-
-
 def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
     """Cross-entropy of the similarities of `first` (N, D), already scaled, to `second` (M, D), averaged over the rows
     with a positive.

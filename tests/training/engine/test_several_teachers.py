@@ -78,12 +78,12 @@ def test_stage_1_learns_the_joint_space_and_the_maps_that_there_are(distilled, a
 def test_stage_2_of_two_teachers_uses_their_cache(distilled, source, tmp_path):
     recipe, folder = distilled
     before = {file: file.stat().st_mtime_ns for file in Path(recipe.teacher_cache).rglob("*.safetensors")}
-    weights = {"anchor_weight": 1.0, "affinity_weight": 1.0, "interactive_weight": 1.0}
+    weights = {"anchor_weight": 1.0, "affinity_weight": 1.0}
     cached = {"teacher_cache": recipe.teacher_cache, "teacher_views": 1}
     fields = recipe_fields(tmp_path / "aligned", source, prefixes=[4, 20], **weights, **cached)
     aligned = run(AlignRecipe(student=str(folder), teachers=recipe.teachers, **fields))
     losses = read_losses(aligned)
-    assert {"anchor_image", "anchor_text", "affinity_en", "interactive_zh"} <= set(losses)
+    assert {"anchor_image", "anchor_text", "affinity_en"} <= set(losses)
     assert all(math.isfinite(value) for value in losses.values() if isinstance(value, float))
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert DCCLIPModel.from_pretrained(aligned).config.rotation is not None

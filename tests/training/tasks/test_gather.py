@@ -44,7 +44,6 @@ BATCH, CHUNK = 64, 16
 ALL_LOSSES = {
     "text_text_weight": 0.5,
     "affinity_weight": 0.7,
-    "interactive_weight": 0.3,
     "anchor_weight": 2.0,
     "general_weight": 0.4,
     "photo_weight": 0.6,

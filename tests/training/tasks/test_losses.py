@@ -12,7 +12,6 @@ from training.tasks.losses import (
     class_loss,
     feature_map_loss,
     info_nce,
-    interactive_loss,
     positives,
     relational_loss,
     sigmoid_loss,
@@ -187,31 +186,12 @@ def test_affinity_loss_equals_a_plain_loop_at_another_width(draw):
     assert affinity_loss(student, teacher, torch.tensor(5.0), 9.0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_interactive_loss_compares_each_side_of_the_student_with_the_teacher(draw):
-    student, teacher = unit(draw(4, 8), draw(4, 8)), unit(draw(4, 8), draw(4, 8))
-    target = torch.arange(4)
-    expected = sum(F.cross_entropy(6.0 * student[side] @ teacher[1 - side].T, target) for side in (0, 1)) / 2
-    loss = interactive_loss(student, teacher, torch.tensor(6.0), torch.eye(4).bool())
-    torch.testing.assert_close(loss, expected)
-    # each side of the student with the other side of the teacher: with several positives, the halves of InfoNCE
-    student, teacher = unit(draw(4, 8), draw(5, 8)), unit(draw(4, 8), draw(5, 8))
-    halves = [(student[0], teacher[1]), (teacher[0], student[1])]
-    rows = POSITIVE.sum(1) > 0
-    logits = [6.0 * image @ text.T for image, text in halves]
-    from_image = -(logits[0].log_softmax(1) * POSITIVE).sum(1)[rows] / POSITIVE.sum(1)[rows]
-    columns = POSITIVE.sum(0) > 0
-    from_text = -(logits[1].log_softmax(0) * POSITIVE).sum(0)[columns] / POSITIVE.sum(0)[columns]
-    expected = (from_image.mean() + from_text.mean()) / 2
-    torch.testing.assert_close(interactive_loss(student, teacher, torch.tensor(6.0), POSITIVE), expected)
-
-
 def test_a_batch_without_captions_of_a_language_gives_zero_and_not_nan(draw):
     image, text = unit(draw(3, 4), draw(0, 4))
     positive = torch.zeros(3, 0).bool()
     scale = torch.tensor(3.0)
     assert sigmoid_loss(image, text, scale, torch.tensor(0.0), positive).item() == 0
     assert affinity_loss((image, text), (image, text), scale, 2.0).item() == 0
-    assert interactive_loss((image, text), (image, text), scale, positive).item() == 0
 
 
 # large batches
@@ -220,7 +200,6 @@ LARGE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "info_nce": lambda student, teacher, scale, positive: info_nce(*student, scale, positive),
     "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(*student, scale, scale - 9.0, positive),
     "affinity": lambda student, teacher, scale, positive: affinity_loss(student, teacher, scale, 8.0),
-    "interactive": interactive_loss,
     "bank": lambda student, teacher, scale, positive: bank_loss(student[0], teacher[0], student[1], 9.0),
 }
 
