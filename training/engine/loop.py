@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    broadcast_object_list,
     gather_object,
     send_to_device,
 )
@@ -67,23 +66,6 @@ def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Evaluation during training, and when training stops early.
-
-    Args:
-        measure: Function from the student to its metrics. It runs on the main process.
-        metric: Metric that selects the best student, which is kept in `output_dir/best`.
-        every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is none.
-        patience: Number of evaluations without a better student after which training stops; 0 never stops it.
-    """
-
-    measure: Evaluate
-    metric: str
-    every: int
-    patience: int = 0
-
-
-@dataclass(frozen=True)
 class TrainingResult:
     """Summary of a run.
 
@@ -129,10 +111,10 @@ def train(
     processor: DCCLIPProcessor,
     accelerator: Accelerator,
     description: str,
-    watch: Watch | None = None,
+    evaluate: Evaluate | None = None,
     earlier: Sequence[str] = (),
 ) -> TrainingResult:
-    """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
+    """Train to the last step of the recipe, and write the finished Hub folder.
 
     Args:
         task: Task to train: student, teacher targets and losses.
@@ -141,28 +123,27 @@ def train(
         processor: Processor of the student, which is saved with it.
         accelerator: Accelerator of this process.
         description: Text in front of the progress bar.
-        watch: Evaluation during training. The best student is kept in `output_dir/best`.
+        evaluate: Evaluation every `eval_every` steps, which runs on the main process. The best student is kept in
+            `output_dir/best`.
         earlier: Texts of the recipes of earlier runs that the student comes from.
 
     Returns:
         Summary of the run.
 
     Raises:
-        ValueError: `watch` does not measure its metric.
+        ValueError: `evaluate` does not measure the `best_metric` of the recipe.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
     write = partial(save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier))
-    run = _Run(task, recipe, write, accelerator, watch, identity)
+    run = _Run(task, recipe, write, accelerator, evaluate, identity)
     start = run.progress.step
     log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
     task.train()
     loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
-    # a checkpoint may be one of a run that had stopped early
-    batches = iter(()) if run.is_done() else _batches(loader, recipe, accelerator, start * recipe.accumulate_steps)
     with log:
-        for number, batch in batches:
+        for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
             step, part = divmod(number, recipe.accumulate_steps)
             task.before_batch(number)
             losses = run.learn(batch, step, part)
@@ -172,8 +153,6 @@ def train(
                 run.step(step)
                 log.step(step, losses, learning_rate_at(step, recipe))
                 run.evaluate_or_save(loader, log)
-                if run.is_done():
-                    break
     run.finish()
     return _summarize(run, dataset, log)
 
@@ -223,7 +202,7 @@ class _Run:
         recipe: Recipe of the run.
         write: `save_model` with all but the folder, the number of steps and the weights.
         accelerator: Accelerator of this process.
-        watch: Evaluation during training, or None.
+        evaluate: Evaluation during training, or None.
         identity: What the run is, as `run_identity` returns it.
     """
 
@@ -233,11 +212,11 @@ class _Run:
         recipe: TrainingRecipe,
         write: Callable[..., None],
         accelerator: Accelerator,
-        watch: Watch | None,
+        evaluate: Evaluate | None,
         identity: dict[str, Any],
     ):
         self.task, self.recipe, self.write = task, recipe, write
-        self.accelerator, self.watch, self.output_dir = accelerator, watch, Path(recipe.output_dir)
+        self.accelerator, self.measure, self.output_dir = accelerator, evaluate, Path(recipe.output_dir)
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
         if folder is not None:
@@ -306,31 +285,19 @@ class _Run:
 
     def evaluate_or_save(self, loader: Loader, log: Log):
         """Evaluate and save after a step, if the recipe schedules it."""
-        recipe, watch, step = self.recipe, self.watch, self.progress.step
-        if watch and watch.every and (step % watch.every == 0 or step == recipe.max_steps):
-            self.evaluate(watch, log)
+        recipe, step = self.recipe, self.progress.step
+        if self.measure and recipe.eval_every and (step % recipe.eval_every == 0 or step == recipe.max_steps):
+            self.evaluate(self.measure, log)
         if recipe.save_every and step % recipe.save_every == 0:
             self.save(loader)
 
-    def is_done(self) -> bool:
-        """Whether the last evaluations found no better student. Every process must call it after each step."""
-        watch, step = self.watch, self.progress.step
-        if watch is None or not watch.patience or not watch.every or step % watch.every:
-            return False
-        # only the main process evaluates
-        found = self.progress.best is not None
-        decision = [found and step - (self.progress.best_step or 0) >= watch.patience * watch.every]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(decision)
-        return decision[0]
-
-    def evaluate(self, watch: Watch, log: Log):
+    def evaluate(self, measure: Evaluate, log: Log):
         """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
         weights = self.state.exported_weights()
         if not self.accelerator.is_main_process:
             return
-        name = watch.metric
-        metrics = watch.measure(self._with_weights(weights).eval())
+        name = self.recipe.best_metric
+        metrics = measure(self._with_weights(weights).eval())
         self.task.train()
         if name not in metrics:
             raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")
@@ -338,7 +305,7 @@ class _Run:
         log.evaluated(self.progress.step, metrics, is_best)
         if is_best:
             checkpoint.save_best(self.output_dir, self._writer(weights))
-            self.progress = replace(self.progress, best=metrics[name], best_step=self.progress.step)
+            self.progress = replace(self.progress, best=metrics[name])
 
     def _with_weights(self, weights: dict[str, Tensor] | None) -> DCCLIPModel:
         """The student, or a copy of it with other weights."""

@@ -14,7 +14,7 @@ from training.data.stream import PairStream
 from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, open_output_dir
 from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
-from training.engine.loop import TrainingResult, Watch, make_accelerator, train
+from training.engine.loop import TrainingResult, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
@@ -32,7 +32,6 @@ def run_stage(
     open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]],
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
     starts: Sequence[str | None] = (),
-    watch: Watch | None = None,
 ) -> TrainingResult:
     """Build models, task and data, train, and write a complete Hub folder with its card to `output_dir`.
 
@@ -43,8 +42,6 @@ def run_stage(
         open_student: Function from recipe and teachers to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
         starts: Models that the student starts from; the card also names their training. Teachers are left out.
-        watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
-            recipe's.
 
     Raises:
         ValueError: A model, the data or an option cannot be used; nothing has been trained.
@@ -88,7 +85,7 @@ def run_stage(
             processor,
             accelerator,
             title,
-            watch=watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
+            evaluate=evaluate,
             earlier=earlier_recipes(start for start in starts if start == own_student or start not in taught),
         )
         if accelerator.is_main_process:

@@ -38,13 +38,11 @@ class Progress:
     Args:
         step: Number of optimizer steps done.
         best: Best value of `best_metric` so far; None before the first evaluation.
-        best_step: Number of steps done when the best value was measured.
         data: Position of each process's data loader, as JSON.
     """
 
     step: int = 0
     best: float | None = None
-    best_step: int | None = None
     data: list[dict[str, Any]] = field(default_factory=list)
 
 

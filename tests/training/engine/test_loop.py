@@ -15,7 +15,7 @@ from training import align
 from training.config import AlignRecipe, EvalConfig
 from training.engine import stage
 from training.engine.log import require_trackers
-from training.engine.loop import Watch, make_accelerator
+from training.engine.loop import make_accelerator
 from training.engine.optimizer import make_optimizer
 from training.engine.state import Progress, TrainingState
 
@@ -102,31 +102,6 @@ def test_evaluation_measures_the_average(recipe, monkeypatch):
     recipe = replace(recipe, ema_decay=0.5, eval_every=3, eval=VALIDATION)
     run(recipe)
     assert logit_scales == [weights(recipe)["logit_scale"].item()]
-
-
-@pytest.mark.parametrize(("patience", "values", "steps"), [(2, [0.5, 0.4, 0.5, 0.9, 0.9], 3), (0, [0.5] * 5, 5)])
-def test_training_stops_after_evaluations_without_a_better_student(recipe, patience, values, steps):
-    measured = []
-
-    def measure(model) -> dict[str, float]:
-        measured.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"recall": values[len(measured) - 1]}
-
-    result = stage.run_stage(
-        replace(recipe, max_steps=5),
-        command="align",
-        title="align",
-        open_student=align.open_student,
-        make_task=align.make_task,
-        watch=Watch(measure, "recall", 1, patience),
-    )
-    assert result.steps == len(measured) == steps
-    best, last = weights(recipe, "best"), weights(recipe)
-    assert all(torch.equal(measured[0][name], tensor) for name, tensor in best.items())
-    assert all(torch.equal(measured[-1][name], tensor) for name, tensor in last.items())
-    card = (Path(recipe.output_dir) / "README.md").read_text(encoding="utf-8")
-    assert f"contrastive alignment; {'' if steps == 5 else '3 of '}5 steps, batch size" in card
-    assert not (Path(recipe.output_dir) / "best" / "README.md").exists()
 
 
 # precision

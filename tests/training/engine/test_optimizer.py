@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_model, recipe_fields
 from tests.training.tasks.hand_made import NORMALIZE, augment
-from training.config import AlignRecipe, TrainingRecipe
+from training.config import AlignRecipe, EvalConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.loop import TrainingResult, Watch, learning_rate_at, make_accelerator, train
+from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, make_accelerator, train
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.hub import save_model
@@ -77,8 +77,8 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 
 @pytest.fixture
 def run(dataset, processor):
-    def run(task: Task, recipe: TrainingRecipe, watch: Watch | None = None) -> TrainingResult:
-        return train(task, dataset, recipe, processor, make_accelerator(recipe), "test", watch=watch)
+    def run(task: Task, recipe: TrainingRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
+        return train(task, dataset, recipe, processor, make_accelerator(recipe), "test", evaluate=evaluate)
 
     return run
 
@@ -189,7 +189,8 @@ def test_the_student_is_measured_at_each_interval_and_after_the_last_step(tmp_pa
         steps.append(len(task.gradients))
         return {"top1": 0.5}
 
-    run(task, make_recipe(tmp_path, max_steps=max_steps), Watch(measure, "top1", every))
+    labelled = EvalConfig(data="rows", class_names="names")  # which `measure` replaces
+    run(task, make_recipe(tmp_path, max_steps=max_steps, eval_every=every, eval=labelled), measure)
     assert steps == measured
 
 

@@ -33,8 +33,8 @@ def run_with(recipe: DistillRecipe, monkeypatch, measure):
     """Run a recipe with what its evaluation measures replaced."""
     train = loop.train
 
-    def replaced(*arguments, watch, **keywords):
-        return train(*arguments, watch=replace(watch, measure=measure), **keywords)
+    def replaced(*arguments, evaluate, **keywords):
+        return train(*arguments, evaluate=measure, **keywords)
 
     monkeypatch.setattr(stage, "train", replaced)
     try:
