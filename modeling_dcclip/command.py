@@ -3,8 +3,8 @@
 dcclip ~/Photos
 dcclip index ~/Photos
 dcclip search 海边的日落
-dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
-dcclip serve
+dcclip search "a dog" 雪^0.5 --not people --after 2023
+dcclip serve --open
 dcclip duplicates
 dcclip status
 dcclip index --upgrade NEW_MODEL
@@ -16,7 +16,6 @@ import codecs
 import importlib
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +149,7 @@ def _add_index(commands: Any):
         "the path below FOLDER, such as 2019/work/*, or from the root, such as ~/Photos/private. May be repeated. "
         "Later runs leave them out as well, until FOLDER is named with new patterns, or with ''.",
     )
-    text = "Remove a folder of photographs from the index instead. No photograph is touched."
+    text = "Remove an indexed folder from the index instead. No photograph is touched."
     index.add_argument("--forget", metavar="FOLDER", type=_path, help=text)
     index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
 
@@ -172,8 +171,6 @@ def _add_search(commands: Any):
     text = "Part of the path, or a pattern of the whole path with * and ?, such as */2021/*."
     search.add_argument("--path", metavar="PATTERN", help=text)
     search.add_argument("--json", action="store_true", help="Print a JSON list of results.")
-    text = "Write a contact sheet to the index folder and open it in the browser."
-    search.add_argument("--open", action="store_true", help=text)
 
 
 def default_index() -> Path:
@@ -292,8 +289,6 @@ def _run(options: argparse.Namespace):
         _exit(f"{package} is not installed. Run: pip install {' '.join(RUNTIME_PACKAGES.values())}")
     except (ValueError, OSError) as error:
         _exit(str(error))
-    except sqlite3.Error as error:
-        _exit(f"index: cannot be read ({error}). Check the disk and run the same command again.")
     except KeyboardInterrupt:
         hint = " The same command goes on where it stopped." if options.resumes else ""
         print(f"\n{PROGRAM}: stopped.{hint}", file=sys.stderr)

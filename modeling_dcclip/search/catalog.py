@@ -5,27 +5,30 @@ commit atomic, and a reader within `reading()` sees one state of the catalog for
 is written to a row that no committed entry refers to, and then committed: a process may be killed at any moment.
 """
 
+import json
+import math
 import os
 import re
 import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from modeling_dcclip.search.files import FileState, is_mount, search_text, with_separator
+from modeling_dcclip.search.files import FileState, search_text, with_separator
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
-# taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry.
-# Kinds of paths: indexed folders, folders inside them that stay out, mount points, and patterns of what stays out
+# taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry;
+# patterns: JSON list of what stays out of an indexed folder
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT, sum INTEGER NOT NULL);
 CREATE TABLE files (
@@ -35,12 +38,9 @@ CREATE TABLE files (
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
-CREATE TABLE paths (
-    kind TEXT NOT NULL, path BLOB NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (kind, path, pattern)
-) WITHOUT ROWID;
-CREATE TABLE rotation (width INTEGER NOT NULL, matrix BLOB NOT NULL);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('rows', 0);
+CREATE TABLE folders (path BLOB PRIMARY KEY, patterns TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE state (rows INTEGER NOT NULL, rotation BLOB);
+INSERT INTO state VALUES (0, NULL);
 """
 _SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
 _SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
@@ -87,24 +87,20 @@ class Filter:
         if self.after is not None and self.before is not None:
             length = min(len(self.after), len(self.before))
             if self.after[:length] > self.before[:length]:
-                raise ValueError(
-                    f"after: {self.after!r} is later than before: {self.before!r}, so nothing is between them. Change "
-                    "one of them."
-                )
+                raise ValueError(f"after: {self.after!r} is later than before: {self.before!r}. Change one of them.")
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
-        conditions: list[str] = []
-        values: list[object] = []
+        conditions: dict[str, list[object]] = {}
         if self.after is not None:
-            conditions, values = [*conditions, "date >= ?"], [*values, self.after]
+            conditions["date >= ?"] = [self.after]
         if self.before is not None:
-            conditions, values = [*conditions, "substr(date, 1, ?) <= ?"], [*values, len(self.before), self.before]
+            conditions["substr(date, 1, ?) <= ?"] = [len(self.before), self.before]
         if self.path is not None:
             glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
-            glob = glob if set("*?") & set(glob) else f"*{glob}*"
-            conditions, values = [*conditions, "search_text(path) GLOB ?"], [*values, glob]
-        return (f" WHERE {' AND '.join(conditions)}" if conditions else ""), values
+            conditions["search_text(path) GLOB ?"] = [glob if {*"*?"} & {*glob} else f"*{glob}*"]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return where, [value for values in conditions.values() for value in values]
 
 
 class Catalog:
@@ -116,17 +112,19 @@ class Catalog:
 
     Raises:
         ValueError: The file is damaged. Other methods raise it as well.
+        OSError: The disk is full, or the file cannot be read or written. Other methods raise it as well.
     """
 
     def __init__(self, path: Path, key: int = 0):
         self._path, self._key, self._lock = path, key, threading.RLock()
-        # autocommit: transactions are explicit
-        self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
-        self._execute("PRAGMA synchronous = FULL")
-        self._connection.create_function("search_text", 1, search_text, deterministic=True)
-        self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
-        if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
-            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        with self._errors_reported():
+            # autocommit: transactions are explicit
+            self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.create_function("search_text", 1, search_text, deterministic=True)
+            self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
+            if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+                self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
 
     def close(self):
         """Close the file."""
@@ -137,16 +135,14 @@ class Catalog:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with self._lock:
+        with self._lock, self._errors_reported():
             if self._connection.in_transaction:
                 yield
                 return
-            with self._damage_reported():
-                self._connection.execute(begin)
+            self._connection.execute(begin)
             try:
                 yield
-                with self._damage_reported():
-                    self._connection.execute("COMMIT")
+                self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:  # SQLite itself ends it after some errors
                     self._connection.execute("ROLLBACK")
@@ -156,7 +152,7 @@ class Catalog:
     def reading(self) -> Iterator[None]:
         """Hold one state of the catalog: no other process can commit within the block."""
         with self._transaction("BEGIN"):
-            self._execute("SELECT value FROM counters")  # takes the lock
+            self._execute("SELECT rows FROM state")  # takes the lock
             yield
 
     def writing(self) -> AbstractContextManager[None]:
@@ -164,19 +160,20 @@ class Catalog:
         return self._transaction("BEGIN IMMEDIATE")
 
     def _execute(self, statement: str, *values: object) -> list[tuple]:
-        with self._lock, self._damage_reported():
+        with self._lock, self._errors_reported():
             return self._connection.execute(statement, values).fetchall()
 
     def _many(self, statement: str, values: Iterable[tuple]):
-        with self._lock, self._damage_reported():
+        with self._lock, self._errors_reported():
             self._connection.executemany(statement, values)
 
     @contextmanager
-    def _damage_reported(self) -> Iterator[None]:
+    def _errors_reported(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError:  # such as of a full disk
-            raise
+        except sqlite3.OperationalError as error:
+            message = f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
+            raise OSError(message) from error
         except sqlite3.DatabaseError as error:
             raise self._damage(str(error)) from error
 
@@ -186,13 +183,16 @@ class Catalog:
             "remove the folder and index the photographs again."
         )
 
+    def _state(self, name: str) -> Any:
+        found = self._execute(f"SELECT {name} FROM state")
+        if not found:
+            raise self._damage("it has no state")
+        return found[0][0]
+
     @property
     def num_rows(self) -> int:
         """Number of rows of vectors, free ones included."""
-        found = self._execute("SELECT value FROM counters WHERE name = 'rows'")
-        if not found:
-            raise self._damage("it has no number of rows")
-        return found[0][0]
+        return self._state("rows")
 
     @property
     def num_files(self) -> int:
@@ -217,46 +217,18 @@ class Catalog:
             self._execute("SELECT 1 FROM files JOIN contents USING (row) WHERE path = ? AND digest = ?", path, digest)
         )
 
-    def paths(self, kind: str) -> list[Path]:
-        """Paths of a kind, sorted."""
-        found = self._execute("SELECT path FROM paths WHERE kind = ? ORDER BY path", kind)
-        return [Path(os.fsdecode(path)) for (path,) in found]
+    def folders(self) -> dict[Path, list[str]]:
+        """The indexed folders, sorted, each with the patterns of what stays out of it."""
+        found = self._execute("SELECT path, patterns FROM folders ORDER BY path")
+        return {Path(os.fsdecode(path)): json.loads(patterns) for path, patterns in found}
 
-    def set_paths(self, kind: str, paths: Iterable[Path]):
-        """Replace the paths of a kind."""
-        self._set_paths(kind, {(os.fsencode(path), "") for path in paths})
-
-    def _set_paths(self, kind: str, rows: set[tuple[bytes, str]]):
-        if rows != {*self._execute("SELECT path, pattern FROM paths WHERE kind = ?", kind)}:
+    def set_folders(self, folders: Mapping[Path, Sequence[str]]):
+        """Replace the indexed folders and their patterns."""
+        if folders != self.folders():
             with self.writing():
-                self._execute("DELETE FROM paths WHERE kind = ?", kind)
-                self._many("INSERT INTO paths VALUES (?, ?, ?)", [(kind, *row) for row in sorted(rows)])
-
-    def folders(self) -> list[Path]:
-        """The indexed folders, sorted."""
-        return self.paths("folder")
-
-    def add_folders(self, folders: Iterable[Path]):
-        """Record folders as indexed."""
-        self.set_paths("folder", {*self.folders(), *folders})
-
-    def unmounted(self, directories: Iterable[Path] | None = None) -> list[Path]:
-        """Directories where no disk is mounted now. Default: among all recorded mount points."""
-        looked_at = self.paths("mount") if directories is None else directories
-        return [path for path in looked_at if not is_mount(os.fsencode(path))]
-
-    def excluded(self) -> dict[Path, list[str]]:
-        """Patterns of what stays out of the index, sorted, by the folder that they are for."""
-        found: dict[Path, list[str]] = {}
-        query = "SELECT path, pattern FROM paths WHERE kind = 'excluded' ORDER BY path, pattern"
-        for path, pattern in self._execute(query):
-            found.setdefault(Path(os.fsdecode(path)), []).append(pattern)
-        return found
-
-    def set_excluded(self, excluded: Mapping[Path, Sequence[str]]):
-        """Replace the patterns of what stays out of the index, by the folder that they are for."""
-        rows = {(os.fsencode(folder), pattern) for folder, patterns in excluded.items() for pattern in patterns}
-        self._set_paths("excluded", rows)
+                self._execute("DELETE FROM folders")
+                rows = [(os.fsencode(path), json.dumps(patterns)) for path, patterns in folders.items()]
+                self._many("INSERT INTO folders VALUES (?, ?)", rows)
 
     def failures(self) -> list[tuple[str, str]]:
         """Paths of the files that could not be read, each with its cause, sorted by path."""
@@ -286,14 +258,6 @@ class Catalog:
             return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
         return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
 
-    def current(self, files: Iterable[File]) -> list[File]:
-        """Files that exist and have not changed since they were indexed.
-
-        A collection of `training/embed.py` has names instead of paths, and no folders: all its files are current.
-        """
-        folders = tuple(with_separator(os.fsencode(folder)) for folder in self.folders())
-        return [file for file in files if not file.state.path.startswith(folders) or file.state.is_current()]
-
     def rows_of_files(self, chosen: "Filter") -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
         where, values = chosen.condition()
@@ -301,62 +265,47 @@ class Catalog:
         return np.array([row for (row,) in found], np.int64)
 
     def forget_folder(self, folder: Path) -> int:
-        """Remove a folder with its files and the indexed folders below, and return the number of files.
-
-        A folder inside an indexed one stays out of the index.
-        """
-        path = os.fsencode(folder)
+        """Remove an indexed folder with its files, and return their number."""
+        limits = _range(os.fsencode(folder))
         with self.writing():
-            kept_folders = [each for each in self.folders() if folder not in (each, *each.parents)]
-            self.set_paths("folder", kept_folders)
-            found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *_range(path))
-            self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
+            self.set_folders({path: patterns for path, patterns in self.folders().items() if path != folder})
+            found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
+            self._execute(f"DELETE FROM failures WHERE {_BELOW}", *limits)
             self._free([row for (row,) in found])
-            others = {each for each in self.paths("forgotten") if each != folder and folder not in each.parents}
-            kept = {
-                each: patterns for each, patterns in self.excluded().items() if folder not in (each, *each.parents)
-            }
-            self.set_excluded(kept)
-            inside = any(each in folder.parents for each in kept_folders)
-            self.set_paths("forgotten", others | {folder} if inside else others)
         return len(found)
 
-    def drop_damaged(self, rows: Iterable[int], folders: Collection[Path]) -> int:
+    def drop_damaged(self, rows: Iterable[int]) -> int:
         """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again."""
+        folders = {*self.folders()}
         with self.writing():
             if self._execute("PRAGMA integrity_check(1)") != [("ok",)]:
                 self._execute("REINDEX")
                 if (found := self._execute("PRAGMA integrity_check(1)")) != [("ok",)]:
                     raise self._damage(found[0][0])
-            rows = {int(row) for row in rows}
+            rows = {*map(int, rows)}
             rows |= {row for (row,) in self._execute(f"SELECT row FROM contents WHERE NOT ({_SOUND_CONTENT})")}
-            removed = [
-                each
-                for row in rows
-                for each in self._execute("DELETE FROM files WHERE row = ? RETURNING row, path", row)
-            ]
-            if outside := sum(not {*Path(os.fsdecode(path)).parents} & {*folders} for _, path in removed):
+            query = "DELETE FROM files WHERE row = ? RETURNING row, path"
+            removed = [each for row in rows for each in self._execute(query, row)]
+            if outside := sum(not {*Path(os.fsdecode(path)).parents} & folders for _, path in removed):
                 raise ValueError(
                     f"index: {str(self._path.parents[1])!r} lacks the vectors of {outside} images that are in none of "
                     "the folders of the index. Restore it, or embed their data again: training/embed.py."
                 )
+            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
             if folders:
-                damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
                 removed += self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING row, path")
             self._free({*rows, *(row for row, _ in removed)})
         return len(removed)
 
-    def store_rotation(self, matrix: np.ndarray):
-        """Store the rotation from the teacher's space to the space of the index, (D, D) float32."""
-        with self.writing():
-            self._execute("DELETE FROM rotation")
-            self._execute("INSERT INTO rotation VALUES (?, ?)", matrix.shape[1], matrix.astype("<f4").tobytes())
-
     @property
     def rotation(self) -> np.ndarray | None:
-        """The rotation from the teacher's space to the space of the index, (D, D) float32; None if there is none."""
-        found = self._execute("SELECT width, matrix FROM rotation")
-        return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
+        """Rotation from the teacher's space to the space of the index, (D, D) float32; None if there is none."""
+        matrix = self._state("rotation")
+        return None if matrix is None else np.frombuffer(matrix, "<f4").reshape(math.isqrt(len(matrix) // 4), -1)
+
+    @rotation.setter
+    def rotation(self, matrix: np.ndarray):
+        self._execute("UPDATE state SET rotation = ?", matrix.astype("<f4").tobytes())
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
         """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
@@ -372,6 +321,10 @@ class Catalog:
         counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
         found, unchanged, pending = (self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted)
         return found, unchanged, pending
+
+    def unchanged(self, limit: int) -> list[tuple[bytes, int]]:
+        """Paths and rows of some files that `compare` found unchanged."""
+        return self._execute("SELECT path, row FROM seen JOIN files USING (path, size, mtime_ns) LIMIT ?", limit)
 
     def pending(self, size: int = 1000) -> Iterator[bytes]:
         """Paths of the files that are new or changed, in order, read in parts of a size."""
@@ -391,7 +344,7 @@ class Catalog:
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         end = self.num_rows
         rows += range(end, end + len(contents) - len(rows))
-        self._execute("UPDATE counters SET value = ? WHERE name = 'rows'", max(end, rows[-1] + 1 if rows else 0))
+        self._execute("UPDATE state SET rows = ?", max(end, rows[-1] + 1 if rows else 0))
         entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
         self._many("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", entries)
         return np.array(rows, np.int64)
@@ -441,10 +394,6 @@ class Catalog:
         """Number of files below a folder that the last `compare` saw."""
         return self._execute(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
 
-    def count_missing(self, folder: Path) -> int:
-        """Number of files below a folder that the last `compare` did not see."""
-        return self._execute(f"SELECT count(*) FROM files WHERE {_MISSING}", *_range(os.fsencode(folder)))[0][0]
-
     def _free(self, rows: Iterable[int]):
         """Free the rows that no file refers to any more."""
         candidates = [(row,) for row in set(rows)]
@@ -492,3 +441,15 @@ def _is_date(text: str) -> bool:
         return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
     except ValueError:  # such as of February 31
         return False
+
+
+def distinct_files(files: Sequence[File]) -> list[File]:
+    """One path per file, in order: links are not copies, and missing files only count if all are missing."""
+    if len(files) == 1:
+        return [*files]
+    chosen: dict[tuple[int, int], File] = {}
+    for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
+        with suppress(OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
+            found = os.stat(file.path)
+            chosen.setdefault((found.st_dev, found.st_ino), file)
+    return [file for file in files if file in chosen.values()] or [*files]

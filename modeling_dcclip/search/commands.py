@@ -16,14 +16,12 @@ from tqdm import tqdm
 from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.indexing import Progress, Report, count_extensions, outermost, require_images
+from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
-from modeling_dcclip.search.photos import write_contact_sheet
 from modeling_dcclip.search.query import QueryWarning
 from modeling_dcclip.search.serve import LOOPBACK, SearchServer
 from modeling_dcclip.search.upgrade import upgrade_index
 
-CONTACT_SHEET = "contact_sheet.html"
 SHOWN_FAILURES = 20
 CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
 
@@ -39,11 +37,8 @@ def run_index(options: argparse.Namespace):
         return
     if not exists and not options.folders:
         raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
-    # refuses a wrong name before a model is loaded, and a folder without images before an index is created
-    if exists:
-        outermost(options.folders)
-    else:
-        require_images(options.folders, options.exclude or ())
+    # before a model is loaded, and folders without images before an index is created
+    require_folders(options.folders, None if exists else options.exclude or ())
     with (
         Index.open(
             options.index, _model(options), create=True, truncate_dim=options.truncate_dim, model_id=options.model_id
@@ -122,10 +117,9 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     for folder in report.missing:
         _print_line(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
     for pattern in report.unmatched:
-        compared = "; a pattern with a slash is compared with the path below the folder, or from the root"
-        _print_line(f"nothing matches --exclude {pattern}{compared if '/' in pattern else ''}")
-    if report.raw:
-        print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
+        _print_line(f"nothing matches --exclude {pattern}")
+    if report.others:
+        print(f"files of other types are not indexed: {count_extensions(report.others)}")
 
 
 def run_search(options: argparse.Namespace):
@@ -145,12 +139,6 @@ def run_search(options: argparse.Namespace):
     else:
         for hit in hits:
             _print_line(f"{hit.score:.3f}  {hit.path}")
-    if options.open:
-        sheet = (options.index / CONTACT_SHEET).absolute()
-        title = " + ".join([*options.texts, *(image.name for image in options.images)])
-        write_contact_sheet([(hit.path, hit.score) for hit in hits], " - ".join([title, *options.without]), sheet)
-        webbrowser.open(sheet.as_uri())
-        print(f"{PROGRAM}: wrote {sheet}", file=sys.stderr)
 
 
 def _why_nothing(index: Index, options: argparse.Namespace) -> str:
@@ -166,7 +154,7 @@ def run_serve(options: argparse.Namespace):
     if not 0 <= options.port < 65536:
         raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
-        index.check_model()
+        _ = index.runtime  # refuses a wrong model now
         try:
             server = SearchServer(index, options.host, options.port)
         except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
@@ -208,7 +196,6 @@ def run_status(options: argparse.Namespace):
     with Index.open(options.index) as index:
         catalog, model = index.catalog, Path(index.manifest["model_folder"])
         folders = catalog.folders()
-        unmounted = {str(path): files for path in catalog.unmounted() if (files := catalog.count_below(path))}
         status: dict[str, Any] = {
             "index": str(options.index),
             "files": len(index),
@@ -218,9 +205,7 @@ def run_status(options: argparse.Namespace):
             "dimension": index.space.dimension,
             "folders": {str(folder): catalog.count_below(folder) for folder in folders},
             "missing": [str(folder) for folder in folders if not folder.is_dir()],
-            "unmounted": unmounted,
-            "forgotten": [str(folder) for folder in catalog.paths("forgotten")],
-            "excluded": {str(folder): patterns for folder, patterns in catalog.excluded().items()},
+            "excluded": {str(folder): patterns for folder, patterns in folders.items() if patterns},
             "failures": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         }
     if options.json:
@@ -229,11 +214,8 @@ def run_status(options: argparse.Namespace):
     _print_line(f"{options.index}: {_count(status['files'], 'file')}, {status['bytes'] / 1e6:,.1f} MB")
     missing = "" if status["has_model"] else " (missing)"
     _print_line(f"model: {model}{missing}; vectors: int8, {status['dimension']} dimensions")
-    notes = dict.fromkeys(status["missing"], " (missing)") | dict.fromkeys(unmounted, " (its disk is not mounted)")
-    for folder, files in (status["folders"] | unmounted).items():
-        _print_line(f"{files:9,}  {folder}{notes.get(folder, '')}")
-    for folder in status["forgotten"]:
-        _print_line(f"left out: {folder}")
+    for folder, files in status["folders"].items():
+        _print_line(f"{files:9,}  {folder}{' (missing)' if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
         _print_line(f"left out of {folder}: {', '.join(patterns)}")
     for cause, number in status["failures"].items():

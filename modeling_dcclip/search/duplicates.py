@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.files import distinct_files
-from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.catalog import File, distinct_files
+from modeling_dcclip.search.index import OUTDATED, Index
 from modeling_dcclip.search.indexing import Progress
 from modeling_dcclip.search.query import QueryWarning
 
@@ -54,22 +53,18 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
     files: dict[int, list[File]] = {}
     with index.catalog.reading():
         indexed = index.catalog.files()
-        rows = np.unique(np.array([file.row for file in indexed], np.int64))
+        current = [file for file in indexed if file.state.is_current()]
+        for file in current:
+            files.setdefault(file.row, []).append(file)
+        rows = np.array(sorted(files), np.int64)
         codes, scales = index.store.read_codes(rows)
-    current = index.catalog.current(indexed)
-    for file in current:
-        files.setdefault(file.row, []).append(file)
     if left_out := len(indexed) - len(current):
-        cause = "gone or changed since they were indexed. Run dcclip index"
-        message = f"left out: {left_out:,} of {len(indexed):,} files, {cause}"
-        warnings.warn(message, QueryWarning, stacklevel=2)
-    is_current = np.isin(rows, list(files))
-    rows, codes, scales = rows[is_current], codes[is_current], scales[is_current]
+        warnings.warn(f"left out: {OUTDATED.format(left_out)}", QueryWarning, stacklevel=2)
     groups = []
     for positions in _group(codes, scales, threshold, progress):
-        group = [Duplicate(file.path, score) for position, score in positions for file in files[int(rows[position])]]
-        if len(group) > 1:
-            groups.append([group[position] for position in distinct_files([each.path for each in group])])
+        scored = {file: score for position, score in positions for file in files[int(rows[position])]}
+        if len(scored) > 1:
+            groups.append([Duplicate(file.path, scored[file]) for file in distinct_files([*scored])])
     return [group for group in groups if len(group) > 1]
 
 

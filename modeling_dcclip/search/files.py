@@ -1,16 +1,11 @@
-"""Image files below folders, and the state of a file.
-
-Folders are walked in the order of their names. A directory that several symbolic links of a folder lead to is walked
-once, so loops end. Hidden and system directories are skipped.
-"""
+"""Image files below a folder, and the state of a file."""
 
 import hashlib
 import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,10 +13,6 @@ from pathlib import Path
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2"}
     | {".heic", ".heif", ".hif", ".avif"}
-)
-RAW_EXTENSIONS = frozenset(
-    {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
-    | {".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
@@ -31,7 +22,7 @@ class FileState:
     """What tells whether a file is unchanged.
 
     Args:
-        path: Absolute path, as the bytes that the operating system uses.
+        path: Absolute path, as the bytes that the operating system uses, or the name of an image in a collection.
         size: Size in bytes.
         mtime_ns: Time of the last modification, in nanoseconds since 1970.
     """
@@ -51,43 +42,36 @@ class FileState:
         return cls(path, status.st_size, max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)))
 
     def is_current(self) -> bool:
-        """Whether the file is there and has not changed."""
+        """Whether the file is there and has not changed. An image of a collection is always current."""
         try:
-            return FileState.of(self.path, os.stat(self.path)) == self
+            return not os.path.isabs(self.path) or FileState.of(self.path, os.stat(self.path)) == self
         except OSError:
             return False
 
 
 @dataclass
 class Walk:
-    """A walk over folders; iterate over it for the files.
+    """A walk over a folder in the order of names; iterate over it for the image files.
+
+    Symbolic links are followed, and each directory is walked once, so loops end. Hidden and system directories are
+    skipped.
 
     Args:
-        folders: Folders to walk.
-        skipped: Absolute paths of directories inside them that are left out.
-        excluded: Patterns of files and directories that are left out, by the folder that they are in.
-        unreadable: Absolute paths of directories that could not be read, filled by the walk.
-        dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
-        mounts: Absolute paths of directories at which a disk is mounted, filled by the walk.
-        others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
-        matched: Patterns of `excluded` that left something out, filled by the walk.
+        folder: Absolute path.
+        excluded: Patterns of what is left out, from `patterns_of`.
+        unreadable: Paths that may be directories and cannot be read, filled by the walk.
+        others: Number of other files by their extension in lower case, filled by the walk.
+        matched: Patterns that left something out, filled by the walk.
     """
 
-    folders: list[Path]
-    skipped: frozenset[bytes] = frozenset()
-    excluded: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    folder: Path
+    excluded: Sequence[str] = ()
     unreadable: list[bytes] = field(default_factory=list)
-    dangling: list[bytes] = field(default_factory=list)
-    mounts: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     matched: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FileState]:
-        for folder in self.folders:
-            yield from self._walk(os.fsencode(folder.absolute()))
-
-    def _walk(self, folder: bytes) -> Iterator[FileState]:
-        waiting, visited = [folder], self._skipped_below(folder)
+        waiting, visited = [os.fsencode(self.folder)], set[tuple[int, int]]()
         while waiting:
             path = waiting.pop()
             try:
@@ -100,63 +84,41 @@ class Walk:
             except OSError:
                 self.unreadable.append(path)
                 continue
-            if is_mount(path):
-                self.mounts.append(path)
             below = []
             for entry in inside:
-                if is_hidden(entry.name):
+                if is_hidden(entry.name) or self._is_excluded(entry.path):
                     continue
+                extension = extension_of(entry.name)
                 try:
-                    if entry.path in self.skipped or self.is_excluded(entry.path):
-                        continue
-                    if entry.is_dir():
-                        below.append(entry.path)
-                        continue
-                    is_image = _is_image(entry.name)
-                    status = entry.stat() if is_image or entry.is_symlink() else None
-                except OSError:  # such as a symbolic link in a circle, or one to a missing file
-                    self.dangling.append(entry.path)
+                    status = entry.stat()
+                except OSError:  # such as a link to a directory on a disk that is not mounted
+                    if extension not in EXTENSIONS:
+                        self.unreadable.append(entry.path)
                     continue
-                if not is_image:
-                    self.others[extension_of(entry.name)] += 1
-                elif status is not None and stat.S_ISREG(status.st_mode):
+                if stat.S_ISDIR(status.st_mode):
+                    below.append(entry.path)
+                elif stat.S_ISREG(status.st_mode) and extension in EXTENSIONS:
                     yield FileState.of(entry.path, status)
+                else:
+                    self.others[extension] += 1
             waiting += reversed(below)
 
-    def is_excluded(self, path: bytes) -> bool:
-        """Whether a pattern leaves a path out."""
-        found = False
-        for folder, patterns in self.excluded.items():
-            start = with_separator(os.fsencode(folder))
-            if not path.startswith(start):
-                continue
-            below = search_text(path[len(start) :]).replace(os.sep, "/")
-            name = below.rpartition("/")[2]
-            for pattern in patterns:
-                glob = pattern.rstrip("/").replace("[", "[[]")
-                is_match = fnmatchcase(below if "/" in pattern else name, glob.lstrip("/"))
-                if is_match or (glob.startswith("/") and fnmatchcase(search_text(path).replace(os.sep, "/"), glob)):
-                    self.matched.add(pattern)
-                    found = True
-        return found
-
-    def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
-        """Device and inode of the skipped directories below a folder, because links may lead to them as well."""
-        found = set()
-        for path in self.skipped:
-            with suppress(OSError):
-                if path.startswith(with_separator(folder)):
-                    status = os.stat(path)
-                    found.add((status.st_dev, status.st_ino))
-        with suppress(OSError):  # a link may lead back to the folder itself
-            status = os.stat(folder)
-            found.discard((status.st_dev, status.st_ino))
-        return found
+    def _is_excluded(self, path: bytes) -> bool:
+        whole = search_text(path).replace(os.sep, "/")
+        below = search_text(path[len(with_separator(os.fsencode(self.folder))) :]).replace(os.sep, "/")
+        for pattern in self.excluded:
+            glob = pattern.rstrip("/").replace("[", "[[]")
+            is_match = fnmatchcase(below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/"))
+            if is_match or (glob.startswith("/") and fnmatchcase(whole, glob)):
+                self.matched.add(pattern)
+                return True
+        return False
 
 
-def is_mount(path: bytes) -> bool:
-    """Whether a disk is mounted at a directory, or at the one that a link leads to."""
-    return os.path.ismount(os.path.realpath(path))
+def patterns_of(texts: Sequence[str]) -> list[str]:
+    """Non-empty patterns in the normal form of paths."""
+    plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
+    return [pattern for pattern in (search_text(os.fsencode(text)) for text in plain) if pattern.strip("/")]
 
 
 def search_text(path: bytes) -> str:
@@ -175,29 +137,6 @@ def is_hidden(name: str | bytes) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
-def _is_image(name: bytes) -> bool:
-    return extension_of(name) in EXTENSIONS
-
-
 def extension_of(name: bytes) -> str:
     """Extension of a file in lower case, with its dot; empty without one."""
     return os.path.splitext(os.fsdecode(name))[1].lower()
-
-
-def distinct_files(paths: Sequence[str]) -> list[int]:
-    """Positions of one path per file, in order. Links to a file are not copies, and missing files do not count."""
-    chosen: dict[tuple[int, int], int] = {}
-    nowhere = []
-    for position in sorted(range(len(paths)), key=lambda position: _is_linked(paths[position])):
-        try:
-            found = os.stat(paths[position])
-        except (OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
-            nowhere.append(position)
-            continue
-        chosen.setdefault((found.st_dev, found.st_ino), position)
-    return sorted(chosen.values() or nowhere)
-
-
-def _is_linked(path: str) -> tuple[bool, bool]:
-    """Whether a path leads over a symbolic link, and whether its last part is one."""
-    return os.path.realpath(path) != path, os.path.islink(path)

@@ -11,7 +11,6 @@ An index is a folder with a manifest, a catalog of files and their vectors: see 
 """
 
 import os
-import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import File, Filter
-from modeling_dcclip.search.files import distinct_files
+from modeling_dcclip.search.catalog import File, Filter, distinct_files
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -39,6 +37,8 @@ from modeling_dcclip.search.manifest import (
 )
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.query import QueryWarning, embed_query
+
+OUTDATED = "{:,} files that are gone or have changed since they were indexed. Run dcclip index"
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class Index:
     def _load(self, manifest: dict[str, Any]):
         self.manifest = manifest
         self.space = Space(**manifest["space"])
-        with _full_disk_reported(self.folder):
-            self.catalog, self.store = open_data(self.folder, manifest)
+        self.catalog, self.store = open_data(self.folder, manifest)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
 
@@ -139,7 +138,7 @@ class Index:
             )
         index = cls(folder, manifest, model, model_id)
         if model is not None:
-            index.check_model()
+            _ = index.runtime
         return index
 
     def close(self):
@@ -171,7 +170,7 @@ class Index:
                         "with dcclip index --upgrade FOLDER."
                     )
                 if self._model is None and self.space.files != space.files:
-                    message = f"the files of the model {str(runtime.folder)!r} have changed since it wrote the index"
+                    message = f"the files of {str(runtime.folder)!r} have changed since it wrote the index"
                     warnings.warn(message, QueryWarning, stacklevel=3)
                 self._runtime, self._map = found
             return self._runtime
@@ -179,14 +178,10 @@ class Index:
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
         """Find out how a model searches the index.
 
-        Args:
-            runtime: The model.
-            space: Its embedding space.
-
         Returns:
-            The model, with as many dimensions as the index if it can be truncated, and the map from its space to that
-            of the index, (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their
-            embeddings cannot be compared.
+            The model, truncated to the dimensions of the index, and the map from its space to that of the index,
+            (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their embeddings
+            cannot be compared.
         """
         rotations, dimension = self.space.rotations(space), self.space.dimension
         if rotations is None or space.dimension < dimension:
@@ -198,10 +193,6 @@ class Index:
         if ours is None or theirs is None or len(ours) != space.dimension or len(theirs) != space.dimension:
             return None  # the rotation is not known, or the model is truncated
         return runtime, (theirs.T @ ours)[:, :dimension]
-
-    def check_model(self):
-        """Load the model."""
-        _ = self.runtime
 
     def add(
         self, *folders: str | Path, progress: Progress | None = None, exclude: Sequence[str] | None = None
@@ -221,14 +212,12 @@ class Index:
 
         Raises:
             ValueError: A named folder, or all of them, do not exist or have no images, another process writes to the
-                index, or the model is not the one that wrote the index.
+                index, or the model does not give the embeddings of the index.
             OSError: The disk is full or cannot be written. What was committed stays.
         """
-        chosen = [Path(folder) for folder in folders] or self.catalog.folders()
-        if not chosen:
+        named = [Path(folder) for folder in folders]
+        if not named and not self.catalog.folders():
             raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
-        if exclude is not None and not folders:
-            raise ValueError("exclude: got no folder. Name the folders that the patterns are for.")
         runtime = self.runtime
         if change := Space.of(runtime).change(self.space):
             raise ValueError(
@@ -241,30 +230,24 @@ class Index:
             if not (Path(self.manifest["model_folder"]) / "config.json").is_file():  # it has moved
                 self.manifest = read_manifest(self.folder) | {"model_folder": str(runtime.folder.absolute())}
                 write_manifest(self.folder, self.manifest)
-            return update(self.catalog, self.store, runtime, chosen, progress, not folders, exclude)
+            return update(self.catalog, self.store, runtime, named, progress, exclude)
 
     def forget(self, folder: str | Path) -> int:
-        """Remove a folder of photographs, and all below it, from the index. No photograph is touched.
-
-        A folder inside an indexed one stays out of the index until it is added by its own name. A path over symbolic
-        links names the same folder.
+        """Remove an indexed folder. No photograph is touched. A path over symbolic links names the same folder.
 
         Returns:
             Number of files that left the index.
 
         Raises:
-            ValueError: The folder is not in the index, or another process writes to it.
+            ValueError: The folder is not one of those that were indexed, or another process writes to the index.
         """
-        path = Path(os.path.abspath(folder))
-        known, real = self.catalog.folders(), path.resolve()
-        roots = [(each, each.resolve()) for each in known]
-        inside = [each / real.relative_to(root) for each, root in roots if real.is_relative_to(root)]
-        for each in (path, real, *inside):
-            if self.catalog.count_below(each) or any(each in (other, *other.parents) for other in known):
+        path, known = Path(os.path.abspath(folder)), self.catalog.folders()
+        for each in known:
+            if path == each or path.resolve() == each.resolve():
                 with self.writing():
                     return self.catalog.forget_folder(each)
-        names = ", ".join(map(str, known)) or "none"
-        raise ValueError(f"folder: {str(path)!r} is not in the index, which has {names}.")
+        hint = "To leave out a folder inside one, pass --exclude."
+        raise ValueError(f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. {hint}")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -301,18 +284,26 @@ class Index:
             ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
 
         Warns:
-            QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has
-                characters or words that are not in its vocabulary. Files of the results are gone or have changed.
+            QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
+                Files of the results are gone or have changed.
         """
         chosen = Filter(after, before, path)
         self.refresh()
-        edge = self.runtime.preprocess.edge
-        examples = [image if isinstance(image, Image.Image) else _read_example(image, edge) for image in images]
+        examples = [image if isinstance(image, Image.Image) else self._read_example(image) for image in images]
         query = embed_query(self.runtime, texts, without, examples)
         if self._map is not None:
             query = query @ self._map
             query /= np.linalg.norm(query)
         return self.search_vector(query, top, chosen)
+
+    def _read_example(self, path: str | Path) -> Image.Image:
+        """Read an example image exactly as photographs are indexed."""
+        try:
+            image = read_photo(os.fsencode(path), lambda digest: False, self.runtime.preprocess.edge).image
+        except UnreadablePhotoError as error:
+            raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
+        assert image is not None  # no content is known
+        return image
 
     def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
         """Find photographs by an embedding.
@@ -336,10 +327,9 @@ class Index:
             count = self.catalog.num_rows
             rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
             files = self.catalog.files_of_rows(rows, chosen)
-        found = [_distinct(files[int(row)]) for row in rows]
-        if outdated := len(found) - len(self.catalog.current(first for first, *_ in found)):
-            message = f"gone or changed since they were indexed: {outdated:,} of these files. Run dcclip index"
-            warnings.warn(message, QueryWarning, stacklevel=3)
+        found = [distinct_files(files[int(row)]) for row in rows]
+        if outdated := sum(not first.state.is_current() for first, *_ in found):
+            warnings.warn("among them " + OUTDATED.format(outdated), QueryWarning, stacklevel=3)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
         return [_hit(each, float(score)) for each, score in zip(found, scores, strict=True)]
 
@@ -384,39 +374,16 @@ class Index:
             QueryWarning: Files are left out that are gone, or that have changed since they were indexed.
         """
         self.refresh()
-        number = top
-        while True:
-            files = self.catalog.files(number)
-            current = self.catalog.current(files)
-            if len(current) >= top or len(files) < number:
-                break
-            number *= 8
+        files = self.catalog.files(top)
+        current = [file for file in files if file.state.is_current()]
         if len(current) < len(files):
-            cause = "gone or have changed since they were indexed. Run dcclip index"
-            warnings.warn(f"left out: files that are {cause}", QueryWarning, stacklevel=2)
-        return [_hit([file], 0.0) for file in current[:top]]
-
-
-def _distinct(files: Sequence[File]) -> Sequence[File]:
-    """The files of one content, without links to them, and without missing files unless all are missing."""
-    if len(files) == 1:
-        return files
-    return [files[position] for position in distinct_files([file.path for file in files])]
+            warnings.warn("left out: " + OUTDATED.format(len(files) - len(current)), QueryWarning, stacklevel=2)
+        return [_hit([file], 0.0) for file in current]
 
 
 def _hit(files: Sequence[File], score: float) -> Hit:
     first, *others = files
     return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id, first.state.version)
-
-
-def _read_example(path: str | Path, edge: int | None) -> Image.Image:
-    """Read an example image exactly as photographs are indexed."""
-    try:
-        image = read_photo(os.fsencode(path), lambda digest: False, edge).image
-    except UnreadablePhotoError as error:
-        raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
-    assert image is not None  # no content is known
-    return image
 
 
 def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
@@ -427,11 +394,3 @@ def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = No
         raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
     # one thread a session: images are embedded side by side
     return Runtime(model, threads=1, truncate_dim=truncate_dim)
-
-
-@contextmanager
-def _full_disk_reported(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise OSError(f"index: cannot open {str(folder)!r} ({error}). Free some space or check the disk.") from error

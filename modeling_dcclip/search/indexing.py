@@ -13,20 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
-from modeling_dcclip.search.files import RAW_EXTENSIONS, FileState, Walk, search_text
+from modeling_dcclip.search.files import FileState, Walk, patterns_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.vectors import VectorStore
 
 COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
-
 SHOWN_EXTENSIONS = 5  # of files that are not indexed
+MIN_COSINE = 0.99  # of the stored and the new embedding of a photograph; processors differ in the last bits
 
 Progress = Callable[[int, int], None]
 
@@ -45,10 +46,9 @@ class Report:
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
-        missing: Folders of the index that do not exist or have no images now, and directories below at which a disk
-            was mounted that is not there now. What the index has of them stays.
+        missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
-        raw: Number of raw photographs, which are not indexed, by their extension.
+        others: Number of files of other types, which are not indexed, by their extension.
         unmatched: Patterns of what stays out, named for this run, that matched nothing.
         seconds: Duration of the run, in seconds.
     """
@@ -63,7 +63,7 @@ class Report:
     unreadable: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     repaired: int = 0
-    raw: dict[str, int] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
     unmatched: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -79,169 +79,147 @@ class Outcome:
     vector: np.ndarray | None = None  # embedding, (D,) float32; None if the content is known
     failure: UnreadablePhotoError | None = None  # why it could not be read
 
-    @property
-    def needs_vector(self) -> bool:
-        """Whether the file relies on a vector that the index has."""
-        return self.failure is None and self.vector is None
-
 
 def update(
     catalog: Catalog,
     store: VectorStore,
     runtime: Runtime,
-    folders: list[Path],
+    named: Sequence[Path] = (),
     progress: Progress | None = None,
-    skip_missing: bool = False,
     exclude: Sequence[str] | None = None,
 ) -> Report:
-    """Bring an index up to date. The caller holds the lock of the index."""
+    """Bring an index up to date with folders, by default with its own. The caller holds the lock of the index.
+
+    A folder inside an indexed one updates that one. A folder around indexed ones takes their place.
+    """
     began = time.monotonic()
+    require_folders(named)
     recorded = catalog.folders()
-    missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []
-    folders = _as_recorded(outermost([each for each in folders if each not in missing] or folders), recorded)
-    forgotten = _still_forgotten(catalog, folders)
-    excluded = _excluded(catalog, folders, exclude)
-    required = [] if skip_missing else folders
     lost = np.setdiff1d(store.lost_rows(catalog.num_rows), catalog.free_rows())
-    report = Report(repaired=catalog.drop_damaged(lost, {*folders, *recorded}))
-    if report.repaired:  # of any folder
-        folders = _as_recorded(outermost([*folders, *filter(Path.is_dir, recorded)]), recorded)
-    walk = Walk(folders, frozenset(map(os.fsencode, forgotten)), excluded)
-    report.found, report.unchanged, pending = catalog.compare(walk)
-    empty = _without_images(catalog, folders, required)
-    folders = [folder for folder in folders if folder not in empty]
-    unmounted = _unmounted(catalog, folders, walk.mounts)
-    catalog.add_folders(folders)
-    catalog.set_paths("forgotten", forgotten)
+    report = Report(repaired=catalog.drop_damaged(lost))
+    missing = [folder for folder in recorded if not folder.is_dir()]
+    outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
+    inside = [_indexed_path(folder, outermost) for folder in named]
+    folders = [
+        folder
+        for folder in outermost.values()
+        if not named or report.repaired or any(each.is_relative_to(folder) for each in inside)
+    ]
+    replaced = [
+        folder
+        for folder in recorded
+        if folder not in (*missing, *outermost.values())
+        and any(_indexed_path(folder, outermost).is_relative_to(each) for each in folders)
+    ]
+    _require_patterns(exclude, {folder: recorded[folder] for folder in replaced}, {*inside} - {*folders})
+    excluded = {each: recorded.get(each, []) for each in folders}
     if exclude is not None:
-        catalog.set_excluded(excluded)
+        excluded |= dict.fromkeys(inside or folders, patterns_of(exclude))
+    walks = [Walk(folder, patterns) for folder, patterns in excluded.items()]
+    report.found, report.unchanged, pending = catalog.compare(chain.from_iterable(walks))
+    empty = [folder for folder in folders if not catalog.count_seen(folder)]
+    without = [folder for folder in inside if not catalog.count_seen(folder)]
+    if without or len(empty) == len(folders):
+        folder = (without or empty or missing)[0]
+        raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
+    empty += [folder for folder in replaced if not catalog.count_seen(_indexed_path(folder, outermost))]
+    replaced = [folder for folder in replaced if folder not in empty]
+    catalog.set_folders({folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded)
+    if pending:
+        _check_model(catalog, store, runtime)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
-    _forget_aliases(catalog, folders, recorded)
-    # a link that led to a directory leads there again when its disk is mounted
-    walk.unreadable += [path for path in walk.dangling if catalog.count_below(Path(os.fsdecode(path)))]
-    report.removed, report.moved = catalog.remove_missing(folders, [*walk.unreadable, *map(os.fsencode, unmounted)])
+    unreadable = [path for walk in walks for path in walk.unreadable]
+    kept = [*unreadable, *map(os.fsencode, [*missing, *empty])]
+    report.unreadable = [
+        os.fsdecode(path) for path in unreadable if os.path.isdir(path) or catalog.count_below(Path(os.fsdecode(path)))
+    ]
+    report.removed, report.moved = catalog.remove_missing([*folders, *replaced], kept)
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
-    report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty, *unmounted]))
-    report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
-    report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= walk.matched]
-    report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
+    report.failures = catalog.failures()
+    report.missing = sorted(str(folder) for folder in [*missing, *empty] if not named or folder in folders)
+    matched = {pattern for walk in walks for pattern in walk.matched}
+    report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= matched]
+    report.others = sum((walk.others for walk in walks), Counter())
     report.seconds = time.monotonic() - began
     return report
 
 
-def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> list[Path]:
-    """Directories below the folders at which a disk was mounted that is not there now, and files are missing."""
-    recorded = catalog.paths("mount")
-    inside = [path for path in recorded if {path, *path.parents} & {*folders}]
-    unmounted = [path for path in catalog.unmounted(inside) if catalog.count_missing(path)]
-    outside = {*recorded} - {*inside}
-    catalog.set_paths("mount", {*outside, *unmounted, *(Path(os.fsdecode(path)) for path in mounts)})
-    return unmounted
-
-
-def outermost(folders: Iterable[Path]) -> list[Path]:
-    """Absolute paths of the folders that are inside no other one, sorted."""
+def _outermost(folders: Iterable[Path]) -> dict[Path, Path]:
+    """The folders that are inside no other one, by their real paths. Of several paths to a folder the first counts."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        if not folder.is_dir():
-            kind = (
-                "is a file; name its folder"
-                if folder.exists()
-                else "does not exist. If it is on a disk, mount it. To remove it from the index, pass --forget"
-            )
-            raise ValueError(f"folder: {str(folder)!r} {kind}.")
         found.setdefault(folder.resolve(), Path(os.path.abspath(folder)))
-    return sorted(path for real, path in found.items() if not set(real.parents) & set(found))
+    return {real: path for real, path in sorted(found.items()) if not {*real.parents} & {*found}}
 
 
-def _as_recorded(folders: list[Path], recorded: list[Path]) -> list[Path]:
-    """The folders by the paths that the index has for them, because several paths may lead to one folder."""
-    known = {folder.resolve(): folder for folder in reversed(recorded)}
-    return sorted(folder if folder in recorded else known.get(folder.resolve(), folder) for folder in folders)
+def _indexed_path(folder: Path, outermost: Mapping[Path, Path]) -> Path:
+    """The path of a folder below the outermost one that it is in."""
+    real = folder.resolve()
+    return next(path / real.relative_to(each) for each, path in outermost.items() if real.is_relative_to(each))
 
 
-def _forget_aliases(catalog: Catalog, folders: list[Path], recorded: list[Path]):
-    """Remove the recorded folders whose photographs the index has under the paths of other folders now."""
-    covered = {folder.resolve() for folder in folders}
-    for folder in recorded:
-        is_covered = folder.is_dir() and covered & {folder.resolve(), *folder.resolve().parents}
-        if is_covered and not {folder, *folder.parents} & {*folders}:
-            catalog.forget_folder(folder)
-
-
-def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
-    """Folders that stay out of the index, without those that are added by their own name now."""
-    forgotten = [folder for folder in catalog.paths("forgotten") if folder not in folders]
-    for folder in folders:
-        for each in forgotten:
-            if each in folder.parents:
-                raise ValueError(
-                    f"folder: {str(folder)!r} is inside {str(each)!r}, which was removed with --forget. Index "
-                    f"{str(each)!r} again first."
-                )
-    return forgotten
-
-
-def patterns_of(texts: Sequence[str]) -> list[str]:
-    """Non-empty patterns in the normal form of paths."""
-    plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
-    return [pattern for pattern in (search_text(os.fsencode(text)) for text in plain) if pattern.strip("/")]
-
-
-def _excluded(catalog: Catalog, folders: list[Path], exclude: Sequence[str] | None) -> dict[Path, list[str]]:
-    """Exclusion patterns by folder, updated for the folders of this run."""
-    excluded = catalog.excluded()
-    if exclude is not None:
-        excluded |= {folder: patterns_of(exclude) for folder in folders}
-    walk = Walk(folders, excluded=excluded)
-    for folder in folders:
-        if any(walk.is_excluded(os.fsencode(path)) for path in (folder, *folder.parents)):
-            raise ValueError(  # the next update would remove it again
-                f"folder: {str(folder)!r} is inside a folder that was indexed with --exclude, and a pattern leaves it "
-                "out. Index that folder again with other patterns first."
+def _require_patterns(exclude: Sequence[str] | None, replaced: Mapping[Path, list[str]], inside: set[Path]):
+    """Refuse to change the patterns of a folder that was not named, because what they leave out may be private."""
+    if exclude is not None and inside:
+        raise ValueError(f"exclude: {str(min(inside))!r} is inside an indexed folder. Name that folder instead.")
+    for folder, patterns in replaced.items():
+        if patterns and exclude is None:
+            raise ValueError(
+                f"exclude: {str(folder)!r} was indexed without {', '.join(patterns)}. Repeat the patterns for the new "
+                "folder, or pass an empty one."
             )
-    return excluded
 
 
-def _without_images(catalog: Catalog, folders: list[Path], required: list[Path]) -> list[Path]:
-    """Folders that have no images."""
-    causes = {folder: cause for folder in folders if (cause := _lacks_images(catalog, folder))}
-    if causes and (len(causes) == len(folders) or {*causes} & {*required}):
-        raise ValueError(next(iter(causes.values())))
-    return [*causes]
+def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = None):
+    """Refuse paths that are not folders and, with patterns, folders without images."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(_lacks_images(folder))
+        if exclude is not None and next(iter(Walk(folder.absolute(), patterns_of(exclude))), None) is None:
+            raise ValueError(_lacks_images(folder))
 
 
-def _lacks_images(catalog: Catalog, folder: Path) -> str | None:
-    """Message about an empty folder: perhaps a disk is not mounted, and nothing must leave the index."""
-    if catalog.count_seen(folder):
-        return None
-    if indexed := catalog.count_below(folder):
-        return (
-            f"folder: {str(folder)!r} has no images now, and the index has {indexed} from it. If it is on a disk, "
-            "mount it. To remove them from the index, pass --forget."
-        )
-    return _no_images(folder)
-
-
-def require_images(folders: Iterable[Path], exclude: Sequence[str] = ()):
-    """Refuse folders that make no index, before one is created."""
-    for folder in outermost(folders):
-        if next(iter(Walk([folder], excluded={folder: patterns_of(exclude)})), None) is None:
-            raise ValueError(_no_images(folder))
-
-
-def _no_images(folder: Path) -> str:
-    """Message about a folder without images, which names the files that it has."""
-    walk = Walk([folder])
-    found = len(list(walk))
-    if os.fsencode(folder) in walk.unreadable:
+def _lacks_images(folder: Path, indexed: int = 0) -> str:
+    """Message about a folder that is missing or has no images."""
+    hint = "If it is on a disk, mount it. To remove it from the index, pass --forget."
+    if folder.is_file():
+        return f"folder: {str(folder)!r} is a file; name its folder."
+    if not folder.is_dir():
+        return f"folder: {str(folder)!r} does not exist. {hint}"
+    walk = Walk(folder.absolute())
+    found = sum(1 for _ in walk)
+    if os.fsencode(walk.folder) in walk.unreadable:
         return f"folder: {str(folder)!r} cannot be read. Check its permissions."
+    if indexed and not found:
+        return f"folder: {str(folder)!r} has no images now, and the index has {indexed:,} from it. {hint}"
     others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
     if found:
-        others = f", apart from {found:,} that are excluded"
+        others = f", apart from {found:,} that are excluded or in hidden folders"
     formats = "JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF"
     return f"folder: {str(folder)!r} has no images ({formats}) in it{others}."
+
+
+def _check_model(catalog: Catalog, store: VectorStore, runtime: Runtime):
+    """Refuse a model that embeds a stored photograph differently: its files were replaced or damaged.
+
+    The fingerprints of the files were compared when they were opened; this checks what runs.
+    """
+    for path, row in catalog.unchanged(10):
+        try:
+            image = read_photo(path, lambda digest: False, runtime.preprocess.edge).image
+        except UnreadablePhotoError:
+            continue
+        assert image is not None  # no content is known
+        stored = store.read(np.array([row]))[0]
+        cosine = float(runtime.encode_images([image])[0] @ stored / np.linalg.norm(stored))
+        if not cosine >= MIN_COSINE:
+            raise ValueError(
+                f"model: {str(runtime.folder)!r} embeds {os.fsdecode(path)!r} differently than the index (cosine "
+                f"{cosine:.3f}), so its files are damaged or have changed. Restore them, or embed all photographs "
+                f"again: dcclip index --upgrade {runtime.folder}."
+            )
+        return
 
 
 def count_extensions(others: Mapping[str, int]) -> str:
@@ -315,7 +293,8 @@ def _commit(
     """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to."""
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
-        batch = [read(each.path) if each.needs_vector and not catalog.knows(each.digest) else each for each in batch]
+        is_lost = [each.state and each.vector is None and not catalog.knows(each.digest) for each in batch]
+        batch = [read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)]
         files = [each for each in batch if each.state is not None]
         unchanged = sum(catalog.has_content(each.path, each.digest) for each in files)
         embedded = enter(catalog, store, batch)

@@ -1,6 +1,6 @@
 """The folder of an index: its manifest, its lock, and the data that the manifest names.
 
-    manifest.json     format version, id, date, and embedding space (model, fingerprints, teacher, preprocessing)
+    manifest.json     format version, id, date, and embedding space (model, fingerprints, teacher)
     data-1/           catalog.sqlite (files, see catalog.py) and vectors/ (shards, see vectors.py)
 
 Data are written first, and come into force when the manifest is renamed.
@@ -9,11 +9,10 @@ Data are written first, and come into force when the manifest is renamed.
 import hashlib
 import json
 import os
-import re
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,25 +23,9 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.vectors import VectorStore
 
-FORMAT, VERSION = "dcclip-index", 2
-DATA_NAME, KEY = re.compile(r"data-\d{1,9}"), re.compile(r"[0-9a-f]{32}")
-MAX_DIMENSION = 2**16
+FORMAT, VERSION = "dcclip-index", 3
 MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
-UNFINISHED = ".unfinished.json"  # manifest of an index until its data are there
 WEIGHTS = "model*.safetensors"
-# fields of preprocessor_config.json that change pixels
-PREPROCESSING = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
 
 
 @dataclass(frozen=True)
@@ -52,10 +35,10 @@ class Space:
     Args:
         model: Hub id of the model, or its folder.
         weights: Fingerprint of its weights, 16 hexadecimal digits.
-        files: Fingerprint of the files that encode: both ONNX files and the tokenizer, 16 hexadecimal digits.
+        files: Fingerprint of the files that encode: both ONNX files, the tokenizer and the preprocessing, 16
+            hexadecimal digits.
         teacher: Hub id or folder of the teacher whose space it has; None if it has no teacher.
         dimension: Number of dimensions D of the embeddings.
-        preprocessing: Content of preprocessor_config.json.
         rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
         projection_dim: Number of dimensions before the embeddings were truncated.
     """
@@ -65,7 +48,6 @@ class Space:
     files: str
     teacher: str | None
     dimension: int
-    preprocessing: Mapping[str, Any]
     rotation: str | None
     projection_dim: int
 
@@ -77,23 +59,19 @@ class Space:
             model or str(runtime.folder.absolute()),
             # without model.safetensors, the ONNX files are all there is
             digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
-            digest_files([*files, runtime.folder / "tokenizer.json"]),
+            digest_files([*files, runtime.folder / "tokenizer.json", runtime.folder / "preprocessor_config.json"]),
             runtime.config.get("teacher"),
             runtime.dimension,
-            json.loads((runtime.folder / "preprocessor_config.json").read_text(encoding="utf-8")),
             runtime.config.get("rotation"),
             runtime.config["projection_dim"],
         )
 
     def change(self, other: "Space") -> str | None:
         """What gives an image a different embedding than in the other space; None if the embedding is the same."""
+        labels = {"files": "ONNX files, a tokenizer or preprocessing with fingerprint"}
         for name in ("weights", "dimension", "files"):
             if (found := getattr(self, name)) != (expected := getattr(other, name)):
-                label = {"files": "ONNX files or a tokenizer with fingerprint"}.get(name, name)
-                return f"{label} {found} instead of {expected}"
-        for field in PREPROCESSING:
-            if (found := self.preprocessing.get(field)) != (expected := other.preprocessing.get(field)):
-                return f"{field} {found} instead of {expected} in preprocessor_config.json"
+                return f"{labels.get(name, name)} {found} instead of {expected}"
         return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
@@ -133,21 +111,19 @@ def digest_files(files: list[Path]) -> str:
 
 def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any]:
     """Create an empty index, again if a process was killed while it created one."""
-    unfinished = folder / UNFINISHED
-    found = [path for path in folder.glob("*") if not path.name.startswith(".")]
-    # listed before these two are looked for: another process may be creating the index
-    if found and not unfinished.exists() and not (folder / MANIFEST).exists():
+    manifest = make_manifest(runtime, space, 1)
+    data = data_folder(folder, manifest)
+    found = [path for path in folder.glob("*") if not path.name.startswith(".") and path != data]
+    # listed before the manifest is looked for: another process may be creating the index
+    if found and not (folder / MANIFEST).exists():
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = make_manifest(runtime, space, 1)
     with write_lock(folder):
         if not (folder / MANIFEST).exists():  # else another process was faster
-            if unfinished.exists():  # a process was killed here
-                shutil.rmtree(folder / manifest["data"], ignore_errors=True)
-            write_manifest(folder, manifest, UNFINISHED)
+            shutil.rmtree(data, ignore_errors=True)  # of a process that was killed
             with closing(open_data(folder, manifest, create=True)[0]) as catalog:
                 store_rotation(catalog, runtime)
-            unfinished.replace(folder / MANIFEST)
+            write_manifest(folder, manifest)
     return read_manifest(folder)
 
 
@@ -156,17 +132,22 @@ def make_manifest(runtime: Runtime, space: Space, number: int) -> dict[str, Any]
     return {
         "format": FORMAT,
         "version": VERSION,
-        "id": uuid.uuid4().hex,
+        "id": uuid.uuid4().int % 2**32,  # which checksums depend on
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": f"data-{number}",
+        "data": number,
         "model_folder": str(runtime.folder.absolute()),
         "space": asdict(space),
     }
 
 
+def data_folder(folder: Path, manifest: dict[str, Any]) -> Path:
+    """Folder of the data that a manifest names."""
+    return folder / f"data-{manifest['data']}"
+
+
 def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> tuple[Catalog, VectorStore]:
     """Open the catalog and the vectors that a manifest names."""
-    data = folder / manifest["data"]
+    data = data_folder(folder, manifest)
     if create:
         data.mkdir(exist_ok=True)
     elif not (data / CATALOG).is_file() or not (data / CATALOG).stat().st_size:
@@ -174,24 +155,21 @@ def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> t
             f"index: {str(data / CATALOG)!r} is missing or empty, and the manifest names it. Restore it, or remove "
             f"{str(folder)!r} and index the photographs again."
         )
-    key = int(manifest["id"][:8], 16)
+    key = manifest["id"]
     return Catalog(data / CATALOG, key), VectorStore(data / VECTORS, manifest["space"]["dimension"], key)
 
 
 def store_rotation(catalog: Catalog, runtime: Runtime):
     """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder."""
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
-        catalog.store_rotation(runtime.rotation)
+        catalog.rotation = runtime.rotation
 
 
 def remove_stale_data(folder: Path):
     """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
-    named = {read_manifest(folder)["data"]}
-    if (folder / UPGRADE).is_file():
-        named.add(read_manifest(folder, UPGRADE)["data"])
-    for data in folder.glob("data-*"):
-        if data.name not in named:
-            shutil.rmtree(data, ignore_errors=True)
+    named = [read_manifest(folder, name) for name in (MANIFEST, UPGRADE) if (folder / name).is_file()]
+    for data in {*folder.glob("data-*")} - {data_folder(folder, manifest) for manifest in named}:
+        shutil.rmtree(data, ignore_errors=True)
 
 
 @contextmanager
@@ -206,52 +184,45 @@ def write_lock(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
             ) from error
+        cause = error.__cause__ or error  # of an error that the catalog has reported
         raise OSError(
-            f"index: cannot write to {str(folder)!r} ({error}). What was indexed before is intact. Free some space or "
+            f"index: cannot write to {str(folder)!r} ({cause}). What was indexed before is intact. Free some space or "
             "check the disk, and run the same command again."
         ) from error
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], name: str = MANIFEST):
-    """Write a manifest atomically."""
+    """Write a manifest atomically, with a checksum of its other fields."""
     scratch = folder / f".{name}.{os.getpid()}"
     with scratch.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, ensure_ascii=False, indent=1)
+        json.dump(manifest | {"checksum": _checksum(manifest)}, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(folder / name)
 
 
 def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
-    """Read a manifest."""
+    """Read a manifest.
+
+    Raises:
+        ValueError: It is damaged, or of a different version.
+    """
+    hint = f"Remove {str(folder)!r} and index the photographs again, or choose a new folder with --index."
     try:
         manifest = json.loads((folder / file).read_text(encoding="utf-8"))
-        name, version = manifest["format"], manifest["version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}).") from error
-    if name != FORMAT or version != VERSION:
+        found, checksum = (manifest["format"], manifest["version"]), manifest.pop("checksum", None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}). {hint}") from error
+    if found != (FORMAT, VERSION):
         raise ValueError(
-            f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "
-            f"Remove {str(folder)!r} and index the photographs again, or choose a new folder with --index."
+            f"index: {str(folder)!r} has format {found[0]!r} version {found[1]}, expected {FORMAT!r} version "
+            f"{VERSION}. {hint}"
         )
-    if damaged := _damaged_fields(manifest):
-        raise ValueError(
-            f"index: {str(folder / file)!r} is damaged ({', '.join(damaged)}). Restore it, or choose a new "
-            "folder with --index."
-        )
+    if checksum != _checksum(manifest):
+        raise ValueError(f"index: {str(folder / file)!r} is damaged or was edited. Restore it. {hint}")
     return manifest
 
 
-def _damaged_fields(manifest: dict[str, Any]) -> list[str]:
-    """Fields of a manifest whose value cannot be right. A folder of the data elsewhere would be written to."""
-    patterns = {"data": DATA_NAME, "id": KEY, "model_folder": re.compile(".*", re.S)}
-    damaged = [name for name, each in patterns.items() if not each.fullmatch(str(manifest.get(name)))]
-    if not isinstance(manifest.get("model_folder"), str):
-        damaged.append("model_folder")
-    try:
-        space = Space(**manifest["space"])
-        if type(space.dimension) is not int or not 1 <= space.dimension <= MAX_DIMENSION:
-            damaged.append("space.dimension")
-    except (TypeError, KeyError):
-        damaged.append("space")
-    return damaged
+def _checksum(manifest: dict[str, Any]) -> str:
+    content = json.dumps(manifest, sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,23 +1,20 @@
-"""Read photographs with their digests and dates, make thumbnails, and write contact sheets."""
+"""Read photographs with their digests and dates, and make thumbnails."""
 
-import base64
 import hashlib
 import io
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.files import FileState, extension_of
+from modeling_dcclip.search.files import EXTENSIONS, FileState, extension_of
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
@@ -25,22 +22,6 @@ WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest 
 MAX_SHOWN_PIXELS = 30_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
-SHEET = """<!DOCTYPE html>
-<html lang="zh"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 14px system-ui, sans-serif; margin: 1rem; }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }}
-img {{ width: 100%; height: 200px; object-fit: contain; background: #8882; }}
-figcaption {{ overflow-wrap: anywhere; }}
-</style>
-<h1>{title}</h1>
-<main>
-{figures}
-</main></html>
-"""
 
 
 class UnreadablePhotoError(ValueError):
@@ -82,18 +63,21 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     Raises:
         UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
     """
+    extension = extension_of(path)
+    if extension in EXTENSIONS and lacks_plugin(extension):
+        cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
+        raise UnreadablePhotoError(cause, is_lasting=False)
     for _ in range(ATTEMPTS):
         failure = taken = image = None
         try:
             _require_file(path)
             with open(path, "rb") as file:
                 before = os.fstat(file.fileno())
-                _check_plugin(file, path)
                 source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
                 digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
                 if not is_known(digest):
                     try:
-                        taken, image = decode_photo(source, edge, path)
+                        taken, image = decode_photo(source, edge)
                     except UnreadablePhotoError as error:
                         failure = error
                 after = os.stat(path)
@@ -109,7 +93,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
 
 
 def decode_photo(
-    file: BinaryIO, edge: int | None = None, path: bytes = b"", max_pixels: int | None = None
+    file: BinaryIO, edge: int | None = None, max_pixels: int | None = None
 ) -> tuple[str | None, Image.Image]:
     """Decode an open image file."""
     file.seek(0)
@@ -124,7 +108,7 @@ def decode_photo(
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        raise _unidentified(path) from error
+        raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
     except MemoryError as error:
         raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
@@ -138,7 +122,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     try:
         _require_file(name)
         with open(name, "rb") as file:
-            _, image = decode_photo(file, edge, name, MAX_SHOWN_PIXELS)
+            _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS)
     except OSError as error:
         raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
     image.thumbnail((edge, edge))
@@ -148,54 +132,10 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     return content.getvalue()
 
 
-def write_contact_sheet(hits: Sequence[tuple[str, float]], title: str, path: Path):
-    """Write search results with thumbnails to one self-contained HTML file, atomically."""
-    title = os.fsencode(title).decode("utf-8", "replace")  # it may have the name of an example image
-    sheet = SHEET.format(title=escape(title), figures="\n".join(_figure(*hit) for hit in hits))
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(sheet, encoding="utf-8")
-    scratch.replace(path)
-
-
-def _figure(path: str, score: float) -> str:
-    try:
-        source = f"data:image/jpeg;base64,{base64.b64encode(make_thumbnail(path)).decode()}"
-    except UnreadablePhotoError as error:
-        source, note = "", f" ({error.cause})"
-    else:
-        note = ""
-    label = os.fsencode(path).decode("utf-8", "replace")
-    image = f'<img src="{source}" alt="{escape(label)}">'
-    if Path(path).is_absolute():  # else it is the name of an image in a collection
-        image = f'<a href="{escape(Path(path).as_uri())}">{image}</a>'
-    return f"<figure>{image}<figcaption>{score:.3f} {escape(label + note)}</figcaption></figure>"
-
-
 def _require_file(path: bytes):
     """Refuse a pipe or a device, whose end may never come."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadablePhotoError("not a file", is_lasting=False)
-
-
-def _check_plugin(file: BinaryIO, path: bytes):
-    """Refuse a file that needs a missing plug-in by its first bytes, because every run tries it again."""
-    if lacks_plugin(extension_of(path)):
-        try:
-            open_header(file)
-        except Image.UnidentifiedImageError as error:
-            raise _unidentified(path) from error
-        except Exception:  # the extension is wrong; decoding tells what the file is
-            return
-        finally:
-            file.seek(0)
-
-
-def _unidentified(path: bytes) -> UnreadablePhotoError:
-    """Error about a file of no format that is opened."""
-    if not lacks_plugin(extension_of(path)):
-        return UnreadablePhotoError("not an image, or damaged", is_lasting=True)
-    cause = f"{extension_of(path)} needs a plug-in of Pillow, such as pillow-heif for HEIC"
-    return UnreadablePhotoError(cause, is_lasting=False)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Queries: texts and example images, with weights, as one embedding."""
 
 import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 
@@ -11,8 +10,6 @@ from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
-# what a letter's Unicode name starts with, by the languages of a model that are written with it
-SCRIPTS = {"zh": ("CJK", "KANGXI", "BOPOMOFO"), "en": ("LATIN", "FULLWIDTH LATIN", "FEMININE", "MASCULINE", "MICRO")}
 
 
 class QueryWarning(UserWarning):
@@ -48,8 +45,7 @@ def embed_query(
         ValueError: The query is empty, a term is empty, or the terms cancel out.
 
     Warns:
-        QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has characters or
-            words that are not in its vocabulary.
+        QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
     """
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in map(parse_term, without)]
@@ -74,19 +70,6 @@ def _warn(runtime: Runtime, text: str):
     if runtime.is_truncated(text):
         limit = runtime.max_text_length
         warnings.warn(f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3)
-    if scripts := foreign_scripts(text, runtime.config.get("languages", tuple(SCRIPTS))):
-        languages = ", ".join(runtime.config.get("languages", tuple(SCRIPTS)))
-        message = f"{shown} has letters in {', '.join(scripts)}; the model was trained on {languages}"
-        warnings.warn(message, QueryWarning, stacklevel=3)
-    elif unknown := runtime.unknown_parts(text):
+    if unknown := runtime.unknown_parts(text):
         message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"
         warnings.warn(message, QueryWarning, stacklevel=3)
-
-
-def foreign_scripts(text: str, languages: Sequence[str]) -> list[str]:
-    """Scripts in a text that no language of a model is written in."""
-    if not all(language in SCRIPTS for language in languages):
-        return []
-    known = tuple(start for language in languages for start in SCRIPTS[language])
-    names = [unicodedata.name(letter, "") for letter in text if unicodedata.category(letter).startswith("L")]
-    return sorted({name.partition(" ")[0].title() for name in names if name and not name.startswith(known)})

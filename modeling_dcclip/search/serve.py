@@ -1,15 +1,14 @@
 """A page on localhost to search an index: `dcclip serve`.
 
-Only GET and HEAD are answered, only for the host names of this machine (so no other site can reach it through a name
-of its own, though it may link to the page), and only photographs of the index are read: a request names a number,
-never a path, and an image is decoded and encoded again. A file that has changed since it was indexed is not shown.
+Only GET is answered, only for addresses and the names of this machine (so no other site can reach it through a name of
+its own), and only photographs of the index are read: a request names a number, never a path, and an image is decoded
+and encoded again. A file that has changed since it was indexed is not shown.
 """
 
 import ipaddress
 import json
 import os
 import socket
-import sqlite3
 import sys
 import threading
 import warnings
@@ -19,12 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.photos import THUMBNAIL, UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import QueryWarning
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 TIMEOUT_S = 30  # of a connection that sends nothing
 TOP = 60  # photographs on a page
@@ -120,26 +118,6 @@ form.addEventListener("submit", (event) => {
   visit(query.value.trim() ? { q: query.value } : {});
 });
 addEventListener("hashchange", show);
-addEventListener("keydown", (event) => {
-  if (event.isComposing) return;  // an input method for Chinese uses these keys itself
-  const buttons = [...grid.querySelectorAll("figure button")];
-  const position = buttons.indexOf(document.activeElement);
-  if (event.key === "/" && document.activeElement !== query) {
-    event.preventDefault();
-    query.select();
-  } else if (event.key === "Escape") {
-    query.value = "";
-    query.focus();
-  } else if (event.key === "ArrowDown" && document.activeElement === query) {
-    buttons[0]?.focus();
-  } else if (position >= 0) {
-    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    (buttons[position + step] ?? (step === -columns ? query : buttons[position])).focus();
-  }
-});
 show();
 query.focus({ preventScroll: true });
 """
@@ -176,9 +154,8 @@ class SearchServer(ThreadingHTTPServer):
 
     def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
         self.index, self.host = index, host.lower()
-        self.is_everywhere = self.host in EVERYWHERE  # on all addresses of this machine
-        names = {socket.gethostname(), socket.getfqdn()} if self.is_everywhere else {_in_url(self.host)}
-        self.hosts = LOOPBACK | {name.lower() for name in names}
+        names = {socket.gethostname(), socket.getfqdn()} if self.host in EVERYWHERE else {self.host}
+        self.names = {"localhost", *(name.lower() for name in names)}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
         self.image_lock = threading.Lock()  # one large image in memory at a time
@@ -192,25 +169,16 @@ class SearchServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Address of the page."""
-        host = socket.gethostname() if self.is_everywhere else _in_url(self.host)
-        return f"http://{host}:{self.server_address[1]}/"
+        host = socket.gethostname() if self.host in EVERYWHERE else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}/"
 
     def accepts(self, name: str) -> bool:
         """Whether a request may name the server so. Another site can lead its own name here, but not an address."""
-        return name in self.hosts or (self.is_everywhere and _is_address(name))
-
-
-def _in_url(host: str) -> str:
-    """A host as URLs and the header `Host` write it: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return name in self.names
+        return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -230,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._send_error(HTTPStatus.BAD_REQUEST, "The address is malformed.")
             return
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._is_link(url.path):
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
             return
         kind, _, number = url.path[1:].partition("/")
@@ -245,15 +213,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send_error(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
-    def do_HEAD(self):
-        """Answer a request with the headers alone."""
-        self.do_GET()
-
-    def _is_link(self, path: str) -> bool:
-        """Whether a user follows a link to the page: the other site cannot read what it opens."""
-        asked = self.headers.get("Sec-Fetch-Mode"), self.headers.get("Sec-Fetch-Dest")
-        return path == "/" and asked == ("navigate", "document")
-
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
         try:
@@ -266,12 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     hits, has_scores = index.newest(TOP), False
             files = len(index)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             self._send_error(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        except (OSError, sqlite3.Error) as error:
-            message = f"index: {str(index.folder)!r} cannot be read ({error}). Start dcclip serve again."
-            self._send_error(HTTPStatus.SERVICE_UNAVAILABLE, message)
             return
         notes = [str(each.message) for each in caught]
         answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
@@ -284,36 +239,29 @@ class _Handler(BaseHTTPRequestHandler):
                 raise UnreadablePhotoError("not in the index", is_lasting=True)
             if version not in (None, file.state.version):  # a different file has this number now
                 raise UnreadablePhotoError("changed since the search", is_lasting=True)
-            if FileState.of(file.state.path, os.stat(file.path)) != file.state:
+            if not os.path.isabs(file.path) or not file.state.is_current():
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
             with self.server.image_lock:
                 content = make_thumbnail(file.path, edge)
-        except (OSError, ValueError, sqlite3.Error) as error:
+        except (OSError, ValueError) as error:
             self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
-        self._send("image/jpeg", content, {"Cache-Control": "private, max-age=600" if version else "no-store"})
+        self._send("image/jpeg", content, "private, max-age=600" if version else "no-store")
 
     def _send_error(self, status: HTTPStatus, message: str):
         self._send_json(status, {"error": message})
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]):
         text = json.dumps(content, ensure_ascii=True)  # a path may have bytes that UTF-8 cannot encode
-        self._send("application/json", text.encode(), {"Cache-Control": "no-store"}, status)
+        self._send("application/json", text.encode(), status=status)
 
-    def _send(
-        self,
-        content_type: str,
-        content: bytes,
-        headers: dict[str, str] | None = None,
-        status: HTTPStatus = HTTPStatus.OK,
-    ):
+    def _send(self, content_type: str, content: bytes, cache: str = "no-store", status: HTTPStatus = HTTPStatus.OK):
         self.send_response(status)
-        length = {"Content-Type": content_type, "Content-Length": str(len(content))}
-        for name, value in (HEADERS | length | (headers or {})).items():
+        of_content = {"Content-Type": content_type, "Content-Length": str(len(content)), "Cache-Control": cache}
+        for name, value in (HEADERS | of_content).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.wfile.write(content)
 
     def log_message(self, *arguments: Any):
         """Print nothing."""

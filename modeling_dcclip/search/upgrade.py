@@ -5,13 +5,11 @@ The new catalog and vectors grow in a data folder of their own, which `upgrade.j
 """
 
 import os
-from collections import deque
 from pathlib import Path
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.files import Walk
 from modeling_dcclip.search.index import Index, open_model
-from modeling_dcclip.search.indexing import Progress, Report, outermost, update
+from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
     UPGRADE,
@@ -60,50 +58,39 @@ def upgrade_index(
             raise ValueError(
                 f"model: the index {str(index.folder)!r} has this model already, with {space.dimension} dimensions."
             )
-        _check_folders(index)
+        folders = index.catalog.folders()
+        if others := len(index) - sum(map(index.catalog.count_below, folders)):
+            raise ValueError(
+                f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
+                "data with the new model into a new index: training/embed.py."
+            )
         manifest = _pending(index, runtime, space)
         catalog, store = open_data(index.folder, manifest, create=True)
         try:
             store_rotation(catalog, runtime)
-            catalog.set_paths("forgotten", index.catalog.paths("forgotten"))
-            catalog.set_excluded(index.catalog.excluded())
-            report = update(catalog, store, runtime, index.catalog.folders(), progress)
+            catalog.set_folders(folders)
+            report = update(catalog, store, runtime, [*folders], progress)
         finally:
             catalog.close()
+        for path in report.unreadable:
+            if indexed := index.catalog.count_below(Path(path)):
+                raise ValueError(
+                    f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. Make it "
+                    "readable, or leave it out with --exclude, and run the same command again."
+                )
         os.replace(index.folder / UPGRADE, index.folder / MANIFEST)
     index.refresh()
     return report
 
 
-def _check_folders(index: Index):
-    """Refuse to leave images behind: images that are in no folder, or on a disk that is not mounted."""
-    catalog = index.catalog
-    folders = outermost(catalog.folders())
-    if others := len(index) - sum(map(catalog.count_below, folders)):
-        raise ValueError(
-            f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
-            "data with the new model into a new index: training/embed.py."
-        )
-    walk = Walk(folders, frozenset(map(os.fsencode, catalog.paths("forgotten"))), catalog.excluded())
-    deque(walk, maxlen=0)
-    unmounted = map(os.fsencode, catalog.unmounted())
-    for path in map(os.fsdecode, [*walk.unreadable, *walk.dangling, *unmounted]):
-        if indexed := catalog.count_below(Path(path)):
-            raise ValueError(
-                f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. If it is on a "
-                "disk, mount it. To remove them from the index, pass --forget."
-            )
-
-
 def _pending(index: Index, runtime: Runtime, space: Space) -> dict:
     """The manifest of the upgrade. An interrupted one continues if it had this model and number of dimensions."""
-    number = int(index.manifest["data"].removeprefix("data-")) + 1
-    manifest = make_manifest(runtime, space, number)
+    manifest = make_manifest(runtime, space, index.manifest["data"] + 1)
     if (index.folder / UPGRADE).is_file():
         earlier = read_manifest(index.folder, UPGRADE)
         if Space(**earlier["space"]).change(space) is None:
             manifest |= {"data": earlier["data"], "id": earlier["id"]}
         else:
-            manifest["data"] = f"data-{int(earlier['data'].removeprefix('data-')) + 1}"
+            manifest["data"] = earlier["data"] + 1
     write_manifest(index.folder, manifest, UPGRADE)
     return manifest

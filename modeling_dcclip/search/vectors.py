@@ -11,6 +11,7 @@ cost of a second product. The catalog of the index (catalog.py) decides which ro
 again until the catalog commits it.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,24 +126,23 @@ class VectorStore:
         return best, scores[best]
 
     def lost_rows(self, count: int) -> np.ndarray:
-        """Rows below a count that are missing or damaged, or that were never written, (N,) int64."""
-        self._maps.clear()
-        self.extend(count)
-        is_sound = np.empty(count, bool)
-        for rows, codes, scales, checks in self._blocks(count):
-            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
-        return np.flatnonzero(~is_sound)
+        """Rows below a count that are missing or damaged, or that were never written, (N,) int64.
 
-    def extend(self, count: int):
-        """Make short files long enough. The new rows are zeros, which count as damaged."""
+        Short files become long enough. The new rows are zeros, which count as damaged.
+        """
+        self._maps.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
         for first in range(0, count, SHARD_ROWS):
             for name, (dtype, width) in self._layout.items():
                 path, rows = self._path(first // SHARD_ROWS, name), min(SHARD_ROWS, count - first)
                 if self._stored(path, name) < rows:
                     with path.open("ab") as file:
-                        file.truncate(rows * dtype.itemsize * int(np.prod(width, dtype=int)))
+                        file.truncate(rows * dtype.itemsize * math.prod(width))
                         os.fsync(file.fileno())
+        is_sound = np.empty(count, bool)
+        for rows, codes, scales, checks in self._blocks(count):
+            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
+        return np.flatnonzero(~is_sound)
 
     def _checksums(self, rows: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Checksums of rows, (N,) uint32; `codes` are the stored values as float32."""
@@ -176,7 +176,7 @@ class VectorStore:
     def _stored(self, path: Path, name: str) -> int:
         """Number of whole rows in a file; 0 if it is missing."""
         dtype, width = self._layout[name]
-        return path.stat().st_size // (dtype.itemsize * int(np.prod(width, dtype=int))) if path.exists() else 0
+        return path.stat().st_size // (dtype.itemsize * math.prod(width)) if path.exists() else 0
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers, values as float32 (N, D), scales (N,) and checksums (N,) of each block."""

@@ -6,13 +6,12 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import image_dcclip
-from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import Walk
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 
 
 def names(folders, root) -> list[str]:
-    return [os.path.relpath(os.fsdecode(state.path), root) for state in Walk(folders)]
+    return [os.path.relpath(os.fsdecode(state.path), root) for folder in folders for state in Walk(folder)]
 
 
 def read(path, **options):
@@ -38,13 +37,6 @@ def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, 
     assert found == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp", "a/far/far.jpg"]
 
 
-def test_a_directory_that_is_left_out_is_not_reached_by_a_link(photos):
-    (photos / "0 link").symlink_to(photos / "a")
-    (photos / "a" / "up").symlink_to(photos)
-    walk = Walk([photos], frozenset({os.fsencode(photos / "a"), os.fsencode(photos / "a" / "up")}))
-    assert [os.path.basename(state.path) for state in walk] == [b"green.png", b"red.jpg", b"white.png"]
-
-
 @pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2", ".hif"])
 def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extension):
     image = Image.new("RGB", (40, 20), "red")
@@ -54,7 +46,7 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
     image.save(tmp_path / f"a{extension}", {".hif": "HEIF"}.get(extension), **options)
     for name in ("a.CR2", "b.txt", "c"):
         (tmp_path / name).touch()
-    walk = Walk([tmp_path])
+    walk = Walk(tmp_path)
     assert len(list(walk)) == 1 and walk.others == {".cr2": 1, ".txt": 1, "": 1}
     assert read(tmp_path / f"a{extension}").image.size == (40, 20)
 
@@ -72,7 +64,7 @@ def test_a_time_that_nanoseconds_of_64_bits_cannot_hold_is_the_largest_they_can(
     os.utime(photos / "red.jpg", (13_569_465_600, 13_569_465_600))  # the year 2400
     if (photos / "red.jpg").stat().st_mtime < 13_569_465_600:
         pytest.skip("this file system has no such times")
-    (state,) = [each for each in Walk([photos]) if each.path.endswith(b"red.jpg")]
+    (state,) = [each for each in Walk(photos) if each.path.endswith(b"red.jpg")]
     assert state.mtime_ns == 2**63 - 1 and read(photos / "red.jpg").state == state
 
 
@@ -128,8 +120,6 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
     assert "pillow-heif" in failure.cause and not failure.is_lasting
-    monkeypatch.setattr(photos_module.hashlib, "file_digest", pytest.fail)  # by its first bytes, in each run
-    failure_of(tmp_path / "a.heic")
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):

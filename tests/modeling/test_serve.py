@@ -74,7 +74,7 @@ def test_without_a_query_the_newest_come_first(get, photos):
 
 
 def test_notes_and_errors_are_shown(get):
-    assert "Cyrillic" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
+    assert "закат" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
     response, body = get("/search?similar=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
     for number in ("x", "-1", "1" * 40):
@@ -101,20 +101,18 @@ def test_every_answer_has_the_security_headers(get):
 
 def test_other_host_names_are_refused(get, server):
     port = server.server_address[1]
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}", "[::1]", "localhost"):
+    names = "localhost", "LOCALHOST", "127.0.0.1", "[::1]", "192.168.1.2"
+    for host in (*names, *(f"{name}:{port}" for name in names)):
         assert get("/search?q=red", Host=host)[0].status == 200
-    for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", "", f"192.168.1.2:{port}"):
+    for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", ""):
         response, body = get("/search?q=red", Host=host)
         assert response.status == 403 and "is not a name of this server" in json.loads(body)["error"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
-def test_a_server_on_all_addresses_is_reached_by_the_name_of_the_machine_and_by_address(server, host):
+def test_a_server_on_all_addresses_has_the_name_of_the_machine(server, host):
     with SearchServer(server.index, host, port=0) as everywhere:
         assert everywhere.url == f"http://{socket.gethostname()}:{everywhere.server_address[1]}/"
-        for name in (socket.gethostname().lower(), "192.168.1.2", "[fe80::1]", "localhost"):
-            assert everywhere.accepts(name)
-        assert not everywhere.accepts("evil.example") and not everywhere.accepts("192.168.1.2.evil.example")
 
 
 def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
@@ -136,7 +134,7 @@ def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
 
 
 def test_an_index_that_is_gone_or_damaged_is_an_error_of_the_page(get, server, capsys):
-    server.index.check_model()
+    _ = server.index.runtime
     catalog = server.index.folder / "data-1" / "catalog.sqlite"
     catalog.write_bytes(catalog.read_bytes()[:4096] + b"\xff" * (catalog.stat().st_size - 4096))
     server.index._load(server.index.manifest)  # without the pages that SQLite has in memory
@@ -145,16 +143,8 @@ def test_an_index_that_is_gone_or_damaged_is_an_error_of_the_page(get, server, c
     assert get("/thumbnail/1")[0].status == 404
     shutil.rmtree(server.index.folder)
     response, body = get("/search?q=red")
-    assert response.status == 503 and "cannot be read" in json.loads(body)["error"]
+    assert response.status == 400 and "index: " in json.loads(body)["error"]
     assert not capsys.readouterr().err
-
-
-def test_a_link_on_another_site_opens_the_page_and_nothing_else(get):
-    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
-    assert get("/", Sec_Fetch_Dest="document", **link)[0].status == 200
-    for path in ("/search?q=red", "/photo/1", "/page.js"):
-        assert get(path, Sec_Fetch_Dest="document", **link)[0].status == 403
-    assert get("/", Sec_Fetch_Dest="iframe", **link)[0].status == 403
 
 
 def test_other_sites_are_refused(get):

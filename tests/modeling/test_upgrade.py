@@ -80,7 +80,7 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop)
     assert upgrade_index(index, color_model, truncate_dim=12).embedded == 5
-    assert index.manifest["data"] == "data-3"
+    assert index.manifest["data"] == 3
     index.add()
     assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
 
@@ -102,7 +102,7 @@ def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(in
     path = changed / "preprocessor_config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(fields | {"image_mean": [0.25, 0.5, 0.5]}), encoding="utf-8")
-    with Index.open(index.folder, changed) as other, pytest.raises(ValueError, match=r"has image_mean \[0.25, 0.5"):
+    with Index.open(index.folder, changed) as other, pytest.raises(ValueError, match="model: "):
         other.add()
     assert upgrade_index(index, changed).embedded == 5
     with pytest.raises(ValueError, match="has this model already"):
