@@ -28,15 +28,12 @@ def main(argv: list[str] | None = None):
             return
     for row in results.rows:
         print(f"{row.metric}: {row.value:,.1f}" if row.metric == "images_per_s" else f"{row.metric}: {row.value:,}")
-    written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
+    written, steps = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}, []
     if options.format == "index":
         index = f"{options.output_dir}/index"
         written[index] = "index of the collection"
-        print_ending(written, [f"dcclip search QUERY --index {shlex.quote(index)}"])
-    else:
-        # the shards stay, and the same command without the format writes an index from them
-        again = ["python", "training/embed.py", "--model", options.model, "--data", *options.data]
-        print_ending(written, [shlex.join([*again, "--output_dir", options.output_dir])])
+        steps = [f"dcclip search QUERY --index {shlex.quote(index)}"]
+    print_ending(written, steps)
 
 
 if __name__ == "__main__":

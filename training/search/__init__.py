@@ -28,11 +28,8 @@ class EmbedOptions:
             file, else the numbers of shard and row.
         batch_size: Number of images that the weights encode at once, at least 1.
         rows_per_shard: Number of rows in a shard, at least 1. A stream has the shards of its source.
-        threads: Number of threads that decode images in each process. Default: the cores, divided among the processes
-            of the machine.
         allow_urls: Whether rows may name images by URL.
         allow_paths: Whether rows may name image files outside the data.
-        overwrite: Whether to replace files in `output_dir` that this command has not written.
     """
 
     model: str
@@ -47,13 +44,10 @@ class EmbedOptions:
     name_column: str | None = None
     batch_size: int = 64
     rows_per_shard: int = 16_384
-    threads: int | None = None
     allow_urls: bool = False
     allow_paths: bool = False
-    overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("batch_size", "rows_per_shard", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+        for name in ("batch_size", "rows_per_shard"):
+            if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1.")

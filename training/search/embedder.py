@@ -27,10 +27,7 @@ NOT_FINITE = "embedding is not finite"
 
 
 def schema(dimension: int) -> pa.Schema:
-    """Columns of the embeddings, one row per image, including images that could not be read.
-
-    Args:
-        dimension: Number of dimensions D of the embeddings.
+    """Columns of embeddings of D dimensions, one row per image, including images that could not be read.
 
     Returns:
         name: Unique name of the image: a path, a key, or the numbers of shard and row.
@@ -85,7 +82,9 @@ class Embedder:
         self.rules = rules or CellRules(allow_urls=True, allow_paths=True)
         self.runtime = Runtime(model, threads=1)
         self.dimension = self.runtime.dimension  # fewer than `projection_dim` if the config has `truncate_dim`
-        self.device = torch.device(device or accelerator())
+        # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self.device = torch.device(device or accelerator or "cpu")
         self.weights: DCCLIPVisionModelWithProjection | None = None
         if self.device.type == "cpu" and any(self.runtime.folder.glob("onnx/vision_model*.onnx")):
             self.encoder = self.runtime.file("vision").name
@@ -100,17 +99,11 @@ class Embedder:
         self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
-        """Embed a batch.
-
-        Args:
-            batch: Columns by name, each with B values.
-
-        Returns:
-            B rows with the columns of `schema`, in order.
-        """
-        names = batch[self.name_column] if self.name_column else [None] * len(batch[self.image_column])
-        named = zip(names, batch[self.image_column], strict=True)
-        return self._table([self._pool.submit(self._prepare, name, cell) for name, cell in named])
+        """Embed a batch of columns by name, as a table with the columns of `schema`, in order."""
+        cells = batch[self.image_column]
+        names = batch[self.name_column] if self.name_column else [None] * len(cells)
+        tables = self.tables(zip(names, cells, strict=True), len(cells))
+        return pa.concat_tables([schema(self.dimension).empty_table(), *tables])
 
     def tables(self, named: Iterable[tuple[str | None, Any]], batch_size: int) -> Iterator[pa.Table]:
         """Embed images in order, batch by batch. Threads read the next batches while one is encoded.
@@ -171,13 +164,6 @@ class Embedder:
         # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
         columns["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
         return pa.table(columns, schema(self.dimension))
-
-
-def accelerator() -> torch.device:
-    """The accelerator, or the CPU without one."""
-    # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return device or torch.device("cpu")
 
 
 def _read(cell: dict | str | None) -> tuple[bytes, int]:

@@ -4,12 +4,12 @@ The processes divide the missing shards among them. Each shard becomes a Parquet
 an interrupted run continues with the others.
 """
 
-import json
+import hashlib
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -33,15 +33,15 @@ from training.data.shards import Shards, get_cell
 from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
 from training.search import EmbedOptions
 from training.search.embedder import Embedder, schema
-from training.utils.files import atomic_write, replace_folder, scratch_folder, sync, write_text
+from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.output import claim_folder
 from training.utils.process import use_cpu_fully
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
 
-KEY_FILE, SHARDS, INDEX = "embed.json", "shards", "index"
-FILES = (KEY_FILE, SHARDS, INDEX, RESULTS_FILE)
+SHARDS, INDEX, KEY = "shards", "index", b"key"
+FILES = (SHARDS, INDEX, RESULTS_FILE)
 ROW_GROUP = 8192  # rows in memory at once
 LONGEST_WAIT = timedelta(days=30)  # of the first process for the others
 REPEATED = "another image has the same name"
@@ -67,24 +67,29 @@ def embed(options: EmbedOptions) -> Results | None:
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     state, folder = PartialState(cpu=is_cpu, **group), Path(options.output_dir)
-    shards, num_rows = _open(options)
+    shards = _open(options)
     roots = image_roots(options.data)
     rules = CellRules(options.allow_urls, options.allow_paths or roots is None, roots or ())
     cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    embedder = Embedder(options.model, device=state.device, threads=options.threads or cores, rules=rules)
+    embedder = Embedder(options.model, device=state.device, threads=cores, rules=rules)
     with ExitStack() as claimed:
         if state.is_main_process:
             inputs = {"model": options.model}
-            claim = claim_folder(folder, FILES, command="embed", inputs=inputs, overwrite=options.overwrite)
-            claimed.enter_context(claim)
-            _check_key(folder / KEY_FILE, options, len(shards), num_rows, embedder)
+            claimed.enter_context(claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None))
         state.wait_for_everyone()
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
+        columns = _columns(options, len(shards), embedder)
+        for path in {*paths} - {paths[number] for number in missing}:
+            if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
+                raise ValueError(
+                    f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
+                    "Choose another folder."
+                )
         state.wait_for_everyone()  # until all have seen the same files
         began = time.monotonic()
-        mine = missing[state.process_index :: state.num_processes]
-        failures = gather_object(_embed_shards(mine, paths, shards, num_rows, options, embedder, state))
+        mine = {number: paths[number] for number in missing[state.process_index :: state.num_processes]}
+        failures = gather_object(_embed_shards(mine, shards, columns, options, embedder, state))
         if not state.is_main_process:
             return None
         if failures:
@@ -99,75 +104,49 @@ def embed(options: EmbedOptions) -> Results | None:
     return results
 
 
-def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
-    """The images of a source in shards, and their number if it is known.
-
-    Raises:
-        ValueError: The source cannot be opened, is empty, or lacks a column.
-    """
+def _open(options: EmbedOptions) -> Shards:
+    """The images of a source in shards."""
     check_split(options.data, options.split)
-    num_rows = None
     if options.streaming:
         stream = open_stream(options.data, options.split, options.subset)
     else:
         rows = load_source(options.data, options.split, options.subset)
-        num_rows = len(rows)
-        stream = rows.to_iterable_dataset(num_shards=max(1, -(-num_rows // options.rows_per_shard)))
+        stream = rows.to_iterable_dataset(num_shards=max(1, -(-len(rows) // options.rows_per_shard)))
     names = [options.name_column] if options.name_column else []
-    return Shards(stream, 0, " ".join(options.data), options.image_column, names), num_rows
+    return Shards(stream, 0, " ".join(options.data), options.image_column, names)
 
 
-def _check_key(path: Path, options: EmbedOptions, num_shards: int, num_rows: int | None, embedder: Embedder):
-    """Write what the shards depend on, or compare it with what the existing shards depend on."""
+def _columns(options: EmbedOptions, num_shards: int, embedder: Embedder) -> pa.Schema:
+    """Schema of the shards, with a digest of what they depend on: a run continues only with its own shards."""
+    runtime = embedder.runtime
+    files = [runtime.file("vision")] if embedder.weights is None else sorted(runtime.folder.glob(WEIGHTS))
+    key: list[object] = [num_shards, digest_files([*files, runtime.folder / "preprocessor_config.json"])]
+    # a shard of a stream that could not be read is repaired, and embedded by the next run
+    key += [options.data, digest_sources(options.data, with_states=not options.streaming), embedder.encoder]
     names = ("split", "subset", "streaming", "image_column", "name_column", "allow_urls", "allow_paths")
-    folder = embedder.runtime.folder
-    files = [embedder.runtime.file("vision")] if embedder.weights is None else sorted(folder.glob(WEIGHTS))
-    key: dict[str, Any] = {
-        "data": [str(Path(name).absolute()) if Path(name).exists() else name for name in options.data],
-        # a shard of a stream that could not be read is repaired, and embedded by the next run
-        "files": digest_sources(options.data, with_states=not options.streaming),
-        "num_shards": num_shards,
-        "num_rows": num_rows,
-        "weights": digest_files(files),
-        "encoder": embedder.encoder,
-    }
-    key |= {name: getattr(options, name) for name in names}
-    if not path.exists():
-        write_text(path, json.dumps(key, indent=1, ensure_ascii=False) + "\n")
-        return
-    try:
-        earlier: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"output_dir: {str(path)!r} is damaged ({error}). Choose another folder.") from error
-    if differing := [name for name in key if key[name] != earlier.get(name)]:
-        name = differing[0]
-        raise ValueError(
-            f"output_dir: {str(path.parent)!r} has embeddings with {name} {earlier.get(name)!r}, and this run has "
-            f"{key[name]!r}. Choose another folder."
-        )
+    key += [getattr(options, name) for name in names]
+    return schema(embedder.dimension).with_metadata({KEY: hashlib.blake2b(repr(key).encode()).hexdigest()})
 
 
 def _embed_shards(
-    numbers: Sequence[int],
-    paths: Sequence[Path],
+    paths: Mapping[int, Path],
     shards: Shards,
-    num_rows: int | None,
+    columns: pa.Schema,
     options: EmbedOptions,
     embedder: Embedder,
     state: PartialState,
 ) -> list[str]:
-    """Embed the shards of this process, and return why some could not be read."""
+    """Embed the shards of this process, by number, and return why some could not be read."""
     failures = []
     name = f"images of process {state.process_index + 1} of {state.num_processes}"
-    total = None if num_rows is None else round(num_rows * len(numbers) / len(paths))
-    with tqdm(total=total, desc=name, unit="image", disable=not state.is_main_process) as progress:
-        for number in numbers:
+    with tqdm(desc=name, unit="image", disable=not state.is_main_process) as progress:
+        for number, path in paths.items():
             tables = embedder.tables(_named_cells(shards, number, options), options.batch_size)
             try:
-                with atomic_write(paths[number]) as scratch:
-                    with pq.ParquetWriter(scratch, schema(embedder.dimension)) as writer:
+                with atomic_write(path) as scratch:
+                    with pq.ParquetWriter(scratch, columns) as writer:
                         for table in tables:
-                            writer.write_table(table, row_group_size=ROW_GROUP)
+                            writer.write_table(table.cast(columns), row_group_size=ROW_GROUP)
                             progress.update(len(table))
                     sync(scratch)
             except ValueError as error:
@@ -190,11 +169,7 @@ def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator
 
 
 def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], seconds: float) -> Results:
-    """Count images and failures.
-
-    Raises:
-        ValueError: No image could be read.
-    """
+    """Count images and failures, and refuse data without a readable image."""
     errors: Counter[str | None] = Counter()
     for path in shards:
         errors.update(pq.read_table(path, columns=["error"])["error"].to_pylist())
@@ -202,12 +177,11 @@ def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], s
     if not embedded:
         causes = ", ".join(f"{cause}: {count}" for cause, count in errors.most_common())
         raise ValueError(f"data: no image of {' '.join(options.data)!r} could be read ({causes}). Name other data.")
-    results = Results(make_meta(" ".join(options.data), None))
-    results.rows.append(Row(model=options.model, metric="embedded", value=embedded))
-    results.rows += [Row(model=options.model, metric=f"unreadable: {cause}", value=n) for cause, n in errors.items()]
+    counts = {"embedded": embedded} | {f"unreadable: {cause}": number for cause, number in errors.items()}
     if new:
-        rate = sum(pq.read_metadata(path).num_rows for path in new) / seconds
-        results.rows.append(Row(model=options.model, metric="images_per_s", value=rate))
+        counts["images_per_s"] = sum(pq.read_metadata(path).num_rows for path in new) / seconds
+    results = Results(make_meta(" ".join(options.data), None))
+    results.rows += [Row(model=options.model, metric=metric, value=value) for metric, value in counts.items()]
     return results
 
 

@@ -170,24 +170,26 @@ def error_of(capsys, *arguments) -> str:
 
 def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, capsys):
     embed_into(tmp_path / "out", color_model, table)
-    other = save_color_model(tmp_path / "other", turn=1)
-    assert "has embeddings with weights" in error_of(capsys, tmp_path / "out", other, table)
-    assert "has embeddings with num_shards 1, and this run has 3" in error_of(
-        capsys, tmp_path / "out", color_model, table, "--rows_per_shard", 8
-    )
+    before, other = rows_of(tmp_path / "out"), save_color_model(tmp_path / "other", turn=1)
+    for run in (
+        (other, table),
+        (color_model, table, "--rows_per_shard", 8),
+        (color_model, table, "--name_column", "key"),
+    ):
+        assert "output_dir: " in error_of(capsys, tmp_path / "out", *run)
     shutil.rmtree(tmp_path / "out" / "index")
     embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
-    assert len(content(tmp_path / "out" / "index")) == 20
+    assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before
 
 
 def test_wrong_input_is_one_line(table, color_model, tmp_path, capsys):
     out = tmp_path / "out"
-    assert "has no column 'jpg'" in error_of(capsys, out, color_model, table, "--image_column", "jpg")
+    assert "data: " in error_of(capsys, out, color_model, table, "--image_column", "jpg")
     assert "has no config.json" in error_of(capsys, out, tmp_path, table)
     assert "rows_per_shard: got 0" in error_of(capsys, out, color_model, table, "--rows_per_shard", 0)
     bad = Dataset.from_dict({"image": [b"no", b"image"]})
     bad.to_parquet(tmp_path / "bad.parquet")
-    assert "no image of" in error_of(capsys, out, color_model, tmp_path / "bad.parquet")
+    assert "data: no image" in error_of(capsys, out, color_model, tmp_path / "bad.parquet")
 
 
 def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
