@@ -44,17 +44,6 @@ TEMPLATES = [
     ("a photo of {}", "a photo of {}"),
     ("一张{}的照片", "一张{}的照片"),
 ]
-# the browser hides the old answer when a file is chosen, and shows a busy sign when the file has arrived
-BUSY = '<p class="note busy" role="status">Encoding the image … · 正在处理图片……</p>'
-ARRIVED = f"() => {{ document.getElementById('answer').classList.remove('stale'); return {BUSY!r}; }}"
-WATCH_FILES = """() => {
-  const chosen = ({ target, dataTransfer, clipboardData }) => {
-    const files = target?.files ?? dataTransfer?.files ?? clipboardData?.files ?? [];
-    const isImage = [...files].some((file) => file.type.startsWith("image/"));
-    if (isImage && target?.closest?.("#image")) document.getElementById("answer").classList.add("stale");
-  };
-  for (const kind of ["change", "drop", "paste"]) document.addEventListener(kind, chosen, true);
-}"""
 
 
 def parse_labels(text: str) -> list[str]:
@@ -68,12 +57,7 @@ def note(text: str) -> str:
 
 
 def render_bars(scores: list[tuple[str, float]], milliseconds: float) -> str:
-    """Render labels and scores as bars, with the best label highlighted.
-
-    Args:
-        scores: Labels with their scores in 0..1, highest first.
-        milliseconds: Latency to show below the bars.
-    """
+    """Render labels with scores in 0..1, highest first, as bars above the latency."""
     rows = "".join(
         f'<li class="{"best" if rank == 0 else ""}"><span class="name">{html.escape(label)}</span>'
         f'<span class="score">{score:.1%}</span>'
@@ -85,14 +69,7 @@ def render_bars(scores: list[tuple[str, float]], milliseconds: float) -> str:
 
 
 def render_hits(hits: list[Hit], total: int, milliseconds: float, notes: list[str]) -> str:
-    """Render search results as tiles with the names of their files.
-
-    Args:
-        hits: Search results, most similar first.
-        total: Number of images that were searched.
-        milliseconds: Latency to show below the tiles.
-        notes: Notes about the query, to show above the tiles.
-    """
+    """Render search results as tiles: notes about the query, images, and how many of `total` in how much time."""
     tiles = []
     for hit in hits:
         title = html.escape(hit.title)
@@ -105,28 +82,14 @@ def render_hits(hits: list[Hit], total: int, milliseconds: float, notes: list[st
 
 
 class Demo:
-    """Callbacks of the two tabs.
-
-    Args:
-        encoder: Model that labels images.
-        album: Images to search; None without images.
-    """
+    """Callbacks of the two tabs: a model that labels images, and images to search, if there are any."""
 
     def __init__(self, encoder: Encoder, album: Album | None):
         self.encoder, self.album = encoder, album
         encoder.runtime.zero_shot(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call is slow
 
     def label(self, image: str | None, labels: str, template: str) -> str:
-        """Label an image for the first tab.
-
-        Args:
-            image: Path of the uploaded file; None before an upload.
-            labels: Labels as typed, separated by commas.
-            template: Sentence around each label, with `{}` for the label.
-
-        Returns:
-            HTML with the scores or a message.
-        """
+        """Label an uploaded file for the first tab, and return the scores, or a message, as HTML."""
         names = parse_labels(labels or "")
         if image is None:
             return note("Drop an image above. · 请先放入一张图片。")
@@ -162,13 +125,8 @@ class Demo:
 
 
 def build(demo: Demo, example: Path | None) -> gr.Blocks:
-    """Build the page.
-
-    Args:
-        demo: Callbacks of the two tabs.
-        example: Image that is shown at the start; None for an empty field.
-    """
-    live = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
+    """Build the page, with an example image or an empty field."""
+    live = {"trigger_mode": "always_last", "show_progress": "minimal", "api_visibility": "private"}
     with gr.Blocks(title="DC-CLIP", analytics_enabled=False) as page:
         gr.HTML(
             "<header><h1>DC-CLIP</h1><p>A small Chinese–English CLIP model. "
@@ -209,10 +167,8 @@ def _build_label(demo: Demo, page: gr.Blocks, live: dict[str, Any], example: Pat
             )
     inputs = [image, labels, template]
     # gradio adds the event methods of its components at run time
-    image.change(None, None, answer, js=ARRIVED, show_progress="hidden")  # type: ignore[attr-defined]
-    page.load(None, None, None, js=WATCH_FILES, show_progress="hidden")  # type: ignore[attr-defined]
     changes = [part.change for part in inputs]  # type: ignore[attr-defined]
-    gr.on([page.load, *changes], demo.label, inputs, answer, **live)
+    gr.on([page.load, *changes], demo.label, inputs, answer, **live)  # type: ignore[attr-defined]
 
 
 def _build_search(demo: Demo, page: gr.Blocks, live: dict[str, Any]):
@@ -234,24 +190,14 @@ THEME = gr.themes.Base(
     primary_hue="blue",
     neutral_hue="slate",
     radius_size="lg",
-    font=[
-        "system-ui",
-        "-apple-system",
-        "Segoe UI",
-        "Noto Sans CJK SC",
-        "sans-serif",
-    ],  # font names as strings, so that no font is downloaded
+    # font names as strings, so that no font is downloaded
+    font=["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "sans-serif"],
     font_mono=["ui-monospace", "SFMono-Regular", "monospace"],
 )
 
 
 def default_images() -> str | None:
-    """Return the default folder of images.
-
-    Returns:
-        The folder `examples` next to this file if it exists, else the free photographs of pip packages if `training`
-        and the packages are installed, else None.
-    """
+    """The folder `examples` next to this file, else the free photographs of pip packages if they are installed."""
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
@@ -291,11 +237,8 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.model is None:
         parser.exit(2, "space: model: none is given. Name one with --model or the variable DCCLIP_MODEL.\n")
-    is_hub_id = options.model.count("/") == 1 and not Path(options.model).exists()
-    if is_hub_id and options.revision is None:
-        parser.exit(
-            2, f"space: revision: {options.model!r} runs code from the Hub. Name its commit with --revision.\n"
-        )
+    if options.model.count("/") == 1 and not Path(options.model).exists() and options.revision is None:
+        parser.exit(2, f"space: revision: {options.model!r} runs code from the Hub. Name a commit with --revision.\n")
     return options
 
 

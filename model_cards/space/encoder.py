@@ -5,9 +5,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +15,6 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 
 PATTERNS = ["*.py", "*.json", "onnx/*", "example.*"]  # of a Hub repo; the weights of PyTorch are not needed
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".jp2", ".png", ".webp"),
-    *(".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
-)
 CREDITS = "CREDITS.txt"
 THUMBNAIL = 192  # pixels of the longer side
 
@@ -41,7 +35,7 @@ class Hit:
 
 
 class Encoder:
-    """Label images. Each image file is decoded and encoded once.
+    """An exported model and its runtime.
 
     Args:
         name: Exported model folder or Hub id.
@@ -62,8 +56,7 @@ class Encoder:
         sys.path.append(str(self.folder))
         code = importlib.import_module("runtime_dcclip")
         self.runtime, self.open_rgb = code.Runtime(self.folder), code.open_rgb
-        self.lock = threading.RLock()  # one call at a time uses the tokenizer
-        self.encode_image = lru_cache(maxsize=256)(self._encode_image)
+        self.lock = threading.Lock()  # one call at a time uses the tokenizer
 
     @property
     def example(self) -> Path | None:
@@ -71,15 +64,7 @@ class Encoder:
         names = ("example.jpg", "example.png")
         return next((path for name in names if (path := self.folder / name).is_file()), None)
 
-    def _encode_image(self, path: str) -> np.ndarray:
-        """Encode an image file, (D,) float32, L2-normalised.
-
-        Raises:
-            ValueError: The file does not decode.
-        """
-        return self.runtime.encode_images([path])[0]
-
-    def label(self, path: str, labels: Sequence[str], template: str = "{}") -> list[tuple[str, float]]:
+    def label(self, path: str, labels: list[str], template: str = "{}") -> list[tuple[str, float]]:
         """Rank labels for an image file.
 
         Args:
@@ -91,15 +76,10 @@ class Encoder:
             Labels with scores that sum to 1, highest score first.
 
         Raises:
-            ValueError: The file does not decode.
+            ValueError: The file does not decode, or the template has no `{}`.
         """
-        image = self.encode_image(path)
         with self.lock:
-            texts = self.runtime.encode_texts([template.replace("{}", label) for label in labels], truncate=True)
-            logits = self.runtime.logit_scale * (texts @ image)
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
-        return [(labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")]
+            return self.runtime.zero_shot(path, labels, template, truncate=True)
 
 
 class Album:
@@ -122,14 +102,13 @@ class Album:
         self.failures: list[tuple[Path, str]] = []
         if not Path(folder).is_dir():
             raise ValueError(f"images: there is no folder {folder!r}. Pass a folder of images.")
-        found = sorted(
+        found = [
             path
-            for path in Path(folder).rglob("*")
-            if path.suffix.lower() in EXTENSIONS
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file() and path != credits and "/." not in f"/{path.relative_to(folder).as_posix()}"
+        ]
         vectors = []
-        for number, path in enumerate(found):
+        for path in found:
             try:
                 image = encoder.open_rgb(path, encoder.runtime.preprocess.edge)
                 vector, thumbnail = encoder.runtime.encode_images([image])[0], _thumbnail(image)
@@ -139,22 +118,12 @@ class Album:
                 vectors.append(vector)
                 self.thumbnails.append(thumbnail)
                 self.titles.append(os.fsencode(path.stem).decode("utf-8", "replace"))  # names need not be UTF-8
-            end = "\n" if number + 1 == len(found) else ""
-            print(f"\rencode images: {number + 1} of {len(found)}", end=end, file=sys.stderr, flush=True)
         if not vectors:
             raise ValueError(f"images: none of the {len(found)} images of {folder!r} decodes. Pass other images.")
         self.vectors = np.stack(vectors)  # (N, D)
 
     def search(self, query: str, count: int) -> tuple[list[Hit], list[str]]:
-        """Find the images that are most similar to a text.
-
-        Args:
-            query: Text in Chinese or English.
-            count: Maximum number of results.
-
-        Returns:
-            Search results, most similar first, and notes about the text, such as that it is too long.
-        """
+        """Find up to `count` images that are most similar to a text, with notes about the text, such as its length."""
         runtime = self.encoder.runtime
         with self.encoder.lock:
             (vector,) = runtime.encode_texts([query], truncate=True)

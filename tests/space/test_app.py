@@ -76,19 +76,6 @@ def test_a_broken_file_shows_a_message_and_the_next_image_is_labelled(visit, tmp
     visit.page.wait_for_selector("#answer .bars li")
 
 
-def test_a_new_upload_clears_the_old_answer_at_once(visit, image_folder):
-    """The server gets the file, and then the request, only after the old answer is gone."""
-    uploads, requests = [], []
-    visit.page.route("**/gradio_api/upload?**", lambda route: uploads.append(route))
-    visit.page.set_input_files("#image input[type=file]", str(sorted(image_folder.glob("*.png"))[-1]))
-    visit.page.wait_for_selector("#answer .bars li", state="hidden")
-    visit.page.route("**/gradio_api/queue/join**", lambda route: requests.append(route))
-    uploads[0].continue_()
-    visit.page.wait_for_selector("#answer .busy")
-    requests[0].continue_()
-    visit.page.wait_for_selector("#answer .bars li")
-
-
 def test_an_uploaded_image_gets_the_scores_of_the_model_for_chinese_labels(visit, model, processor, image_folder):
     page, file = visit.page, sorted(image_folder.glob("*.png"))[-1]
     page.fill("#labels textarea", "，".join(LABELS))

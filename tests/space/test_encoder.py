@@ -17,25 +17,6 @@ def encoder(space, model_folder):
     return space.Encoder(str(model_folder))
 
 
-def test_an_image_is_decoded_once_for_all_edits_of_the_labels(space, model_folder, image_folder):
-    encoder = space.Encoder(str(model_folder))
-    path, opened = str(next(image_folder.glob("*.png"))), []
-    encode = encoder.runtime.encode_images
-    encoder.runtime.encode_images = lambda images: opened.append(images) or encode(images)
-    assert encoder.label(path, ["狗"]) == [("狗", 1.0)]
-    assert len(encoder.label(path, ["狗", "a dog"], "一张{}的图片")) == 2
-    assert opened == [[path]]
-
-
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(encoder, tmp_path, monkeypatch):
-    sizes = []
-    load = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda image, *args: sizes.append(image.size) or load(image, *args))
-    Image.new("RGB", (1600, 1200), "red").save(tmp_path / "large.jpg")
-    encoder.encode_image(str(tmp_path / "large.jpg"))
-    assert sizes and max(sizes) <= (400, 300)
-
-
 def test_scores_are_those_of_pytorch(encoder, model, processor, image_folder):
     path, labels = sorted(image_folder.glob("*.png"))[0], ["红苹果", "red apple", "狗"]
     found = dict(encoder.label(str(path), labels, "一张{}的图片"))
