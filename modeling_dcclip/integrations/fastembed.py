@@ -41,7 +41,11 @@ def register(folder: str | Path, variant: str = "", name: str | None = None) -> 
     ):
         file = f"onnx/{tower}_model{variant}.onnx"
         if not (folder / file).exists():
-            raise ValueError(f"folder: {str(folder)!r} has no {file}. {_remedy(folder, tower)}")
+            found = ", ".join(sorted(path.stem for path in folder.glob("onnx/*.onnx"))) or "none"
+            raise ValueError(
+                f"folder: {str(folder)!r} has no {file}, but {found}. Pass a different variant, or export the model: "
+                "python training/export.py FOLDER --output_dir FOLDER."
+            )
         model = f"dcclip/{name or folder.name}-{kind}{variant}"
         names.append(model)
         dim = config.get("truncate_dim") or config["projection_dim"]
@@ -67,11 +71,3 @@ def register(folder: str | Path, variant: str = "", name: str | None = None) -> 
         else:  # fastembed has no such method for images; this list is where its own models are
             supported_onnx_models.append(DenseModelDescription(**fields, size_in_GB=size))
     return names[0], names[1]
-
-
-def _remedy(folder: Path, tower: str) -> str:
-    """What to do about a graph that is missing, for the error message."""
-    stem = f"{tower}_model"
-    found = sorted(path.stem.removeprefix(stem) for path in folder.glob(f"onnx/{stem}*.onnx"))
-    choice = f"Pass a variant that it has: {', '.join(map(repr, found))}. Or export" if found else "Export"
-    return f"{choice} the model first: python training/export.py FOLDER --output_dir FOLDER."

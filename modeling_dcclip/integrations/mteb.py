@@ -26,16 +26,13 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "rotation")
 def model_meta(
     folder: str | Path, name: str, revision: str | None = None, release_date: str | None = None
 ) -> ModelMeta:
-    """The metadata of a model, with a loader of its folder.
+    """The metadata of a model, whose `load_model` loads its folder.
 
     Args:
         folder: Finished model folder.
         name: Name in results, such as the Hub id NAMESPACE/NAME.
         revision: Commit of the folder on the Hub.
         release_date: Date of the release, YYYY-MM-DD.
-
-    Returns:
-        The metadata. `load_model` loads the folder.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

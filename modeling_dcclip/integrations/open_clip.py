@@ -121,21 +121,13 @@ def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[
 
 def _fitting_network(model: nn.Module, text_folder: str) -> tuple[dict[str, Any], CustomTextCLIP]:
     """The open_clip network that gives the model's embeddings, with its config."""
-    reason, model_config = "", cast(Any, model.config)
-    for config in _configs(model_config, text_folder):
+    for config in _configs(cast(Any, model.config), text_folder):
         network = CustomTextCLIP(**config).eval()
-        missing = _fill(network, model)
-        difference = math.inf if missing else _largest_difference(network, model)
-        if difference <= TOLERANCE:
+        if not _fill(network, model) and _largest_difference(network, model) <= TOLERANCE:
             return config, network
-        reason = (
-            f"it has no {missing[0].removeprefix('visual.trunk.')}"
-            if missing
-            else f"embeddings would differ by up to {difference:.1g}"
-        )
     raise ValueError(
-        f"vision_config: {model_config.vision_config.architecture!r} as it is used here has no counterpart in "
-        f"open_clip, which loads whole timm models ({reason})."
+        f"vision_config: {cast(Any, model.config).vision_config.architecture!r} as it is used here has no counterpart "
+        "in open_clip, which loads whole timm models."
     )
 
 
@@ -192,15 +184,7 @@ def _fill(network: CustomTextCLIP, model: nn.Module) -> list[str]:
 
 
 def _image_head(network: CustomTextCLIP, projection: Tensor) -> dict[str, Tensor]:
-    """Weights of all layers after the feature map that the model pools.
-
-    Args:
-        network: The open_clip network.
-        projection: Weight of the image projection, (D, W).
-
-    Returns:
-        Weights by name.
-    """
+    """Weights by name of all layers after the feature map that the model pools, from the image projection (D, W)."""
     visual: Any = network.visual
     trunk, head = visual.trunk, dict[str, Tensor]()
     if hasattr(trunk, "conv_head") and trunk.conv_head.in_channels == projection.shape[1]:
@@ -218,12 +202,7 @@ def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str
     channels twice, as x and -x: f(x) - f(-x) = x for ReLU, SiLU, GELU and Hardswish, and small values are not clipped
     by ReLU6. Where H < 2 W, it holds x alone, which is exact after a ReLU.
 
-    Args:
-        trunk: The timm model.
-        projection: Weight of the image projection, (D, W).
-
-    Returns:
-        Weight of the projection of the layer's output, (D, H), and weights of the layer by name.
+    Returns the weight of the projection of the layer's output, (D, H), and weights of the layer by name.
     """
     weight = torch.zeros_like(trunk.conv_head.weight)  # (H, W, 1, 1)
     width, is_last_relu = weight.shape[1], _ends_with_relu(trunk.blocks)

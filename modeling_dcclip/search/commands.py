@@ -27,26 +27,33 @@ CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes tha
 
 
 def run_index(options: argparse.Namespace):
-    """Index folders, or remove one, and print what was done."""
+    """Index folders, remove one, or embed all photographs again, and print what was done."""
     exists = (options.index / MANIFEST).is_file()
+    given = {name for name in ("folders", "model", "exclude", "forget", "upgrade") if getattr(options, name)}
+    for name in {"forget", "upgrade"} & given:
+        if others := given - {name}:
+            raise ValueError(f"{name}: cannot be combined with {', '.join(sorted(others))}. Run two commands.")
     if options.forget is not None:
-        _forget(options)
+        with Index.open(options.index) as index:
+            removed = index.forget(options.forget)
+        print_json({"removed": removed}) if options.json else print(f"{_count(removed, 'file')} removed")
         return
+    limits = {"model_id": options.model_id, "truncate_dim": options.truncate_dim}
     if options.upgrade is not None:
-        _upgrade(options)
-        return
-    if not exists and not options.folders:
-        raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
-    # before a model is loaded, and folders without images before an index is created
-    require_folders(options.folders, None if exists else options.exclude or ())
-    with (
-        Index.open(
-            options.index, _model(options), create=True, truncate_dim=options.truncate_dim, model_id=options.model_id
-        ) as index,
-        _progress("image") as show,
-    ):
-        report = index.add(*options.folders, progress=show, exclude=options.exclude)
-        files = len(index)
+        with Index.open(options.index) as index, _progress("image") as show:
+            report = upgrade_index(index, options.upgrade, progress=show, **limits)
+            files = len(index)
+    else:
+        if not exists and not options.folders:
+            raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
+        # before a model is loaded, and folders without images before an index is created
+        require_folders(options.folders, None if exists else options.exclude or ())
+        with (
+            Index.open(options.index, _model(options), create=True, **limits) as index,
+            _progress("image") as show,
+        ):
+            report = index.add(*options.folders, progress=show, exclude=options.exclude)
+            files = len(index)
     _print_report(report, files, options)
     if report.missing:
         raise SystemExit(1)
@@ -64,36 +71,6 @@ def _model(options: argparse.Namespace) -> Path | None:
         if (folder / "config.json").is_file():
             return None
     return default_model()
-
-
-def _forget(options: argparse.Namespace):
-    """Remove a folder from an index."""
-    names = ("folders", "model", "model_id", "truncate_dim", "upgrade", "exclude")
-    if given := [name for name in names if getattr(options, name) not in (None, [])]:
-        raise ValueError(
-            f"forget: cannot be combined with {' or '.join(given)}. Run dcclip index --forget FOLDER first, then the "
-            "other command."
-        )
-    with Index.open(options.index) as index:
-        removed = index.forget(options.forget)
-    if options.json:
-        print_json({"removed": removed})
-    else:
-        print(f"{_count(removed, 'file')} removed")
-
-
-def _upgrade(options: argparse.Namespace):
-    """Embed an index again with a new model."""
-    if options.folders or options.model or options.exclude:
-        raise ValueError(
-            "upgrade: cannot be combined with folders, --model or --exclude. Run dcclip index first, then the upgrade."
-        )
-    with Index.open(options.index) as index, _progress("image") as show:
-        report = upgrade_index(
-            index, options.upgrade, model_id=options.model_id, truncate_dim=options.truncate_dim, progress=show
-        )
-        files = len(index)
-    _print_report(report, files, options)
 
 
 def _print_report(report: Report, files: int, options: argparse.Namespace):
@@ -128,7 +105,7 @@ def run_search(options: argparse.Namespace):
     with Index.open(options.index, _model(options), model_id=options.model_id) as index, _notes_printed():
         hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
         if not hits:
-            print_note(_why_nothing(index, options))
+            print_note(f"no photograph passes the filters (of {len(index):,} in the index)")
     if options.json:
         print_json(
             [
@@ -139,14 +116,6 @@ def run_search(options: argparse.Namespace):
     else:
         for hit in hits:
             _print_line(f"{hit.score:.3f}  {hit.path}")
-
-
-def _why_nothing(index: Index, options: argparse.Namespace) -> str:
-    """Why a search has no result."""
-    if not len(index):
-        return "the index has no photographs"
-    hint = "; a pattern with * or ? has to match the whole path" if {*"*?"} & {*(options.path or "")} else ""
-    return f"no photograph passes the filters (of {len(index):,}){hint}"
 
 
 def run_serve(options: argparse.Namespace):

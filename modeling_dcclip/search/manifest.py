@@ -1,7 +1,7 @@
 """The folder of an index: its manifest, its lock, and the data that the manifest names.
 
     manifest.json     format version, id, date, and embedding space (model, fingerprints, teacher)
-    data-1/           catalog.sqlite (files, see catalog.py) and vectors/ (shards, see vectors.py)
+    data-1/           catalog.sqlite (files, see catalog.py) and vectors/ (see vectors.py)
 
 Data are written first, and come into force when the manifest is renamed.
 """

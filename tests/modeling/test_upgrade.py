@@ -118,7 +118,7 @@ def test_the_command_upgrades(index, new_model, color_model, capsys):
     assert capsys.readouterr().out.endswith("green.png\n")
     for arguments, message in {
         ("--upgrade", str(new_model)): "has this model already",
-        ("--upgrade", str(new_model), "--model", str(color_model)): "cannot be combined with folders, --model",
+        ("--upgrade", str(new_model), "--model", str(color_model)): "upgrade: cannot be combined with model",
         ("--upgrade", str(index.folder)): "has no config.json",
     }.items():
         with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Vectors on disk: accuracy, exact search, writes in any order, growth across shards."""
+"""Vectors on disk: accuracy, exact search, writes in any order, growth."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,8 @@ DIMENSION = 64
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    """Several shards with a partly filled last one, and several blocks per shard."""
-    monkeypatch.setattr(vectors_module, "SHARD_ROWS", 100)
+def small_blocks(monkeypatch):
+    """Several blocks with a partly filled last one."""
     monkeypatch.setattr(vectors_module, "BLOCK_ROWS", 32)
 
 
@@ -37,7 +36,8 @@ def test_vectors_are_read_as_they_were_written(store, vectors):
     rows = np.array([3, 729, 0, 410, 99, 100])
     # half a step of int8 in the largest dimension
     np.testing.assert_allclose(store.read(rows), vectors[rows], atol=np.abs(vectors).max() / 254 + 1e-6)
-    assert sum(file.stat().st_size for file in store.folder.iterdir()) == len(vectors) * store.bytes_per_row
+    assert sum(file.stat().st_size for file in store.folder.iterdir()) == len(vectors) * (DIMENSION + 8)
+    assert store.bytes_per_row == DIMENSION + 8
 
 
 @pytest.mark.parametrize(("row", "top"), [(5, 1), (77, 10), (300, 50), (2, 1000)])
@@ -80,10 +80,9 @@ def test_no_rows_no_results(tmp_path):
 
 
 def test_damaged_rows_are_lost_and_only_matter_where_they_may_be_found(store, vectors):
-    path = store.folder / "000002.int8"
-    content = bytearray(path.read_bytes())
-    content[5 * DIMENSION] ^= 64
-    path.write_bytes(content)
+    content = bytearray((store.folder / "values.int8").read_bytes())
+    content[205 * DIMENSION] ^= 64
+    (store.folder / "values.int8").write_bytes(content)
     damaged = VectorStore(store.folder, DIMENSION, key=7)
     allowed = np.arange(730) != 205
     assert damaged.search(vectors[0], 730, 1, allowed)[0].tolist() == [0]
@@ -102,5 +101,5 @@ def test_wide_vectors_have_exact_checksums(tmp_path):
 
 
 def test_missing_rows_are_named(store, vectors):
-    with pytest.raises(ValueError, match=r"000007.int8' has 30 rows, expected 31"):
+    with pytest.raises(ValueError, match="has 730 vectors, expected 731"):
         store.search(vectors[0], 731, 1)
