@@ -93,8 +93,6 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         _print_line(f"unreadable folder: {folder} (its indexed photographs are kept)")
     for folder in report.missing:
         _print_line(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
-    for pattern in report.unmatched:
-        _print_line(f"nothing matches --exclude {pattern}")
     if report.others:
         print(f"files of other types are not indexed: {count_extensions(report.others)}")
 
@@ -168,7 +166,7 @@ def run_status(options: argparse.Namespace):
         status: dict[str, Any] = {
             "index": str(options.index),
             "files": len(index),
-            "bytes": sum(map(_size, index.folder.rglob("*"))),
+            "bytes": catalog.num_rows * index.store.bytes_per_row,
             "model": str(model),
             "has_model": (model / "config.json").is_file(),
             "dimension": index.space.dimension,
@@ -180,7 +178,7 @@ def run_status(options: argparse.Namespace):
     if options.json:
         print_json(status)
         return
-    _print_line(f"{options.index}: {_count(status['files'], 'file')}, {status['bytes'] / 1e6:,.1f} MB")
+    _print_line(f"{options.index}: {_count(status['files'], 'file')}, {status['bytes'] / 1e6:,.1f} MB of vectors")
     missing = "" if status["has_model"] else " (missing)"
     _print_line(f"model: {model}{missing}; vectors: int8, {status['dimension']} dimensions")
     for folder, files in status["folders"].items():
@@ -189,14 +187,6 @@ def run_status(options: argparse.Namespace):
         _print_line(f"left out of {folder}: {', '.join(patterns)}")
     for cause, number in status["failures"].items():
         print(f"unreadable: {_count(number, 'file')} ({cause})")
-
-
-def _size(path: Path) -> int:
-    """Size of a file in bytes; 0 for a folder, and for a file that was removed meanwhile."""
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:
-        return 0
 
 
 def _count(number: int, noun: str) -> str:

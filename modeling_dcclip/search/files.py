@@ -61,14 +61,12 @@ class Walk:
         excluded: Patterns of what is left out, from `patterns_of`.
         unreadable: Paths that may be directories and cannot be read, filled by the walk.
         others: Number of other files by their extension in lower case, filled by the walk.
-        matched: Patterns that left something out, filled by the walk.
     """
 
     folder: Path
     excluded: Sequence[str] = ()
     unreadable: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    matched: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FileState]:
         waiting, visited = [os.fsencode(self.folder)], set[tuple[int, int]]()
@@ -110,7 +108,6 @@ class Walk:
             glob = pattern.rstrip("/").replace("[", "[[]")
             is_match = fnmatchcase(below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/"))
             if is_match or (glob.startswith("/") and fnmatchcase(whole, glob)):
-                self.matched.add(pattern)
                 return True
         return False
 

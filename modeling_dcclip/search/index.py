@@ -38,7 +38,7 @@ from modeling_dcclip.search.manifest import (
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.query import QueryWarning, embed_query
 
-OUTDATED = "{:,} files that are gone or have changed since they were indexed. Run dcclip index"
+OUTDATED = "files that are gone or have changed since they were indexed: {:,}. Run dcclip index"
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,7 @@ class Hit:
 
 
 class Index:
-    """An index that was opened with `Index.open`; it may be used from several threads.
-
-    Args:
-        folder: Folder of the index.
-        manifest: Content of its manifest.
-        model: Model to search with, or its folder. None takes the model that wrote the index, after an upgrade the new
-            one.
-        model_id: Hub id of that model. None takes its folder.
-    """
+    """An index that was opened with `Index.open`; it may be used from several threads."""
 
     def __init__(
         self,
@@ -176,12 +168,10 @@ class Index:
             return self._runtime
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
-        """Find out how a model searches the index.
+        """How a model searches the index: the model, truncated if it has to be, and the map from its space, or None.
 
-        Returns:
-            The model, truncated to the dimensions of the index, and the map from its space to that of the index,
-            (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their embeddings
-            cannot be compared.
+        The map is (D_model, D_index) float32, and None if the spaces are the same. None instead of both tells that the
+        embeddings cannot be compared.
         """
         rotations, dimension = self.space.rotations(space), self.space.dimension
         if rotations is None or space.dimension < dimension:
@@ -306,19 +296,7 @@ class Index:
         return image
 
     def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
-        """Find photographs by an embedding.
-
-        Args:
-            query: Embedding of the space of the index, (D,) float32, of unit length.
-            top: Maximum number of results, at least 1.
-            chosen: Filter on files. Default: all.
-
-        Returns:
-            The photographs, most similar first.
-
-        Warns:
-            QueryWarning: Files of the results are gone, or have changed since they were indexed.
-        """
+        """Find photographs by an embedding of the space of the index, (D,) float32, of unit length; as `search`."""
         if top < 1:
             raise ValueError(f"top: got {top}, expected at least 1.")
         chosen = chosen or Filter()
@@ -335,23 +313,15 @@ class Index:
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
-        if chosen != Filter():
-            allowed = np.zeros(count, bool)
-            allowed[self.catalog.rows_of_files(chosen)] = True
-            return allowed
-        free = self.catalog.free_rows()
-        if not len(free):
+        is_filtered, free = chosen != Filter(), self.catalog.free_rows()
+        if not is_filtered and not len(free):
             return None
-        allowed = np.ones(count, bool)
-        allowed[free] = False
+        allowed = np.full(count, not is_filtered)
+        allowed[self.catalog.rows_of_files(chosen) if is_filtered else free] = is_filtered
         return allowed
 
     def similar(self, number: int, top: int = 20) -> list[Hit]:
-        """Find photographs similar to one of the index, which comes first.
-
-        Args:
-            number: Number of the file, `Hit.id`.
-            top: Maximum number of results, at least 1.
+        """Find photographs similar to one of the index by its `Hit.id`. It comes first.
 
         Raises:
             ValueError: The index has no such file.
@@ -365,14 +335,7 @@ class Index:
             return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top)
 
     def newest(self, top: int = 20) -> list[Hit]:
-        """The newest photographs, newest first, each with score 0.
-
-        Args:
-            top: Maximum number of photographs, at least 1.
-
-        Warns:
-            QueryWarning: Files are left out that are gone, or that have changed since they were indexed.
-        """
+        """The newest photographs, newest first, with score 0, without those that are gone or have changed."""
         self.refresh()
         files = self.catalog.files(top)
         current = [file for file in files if file.state.is_current()]

@@ -49,7 +49,6 @@ class Report:
         missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         others: Number of files of other types, which are not indexed, by their extension.
-        unmatched: Patterns of what stays out, named for this run, that matched nothing.
         seconds: Duration of the run, in seconds.
     """
 
@@ -64,7 +63,6 @@ class Report:
     missing: list[str] = field(default_factory=list)
     repaired: int = 0
     others: Counter[str] = field(default_factory=Counter)
-    unmatched: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -138,8 +136,6 @@ def update(
     report.unchanged += entered["unchanged"]
     report.failures = catalog.failures()
     report.missing = sorted(str(folder) for folder in [*missing, *empty] if not named or folder in folders)
-    matched = {pattern for walk in walks for pattern in walk.matched}
-    report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= matched]
     report.others = sum((walk.others for walk in walks), Counter())
     report.seconds = time.monotonic() - began
     return report
@@ -182,22 +178,20 @@ def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = Non
 
 def _lacks_images(folder: Path, indexed: int = 0) -> str:
     """Message about a folder that is missing or has no images."""
-    hint = "If it is on a disk, mount it. To remove it from the index, pass --forget."
-    if folder.is_file():
-        return f"folder: {str(folder)!r} is a file; name its folder."
-    if not folder.is_dir():
-        return f"folder: {str(folder)!r} does not exist. {hint}"
     walk = Walk(folder.absolute())
     found = sum(1 for _ in walk)
-    if os.fsencode(walk.folder) in walk.unreadable:
-        return f"folder: {str(folder)!r} cannot be read. Check its permissions."
-    if indexed and not found:
-        return f"folder: {str(folder)!r} has no images now, and the index has {indexed:,} from it. {hint}"
-    others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
-    if found:
-        others = f", apart from {found:,} that are excluded or in hidden folders"
-    formats = "JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF"
-    return f"folder: {str(folder)!r} has no images ({formats}) in it{others}."
+    if folder.is_file():
+        cause = "is a file. Name its folder."
+    elif folder.is_dir() and os.fsencode(walk.folder) in walk.unreadable:
+        cause = "cannot be read. Check its permissions."
+    elif indexed or not folder.is_dir():
+        state = f"has no images now, and the index has {indexed:,} from it" if folder.is_dir() else "does not exist"
+        cause = f"{state}. If it is on a disk, mount it. To remove it from the index, pass --forget."
+    else:
+        others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
+        others = f", but {found:,} that are excluded or in hidden folders" if found else others
+        cause = f"has no images (JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF) in it{others}."
+    return f"folder: {str(folder)!r} {cause}"
 
 
 def _check_model(catalog: Catalog, store: VectorStore, runtime: Runtime):

@@ -267,7 +267,7 @@ def test_folders_without_images_change_nothing(filled, photos, tmp_path):
     for name in ("a.nef", "b.NEF", "c.txt"):
         (tmp_path / "empty" / name).touch()
     for folder, cause in {
-        tmp_path / "empty": r"has no images \(JPEG.*, and files of other types: 3 \(\.nef, \.txt\)\.$",
+        tmp_path / "empty": r"has no images \(JPEG.*: 3 \(\.nef, \.txt\)\.$",
         tmp_path / "none": "does not exist",
         photos / "red.jpg": "is a file",
     }.items():

@@ -147,7 +147,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     shutil.rmtree(tmp_path / "gone")
     shutil.rmtree(model)
     found = run("status").splitlines()
-    assert re.fullmatch(rf"{place}: 6 files, 0\.\d MB", found[0])
+    assert re.fullmatch(rf"{place}: 6 files, 0\.\d MB of vectors", found[0])
     assert found[1:] == [
         f"model: {model} (missing); vectors: int8, 16 dimensions",
         f"        1  {tmp_path}/gone (missing)",
@@ -211,7 +211,7 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
     assert "folder: got none, and" in run("index", *model)
     assert "folder: " in run("index", tmp_path / "none", *model) and not place.exists()
     assert "has no images" in run("index", tmp_path / "empty", *model) and not place.exists()
-    assert "apart from 5 that are excluded" in run("index", photos, "--exclude", "*", *model) and not place.exists()
+    assert "but 5 that are excluded" in run("index", photos, "--exclude", "*", *model) and not place.exists()
     assert "model: " in run("index", photos, "--index", tmp_path / "other", "--model", tmp_path)
     run("index", photos, *model)
     assert "query: got none" in run("search")

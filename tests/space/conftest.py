@@ -1,46 +1,38 @@
-"""A tiny model in its folder, images to search, and the modules of the Space."""
+"""A model that knows colours in its folder, images to search, and the modules of the Space."""
 
 import importlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from tests.browser import open_browser
-from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
-from training.hub import complete_folder
+from tests.modeling.color_model import save_color_model
+from tests.tiny import ROOT
 
 SPACE = ROOT / "model_cards" / "space"
 
 
 @pytest.fixture(scope="package")
-def model():
-    return make_model(CUT_EFFICIENTNET)
-
-
-@pytest.fixture(scope="package")
-def model_folder(model, processor, images, tmp_path_factory) -> Path:
-    """As `training/export.py` leaves a folder, without its gate."""
-    graphs = pytest.importorskip("training.edge.graphs", reason='pip install -e ".[edge]"')
-    folder = tmp_path_factory.mktemp("space") / "tiny"
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "onnx").mkdir()
-    for tower in ("vision", "text"):
-        graphs.trace(model, tower, folder / "onnx" / f"{tower}_model.onnx")
-    complete_folder(folder)
-    images[0].save(folder / "example.png")
+def model_folder(tmp_path_factory) -> Path:
+    """As `training/export.py` leaves a folder, in what the Space needs."""
+    folder = save_color_model(tmp_path_factory.mktemp("space") / "colors")
+    for name in ("runtime_dcclip.py", "image_dcclip.py"):
+        shutil.copy(ROOT / "modeling_dcclip" / name, folder)
+    Image.new("RGB", (64, 64), "white").save(folder / "example.png")
     return folder
 
 
 @pytest.fixture(scope="package")
-def image_folder(images, texts, tmp_path_factory) -> Path:
-    """Images with their captions as file names, and a file that is not an image."""
+def image_folder(tmp_path_factory) -> Path:
+    """Images with their colours as file names, and files that are not images."""
     folder = tmp_path_factory.mktemp("images")
-    for image, text in zip(images, texts, strict=True):
-        image.save(folder / f"{text.replace('/', ' ')}.png")
+    for name, color in {"red": "red", "绿": "lime", "blue": "blue", ".hidden": "red"}.items():
+        Image.new("RGB", (60, 40), color).save(folder / f"{name}.png", comment="secret")
     (folder / "broken.png").write_bytes(b"not an image")
     (folder / "CREDITS.txt").write_text("Emoji: nobody\n", encoding="utf-8")
     return folder

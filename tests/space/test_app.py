@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import torch
-from PIL import Image
 
+from modeling_dcclip.runtime_dcclip import Runtime
 from tests.browser import Visit, serving
 from tests.local_server import free_port
 from tests.space.conftest import SPACE
@@ -16,7 +15,7 @@ from tests.tiny import ROOT
 pytestmark = pytest.mark.slow
 
 PHONE_HEIGHT = 664  # pixels that a browser leaves of a phone's 844
-LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
+LABELS = ["红", "绿", "blue", "狗"]
 # a Space installs neither `training` nor `modeling_dcclip`
 ISOLATED_LOAD = """
 import importlib.util, runpy, sys
@@ -72,37 +71,32 @@ def test_a_broken_file_shows_a_message_and_the_next_image_is_labelled(visit, tmp
     visit.page.set_input_files("#image input[type=file]", str(tmp_path / "a.png"))
     visit.page.wait_for_selector("#answer .note:has-text('cannot be opened')")
     assert visit.page.locator("#answer .bars").count() == 0
-    visit.page.set_input_files("#image input[type=file]", str(sorted(image_folder.glob("*.png"))[-1]))
+    visit.page.set_input_files("#image input[type=file]", str(image_folder / "red.png"))
     visit.page.wait_for_selector("#answer .bars li")
 
 
-def test_an_uploaded_image_gets_the_scores_of_the_model_for_chinese_labels(visit, model, processor, image_folder):
-    page, file = visit.page, sorted(image_folder.glob("*.png"))[-1]
+def test_an_uploaded_image_gets_the_scores_of_the_model_for_chinese_labels(visit, model_folder, image_folder):
+    page, file = visit.page, image_folder / "red.png"
     page.fill("#labels textarea", "，".join(LABELS))
     page.click("#image button[aria-label='Remove Image']")
     page.wait_for_selector("#answer .note:has-text('Drop an image')")
     page.set_input_files("#image input[type=file]", str(file))
     page.wait_for_selector(f"#answer .bars li >> text={LABELS[0]}")
-    with torch.inference_mode():
-        outputs = model(**processor(images=Image.open(file).convert("RGB"), text=LABELS, return_tensors="pt"))
-    scores = outputs.logits_per_image[0].softmax(0).tolist()
-    expected = sorted(zip(LABELS, scores, strict=True), key=lambda pair: -pair[1])
     rows = page.locator("#answer .bars li").all()
     found = [(row.locator(".name").inner_text(), row.locator(".score").inner_text()) for row in rows]
-    assert found == [(label, f"{score:.1%}") for label, score in expected]
+    assert found == [(label, f"{score:.1%}") for label, score in Runtime(model_folder).zero_shot(file, LABELS)]
     assert re.match(r"\d+ ms · 1 image, 4 labels", page.inner_text("#answer .note"))
 
 
 def test_search_works_in_both_languages(visit):
     visit.page.get_by_role("tab").nth(1).click()
-    for query in ("绿色的青蛙", "green frog"):
+    for query in ("绿", "green"):
         visit.page.fill("#query textarea, #query input", "")
         visit.page.wait_for_selector("#found .note:has-text('Enter a search text')")
         visit.page.fill("#query textarea, #query input", query)
-        visit.page.wait_for_selector("#found .hits li")
-        assert visit.page.locator("#found .hits li").count() == 8
+        visit.page.wait_for_selector("#found .hits li >> text=绿")
         assert visit.page.locator("#found img").first.evaluate("image => image.decode().then(() => image.width)")
-        assert "top 8 of 8 images" in visit.page.inner_text("#found .note")
+        assert "top 3 of 3 images" in visit.page.inner_text("#found .note")
 
 
 def test_the_page_fits_a_phone(browser, address):
@@ -133,10 +127,3 @@ def test_uploads_are_limited(app, model_folder, monkeypatch):
     monkeypatch.setattr("gradio.Blocks.launch", lambda page, **options: launched.update(options))
     app.main()
     assert launched["max_file_size"] == "20mb" and launched["allowed_paths"] == [model_folder / "example.png"]
-
-
-def test_a_missing_package_is_named_with_the_extra(run_python):
-    code = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
-    run = run_python("-c", code, str(SPACE / "app.py"), check=False)
-    assert run.returncode == 2
-    assert run.stderr == 'space: gradio is not installed. Run: pip install -e ".[space]"\n'
