@@ -11,24 +11,17 @@ def test_saved_config_loads_equal(tmp_path):
     assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("field", ["projection_dim", "image_size", "max_text_length"])
-def test_sizes_below_one_raise_an_error_with_the_field(field):
-    with pytest.raises(StrictDataclassError, match=rf"{field} must be at least 1, got 0"):
-        make_config(**{field: 0})
-
-
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    "fields",
     [
-        ({"truncate_dim": 17}, r"truncate_dim must be in 1\.\.16 \(projection_dim\), got 17"),
-        ({"truncate_dim": 0}, r"truncate_dim must be in 1\.\.16"),
-        ({"prefixes": [8, 4]}, r"prefixes: must ascend without repetition, got \[8, 4\]"),
-        ({"prefixes": [8, 8]}, r"prefixes: must ascend without repetition"),
-        ({"prefixes": [8, 17]}, r"prefixes: must be in 1\.\.16"),
+        *({field: 0} for field in ("projection_dim", "image_size", "max_text_length", "truncate_dim")),
+        *({field: "max"} for field in ("vision_pooling", "text_pooling")),
+        *({"prefixes": widths} for widths in ([8, 4], [8, 8], [8, 17])),
+        {"truncate_dim": 17},
     ],
 )
-def test_widths_that_do_not_fit_raise_an_error(fields, message):
-    with pytest.raises(StrictDataclassError, match=message):
+def test_values_out_of_range_raise_an_error_with_the_field(fields):
+    with pytest.raises(StrictDataclassError, match=next(iter(fields))):
         make_config(**fields)
 
 
@@ -36,12 +29,6 @@ def test_widths_that_do_not_fit_raise_an_error(fields, message):
 def test_tower_without_model_type_raises_an_error_with_the_field(field):
     with pytest.raises(ValueError, match=rf"{field} has no 'model_type'"):
         DCCLIPConfig(**{field: {"hidden_size": 32}})
-
-
-@pytest.mark.parametrize("field", ["vision_pooling", "text_pooling"])
-def test_unknown_pooling_raises_an_error_with_the_field(field):
-    with pytest.raises(StrictDataclassError, match=field):
-        make_config(**{field: "max"})
 
 
 def test_cls_pooling_of_a_tower_without_cls_raises_an_error():

@@ -61,12 +61,10 @@ def content(index: Index) -> dict[str, bytes]:
 
 
 def test_texts_in_both_languages_find_photographs(filled):
-    for index in (filled,):
-        for text, name in {"red": "red.jpg", "红": "red.jpg", "blue": "blue.jpg", "黄": "yellow.webp"}.items():
-            hits = index.search(text, top=3)
-            assert names(hits)[0] == name and len(hits) == 3
-            assert hits[0].score == pytest.approx(1, abs=0.02)
-        assert len(index) == 5
+    for text, name in {"red": "red.jpg", "红": "red.jpg", "blue": "blue.jpg", "黄": "yellow.webp"}.items():
+        hits = filled.search(text, top=3)
+        assert names(hits)[0] == name and len(hits) == 3
+        assert hits[0].score == pytest.approx(1, abs=0.02)
 
 
 def test_weights_negation_and_example_images(filled, photos):
@@ -401,13 +399,12 @@ def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatc
     assert filled.add(photos).found == len(filled) == 306
 
 
-def test_a_second_process_is_refused(filled, photos, run_python, tmp_path):
-    script = "import sys; from modeling_dcclip.search.index import Index; Index.open(sys.argv[1]).add(sys.argv[2])"
-    with filled.writing():
-        run = run_python("-c", script, str(filled.folder), str(photos), check=False)
-        assert f"index: another process is writing to '{filled.folder}'. Wait for it to end" in run.stderr
-        assert names(filled.search("red", top=1)) == ["red.jpg"]  # searches go on
-    assert run_python("-c", script, str(filled.folder), str(photos)).returncode == 0
+def test_a_second_writer_is_refused(filled, photos):
+    with filled.writing(), Index.open(filled.folder) as other:
+        with pytest.raises(ValueError, match="index: another process is writing to"):
+            other.add(photos)
+        assert names(other.search("red", top=1)) == ["red.jpg"]  # searches go on
+    assert filled.add(photos).unchanged == 5
 
 
 @pytest.mark.parametrize(
@@ -474,7 +471,7 @@ def test_no_flipped_bit_of_an_index_gives_a_wrong_answer(filled, photos, tmp_pat
 
     expected, rng, noticed = answers(filled.folder), random.Random(0), 0
     files = [path for path in sorted(filled.folder.rglob("*")) if path.is_file() and path.name != ".lock"]
-    for number in range(60):
+    for number in range(40):
         folder = shutil.copytree(filled.folder, tmp_path / f"flipped {number}")
         path = folder / rng.choice(files).relative_to(filled.folder)
         content = bytearray(path.read_bytes())
@@ -487,7 +484,7 @@ def test_no_flipped_bit_of_an_index_gives_a_wrong_answer(filled, photos, tmp_pat
         with suppress(ValueError, OSError), Index.open(folder) as index:
             index.add(photos)
             assert answers(folder) == expected
-    assert noticed > 30
+    assert noticed > 20
 
 
 def test_vectors_and_catalog_of_a_different_index_are_noticed(filled, photos, tmp_path, color_model):
@@ -515,24 +512,17 @@ def test_a_changed_entry_of_the_catalog_is_noticed_and_repaired(filled, photos, 
     assert filled.add().repaired == 1 and len(filled) == 5 and len(filled.search("red")) == 5
 
 
-@pytest.mark.parametrize("damage", [shutil.rmtree, lambda data: os.truncate(data / "catalog.sqlite", 0)])
-def test_an_index_without_its_catalog_is_not_made_anew(filled, damage):
-    filled.close()
-    damage(filled.folder / "data-1")
-    with pytest.raises(ValueError, match=r"catalog.sqlite' is missing or empty"):
-        Index.open(filled.folder)
-
-
-def test_a_damaged_catalog_is_reported(filled, photos):
+def test_a_damaged_catalog_is_reported_and_not_made_anew(filled, photos):
     filled.close()
     path = filled.folder / "data-1" / "catalog.sqlite"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
     for use in (lambda index: index.search("red"), lambda index: index.add(photos)):
         with pytest.raises(ValueError, match=r"the catalog of .*index' cannot be read"):
             use(Index.open(filled.folder))
-    path.write_bytes(b"x" * 5000)
-    with pytest.raises(ValueError, match=r"the catalog of .* cannot be read"):
-        Index.open(filled.folder)
+    for damage in (lambda: path.write_bytes(b"x" * 5000), lambda: path.write_bytes(b""), path.unlink):
+        damage()
+        with pytest.raises(ValueError, match="index: "):
+            Index.open(filled.folder)
 
 
 def test_an_embedding_that_is_not_finite_is_refused(filled, photos, paint, monkeypatch):
@@ -672,21 +662,15 @@ def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, col
         Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
 
 
-@pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",)])
-def test_an_empty_query_is_refused(filled, texts):
-    with pytest.raises(ValueError, match="query: "):
-        filled.search(*texts)
-
-
 @pytest.mark.parametrize(("term", "weight"), [("red^.5", 0.5), ("red^-2.", -2), ("red ^1E1", 10), ("red^th 5", None)])
 def test_weights_are_numbers_in_any_form(term, weight):
     assert parse_term(term) == (("red", weight) if weight else (term, 1))
 
 
-@pytest.mark.parametrize("weight", ["9" * 44, "1e3", "-101", "1e999"])
-def test_large_weights_are_refused(filled, weight):
-    with pytest.raises(ValueError, match=r"query: 'red\^.*' has the weight .*, expected -100 to 100"):
-        filled.search(f"red^{weight}")
+@pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",), ("red^1e3",), ("red^-101",), ("red", "red^-1")])
+def test_a_query_without_a_direction_is_refused(filled, texts):
+    with pytest.raises(ValueError, match="query: "):
+        filled.search(*texts)
 
 
 def test_a_long_query_is_truncated_with_a_warning(filled):

@@ -253,4 +253,3 @@ def test_everything_runs_without_torch(run_python, photos, color_model, tmp_path
     indexed = run_python("-c", BLOCK, HEAVY, "index", str(photos), "--model", str(color_model), **options)
     assert indexed.stdout.startswith("5 files in the index")
     assert run_python("-c", BLOCK, HEAVY, "search", "蓝", "--top", "1", **options).stdout.endswith("blue.jpg\n")
-    assert run_python("-c", BLOCK, HEAVY, "duplicates", **options).stdout == ""
