@@ -13,12 +13,11 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,9 +37,8 @@ CREATE TABLE files (
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
-CREATE TABLE folders (path BLOB PRIMARY KEY, patterns TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE state (rows INTEGER NOT NULL, rotation BLOB);
-INSERT INTO state VALUES (0, NULL);
+CREATE TABLE folders (path BLOB PRIMARY KEY, patterns TEXT NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE rotation (matrix BLOB NOT NULL, sum INTEGER NOT NULL);
 """
 _SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
 _SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
@@ -152,7 +150,7 @@ class Catalog:
     def reading(self) -> Iterator[None]:
         """Hold one state of the catalog: no other process can commit within the block."""
         with self._transaction("BEGIN"):
-            self._execute("SELECT rows FROM state")  # takes the lock
+            self._execute("SELECT 1 FROM rotation")  # takes the lock
             yield
 
     def writing(self) -> AbstractContextManager[None]:
@@ -179,20 +177,17 @@ class Catalog:
 
     def _damage(self, cause: str) -> ValueError:
         return ValueError(
-            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({cause}). Restore it, or "
-            "remove the folder and index the photographs again."
+            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({' '.join(cause.split())}). "
+            "Restore it, or remove the folder and index the photographs again."
         )
-
-    def _state(self, name: str) -> Any:
-        found = self._execute(f"SELECT {name} FROM state")
-        if not found:
-            raise self._damage("it has no state")
-        return found[0][0]
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of vectors, free ones included."""
-        return self._state("rows")
+        """Number of rows of vectors, free ones included. Each is either of a content or free."""
+        ((rows, entries, both),) = self._execute(_COUNT_ROWS)
+        if rows != entries or both:
+            raise self._damage(f"{rows} rows of vectors have {entries} entries, {both} of them twice")
+        return rows
 
     @property
     def num_files(self) -> int:
@@ -219,8 +214,10 @@ class Catalog:
 
     def folders(self) -> dict[Path, list[str]]:
         """The indexed folders, sorted, each with the patterns of what stays out of it."""
-        found = self._execute("SELECT path, patterns FROM folders ORDER BY path")
-        return {Path(os.fsdecode(path)): json.loads(patterns) for path, patterns in found}
+        found = self._execute("SELECT path, patterns, sum = checksum(path, patterns) FROM folders ORDER BY path")
+        if not all(is_sound for _, _, is_sound in found):
+            raise self._damage("a folder has a wrong checksum")
+        return {Path(os.fsdecode(path)): json.loads(patterns) for path, patterns, _ in found}
 
     def set_folders(self, folders: Mapping[Path, Sequence[str]]):
         """Replace the indexed folders and their patterns."""
@@ -228,7 +225,7 @@ class Catalog:
             with self.writing():
                 self._execute("DELETE FROM folders")
                 rows = [(os.fsencode(path), json.dumps(patterns)) for path, patterns in folders.items()]
-                self._many("INSERT INTO folders VALUES (?, ?)", rows)
+                self._many("INSERT INTO folders VALUES (?1, ?2, checksum(?1, ?2))", rows)
 
     def failures(self) -> list[tuple[str, str]]:
         """Paths of the files that could not be read, each with its cause, sorted by path."""
@@ -274,38 +271,53 @@ class Catalog:
             self._free([row for (row,) in found])
         return len(found)
 
-    def drop_damaged(self, rows: Iterable[int]) -> int:
-        """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again."""
+    def repair(self, lost_rows: Callable[[int], np.ndarray]) -> int:
+        """Remove damaged entries, so that their files are indexed again, and return the number of files.
+
+        Args:
+            lost_rows: Function that returns the rows below a number whose vectors are damaged.
+        """
         folders = {*self.folders()}
         with self.writing():
             if self._execute("PRAGMA integrity_check(1)") != [("ok",)]:
                 self._execute("REINDEX")
                 if (found := self._execute("PRAGMA integrity_check(1)")) != [("ok",)]:
                     raise self._damage(found[0][0])
-            rows = {*map(int, rows)}
-            rows |= {row for (row,) in self._execute(f"SELECT row FROM contents WHERE NOT ({_SOUND_CONTENT})")}
-            query = "DELETE FROM files WHERE row = ? RETURNING row, path"
-            removed = [each for row in rows for each in self._execute(query, row)]
-            if outside := sum(not {*Path(os.fsdecode(path)).parents} & folders for _, path in removed):
+            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
+            removed = self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING path")
+            self._execute("DELETE FROM contents WHERE row NOT IN (SELECT row FROM files)")
+            rows = np.array([row for (row,) in self._execute("SELECT row FROM contents")], np.int64)
+            free = np.setdiff1d(np.arange(rows.max(initial=-1) + 1), rows)
+            if not np.array_equal(free, self.free_rows()):
+                self._execute("DELETE FROM free_rows")
+                self._many("INSERT INTO free_rows VALUES (?)", [(row,) for row in free.tolist()])
+            lost = np.intersect1d(lost_rows(self.num_rows), rows).tolist()
+            query = "DELETE FROM files WHERE row = ? RETURNING path"
+            removed += [each for row in lost for each in self._execute(query, row)]
+            self._free(lost)
+            if outside := sum(not {*Path(os.fsdecode(path)).parents} & folders for (path,) in removed):
                 raise ValueError(
                     f"index: {str(self._path.parents[1])!r} lacks the vectors of {outside} images that are in none of "
                     "the folders of the index. Restore it, or embed their data again: training/embed.py."
                 )
-            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
-            if folders:
-                removed += self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING row, path")
-            self._free({*rows, *(row for row, _ in removed)})
         return len(removed)
 
     @property
     def rotation(self) -> np.ndarray | None:
         """Rotation from the teacher's space to the space of the index, (D, D) float32; None if there is none."""
-        matrix = self._state("rotation")
-        return None if matrix is None else np.frombuffer(matrix, "<f4").reshape(math.isqrt(len(matrix) // 4), -1)
+        found = self._execute("SELECT matrix, sum = checksum(matrix) FROM rotation")
+        if not found:
+            return None
+        ((matrix, is_sound),) = found
+        if not is_sound:
+            raise self._damage("its rotation has a wrong checksum")
+        return np.frombuffer(matrix, "<f4").reshape(math.isqrt(len(matrix) // 4), -1)
 
     @rotation.setter
     def rotation(self, matrix: np.ndarray):
-        self._execute("UPDATE state SET rotation = ?", matrix.astype("<f4").tobytes())
+        with self.writing():
+            self._execute("DELETE FROM rotation")
+            self._execute("INSERT INTO rotation VALUES (?1, checksum(?1))", matrix.astype("<f4").tobytes())
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
         """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
@@ -339,12 +351,10 @@ class Catalog:
         """Give each new content a row: free ones first, then new ones. Call it within `writing()`, before any row is
         freed, because a row that this transaction frees may still be read.
         """
-        query = "SELECT row FROM free_rows ORDER BY row LIMIT ?"
+        end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
         rows = [row for (row,) in self._execute(query, len(contents))]
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
-        end = self.num_rows
         rows += range(end, end + len(contents) - len(rows))
-        self._execute("UPDATE state SET rows = ?", max(end, rows[-1] + 1 if rows else 0))
         entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
         self._many("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", entries)
         return np.array(rows, np.int64)
@@ -424,6 +434,12 @@ ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row, s
 """
 _COUNT_ENTERED = """
 SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
+"""
+_COUNT_ROWS = """
+SELECT (SELECT coalesce(max(row), -1) + 1 FROM (SELECT max(row) AS row FROM contents
+        UNION ALL SELECT max(row) FROM free_rows UNION ALL SELECT max(row) FROM files)),
+       (SELECT count(*) FROM contents) + (SELECT count(*) FROM free_rows),
+       (SELECT count(*) FROM free_rows JOIN contents USING (row))
 """
 _ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
 _BELOW = "path > ? AND path < ?"

@@ -93,8 +93,7 @@ def update(
     began = time.monotonic()
     require_folders(named)
     recorded = catalog.folders()
-    lost = np.setdiff1d(store.lost_rows(catalog.num_rows), catalog.free_rows())
-    report = Report(repaired=catalog.drop_damaged(lost))
+    report = Report(repaired=catalog.repair(store.lost_rows))
     missing = [folder for folder in recorded if not folder.is_dir()]
     outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
     inside = [_indexed_path(folder, outermost) for folder in named]

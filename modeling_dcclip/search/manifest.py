@@ -37,7 +37,8 @@ class Space:
         weights: Fingerprint of its weights, 16 hexadecimal digits.
         files: Fingerprint of the files that encode: both ONNX files, the tokenizer and the preprocessing, 16
             hexadecimal digits.
-        teacher: Hub id or folder of the teacher whose space it has; None if it has no teacher.
+        teacher: Name of the teacher whose space it has; None if it has no teacher.
+        teacher_weights: Fingerprint of the teacher's weights; None if the model does not tell.
         dimension: Number of dimensions D of the embeddings.
         rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
         projection_dim: Number of dimensions before the embeddings were truncated.
@@ -47,6 +48,7 @@ class Space:
     weights: str
     files: str
     teacher: str | None
+    teacher_weights: str | None
     dimension: int
     rotation: str | None
     projection_dim: int
@@ -61,6 +63,7 @@ class Space:
             digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
             digest_files([*files, runtime.folder / "tokenizer.json", runtime.folder / "preprocessor_config.json"]),
             runtime.config.get("teacher"),
+            runtime.config.get("teacher_weights"),
             runtime.dimension,
             runtime.config.get("rotation"),
             runtime.config["projection_dim"],
@@ -80,18 +83,21 @@ class Space:
             return None
         if self.weights == other.weights:
             return None, None
-        if self.teacher is not None and self.teacher == other.teacher:
+        if self.teacher is not None and other.teacher is not None and self._has_teacher_of(other):
             return self.rotation, other.rotation
         if self._taught(other):
             return None, other.rotation
         return (self.rotation, None) if other._taught(self) else None
 
+    def _has_teacher_of(self, other: "Space") -> bool:
+        """Whether two students have the same teacher, by weights or, if those of one are not known, by name."""
+        if None in (self.teacher_weights, other.teacher_weights):
+            return self.teacher == other.teacher
+        return self.teacher_weights == other.teacher_weights
+
     def _taught(self, student: "Space") -> bool:
-        """Whether this is a student's teacher, by name or, for a folder, by weights."""
-        if student.teacher is None:
-            return False
-        files = sorted(Path(student.teacher).glob(WEIGHTS))
-        return student.teacher == self.model or (bool(files) and digest_files(files) == self.weights)
+        """Whether this is a student's teacher, by weights or by name."""
+        return self.weights == student.teacher_weights or self.model == student.teacher
 
     def __str__(self) -> str:
         return (

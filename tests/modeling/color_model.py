@@ -30,7 +30,12 @@ PREPROCESSING = {
 
 
 def save_color_model(
-    folder: Path, teacher: str | None = None, turn: int = 0, rotated: bool = False, dtype: type = np.float32
+    folder: Path,
+    teacher: str | None = None,
+    turn: int = 0,
+    rotated: bool = False,
+    dtype: type = np.float32,
+    teacher_weights: str | None = None,
 ) -> Path:
     """Write the model folder.
 
@@ -40,6 +45,7 @@ def save_color_model(
         turn: Number of dimensions by which embeddings are rotated; another number is another embedding space.
         rotated: Whether the folder states this rotation, as a student that was trained with prefixes does.
         dtype: Type in which the rotation is stored.
+        teacher_weights: Fingerprint of the teacher's weights in the config.
     """
     (folder / "onnx").mkdir(parents=True)
     config = {
@@ -48,6 +54,7 @@ def save_color_model(
         "text_config": {"pad_token_id": 0},
         "languages": ["zh", "en"],
         "teacher": teacher,
+        "teacher_weights": teacher_weights,
     }
     if rotated:
         config["rotation"] = f"turn {turn}"

@@ -501,6 +501,30 @@ def test_vectors_and_catalog_of_a_different_index_are_noticed(filled, photos, tm
         index.search("red")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["INSERT INTO free_rows VALUES (3)", "INSERT INTO free_rows VALUES (7)", "DELETE FROM contents WHERE row = 4"],
+)
+def test_lost_rows_of_the_catalog_are_noticed_and_repaired(filled, statement):
+    before = content(filled)
+    filled.catalog._execute(statement)
+    with pytest.raises(ValueError, match="rows of vectors"):
+        filled.search("red")
+    assert filled.add().repaired == ("contents" in statement) and content(filled) == before
+    assert len(filled.search("red")) == 5
+
+
+def test_changed_folders_and_rotations_are_noticed(filled, tmp_path):
+    student = save_color_model(tmp_path / "student", teacher=filled.space.model, turn=3, rotated=True)
+    with Index.open(tmp_path / "rotated", student, create=True) as index:
+        index.catalog._execute("UPDATE rotation SET matrix = zeroblob(1024)")
+        with pytest.raises(ValueError, match="rotation"):
+            index.catalog.rotation  # noqa: B018
+    filled.catalog._execute("UPDATE folders SET patterns = '[\"b\"]'")
+    with pytest.raises(ValueError, match="folder"):
+        filled.add()
+
+
 @pytest.mark.parametrize("column", ["files.path", "files.row", "files.mtime_ns", "contents.digest", "contents.taken"])
 def test_a_changed_entry_of_the_catalog_is_noticed_and_repaired(filled, photos, column):
     table, _, name = column.partition(".")
@@ -611,16 +635,25 @@ def test_a_student_searches_the_index_of_its_teacher_and_the_other_way_round(tmp
         Index.open(tmp_path / "of student", color_model)  # nothing says that it is the teacher
 
 
-def test_a_local_teacher_is_known_by_its_weights(tmp_path, photos):
+def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
     teacher = save_color_model(tmp_path / "teacher")
     (teacher / "model.safetensors").write_bytes(b"weights of the teacher")
-    exported = shutil.copytree(teacher, tmp_path / "exported teacher")
-    student = save_color_model(tmp_path / "student", teacher=str(teacher))
-    (student / "model.safetensors").write_bytes(b"weights of the student")
-    with Index.open(tmp_path / "index", exported, create=True) as index:
+    weights = manifest.digest_files([teacher / "model.safetensors"])
+    with Index.open(tmp_path / "index", teacher, create=True) as index:
         index.add(photos)
-    with Index.open(tmp_path / "index", student) as index:
+    students = [
+        save_color_model(tmp_path / f"student {number}", teacher="teacher", teacher_weights=digest)
+        for number, digest in enumerate([weights, "0" * 16, weights, None])
+    ]
+    for student in students:
+        (student / "model.safetensors").write_bytes(student.name.encode())
+    with Index.open(tmp_path / "index", students[0]) as index:
         assert names(index.search("blue", top=1)) == ["blue.jpg"]
+    spaces = [manifest.Space.of(Runtime(student)) for student in students]
+    same = [spaces[0].rotations(space) is not None for space in spaces]
+    assert same == [True, False, True, True]  # equal names of two teachers, and a student that tells the name alone
+    with pytest.raises(ValueError, match="different embedding space"):
+        Index.open(tmp_path / "index", students[1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
