@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from modeling_dcclip import __version__
-from modeling_dcclip.search.files import EXTENSIONS
 
 if TYPE_CHECKING:
     from modeling_dcclip.runtime_dcclip import Runtime
@@ -207,11 +206,6 @@ def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
     if not options.image.is_file():
         raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
-    for label in map(Path, options.labels):  # such as from a pattern that the shell expands
-        if label.suffix.lower() in EXTENSIONS and label.is_file():
-            raise ValueError(
-                f"label: expects one image, but {str(label)!r} is also an image file. Run the command for each image."
-            )
     labels = [label.strip() for label in options.labels]
     if not all(labels):
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")

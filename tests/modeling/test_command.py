@@ -87,7 +87,6 @@ def test_user_errors_are_one_line(label, image, tmp_path):
         ("template: ", ["fox", "--template", "a photo"], {}),
         ("label: one is empty", ["fox", " "], {}),
         ("label: 'fox' is given twice", ["fox", "cat", "fox "], {}),
-        ("label: expects one image", [str(image), "fox"], {}),
         ("texts: ", ["红" * 30], {}),
     ):
         assert label(*arguments, **options).startswith(f"dcclip: {cause}")

@@ -81,15 +81,6 @@ def test_search_prints_json(run, indexed):
     assert first["score"] == pytest.approx(1, abs=0.01) and len(first["date"]) == 19 and len(others) == 4
 
 
-def test_names_that_are_not_utf_8_are_printed_as_they_are(run, photos, color_model):
-    name = os.fsencode(photos) + b"/caf\xe9.png"
-    os.rename(photos / "green.png", name)
-    run("index", photos, "--model", color_model)
-    assert os.fsencode(run("search", "green", "--top", 1).split("  ")[1].rstrip("\n")) == name
-    (entry,) = json.loads(run("search", "green", "--top", 1, "--json"))
-    assert os.fsencode(entry["path"]) == name
-
-
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
     for arguments in (["search", "red", "--path", "a/*.jpg"], ["search", "red", "--before", "1999"], ["duplicates"]):
         command.main([*arguments, "--json"])
@@ -109,20 +100,15 @@ def test_a_closed_pipe_ends_a_command_in_silence(indexed):
     assert run.returncode == command.BROKEN_PIPE and not run.stderr
 
 
-def test_control_characters_do_not_reach_a_terminal(run, photos, color_model, monkeypatch):
+def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(run, photos, color_model, monkeypatch):
     path = os.fsencode(photos) + b"/\x1b[2J\x85\xff \xe7\xba\xa2.png"
     os.rename(photos / "green.png", path)
     run("index", photos, "--model", color_model)
-    assert os.fsencode(run("search", "green", "--top", 1)).endswith(path + b"\n")
+    assert os.fsencode(run("search", "--image", os.fsdecode(path), "--top", 1)).endswith(path + b"\n")
+    assert os.fsencode(json.loads(run("search", "green", "--top", 1, "--json"))[0]["path"]) == path
+    assert "texts: " in run("search", os.fsdecode(b"a\xff"))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
-
-
-def test_arguments_that_are_not_utf_8(run, indexed):
-    assert r"texts: 'a\udcff' is not valid Unicode" in run("search", os.fsdecode(b"a\xff"))
-    example = os.fsdecode(os.fsencode(indexed) + b"/\xff.png")
-    os.rename(indexed / "green.png", example)
-    assert run("search", "--image", example, "--top", 1).endswith("/green.png\n")
 
 
 def test_duplicates_lists_groups(run, indexed, paint):
@@ -132,7 +118,6 @@ def test_duplicates_lists_groups(run, indexed, paint):
     groups = [group.splitlines() for group in run("duplicates").split("\n\n")]
     names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
     assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
-    assert all(line.startswith(("1.000  ", "0.9")) for group in groups for line in group)
     found = json.loads(run("duplicates", "--json", "--threshold", "0.3"))
     assert len(found) > 2 and all(group[0]["score"] == 1 and group[1]["score"] > 0.3 for group in found)
     assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
@@ -205,21 +190,26 @@ def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, caps
 
 
 def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
-    model = ["--model", color_model]
     (tmp_path / "empty").mkdir()
-    assert "index: " in run("search", "red") and "has no index" in run("search", "red")
-    assert "folder: got none, and" in run("index", *model)
-    assert "folder: " in run("index", tmp_path / "none", *model) and not place.exists()
-    assert "has no images" in run("index", tmp_path / "empty", *model) and not place.exists()
-    assert "but 5 that are excluded" in run("index", photos, "--exclude", "*", *model) and not place.exists()
-    assert "model: " in run("index", photos, "--index", tmp_path / "other", "--model", tmp_path)
-    run("index", photos, *model)
-    assert "query: got none" in run("search")
-    assert "query: '' has no text" in run("search", "")
-    assert "image: 'none.jpg' cannot be read (no such file or directory)" in run("search", "--image", "none.jpg")
-    assert "cannot be read (not an image, or damaged" in run("search", "--image", color_model / "config.json")
-    assert "before: '2020-13' is not a date" in run("search", "red", "--before", "2020-13")
-    assert "top: got 0" in run("search", "red", "--top", 0)
+    for field, arguments in (
+        ("index", ["search", "red"]),
+        ("folder", ["index"]),
+        ("folder", ["index", tmp_path / "none"]),
+        ("folder", ["index", tmp_path / "empty"]),
+        ("folder", ["index", photos, "--exclude", "*"]),
+        ("model", ["index", photos, "--model", tmp_path]),
+    ):
+        assert run(*arguments).startswith(f"dcclip: {field}: ") and not place.exists()
+    run("index", photos, "--model", color_model)
+    for field, arguments in (
+        ("query", []),
+        ("query", [""]),
+        ("image", ["--image", "none.jpg"]),
+        ("image", ["--image", color_model / "config.json"]),
+        ("before", ["red", "--before", "2020-13"]),
+        ("top", ["red", "--top", 0]),
+    ):
+        assert run("search", *arguments).startswith(f"dcclip: {field}: ")
 
 
 def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
@@ -235,16 +225,6 @@ def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main(["search", "red"])
     assert capsys.readouterr().err == "\ndcclip: stopped.\n"
-
-
-def test_progress_is_shown_on_a_terminal(indexed, monkeypatch, capsys, paint):
-    command.main(["duplicates"])
-    assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    paint(indexed / "new.jpg", "red", width=33)
-    for arguments, noun in ((["index"], " images "), (["duplicates"], " pairs ")):
-        command.main(arguments)
-        assert noun in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -116,35 +116,28 @@ def run(capsys, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("missing", "message_part"),
-    [("onnx/vision_model.onnx", "training/export.py"), ("tokenizer.json", "finished model folder")],
+    ("prepare", "arguments", "message"),
+    [
+        (lambda folder: (folder / "model/onnx/vision_model.onnx").unlink(), [], "web: model: "),
+        (lambda folder: (folder / "model/tokenizer.json").unlink(), [], "web: model: "),
+        (
+            lambda folder: shutil.rmtree(folder / "node_modules"),
+            [],
+            "npm ci --ignore-scripts --prefix model_cards/web",
+        ),
+        (lambda folder: None, ["--images", "none.parquet"], "data: cannot load"),
+    ],
 )
-def test_an_incomplete_model_is_an_error(folder, libraries, tmp_path, capsys, missing, message_part):
-    (folder / missing).unlink()
-    message = run(
-        capsys, "--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(tmp_path / "site")
-    )
-    assert message.startswith("web: model: ") and message_part in message
-    assert not (tmp_path / "site").exists()
-
-
-def test_missing_libraries_are_an_error_with_the_install_command(folder, tmp_path, capsys):
-    message = run(capsys, "--model", str(folder), "--node_modules", str(tmp_path / "none"))
-    assert "npm ci --ignore-scripts --prefix model_cards/web" in message
+def test_no_page_is_written_from_incomplete_parts(folder, libraries, tmp_path, capsys, prepare, arguments, message):
+    prepare(tmp_path)
+    output = tmp_path / "site"
+    common = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
+    assert message in run(capsys, *common, *arguments)
+    assert not output.exists() and not list(tmp_path.glob(".site*"))
 
 
 def test_a_folder_with_other_files_is_not_replaced(folder, libraries, tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    message = run(
-        capsys, "--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(tmp_path / "mine")
-    )
-    assert "output_dir" in message
-    assert (tmp_path / "mine" / "thesis.txt").exists()
-
-
-def test_no_page_is_written_if_the_images_cannot_be_loaded(folder, libraries, tmp_path, capsys):
-    output = tmp_path / "site"
-    arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
-    assert "data: cannot load" in run(capsys, *arguments, "--images", str(tmp_path / "none.parquet"))
-    assert not output.exists() and not list(tmp_path.glob(".site*"))
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(mine)]
+    assert "output_dir" in run(capsys, *arguments) and (mine / "thesis.txt").exists()
