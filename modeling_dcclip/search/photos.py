@@ -19,7 +19,7 @@ from modeling_dcclip.search.files import EXTENSIONS, FileState, extension_of
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
-MAX_SHOWN_PIXELS = 30_000_000  # of a photograph that is decoded for a page
+MAX_SHOWN_PIXELS = 26_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -99,10 +99,15 @@ def decode_photo(
     file.seek(0)
     try:
         with open_header(file) as image:
+            pixels = image.width * image.height
             if edge is not None:
                 reduce_jpeg(image, edge)
-            limit = max_pixels or (2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf)
-            if image.width * image.height > limit:
+            if "progressive" not in image.info:  # else libjpeg has all coefficients in memory
+                pixels = image.width * image.height
+            limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+            if max_pixels and image.format in ("WEBP", "AVIF"):  # whose decoders have copies of their own
+                limit /= 2
+            if pixels > limit:
                 raise Image.DecompressionBombError
             return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:

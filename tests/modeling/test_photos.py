@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import image_dcclip
+from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import Walk
-from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_photo
 
 
 def names(folders, root) -> list[str]:
@@ -111,6 +112,19 @@ def test_a_large_jpeg_is_read_if_the_decoded_image_is_not_large(tmp_path, monkey
     assert read(tmp_path / "a.jpg", edge=24).image.size == (40, 30)
     for name, edge in {"progressive.jpg": 24, "a.png": 24, "a.jpg": 60}.items():
         assert failure_of(tmp_path / name, edge=edge).cause == "too many pixels"
+    assert make_thumbnail(str(tmp_path / "a.jpg"), 24)
+    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 160 * 120 - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert make_thumbnail(str(tmp_path / "a.jpg"), 24)
+    noise.save(tmp_path / "a.webp")  # which takes twice the memory
+    for name in ("progressive.jpg", "a.png", "a.webp"):
+        with pytest.raises(UnreadablePhotoError, match="too many pixels"):
+            make_thumbnail(str(tmp_path / name), 24)
+    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 160 * 120)
+    with pytest.raises(UnreadablePhotoError, match="too many pixels"):
+        make_thumbnail(str(tmp_path / "a.webp"), 24)
+    assert make_thumbnail(str(tmp_path / "a.png"), 24)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setattr(image_dcclip, "MAX_JPEG_PIXELS", 160 * 120 - 1)
     assert failure_of(tmp_path / "a.jpg", edge=24).cause == "too many pixels"
 
