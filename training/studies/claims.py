@@ -93,7 +93,7 @@ def make_trainer(options: Options) -> Trainer:
     first = replace(first, student=student, data=data, tower="both", teacher_views=1)
     first = replace(first, batch_size=options.batch_size)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
-    second = replace(second, batch_size=options.batch_size)
+    second = replace(second, batch_size=options.batch_size, teacher_views=1)  # the stages share the targets
     return Trainer(first, second, folder, options.distill_steps, options.align_steps, options.pretrained)
 
 
