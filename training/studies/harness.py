@@ -15,7 +15,7 @@ from datasets import Dataset, Image
 from training.data import evenly_spaced_rows, load_source, require_columns
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, portable_values
 
 PROGRAM = "python -m training.studies"
 CAPTIONED = ("image", *LANGUAGES)  # columns of images with captions in both languages
@@ -62,7 +62,7 @@ class Study:
     def __init__(self, name: str, options: StudyOptions, data: str, **conditions: Any):
         self.folder = Path(options.output_dir)
         settings = {key: value for key, value in asdict(options).items() if key not in EXTENDABLE} | conditions
-        settings = json.loads(json.dumps(settings))
+        settings = portable_values(json.loads(json.dumps(settings)))  # as the file has them
         meta = make_meta(data, None, command_of(f"{PROGRAM} {name}", options), settings=settings)
         self.results = Results(meta)
         path = self.folder / RESULTS_FILE

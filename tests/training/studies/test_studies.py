@@ -51,11 +51,11 @@ def test_rows_outlive_a_call_but_not_a_change_of_settings(tmp_path):
         pass
 
     options = Options(output_dir=str(tmp_path))
-    Study("budget", options, "noise", weights="a").add([row(0.25, 1)])
-    again = Study("budget", options, "noise", weights="a")
+    Study("budget", options, "noise", weights="a", train="/data/a.parquet").add([row(0.25, 1)])
+    again = Study("budget", options, "noise", weights="a", train="/data/a.parquet")
     assert again.has(seed=1, metric="recall") and not again.has(seed=2)
     with pytest.raises(ValueError, match="weights a, not b"):
-        Study("budget", options, "noise", weights="b")
+        Study("budget", options, "noise", weights="b", train="/data/a.parquet")
 
 
 def test_a_child_process_reports_its_output_and_costs():
