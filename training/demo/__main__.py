@@ -1,6 +1,6 @@
 """Run the full pipeline end to end: data, teacher, student, stage 1, stage 2, evaluation, model card.
 
-python -m training.demo                      writes runs/demo/model, results.json and two figures, in minutes
+python -m training.demo                      writes runs/demo/model and results.json, in minutes
 python -m training.demo --teacher BAAI/AltCLIP
 python -m training.demo --photos DATA        trains teacher and student on captioned photographs, in hours
 
@@ -39,7 +39,6 @@ def _run_emoji(options: DemoOptions):
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code and card",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
-        f"{plan.output_dir}/contact_sheet.png, {plan.output_dir}/curves.png": "figures",
     }
     print_ending(written, next_commands(Path(options.output_dir), demo.held_out.corpus))
 

@@ -37,7 +37,7 @@ class DemoOptions:
             extras `photos` and `edge`. Outputs are in the folder `photos` of `output_dir`.
         teacher: Hub id or folder of a teacher for the demo with emoji. Default: training/demo/mini_teacher.
         seed: Seed of the training.
-        output_dir: Folder of the Hub folder, the results, the figures and the intermediate models.
+        output_dir: Folder of the Hub folder, the results and the intermediate models.
         max_steps: Number of steps of each stage, instead of the recipes' own. For a quick trial.
         every: Use only every n-th concept of the emoji. For a quick trial.
     """
@@ -139,7 +139,7 @@ def emoji_plan(options: DemoOptions) -> Plan:
         "teacher": "evaluate the teacher on held-out images",
         "distill": f"stage 1: distil the teacher into the student, {distill_recipe.max_steps} steps",
         "align": f"stage 2: align images and captions in two languages, {align_recipe.max_steps} steps",
-        "report": "measure latency, write table, figures and model card",
+        "report": "measure latency, write table and model card",
     }
     is_default = options.teacher is None and options.max_steps is None and options.every == 1
     minutes = round(Results.read(RESULTS).meta["seconds"] / 60) if is_default else None

@@ -1,32 +1,23 @@
-"""What the demo with emoji shows: latency, tables, learning curves, and a contact sheet of held-out images."""
+"""What the demo with emoji shows: latency and tables."""
 
-import json
 import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from datasets import Dataset
 
-from training.corpus.emoji import ATTRIBUTION
-from training.evaluation.classify import class_embeddings
-from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.held_out import COLOURS, TEST_SETS
+from training.evaluation.sets.held_out import TEST_SETS
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
 from training.utils.process import interleaved_ms
-from training.utils.results import Results, Row, font_families
+from training.utils.results import Results, Row
 
 ModelKey = tuple[str, str | None]  # model, stage
 
 STAGES = (("teacher", None), ("student", "untrained"), ("student", "distilled"), ("student", "aligned"))
 COLUMNS = [(name, language) for name in TEST_SETS for language in LANGUAGES]
 TEXT = "woman farmer: medium-dark skin tone"
-NOT_LOSSES = ("time", "step", "learning_rate", "images_per_s", "loss")  # in a training log
-SHEET_COLUMNS, ROWS_PER_SET, TOP_K = 6, 2, 3  # of the contact sheet
-
-# matplotlib is imported inside the functions: its import takes half a second
 
 
 @torch.inference_mode()
@@ -127,85 +118,3 @@ def _accuracy_cells(results: Results, model: str, stage: str | None) -> str:
         )
         cells += f"{f'{top1:.0f} / {top5:.0f}':>12}"
     return cells
-
-
-def plot_curves(results: Results, logs: dict[str, Path], path: Path):
-    """Plot the losses of both stages, and the top-5 accuracy after each stage next to the teacher's.
-
-    Args:
-        results: Results of a run of the demo.
-        logs: Training log of each stage, `distilled` and `aligned`.
-        path: PNG file to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
-    for axis, (stage, log) in zip(axes[:2], logs.items(), strict=True):
-        _plot_losses(axis, log, f"loss, stage {'1: distil' if stage == 'distilled' else '2: align'}")
-    _plot_accuracy(axes[2], results)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-
-
-def _plot_losses(axis, log: Path, title: str):
-    lines = [line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if "loss" in line]
-    for name in (key for key in lines[0] if key not in NOT_LOSSES):
-        steps, values = [line["step"] for line in lines], [line[name] for line in lines]
-        axis.plot(steps, values, label=name.replace("_", " "), lw=1.4)
-    axis.set(title=title, xlabel="step", yscale="log")
-    axis.legend(frameon=False, fontsize=8)
-
-
-def _plot_accuracy(axis, results: Results):
-    stages = [
-        stage
-        for model, stage in STAGES
-        if model == "student" and results.values(model=model, stage=stage, metric="top5")
-    ]
-    for language, colour in COLOURS.items():
-        for name, style in (("unseen_combination", "o-"), ("unseen_style", "s--")):
-            fields = {"set": name, "language": language, "metric": "top5"}
-            values = [100 * (results.mean(model="student", stage=stage, **fields) or 0) for stage in stages]
-            label = f"{name.replace('_', ' ')}, {language}"
-            axis.plot([str(stage).replace("_", " ") for stage in stages], values, style, color=colour, label=label)
-            axis.axhline(100 * (results.mean(model="teacher", **fields) or 0), color=colour, ls=":", lw=1)
-    axis.set(title="top-5 among all names (dotted: teacher)", ylabel="%", ylim=(0, 100))
-    # between the curves of the two test sets
-    axis.legend(frameon=False, fontsize=8, loc="center", bbox_to_anchor=(0.77, 0.64))
-
-
-def plot_contact_sheet(model: ZeroShotModel, sets: dict[str, Dataset], class_names: ClassNames, path: Path):
-    """Plot held-out images with the model's top three labels in both languages.
-
-    Args:
-        model: The finished student.
-        sets: Test sets by name.
-        class_names: Candidate labels, all names of the corpus.
-        path: PNG file to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.5 * SHEET_COLUMNS, 3.4 * len(sets) * ROWS_PER_SET), layout="constrained")
-    axes = iter(figure.subplots(len(sets) * ROWS_PER_SET, SHEET_COLUMNS).flat)
-    classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
-    for rows in sets.values():
-        count = min(SHEET_COLUMNS * ROWS_PER_SET, len(rows))
-        step = (len(rows) // count - 1) | 1  # an odd step alternates between the two artwork styles
-        chosen = rows.select(range(0, count * step, step))
-        scores = {language: model.encode_images(chosen) @ table.T for language, table in classes.items()}
-        for number in range(count):
-            axis = next(axes)
-            axis.imshow(chosen[number]["image"])
-            lines = [
-                class_names.names[language][label][:36]
-                for language, table in scores.items()
-                for label in table[number].topk(TOP_K).indices.tolist()
-            ]
-            axis.set_xlabel("\n".join(lines), fontsize=8, family=font_families())
-    for axis in figure.axes:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    figure.suptitle("Held-out images with the student's top three labels in English and Chinese")
-    figure.supxlabel(ATTRIBUTION.replace("`", ""), fontsize=7, color="grey")
-    figure.savefig(path, dpi=110)

@@ -12,7 +12,6 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
-from training.demo import report
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
 from training.demo.run import choose_example, claim_demo_folder
@@ -55,7 +54,7 @@ def test_rows_have_every_stage_set_language_and_metric(demo):
 
 
 @pytest.mark.slow
-def test_output_has_a_hub_folder_figures_and_a_card_with_results(demo):
+def test_output_has_a_hub_folder_and_a_card_with_results(demo):
     folder, results = demo
     model = folder / "model"
     for name in ("config.json", "model.safetensors", "modeling_dcclip.py", "recipe.yaml", "results.json"):
@@ -64,8 +63,6 @@ def test_output_has_a_hub_folder_figures_and_a_card_with_results(demo):
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
     example = results["meta"]["example"]
     assert (model / example["image"]).is_file() and example["image"] in card
-    for image in ("curves.png", "contact_sheet.png"):
-        assert (folder / image).read_bytes().startswith(b"\x89PNG")
     for path in model.iterdir():
         if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
             assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
@@ -87,8 +84,7 @@ def test_output_starts_with_the_plan_names_each_step_and_ends_with_the_next_comm
 
 
 @pytest.mark.slow
-def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder, monkeypatch):
-    monkeypatch.setattr(report, "plot_contact_sheet", lambda model, sets, names, path: path.touch())  # takes seconds
+def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder):
     AcceleratorState._reset_state(reset_partial_state=True)
     main(["--output_dir", str(tmp_path / "demo"), *TRIAL, "--teacher", str(altclip_folder)])
     config = json.loads((tmp_path / "demo" / "model" / "config.json").read_text(encoding="utf-8"))

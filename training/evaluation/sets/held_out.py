@@ -12,7 +12,6 @@ from training.data import load_source
 from training.evaluation.sets.class_names import ClassNames
 
 TEST_SETS = ("unseen_combination", "unseen_style")
-COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
 
 
 @dataclass(frozen=True)
