@@ -48,7 +48,7 @@ def test_the_recipes_with_photographs_follow_each_other():
     recipes = load_photo_recipes(DemoOptions(photos="DATA"))
     teacher, distill, align = recipes["teacher"], recipes["distill"], recipes["align"]
     assert distill.teacher == align.teacher == teacher.output_dir and align.student == distill.output_dir
-    assert teacher.teacher is None and teacher.freeze
+    assert teacher.teacher == teacher.student and teacher.freeze
     assert distill.student.vision_init == distill.student.text_init == "teacher"
     assert all(recipe.save_every for recipe in recipes.values())  # an interrupted run continues
 
