@@ -10,13 +10,7 @@ from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
 from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
-from training.edge.formats import ExportOptions
-from training.edge.gate_data import GateData
 from training.evaluation.classify import make_evaluate
-from training.evaluation.retrieval import open_retrieval_set
-from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import open_set
-from training.evaluation.sets.sources import Source
 
 NOWHERE = "http://127.0.0.1:1/a.png"
 
@@ -37,20 +31,9 @@ def in_validation(source: str, **allowed: bool):
     make_evaluate(config, "top1", None, DataConfig(train="x", **allowed))
 
 
-def in_export(source: str, **allowed: bool):
-    names = str(Path(source).with_name("names.json"))
-    GateData.from_options(
-        ExportOptions(folder="", output_dir="", data=source, class_names=names, label_column="en", **allowed)
-    )
-
-
-NAMES = ClassNames({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]}, "en")
 READERS = {
     "data": lambda source, **allowed: require_allowed(load_source(source), "image", rules_for(source, **allowed), "x"),
-    "evaluation": lambda source, **allowed: open_set("own", Source(source, **allowed), NAMES),
-    "retrieval": lambda source, **allowed: open_retrieval_set("own", source, **allowed),
     "validation": in_validation,
-    "export": in_export,
 }
 
 

@@ -274,12 +274,6 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
 
 
-def test_captions_in_another_order_raise(dataset, keys):
-    batch = collate(dataset, keys)
-    with pytest.raises(ValueError, match="owner: captions must be in the order of their images"):
-        split_batch(batch | {"owner": batch["owner"].flip(0)}, CHUNK)
-
-
 class Held:
     """Bytes saved for a backward pass, without those of the parameters."""
 
