@@ -256,15 +256,10 @@ def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
     """Split a batch into chunks of images, each with its own captions.
 
     Args:
-        batch: Batch from the data loader.
+        batch: Batch from the data loader, with the captions in the order of their images.
         chunk_size: Number of images in a chunk, at least 1; the last chunk may have fewer.
-
-    Raises:
-        ValueError: The captions are not in the order of their images.
     """
     owner, num_images = batch["owner"], len(batch["rows"])
-    if (owner.diff() < 0).any():
-        raise ValueError(f"owner: captions must be in the order of their images, got {owner.tolist()}.")
     # number of captions per image, (B,), summed over the images of each chunk
     counts = [int(part.sum()) for part in owner.bincount(minlength=num_images).split(chunk_size)]
     fields = cast(dict[str, Tensor], batch)

@@ -166,6 +166,7 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
         os.truncate(descriptor, 0)
         os.write(descriptor, holder.encode())
         yield
+        os.truncate(descriptor, 0)  # a finished folder names no machine and no path
     finally:
         _held.discard(path)
         os.close(descriptor)

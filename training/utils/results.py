@@ -1,21 +1,16 @@
-"""`results.json`: rows of numbers, with the command, commit, data and seed that produced them; and fonts of figures.
+"""`results.json`: rows of numbers, with the command, commit, data and seed that produced them.
 
 Every number that a person reads is rendered from such a file.
 """
 
 import importlib.metadata
 import json
-import logging
 import statistics
 import subprocess
 import sys
-import unicodedata
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +18,6 @@ from training.utils.files import REPO_ROOT, portable, portable_text, write_text
 
 RESULTS_FILE = "results.json"
 MAX_COLUMNS = 12  # of a table that people read
-LATIN_FONT = "DejaVu Sans"  # matplotlib's own, without Chinese characters
-FONT_PACKAGE, FONT_FILE = "cvttf_NotoSansCJK_Regular", "NotoSansCJKtc-Regular.otf"
-CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC",
-                 "Microsoft YaHei", "SimHei")  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
 
@@ -223,30 +214,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return run.stdout.strip()
-
-
-def font_families() -> list[str]:
-    """Fonts for labels: matplotlib's own, and one with Chinese characters from a pip package or the system, if any."""
-    from matplotlib import font_manager
-
-    for folder in getattr(find_spec(FONT_PACKAGE), "submodule_search_locations", None) or []:
-        font_manager.fontManager.addfont(path := Path(folder, FONT_FILE))
-        return [LATIN_FONT, font_manager.FontProperties(fname=path).get_name()]
-    installed = font_manager.get_font_names()
-    return [LATIN_FONT, *[name for name in CHINESE_FONTS if name in installed][:1]]
-
-
-@contextmanager
-def label_fonts(labels: Iterable[str]) -> Iterator[None]:
-    """Draw and save figures within the `with` block in fonts that have the characters of their labels."""
-    import matplotlib as mpl
-
-    is_wide = any(unicodedata.east_asian_width(letter) in "WF" for label in labels for letter in label)
-    if is_wide and len(font_families()) == 1:
-        logging.getLogger(__name__).warning(
-            "figures: no installed font has Chinese characters, so labels show boxes. Install one: "
-            "pip install cvttf-notosanscjk-regular"
-        )
-    with mpl.rc_context({"font.family": font_families() if is_wide else [LATIN_FONT]}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # logged above, once for all characters
-        yield
