@@ -120,7 +120,7 @@ def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int =
         num_steps: Number of steps that the run has done so far. Default: all of the recipe.
     """
     fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
-    resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
+    resolved = yaml.safe_dump(plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     comment = f"# number of processes: {num_processes}\n" if num_processes > 1 else ""
     if num_steps is not None and num_steps < recipe.max_steps:
         comment += f"# number of steps done: {num_steps}\n"
@@ -141,10 +141,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Replace tuples by lists, because YAML has no tuples, and absolute paths by relative ones."""
     if isinstance(value, str):
         return relative_path(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

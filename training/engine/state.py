@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from modeling_dcclip import DCCLIPModel
-from training.config import OF_ONE_START, TrainingRecipe, stored_fields
+from training.config import OF_ONE_START, TrainingRecipe, plain, stored_fields
 from training.data import Pairs
 from training.engine.optimizer import Average, load_moments, whole_moments, zero_optimizer
 from training.tasks import Task
@@ -139,7 +139,7 @@ def run_identity(
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teachers:
         values["weights of the teachers"] = ", ".join(teachers)
-    return json.loads(json.dumps(_flat(stored_fields(recipe)) | values))
+    return json.loads(json.dumps(plain(_flat(stored_fields(recipe)) | values)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

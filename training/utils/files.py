@@ -23,13 +23,15 @@ def portable(name: str, num_parts: int = 1) -> str:
     """A name that means the same on any machine, for files that a run writes.
 
     Args:
-        name: Path, Hub id or other source. All but absolute paths are returned unchanged.
-        num_parts: Number of last parts to keep of an absolute path outside the working directory.
+        name: Path, Hub id or other source. Ids and paths inside the working directory are returned unchanged.
+        num_parts: Number of last parts to keep of a path outside the working directory.
 
     Returns:
         The path relative to the working directory if it is inside it, else its last parts.
     """
     path, here = Path(name.removeprefix("file://")), Path.cwd()
+    if name.startswith(("../", "~/")):
+        return "/".join(path.parts[-num_parts:])
     if not path.is_absolute() or len(path.parts) < 2:
         return name
     if path.is_relative_to(here) and len(here.parts) > 1 and path != here:
