@@ -7,7 +7,7 @@ teacher's token states.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -29,6 +29,8 @@ from training.text.writing_systems import (
 )
 
 METASPACE = "▁"
+IDEOGRAPH_SHARE = 0.25  # largest share of the kept pieces for Chinese characters that do not occur in the corpus
+MAX_OTHER_SCRIPT = 0.2  # largest share of the letters of the corpus that may be neither Latin nor Chinese
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 
 
@@ -62,17 +64,6 @@ class PieceCounts:
     sentences: int
 
 
-def _check_texts(texts: Iterable[str]) -> Iterator[str]:
-    """The texts that are not empty."""
-    if isinstance(texts, str):
-        raise ValueError(f"texts: got one string, {texts[:20]!r}. Give a list of sentences.")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"texts: number {number} is {text!r}, not a string. Remove such rows.")
-        if text.strip():
-            yield text
-
-
 def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> PieceCounts:
     """Count the pieces of a tokenizer on a corpus. The corpus may be a stream; it is read once.
 
@@ -81,15 +72,15 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
         texts: Sentences; empty ones are skipped.
 
     Raises:
-        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if a text is not a string; or if
-            all texts are empty.
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; or if all texts are empty.
     """
     read_unigram(tokenizer)  # fail before the corpus is read
     characters: Counter[str] = Counter()
     sentences = 0
     with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
-        for chunk in chunks(tqdm(_check_texts(texts), desc="counting pieces", unit=" sentences")):
+        sentences_only = (text for text in texts if text.strip())
+        for chunk in chunks(tqdm(sentences_only, desc="counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             ids = np.concatenate([np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings])
             counts += np.bincount(ids, minlength=len(counts))
@@ -106,15 +97,15 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
     return PieceCounts(counts, letters, sentences)
 
 
-def _check_scripts(letters: Counter[str], max_other_script: float):
+def _check_scripts(letters: Counter[str]):
     others = [(script, count) for script, count in letters.most_common() if script not in SUPPORTED_SCRIPTS]
     share = sum(count for _, count in others) / max(1, letters.total())
-    if share > max_other_script:
+    if share > MAX_OTHER_SCRIPT:
         script, count = others[0]
         raise ValueError(
             f"texts: {100 * share:.0f} % of the letters are neither Latin nor Chinese, mostly {script} "
-            f"({100 * count / letters.total():.0f} %); max_other_script is {100 * max_other_script:.0f} %. A cut for "
-            "such text would lose pieces that English and Chinese need. Give another corpus or raise max_other_script."
+            f"({100 * count / letters.total():.0f} %); at most {100 * MAX_OTHER_SCRIPT:.0f} % are allowed. A cut for "
+            "such text would lose pieces that English and Chinese need. Give a corpus in these languages."
         )
 
 
@@ -156,8 +147,7 @@ def cut_vocabulary(
     counts: PieceCounts,
     size: int,
     *,
-    ideograph_share: float = 0.25,
-    max_other_script: float = 0.2,
+    ideograph_share: float = IDEOGRAPH_SHARE,
     source: str | None = None,
     corpus: str = "",
 ) -> Vocabulary:
@@ -171,7 +161,6 @@ def cut_vocabulary(
         counts: Counts of the corpus, from `count_pieces`.
         size: Number of pieces to keep, including special tokens.
         ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
-        max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
         source: Name of the source; default: the tokenizer's own.
         corpus: Name of the corpus.
 
@@ -183,7 +172,7 @@ def cut_vocabulary(
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
     if size > source_size:
         raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size.")
-    _check_scripts(counts.letters, max_other_script)
+    _check_scripts(counts.letters)
     pieces, scores = _all_pieces(tokenizer, pipeline)
     tiers = _tiers(tokenizer, pipeline, pieces, counts)
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
@@ -219,8 +208,6 @@ class Coverage:
         unknown_characters: Share of characters inside unknown pieces of the cut.
         source_unknown_characters: Share of characters inside unknown pieces of the source.
         lost_characters: Share of characters that are known to the source and unknown to the cut.
-        unknown_pieces: Share of the cut's pieces that are the unknown piece.
-        source_unknown_pieces: Share of the source's pieces that are the unknown piece.
         pieces_per_sentence: Mean number of pieces of the cut per sentence, without special tokens.
         source_pieces_per_sentence: Mean number of pieces of the source per sentence, without special tokens.
         same_pieces: Share of sentences that both split into the same pieces.
@@ -232,8 +219,6 @@ class Coverage:
     unknown_characters: float
     source_unknown_characters: float
     lost_characters: float
-    unknown_pieces: float
-    source_unknown_pieces: float
     pieces_per_sentence: float
     source_pieces_per_sentence: float
     same_pieces: float
@@ -246,7 +231,7 @@ class _Counter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, backend: Tokenizer):
         self.backend = backend
         self.unknown_id = read_pipeline(tokenizer)["model"]["unk_id"]
-        self.pieces = self.unknown_pieces = 0
+        self.pieces = 0
         self.unknown_characters: Counter[str] = Counter()
 
     def count(self, texts: list[str]) -> list[Encoding]:
@@ -256,7 +241,6 @@ class _Counter:
             self.pieces += len(ids)
             for position in np.flatnonzero(ids == self.unknown_id):
                 start, end = encoding.offsets[position]  # in characters of the input text
-                self.unknown_pieces += 1
                 self.unknown_characters.update("".join(text[start:end].split()))
         return encodings
 
@@ -293,8 +277,6 @@ def measure_coverage(
         unknown_characters=cut.unknown_characters.total() / characters,
         source_unknown_characters=source.unknown_characters.total() / characters,
         lost_characters=lost.total() / characters,
-        unknown_pieces=cut.unknown_pieces / max(1, cut.pieces),
-        source_unknown_pieces=source.unknown_pieces / max(1, source.pieces),
         pieces_per_sentence=cut.pieces / sentences,
         source_pieces_per_sentence=source.pieces / sentences,
         same_pieces=same / sentences,

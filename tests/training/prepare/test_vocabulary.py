@@ -105,14 +105,14 @@ def backend_pieces(tokenizer) -> list[tuple[str, float]]:
 
 
 def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
-    texts = [text for language in ("en", "zh", "es", "ja", "ru") for text in names[language]]
+    texts = [text for language in ("en", "zh", "es", "ru") for text in names[language][::4]]
     before, after = (
         [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
         for tokenizer in (source, vocabulary.tokenizer)
     )
     kept_ids, source_ids = vocabulary.kept_ids.tolist(), vocabulary.source_ids.tolist()
     kept = [all(kept_ids[number] >= 0 for number in ids) for ids in before]
-    assert sum(kept) >= 10_000 and len(kept) - sum(kept) >= 5_000
+    assert sum(kept) >= 1_000 and len(kept) - sum(kept) >= 1_000
     same = [[source_ids[number] for number in new] == old for new, old in zip(after, before, strict=True)]
     assert same == kept
     assert vocabulary.aligned(texts, source).tolist() == kept
@@ -233,7 +233,6 @@ def test_lost_characters_become_unknown_and_are_counted(xlmr):
     assert found.source_unknown_characters == pytest.approx(1 / 20)
     pieces = [vocabulary.tokenizer.tokenize(text) for text in texts[:3]]
     assert found.pieces_per_sentence == pytest.approx(sum(map(len, pieces)) / 3)
-    assert found.unknown_pieces == pytest.approx(3 / sum(map(len, pieces)))
     assert found.same_pieces == pytest.approx(2 / 3)
     assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
 
@@ -307,25 +306,22 @@ def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
         count_pieces(Slow(), ["a"])
 
 
-def test_impossible_sizes_are_refused(xlmr, english_and_chinese):
-    with pytest.raises(ValueError, match=f"size: 99999 is more than the {len(xlmr)} pieces"):
-        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 99_999)
-    with pytest.raises(ValueError, match=r"size: 50 is too small.* at least") as error:
-        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 50)
+def test_impossible_sizes_are_refused(xlmr):
+    counts = count_pieces(xlmr, ["a red apple", "一个红苹果"])
+    with pytest.raises(ValueError, match=f"size: 99999 .* {len(xlmr)} "):
+        cut_vocabulary(xlmr, counts, 99_999)
+    with pytest.raises(ValueError, match=r"size: 50 .* at least") as error:
+        cut_vocabulary(xlmr, counts, 50)
     least = int(str(error.value).split("at least ")[1].split(",")[0])
-    assert len(cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least)) == least
-    with pytest.raises(ValueError, match="too small"):
-        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least - 1)
+    assert len(cut_vocabulary(xlmr, counts, least)) == least
+    with pytest.raises(ValueError, match="size: "):
+        cut_vocabulary(xlmr, counts, least - 1)
 
 
 def test_unsuitable_corpora_are_refused(xlmr, names):
     for empty in ([], ["", "  "]):
         with pytest.raises(ValueError, match="empty"):
             cut_vocabulary(xlmr, count_pieces(xlmr, empty), SIZE)
-    with pytest.raises(ValueError, match="one string"):
-        count_pieces(xlmr, "red apple")
-    with pytest.raises(ValueError, match="number 1 is None"):
-        cut_vocabulary(xlmr, count_pieces(xlmr, ["red apple", None]), SIZE)
     with pytest.raises(ValueError, match=r"100 % of the letters .* mostly Cyrillic \(\d+ %\)"):
         cut_vocabulary(xlmr, count_pieces(xlmr, names["ru"]), SIZE)
     with pytest.raises(ValueError, match="Hangul"):
@@ -338,10 +334,10 @@ def test_corpus_is_read_by_language(tmp_path):
     pq.write_table(
         pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}), tmp_path / "a.parquet"
     )
-    pq.write_table(pa.table({"language": ["zh", "en"], "caption": ["丙", "b"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "b.parquet")
     (tmp_path / "c.txt").write_text("\ufeffc\n\nd \n", encoding="utf-8")
     names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt:en"]
-    assert read_corpus(names) == {"en": ["a", "b", "c", "d"], "zh": ["甲", "乙", "丙"]}
+    assert read_corpus(names) == {"en": ["a", "c", "d"], "zh": ["甲", "乙"], "caption": ["b"]}
     assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == {"more": ["x", "y"], "text": ["c", "d"]}
     assert read_corpus(["tests.tiny:load_tiny_rows"])["en"] == ["red apple", "frog"]
     assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == {"zh": ["红苹果", "青蛙"]}
@@ -353,11 +349,10 @@ def test_corpus_is_read_by_language(tmp_path):
 
 def test_held_out_sentences_depend_on_their_text():
     corpus = {"en": [str(number) for number in range(2000)] * 2}
-    kept, held_out = hold_out(corpus, 0.1, seed=0)
+    kept, held_out = hold_out(corpus, 0.1)
     assert 300 < len(held_out["en"]) < 500 and not set(kept["en"]) & set(held_out["en"])
     assert sorted(kept["en"] + held_out["en"]) == sorted(corpus["en"])
-    assert hold_out({"en": corpus["en"][::-1]}, 0.1, seed=0)[1]["en"] == held_out["en"][::-1]
-    assert hold_out(corpus, 0.1, seed=1)[1]["en"] != held_out["en"]
+    assert hold_out({"en": corpus["en"][::-1]}, 0.1)[1]["en"] == held_out["en"][::-1]
 
 
 @pytest.fixture(scope="module")
@@ -369,43 +364,25 @@ def source_folder(xlmr, names, tmp_path_factory) -> Path:
     return folder
 
 
-def test_command_writes_a_vocabulary_and_measures_a_curve(source_folder, capsys):
-    corpus, output = f"{source_folder}/names.parquet", source_folder / "curve"
-    arguments = [
-        "--tokenizer",
-        f"{source_folder}/source",
-        "--corpus",
-        corpus,
-        "--curve",
-        "3000",
-        "2500",
-        "--width",
-        "8",
-    ]
-    main([*arguments, "--held_out", f"{corpus}:en", "--size", "3000", "--output_dir", str(output)])
-    printed = capsys.readouterr().out
-    assert "same pieces" in printed and "MiB saved" in printed
-    assert len(Vocabulary.load(output)) == 3000 and Vocabulary.load(output).corpus == "names.parquet"
+def test_command_writes_a_vocabulary_and_its_coverage(source_folder, capsys):
+    output = source_folder / "cut"
+    source, corpus = f"{source_folder}/source", f"{source_folder}/names.parquet"
+    main(["--tokenizer", source, "--corpus", corpus, "--size", "2500", "--output_dir", str(output)])
+    assert "same pieces" in capsys.readouterr().out
+    assert len(Vocabulary.load(output)) == 2500 and Vocabulary.load(output).corpus == "names.parquet"
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert results["meta"]["data"] == "names.parquet"
     assert results["meta"]["command"].startswith("python -m training.prepare.vocabulary --tokenizer")
     values = {(row["model"], row["language"], row["metric"]): row["value"] for row in results["rows"]}
-    assert values["2500 pieces", "en", "same_pieces"] <= values["3000 pieces", "en", "same_pieces"] <= 1
-    assert values["3000 pieces", "en", "lost_characters"] == 0
-    assert values["2500 pieces", None, "table_mib"] == round(2500 * 8 * 4 / 2**20, 2)
-    assert ("source", "en", "pieces_per_sentence") in values and ("source", None, "table_mib") in values
+    assert 0.5 < values["2500 pieces", "en", "same_pieces"] <= 1 and values["2500 pieces", "zh", "sentences"] > 100
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "3000"], "required: corpus"),
-        (["--corpus", "CORPUS"], "neither --size"),
         (["--corpus", "CORPUS", "--size", "9"], "too small"),
         (["--corpus", "none.parquet", "--size", "3000"], "none.parquet"),
-        (["--corpus", "CORPUS", "--size", "3000", "--held_out_share", "1.5"], "held_out_share: 1.5"),
-        (["--corpus", "CORPUS", "--size", "3000", "--tokenizer", "nowhere"], "cannot load the tokenizer of 'nowhere'"),
-        (["--corpus", "CORPUS", "--size", "many"], "size"),
+        (["--corpus", "CORPUS", "--size", "3000", "--tokenizer", "nowhere"], "'nowhere'"),
     ],
 )
 def test_command_reports_invalid_options(source_folder, capsys, arguments, message):
