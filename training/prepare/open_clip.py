@@ -1,23 +1,26 @@
 r"""Convert an open_clip checkpoint to a folder that can be a teacher and can be evaluated.
 
-Examples:
+Example:
   python -m training.prepare.open_clip --model laion/CLIP-ViT-H-14-frozen-xlm-roberta-large-laion5B-s13B-b90k \
       --output_dir runs/teachers/xlmr_h14
-  python -m training.prepare.open_clip --model ViT-B-32 --pretrained laion2b_s34b_b79k --output_dir runs/teachers/b32
 """
 
-import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import punctuation
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+
 from training.utils.cli import hide_library_bars, parse_options, user_errors
+from training.utils.files import read_mapping
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import CLIPImageProcessor, PreTrainedTokenizerBase
 
     from training.teachers.open_clip_model import OpenClipModel
 
@@ -36,7 +39,6 @@ FILES = (
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 TOLERANCE = 1e-4  # of L2-normalised embeddings
 TEXTS = ["a red apple", "Two dogs play in the snow.", "一只青蛙坐在叶子上"]
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # SimpleTokenizer.pat, CLIP's words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +46,21 @@ class OpenClipOptions:
     """Options of the conversion.
 
     Args:
-        model: Folder with `open_clip_config.json` and weights, Hub id of such a repository, or name of a built-in
-            model of open_clip, such as `xlm-roberta-large-ViT-H-14`.
+        model: Folder with `open_clip_config.json` and weights, or Hub id of such a repository.
         output_dir: Folder for the converted model.
-        pretrained: Tag or file of the weights of a built-in model, such as `frozen_laion5b_s13b_b90k`.
         overwrite: Replace files in `output_dir` that this command has not written.
     """
 
     model: str
     output_dir: str
-    pretrained: str | None = None
     overwrite: bool = False
 
 
-def convert(model: str, pretrained: str | None, output_dir: str | Path) -> float:
+def convert(model: str, output_dir: str | Path) -> float:
     """Convert a checkpoint, and compare the result with open_clip.
 
     Args:
-        model: Folder with `open_clip_config.json`, Hub id of such a repository, or name of a built-in model.
-        pretrained: Tag or file of the weights of a built-in model.
+        model: Folder with `open_clip_config.json`, or Hub id of such a repository.
         output_dir: Existing folder for the converted model.
 
     Returns:
@@ -75,17 +73,10 @@ def convert(model: str, pretrained: str | None, output_dir: str | Path) -> float
     from safetensors.torch import save_file
     from transformers import VisionTextDualEncoderProcessor
 
-    is_folder, is_hub_id = Path(model).is_dir(), "/" in model
-    # open_clip's schema; a built-in model has none
-    name = f"local-dir:{model}" if is_folder else f"hf-hub:{model}" if is_hub_id else model
-    config = open_clip.get_model_config(model) if name == model else _read_config(model)
-    if config is None or (name == model and pretrained is None):
-        raise ValueError(
-            f"model: {model!r} is neither a folder with {CONFIG_FILE}, nor a Hub id, nor a built-in open_clip model "
-            "whose weights --pretrained names. open_clip.list_pretrained() lists these."
-        )
+    config = _read_config(model)
+    name = f"{'local-dir' if Path(model).is_dir() else 'hf-hub'}:{model}"  # open_clip's schema
     try:
-        network = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True).eval()
+        network = open_clip.create_model(name, force_custom_text=True).eval()
     except (RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"model: open_clip cannot load {model!r} ({error}).") from error
     tokenizer = open_clip.get_tokenizer(name)
@@ -98,29 +89,23 @@ def convert(model: str, pretrained: str | None, output_dir: str | Path) -> float
     image_processor = _image_processor(open_clip.get_model_preprocess_cfg(network), teacher.config.image_size)
     VisionTextDualEncoderProcessor(image_processor, converted).save_pretrained(folder)
     image_processor.save_pretrained(folder)
-    card = _file_of(model, CARD_FILE)
-    if card is not None and card.is_file():  # it names the licence
-        shutil.copyfile(card, folder / CARD_FILE)
+    with suppress(OSError):  # not all have a card, which names the licence
+        shutil.copyfile(_file_of(model, CARD_FILE), folder / CARD_FILE)
     return difference
 
 
 def _read_config(model: str) -> dict[str, Any]:
     try:
-        path = _file_of(model, CONFIG_FILE)
-        return json.loads((path or Path(model)).read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_mapping(_file_of(model, CONFIG_FILE), "model", model_cfg=dict)["model_cfg"]
+    except (OSError, HFValidationError) as error:
         raise ValueError(
-            f"model: {model!r} has no {CONFIG_FILE} with a model_cfg ({error}). Name a folder or a repo of open_clip."
+            f"model: {model!r} is neither a folder with {CONFIG_FILE} nor such a repository on the Hub ({error})."
         ) from error
 
 
-def _file_of(model: str, name: str) -> Path | None:
-    """A file of a folder or of a Hub repo; None for a built-in model."""
-    from huggingface_hub import hf_hub_download
-
-    if Path(model).is_dir():
-        return Path(model) / name
-    return Path(hf_hub_download(model, name)) if "/" in model else None
+def _file_of(model: str, name: str) -> Path:
+    """A file of a folder or of a Hub repo."""
+    return Path(model) / name if Path(model).is_dir() else Path(hf_hub_download(model, name))
 
 
 def _convert_network(network: "nn.Module", config: dict[str, Any]) -> "OpenClipModel":
@@ -215,21 +200,19 @@ def convert_tokenizer(tokenizer: Any, text_cfg: dict[str, Any]) -> "PreTrainedTo
         text_cfg: Config of the text tower, as open_clip has it.
 
     Raises:
-        ValueError: The preparation of texts cannot be held by a tokenizer file.
+        ValueError: The preparation of texts cannot be held by a tokenizer file, or the tokenizer is CLIP's own.
     """
-    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+    from open_clip.tokenizer import HFTokenizer
     from tokenizers import normalizers
 
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
-    is_simple = isinstance(tokenizer, SimpleTokenizer)
-    clean = options.pop("clean", "lower" if is_simple else "whitespace")
-    if options or text_cfg.get("tokenizer_mode") or not isinstance(tokenizer, (SimpleTokenizer, HFTokenizer)):
+    clean = options.pop("clean", "whitespace")
+    if options or text_cfg.get("tokenizer_mode") or not isinstance(tokenizer, HFTokenizer):
         raise ValueError(
             f"model: its texts are prepared by {type(tokenizer).__name__} with {options}, mode "
-            f"{text_cfg.get('tokenizer_mode')!r}, which is not supported. Choose another checkpoint."
+            f"{text_cfg.get('tokenizer_mode')!r}, which is not supported. Choose another checkpoint, or the "
+            "version of this one for transformers."
         )
-    if is_simple:
-        return _clip_tokenizer(tokenizer, clean)
     converted: Any = tokenizer.tokenizer
     own = converted.backend_tokenizer.normalizer
     converted.backend_tokenizer.normalizer = normalizers.Sequence([*_cleaning(clean), *([own] if own else [])])
@@ -250,33 +233,6 @@ def _cleaning(name: str) -> list[Any]:
     return [normalizers.Replace("_", " "), normalizers.Replace(marks, ""), normalizers.Lowercase(), *white_space]
 
 
-def _clip_tokenizer(tokenizer: Any, clean: str) -> "PreTrainedTokenizerFast":
-    """CLIP's tokenizer as a fast tokenizer of transformers."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    start, end = (tokenizer.decoder[number] for number in (tokenizer.sot_token_id, tokenizer.eot_token_id))
-    bpe = models.BPE(
-        vocab=tokenizer.encoder, merges=list(tokenizer.bpe_ranks), end_of_word_suffix="</w>", unk_token=end
-    )
-    backend = Tokenizer(bpe)
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), *_cleaning(clean)])
-    split = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    ids = [(start, tokenizer.sot_token_id), (end, tokenizer.eot_token_id)]
-    backend.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=start,
-        eos_token=end,
-        unk_token=end,
-        pad_token=end,  # the tower attends no later token, and pools at the first end token
-        model_max_length=tokenizer.context_length,
-    )
-
-
 def main(argv: list[str] | None = None):
     """Parse the options, convert, and print what was written."""
     options = parse_options(OpenClipOptions, argv, prog=PROGRAM, description=__doc__)
@@ -286,7 +242,7 @@ def main(argv: list[str] | None = None):
         hide_library_bars()
         inputs = {"model": options.model}
         with claim_folder(options.output_dir, FILES, command="open_clip", inputs=inputs, overwrite=options.overwrite):
-            difference = convert(options.model, options.pretrained, options.output_dir)
+            difference = convert(options.model, options.output_dir)
     print(f"{options.output_dir}: converted; largest difference from open_clip's embeddings {difference:.1g}")
 
 
