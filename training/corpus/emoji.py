@@ -193,23 +193,3 @@ def open_split(corpus: Path, split: str):
 def load_train():
     """Load the training split. In recipes: `training.corpus.emoji:load_train`."""
     return open_split(build_corpus(DEFAULT_CACHE), "train")
-
-
-def load_images(style: str = "twemoji"):
-    """Load one image per concept, in code point order, for search: `training.corpus.emoji:load_images`.
-
-    Args:
-        style: Artwork style, one of `STYLES`.
-
-    Returns:
-        Rows of all splits; `info.description` has the credit for the artwork.
-    """
-    from datasets import concatenate_datasets
-
-    corpus = build_corpus(DEFAULT_CACHE)
-    rows = concatenate_datasets([open_split(corpus, split) for split in SPLITS])
-    in_style = [row for row, name in enumerate(rows["style"]) if name == style]
-    groups = list(rows["group"])
-    rows = rows.select(sorted(in_style, key=groups.__getitem__))
-    rows.info.description = f"Artwork: {CREDITS[style]}. Names: Unicode CLDR."
-    return rows

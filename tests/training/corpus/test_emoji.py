@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_images, read_concepts
+from training.corpus.emoji import SPLITS, STYLES, build_corpus, read_concepts
 from training.data import load_source
 
 
@@ -77,12 +77,3 @@ def test_an_existing_corpus_is_not_built_again(corpus):
     before = {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()}
     assert build_corpus(corpus.parent, size=64, every=40) == corpus
     assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_images_of_a_style_have_every_concept_once_and_a_credit(corpus, splits, monkeypatch, style):
-    monkeypatch.setattr("training.corpus.emoji.build_corpus", lambda _: corpus)
-    rows = load_images(style)
-    assert rows["group"] == sorted({group for split in splits.values() for group in split["group"]})
-    assert set(rows["style"]) == {style}
-    assert style in rows.info.description.lower() and "CC-BY" in rows.info.description
