@@ -215,17 +215,6 @@ def test_no_source_of_a_recipe_file_may_be_a_function(tmp_path, field, values):
         recipe_from_args(AlignRecipe, ["--config", str(path)])
 
 
-def test_code_of_a_teacher_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    values = {name: value for name, value in MINIMAL.items() if name != "teacher"}
-    path.write_text(
-        yaml.safe_dump(values | {"teachers": [{"teacher": "some/model@0123456", "trust_remote_code": True}]})
-    )
-    with pytest.raises(ValueError, match=r"teachers.trust_remote_code: loading 'some/model@0123456' would run"):
-        recipe_from_args(DistillRecipe, ["--config", str(path)])
-    assert (
-        recipe_from_args(DistillRecipe, ["--config", str(path), "--trust_recipe_code"]).teachers[0].trust_remote_code
-    )
 
 
 @pytest.mark.parametrize(

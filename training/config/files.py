@@ -17,7 +17,7 @@ from training.utils.cli import (
     make_parser,
     parse_arguments,
 )
-from training.utils.files import relative_path
+from training.utils.files import read_mapping, relative_path
 
 RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
@@ -86,19 +86,13 @@ def recipe_from_args(
 
 
 def _check_code(recipe: TrainingRecipe, argv: list[str]):
-    """Refuse code that a recipe file names and the user did not type: data functions, and remote code of teachers."""
+    """Refuse data functions that a recipe file names and the user did not type."""
     typed = " ".join(argv)
     for field, name in recipe.sources():
         if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
             raise ValueError(
                 f"{field}: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
                 "trust it, and add --trust_recipe_code."
-            )
-    for teacher in recipe.teachers:
-        if teacher.trust_remote_code and teacher.teacher not in typed:
-            raise ValueError(
-                f"teachers.trust_remote_code: loading {teacher.teacher!r} would run the code that comes with it. "
-                "Check that you trust it, and add --trust_recipe_code."
             )
 
 
@@ -132,10 +126,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     It adds `num_processes`, the number of processes of the run, and `num_steps`, the number of steps that it had done;
     None for all steps.
+
+    Raises:
+        ValueError: The file is missing, or is not a recipe.
     """
+    recipe = read_mapping(path, "recipe", data=dict)
     text = path.read_text(encoding="utf-8")
     processes, steps = PROCESSES.search(text), STEPS.search(text)
-    return yaml.safe_load(text) | {
+    return recipe | {
         "num_processes": int(processes[1]) if processes else 1,
         "num_steps": int(steps[1]) if steps else None,
     }

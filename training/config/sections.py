@@ -266,14 +266,13 @@ class TeacherConfig(Checked):
     """One of several teachers. Their embeddings are concatenated, so a student embeds in the sum of their dimensions.
 
     Args:
-        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm.
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm; ID@COMMIT pins a
+            Hub id.
         weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
         tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
             the joint space.
         languages: Languages of the captions that this teacher encodes. A caption in any other language takes the
             target of its translation, the caption of the same image in one of these. None encodes all captions.
-        trust_remote_code: Whether to run code that comes with the teacher. A Hub id then needs the commit whose code
-            you read, as in ID@COMMIT.
     """
 
     path: ClassVar[str] = "teachers."
@@ -282,7 +281,6 @@ class TeacherConfig(Checked):
     weight: float = 1.0
     tower: Literal["vision", "text", "both"] = "both"
     languages: list[str] | None = None
-    trust_remote_code: bool = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -21,7 +21,7 @@ from training.data.images import Augment, Normalize
 from training.data.sources import check_split
 from training.tasks.align import Classifier, Rehearsal
 from training.teachers import Teacher
-from training.teachers.cache import build_target_cache, find_targets
+from training.teachers.cache import build_target_cache
 from training.teachers.ensemble import Ensemble, JointTargets, Member, joint_bank
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
@@ -72,10 +72,7 @@ def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
     if not configs:
         return None
     dtype = getattr(torch, recipe.teacher_dtype)
-    teachers = [
-        Teacher.from_pretrained(each.teacher, towers=(), dtype=dtype, trust_remote_code=each.trust_remote_code)
-        for each in configs
-    ]
+    teachers = [Teacher.from_pretrained(each.teacher, towers=(), dtype=dtype) for each in configs]
     ensemble = Ensemble(teachers, configs)
     ensemble.check(recipe.towers, recipe.data.languages)
     return ensemble
@@ -206,9 +203,8 @@ def _open_source(
     if tokens is not None:
         tokens = tokens.further.get(member.number, tokens)
     with accelerator.main_process_first():
-        folder = find_targets(recipe.teacher_cache, teacher, len(models.teachers.members) == 1)
         return build_target_cache(
-            folder, teacher, dataset, augment, spec, recipe.teacher_views, device=device, tokens=tokens
+            recipe.teacher_cache, teacher, dataset, augment, spec, recipe.teacher_views, device=device, tokens=tokens
         )
 
 

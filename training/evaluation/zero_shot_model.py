@@ -28,7 +28,7 @@ from training.evaluation.image_loading import ImagePreparation, prepared_batches
 from training.teachers import FAMILIES, Family, TextPreparation
 from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
-from training.teachers.loading import check_complete, load_remote_model
+from training.teachers.loading import check_complete
 from training.teachers.targets import encode_by_length
 
 log = logging.getLogger(__name__)
@@ -65,11 +65,16 @@ class ZeroShotModel:
             ValueError: The model does not exist, lacks a tower or weights, comes with code that is not trusted or not
                 pinned, or does not state how its input is prepared.
         """
-        name, revision = split_revision(str(name), revision, trust_remote_code)
+        name, revision = split_revision(str(name), revision)
+        if trust_remote_code and revision is None and not Path(name).is_dir():
+            raise ValueError(
+                f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision that "
+                f"you read: {name}@COMMIT."
+            )
         try:
             commit = find_commit(name, revision)
             fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
-            model, missing = _load_model(name, commit, **fields)
+            model, missing = _load_model(name, **fields)
             processor = _load_processor(name, **fields)
         except OSError as error:
             raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
@@ -221,12 +226,8 @@ class ZeroShotModel:
         return F.normalize(features.float(), dim=-1)
 
 
-def _load_model(name: str, commit: str | None, **fields: Any) -> tuple[Any, set[str]]:
+def _load_model(name: str, **fields: Any) -> tuple[Any, set[str]]:
     """Model in float32, and the names of the weights that its checkpoint lacks."""
-    values, _ = PreTrainedConfig.get_config_dict(name, revision=fields["revision"])
-    family = FAMILIES.get(values.get("model_type", ""))
-    if family is not None and isinstance(family.model_class, str) and fields["trust_remote_code"]:
-        return load_remote_model("model", name, family.model_class, torch.float32, commit), set()
     model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
     return model, set(report["missing_keys"])
 

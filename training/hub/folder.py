@@ -16,7 +16,7 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
 from training.hub.cards.facts import EARLIER_RECIPES, portable_teacher
 from training.text.tokenizers import reset_call_state
-from training.utils.files import REPO_ROOT, write_text
+from training.utils.files import REPO_ROOT, read_mapping, write_text
 from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"
@@ -29,7 +29,7 @@ CODE = (
     "processing_dcclip.py",
     "runtime_dcclip.py",
 )
-README = "README.md"
+README, MODULES_FILE = "README.md", "modules.json"
 REQUIRED = (
     "config.json",
     "model.safetensors",
@@ -130,9 +130,8 @@ def complete_folder(folder: str | Path):
     for name in CODE:
         shutil.copyfile(PACKAGE / name, folder / name)
     shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    limit = {"max_seq_length": config["max_text_length"]}
-    for name, content in (("modules.json", MODULES), ("sentence_bert_config.json", FEATURES | limit)):
+    limit = {"max_seq_length": read_mapping(folder / CONFIG_NAME, "config", max_text_length=int)["max_text_length"]}
+    for name, content in ((MODULES_FILE, MODULES), ("sentence_bert_config.json", FEATURES | limit)):
         write_text(folder / name, json.dumps(content, indent=1) + "\n")
     setup = configparser.ConfigParser()
     setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
@@ -165,7 +164,7 @@ def _is_finished(folder: Path) -> bool:
     """Whether a folder is a finished model of this package; other tools write a different kind of `recipe.yaml`."""
     if not (folder / RECIPE_FILE).is_file() or not (folder / CONFIG_NAME).is_file():
         return False
-    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("model_type") == DCCLIPConfig.model_type
+    return read_mapping(folder / CONFIG_NAME, "config").get("model_type") == DCCLIPConfig.model_type
 
 
 def is_publishable(path: str, card: str = "") -> bool:
@@ -210,13 +209,10 @@ def list_files(folder: str | Path) -> list[str]:
 
 
 def _check_text(folder: Path, path: str):
-    """Refuse a damaged JSON file, and a text that names a folder of this machine."""
-    try:
-        text = (folder / path).read_text(encoding="utf-8")
-        if path.endswith(".json"):
-            json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Copy or write the folder again.") from error
+    """Refuse a damaged JSON or YAML file, and a text that names a folder of this machine."""
+    if path.endswith(".yaml") or (path.endswith(".json") and path != MODULES_FILE):
+        read_mapping(folder / path, "folder")
+    text = (folder / path).read_text(encoding="utf-8", errors="replace")
     # the pieces of a vocabulary may look like paths
     private = {Path.home(), Path.cwd(), folder.absolute().parent} if path != "tokenizer.json" else set()
     for place in sorted(f"{place}/" for place in private if len(place.parts) > 1):

@@ -22,8 +22,8 @@ from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
 from training.teachers.ensemble import Ensemble
-from training.teachers.lineage import join_licenses
-from training.teachers.loading import check_sizes, check_weights
+from training.teachers.lineage import find_commit, join_licenses, read_license
+from training.teachers.loading import check_weights, open_config
 from training.teachers.preparation import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
 
@@ -154,19 +154,12 @@ def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLI
     """
     if name is None:
         raise ValueError("student: none is named. Give the output folder of stage 1, or describe a new_student.")
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{field}: {str(name)!r} is neither a folder with a config.json nor on the Hub. Name a finished model. "
-            f"({error})"
-        ) from error
+    config = open_config(field, str(name))
     if config.model_type != DCCLIPConfig.model_type:
         raise ValueError(
             f"{field}: {str(name)!r} is of the family {config.model_type!r}, and not 'dcclip'. Name the output folder "
             "of training/distill.py or training/align.py."
         )
-    check_sizes(field, str(name), config.to_dict())
     try:
         loaded: Any = DCCLIPModel.from_pretrained(  # its stub does not know of the report
             name, dtype=torch.float32, truncate_dim=None, output_loading_info=True
@@ -333,10 +326,15 @@ def _model_config(
 
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:
-    """Licences under which other DC-CLIP models, whose towers the student inherits, were trained."""
-    inits = [getattr(config, f"{tower}_init") for tower in TOWERS]
-    sources = [AutoConfig.from_pretrained(init) for init in dict.fromkeys(inits) if init not in (RANDOM, TEACHER)]
-    return [source.teacher_license for source in sources if getattr(source, "teacher", None)]
+    """Licences of the checkpoints whose towers the student inherits."""
+    inits = {init: tower for tower in TOWERS if (init := getattr(config, f"{tower}_init")) not in (RANDOM, TEACHER)}
+    licenses = []
+    for init, tower in inits.items():
+        source: Any = open_config(f"student.{tower}_init", init)
+        is_free = source.model_type == DCCLIPConfig.model_type and not (source.teacher or source.teacher_license)
+        if not is_free:  # the weights of a model of ours without a teacher are under this package's licence
+            licenses.append(read_license(init, find_commit(init)))
+    return licenses
 
 
 def _from_teacher(teacher: Teacher | Ensemble | None, field: str) -> Any:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedToke
 
 from training.teachers import FAMILIES, Teacher
 from training.teachers.ensemble import Ensemble
+from training.teachers.loading import open_config
 from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
@@ -111,13 +112,7 @@ def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = No
 def _read_config(init: str, tower: str, teacher: Teacher | Ensemble | None) -> PreTrainedConfig:
     if init == TEACHER:
         return _require(teacher, tower).config
-    try:
-        return AutoConfig.from_pretrained(init)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"student.{tower}_init: {init!r} is neither 'random', 'teacher', a folder with a config.json nor on the "
-            f"Hub. Name the checkpoint of a tower or of a dual encoder. ({error})"
-        ) from error
+    return open_config(f"student.{tower}_init", init)
 
 
 def _require(teacher: Teacher | Ensemble | None, tower: str) -> Teacher:

@@ -1,20 +1,17 @@
 """Teacher targets that are computed once and stored, so that training runs without the teacher in memory.
 
-A cache is a folder:
+A cache has a folder `teacher-REVISION` for each teacher:
 
     images.json                  key of `images/`: everything that its targets depend on
     images/view-000-00000.safetensors
-                                 some rows: feature map on the student's grid and embedding (fp16), and the random
-                                 draws that made the view (float32)
+                                 some rows: feature map on the student's grid and embedding (fp16)
     captions.json                key of `captions/`
     captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
                                  each caption, embedding (fp16)
     bank-*.safetensors           embeddings of a bank of texts (float32)
-    teacher-REVISION/            the same files for each of several teachers
 
-A teacher's targets are the same bytes, alone or among others: adding a teacher computes only its own. A view is a pure
-function of (seed, row, view number), so student and teacher encode the same image. Every shard has a checksum. An
-interrupted run resumes at the first missing shard.
+Adding a teacher computes only its own targets. A view is a pure function of (seed, row, view number), so student and
+teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard.
 """
 
 import hashlib
@@ -39,7 +36,6 @@ from training.teachers.cached_targets import (
     caption_file,
     claim,
     open_shard,
-    read_meta,
     save,
     view_file,
 )
@@ -67,7 +63,7 @@ def build_target_cache(
     """Compute the targets that are missing, and open the cache.
 
     Args:
-        folder: Folder of the cache; created if it does not exist.
+        folder: Folder of the cache of all teachers; created if it does not exist.
         teacher: Teacher. Its towers are loaded one at a time, and only if targets are missing.
         dataset: Images and captions, at least those that `spec` needs.
         augment: Augmentation that makes the views.
@@ -81,7 +77,7 @@ def build_target_cache(
         TargetCacheError: The folder holds targets of a different teacher, data set or augmentation, or is damaged.
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
-    folder = Path(folder)
+    folder = teacher_folder(folder, teacher)
     claimed: AbstractContextManager[None] = nullcontext()
     is_cache = any((folder / name).is_file() for name in META_FILES)
     if not is_cache or os.access(folder, os.W_OK):  # a finished cache may be read-only
@@ -94,28 +90,12 @@ def build_target_cache(
             _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
         if "text" in spec.towers:
             _cache_captions(folder, teacher, dataset, tokens or dataset.tokens, spec, batch_size, device)
-    targets = CachedTargets(folder, spec, device)
-    if "vision" in spec.towers:
-        targets.check_views(augment)
-    return targets
+    return CachedTargets(folder, spec, device)
 
 
-def find_targets(folder: str | Path, teacher: Teacher, is_alone: bool) -> Path:
-    """Folder of one teacher's targets in a cache.
-
-    A single teacher has the whole folder, and each of several ones a folder inside it. Targets that are there already
-    are found in either place, so a teacher can be added to the cache of a single one.
-
-    Args:
-        folder: Folder of the cache.
-        teacher: Teacher; no tower needs to be loaded.
-        is_alone: Whether it is the only teacher of the run.
-    """
-    folder = Path(folder)
-    own = folder / f"teacher-{teacher.revision[:16]}"
-    metas = [read_meta(path) for name in META_FILES if (path := folder / name).exists()]
-    holds_this = any(meta["key"]["teacher_revision"] == teacher.revision for meta in metas)
-    return folder if holds_this or (is_alone and not own.exists()) else own
+def teacher_folder(folder: str | Path, teacher: Teacher) -> Path:
+    """Folder of one teacher's targets in a cache; no tower needs to be loaded."""
+    return Path(folder) / f"teacher-{teacher.revision[:16]}"
 
 
 def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:
@@ -135,7 +115,7 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     preparation: dict[str, Any] = {"cleaning": teacher.clean.__name__ if teacher.clean is not None else None}
     preparation |= _teacher_key(teacher) | _text_preparation(teacher)
     key = hashlib.blake2b("\n".join([*map(str, preparation.values()), *texts]).encode(), digest_size=8).hexdigest()
-    path = Path(folder) / f"bank-{key}.safetensors"
+    path = teacher_folder(folder, teacher) / f"bank-{key}.safetensors"
     if not path.exists():
         save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
     return open_shard(path)["embedding"].to(device)
@@ -178,8 +158,8 @@ def _cache_images(
     rows_per_shard = max(1, SHARD_BYTES // (2 * (map_size + teacher.projection_dim)))
     sizes = {"num_rows": len(dataset), "rows_per_shard": rows_per_shard}
     # size and statistics of the teacher's images can change while its weights stay
-    preparation = {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
-    meta = claim(folder / "images.json", key, sizes, {"teacher_image_size": teacher.image_size} | preparation)
+    key |= {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
+    meta = claim(folder / "images.json", key | {"teacher_image_size": teacher.image_size}, sizes)
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
         for view in range(num_views)
@@ -203,7 +183,7 @@ def _cache_images(
                 view_ids = torch.full_like(ids, view)
                 images = augment(torch.stack([image for _, image in samples]).to(device), ids, view_ids)
                 targets = teacher.encode_images(normalize(images))
-                values = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, view_ids)}
+                values = {"embedding": targets.embedding.half().cpu()}
                 if spec.grid is not None:
                     # never stored at a finer grid than the teacher's own
                     grid = [min(sizes) for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)]
@@ -232,7 +212,8 @@ def _cache_captions(
     if tokens is None:
         raise ValueError("teacher_cache: the run needs targets of captions, but the data set has no captions.")
     unaligned_texts = tokens.unaligned or frozenset()
-    key = _teacher_key(teacher) | {
+    key = _teacher_key(teacher) | _text_preparation(teacher)
+    key |= {
         "captions": dataset.caption_fingerprint(),
         "max_text_length": tokens.max_text_length,
         "cleaning": tokens.clean.__name__ if tokens.clean is not None else None,
@@ -241,7 +222,7 @@ def _cache_captions(
         unaligned = "\n".join(sorted(unaligned_texts)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
     texts = list(dataset.caption_ids)
-    claim(folder / "captions.json", key, {"num_captions": len(texts)}, _text_preparation(teacher))
+    claim(folder / "captions.json", key, {"num_captions": len(texts)})
     shards = list(enumerate(_chunks(texts, CAPTIONS_PER_SHARD)))
     missing = [shard for shard in shards if not caption_file(folder, shard[0]).exists()]
     if not missing:

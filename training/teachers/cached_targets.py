@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.data.batch import Batch
-from training.data.images import Augment
 from training.teachers import Targets
 from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map
-from training.utils.files import atomic_write, write_text
+from training.utils.files import atomic_write, read_mapping, write_text
 
 CAPTIONS_PER_SHARD = 16384
 
@@ -27,7 +26,7 @@ class TargetCacheError(ValueError):
     """The cache is damaged, or does not hold the targets that the run needs."""
 
 
-def claim(path: Path, key: dict[str, Any], sizes: dict[str, int], preparation: dict[str, Any]) -> dict[str, Any]:
+def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Write the key of a new part of a cache, or compare it with the key of an existing one.
 
     Args:
@@ -35,8 +34,6 @@ def claim(path: Path, key: dict[str, Any], sizes: dict[str, int], preparation: d
         key: Everything that the targets depend on. An existing key may have more fields, such as maps that this run
             does not need. A field that is None must be missing there.
         sizes: Number of rows, and how they are split into shards.
-        preparation: How the teacher's inputs are prepared, according to the files next to its weights. It is compared
-            if the cache states it.
 
     Returns:
         The content of the file: the sizes, and the key as `key`.
@@ -46,15 +43,13 @@ def claim(path: Path, key: dict[str, Any], sizes: dict[str, int], preparation: d
     """
     if not path.exists():
         stated = {name: value for name, value in key.items() if value is not None}
-        content = {"key": stated, "preparation": preparation} | sizes
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+        write_text(path, json.dumps({"key": stated} | sizes, indent=2, ensure_ascii=False))
     meta = read_meta(path)
-    found = meta["key"] | meta.get("preparation", preparation)
-    for name, value in (key | preparation).items():
-        if found.get(name) != value:
+    for name, value in key.items():
+        if (found := meta["key"].get(name)) != value:
             raise TargetCacheError(
-                f"teacher_cache: {path.parent} holds targets for {name}={found.get(name)!r}, this run has "
-                f"{name}={value!r}. Name a different folder, or remove this one."
+                f"teacher_cache: {path.parent} holds targets for {name}={found!r}, this run has {name}={value!r}. "
+                "Name a different folder, or remove this one."
             )
     return meta
 
@@ -66,10 +61,9 @@ def read_meta(path: Path) -> dict[str, Any]:
         TargetCacheError: The file is damaged.
     """
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        return meta | {"key": dict(meta["key"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TargetCacheError(f"teacher_cache: {path} is damaged ({error!r}). Remove {path.parent}.") from error
+        return read_mapping(path, "teacher_cache", key=dict)
+    except ValueError as error:
+        raise TargetCacheError(f"{error} Or remove {path.parent}.") from error
 
 
 def view_file(folder: Path, view: int, number: int) -> Path:
@@ -155,24 +149,6 @@ class CachedTargets:
             meta = read_meta(folder / "captions.json")
             shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
             self.captions = [open_shard(caption_file(folder, n)) for n in shards]
-
-    def check_views(self, augment: Augment):
-        """Compare the stored random draws with the draws of this run's augmentation.
-
-        Raises:
-            TargetCacheError: They differ, so student and teacher would encode different images.
-        """
-        for view, shards in enumerate(self.views):
-            for number, shard in enumerate(shards):
-                stored = shard["draws"]
-                rows = torch.arange(len(stored)) + number * self.rows_per_shard
-                drawn = augment.draws(rows, torch.full_like(rows, view))
-                decoded = stored.any(1)
-                if not torch.equal(stored[decoded], drawn[decoded]):
-                    raise TargetCacheError(
-                        "teacher_cache: its views were drawn by a different version of the augmentation. Name a "
-                        "different folder, or remove this one."
-                    )
 
     # autocast cannot stack float16 tensors if its own half precision is bfloat16
     @torch.autocast("cpu", enabled=False)

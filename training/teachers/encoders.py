@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
-    AutoTokenizer,
     CLIPImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     TimmWrapperConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import cached_file
 
@@ -237,35 +234,7 @@ def _timm_widths(config: TimmWrapperConfig) -> tuple[int, int]:
     return model.num_features, model.head_hidden_size
 
 
-def open_processors(
-    name: str, config: PreTrainedConfig, tower: str, commit: str | None
-) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """Tokenizer of a text encoder, or image processor of an image encoder; the other one is None.
-
-    Args:
-        name: Hub id or folder.
-        config: Config of the encoder.
-        tower: Its tower, `vision` or `text`.
-        commit: Commit of the Hub id; None for a folder.
-
-    Raises:
-        ValueError: The checkpoint lacks the file.
-    """
-    fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
-    if tower == "vision" and isinstance(config, TimmWrapperConfig):
-        return None, _timm_processor(config)
-    try:
-        if tower == "vision":
-            return None, AutoImageProcessor.from_pretrained(name, **fields)
-        tokenizer = AutoTokenizer.from_pretrained(name, **fields)
-    except (OSError, ValueError) as error:
-        part = "image processor" if tower == "vision" else "tokenizer"
-        raise ValueError(f"teacher: {name!r} has no {part}. Save it next to the weights. ({error})") from error
-    is_empty = len(tokenizer) <= len(set(tokenizer.all_special_ids))  # made by transformers from a config alone
-    return None if is_empty else tokenizer, None
-
-
-def _timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
+def timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
     """Image processor with the size and statistics of a timm model's config, or else of its architecture in timm."""
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg

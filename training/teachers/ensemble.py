@@ -140,12 +140,8 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        """Names of all teachers, with their weights if these differ."""
-        names = [member.teacher.name for member in self.members]
-        weights = [member.config.weight for member in self.members]
-        if len(set(weights)) > 1:
-            names = [f"{name} ({weight:g})" for name, weight in zip(names, weights, strict=True)]
-        return " + ".join(names)
+        """Names of all teachers."""
+        return " + ".join(member.teacher.name for member in self.members)
 
     @property
     def license(self) -> str | None:

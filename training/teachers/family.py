@@ -1,4 +1,4 @@
-"""What a model family is: one row that describes how its models are loaded, encoded and given their input."""
+"""What a model family is: one row that describes how its models are loaded and encoded, and the encoding functions."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
@@ -111,6 +112,43 @@ def _text_features(model: Any, input_ids: Tensor, attention_mask: Tensor | None)
     return model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
 
 
+def clip_image_map(model: Any, outputs: Any) -> Tensor:
+    """Patches of the last layer after the final norm, which CLIP applies only to the pooled CLS token."""
+    return patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state))
+
+
+def naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
+    """Image outputs of SigLIP 2, which takes the patches of an image, a mask, and the shape of the grid."""
+    edge = model.config.vision_config.patch_size
+    patches = pixel_values.unfold(2, edge, edge).unfold(3, edge, edge)  # (B, 3, H, W, edge, edge)
+    grid = patches.shape[2:4]
+    # a patch is a vector of pixels: row, column and, fastest, colour channel
+    patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, H * W, edge * edge * 3)
+    shapes = torch.tensor([grid], device=patches.device).expand(len(patches), 2)
+    mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device)
+    return model.get_image_features(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+
+def dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
+    """Feature map of a VisionTextDualEncoder, whose image tower is any model of transformers."""
+    if model.config.vision_config.model_type in NORM_AFTER_POOLING:
+        return clip_image_map(model, outputs)
+    hidden, width = outputs.last_hidden_state, model.config.vision_config.hidden_size
+    feature_map = hidden if hidden.ndim == 4 else patch_map(hidden)
+    if feature_map.shape[1] != width:
+        raise ValueError(
+            f"teacher: its image tower ({model.config.vision_config.model_type!r}) pools {width} channels, but its "
+            f"feature map of shape {tuple(feature_map.shape)} does not. Choose a teacher whose feature map is "
+            f"(B, {width}, H, W)."
+        )
+    return feature_map
+
+
+def naflex_image_size(config: PreTrainedConfig) -> int:
+    """Edge of the square with as many patches as the model takes of an image of any shape, in pixels."""
+    return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One model family: everything that teaching and evaluation need to know about it.
@@ -118,8 +156,7 @@ class Family:
     The defaults describe a dual encoder in the layout of transformers' CLIP. A row names what differs.
 
     Args:
-        model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row. For a model
-            with code of its own, the name of its class in the config's `auto_map`, such as `AutoModel`.
+        model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
         towers: Towers that a model of this family has.
         tower_modules: Names of the modules that belong to each tower: the tower itself, then its projection. A model
             need not have the projections.
@@ -145,7 +182,7 @@ class Family:
             its own that computes the same. A student inherits such a tower as that class.
     """
 
-    model_class: type[PreTrainedModel] | str
+    model_class: type[PreTrainedModel]
     towers: tuple[str, ...] = TOWERS
     tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
     image_outputs: Callable[[Any, Tensor], Any] = _image_features

@@ -1,17 +1,18 @@
 """Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
 from modeling_dcclip.search.manifest import digest_files
+from training.utils.files import read_mapping
 
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
@@ -39,26 +40,15 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
         raise OSError(error) from error
 
 
-def split_revision(name: str, revision: str | None, trust_remote_code: bool) -> tuple[str, str | None]:
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """Split `ID@REVISION` into the Hub id and the revision. Folders and ids without a revision are returned unchanged.
 
     Args:
         name: Hub id, which may name a revision, or folder.
         revision: Branch, tag or commit that is named apart; the name then has none.
-        trust_remote_code: Whether code that comes with the model may run.
-
-    Raises:
-        ValueError: The code of a Hub id is trusted, and no revision is named.
     """
-    if Path(name).is_dir():
-        return name, revision
-    if revision is None and "@" in name:
+    if revision is None and "@" in name and not Path(name).is_dir():
         name, _, revision = name.rpartition("@")
-    if trust_remote_code and revision is None:
-        raise ValueError(
-            f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision that you "
-            f"read: {name}@COMMIT."
-        )
     return name, revision
 
 
@@ -94,27 +84,39 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def read_license(name: str, commit: str | None) -> str | None:
-    """Read the licence from the metadata of a model card.
+    """Licence of a model, from its card or, for a checkpoint of this package without one, from its config.
 
     Args:
         name: Hub id or folder.
         commit: Commit of the Hub id; None for a folder.
 
     Returns:
-        The licence; None if the card does not state one or is not available now.
+        The licence; None if none is stated or the card is not available now.
+
+    Raises:
+        ValueError: The config of a folder without a card is damaged.
     """
-    card = Path(name, "README.md")
     if commit:
         try:
-            card = Path(hf_hub_download(name, "README.md", revision=commit))
+            return card_license(Path(hf_hub_download(name, "README.md", revision=commit)))
         except OSError:  # no card, or offline and not in the cache
             return None
-    if not card.is_file() and not commit and Path(name, "config.json").is_file():  # a checkpoint of this package
-        return json.loads(Path(name, "config.json").read_text(encoding="utf-8")).get("teacher_license")
-    metadata = (metadata_load(card) if card.is_file() else None) or {}
+    card, config = Path(name, "README.md"), Path(name, "config.json")
+    if not card.is_file() and config.is_file():
+        return read_mapping(config, "teacher").get("teacher_license")
+    return card_license(card)
+
+
+def card_license(card: Path) -> str | None:
+    """Licence in the metadata of a card; None if there is none."""
+    try:
+        metadata = (metadata_load(card) if card.is_file() else None) or {}
+    except (ValueError, yaml.YAMLError):  # damaged by hand
+        return None
     license = metadata.get("license")
     # for a licence without an identifier, the Hub has "other" and a field with the name
-    return metadata.get("license_name", license) if license == "other" else license
+    license = metadata.get("license_name", license) if license == "other" else license
+    return license if isinstance(license, str) else None
 
 
 def join_licenses(licenses: Sequence[str | None]) -> str | None:

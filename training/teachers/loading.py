@@ -1,22 +1,25 @@
-"""Partial loading of a checkpoint: the weights of a tower that is not needed are neither read nor held in memory.
-
-A model with code of its own is built whole and then loses the towers that are not needed.
-"""
+"""Partial loading of a checkpoint: the weights of a tower that is not needed are neither read nor held in memory."""
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import load_torch_model, snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TimmWrapperConfig,
+)
 from transformers.utils import cached_file
 
-from training.teachers.encoders import BareEncoder
+from training.teachers.encoders import BareEncoder, timm_processor
 from training.teachers.family import Family
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
@@ -33,25 +36,45 @@ MAX_SIZES = {
 }
 
 
-def check_sizes(field: str, name: str, config: Mapping[str, Any]):
-    """Refuse a config whose sizes cannot be meant.
+def read_config(field: str, name: str, commit: str | None = None) -> dict[str, Any]:
+    """Read the config.json of a checkpoint.
 
     Args:
         field: Option that named the checkpoint; the error message starts with it.
         name: Hub id or folder.
-        config: Content of config.json.
+        commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: A size is larger than in `MAX_SIZES`.
+        ValueError: There is none, it is damaged, or a size is not in 1 to `MAX_SIZES`.
     """
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
+        _check_sizes(fields)
+    except OSError as error:
+        raise ValueError(
+            f"{field}: {name!r} is neither a folder with a config.json nor on the Hub. Name a checkpoint. ({error})"
+        ) from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{field}: the config.json of {name!r} is damaged ({error}). Copy the file again.") from error
+    return fields
+
+
+def _check_sizes(config: Mapping[str, Any]):
     for key, value in config.items():
         if isinstance(value, Mapping):
-            check_sizes(field, name, value)
-        elif isinstance(value, int) and value > MAX_SIZES.get(key, value):
-            raise ValueError(
-                f"{field}: {key} is {value} in the config.json of {name!r}, expected at most {MAX_SIZES[key]}. Copy "
-                "the file again."
-            )
+            _check_sizes(value)
+        elif key in MAX_SIZES and isinstance(value, int) and not 1 <= value <= MAX_SIZES[key]:
+            raise ValueError(f"{key} is {value}, expected 1 to {MAX_SIZES[key]}")
+
+
+def open_config(field: str, name: str) -> PreTrainedConfig:
+    """Open the config of a checkpoint as transformers does, with the arguments and errors of `read_config`."""
+    read_config(field, name)
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, StrictDataclassError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"{field}: the config.json of {name!r} cannot be used ({cause}).") from error
 
 
 def load_model(
@@ -71,8 +94,6 @@ def load_model(
     """
     absent = [module for tower, modules in family.tower_modules.items() if tower not in towers for module in modules]
     own_class: Any = family.model_class
-    if isinstance(own_class, str):
-        return load_remote_model("teacher", name, own_class, dtype, commit, absent)
     if issubclass(own_class, BareEncoder):
         encoder, missing = own_class.load(name, bool(towers), dtype, commit)
         check_complete("teacher", name, own_class, missing)
@@ -83,41 +104,40 @@ def load_model(
     return model
 
 
-def load_remote_model(
-    field: str, name: str, auto_class: str, dtype: torch.dtype, commit: str | None, absent: Collection[str] = ()
-) -> PreTrainedModel:
-    """Load a model with the code of its checkpoint. The caller makes sure that the code is trusted.
-
-    The model is not built on the meta device: tensors that such code computes in its constructor would be lost.
+def open_processors(
+    name: str, config: PreTrainedConfig, family: Family, commit: str | None
+) -> tuple[PreTrainedTokenizerBase | None, Any]:
+    """Tokenizer and image processor of a checkpoint; None for a tower that the family lacks, or a missing tokenizer.
 
     Args:
-        field: Option that named the checkpoint; error messages start with it.
         name: Hub id or folder.
-        auto_class: Name of the model's class in the `auto_map` of the config, such as `AutoModel`.
-        dtype: Precision of the weights in memory.
+        config: Config of the model.
+        family: Family of the checkpoint.
         commit: Commit of the Hub id; None for a folder.
-        absent: Names of modules to remove.
 
     Raises:
-        ValueError: The checkpoint lacks the class, safetensors, or weights.
+        ValueError: The checkpoint lacks the image processor.
     """
-    config = AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=True)
-    classes = getattr(config, "auto_map", None) or {}
-    if auto_class not in classes:
-        raise ValueError(
-            f"{field}: {name!r} has no code for {auto_class} in the auto_map of its config.json, which has "
-            f"{sorted(classes)}. Name a checkpoint with its code."
-        )
-    model_class: Any = get_class_from_dynamic_module(classes[auto_class], name, revision=commit or "main")
-    model = model_class(config)
-    for module in set(absent) & set(model._modules):
-        delattr(model, module)
-    folder = name if commit is None else snapshot_download(name, revision=commit, allow_patterns=["*.safetensors*"])
-    if not list(Path(folder).glob("*.safetensors")):
-        raise ValueError(f"{field}: {name!r} has no safetensors. Name a checkpoint with them.")
-    report: Any = load_torch_model(model, folder)
-    check_complete(field, name, model_class, report.missing_keys)
-    return model.to(dtype).eval()
+    fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
+    tokenizer = image_processor = None
+    if "vision" in family.towers:
+        try:
+            is_timm = isinstance(config, TimmWrapperConfig)
+            image_processor = timm_processor(config) if is_timm else AutoImageProcessor.from_pretrained(name, **fields)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"teacher: {name!r} has no image processor. Save it next to the weights. ({error})"
+            ) from error
+    if "text" in family.towers:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **fields)
+        except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
+            return None, image_processor
+        if tokenizer.vocab_size <= len(
+            set(tokenizer.all_special_tokens)
+        ):  # and builds others from special tokens alone
+            tokenizer = None
+    return tokenizer, image_processor
 
 
 def check_complete(field: str, name: str, model_class: type, missing: Collection[str]):

@@ -7,21 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
-    AutoImageProcessor,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.data import tokenize
-from training.teachers.encoders import open_processors, resolve_name
+from training.teachers.encoders import resolve_name
 from training.teachers.families import find_family
 from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
-from training.teachers.loading import check_sizes, load_model
+from training.teachers.loading import load_model, open_processors, read_config
 from training.teachers.preparation import processor_size
 
 # a text that every cleaning changes
@@ -75,7 +68,7 @@ class Teacher:
         if not self.image_size and "vision" in self.family.towers:
             self.image_size = processor_size(image_processor)
         self._revision = revision
-        self._is_checkpoint = self._is_trusted = False
+        self._is_checkpoint = False
 
     @classmethod
     def from_pretrained(
@@ -85,7 +78,6 @@ class Teacher:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
-        trust_remote_code: bool = False,
     ) -> "Teacher":
         """Load a teacher with its tokenizer and image processor.
 
@@ -96,35 +88,25 @@ class Teacher:
             dtype: Precision of the weights in memory, whatever the precision of the file.
             device: Device of the weights.
             revision: Branch, tag or commit of a Hub id. Default: the newest commit.
-            trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: The model does not exist, its family is not supported or lacks a tower, its checkpoint lacks
-                weights, or it comes with code that is not trusted or not pinned.
+            ValueError: The model does not exist, its family is not supported or lacks a tower, or its checkpoint lacks
+                weights.
         """
-        name, revision = split_revision(resolve_name(name), revision, trust_remote_code)
+        name, revision = split_revision(resolve_name(name), revision)
         try:
             commit = find_commit(name, revision)
-            fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
         except OSError as error:
             raise ValueError(
                 f"teacher: {name!r} is neither a folder with a config.json nor on the Hub. ({error})"
             ) from error
-        check_sizes("teacher", name, fields)
+        fields = read_config("teacher", name, commit)
         family = find_family(fields, name)
         towers = _check_towers(family.towers if towers is None else towers, family, name)
-        if isinstance(family.model_class, str) and not trust_remote_code:
-            raise ValueError(
-                f"teacher: {name!r} comes with its own code. Read it, and list the teacher under teachers with "
-                "`trust_remote_code: true`; for a Hub id, add the revision that you read: ID@COMMIT."
-            )
         model = load_model(name, family, towers, dtype, commit)
-        if family.towers == TOWERS:
-            processors = _open_processors(name, revision=commit or "main", trust_remote_code=trust_remote_code)
-        else:
-            processors = open_processors(name, model.config, family.towers[0], commit)
+        processors = open_processors(name, model.config, family, commit)
         teacher = cls(model, *processors, name, towers, commit)
-        teacher._is_checkpoint, teacher._is_trusted = True, trust_remote_code
+        teacher._is_checkpoint = True
         return teacher.to(device)
 
     def with_towers(self, towers: Sequence[str]) -> "Teacher":
@@ -143,8 +125,7 @@ class Teacher:
         if towers == self.towers:
             return self
         if self._is_checkpoint:
-            fields = self.model.dtype, self.model.device, self._revision, self._is_trusted
-            return self.from_pretrained(self.name, towers, *fields)
+            return self.from_pretrained(self.name, towers, self.model.dtype, self.model.device, self._revision)
         if set(towers) <= set(self.towers):
             return self
         raise ValueError(
@@ -312,20 +293,6 @@ class Teacher:
                 f"towers: the {tower} tower of {self.name!r} is not loaded. Load it with "
                 f"teacher.with_towers({(*self.towers, tower)})."
             )
-
-
-def _open_processors(name: str, **fields: Any) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """Tokenizer, if the checkpoint has one, and image processor."""
-    try:
-        processor = AutoProcessor.from_pretrained(name, **fields)
-        if not hasattr(processor, "image_processor"):  # the checkpoint lacks a file that names both
-            return AutoTokenizer.from_pretrained(name, **fields), AutoImageProcessor.from_pretrained(name, **fields)
-    except ValueError:  # transformers cannot build some tokenizers without their files
-        return None, AutoImageProcessor.from_pretrained(name, **fields)
-    tokenizer = processor.tokenizer
-    # it builds others from special tokens alone
-    is_empty = tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens))
-    return None if is_empty else tokenizer, processor.image_processor
 
 
 def _check_towers(towers: Sequence[str], family: Family, name: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.text.pipeline import digest, read_pipeline, save_with_pipeline, untruncated
-from training.utils.files import scratch_folder, set_modes
+from training.utils.files import atomic_write, read_mapping, write_text
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"
@@ -118,10 +118,7 @@ class Vocabulary:
         ]
 
     def save(self, folder: str | Path):
-        """Write tokenizer and ids into a folder.
-
-        A new folder appears atomically. An existing folder, such as a student's, keeps its other files.
-        """
+        """Write tokenizer and ids into a folder. An existing folder, such as a student's, keeps its other files."""
         folder = Path(folder)
         meta: dict[str, Any] = {
             "source": self.source,
@@ -131,18 +128,13 @@ class Vocabulary:
             "corpus": self.corpus,
             "counts": self.counts,
         }
-        with scratch_folder(folder) as scratch:
-            save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), scratch)
-            save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
-            (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            set_modes(scratch)
-            if not folder.exists():
-                scratch.rename(folder)
-                return
-            # the metadata file marks a complete vocabulary: remove it first and write it last
-            (folder / META_FILE).unlink(missing_ok=True)
-            for file in sorted(scratch.iterdir(), key=lambda file: file.name == META_FILE):
-                file.replace(folder / file.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        # the metadata file marks a complete vocabulary: it is removed first and written last
+        (folder / META_FILE).unlink(missing_ok=True)
+        save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), folder)
+        with atomic_write(folder / IDS_FILE) as scratch:
+            save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch)
+        write_text(folder / META_FILE, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:
@@ -163,7 +155,7 @@ class Vocabulary:
                 "`python -m training.prepare.vocabulary`."
             )
         try:
-            meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+            meta = read_mapping(folder / META_FILE, "vocabulary")
             ids, tokenizer = load_file(folder / IDS_FILE), AutoTokenizer.from_pretrained(folder)
             sizes = meta["size"], meta["source_size"]
             origin = {name: meta[name] for name in ("source", "source_digest", "corpus", "counts")}

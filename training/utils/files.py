@@ -4,6 +4,7 @@ Temporary files and folders are created exclusively under a random name with a s
 ever replaced or removed.
 """
 
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 REPO_ROOT = Path(__file__).parents[2]
 SCRATCH_SUFFIX = ".dcclip-tmp"
@@ -184,3 +188,31 @@ def set_modes(folder: Path):
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
+
+
+def read_mapping(path: Path, field: str, **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """Read a YAML file (`*.yaml`) or JSON file whose content is a mapping.
+
+    Args:
+        path: File to read.
+        field: Option that named the file; the error message starts with it.
+        types: Types of the fields that must be there, by name.
+
+    Raises:
+        ValueError: The file is missing or damaged, or a field is missing or has the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        if not isinstance(content, dict):
+            raise TypeError(f"expected a mapping, found {type(content).__name__}")
+        for name, kind in types.items():
+            if not isinstance(content.get(name), kind):
+                found = f"is {content[name]!r}" if name in content else "is missing"
+                raise TypeError(f"field {name!r} {found:.80}")
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{field}: {path} cannot be used ({type(error).__name__}: {cause}). Copy the file again, or write it anew."
+        ) from error
+    return content

@@ -2,16 +2,26 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
 from training.config import AlignRecipe, DataConfig, DistillRecipe, read_recipe, recipe_from_args, save_recipe
 from training.hub import CardDetails, complete_folder, earlier_recipes, save_model, write_card
-from training.hub.cards.facts import ModelFacts, TrainingRun, count_parameters, finetuning_facts, teacher_space
-from training.hub.cards.metadata import eval_results, is_hub_id
+from training.hub.cards.facts import (
+    ModelFacts,
+    TrainingRun,
+    count_parameters,
+    data_terms,
+    finetuning_facts,
+    is_hub_id,
+    teacher_space,
+)
+from training.hub.cards.metadata import eval_results
 from training.hub.cards.tables import elevater_table
 from training.utils.results import Results, Row
 
@@ -31,7 +41,7 @@ FACTS = ModelFacts(
 def saved(tmp_path_factory, processor):
     folder = tmp_path_factory.mktemp("card")
     fields = recipe_fields(folder / "dcclip-tiny", "some/images", teacher="some/teacher", student=student_config())
-    teachers = {"teacher": "some/teacher (1) + /folder/of/other (0.5)", "teacher_license": "mit and cc-by-nc-4.0"}
+    teachers = {"teacher": "some/teacher + /folder/of/other", "teacher_license": "mit and cc-by-nc-4.0"}
     save_model(folder, make_model(MOBILENET, **teachers), processor, DistillRecipe(**fields))
     return folder
 
@@ -62,13 +72,14 @@ def test_a_new_card_has_the_facts_of_its_folder(folder):
     assert count_parameters(folder) == model.num_parameters()
     assert f"| parameters | {model.num_parameters():,} |" in card.text
     assert f"| weights | {(folder / 'model.safetensors').stat().st_size:,} bytes |" in card.text
-    assert "from the teachers `some/teacher (1) + other (0.5)`: feature-map distillation." in card.text
+    assert "from the teachers `some/teacher + other`: feature-map distillation." in card.text
     assert "/folder/of" not in card.content + (folder / "config.json").read_text()
     assert all(words in card.text for words in ("# dcclip-tiny", "It *sees*.", "Drawn by X.", "- Few images."))
     assert "Not evaluated yet." in card.text and not card.data.eval_results
     assert sorted(card.data.language) == ["en", "zh"] and card.data.base_model == ["some/teacher"]
     assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data.library_name == "transformers"
     assert card.data.license == "other" and card.data.datasets == ["some/images"]
+    assert "The terms of the training data, which the card lists, apply as well." in card.text
 
 
 def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder):
@@ -196,6 +207,19 @@ def test_licences_of_all_origins_are_named_once(fields, license, terms):
     assert "Apache License" not in facts.terms or facts.license == "apache-2.0"
     assert all(
         facts.terms.count(f"`{name}` apply") + facts.terms.count(f"of `{name}` and") <= 1 for name in facts.licenses
+    )
+
+
+def test_licences_of_the_data_are_those_of_their_cards(tmp_path):
+    cached = Path(HF_HUB_CACHE, "datasets--licensed--images")
+    for folder, license in ((cached / "snapshots/0123", "cc-by-4.0"), (tmp_path, "mit")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("0123")
+    assert data_terms(["licensed/images", str(tmp_path), "a.parquet"]) == (
+        f"Of the training data, `licensed/images` is under `cc-by-4.0`, `{tmp_path}` is under `mit`. The terms of the "
+        "other training data, which the card lists, apply as well."
     )
 
 

@@ -74,6 +74,7 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     text = XLMRobertaModel(text_config)
     text.save_pretrained(tmp_path / "text")
     tokenizer.save_pretrained(tmp_path / "text")
+    (tmp_path / "text/README.md").write_text("---\nlicense: mit\n---\n")
     config = StudentConfig(
         **plain_fields(teacher_folder),
         vision_init=str(tmp_path / "vision"),
@@ -87,7 +88,7 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     table = text.embeddings.word_embeddings.weight
     assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
     assert len(student.text_model.encoder.layer) == 1
-    assert student.config.teacher is None
+    assert (student.config.teacher, student.config.teacher_license) == (None, "unknown and mit")
     # class names belong to the checkpoint, not to the tower
     assert not getattr(student.config.vision_config, "label_names", None)
 
@@ -239,8 +240,12 @@ def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, mess
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "[]", "neither"),
-        ("config.json", "{", "neither"),
+        ("config.json", "[]", "config.json"),
+        ("config.json", "{", "config.json"),
+        ("config.json", "{}", "config.json"),
+        ("config.json", '{"a":' * 5000, "config.json"),
+        ("config.json", '{"model_type": "dcclip", "languages": 3}', "config.json"),
+        ("config.json", '{"model_type": "dcclip", "image_size": 0}', "image_size is 0"),
         ("config.json", '{"model_type": "dcclip", "max_text_length": 1000000000}', "max_text_length is 1000000000"),
         (
             "config.json",

@@ -5,15 +5,12 @@ import json
 import pytest
 import torch
 
-from training.config import AugmentConfig
-from training.data.images import Augment
 from training.teachers import cached_targets as shards
 from training.teachers.cached_targets import CachedTargets, TargetCacheError
 from training.teachers.targets import TargetSpec
 
 ROWS, VIEWS, PER_SHARD = 5, 2, 3
 CAPTIONS = ["a", "bb", "ccc", "dddd"]  # as many tokens as letters
-AUGMENT = Augment(AugmentConfig(), seed=0)
 SPEC = TargetSpec(("vision", "text"), grid=(2, 2), token_maps=True)
 
 
@@ -33,7 +30,6 @@ def folder(tmp_path, monkeypatch):
             tensors = {
                 "embedding": values[:, None].repeat(1, 2),
                 "feature_map": values[:, None, None, None] + torch.arange(4).view(2, 2).half() / 4,
-                "draws": AUGMENT.draws(rows, torch.full_like(rows, view)),
             }
             shards.save(tensors, shards.view_file(tmp_path, view, number))
     for number, texts in enumerate((CAPTIONS[:3], CAPTIONS[3:])):
@@ -66,16 +62,6 @@ def test_captions_have_their_own_states_and_zeros_after_them(folder):
     assert found.feature_map[..., 0].tolist() == [[4, 4, 4, 4], [1, 0, 0, 0], [3, 3, 3, 0]]
 
 
-def test_views_of_other_draws_are_refused(folder):
-    targets = CachedTargets(folder, SPEC)
-    targets.check_views(AUGMENT)
-    with pytest.raises(TargetCacheError, match="teacher_cache"):
-        targets.check_views(Augment(AugmentConfig(), seed=1))
-    targets.views.reverse()
-    with pytest.raises(TargetCacheError, match="teacher_cache"):
-        targets.check_views(AUGMENT)
-
-
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_shard_is_named(folder, damage):
     path = shards.view_file(folder, 1, 1)
@@ -92,7 +78,7 @@ def test_a_damaged_shard_is_named(folder, damage):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1}'])
 def test_a_damaged_key_is_named(folder, content):
     (folder / "images.json").write_text(content)
-    with pytest.raises(TargetCacheError, match=r"images\.json is damaged"):
+    with pytest.raises(TargetCacheError, match=r"^teacher_cache: .*images\.json"):
         CachedTargets(folder, SPEC)
 
 

@@ -242,7 +242,7 @@ def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, to
 
 
 @pytest.mark.parametrize("towers", SUBSETS)
-@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("kind", ["altclip", "siglip2", "dual_convnext_bert"])
 def test_one_tower_equals_that_of_the_whole_teacher(kind, towers, folders, teachers, tokens, pixel_values):
     part = Teacher.from_pretrained(str(folders[kind]), towers)
     prefixes = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}

@@ -1,6 +1,5 @@
 """What a card says about a model: facts from its config, its recipes and its results."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,19 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
-from training.teachers.lineage import UNKNOWN, split_licenses
+from training.teachers.lineage import UNKNOWN, card_license, split_licenses
 from training.text.writing_systems import LANGUAGE_NAMES
-from training.utils.files import portable
+from training.utils.files import portable, read_mapping
 from training.utils.results import Results
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
 EARLIER_RECIPES = "recipe_*.yaml"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 TEACHER_SEPARATOR = " + "  # between the names of several teachers in a config
-WEIGHT = re.compile(r" \([\d.e+-]+\)$")  # weight suffix in an ensemble's name, e.g. " (0.5)"
 OWN_LICENSE = "apache-2.0"
 OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 # full texts of licences that restrict use and must be passed on to every recipient
@@ -29,11 +28,39 @@ OPENRAIL_TEXTS = {
     "bigscience-openrail-m": "https://huggingface.co/spaces/bigscience/license",
     "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
 }
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FILE_SUFFIXES = (".parquet", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".arrow")
 DEFAULTS = {entry.name: entry.default for entry in fields(DistillRecipe)}
 DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {entry.name for entry in fields(AlignRecipe)}
 ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {entry.name for entry in fields(DistillRecipe)}
 DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
 KIND = {"images": "images", "texts": "captions"}  # of the measured cosines
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
+    is_local = name.startswith(("runs/", "training/")) or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists()
+    return HUB_ID.fullmatch(name) is not None and not is_local
+
+
+def data_terms(sources: Sequence[str]) -> str:
+    """Sentences on the licences of training data, in Markdown.
+
+    A licence is read from the card of a folder, or of a data set that was loaded from the Hub.
+    """
+    licenses = {source: _data_license(source) for source in sources}
+    stated = [f"`{source}` is under `{license}`" for source, license in licenses.items() if license]
+    text = f"Of the training data, {', '.join(stated)}. " if stated else ""
+    if not all(licenses.values()):
+        text += f"The terms of the {'other ' if stated else ''}training data, which the card lists, apply as well."
+    return text.strip()
+
+
+def _data_license(source: str) -> str | None:
+    card: Any = Path(source, "README.md")
+    if is_hub_id(source):
+        card = try_to_load_from_cache(source, "README.md", repo_type="dataset")
+    return card_license(Path(card)) if isinstance(card, (str, Path)) else None
 
 
 def portable_teacher(name: str | None) -> str | None:
@@ -86,9 +113,17 @@ class ModelFacts:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
-        """Read the facts of a finished model folder."""
+        """Read the facts of a finished model folder.
+
+        Raises:
+            ValueError: config.json is damaged.
+        """
         folder = Path(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        optional = (str, type(None))
+        config = read_mapping(
+            folder / CONFIG_NAME, "config", image_size=int, max_text_length=int, projection_dim=int, languages=list,
+            teacher=optional, teacher_license=optional,
+        )  # fmt: skip
         return cls(
             parameters=count_parameters(folder),
             bytes=(folder / WEIGHTS_FILE).stat().st_size,
@@ -107,9 +142,7 @@ class ModelFacts:
     @property
     def origins(self) -> list[str]:
         """Names of the models that the weights come from: the base model, or else the teachers."""
-        return [
-            WEIGHT.sub("", name) for name in (self.base_model or self.teacher or "").split(TEACHER_SEPARATOR) if name
-        ]
+        return [name for name in (self.base_model or self.teacher or "").split(TEACHER_SEPARATOR) if name]
 
     @property
     def licenses(self) -> list[str]:

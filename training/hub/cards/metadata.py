@@ -1,20 +1,16 @@
 """The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from training.hub.cards.facts import ModelFacts
+from training.hub.cards.facts import ModelFacts, is_hub_id
 from training.utils.results import Results, Row, with_several_protocols
 
 TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FILE_SUFFIXES = (".parquet", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".arrow")
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 MAX_DECIMALS = 4
 EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
@@ -68,12 +64,6 @@ def front_matter(
         eval_results=evaluated or None,
         **more,
     )
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
-    is_local = name.startswith(("runs/", "training/")) or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists()
-    return HUB_ID.fullmatch(name) is not None and not is_local
 
 
 def eval_results(results: Results | None) -> list[EvalResult]:
