@@ -216,7 +216,7 @@ def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
         f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
         for name, number in coarse.items()
     ]
-    trained_on = {Path(source).name for run in read_runs(Path(options.model), None) for source in run.sources}
+    trained_on = {Path(source).name for run in read_runs(Path(options.model)) for source in run.sources}
     if options.general_data is not None and Path(options.general_data).name in trained_on:
         notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")
     return notes

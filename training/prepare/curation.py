@@ -371,7 +371,7 @@ def _count(causes: list[str | None]) -> dict[str, Any]:
     return {"in": len(causes), "out": len(causes) - dropped.total(), "dropped": dict(dropped.most_common())}
 
 
-def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: float | None) -> list[ExaminedImage]:
+def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: Any) -> list[ExaminedImage]:
     """Checks and hashes of every image, computed by threads."""
     images: list[ExaminedImage] = []
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="examine", unit="image") as progress:

@@ -150,9 +150,15 @@ def run(options: VocabularyOptions):
     vocabulary = cut_vocabulary(tokenizer, counts, options.size, source=options.tokenizer, corpus=name)
     coverages = {name: measure_coverage(vocabulary, tokenizer, texts) for name, texts in held_out.items() if texts}
     vocabulary.save(options.output_dir)
-    same = {"model": f"{options.size} pieces", "set": "held_out", "protocol": PROTOCOL}
     rows = [
-        Row(**same, language=language, metric=metric, value=value)
+        Row(
+            model=f"{options.size} pieces",
+            set="held_out",
+            protocol=PROTOCOL,
+            language=language,
+            metric=metric,
+            value=value,
+        )
         for language, each in coverages.items()
         for metric, value in asdict(each).items()
         if metric != "lost"

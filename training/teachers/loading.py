@@ -122,8 +122,10 @@ def open_processors(
     tokenizer = image_processor = None
     if "vision" in family.towers:
         try:
-            is_timm = isinstance(config, TimmWrapperConfig)
-            image_processor = timm_processor(config) if is_timm else AutoImageProcessor.from_pretrained(name, **fields)
+            if isinstance(config, TimmWrapperConfig):
+                image_processor = timm_processor(config)
+            else:
+                image_processor = AutoImageProcessor.from_pretrained(name, **fields)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"teacher: {name!r} has no image processor. Save it next to the weights. ({error})"

@@ -84,7 +84,7 @@ def write_card(
 
 def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: str | None, title: str | None) -> str:
     results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
-    facts, runs = ModelFacts.from_folder(folder), read_runs(folder, results)
+    facts, runs = ModelFacts.from_folder(folder), read_runs(folder)
     example = results.meta.get("example", {}) if results is not None else {}
     labels = example.get("labels", DEFAULT_LABELS)
     finetuned = finetuning_facts(facts, runs, results)

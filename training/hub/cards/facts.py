@@ -198,12 +198,10 @@ class TrainingRun:
     Args:
         name: Name of the recipe, as shown on the card.
         recipe: Contents of the recipe file, as `read_recipe` returns them.
-        steps: Number of steps of a run that stopped early; None for all steps of the recipe.
     """
 
     name: str
     recipe: dict[str, Any]
-    steps: int | None = None
 
     @property
     def stage(self) -> str | None:
@@ -226,9 +224,8 @@ class TrainingRun:
         of_each = f" ({parts} of {batch_size:,})" if factors else ""
         tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
         stage = f"{self.stage}{tower}; " if self.stage else ""
-        done = self.recipe.get("num_steps") if self.steps is None else self.steps
-        cause = "" if self.steps is None else "stopped early after "
-        part = f"{cause}{done:,} of " if done is not None and done < steps else ""
+        done = self.recipe.get("num_steps")
+        part = f"{done:,} of " if done is not None and done < steps else ""
         total = batch_size * math.prod(factors.values())
         return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
 
@@ -252,14 +249,10 @@ class TrainingRun:
         return self.recipe.get(name, DEFAULTS[name])
 
 
-def read_runs(folder: Path, results: Results | None) -> list[TrainingRun]:
-    """The training runs of a folder in order; the last one with the steps that a fine-tuning has recorded."""
+def read_runs(folder: Path) -> list[TrainingRun]:
+    """The training runs of a folder in order."""
     paths = [*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE]
-    steps = results.meta.get("finetune", {}).get("steps") if results is not None else None
-    last = len(paths) - 1
-    return [
-        TrainingRun(p.name, read_recipe(p), steps if n == last else None) for n, p in enumerate(paths) if p.exists()
-    ]
+    return [TrainingRun(path.name, read_recipe(path)) for path in paths if path.exists()]
 
 
 def teacher_space(runs: Sequence[TrainingRun]) -> str:
