@@ -215,8 +215,6 @@ def test_no_source_of_a_recipe_file_may_be_a_function(tmp_path, field, values):
         recipe_from_args(AlignRecipe, ["--config", str(path)])
 
 
-
-
 @pytest.mark.parametrize(
     ("columns", "fields", "is_refused"),
     [
