@@ -227,7 +227,7 @@ def test_licences_of_the_data_are_those_of_their_cards(tmp_path):
     ("recipe", "stage"),
     [
         ({"tower": "vision"}, "feature-map distillation"),
-        ({"map_weight": 0.1, "target": "embedding"}, "distillation of embedding"),
+        ({"map_weight": 0.0}, "distillation of embeddings"),
         ({"chunk_size": 128}, "contrastive alignment"),
         ({"max_steps": 1}, None),
     ],
@@ -247,7 +247,7 @@ ALIGN = {"chunk_size": 0}
     [
         ([EMBEDDING], "trained to match the teacher's embeddings"),
         ([EMBEDDING, ALIGN | {"anchor_weight": 1.0}], "trained to match the teacher's embeddings"),
-        ([MAPS | {"target": "logits"}], "trained to match the teacher's embeddings"),
+        ([MAPS | {"logits_weight": 1.0}], "trained to match the teacher's embeddings"),
         ([MAPS], "not comparable with the teacher's"),
         ([MAPS, ALIGN], "not comparable with the teacher's"),
         ([ALIGN | {"new_student": {"text_init": "x"}}], "not comparable with the teacher's"),

@@ -96,7 +96,7 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_size": 33}, r"student.text_config.hidden_size is 33, which .*num_attention_heads, 2, does not"),
+        ({"hidden_size": 33}, r"student.text_config: .*hidden"),
         ({"vocab_size": 10}, r"student.text_config.vocab_size is 10, the tokenizer has 600 tokens"),
         ({"hidden_size": "wide"}, r"student.text_config does not describe a tower.*hidden_size"),
         ({"model_type": "bart-simpson"}, r"student.text_config does not describe a tower.*bart-simpson"),
@@ -156,10 +156,10 @@ def test_teacher_provides_missing_fields(efficientnet):
         (
             "text_config",
             BERT | {"num_layers": 1},
-            r"text_config.num_layers: 'bert' has no such.*'num_hidden_layers'\?",
+            r"text_config.num_layers: 'bert'",
         ),
-        ("vision_config", VIT | {"quux": 1}, r"vision_config.quux: 'vit' has no such field.* Remove it"),
-        ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"architecture: timm .*_conv_small'\?"),
+        ("vision_config", VIT | {"quux": 1}, r"vision_config.quux: 'vit'"),
+        ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"vision_config.architecture: timm"),
         (
             "vision_config",
             MOBILENET | {"model_args": {"quux": 1}},
