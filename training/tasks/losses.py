@@ -209,7 +209,7 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
         text_embeds: Text embeddings, (T, D), L2-normalized.
         logit_scale: Scalar factor on cosines (not its logarithm).
         positive: Which captions match which image, (B, T) bool. Several positives share the target probability
-            equally, and a positive is never a negative.
+            equally. They are in each other's denominators, so the smallest loss of a row is the log of their number.
 
     Returns:
         Scalar. Rows and columns without a positive are left out.

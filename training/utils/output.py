@@ -72,20 +72,20 @@ def claim_folder(
         )
     created = not folder.exists()
     (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
-    try:
-        with _locked(folder, field, wait):
+    with _locked(folder, field, wait):
+        try:
             remove_leftovers(folder)
             record_names(folder, names, command)
             yield
-    finally:
-        written_names = {name: by for name, by in recorded_names(folder).items() if os.path.lexists(folder / name)}
-        if written_names:
-            _write_record(folder, written_names)
-        else:
-            shutil.rmtree(folder / CLAIM_FOLDER, ignore_errors=True)
-            with suppress(OSError):  # files of the user are in it
-                if created:
-                    folder.rmdir()
+        finally:
+            kept = {name: by for name, by in recorded_names(folder).items() if os.path.lexists(folder / name)}
+            if kept:
+                _write_record(folder, kept)
+            else:
+                shutil.rmtree(folder / CLAIM_FOLDER, ignore_errors=True)
+                with suppress(OSError):  # files of the user are in it
+                    if created:
+                        folder.rmdir()
 
 
 def recorded_names(folder: Path) -> dict[str, str]:

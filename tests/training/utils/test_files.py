@@ -207,6 +207,7 @@ def test_two_runs_never_write_to_one_folder(tmp_path):
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=f"output_dir: .* is in use by process {other.pid} on "):
             write_model(tmp_path)
+        assert (tmp_path / ".dcclip/lock").exists()  # the refused run leaves it alone
     finally:
         other.kill()
         other.communicate()
