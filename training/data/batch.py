@@ -105,7 +105,7 @@ def make_batch(
     texts = [text for _, _, text in captions]
     ids = [caption_id(text) for text in texts]
     reworded = [
-        reword(text, language, phrasing, number, samples[owner].epoch)
+        reword(text, language, phrasing, number, samples[owner].epoch) if phrasing else text
         for (owner, language, text), number in zip(captions, ids, strict=True)
     ]
     batch.update(tokens(texts, reworded))

@@ -91,6 +91,7 @@ class AlignTask(Task):
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
+        self.teacher_towers = recipe.teacher_towers
         self.recipe, self.languages, self.teacher_logit_scale = recipe, languages, teacher_logit_scale
         self.chunk_size = recipe.chunk_size
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
@@ -207,7 +208,7 @@ class AlignTask(Task):
             return {}
         targets = self.targets.images(self.augmented_images(batch) if images is None else images, batch)
         outputs = {"teacher_image": self.to_student_space(targets.embedding)}
-        if "text" in self.recipe.teacher_towers:
+        if "text" in self.teacher_towers:
             outputs["teacher_text"] = self.to_student_space(self.targets.texts(batch).embedding)
         return outputs | self._classify(targets.required_map) if self.recipe.class_weight else outputs
 
