@@ -75,12 +75,16 @@ class ClassNames:
                 )
             language = languages[0] if languages else _language_of(classes)
             classes = [{language: name} for name in classes]
-        names = _by_language(classes, path)
+        if not (isinstance(classes, list) and classes and all(isinstance(entry, dict) and entry for entry in classes)):
+            raise ValueError(f"class_names: {str(path)!r} must be {FORMS}. Change it.")
+        others = [language for language in LANGUAGES if any(language in entry for entry in classes)]
+        names = {language: [entry.get(language) for entry in classes] for language in (*classes[0], *others)}
         for language, listed in names.items():
             for number, name in enumerate(listed):
                 if not isinstance(name, str) or not name.strip():
                     raise ValueError(
-                        f"class_names: class {number} of {str(path)!r} has the {language} name {name!r}. Write one."
+                        f"class_names: class {number} of {str(path)!r} has the {language} name {name!r}. Write one, "
+                        "or remove this language from all classes."
                     )
             if repeated := [name for name, count in Counter(listed).items() if count > 1]:
                 raise ValueError(
@@ -137,24 +141,6 @@ def _language_of(names: Sequence[str]) -> str:
     if any(is_written_in(name, "en") for name in names):
         return "en"
     return next((other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), "en")
-
-
-def _by_language(classes: Any, path: Path) -> dict[str, list[str]]:
-    """Names by language, of a list of {language: name}."""
-    try:
-        named = [other for other in LANGUAGES if any(other in entry for entry in classes)]
-        languages = list(dict.fromkeys([*classes[0], *named]))
-        for number, entry in enumerate(classes):
-            if missing := [language for language in languages if isinstance(entry, dict) and language not in entry]:
-                raise ValueError(
-                    f"class_names: class {number} of {str(path)!r} has no name in {missing[0]!r}, and others have "
-                    "one. Write it, or remove this language from all classes."
-                )
-        return {language: [entry[language] for entry in classes] for language in languages}
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"class_names: {str(path)!r} must be {FORMS}, with the same languages in every class ({error!r})."
-        ) from error
 
 
 @dataclass(frozen=True)
