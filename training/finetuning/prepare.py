@@ -26,6 +26,7 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.sources import Opened, find_image, open_data
 from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
 from training.prepare.duplicates import MAX_COLOUR_DISTANCE, MAX_IMAGE_DISTANCE, ExaminedImage, examine_image
+from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write, write_text
 from training.utils.rng import keyed_uniform
 
@@ -104,35 +105,19 @@ class _Pairs:
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
     num_merged: int = 0  # rows whose image is a copy of an earlier one
 
-    def texts(self, language: str) -> set[str]:
-        """All different captions in a language."""
-        return {text for captions in self.captions for text in captions.get(language, [])}
-
 
 def prepare_general(options: FinetuneOptions, folder: Path, embed: Embed | None = None) -> Prepared | None:
-    """Read the images of `general_data` and write their two splits; without captions, all are for training.
+    """Read the images of `general_data` and write their two splits into a folder in `folder`; None without them.
 
-    Args:
-        options: Location of the data.
-        folder: Folder of the splits of `data`, in which this one gets a folder of its own.
-        embed: As in `prepare`.
-
-    Returns:
-        None without `general_data`.
+    Without captions, all are for training. Other options of `data` do not apply.
 
     Raises:
         ValueError: As `prepare`, except that captions may be missing.
     """
     if options.general_data is None:
         return None
-    general = FinetuneOptions(
-        model=options.model,
-        data=options.general_data,
-        output_dir=options.output_dir,
-        allow_urls=options.allow_urls,
-        allow_paths=options.allow_paths,
-        seed=options.seed,
-    )
+    own: dict[str, Any] = {"image_column": None, "caption_columns": None, "subset": None, "validation_share": None}
+    general = replace(options, data=options.general_data, split="train", **own)
     try:
         return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, embed=embed)
     except ValueError as error:
@@ -188,8 +173,8 @@ def prepare(
     for name, chosen in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
         _write_rows(folder / name, images, pairs, chosen.tolist(), languages)
     notes = _describe(pairs, SKIPPED_FILE)
-    texts = [text for language in languages for text in pairs.texts(language)]
-    if tokens is not None and (count := tokens.count_truncated(texts)):
+    texts = {text for captions in pairs.captions for found in captions.values() for text in found}
+    if tokens is not None and (count := tokens.count_truncated(sorted(texts))):
         limit = tokens.max_text_length
         notes.append(f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there.")
     found = f"{opened.form}, {columns.describe()}"
@@ -213,17 +198,15 @@ def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_
         is_missing = any(cause == FILE_MISSING for _, _, cause in pairs.skipped)
         advice = " Write the paths relative to the folder of the file that names them." if is_missing else ""
         raise ValueError(f"data: no row of {options.data!r} can be used.{advice}")
-    numbers = {language: len(pairs.texts(language)) for language in columns.captions}
-    if not needs_captions:
-        return [language for language, number in numbers.items() if number > 1]
-    for language, number in numbers.items():
-        if number == 1:
+    texts = {language: {text for each in pairs.captions for text in each.get(language, [])} for language in LANGUAGES}
+    for language, found in texts.items():
+        if needs_captions and len(found) == 1:
             kind = "one class only" if columns.are_labels else "the same caption for every image"
             raise ValueError(
-                f"data: there is {kind}, {next(iter(pairs.texts(language)))!r} ({language}), so there is nothing to "
-                "tell apart. Add images of other classes, or captions that differ."
+                f"data: there is {kind}, {next(iter(found))!r} ({language}), so there is nothing to tell apart. Add "
+                "images of other classes, or captions that differ."
             )
-    return [language for language, number in numbers.items() if number]
+    return [language for language in columns.captions if len(texts[language]) > 1]
 
 
 def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:

@@ -34,16 +34,10 @@ class Opened:
 
 
 def open_data(data: str, split: str = "train", subset: str | None = None, needs_captions: bool = True) -> Opened:
-    """Open the user's data.
-
-    Args:
-        data: Any form that the option `data` of `training/finetune.py` accepts.
-        split: Split to load, if the source has several.
-        subset: Configuration of a Hub data set that has several.
-        needs_captions: Whether a folder of images without captions is refused.
+    """Open the user's data, in any form that the option `data` of `training/finetune.py` accepts.
 
     Raises:
-        ValueError: There is nothing of a known form at this location.
+        ValueError: There is nothing of a known form, or a folder of images lacks captions and `needs_captions`.
     """
     path = Path(data).expanduser()
     if path.is_dir():
@@ -74,7 +68,7 @@ def _open_table(path: Path, split: str) -> Opened:
 
 
 def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
-    """Open a table in the folder, or else tar shards, images, or parquet files."""
+    """Open a table in the folder, or else images, or parquet files."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
     tables = sorted(path for path in found if not path.name.startswith("."))  # macOS leaves `._titles.csv`
     if len(tables) > 1:
@@ -82,9 +76,6 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
         raise ValueError(f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data.")
     if tables:
         return _open_table(tables[0], split)
-    if shards := sorted(map(str, folder.glob("*.tar"))):
-        _refuse_split(split, folder)
-        return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards", ())
     if images := [path.absolute() for path in list_images(folder) if _output_of(path, folder) is None]:
         _refuse_split(split, folder)
         return _open_images(folder, images, needs_captions)
@@ -156,12 +147,7 @@ def _undecoded(rows: Dataset) -> Dataset:
 
 
 def find_image(folder: Path | None, name: str) -> Path | None:
-    """Absolute path of an image file; None if there is none.
-
-    Args:
-        folder: Folder that relative paths start from; None for the current one.
-        name: Path as a table names it.
-    """
+    """Absolute path of an image file that a table names, relative to a folder or the current one; None without one."""
     name = name.strip().removeprefix("file://").replace("\\", "/")
     if not name or "\0" in name:
         return None

@@ -32,13 +32,7 @@ OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})  # with Han characte
 
 
 def read_table(path: Path) -> tuple[dict[str, list[Any]], str]:
-    """Read a CSV, TSV or JSON Lines file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Cells by column, None for a missing cell; and the encoding.
+    """Read a CSV, TSV or JSON Lines file: cells by column, None for a missing cell; and the encoding.
 
     Raises:
         ValueError: The file is empty, in a different encoding or damaged.
