@@ -350,7 +350,7 @@ def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
 
 @pytest.mark.parametrize(
     ("weight", "claim"),
-    [(0.6, "plus 0.6 of their change in training (WiSE-FT"), (0.0, "The weights equal the weights of")],
+    [(0.6, "plus 0.6 of the text tower's change in training"), (0.0, "The weights equal the weights of")],
 )
 def test_a_chosen_point_is_named_with_its_condition(weight, claim):
     facts = finetuned({"weight": weight, "kept": ["general texts", "general images"]})

@@ -301,22 +301,23 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
         ),
         "space": f"{space} (mean cosine {', '.join(cosines)} of the validation split)" if cosines else space,
         "measured": ", on ".join(["a validation split of the data", *(f"{name}" for name in kept)]),
-        "interpolation": _interpolation(base, measured.get("weight"), " and ".join(kept)),
+        "interpolation": _interpolation(base, measured, " and ".join(kept)),
         "data": portable(measured.get("data", runs[-1].sources[0])),
         "languages": languages,
     }
 
 
-def _interpolation(base: str, weight: float | None, kept: str) -> str | None:
-    if weight is None:
+def _interpolation(base: str, measured: Mapping[str, Any], kept: str) -> str | None:
+    if "weight" not in measured:
         return None
-    if not weight:
+    if not (weight := measured["weight"]):
         return (
             f"The weights equal the weights of `{base}`: no point between them and the end of training was better on "
             f"the validation split and kept the accuracy on {kept}."
         )
     return (
-        f"The weights are the weights of `{base}` plus {weight:.1f} of their change in training (WiSE-FT, "
+        f"The weights are the weights of `{base}` plus {weight:.1f} of the text tower's change in training and "
+        f"{measured.get('image_weight', weight):.1f} of the image tower's (WiSE-FT, "
         "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)). This point was chosen on the validation split, on "
         f"condition that no accuracy on {kept} falls by more than 1 point, or one query of a small set."
     )
