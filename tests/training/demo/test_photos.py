@@ -2,16 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from tests.tiny import NO_DROPOUT, VIT, make_model
+from training.config import StudentConfig
 from training.corpus.free_photos import FREE_PHOTOS
+from training.demo import photos
 from training.demo.__main__ import main
 from training.demo.options import PHOTO_MODULES, DemoOptions, Plan
 from training.demo.photos import PhotoDemo, read_class_names
+from training.demo.pretrained import TowersOptions
 from training.utils.output import claim_folder
 
 PARTS = ((0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
@@ -111,14 +117,52 @@ def test_names_come_from_the_files_of_the_folder(photographs, tmp_path, capsys):
     assert demo.recipes["align"].class_weight > 0
 
 
+@pytest.fixture
+def tiny(monkeypatch, processor):
+    """Tiny towers with random weights, a classifier on them, and recipes that fit."""
+    load = photos.load_photo_recipes
+
+    def load_recipes(options: DemoOptions) -> dict:
+        recipes = load(options)
+        student = StudentConfig(
+            vision_config=VIT, text_config=NO_DROPOUT, vision_init="teacher", text_init="teacher", max_text_length=32
+        )
+        fields = {
+            "teacher": {"freeze": ["vision_model", "text_model.embeddings"]},
+            "distill": {"student": student},
+            "align": {"freeze": []},
+        }
+        return {step: replace(recipe, batch_size=8, **fields[step]) for step, recipe in recipes.items()}
+
+    def save_towers(options: TowersOptions):
+        make_model(VIT, NO_DROPOUT).save_pretrained(options.output_dir)
+        processor.save_pretrained(options.output_dir)
+
+    def save_classifier(path: Path, names: dict[str, list[str]]):
+        tensors = {"weight": torch.randn(len(names["en"]), VIT["hidden_size"]), "bias": torch.zeros(len(names["en"]))}
+        save_file(tensors, path, metadata={"names": json.dumps(names)})
+
+    for function in (save_towers, save_classifier):
+        monkeypatch.setattr(photos, function.__name__, function)
+    monkeypatch.setattr(photos, "load_photo_recipes", load_recipes)
+
+
 @pytest.mark.slow
-def test_the_whole_path_on_a_few_dozen_free_photographs_and_a_continued_run(photographs, tmp_path, capsys):
+def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(photographs, tiny, tmp_path, capsys):
     for name in PHOTO_MODULES:
         pytest.importorskip(name, reason='pip install -e ".[photos,edge]"')
-    command = ["--photos", str(photographs), "--max_steps", "2", "--output_dir", str(tmp_path)]
+    data, folder = tmp_path / "data", tmp_path / "out" / "photos"
+    data.mkdir()
+    for name in ("photos_flickr8k_train", "mine_validation"):
+        shutil.copy(photographs, data / f"{name}.parquet")
+    names = {f"n{number}": {"en": name, "zh": name} for number, name in enumerate(["dog", "cat", "cup"])}
+    (data / "imagenet_class_names_en_zh.json").write_text(json.dumps(names))
+    command = ["--photos", str(data), "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     main(command)
-    output, folder = capsys.readouterr().out, tmp_path / "photos"
+    output = capsys.readouterr().out
     assert "[6/6] export to ONNX" in output and "dcclip index PHOTOS" in output
+    steps = [json.loads(line) for line in (folder / "aligned" / "log.jsonl").read_text().splitlines()]
+    assert {"classes", "anchor_text", "contrastive_zh"} <= set(steps[1])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found = {(row["model"], row["stage"], row["language"], row["metric"]) for row in results["rows"]}
     for stage in (("teacher", None), ("student", "distilled"), ("student", "aligned")):
@@ -128,9 +172,14 @@ def test_the_whole_path_on_a_few_dozen_free_photographs_and_a_continued_run(phot
     assert exported["runs"][0]["data"].endswith("validation.parquet")
     assert all(entry["checked"] for entry in exported["verdicts"])
 
+    weights = {stage: load_file(folder / stage / "model.safetensors") for stage in ("towers", "teacher", "distilled")}
+    for name, value in weights["towers"].items():
+        if name.startswith("vision_model."):  # the teacher's image tower is frozen, and the student's is the teacher's
+            assert weights["teacher"][name].equal(value) and weights["distilled"][name].equal(value)
+    assert weights["distilled"]["visual_projection.weight"].equal(weights["teacher"]["visual_projection.weight"])
     weights = load_file(folder / "model" / "model.safetensors")
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    for step in ("align", "report", "export"):  # as if the run had been killed when stage 2 was done
+    for step in ("align", "report"):  # as if the run had been killed when stage 2 was done
         del state["seconds"][step]
     (folder / "run.json").write_text(json.dumps(state))
     main(command)
