@@ -5,7 +5,6 @@ It is saved as whole tensors by parameter name, as on one process, so that a run
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +64,6 @@ class Average:
             tensor.copy_(tensors[name])
 
 
-CONFIG_FILES = tuple(sorted((Path(__file__).parent / "distributed").glob("*.yaml")))
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's first and second moment
 
 
