@@ -236,7 +236,10 @@ class Catalog:
         """The files of each row that pass a filter, sorted by path."""
         where, values = (chosen or Filter()).condition()
         query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
-        return {int(row): [self._file(each) for each in self._execute(query, int(row), *values)] for row in rows}
+        found = {int(row): [self._file(each) for each in self._execute(query, int(row), *values)] for row in rows}
+        if not all(found.values()):
+            raise ValueError(f"index: {str(self._path)!r} has rows without files. Repair it: dcclip index.")
+        return found
 
     def _file(self, entry: tuple) -> File:
         number, path, row, date, size, mtime_ns, is_sound = entry

@@ -148,7 +148,7 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
     assert counts_of(tmp_path / "out")["embedded"] == 20
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
     embed_into(tmp_path / "one", color_model, tars, *STREAMED)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "training/embed.py"]
