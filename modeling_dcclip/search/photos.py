@@ -70,7 +70,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     for _ in range(ATTEMPTS):
         failure = taken = image = None
         try:
-            _require_file(path)
+            require_file(path)
             with open(path, "rb") as file:
                 before = os.fstat(file.fileno())
                 source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
@@ -125,7 +125,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata."""
     name = os.fsencode(path)
     try:
-        _require_file(name)
+        require_file(name)
         with open(name, "rb") as file:
             _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS)
     except OSError as error:
@@ -137,7 +137,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     return content.getvalue()
 
 
-def _require_file(path: bytes):
+def require_file(path: bytes):
     """Refuse a pipe or a device, whose end may never come."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadablePhotoError("not a file", is_lasting=False)

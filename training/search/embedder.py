@@ -19,7 +19,7 @@ from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.indexing import num_cores
-from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo
+from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, require_file
 from training.data.images import CellRules, fetch, is_url
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
@@ -178,6 +178,7 @@ def _read(cell: dict | str | None) -> tuple[bytes, int]:
     try:
         if is_url(path):
             return fetch(path), 0
+        require_file(os.fsencode(path))
         with open(path, "rb") as file:
             return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns
     except ImageError as error:

@@ -1,5 +1,6 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -195,12 +196,15 @@ def test_wrong_input_is_one_line(table, color_model, tmp_path, capsys):
 def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))
-    cells = [{"bytes": None, "path": str(secret)}, {"bytes": secret.read_bytes(), "path": None}]
+    os.mkfifo(tmp_path / "pipe.png")
+    paths = [{"bytes": None, "path": str(path)} for path in (secret, tmp_path / "pipe.png")]
+    cells = [*paths, {"bytes": secret.read_bytes(), "path": None}]
     Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
     embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
-    assert counts_of(tmp_path / "out")["unreadable: image is a path outside the data, and allow_paths is off"] == 1
+    assert counts_of(tmp_path / "out")["unreadable: image is a path outside the data, and allow_paths is off"] == 2
     embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
-    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000001"}
+    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000002"}
+    assert counts_of(tmp_path / "all")["unreadable: not a file"] == 1
 
 
 def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):
