@@ -8,7 +8,6 @@ is written to a row that no committed entry refers to, and then committed: a pro
 import json
 import math
 import os
-import re
 import sqlite3
 import threading
 import zlib
@@ -16,14 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from modeling_dcclip.search.files import FileState, search_text, with_separator
+from modeling_dcclip.search.query import Filter
 
-DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
 # taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry;
@@ -58,47 +56,6 @@ class File:
     row: int  # of its vector
     taken: str  # date and time by EXIF, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which files a search may find.
-
-    Args:
-        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`. None does not limit it.
-        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
-        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
-
-    Raises:
-        ValueError: A date is malformed or does not exist, or `after` is later than `before`.
-    """
-
-    after: str | None = None
-    before: str | None = None
-    path: str | None = None
-
-    def __post_init__(self):
-        for name in ("after", "before"):
-            value = getattr(self, name)
-            if value is not None and not _is_date(value):
-                raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
-        if self.after is not None and self.before is not None:
-            length = min(len(self.after), len(self.before))
-            if self.after[:length] > self.before[:length]:
-                raise ValueError(f"after: {self.after!r} is later than before: {self.before!r}. Change one of them.")
-
-    def condition(self) -> tuple[str, list[object]]:
-        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
-        conditions: dict[str, list[object]] = {}
-        if self.after is not None:
-            conditions["date >= ?"] = [self.after]
-        if self.before is not None:
-            conditions["substr(date, 1, ?) <= ?"] = [len(self.before), self.before]
-        if self.path is not None:
-            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
-            conditions["search_text(path) GLOB ?"] = [glob if {*"*?"} & {*glob} else f"*{glob}*"]
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return where, [value for values in conditions.values() for value in values]
 
 
 class Catalog:
@@ -232,7 +189,7 @@ class Catalog:
         found = self._execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
-    def files_of_rows(self, rows: Iterable[int], chosen: "Filter | None" = None) -> dict[int, list[File]]:
+    def files_of_rows(self, rows: Iterable[int], chosen: Filter | None = None) -> dict[int, list[File]]:
         """The files of each row that pass a filter, sorted by path."""
         where, values = (chosen or Filter()).condition()
         query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
@@ -258,7 +215,7 @@ class Catalog:
             return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
         return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
 
-    def rows_of_files(self, chosen: "Filter") -> np.ndarray:
+    def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
         where, values = chosen.condition()
         found = self._execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
@@ -453,13 +410,6 @@ def _range(folder: bytes) -> tuple[bytes, bytes]:
     """Limits of the paths below a folder: they start with its path and a separator."""
     start = with_separator(folder)
     return start, start[:-1] + bytes([start[-1] + 1])
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
-    except ValueError:  # such as of February 31
-        return False
 
 
 def distinct_files(files: Sequence[File]) -> list[File]:

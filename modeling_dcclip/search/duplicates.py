@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,8 @@ from modeling_dcclip.search.query import QueryWarning
 BLOCK = 1024  # rows compared at once
 
 
-@dataclass(frozen=True)
-class Duplicate:
-    """One photograph of a group.
-
-    Args:
-        path: Absolute path.
-        score: Cosine similarity to the first photograph of the group.
-    """
+class Duplicate(NamedTuple):
+    """One photograph of a group: its absolute path, and its cosine similarity to the first of the group."""
 
     path: str
     score: float

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import File, Filter, distinct_files
+from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -36,7 +36,7 @@ from modeling_dcclip.search.manifest import (
     write_manifest,
 )
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.query import QueryWarning, embed_query
+from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 
 OUTDATED = "files that are gone or have changed since they were indexed: {:,}. Run dcclip index"
 

@@ -1,13 +1,18 @@
-"""Queries: texts and example images, with weights, as one embedding."""
+"""Queries: texts and example images, with weights, as one embedding, and filters on files."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
+from modeling_dcclip.search.files import search_text
 
+DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
 
@@ -73,3 +78,51 @@ def _warn(runtime: Runtime, text: str):
     if unknown := runtime.unknown_parts(text):
         message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"
         warnings.warn(message, QueryWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files a search may find.
+
+    Args:
+        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`. None does not limit it.
+        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
+        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
+
+    Raises:
+        ValueError: A date is malformed or does not exist, or `after` is later than `before`.
+    """
+
+    after: str | None = None
+    before: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        for name in ("after", "before"):
+            value = getattr(self, name)
+            if value is not None and not _is_date(value):
+                raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
+        if self.after is not None and self.before is not None:
+            length = min(len(self.after), len(self.before))
+            if self.after[:length] > self.before[:length]:
+                raise ValueError(f"after: {self.after!r} is later than before: {self.before!r}. Change one of them.")
+
+    def condition(self) -> tuple[str, list[object]]:
+        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
+        conditions: dict[str, list[object]] = {}
+        if self.after is not None:
+            conditions["date >= ?"] = [self.after]
+        if self.before is not None:
+            conditions["substr(date, 1, ?) <= ?"] = [len(self.before), self.before]
+        if self.path is not None:
+            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
+            conditions["search_text(path) GLOB ?"] = [glob if {*"*?"} & {*glob} else f"*{glob}*"]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return where, [value for values in conditions.values() for value in values]
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
+    except ValueError:  # such as of February 31
+        return False
