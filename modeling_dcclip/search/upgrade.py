@@ -68,6 +68,8 @@ def upgrade_index(
         catalog, store = open_data(index.folder, manifest, create=True)
         try:
             store_rotation(catalog, runtime)
+            for folder in {*catalog.folders()} - {*folders}:  # of an interrupted upgrade, and forgotten since
+                catalog.forget_folder(folder)
             catalog.set_folders(folders)
             report = update(catalog, store, runtime, [*folders], progress)
         finally:

@@ -58,8 +58,9 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
 
 
-def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
+def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, tmp_path):
     monkeypatch.setattr(indexing, "COMMIT_FILES", 1)
+    index.add(paint(tmp_path / "before" / "one.jpg", "blue", width=60).parent)
 
     def stop(done: int, total: int):
         if done == 3:
@@ -68,9 +69,10 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop)
     assert first(index, "red") == "red.jpg" and data_folders(index) == ["data-1", "data-2"]
-    assert index.add().unchanged == 5  # the old index is still in use
+    assert index.add().unchanged == 6  # the old index is still in use
+    index.forget(tmp_path / "before")
     report = upgrade_index(index, new_model)
-    assert (report.embedded, report.unchanged) == (2, 3) and first(index, "red") == "red.jpg"
+    assert (report.embedded, report.unchanged, len(index)) == (3, 2, 5) and first(index, "red") == "red.jpg"
 
 
 def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, monkeypatch):
