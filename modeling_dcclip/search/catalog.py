@@ -129,7 +129,7 @@ class Catalog:
         except sqlite3.OperationalError as error:
             message = f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
             raise OSError(message) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its message may have damaged names
             raise self._damage(str(error)) from error
 
     def _damage(self, cause: str) -> ValueError:
