@@ -50,12 +50,6 @@ def test_python_blocks_print_what_their_comments_say(code, tmp_path):
     assert run_python_blocks(code, tmp_path) == expected
 
 
-def test_first_two_bash_blocks_install_and_run():
-    demo, tests = blocks(read("README.md"), "bash")
-    assert "pip install" in demo and "python -m training.demo" in demo
-    assert "pip install" in tests and "pytest" in tests
-
-
 def test_ci_runs_the_test_command_of_the_readme():
     assert blocks(read("README.md"), "bash")[1].strip() in read(".ci/run")
 
@@ -64,10 +58,6 @@ def test_ci_runs_the_test_command_of_the_readme():
 def test_tables_are_rendered_from_the_committed_results(path):
     text = path.read_text(encoding="utf-8")
     assert render(text) == text, "run: python -m training.studies tables"
-
-
-def test_the_readme_leads_with_tables_of_models_and_results():
-    assert [name for _, name, _, _ in BLOCK.findall(read("README.md"))] == ["models", "photographs"]
 
 
 def test_the_readme_is_short():
