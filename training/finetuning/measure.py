@@ -56,7 +56,9 @@ class CaptionedImages:
     names: Mapping[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, rows: Dataset, languages: Sequence[str], training: Dataset | None = None):
+    def of(
+        cls, name: str, rows: Dataset, languages: Sequence[str], training: Dataset | None = None
+    ) -> "CaptionedImages":
         """Open rows with the column `image` and one of lists of captions for each language.
 
         Args:
@@ -66,9 +68,10 @@ class CaptionedImages:
             training: Rows of the training split, if the captions are class names: they name further classes.
         """
         columns = {language: language for language in languages if any(rows[language])}
+        parts = [] if training is None else [training, rows]
         names = {
-            language: sorted({text for part in (training, rows) for cell in part[language] for text in cell or []})
-            for language in (columns if training is not None else ())
+            language: sorted({text for part in parts for cell in part[language] for text in cell or []})
+            for language in (columns if parts else ())
         }
         return cls(name, make_retrieval_set(name, rows, columns, "image", name), names)
 
