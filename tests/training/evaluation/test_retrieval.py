@@ -10,6 +10,7 @@ from datasets import Image as ImageFeature
 from tests.tiny import PROJECTION_DIM, WHOLE_MOBILENET, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
+from training.evaluation.encoder import Encoder, find_processes
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.retrieval import (
     RetrievalSet,
@@ -200,6 +201,15 @@ def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
             assert [row for row in results.rows if (row.model, row.language) == (name, language)] == expected
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert table.count("4 dimensions |") == table.count("8 dimensions |") == 2  # one row per language
+
+
+def test_truncated_embeddings_have_unit_length(model, retrieval_set):
+    encoder = Encoder(model, find_processes(), "m")
+    for whole, leading in (
+        (encoder.images(retrieval_set), encoder.truncated(4).images(retrieval_set)),
+        (encoder.texts(["frog", "猫"]), encoder.truncated(4).texts(["frog", "猫"])),
+    ):
+        torch.testing.assert_close(leading, F.normalize(whole[:, :4], dim=1))
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
