@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -191,7 +192,7 @@ def general_rows(model: ZeroShotModel, general: GeneralPairs) -> list[Row]:
         (general.languages[1], second, first),
     ):
         recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        fields = {"model": MODEL, "set": GENERAL, "protocol": "text to text", "language": language}
+        fields: dict[str, Any] = {"model": MODEL, "set": GENERAL, "protocol": "text to text", "language": language}
         interval = wilson_interval(recall, len(first))
         rows.append(Row(metric="text_to_text_R@1", value=recall, interval=interval, **fields))
     return rows
