@@ -152,6 +152,9 @@ def _load(
     name = source if isinstance(source, str) else next(iter(source), "")
     if Path(name).suffix.lower() in TABLES and Path(name).expanduser().is_file():  # would be looked up on the Hub
         raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
+    for each in [source] if isinstance(source, str) else source:
+        if (path := Path(each).expanduser()).exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{field}: {each!r} is neither a file nor a folder. Copy its content to a file.")
     try:
         rows = _open(source, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user

@@ -28,7 +28,7 @@ from training.evaluation.image_loading import ImagePreparation, prepared_batches
 from training.teachers import FAMILIES, Family, TextPreparation
 from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
-from training.teachers.loading import check_complete
+from training.teachers.loading import check_complete, check_files
 from training.teachers.targets import encode_by_length
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class ZeroShotModel:
             )
         try:
             commit = find_commit(name, revision)
+            check_files("model", name)
             fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
             model, missing = _load_model(name, **fields)
             processor = _load_processor(name, **fields)

@@ -237,6 +237,10 @@ def captions_of(cell: Any, language: str, exclusive: bool) -> list[str]:
 
 def cells_of(rows: Dataset, column: str, feature: Any) -> list[Any]:
     """All cells of a column; class numbers with names as their names."""
+    try:
+        cells = list(rows[column])
+    except UnicodeDecodeError as error:  # parquet has a flag for text, and no check
+        raise ValueError(f"data: column {column!r} has damaged text ({error}). Write the file again.") from error
     if isinstance(feature, ClassLabel):
-        return [feature.names[number] if number is not None and number >= 0 else None for number in rows[column]]
-    return list(rows[column])
+        return [feature.names[number] if number is not None and number >= 0 else None for number in cells]
+    return cells

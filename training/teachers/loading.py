@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,6 +23,7 @@ from transformers.utils import cached_file
 
 from training.teachers.encoders import BareEncoder, timm_processor
 from training.teachers.family import Family
+from training.utils.files import read_mapping
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
 MAX_SIZES = {
@@ -47,6 +50,7 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
     Raises:
         ValueError: There is none, it is damaged, or a size is not in 1 to `MAX_SIZES`.
     """
+    check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
         _check_sizes(fields)
@@ -57,6 +61,28 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{field}: the config.json of {name!r} is damaged ({error}). Copy the file again.") from error
     return fields
+
+
+def check_files(field: str, name: str):
+    """Name a damaged file of a checkpoint's folder, for which transformers has no clear error.
+
+    Raises:
+        ValueError: A file of JSON holds no mapping, or the tokenizer or the head of the weights cannot be read.
+    """
+    folder = Path(name)
+    for file in ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
+        if (folder / file).exists():
+            read_mapping(folder / file, field)
+    for path in [*folder.glob("tokenizer.json"), *folder.glob("*.safetensors")]:
+        try:
+            if path.suffix == ".json":
+                Tokenizer.from_file(str(path))
+            else:
+                with safe_open(path, "pt"):
+                    pass
+        except Exception as error:  # tokenizers raises Exception itself
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(f"{field}: {path} is damaged ({cause}). Copy the file again.") from error
 
 
 def _check_sizes(config: Mapping[str, Any]):

@@ -1,0 +1,144 @@
+"""Damaged models, recipes, tables and results under the code of training/."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from tests.campaign.damage import NAMED, cases, put, refused, run, time_limit
+from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from training import eval as evaluate
+from training.config import DistillRecipe
+from training.config.files import recipe_from_args, save_recipe
+from training.data import load_source
+from training.finetuning.sources import open_data
+from training.finetuning.tables import cells_of
+from training.hub import save_model
+from training.utils.results import Results
+
+MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+ROWS = {"image": ["1.jpg", "2.jpg", "3.jpg"], "zh": ["苹果", "狗", "一只猫"], "en": ["an apple", "a dog", "a cat"]}
+TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet")
+ENCODINGS = ("utf-16-le", "utf-32", "gb18030")
+
+
+@pytest.fixture(scope="module")
+def finished(processor, tmp_path_factory) -> Path:
+    """A student as training leaves it."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
+    return folder
+
+
+@pytest.mark.parametrize(("file", "damage"), cases(MODEL, flips=8))
+def test_a_damaged_model_is_not_evaluated(file, damage, finished, corpus, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(finished, folder)
+    put(folder / file, damage)
+    data = ("--data", f"mine={corpus / 'unseen_style.parquet'}", "--class_names", corpus / "class_names.json")
+    code, _, errors = run(evaluate.main, "--model", folder, *data, "--output_dir", tmp_path / "out")
+    # a wrong weight or word cannot be seen, and processor_config.json comes before preprocessor_config.json
+    unseen = damage in ("without_its_last_byte", "a_block_of_zeros") or damage.startswith("flip")
+    assert (not code and (unseen or file.startswith("pre"))) or (code == 2 and refused("eval", errors)), errors
+
+
+@pytest.fixture
+def table(request, tmp_path) -> Path:
+    """A table of three pairs, and their images."""
+    path = tmp_path / request.param
+    if path.suffix == ".parquet":
+        Dataset.from_dict(ROWS).to_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text(
+            "\n".join(json.dumps(dict(zip(ROWS, row, strict=True))) for row in zip(*ROWS.values(), strict=True))
+        )
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        path.write_text("\n".join(map(separator.join, [ROWS, *zip(*ROWS.values(), strict=True)])))
+    return path
+
+
+@pytest.mark.parametrize(("table", "damage"), cases(TABLES, 20, NAMED), indirect=["table"])
+def test_a_damaged_table_is_refused_or_read(table, damage):
+    put(table, damage)
+    with time_limit():
+        try:
+            opened = open_data(str(table))
+            for column, feature in opened.rows.features.items():
+                assert len(cells_of(opened.rows, column, feature)) == len(opened.rows)
+        except ValueError as error:
+            assert str(error).startswith("data: "), error
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("table", TABLES[:3], indirect=True)
+def test_an_unusual_encoding_is_read_or_refused(table, encoding):
+    text = table.read_text()
+    table.write_bytes(text.encode(encoding, "replace"))
+    try:
+        assert open_data(str(table)).rows["zh"][0] == "苹果"
+    except ValueError as error:
+        assert str(error).startswith("data: ") and table.name in str(error), error
+
+
+@pytest.mark.parametrize(("file", "damage"), cases(["pairs.parquet"], 20, NAMED))
+def test_a_damaged_source_of_training_is_named(file, damage, corpus, tmp_path):
+    shutil.copyfile(corpus / "unseen_style.parquet", tmp_path / file)
+    put(tmp_path / file, damage)
+    with time_limit():
+        try:
+            assert len(load_source(str(tmp_path / file))) > 0
+        except ValueError as error:
+            assert str(error).startswith("data: ") and file in str(error), error
+
+
+YAML = {
+    "open_list": "seed: [",
+    "tab": "seed:\n\t- 1",
+    "twice": "seed: 1\nseed: 2",
+    "unknown_field": "sede: 1",
+    "object": "seed: !!python/object/apply:os.getcwd []",
+    "bomb": "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nseed: *c",
+    "itself": "seed: &a [*a]",
+    "date": "seed: 2024-01-01",
+    "infinite": "learning_rate: .inf",
+    "text": "learning_rate: fast",
+    "negative": "max_steps: -1",
+    "nested_text": "data: pairs.parquet",
+}
+
+
+@pytest.mark.parametrize("content", YAML.values(), ids=YAML)
+def test_a_wrong_recipe_names_its_field(content, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with time_limit(), pytest.raises(ValueError, match=r"^[\w.]+: "):
+        recipe_from_args(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
+
+
+@pytest.mark.parametrize(("file", "damage"), cases(["recipe.yaml"], 10))
+def test_a_damaged_recipe_names_its_field(file, damage, tmp_path):
+    recipe = DistillRecipe(**recipe_fields(tmp_path, "some/images", teacher="some/teacher", student=student_config()))
+    save_recipe(recipe, tmp_path)
+    put(tmp_path / file, damage)
+    with time_limit():
+        try:
+            recipe_from_args(DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"])
+        except ValueError as error:
+            assert re.match(r"[\w.]+: |Problems parsing config", str(error)), error
+
+
+@pytest.mark.parametrize(("file", "damage"), cases(["results.json"], 10))
+def test_damaged_results_are_named(file, damage, tmp_path):
+    path = tmp_path / file
+    Results(meta={"command": "eval"}, rows=[]).write(tmp_path)
+    put(path, damage)
+    with time_limit():
+        try:
+            Results.read(path)
+        except (ValueError, OSError) as error:
+            assert file in str(error), error
