@@ -38,10 +38,12 @@ class Measurement:
     Args:
         values: Value of each metric, in 0..1.
         intervals: 95 % interval of each metric that is a share of images.
+        predictions: Most similar class of each image, (N,) int64.
     """
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    predictions: Tensor
 
     def rows(self, **fields: Any) -> list[Row]:
         """One row per metric; `fields` are all other fields of `Row`, such as `model`, `set` and `language`."""
@@ -86,7 +88,7 @@ def measure(images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[s
         elif (k := int(name.removeprefix(TOP))) <= len(classes):
             values[name] = top_k_accuracy(similarities, labels, k)
     intervals = {name: wilson_interval(value, len(labels)) for name, value in values.items() if name.startswith(TOP)}
-    return Measurement(values, intervals)
+    return Measurement(values, intervals, similarities.argmax(1))
 
 
 def _probabilities(similarities: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan, EvalTask, group_reasons
 from training.evaluation.retrieval import retrieval_table
-from training.evaluation.runner import Outcome
+from training.evaluation.runner import AGREEMENT, Outcome
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS, PROTOCOLS
 from training.evaluation.sets.templates import CLIP_BENCHMARK
@@ -90,6 +90,10 @@ def results_table(rows: Sequence[Row], plan: EvalPlan) -> str:
             score = values.get((model, None, protocol, language, SCORE))
             cells += [_score_cell(score, metrics, plan.sets)] if with_score else []
             lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells])
+        same = {row.set: f"{100 * row.value:.1f}" for row in rows if (row.model, row.metric) == (model, AGREEMENT)}
+        if same:
+            cells = [same.get(name, "") for name in columns]
+            lines.append([model, "same prediction in all languages", *cells, *([""] if with_score else [])])
     return markdown_table(lines)
 
 

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import evaluate
+import torch
 from accelerate import PartialState
+from datasets import Features, List, Value
 
 from training.evaluation.classify import Measurement, joint_name, measure, require_equal_widths, task_metrics
 from training.evaluation.encoder import Encoder
@@ -14,6 +17,26 @@ from training.evaluation.retrieval import score
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import weights_fingerprint
 from training.utils.results import Row
+
+AGREEMENT = "agreement"
+
+
+class Agreement(evaluate.Metric):
+    """Share of images with the same predicted class in all languages, as a metric of the `evaluate` library.
+
+    `compute(predictions=...)` takes the class indices of each image, one column per language, (N, L) int64.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of samples with the same prediction in all languages.",
+            citation="",
+            inputs_description="predictions: class indices of each sample, one column per language.",
+            features=Features({"predictions": List(Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        return {AGREEMENT: sum(len(set(row)) == 1 for row in predictions) / len(predictions)}
 
 
 @dataclass
@@ -96,12 +119,23 @@ class Runner:
         return encoder
 
     def measure(self, image_encoder: Encoder, text_encoder: Encoder) -> list[Row]:
-        """Rows of all tasks and of retrieval, for the images of one model with the texts of the same or another."""
+        """Rows of all tasks, of the agreement of languages, and of retrieval.
+
+        The images are of one model, the texts of the same or a different one.
+        """
         name = joint_name(image_encoder.name, text_encoder.name)
         rows: list[Row] = []
+        by_set: dict[str, dict[str, Measurement]] = {}  # by language
         for task in self.plan.available_tasks:
             measurement = self._measure_task(task, image_encoder, text_encoder)
+            by_set.setdefault(task.set, {})[task.language] = measurement
             rows += measurement.rows(model=name, set=task.set, protocol=task.protocol, language=task.language)
+        for each, measured in by_set.items():
+            if len(measured) > 1:
+                predictions = torch.stack([measurement.predictions for measurement in measured.values()], 1)
+                # in memory: a file on disk would take longer than the measurement
+                value = Agreement(keep_in_memory=True).compute(predictions=predictions)[AGREEMENT]
+                rows.append(Row(model=name, set=each, language=", ".join(measured), metric=AGREEMENT, value=value))
         for retrieval_set in self.plan.retrieval_sets:
             for language, captions in retrieval_set.captions.items():
                 images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)

@@ -14,6 +14,7 @@ from training.evaluation.encoder import find_processes
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan, protocol_tasks
 from training.evaluation.report import elevater_scores, results_table
+from training.evaluation.runner import Agreement
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import ELEVATER
@@ -61,6 +62,7 @@ def columns(table: str) -> dict[tuple[str, str], dict[str, str]]:
 def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
     results, _ = evaluated
     model, rows = ZeroShotModel.from_pretrained(teacher_folder), rows_of(CIFAR_10)
+    found = []
     for language in ("en", "zh"):
         names = ClassNames.read("cifar-10")
         texts = [line.format(name) for name in names.names[language] for line in TEMPLATES[language]]
@@ -69,6 +71,15 @@ def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
         accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
         fields = {"model": str(teacher_folder), "set": "cifar-10", "language": language}
         assert results.values(**fields, metric="top1") == [accuracy]
+        found.append(predictions)
+    fields |= {"language": "en, zh", "metric": "agreement"}
+    assert results.values(**fields) == [(found[0] == found[1]).double().mean().item()]
+
+
+def test_agreement_counts_images_whose_predictions_are_all_equal():
+    assert Agreement(keep_in_memory=True).compute(predictions=[[1, 1, 1], [1, 1, 2], [0, 0, 0], [2, 1, 0]]) == {
+        "agreement": 0.5
+    }
 
 
 def test_results_describe_the_data_and_the_models(evaluated, data):
