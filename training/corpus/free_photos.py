@@ -156,7 +156,7 @@ def load_held_out() -> "Dataset":
         width, height = image.size
         corners = [(left * width / 8, top * height / 8) for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))]
         boxes = [(left, top, left + 0.75 * width, top + 0.75 * height) for left, top in corners]
-        views = [image, *(image.crop(tuple(map(round, box))) for box in boxes)]
+        views = [image, *(image.crop((round(a), round(b), round(c), round(d))) for a, b, c, d in boxes)]
         views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (views[0], views[-1])]
         rows += [{"image": view, **{name: [text] for name, text in photo.query.items()}} for view in views]
     return Dataset.from_list(rows)
