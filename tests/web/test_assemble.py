@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import metadata_load
 from safetensors import safe_open
 
 from training.edge.web import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, WebOptions, main, write_page
@@ -56,6 +57,8 @@ def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpu
         "text_model_quantized.onnx",
     }
     assert not (output / "model" / "model.safetensors").exists()  # the browser does not use it
+    card = metadata_load(output / "README.md")
+    assert (card["sdk"], card["title"], card["license"]) == ("static", "dcclip-demo", "mit")
     site = json.loads((output / "site.json").read_text())
     assert site["name"] == "dcclip-demo"
     assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}

@@ -1,4 +1,4 @@
-"""Build a static web page that labels and searches images in the browser with an exported model, for any web server.
+"""Build a static web page, or Space, that labels and searches images in the browser with an exported model.
 
 python -m training.edge.web                                                the model of photographs, free photographs
 python -m training.edge.web --model runs/demo/edge --images MY_IMAGES --output_dir site
@@ -35,6 +35,20 @@ TOWERS = ("vision_model", "text_model")
 SUFFIXES = {"q8": "_quantized", "fp32": "", "fp16": "_fp16"}
 EXAMPLES = ("example.jpg", "example.png")
 INDEX_FILE = "index.safetensors"
+# makes the folder a static Space of the Hub
+SPACE_CARD = """---
+title: {title}
+emoji: 🐈
+colorFrom: blue
+colorTo: gray
+sdk: static
+license: {license}
+short_description: Label and search images in Chinese and English
+tags: [dcclip, zero-shot-image-classification]
+---
+
+The model runs in the browser. This folder was made by `python -m training.edge.web`.
+"""
 MAX_SIZE = 192  # longer edge of the written images, in pixels
 MAX_LISTED = 10  # images that could not be used
 
@@ -102,6 +116,8 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
             shutil.copy(folder / example, scratch)
             site["example"] = example
         failures = _write_images(ZeroShotModel.from_pretrained(folder), options, scratch / "images")
+        card = SPACE_CARD.format(title=site["name"], license=site.pop("license"))
+        (scratch / "README.md").write_text(card, encoding="utf-8")
         # written last: a folder with this file is complete
         (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
         record_tree(scratch, "web")
@@ -144,6 +160,7 @@ def _dtype(folder: Path, tower: str) -> str:
 def _copy_model(model: Path, folder: Path) -> dict[str, Any]:
     """Copy the model files; return the contents of `site.json`."""
     import torch
+    from huggingface_hub import metadata_load
     from safetensors import safe_open
 
     (folder / "onnx").mkdir(parents=True)
@@ -154,9 +171,11 @@ def _copy_model(model: Path, folder: Path) -> dict[str, Any]:
         shutil.copy(model / "onnx" / f"{tower}{SUFFIXES[dtype]}.onnx", folder / "onnx")
     with safe_open(model / "model.safetensors", framework="pt") as weights:
         logit_scale = weights.get_tensor("logit_scale")
-    card = model / "README.md"
-    heading = re.search(r"^# (.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+    path = model / "README.md"
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    heading = re.search(r"^# (.+)$", card, re.M)
     return {
+        "license": (metadata_load(path) or {}).get("license", "unknown") if card else "unknown",
         "name": heading.group(1) if heading else model.resolve().name,
         "bytes": sum(path.stat().st_size for path in (folder / "onnx").iterdir()),
         "dtypes": dtypes,
