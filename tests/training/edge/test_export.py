@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto
-from safetensors.torch import load_file, save_file
 
 from training import export
 from training.edge import graphs, output, verdict
@@ -122,31 +121,6 @@ def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labell
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda weights: weights.pop("logit_scale"), "lacks 1 weights"),
-        (lambda weights: weights["visual_projection.weight"].fill_(float("nan")), "is not finite"),
-        (lambda weights: weights.clear(), "lacks "),
-    ],
-    ids=["missing", "not finite", "empty"],
-)
-def test_damaged_weights_are_refused(exported, tmp_path, fails, change, message):
-    folder = shutil.copytree(exported, tmp_path / "folder", ignore=shutil.ignore_patterns("onnx"))
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    error = fails(folder, "--output_dir", tmp_path / "out")
-    assert "export: folder: " in error and str(folder) in error and message in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_folder_without_processor_is_refused(exported, tmp_path, fails):
-    shutil.copytree(exported, tmp_path / "folder", ignore=shutil.ignore_patterns("preprocessor_config.json", "onnx"))
-    assert "has no preprocessor_config.json" in fails(tmp_path / "folder", "--output_dir", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"format": "executorch", "variants": ["fp16"]}, "variants: --format executorch has no fp16"),
@@ -218,18 +192,3 @@ def test_format_from_outside_is_exported_checked_and_published(exported, traced,
     expected = {"mine/vision_model.mine", "mine/text_model.mine"}
     assert {entry["file"] for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]} == expected
     assert expected <= {*hub_folder.list_files(tmp_path)}
-
-
-@pytest.mark.parametrize("name", [name for name, entry in FORMATS.items() if entry.suffix])
-def test_files_of_every_format_are_published(name):
-    for variant in FORMATS[name].variants:
-        assert hub_folder.is_publishable(f"{name}/{FORMATS[name].file_name('text', variant)}")
-
-
-@pytest.mark.parametrize("script", ["export", "eval"])
-def test_help_needs_no_heavy_package(run_python, script):
-    code = (
-        "import sys; hidden = ('torch', 'onnx', 'onnxruntime', 'transformers', 'datasets', 'executorch');"
-        f"sys.modules |= dict.fromkeys(hidden); from training.{script} import main; main(['--help'])"
-    )
-    assert "--output_dir" in run_python("-c", code).stdout

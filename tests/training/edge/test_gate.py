@@ -156,11 +156,6 @@ def test_losses_are_counted_by_language_with_their_classes(data):
     assert losses["worst_classes"] == {"en": [], "zh": ["狐狸 (2 of 2)", "狗 (1 of 1)"]}
 
 
-def test_gain_is_negative_loss(data):
-    wrong = replace(FOUR, images={"a": EYE[[1, 1, 1]], "b": EYE[[2]]})
-    assert compare("both", FOUR, FOUR, wrong, data)["lost_points"] == {"en": -50.0, "zh": -50.0}
-
-
 def test_lost_recall_is_counted_by_language(names_by_set):
     many = names_by_set({"a": ["fox"] * 10, "b": ["dog"] * 10})
     swapped = replace(MANY, classes={"en": EYE, "zh": EYE[[1, 0, 2]]})
@@ -177,10 +172,6 @@ def test_closeness_compares_only_the_exported_tower(data):
     for tower, expected in (("vision", (0.0, 1.0, 1.0)), ("text", (2.0, 0.0, -1.0)), ("both", (2.0, 0.4, -1.0))):
         found = compare(tower, negated, negated, FOUR, data)
         assert [found[name] for name in names] == pytest.approx(expected)
-
-
-def test_losses_within_the_limits_pass():
-    assert reasons_against(GOOD) == []
 
 
 @pytest.mark.parametrize(

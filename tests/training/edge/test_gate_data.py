@@ -19,7 +19,6 @@ from training.edge.gate_data import (
     make_noise,
 )
 from training.edge.output import holds_only_exports
-from training.finetuning import prepare
 
 
 def write_recipe(folder: Path, **fields) -> Path:
@@ -43,13 +42,6 @@ def test_a_model_of_emoji_is_one_that_was_trained_on_nothing_else(data, is_emoji
     assert is_of_emoji({"data": data}) == is_emoji
 
 
-@pytest.mark.parametrize("content", [None, "", "- a", "a: [", "\x00"])
-def test_a_missing_or_damaged_recipe_tells_nothing(tmp_path, content):
-    if content is not None:
-        (tmp_path / "recipe.yaml").write_text(content, encoding="utf-8")
-    assert not from_options(tmp_path).is_checked
-
-
 def from_options(folder: Path, **fields) -> GateData:
     return GateData.from_options(ExportOptions(folder=str(folder), output_dir="out", **fields))
 
@@ -65,11 +57,6 @@ def test_a_validation_set_of_the_recipe_counts_only_if_it_is_here(tmp_path):
     rows.to_parquet(test)
     data = from_options(tmp_path)
     assert data.languages == ["en", "zh"] and data.label_ids("test").tolist() == [0, 1] and data.is_checked
-
-
-def test_the_splits_of_fine_tuning_are_found_under_its_names():
-    assert prepare.DATA_FOLDER == SPLITS_FOLDER
-    assert (prepare.TRAIN_FILE, prepare.VALIDATION_FILE) == (TRAINING_FILE, VALIDATION_FILE)
 
 
 def make_split(path: Path, **captions: list[list[str]]):

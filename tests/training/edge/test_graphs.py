@@ -81,12 +81,6 @@ def session(exported, tower, variant):
     return onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
 
 
-def test_file_names_are_those_of_transformers_js(exported):
-    suffixes = ("", "_fp16", "_quantized")
-    names = {f"{tower}{suffix}.onnx" for tower in ("vision_model", "text_model") for suffix in suffixes}
-    assert {path.name for path in (exported / "onnx").iterdir()} == names
-
-
 @pytest.mark.parametrize("variant", CLOSE)
 def test_embeddings_are_close_and_normalised(exported, inputs, variant):
     arrays = {name: values.numpy() for name, values in inputs.items()}

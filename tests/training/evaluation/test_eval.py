@@ -205,16 +205,3 @@ def test_options_that_contradict_each_other_are_refused(fields, message):
 def test_wrong_names_and_sources_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         EvalPlan.open(EvalOptions(**{"model": ["m"], "output_dir": "out", "protocol": ["elevater-en"]} | fields))
-
-
-def test_a_set_of_ones_own_needs_no_code(teacher_folder, corpus, tmp_path):
-    """As in CONTRIBUTING.md."""
-    arguments = [
-        "--data",
-        f"mine={corpus / 'unseen_style.parquet'}",
-        "--class_names",
-        str(corpus / "class_names.json"),
-    ]
-    results = eval_script.main(["--model", str(teacher_folder), *arguments, "--output_dir", str(tmp_path / "out")])
-    for language in ("en", "zh"):
-        assert results.values(set="mine", language=language, metric="top1")

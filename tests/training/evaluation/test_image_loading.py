@@ -1,5 +1,4 @@
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,19 +71,6 @@ def test_processor_without_a_mean_is_called_for_every_image():
     image = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
     assert prepared.normalize(image[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
     assert prepared.describe()["stated_by"] == "the model's own OwnProcessor"
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        ({"height": 8, "width": 16}, "of 16 x 8 pixels; only square inputs"),
-        (None, "states the size of the input image"),
-    ],
-)
-def test_input_size_that_is_not_square_or_not_stated_raises(size, message):
-    config = SimpleNamespace(model_type="own")
-    with pytest.raises(ValueError, match=message):
-        ImagePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
 
 
 @pytest.mark.parametrize(("size", "expected"), [({"height": 8, "width": 8}, True), ({"shortest_edge": 8}, False)])

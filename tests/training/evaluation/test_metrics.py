@@ -58,14 +58,6 @@ def test_accuracy_equals_the_official_code(cases):
         assert top_k_accuracy(scores, labels) == equals(expected)
 
 
-def test_top_k_equals_the_official_code_without_ties():
-    scores = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(200) % 9
-    for k in range(1, 10):
-        expected = report(official.TopKAccuracyEvaluator(k), scores, labels)
-        assert top_k_accuracy(scores, labels, k) == equals(expected)
-
-
 def test_top_k_ranks_the_lower_index_first_among_ties(cases):
     for scores, labels in cases:
         order = [sorted(range(len(row)), key=lambda column: (-row[column], column)) for row in scores.tolist()]
@@ -195,22 +187,6 @@ def test_bad_labels_are_reported(metric, labels):
         metric(SCORES, labels)
 
 
-@pytest.mark.parametrize("k", [0, -1, 3, 1.5])
-def test_a_k_out_of_range_is_reported(k):
-    with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2"):
-        top_k_accuracy(SCORES, LABELS, k)
-
-
-def test_bad_targets_and_pairs_are_reported():
-    for targets in (LABELS, 2 * TARGETS - 1, 0 * TARGETS):
-        with pytest.raises(ValueError, match="targets: "):
-            eleven_point_map(SCORES, targets)
-    outside = torch.tensor([[3, 0]]), torch.tensor([[0, -1]])
-    for pairs in (PAIRS[0], PAIRS.float(), *outside, PAIRS[:1], PAIRS[:0]):
-        with pytest.raises(ValueError, match="pairs"):
-            right_ranks(SCORES, pairs)
-
-
 def test_roc_auc_needs_two_columns_and_both_labels():
     with pytest.raises(ValueError, match="scores: got 3 columns"):
         roc_auc(SCORES.T.contiguous(), LABELS[:2])
@@ -219,22 +195,9 @@ def test_roc_auc_needs_two_columns_and_both_labels():
             roc_auc(SCORES, torch.full((3,), label))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
-def test_labels_may_have_any_integer_dtype(dtype):
-    scores, labels = torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.4, 0.6]]), torch.tensor([1, 0, 0])
-    assert top_k_accuracy(scores, labels.to(dtype), np.int64(1)) == top_k_accuracy(scores, labels)
-    for metric in (mean_per_class_accuracy, roc_auc):
-        assert metric(scores, labels.to(dtype)) == metric(scores, labels)
-
-
 def test_wilson_interval_of_a_published_example():
     # 81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-
-
-def test_wilson_interval_is_within_0_and_1_and_contains_the_share():
-    assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def test_grouped_interval_is_that_of_the_trials_or_of_the_groups():

@@ -76,15 +76,6 @@ def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
     assert (tmp_path / "mine.csv").read_text(encoding="utf-8").startswith("path,label,")
 
 
-@pytest.mark.parametrize(("name", "message"), [("", "exists"), ("notes.txt/labels.csv", "cannot be written")])
-def test_a_file_that_cannot_be_written_is_reported_first(images, tmp_path, capsys, name, message):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(SystemExit):
-        run(Path("missing_model"), images, tmp_path / name, "--labels", *LABELS)
-    assert f"output: {str(tmp_path / name)!r} {message}" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
 @pytest.mark.parametrize("labels", [["frog"], ["frog", "dog", "frog"], ["frog", " "], ["missing.txt"]])
 def test_wrong_labels_are_refused(labels):
     with pytest.raises(ValueError, match="labels: "):

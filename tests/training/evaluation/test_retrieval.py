@@ -176,17 +176,6 @@ def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, proces
         assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
 
 
-def test_a_truncated_student_is_not_compared_in_the_space_of_its_teacher(corpus, processor, tmp_path, capsys):
-    model = make_model(seed=1, teacher="teacher", truncate_dim=8)
-    rotate(model, torch.eye(PROJECTION_DIM))
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    arguments = ["--model", str(tmp_path), "--text_model", str(tmp_path), "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit):
-        eval_script.main([*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"])
-    assert "has the leading 8 of 16 dimensions alone" in capsys.readouterr().err
-
-
 def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
     place = str(corpus / "unseen_style.parquet")
     arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
@@ -229,14 +218,3 @@ def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tm
 def test_language_without_captions_is_refused(rows):
     with pytest.raises(ValueError, match=r"retrieval: toy has no zh caption in column 'zh'"):
         make_retrieval_set("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")
-
-
-@pytest.mark.parametrize("columns", [{"en": "label"}, {"fr": "fr"}])
-def test_caption_columns_can_be_named(corpus, columns):
-    place = str(corpus / "unseen_style.parquet")
-    if columns == {"fr": "fr"}:
-        with pytest.raises(ValueError, match=r"retrieval: .*'fr'"):
-            open_retrieval_set("drawings", place, caption_columns=columns)
-        return
-    usual, named = open_retrieval_set("drawings", place), open_retrieval_set("drawings", place, None, None, columns)
-    assert set(usual.captions) == {"en", "zh"} and set(named.captions) == {"en"} and usual.digest == named.digest

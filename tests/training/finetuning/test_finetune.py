@@ -230,26 +230,3 @@ def test_two_processes_train_the_model_of_one(start, titles, tmp_path, run_pytho
     assert len(results[0].rows) == len(results[1].rows)
     for folder in (tmp_path / "two", tmp_path / "two" / "tuned"):
         assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_help_needs_no_torch(run_python):
-    code = "import runpy, sys; sys.argv = ['finetune.py', '--help']; sys.modules['torch'] = None\n"
-    output = run_python("-c", f"{code}runpy.run_path('training/finetune.py', run_name='__main__')").stdout
-    assert "accelerate launch training/finetune.py --model" in output and "--validation_share" in output
-
-
-@pytest.mark.parametrize(
-    ("model", "output_dir", "message"),
-    [
-        ("start", "mine", r"finetune: output_dir: .* has a model of another run"),
-        ("nowhere", "new", "finetune: model: 'nowhere' is neither a folder"),
-    ],
-)
-def test_user_errors_are_one_line(model, output_dir, message, finetuned, start, tmp_path, capsys):
-    folder = finetuned[0] if output_dir == "mine" else tmp_path / "new"
-    before = (finetuned[0] / "model.safetensors").stat().st_mtime_ns
-    with pytest.raises(SystemExit) as exit_info:
-        run(start if model == "start" else Path("nowhere"), finetuned[0].parent / "titles.csv", folder)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("finetune:")]
-    assert exit_info.value.code == 2 and re.match(message, line)
-    assert not (tmp_path / "new").exists() and (finetuned[0] / "model.safetensors").stat().st_mtime_ns == before

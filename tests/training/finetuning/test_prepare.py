@@ -255,27 +255,9 @@ def test_errors_of_general_images_name_their_option(tmp_path, titles):
         general_of(tmp_path, write_csv(tmp_path / "titles.csv", titles[:15]))
 
 
-def test_a_pipe_is_refused_and_never_opened(tmp_path):
-    os.mkfifo(tmp_path / "data.parquet")
-    os.mkfifo(tmp_path / "titles.csv")
-    for name in ("data.parquet", "titles.csv"):
-        with pytest.raises(ValueError, match=r"^data: .*neither a file nor a folder"):
-            open_data(str(tmp_path / name))
-
-
 def test_one_class_only_is_refused(tmp_path, rows, titles):
     with pytest.raises(ValueError, match="24 images of one class only, and no captions"):
         run(tmp_path, tmp_path / "images")
     same = [(path, "青蛙") for path, _ in titles]
     with pytest.raises(ValueError, match=r"there is one class only, '青蛙' \(zh\)"):
         run(tmp_path, write_csv(tmp_path / "labels.csv", same, ("file", "label")))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [("nowhere.csv", "there is no file"), ("a.xlsx", "Save it as CSV"), ("nowhere", "cannot load"), (".", "neither")],
-)
-def test_data_that_are_not_there_are_named(tmp_path, data, message, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, data)

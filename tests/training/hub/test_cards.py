@@ -18,7 +18,6 @@ from training.hub.cards.facts import (
     count_parameters,
     data_terms,
     finetuning_facts,
-    is_hub_id,
     teacher_space,
 )
 from training.hub.cards.metadata import eval_results
@@ -309,13 +308,6 @@ def test_saved_weights_can_replace_those_of_the_student(processor, tmp_path):
     assert saved["logit_scale"] == model.state_dict()["logit_scale"] + 1
     assert not (tmp_path / "README.md").exists()
     complete_folder(tmp_path)  # idempotent
-
-
-def test_local_data_are_not_hub_ids(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models" / "clip").mkdir(parents=True)
-    assert not [name for name in ("models/clip", "data/pairs.parquet", "runs/x", "a/b/c") if is_hub_id(name)]
-    assert is_hub_id("openai/clip-vit-base-patch32")
 
 
 # fine-tuned models

@@ -137,23 +137,6 @@ def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, monkeypatch):
     assert len(load_source(str(folder / "data"))) == 7
 
 
-def test_images_of_a_folder_are_embedded(distinct_images, tmp_path):
-    source = tmp_path / "folder"
-    source.mkdir()
-    for number in range(3):
-        distinct_images[number].save(source / f"{number}.png")
-    (source / "metadata.csv").write_text("file_name,en\n0.png,a frog\n1.png,a fox\n2.png,a hat\n", encoding="utf-8")
-    curate(options_for(str(source), tmp_path / "out", caption_columns={"en": "en"}))
-    (source / "0.png").unlink()
-    rows = load_source(str(tmp_path / "out/data"))
-    assert rows[rows["en"][:].index("a frog")]["image"].tobytes() == distinct_images[
-        0
-    ].tobytes() and rows.column_names == [
-        "image",
-        "en",
-    ]
-
-
 def test_cell_with_several_captions_keeps_the_valid_ones(distinct_images, tmp_path):
     en = [["a frog", "frog.jpg", " a green frog "], ["IMG_1234"], ["a fox", None]]
     data = save_rows(tmp_path / "lists.parquet", distinct_images[:3], en, [["青蛙"], [], None])
@@ -252,33 +235,6 @@ def test_words_are_ideographs_and_runs_of_letters():
     ]  # fmt: skip
 
 
-def test_columns_that_hold_no_captions_are_refused(distinct_images, tmp_path):
-    data = tmp_path / "numbers.parquet"
-    features = Features({"image": Image(decode=False), "en": Value("int64")})
-    rows = Dataset.from_dict({"image": [cell(distinct_images[0])], "en": [7]}, features=features)
-    rows.cast_column("image", Image()).to_parquet(data)
-    with pytest.raises(ValueError, match=r"caption_columns: .*'en'"):
-        curate(options_for(str(data), tmp_path / "out", caption_columns={"en": "en"}))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"batch_size": 0},
-        {"max_image_distance": 16},
-        {"min_edge": -1},
-        {"max_aspect_ratio": float("nan")},
-        {"caption_columns": {}},
-        {"drop_share": {"en": 0.2}},
-        {"drop_share": {"fr": 0.2}, "teacher": "t"},
-        {"drop_share": {"en": 1.0}, "teacher": "t"},
-    ],
-)
-def test_error_names_the_option_that_is_out_of_range(fields):
-    with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
-        CurateOptions(data="x", output_dir="y", **fields)
-
-
 def image_captions() -> list[str]:
     """Ten captions, longest first."""
     words = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
@@ -310,26 +266,6 @@ def test_teacher_drops_the_lowest_cosines_of_a_language(scored, distinct_images,
     assert dropped_rows(tmp_path / "out", "low similarity") == sorted(ranked[:3])
     assert dropped_rows(tmp_path / "out", "low similarity", "zh") == []  # no share for zh
     assert_counts_are_complete(report, tmp_path / "out")
-
-
-def test_files_of_the_user_are_not_replaced(damaged, tmp_path):
-    (tmp_path / "full/data").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"output_dir: .* has data"):
-        curate(options_for(damaged, tmp_path / "full"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data": "nowhere.parquet"}, "data: .*nowhere.parquet"),
-        ({"image_column": "photo"}, "data: .*'photo'"),
-        ({"caption_columns": {"en": "english"}}, "data: .*'english'"),
-        ({"teacher": "nobody/nothing", "drop_share": {"en": 0.1}}, "teacher: 'nobody/nothing'"),
-    ],
-)
-def test_error_names_the_invalid_option(damaged, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        curate(options_for(**{"data": damaged, "folder": tmp_path / "out"} | changes))
 
 
 def test_run_that_keeps_no_row_fails_and_writes_the_report(damaged, tmp_path):

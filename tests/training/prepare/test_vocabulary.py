@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from training.prepare.cut import count_pieces, cut_vocabulary, measure_coverage
 from training.prepare.vocabulary import hold_out, main, read_corpus
 from training.text.vocabulary import Vocabulary
-from training.text.writing_systems import is_ideograph, script_of
+from training.text.writing_systems import is_ideograph
 
 pytestmark = pytest.mark.slow
 
@@ -169,12 +169,6 @@ def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english
     assert "；" not in before or "；" in kept
 
 
-def test_pieces_of_other_languages_are_removed(vocabulary, source):
-    cyrillic = [piece for piece in source.get_vocab() if any(script_of(letter) == "Cyrillic" for letter in piece)]
-    lowest = min(backend_pieces(source), key=lambda entry: entry[1])[0]  # determines the score of an unknown character
-    assert len(cyrillic) > 100 and not set(vocabulary.tokenizer.get_vocab()) & set(cyrillic) - {lowest}
-
-
 def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
     texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
     least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts["required"]
@@ -266,29 +260,6 @@ def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_
     assert (meta["size"], meta["source_size"]) == (SIZE, len(source))
 
 
-def test_other_tokenizers_are_refused_as_source(vocabulary, source, pieces, tokenizer):
-    assert vocabulary.is_cut_of(source)
-    source(["a", "b c"], padding=True, truncation=True, max_length=5)  # settings of the last call do not matter
-    assert vocabulary.is_cut_of(source)
-    changed = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] - 1)]
-    other = XLMRobertaTokenizer(vocab=[*changed, ("<mask>", 0.0)])
-    for wrong in (other, tokenizer, vocabulary.tokenizer):
-        assert not vocabulary.is_cut_of(wrong)
-        with pytest.raises(ValueError, match="source tokenizer"):
-            vocabulary.aligned(["a"], wrong)
-        with pytest.raises(ValueError, match="source tokenizer"):
-            measure_coverage(vocabulary, wrong, ["a"])
-
-
-def test_mixed_files_are_refused(vocabulary, source, english_and_chinese, tmp_path):
-    with pytest.raises(ValueError, match=r"vocabulary\.json"):
-        Vocabulary.load(tmp_path)
-    vocabulary.save(tmp_path)
-    source.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="different cuts"):
-        Vocabulary.load(tmp_path)
-
-
 def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
     with pytest.raises(ValueError, match="'BPE'"):
         cut_vocabulary(tokenizer, count_pieces(tokenizer, ["a"]), 100)
@@ -376,19 +347,3 @@ def test_command_writes_a_vocabulary_and_its_coverage(source_folder, capsys):
     assert results["meta"]["command"].startswith("python -m training.prepare.vocabulary --tokenizer")
     values = {(row["model"], row["language"], row["metric"]): row["value"] for row in results["rows"]}
     assert 0.5 < values["2500 pieces", "en", "same_pieces"] <= 1 and values["2500 pieces", "zh", "sentences"] > 100
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--corpus", "CORPUS", "--size", "9"], "too small"),
-        (["--corpus", "none.parquet", "--size", "3000"], "none.parquet"),
-        (["--corpus", "CORPUS", "--size", "3000", "--tokenizer", "nowhere"], "'nowhere'"),
-    ],
-)
-def test_command_reports_invalid_options(source_folder, capsys, arguments, message):
-    arguments = [argument.replace("CORPUS", f"{source_folder}/names.parquet") for argument in arguments]
-    with pytest.raises(SystemExit) as stop:
-        main(["--tokenizer", f"{source_folder}/source", "--output_dir", str(source_folder / "bad"), *arguments])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-    assert not (source_folder / "bad").exists()

@@ -5,8 +5,6 @@ import pytest
 import torch
 from transformers import (
     AltCLIPModel,
-    BertModel,
-    CLIPVisionModel,
     XLMRobertaTokenizer,
 )
 
@@ -20,7 +18,6 @@ from tests.tiny import (
     VIT,
     WHOLE_EFFICIENTNET,
     XLM_ROBERTA,
-    make_config,
     make_model,
     train_unigram,
 )
@@ -274,19 +271,3 @@ def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, t
     # the student as a teacher lives in its own space
     own = open_source("teacher", "vision", Teacher.from_pretrained(str(tmp_path), ("vision",))).projection
     assert torch.equal(own, student.visual_projection.weight)
-
-
-@pytest.mark.parametrize(("model_class", "tower"), [(BertModel, "text"), (CLIPVisionModel, "vision")])
-def test_the_folder_of_a_tower_is_a_source(tmp_path, tokenizer, model_class, tower):
-    fields = {tower: BERT if tower == "text" else CLIP_VISION}
-    model = model_class(getattr(make_config(**fields), f"{tower}_config"))
-    model.save_pretrained(tmp_path)
-    if tower == "text":
-        with pytest.raises(ValueError, match=r"^student\.text_init: "):
-            open_source(str(tmp_path), tower)
-        tokenizer.save_pretrained(tmp_path)
-    student = make_model(**fields, seed=4)
-    report = inherit_weights(student, open_source(str(tmp_path), tower))
-    assert report.random == [f"{'visual' if tower == 'vision' else 'text'}_projection.weight"]
-    for name, tensor in getattr(student, f"{tower}_model").state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name]), name

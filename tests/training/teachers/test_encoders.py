@@ -244,17 +244,3 @@ def test_pooling_or_layers_that_are_not_supported_are_refused(text_folders, tmp_
 
 
 # one tower
-
-
-def test_a_teacher_of_one_tower_has_no_other(image_folders, text_folders, tmp_path):
-    image, text = str(image_folders["dinov2"]), str(text_folders["bert"])
-    with pytest.raises(ValueError, match=r"towers: .* is an encoder of images alone, and has no text tower. Leave"):
-        Teacher.from_pretrained(image, towers=("vision", "text"))
-    with pytest.raises(ValueError, match=r"is an encoder of texts alone, and has no vision tower"):
-        Teacher.from_pretrained(text, towers=("vision",))
-    with pytest.raises(ValueError, match=r"is an encoder of images alone and has no tokenizer. Set student.tokenizer"):
-        _ = Teacher.from_pretrained(image).tokenizer
-    copied = shutil.copytree(image, tmp_path / "copied")
-    (copied / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"has no image processor. Save it next to the weights"):
-        Teacher.from_pretrained(str(copied))

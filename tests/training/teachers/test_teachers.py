@@ -13,7 +13,7 @@ from transformers import AutoModel, Siglip2ImageProcessor, T5Config, T5Model
 
 from tests.tiny import IMAGE_SIZE, make_image_processor
 from tests.tiny_teachers import NUM_POSITIONS, PATCH_SIZE, TEACHERS, make_teacher_model, save_teacher
-from training.teachers import TOWERS, Teacher, weights_fingerprint
+from training.teachers import Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
 
 GRID = IMAGE_SIZE // PATCH_SIZE
@@ -274,24 +274,6 @@ def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(folders, teacher
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
     part = Teacher.from_pretrained(str(folder), ("text",))
     assert torch.equal(part.encode_texts(**tokens).embedding, teachers["altclip"].encode_texts(**tokens).embedding)
-
-
-def test_with_towers_loads_the_same_checkpoint_again(folders, pixel_values):
-    none = Teacher.from_pretrained(str(folders["clip"]), (), dtype=torch.bfloat16, device="meta")
-    vision = none.with_towers(["vision"])
-    assert (vision.towers, vision.name, vision.revision) == (("vision",), none.name, none.revision)
-    assert {parameter.dtype for parameter in vision.model.parameters()} == {torch.bfloat16}
-    assert {parameter.device.type for parameter in vision.model.parameters()} == {"meta"}
-    assert vision.with_towers(("vision",)) is vision
-    both = vision.with_towers(("text", "vision"))
-    assert both.towers == TOWERS and both.with_towers(("text",)).towers == ("text",)
-    memory = Teacher(both.model, both.tokenizer, both.image_processor, "x")
-    assert memory.with_towers(("vision",)) is memory
-    part = Teacher(vision.model, both.tokenizer, both.image_processor, "x", towers=("vision",))
-    with pytest.raises(ValueError, match=r"^towers: 'x' is a model in memory"):
-        part.with_towers(("text",))
-    with pytest.raises(ValueError, match=r"^towers: .*'audio'"):
-        part.with_towers(("audio",))
 
 
 # lineage
