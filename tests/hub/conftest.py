@@ -1,21 +1,12 @@
-"""A local Hub, and a finished folder to publish."""
+"""A finished folder to publish."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.hub.local_hub import LocalHub
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
 from training.hub import save_model, write_card
-
-TOKEN = "hf_" + "nobodyever" * 3
-
-
-@pytest.fixture
-def hub():
-    with LocalHub(TOKEN) as hub:
-        yield hub
 
 
 @pytest.fixture(scope="session")
