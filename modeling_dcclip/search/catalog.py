@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.search.files import FileState, search_text, with_separator
+from modeling_dcclip.search.files import FileState, date_in_name, search_text, with_separator
 from modeling_dcclip.search.query import Filter
 
 BUSY_S = 60.0  # how long a process waits for the commit of another
@@ -40,7 +40,8 @@ CREATE TABLE rotation (matrix BLOB NOT NULL, sum INTEGER NOT NULL);
 """
 _SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
 _SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
-_DATE = "coalesce(taken, strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime'))"
+_MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
+_DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
     f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns, {_SOUND_FILE} AND {_SOUND_CONTENT} AS sound "
     "FROM files LEFT JOIN contents USING (row)"
@@ -54,7 +55,7 @@ class File:
     id: int  # stable while the file stays in the index
     path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
     row: int  # of its vector
-    taken: str  # date and time by EXIF, else of its last modification, `YYYY-MM-DD HH:MM:SS`
+    taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
 
 
@@ -77,6 +78,7 @@ class Catalog:
             self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.create_function("search_text", 1, search_text, deterministic=True)
+            self._connection.create_function("date_in_name", 1, date_in_name, deterministic=True)
             self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
             if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
                 self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")

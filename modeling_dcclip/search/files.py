@@ -2,17 +2,24 @@
 
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2"}
     | {".heic", ".heif", ".hif", ".avif"}
+)
+NAME_DATE = re.compile(
+    r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
+    r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
@@ -121,6 +128,14 @@ def patterns_of(texts: Sequence[str]) -> list[str]:
 def search_text(path: bytes) -> str:
     """Path as patterns see it: lower case, composed characters, no invalid bytes."""
     return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()
+
+
+def date_in_name(path: bytes) -> str | None:
+    """Date and time that a camera or a messenger put into a file's name, such as `IMG_20230512_093012.jpg`."""
+    for match in NAME_DATE.finditer(os.path.basename(path).decode("ascii", "replace")):
+        with suppress(ValueError):  # such as February 31
+            return str(datetime(*(int(part or 0) for part in match.groups())))
+    return None
 
 
 def with_separator(folder: bytes) -> bytes:

@@ -12,7 +12,8 @@ import numpy as np
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.files import search_text
 
-DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
+PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
 
@@ -24,7 +25,10 @@ class QueryWarning(UserWarning):
 def parse_term(term: str) -> tuple[str, float]:
     """Split a term such as `日落^0.5` into its text and its weight, 1 by default."""
     match = WEIGHTED.fullmatch(term.strip())
-    text, weight = (match["text"].strip(), float(match["weight"])) if match else (term.strip(), 1.0)
+    text, weight = (match["text"], float(match["weight"])) if match else (term, 1.0)
+    if not match and "^" in term:
+        raise ValueError(f"query: the weight of {term!r} is not a number. Write TEXT^0.5, or leave ^ out.")
+    text = text.strip().rstrip(PUNCTUATION)
     if not text:
         raise ValueError(f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English.")
     if abs(weight) > MAX_WEIGHT:
@@ -85,7 +89,8 @@ class Filter:
     """Which files a search may find.
 
     Args:
-        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`. None does not limit it.
+        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`, also as `2023/5/1` or `2023年5月`. None does not limit
+            it.
         before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
         path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
 
@@ -100,8 +105,8 @@ class Filter:
     def __post_init__(self):
         for name in ("after", "before"):
             value = getattr(self, name)
-            if value is not None and not _is_date(value):
-                raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
+            if value is not None:
+                object.__setattr__(self, name, _parse_date(name, value))
         if self.after is not None and self.before is not None:
             length = min(len(self.after), len(self.before))
             if self.after[:length] > self.before[:length]:
@@ -121,8 +126,12 @@ class Filter:
         return where, [value for values in conditions.values() for value in values]
 
 
-def _is_date(text: str) -> bool:
+def _parse_date(name: str, text: str) -> str:
+    """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
+    match = DATE.fullmatch(text.strip())
+    parts = [f"{int(part):02}" for part in match.groups() if part] if match else []
     try:
-        return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
-    except ValueError:  # such as of February 31
-        return False
+        date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {text!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.") from error
+    return "-".join(parts)
