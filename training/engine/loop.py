@@ -27,11 +27,9 @@ from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import (
     Average,
     adapt_to_cluster,
-    hold_scalars,
     load_on_every_process,
     make_optimizer,
     memory_format,
-    zero_optimizer,
 )
 from training.engine.state import (
     Progress,
@@ -228,9 +226,8 @@ class _Run:
         if self.recipe.torch_compile:
             for tower in (task.student.vision_model, task.student.text_model):
                 tower.compile()
-        adapt_to_cluster(accelerator, task, self.recipe)
+        adapt_to_cluster(accelerator, task)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
-        self.is_zero = zero_optimizer(self.optimizer) is not None
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
@@ -264,9 +261,6 @@ class _Run:
                     f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
                     "learning_rate, or check these rows. The last checkpoint is intact."
                 )
-            if part + 1 == parts:  # DeepSpeed runs the optimizer step in the last backward pass
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate_at(step, self.recipe)
             backward()
         for name, value in losses.items():
             self.losses.setdefault(name, []).append(value.detach())
@@ -275,10 +269,10 @@ class _Run:
     def step(self, step: int):
         """Run an optimizer step with the gradients of all its batches."""
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.recipe)
         self.optimizer.step()
         self.task.after_step()
-        if self.is_zero:
-            hold_scalars(self.task)
         if self.state.average is not None:
             self.state.average.update(self.task.student, step)
         self.progress = replace(self.progress, step=step + 1)

@@ -1,8 +1,4 @@
-"""Optimizer, learning-rate schedule, moving average of the student's weights, and several devices.
-
-`distributed/` has the accelerate config files. DeepSpeed's ZeRO 1 and 2 shard the optimizer state over the processes.
-It is saved as whole tensors by parameter name, as on one process, so that a run can resume with or without DeepSpeed.
-"""
+"""Optimizer, moving average of the student's weights, and FSDP. `distributed/` has the accelerate config files."""
 
 import os
 from typing import Any
@@ -64,9 +60,6 @@ class Average:
             tensor.copy_(tensors[name])
 
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's first and second moment
-
-
 def load_on_every_process():
     """Load weights on every process under FSDP.
 
@@ -82,19 +75,14 @@ def memory_format(accelerator: Accelerator) -> torch.memory_format:
     return torch.contiguous_format if is_fsdp else torch.channels_last
 
 
-def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: TrainingRecipe):
-    """Configure FSDP or DeepSpeed for a task before they wrap it. Without them this function does nothing.
+def adapt_to_cluster(accelerator: Accelerator, task: nn.Module):
+    """Configure FSDP for a task on its device, before FSDP wraps it. Without FSDP this function does nothing.
 
-    With mixed precision both would cast all weights but not BatchNorm's statistics. They are set to autocast, as on
-    one process: weights and sums stay in float32.
-
-    Args:
-        accelerator: Accelerator of this process.
-        task: Task on its device, with its weights.
-        recipe: Recipe with `batch_size` and `max_grad_norm`, which DeepSpeed needs to know.
+    With mixed precision FSDP would cast all weights but not BatchNorm's statistics. It is set to autocast, as on one
+    process: weights and sums stay in float32.
 
     Raises:
-        ValueError: The FSDP version, ZeRO stage or precision is not supported.
+        ValueError: The FSDP version is not supported.
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
@@ -105,84 +93,3 @@ def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: Training
         # a scalar cannot be sharded; every process computes the whole loss and therefore the scalar's whole gradient
         plugin.ignored_modules = [nn.ParameterList(p for p in task.parameters() if p.ndim == 0)]
         plugin.mixed_precision_policy = None
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        plugin = accelerator.state.deepspeed_plugin
-        if plugin.zero_stage not in (1, 2):
-            raise ValueError(
-                f"zero_stage: {plugin.zero_stage} is not supported; set it to 2, as in "
-                "training/engine/distributed/deepspeed_zero2.yaml. Stage 3 shards the student itself, and stage 0 "
-                "equals ddp.yaml."
-            )
-        if accelerator.mixed_precision == "fp16":
-            raise ValueError("mixed_precision: fp16 is not supported with DeepSpeed; use bf16.")
-        config = plugin.deepspeed_config
-        config["train_micro_batch_size_per_gpu"] = recipe.batch_size
-        config["gradient_clipping"] = recipe.max_grad_norm
-        if accelerator.mixed_precision == "bf16":
-            config["bf16"] = {"enabled": False}
-            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-
-
-def zero_optimizer(optimizer: Any) -> Any | None:
-    """DeepSpeed's optimizer inside the one that Accelerate returns; None without DeepSpeed."""
-    inner = getattr(optimizer, "optimizer", None)
-    return inner if hasattr(inner, "single_partition_of_fp32_groups") else None
-
-
-def hold_scalars(task: nn.Module):
-    """Copy scalar parameters that a task clamped after the step, such as the logit scale, to DeepSpeed's own copies,
-    which would overwrite them.
-    """
-    from deepspeed.utils import safe_set_full_fp32_param
-
-    for _, parameter in _trainable(task):
-        if parameter.ndim == 0:
-            safe_set_full_fp32_param(parameter, parameter.detach().float())
-
-
-def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
-    """Gather DeepSpeed's optimizer state, after at least one step. Every process must call this function.
-
-    Returns:
-        `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` of every trainable parameter, on the CPU.
-    """
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    _link(zero)
-    step = next(iter(zero.optimizer.state.values()))["step"]
-    tensors = {}
-    for name, parameter in _trainable(task):
-        for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu().contiguous()
-        tensors[f"step/{name}"] = step.detach().cpu().clone()
-    return tensors
-
-
-def load_moments(zero: Any, task: nn.Module, tensors: dict[str, Tensor]):
-    """Load DeepSpeed's optimizer state, as `whole_moments` returns it, before the first step."""
-    from deepspeed.utils import safe_set_full_optimizer_state
-
-    step = next(value for key, value in tensors.items() if key.startswith("step/"))
-    # DeepSpeed creates its state in the first step, so it is created here to be filled
-    for part in zero.single_partition_of_fp32_groups:
-        moments = {moment: torch.zeros_like(part) for moment in MOMENTS}
-        zero.optimizer.state[part] = {"step": step.clone()} | moments
-    _link(zero)
-    for name, parameter in _trainable(task):
-        for moment in MOMENTS:
-            if (value := tensors.get(f"{moment}/{name}")) is not None:  # parameters that no loss reaches have none
-                safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
-
-
-def _link(zero: Any):
-    """Link every parameter to its moments. DeepSpeed does so only once, after the step of its first parameter group,
-    when the other groups have no moments yet.
-    """
-    from deepspeed.utils import lazy_init_hp_params_optimizer_state
-
-    for parameters, part in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-        lazy_init_hp_params_optimizer_state(parameters, part, zero.optimizer.state)
-
-
-def _trainable(task: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import OF_ONE_START, TrainingRecipe, plain, stored_fields
 from training.data import Pairs
-from training.engine.optimizer import Average, load_moments, whole_moments, zero_optimizer
+from training.engine.optimizer import Average
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
@@ -47,7 +47,7 @@ class Progress:
 
 
 # torch.distributed.checkpoint.state_dict does not fit: on loading it creates optimizer state for parameters that no
-# loss reaches, so a resumed run would write different checkpoints than an unbroken one; and it does not support ZeRO.
+# loss reaches, so a resumed run would write different checkpoints than an unbroken one.
 @dataclass
 class TrainingState:
     """Optimizer, moving average and task of a run, as they are saved.
@@ -84,16 +84,13 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors for `save`. Every process must call this method, because shards are gathered."""
-        zero = zero_optimizer(self.optimizer)
-        if not self.accelerator.is_main_process and not self.is_sharded and zero is None:
+        if not self.accelerator.is_main_process and not self.is_sharded:
             return {}
         tensors = {
             f"task/{name}": _gathered(tensor)
             for name, tensor in self.task.state_dict().items()
             if self.average is not None or not name.startswith("student.")
         }
-        if zero is not None:
-            return tensors | whole_moments(zero, self.task)
         for name, parameter in self.task.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}/{name}"] = _gathered(value)
@@ -118,10 +115,7 @@ class TrainingState:
     def load(self, checkpoint: Path) -> Progress:
         """Load the state of a checkpoint, after its weights (`load_weights`), and return the position of the run."""
         state, tensors = _read(checkpoint)
-        if (zero := zero_optimizer(self.optimizer)) is not None:
-            load_moments(zero, self.task, tensors)
-        else:
-            _load_optimizer(self.optimizer, self.task, tensors)
+        _load_optimizer(self.optimizer, self.task, tensors)
         if self.average is not None:
             exported = _load_student(checkpoint, self.task.student)
             self.average.load(

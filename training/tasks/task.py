@@ -277,7 +277,7 @@ def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> I
     The contexts can be nested. An inner pass is then the last of its step only if both are.
 
     Args:
-        accelerator: Accelerator of this process. DeepSpeed also takes the optimizer step in the last pass.
+        accelerator: Accelerator of this process.
         model: Task as wrapped by the Accelerator.
         is_last: Whether this is the last pass.
     """

@@ -1,4 +1,4 @@
-"""Accelerate config files for several devices, and FSDP and DeepSpeed on two CPU processes."""
+"""Accelerate config files for several devices, and FSDP on two CPU processes."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,42 +33,25 @@ pytestmark = pytest.mark.slow
 CLUSTERS = ROOT / "training/engine/distributed"
 
 
-def options_of_launch() -> set[str]:
-    return {action.dest for action in launch_command_parser()._actions}
-
-
 @pytest.mark.parametrize("path", sorted(CLUSTERS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_config_files_have_only_keys_that_accelerate_knows(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert content.keys() <= {field.name for field in fields(ClusterConfig)}
     config = load_config_from_file(str(path))
     assert config.num_processes == content["num_processes"]
-    assert content.get("fsdp_config", {}).keys() <= options_of_launch()
-    assert content.get("deepspeed_config", {}).keys() <= options_of_launch()
+    options = {action.dest for action in launch_command_parser()._actions}
+    assert content.get("fsdp_config", {}).keys() <= options
 
 
 # environment variables that `accelerate launch` sets
-ENVIRONMENTS = {
-    "ddp": {},
-    "fsdp": {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # accelerate's default
-        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    },
-    "deepspeed": {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
-        "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
-    },
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # accelerate's default
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
 }
-# accelerate uses FSDP and DeepSpeed on GPUs only, unless the distributed type is set by hand
-TYPES = {"fsdp": DistributedType.MULTI_GPU, "deepspeed": DistributedType.DEEPSPEED}
 TOLERANCES = {"no": 1e-4, "bf16": 5e-4}
 # share of elements that may differ in bf16: AdamW makes a full step even if a gradient is only rounding error
 MAX_OUTLIERS = 0.01
@@ -97,12 +79,11 @@ def run(recipe: AlignRecipe, cluster: str):
 
     def work():
         torch.set_num_threads(1)
-        if cluster in TYPES:
-            PartialState(cpu=True).distributed_type = TYPES[cluster]
-            os.environ |= ENVIRONMENTS[cluster] | {"ACCELERATE_USE_CPU": "false"}
+        if cluster == "fsdp":  # accelerate uses FSDP on GPUs only, unless the distributed type is set by hand
+            PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+            os.environ |= FSDP | {"ACCELERATE_USE_CPU": "false"}
         accelerator = make_accelerator(recipe)
         assert accelerator.is_fsdp2 is (cluster == "fsdp") and accelerator.num_processes == 2
-        assert (accelerator.distributed_type == DistributedType.DEEPSPEED) is (cluster == "deepspeed")
         align.run(recipe)
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -128,22 +109,15 @@ def trained(recipe, tmp_path_factory) -> Callable[[str, str], AlignRecipe]:
     return train
 
 
-def require(cluster: str):
-    if cluster == "deepspeed":
-        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-
-
 def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
     folder = Path(recipe.output_dir)
     return load_file(folder / "model.safetensors") | load_file(folder / STATE)
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("cluster", TYPES)
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_sharded_training_equals_ddp_and_is_saved_unsharded(trained, cluster, precision):
-    require(cluster)
-    plain, recipe = trained("ddp", precision), trained(cluster, precision)
+def test_sharded_training_equals_ddp_and_is_saved_unsharded(trained, precision):
+    plain, recipe = trained("ddp", precision), trained("fsdp", precision)
     assert losses(recipe) == pytest.approx(losses(plain), abs=TOLERANCES[precision])
     found, expected = weights_and_state(recipe), weights_and_state(plain)
     assert found.keys() >= expected.keys()
@@ -160,17 +134,15 @@ def test_sharded_training_equals_ddp_and_is_saved_unsharded(trained, cluster, pr
     assert not [path for path in files if path.suffix in (".pkl", ".pt", ".pth", ".bin")]
 
 
-@pytest.mark.parametrize("cluster", TYPES)
-def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(trained, tmp_path, cluster):
-    require(cluster)
-    recipe = trained(cluster, "no")
+def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(trained, tmp_path):
+    recipe = trained("fsdp", "no")
     last = Path(recipe.output_dir) / "checkpoint-000002"
     endings = []
-    for name in (cluster, "ddp"):
+    for name in ("fsdp", "ddp"):
         broken = replace(recipe, output_dir=str(tmp_path / f"broken-{name}"), resume=True)
         shutil.copytree(last, Path(broken.output_dir) / last.name)
         run(broken, name)
-        assert losses(broken) == pytest.approx(losses(recipe)[2:], abs=0 if name == cluster else 1e-4)
+        assert losses(broken) == pytest.approx(losses(recipe)[2:], abs=0 if name == "fsdp" else 1e-4)
         endings.append(broken)
     same, other = endings
     found = [(Path(r.output_dir) / "model.safetensors").read_bytes() for r in (recipe, same)]
@@ -199,32 +171,13 @@ def test_two_machines_give_the_bytes_of_two_processes(trained, tmp_path, run_pyt
     assert endings[0] == endings[1] and losses(nodes) == losses(processes)
 
 
-def test_fsdp_1_is_refused(recipe):
+def test_fsdp_1_is_refused():
     class Cluster:
         distributed_type = DistributedType.FSDP
         is_fsdp2 = False
 
     with pytest.raises(ValueError, match=r"fsdp_version: 1 is not supported; set it to 2"):
-        adapt_to_cluster(Cluster(), torch.nn.Linear(1, 1), recipe)
-
-
-@pytest.mark.parametrize(
-    ("stage", "precision", "message"),
-    [
-        (3, "no", r"zero_stage: 3 is not supported; set it to 2"),
-        (0, "no", r"zero_stage: 0 is not supported; set it to 2"),
-        (2, "fp16", r"mixed_precision: fp16 is not supported with DeepSpeed; use bf16"),
-    ],
-)
-def test_unsupported_deepspeed_settings_are_refused(recipe, stage, precision, message):
-    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={})
-    cluster = SimpleNamespace(
-        distributed_type=DistributedType.DEEPSPEED,
-        mixed_precision=precision,
-        state=SimpleNamespace(deepspeed_plugin=plugin),
-    )
-    with pytest.raises(ValueError, match=message):
-        adapt_to_cluster(cluster, torch.nn.Linear(1, 1), recipe)
+        adapt_to_cluster(Cluster(), torch.nn.Linear(1, 1))
 
 
 def test_a_recipe_without_precision_uses_the_one_of_accelerate_launch(recipe, monkeypatch):
