@@ -1,7 +1,5 @@
 """Command lines as users type them: real processes, a tiny real corpus, a tiny teacher."""
 
-import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -16,20 +14,6 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = {"distill": distill, "align": align}
 CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
-# `python training/align.py` puts the script's own folder first on the path. After the run, the process lists the files
-# of ours that it imported, with the names of their modules.
-ALIGN = """
-import json, runpy, sys
-sys.path.insert(0, ROOT + "/training")
-sys.argv[0] = "training/align.py"
-runpy.run_path("training/align.py", run_name="__main__")
-names = {}
-for name, module in list(sys.modules.items()):
-    file = getattr(module, "__file__", None)
-    if file and name != "__main__" and ("/training/" in file or "modeling_dcclip" in file) and file.startswith(ROOT):
-        names.setdefault(file, []).append(name)
-print("NAMES " + json.dumps(names))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +50,8 @@ def distilled(recipes, run_python) -> Path:
 
 
 @pytest.fixture(scope="module")
-def modules(recipes, distilled, run_python) -> dict[str, list[str]]:
-    """Run stage 2, and return the modules that it imported from each file of ours."""
-    arguments = ["--config", recipes["align"], "--max_steps", "3", "--anchor_weight", "1"]
-    output = run_python("-c", f"ROOT = {str(ROOT)!r}{ALIGN}", *arguments).stdout
-    return json.loads(output.partition("NAMES ")[2])
-
-
-@pytest.fixture(scope="module")
-def aligned(modules, distilled) -> Path:
+def aligned(recipes, distilled, run_python) -> Path:
+    run_python("training/align.py", "--config", recipes["align"], "--max_steps", "3", "--anchor_weight", "1")
     return distilled.parent / "aligned"
 
 
@@ -87,19 +64,10 @@ def test_each_stage_writes_a_model_that_loads(stage, request, inputs):
     assert AutoProcessor.from_pretrained(folder)(text="青蛙")["input_ids"]
 
 
-def test_the_command_line_overrides_yaml_in_the_saved_recipe(aligned):
-    saved = yaml.safe_load((aligned / "recipe.yaml").read_text(encoding="utf-8"))
-    assert (saved["max_steps"], saved["anchor_weight"], saved["batch_size"]) == (3, 1.0, 8)
-    assert json.loads((aligned / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"] == 3
-
-
 @pytest.mark.parametrize("script", ["distill", "align"])
-def test_help_is_fast_and_complete(run_python, script):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_is_complete_and_needs_no_torch(run_python, script):
     code = f"import runpy, sys; sys.argv = ['{script}.py', '--help']; sys.modules['torch'] = None\n"
     output = run_python("-c", f"{code}runpy.run_path('training/{script}.py', run_name='__main__')").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # seconds of CPU time
     assert "Number of optimizer steps of the whole run." in output and "--data.train" in output
     assert f"python training/{script}.py --config" in output
 
@@ -122,8 +90,3 @@ def test_user_errors_are_one_line(recipes, capsys, tmp_path, script, arguments, 
     assert exit_info.value.code == 2 and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith(message)
     assert not (tmp_path / "x").exists()
-
-
-def test_no_module_is_imported_twice(modules):
-    assert any(file.endswith("training/engine/loop.py") for file in modules)
-    assert {file: listed for file, listed in modules.items() if len(listed) > 1} == {}

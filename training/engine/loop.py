@@ -41,7 +41,7 @@ from training.engine.state import (
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last
-from training.utils.process import use_cpu_fully
+from training.utils.process import keep_freed_memory
 from training.utils.rng import keyed_uniform
 
 # the other processes wait for the main process while it saves, evaluates or uploads
@@ -87,7 +87,7 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         ValueError: A tracker of the recipe is not installed.
     """
     require_trackers(recipe.trackers)
-    use_cpu_fully()
+    keep_freed_memory()
     load_on_every_process()
     return Accelerator(
         mixed_precision=recipe.mixed_precision,

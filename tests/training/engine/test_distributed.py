@@ -178,11 +178,3 @@ def test_fsdp_1_is_refused():
 
     with pytest.raises(ValueError, match=r"fsdp_version: 1 is not supported; set it to 2"):
         adapt_to_cluster(Cluster(), torch.nn.Linear(1, 1))
-
-
-def test_a_recipe_without_precision_uses_the_one_of_accelerate_launch(recipe, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    for precision, expected in ((None, "bf16"), ("no", "no")):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        assert make_accelerator(replace(recipe, mixed_precision=precision)).mixed_precision == expected
-    AcceleratorState._reset_state(reset_partial_state=True)

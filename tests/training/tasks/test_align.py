@@ -1,14 +1,12 @@
 """Stage 2: every loss of a small batch equals a plain loop."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, make_model
@@ -30,7 +28,7 @@ from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
 from training.tasks.align import Classifier, Rehearsal
-from training.tasks.loss_table import CLASS_SCALE, LOSSES, Loss, LossInputs
+from training.tasks.loss_table import CLASS_SCALE
 from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
@@ -282,38 +280,6 @@ def test_the_logit_scale_is_clamped_after_a_step(before, after):
         task.student.logit_scale.fill_(before)
     task.after_step()
     assert task.student.logit_scale.item() == pytest.approx(after, rel=1e-6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpreadRecipe(AlignRecipe):
-    """A recipe with the weight of a loss from outside.
-
-    Args:
-        spread_weight: Weight of the loss.
-    """
-
-    spread_weight: float = 0.0
-
-
-def spread_loss(inputs: LossInputs) -> dict[str, Tensor]:
-    """Mean and deviation of the text embeddings."""
-    return {"mean": inputs.unit["text"].mean(), "std": inputs.unit["text"].std()}
-
-
-@pytest.fixture
-def table() -> Iterator[list[Loss]]:
-    """The table of losses, restored after the test."""
-    before = list(LOSSES)
-    yield LOSSES
-    LOSSES[:] = before
-
-
-def test_a_loss_from_outside_is_one_function_and_one_row(table, batch):
-    table.append(Loss("spread", spread_loss, weight="spread_weight", per_language=True))
-    losses = make_task(SpreadRecipe, spread_weight=0.5, contrastive_weight=0.0)(batch)
-    added = [f"spread_{part}_{language}" for part in ("mean", "std") for language in ("en", "zh")]
-    torch.testing.assert_close(losses["loss"], 0.5 * sum(losses[name] for name in added) / 2)
-    assert "spread_mean_en" not in make_task(SpreadRecipe)(batch)
 
 
 @pytest.mark.parametrize("name", ["affinity_weight", "anchor_weight", "general_weight"])

@@ -1,6 +1,6 @@
 import errno
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
@@ -96,17 +96,6 @@ def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys):
         assert stop.value.code == 2 and line.startswith(f"try: config: '{path}' ") and line.count("\n") == 1
 
 
-def test_option_without_help_raises_an_error():
-    @dataclass
-    class NoHelp:
-        """No entry for its field."""
-
-        field: int = 0
-
-    with pytest.raises(TypeError, match="NoHelp: no Args entry for field"):
-        parse_options(NoHelp, [], prog="x.py", description="Nothing.")
-
-
 def test_user_errors_name_the_command_and_the_missing_extra(capsys):
     with pytest.raises(SystemExit) as stop, user_errors("export", extra="edge"):
         import a_package_that_nobody_has  # noqa: F401
@@ -159,38 +148,8 @@ def test_debug_shows_the_traceback_first(monkeypatch, capsys):
     assert stop.value.code == 2 and lines[0].startswith("Traceback") and lines[-1] == "eval: data: none."
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of a run.
-
-    Args:
-        name: A name.
-        flag: A flag.
-        seeds: Numbers.
-        steps: A number.
-        sources: Words by name.
-        output_dir: A folder.
-    """
-
-    name: str
-    flag: bool = False
-    seeds: list[int] = field(default_factory=lambda: [0])
-    steps: int = 80
-    sources: dict[str, str] = field(default_factory=dict)
-    output_dir: str = "runs"
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (RunOptions(name="x"), "python -m it --name x"),
-        (RunOptions(name="a b", flag=True, output_dir="elsewhere"), "python -m it --name 'a b' --flag"),
-        (RunOptions(name="x", seeds=[0, 1], steps=3), "python -m it --name x --seeds 0 1 --steps 3"),
-        (RunOptions(name="x", sources={"a": "b c"}), "python -m it --name x --sources.a 'b c'"),
-    ],
-)
-def test_command_contains_options_that_differ_from_their_defaults(options, expected):
-    assert command_of("python -m it", options) == expected
-    assert parse_options(RunOptions, shlex.split(expected)[3:], prog="it", description="It.") == replace(
-        options, output_dir="runs"
-    )
+def test_command_contains_options_that_differ_from_their_defaults():
+    options = Options(folder="a b", data=["x", "y"], seeds=[0, 1], columns={"en": "c d"}, dry_run=True)
+    expected = "it --folder 'a b' --data x y --columns.en 'c d' --dry_run"
+    assert command_of("it", options) == expected
+    assert parse(options.folder, *shlex.split(expected)[3:]) == options
