@@ -113,7 +113,9 @@ def run_search(options: argparse.Namespace):
         )
     else:
         for hit in hits:
-            _print_line(f"{hit.score:.3f}  {hit.path}")
+            number = len(hit.copies)
+            copies = f"  (+{number} {'copy' if number == 1 else 'copies'})" if number else ""
+            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.path}{copies}")
 
 
 def run_serve(options: argparse.Namespace):

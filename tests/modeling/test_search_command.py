@@ -73,6 +73,13 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     assert found.endswith(" s)\nfiles of other types are not indexed: 2 (.cr2, .txt)\n")
 
 
+def test_search_prints_score_date_path_and_copies(run, indexed):
+    shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
+    os.utime(indexed / "a copy.jpg", (1_700_000_000, 1_700_000_000))
+    run("index")
+    assert run("search", "red").splitlines()[0] == f"1.000  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
+
+
 def test_search_prints_json(run, indexed):
     shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
     run("index")
