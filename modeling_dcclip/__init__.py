@@ -13,7 +13,7 @@ The others are parts of the package alone:
 
     command.py               the `dcclip` command
     search/                  an index of photographs: `search.index.Index`
-    integrations/            open_clip, fastembed and mteb
+    integrations/            open_clip
 
 Importing this package imports neither torch nor transformers. The first access to one of its classes registers the
 model family with the transformers Auto classes:

@@ -46,11 +46,10 @@ class Visit:
     Args:
         browser: of `open_browser`.
         address: of the page.
-        width: of the window, in pixels.
     """
 
-    def __init__(self, browser, address: str, width: int = 1120):
-        self.page = browser.new_page(viewport={"width": width, "height": 800})
+    def __init__(self, browser, address: str):
+        self.page = browser.new_page(viewport={"width": 1120, "height": 800})
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -63,10 +62,6 @@ class Visit:
     def foreign(self) -> list[str]:
         """What was asked of another host."""
         return [url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))]
-
-    def overflows(self) -> bool:
-        """Whether the page is wider than the window."""
-        return self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
 @contextmanager

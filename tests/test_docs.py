@@ -50,10 +50,6 @@ def test_python_blocks_print_what_their_comments_say(code, tmp_path):
     assert run_python_blocks(code, tmp_path) == expected
 
 
-def test_ci_runs_the_test_command_of_the_readme():
-    assert blocks(read("README.md"), "bash")[1].strip() in read(".ci/run")
-
-
 @pytest.mark.parametrize("path", READMES, ids=ids)
 def test_tables_are_rendered_from_the_committed_results(path):
     text = path.read_text(encoding="utf-8")
@@ -100,10 +96,3 @@ def test_local_links_and_named_files_exist(path):
         if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
             missing.append(name)
     assert not missing
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
-def test_commands_fit_in_100_columns(path):
-    text = path.read_text(encoding="utf-8")
-    lines = [line for block in (*blocks(text, "console"), *blocks(text, "bash")) for line in block.splitlines()]
-    assert not [line for line in lines if len(line) > 100]

@@ -2,33 +2,18 @@
 
 import json
 import re
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from tokenizers import Tokenizer
 
 from modeling_dcclip.runtime_dcclip import Runtime
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODEL, MOBILE = CARDS / "dcclip-tiny-photo", CARDS / "mobile"
 PAGE = (MOBILE / "README.md").read_text(encoding="utf-8")
-STEPS = {"NFKC": lambda text: unicodedata.normalize("NFKC", text), "Strip": str.strip, "Lowercase": str.lower}
 SOURCES = ("DcClip.kt", "DcClip.swift")
-TEXTS = [
-    "a photo of a cat",
-    "A Photo of a CAT, ÉCOLE",
-    "一张猫的照片",
-    "一張貓的照片",
-    "两只狗在海边奔跑，a red ball",
-    "  ＡＢＣ　１２３  it's 3.5€! ",
-    "cafe\u0301 naïve \u4dbf\U0002070e\U0002070e x",
-    "👨\u200d👩 家庭 ～~",
-    "",
-    "词" * 200,
-]
 
 
 def read_json(name: str) -> dict:
@@ -102,44 +87,6 @@ def test_images_are_prepared_by_the_steps_of_the_page():
     edge = read_json("config.json")["image_size"]
     assert images["size"] == {"height": edge, "width": edge} and images["resample"] == 3  # bicubic
     assert images["rescale_factor"] == pytest.approx(1 / 255)
-
-
-def encode(text: str) -> list[int]:
-    """The steps of the page, as the two files take them."""
-    root = read_json("tokenizer.json")
-    for step in root["normalizer"]["normalizers"]:
-        if step["type"] == "Replace":
-            regex = step["pattern"].get("Regex") or re.escape(step["pattern"]["String"])
-            regex = re.sub(r"\\x\{(\w+)\}", lambda match: re.escape(chr(int(match[1], 16))), regex)
-            text = re.sub(regex, lambda _, content=step["content"]: content, text)
-        else:
-            text = STEPS[step["type"]](text)
-    vocabulary = {piece: (number, score) for number, (piece, score) in enumerate(root["model"]["vocab"])}
-    unknown = min(score for _, score in vocabulary.values()) - 10
-    ids = [number for word in text.split(" ") if word for number in best(f"\u2581{word}", vocabulary, unknown)]
-    return [0, *ids[:62], 2]
-
-
-def best(word: str, vocabulary: dict[str, tuple[int, float]], unknown: float) -> list[int]:
-    scores, from_, ids = [0.0, *[-np.inf] * len(word)], [0] * (len(word) + 1), [3] * (len(word) + 1)
-    for start in range(len(word)):
-        for end in range(start + 1, len(word) + 1):
-            found = vocabulary.get(word[start:end], (3, unknown) if end == start + 1 else None)
-            if found is not None and scores[start] + found[1] > scores[end]:
-                scores[end], from_[end], ids[end] = scores[start] + found[1], start, found[0]
-    chosen, end = [], len(word)
-    while end:
-        if ids[end] != 3 or chosen[-1:] != [3]:
-            chosen.append(ids[end])
-        end = from_[end]
-    return chosen[::-1]
-
-
-def test_the_steps_of_the_page_give_the_tokens_of_the_tokenizer():
-    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    tokenizer.enable_truncation(64)
-    for text in TEXTS:
-        assert encode(text) == tokenizer.encode(text).ids, text
 
 
 def test_the_steps_of_the_page_give_the_scores_of_the_runtime():

@@ -13,7 +13,6 @@ import pytest
 from modeling_dcclip import command
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
-from tests.modeling.test_command import BLOCK, HEAVY
 
 
 @pytest.fixture(autouse=True)
@@ -232,11 +231,3 @@ def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main(["search", "red"])
     assert capsys.readouterr().err == "\ndcclip: stopped.\n"
-
-
-@pytest.mark.slow
-def test_everything_runs_without_torch(run_python, photos, color_model, tmp_path):
-    options = {"PYTHONIOENCODING": "utf-8", "DCCLIP_INDEX": str(tmp_path / "index")}
-    indexed = run_python("-c", BLOCK, HEAVY, "index", str(photos), "--model", str(color_model), **options)
-    assert indexed.stdout.startswith("5 files in the index")
-    assert run_python("-c", BLOCK, HEAVY, "search", "蓝", "--top", "1", **options).stdout.endswith("blue.jpg\n")

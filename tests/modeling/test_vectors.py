@@ -74,11 +74,6 @@ def test_a_reader_sees_rows_that_are_added_later(tmp_path, vectors):
     assert reader.search(vectors[249], 250, 1)[0].tolist() == [249]
 
 
-def test_no_rows_no_results(tmp_path):
-    rows, scores = VectorStore(tmp_path, DIMENSION).search(np.ones(DIMENSION, np.float32), 0, 5)
-    assert len(rows) == len(scores) == 0
-
-
 def test_damaged_rows_are_lost_and_only_matter_where_they_may_be_found(store, vectors):
     content = bytearray((store.folder / "values.int8").read_bytes())
     content[205 * DIMENSION] ^= 64

@@ -3,21 +3,17 @@
 The tools need an older huggingface_hub than training, so install them last, in an environment of their own:
 
     pip install -e ".[test]"
-    pip install sentence-transformers fastembed qdrant-client mteb lancedb
+    pip install sentence-transformers lancedb
     python -m pytest -m stress tests/stress/test_tools.py
 """
 
 import copy
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
-from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -58,7 +54,7 @@ def model_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("tools") / "dcclip-tiny"
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     model, tokenizer = make_model(WHOLE_EFFICIENTNET, seed=3), copy.deepcopy(processor.tokenizer)
-    tokenizer.model_max_length = MAX_TEXT_LENGTH  # as training sets it; fastembed cuts texts there
+    tokenizer.model_max_length = MAX_TEXT_LENGTH  # as training sets it
     save_model(folder, model, DCCLIPProcessor(processor.image_processor, tokenizer), recipe)
     (folder / "onnx").mkdir()
     for tower in ("vision", "text"):
@@ -96,42 +92,6 @@ def test_sentence_transformers(model_folder, expected):
     np.testing.assert_allclose(found, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_fastembed_and_qdrant(model_folder, expected):
-    fastembed, qdrant = pytest.importorskip("fastembed"), pytest.importorskip("qdrant_client")
-    from modeling_dcclip.integrations.fastembed import register
-
-    text_name, image_name = register(model_folder)
-    options = {"specific_model_path": str(model_folder)}
-    text, image = fastembed.TextEmbedding(text_name, **options), fastembed.ImageEmbedding(image_name, **options)
-    texts = {language: np.stack(list(text.embed(names))) for language, names in expected.texts.items()}
-    expected.check(np.stack(list(image.embed(expected.paths))), texts)
-
-    client, models = qdrant.QdrantClient(":memory:"), qdrant.models
-    size = expected.images.shape[1]
-    client.create_collection("photos", models.VectorParams(size=size, distance=models.Distance.COSINE))
-    vectors = [models.Image(image=path, model=image_name, options=options) for path in expected.paths]
-    client.upsert("photos", [models.PointStruct(id=number, vector=each) for number, each in enumerate(vectors)])
-    for language, names in expected.texts.items():
-        query = models.Document(text=names[0], model=text_name, options=options)
-        points = client.query_points("photos", query=query, limit=3).points
-        np.testing.assert_allclose([point.score for point in points], expected.best(language, 0), atol=1e-3)
-
-
-def test_fastembed_keeps_two_folders_of_one_name_apart(tmp_path, model_folder):
-    fastembed = pytest.importorskip("fastembed")
-    from modeling_dcclip.integrations.fastembed import register
-
-    one, two = (shutil.copytree(model_folder, tmp_path / parent / "twin") for parent in "ab")
-    config = json.loads((two / "config.json").read_text(encoding="utf-8"))
-    (two / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    names = register(one)
-    with pytest.raises(ValueError, match="dcclip/twin-text"):
-        register(two)
-    others = register(two, name="two")
-    sizes = [fastembed.TextEmbedding.get_embedding_size(each[0]) for each in (names, others)]
-    assert sizes == [config["projection_dim"], 8]
-
-
 def test_lancedb_loads_the_open_clip_folder(model_folder, expected, tmp_path):
     lancedb = pytest.importorskip("lancedb")
     name = f"local-dir:{convert(model_folder, tmp_path / 'open_clip')}"
@@ -148,48 +108,3 @@ def test_lancedb_loads_the_open_clip_folder(model_folder, expected, tmp_path):
     for language in LANGUAGES:
         found = table.search(texts[language][0]).distance_type("cosine").limit(3).to_list()
         np.testing.assert_allclose([1 - row["_distance"] for row in found], expected.best(language, 0), atol=1e-3)
-
-
-@pytest.mark.filterwarnings("ignore:Precision is ill-defined")
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_mteb(model_folder, expected, language):
-    mteb = pytest.importorskip("mteb")
-    from modeling_dcclip.integrations.mteb import model_meta
-
-    meta, names = model_meta(model_folder, "me/dcclip-tiny"), expected.texts[language]
-    assert meta.n_parameters == DCCLIPModel.from_pretrained(model_folder).num_parameters()
-
-    class Drawings(mteb.abstasks.AbsTaskZeroShotClassification):
-        metadata = mteb.abstasks.task_metadata.TaskMetadata(
-            name=f"DrawingsZeroShot{language.title()}",
-            description="Drawings and their names.",
-            reference="https://openmoji.org",
-            dataset={"path": "local/drawings", "revision": "1"},
-            type="ZeroShotClassification",
-            category="i2t",
-            eval_splits=["test"],
-            eval_langs=[{"en": "eng-Latn", "zh": "zho-Hans"}[language]],
-            main_score="accuracy",
-            date=("2025-01-01", "2025-12-31"),
-            domains=["Web"],
-            task_subtypes=["Object recognition"],
-            license="cc-by-sa-4.0",
-            annotations_creators="derived",
-            dialect=[],
-            modalities=["text", "image"],
-            sample_creation="found",
-            bibtex_citation="",
-        )
-
-        def load_data(self, **options):
-            rows = Dataset.from_dict({"image": expected.paths, "label": list(range(len(names)))})
-            self.dataset = DatasetDict({"test": rows.cast_column("image", ImageFeature())})
-            self.data_loaded = True
-
-        def get_candidate_labels(self):
-            return names
-
-    model = meta.load_model(device="cpu")
-    (result,) = mteb.evaluate(model, Drawings(), cache=None, co2_tracker=False, show_progress_bar=False).task_results
-    correct = (expected.images @ expected.embeddings[language].T).argmax(1) == np.arange(len(names))
-    assert result.scores["test"][0]["accuracy"] == pytest.approx(correct.mean())

@@ -14,7 +14,6 @@ from tests.browser import Visit
 
 pytestmark = pytest.mark.slow
 
-PHONE_HEIGHT = 664  # pixels that a browser leaves of a phone's 844
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "keycap", "狗"]
 # full width, combining marks, no-break space, compatibility forms, emoji: normalisers often differ here
 ENCODE = """async (images) => {
@@ -93,43 +92,6 @@ def test_a_file_that_is_not_an_image_shows_a_message(visit, tmp_path: Path):
     visit.page.set_input_files("#file", str(tmp_path / "a.png"))
     visit.page.wait_for_function("() => document.getElementById('answer-note').textContent.includes('cannot decode')")
     assert visit.page.locator("#answer li").count() == 0
-
-
-HELD = """async () => {
-  const { Encoder } = await import("./encoder.js");
-  const encode = Encoder.prototype.encodeImage;
-  Encoder.prototype.encodeImage = async function (blob) {
-    await new Promise((resolve) => (window.go = resolve));
-    window.encoded = (window.encoded ?? 0) + 1;
-    return encode.call(this, blob);
-  };
-}"""
-
-
-def test_a_new_image_clears_the_old_answer_at_once_and_is_decoded_once(visit, photos):
-    visit.page.evaluate(HELD)
-    visit.page.set_input_files("#file", str(photos / "1.png"))
-    visit.page.wait_for_selector("#answer-note .busy")
-    assert visit.page.locator("#answer li").count() == 0
-    visit.page.fill("#labels", "狗, a dog")  # an edit meanwhile shows no answer
-    assert visit.page.locator("#answer li").count() == 0
-    visit.page.evaluate("window.go()")
-    visit.page.wait_for_selector("#answer li")
-    visit.page.fill("#labels", "猫, a cat, 狗")
-    visit.page.wait_for_function("() => document.querySelectorAll('#answer li').length === 3")
-    assert visit.page.evaluate("window.encoded") == 1
-
-
-def test_the_page_fits_a_phone_with_the_results_above_the_fold(browser, address):
-    visit = Visit(browser, address, width=390)
-    visit.page.set_viewport_size({"width": 390, "height": PHONE_HEIGHT})
-    for number, selector in enumerate(("#answer li", "#found li")):
-        visit.page.get_by_role("tab").nth(number).click()
-        visit.page.wait_for_selector(selector)
-        assert not visit.overflows()
-        box = visit.page.locator(selector).first.bounding_box()
-        assert box["y"] + box["height"] < PHONE_HEIGHT, selector
-    visit.page.close()
 
 
 def test_a_missing_model_file_shows_an_error_with_its_name(browser, address):
