@@ -1,8 +1,7 @@
-"""Export a finished model to ONNX, ExecuTorch, LiteRT or another tool. Every file must pass a check in both languages.
+"""Export a finished model to ONNX, ExecuTorch or another tool. Every file must pass a check in both languages.
 
 python training/export.py runs/demo/model --output_dir runs/demo/edge
 python training/export.py runs/demo/model --output_dir runs/demo/edge --format executorch
-python training/export.py runs/demo/model --output_dir runs/demo/edge --format litert
 python training/export.py runs/demo/model --output_dir runs/demo/edge --format immich
 python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_names NAMES.json
 """

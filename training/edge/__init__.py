@@ -6,7 +6,6 @@ gate.py              the accuracy gate: encode the data with each file, and time
 gate_data.py         images, class names and calibration images of the gate
 graphs.py            ONNX: write, quantise and run graphs
 immich_layout.py     the folder that Immich's server loads
-litert.py            LiteRT: write and run files
 open_clip_layout.py  the folder that open_clip loads
 output.py            the output folder: files, results and card
 programs.py          ExecuTorch: write and run programs

@@ -18,11 +18,10 @@ class ExportOptions:
     Args:
         folder: Folder of a finished model, as `training/align.py` writes it.
         output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
-        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` or `litert` for apps, or the
-            layout of another tool: `open_clip` or `immich`.
+        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` for apps, or the layout of
+            another tool: `open_clip` or `immich`.
         towers: Towers to export: `vision`, `text` or `both`.
-        variants: Number formats. ONNX has fp32, fp16 and int8, ExecuTorch and LiteRT have fp32 and int8. Default: all
-            of the format.
+        variants: Number formats. ONNX has fp32, fp16 and int8, ExecuTorch fp32 and int8. Default: all of the format.
         data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
             embedded corpus for a model of emoji, the validation split that fine-tuning left in `folder`, or the
             validation set of the model's recipe. Without any of these, accuracy is not checked and the files are
@@ -146,14 +145,6 @@ FORMATS = {
             extra="mobile",
             packages=("executorch", "torchao"),
             suffix=".pte",
-            variants={"fp32": "", "int8": "_quantized"},
-        ),
-        Format(
-            name="litert",
-            module="training.edge.litert",
-            extra="litert",
-            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
-            suffix=".tflite",
             variants={"fp32": "", "int8": "_quantized"},
         ),
         Format(

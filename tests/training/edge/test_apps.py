@@ -1,8 +1,4 @@
-"""Export to ExecuTorch and LiteRT, for apps.
-
-Each needs an environment of its own: `pip install -e ".[test,mobile]"` and `pytest -m executorch`, or
-`pip install -e ".[test,litert]"` and `pytest -m litert`.
-"""
+"""Export to ExecuTorch, for apps: `pip install -e ".[test,mobile]"` and `pytest -m executorch`."""
 
 from pathlib import Path
 
@@ -24,22 +20,16 @@ from training.edge.towers import STEM
 from training.hub import save_model
 from training.utils.results import Results
 
-pytestmark = pytest.mark.slow
-PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}
+pytest.importorskip("executorch")
+pytestmark = [pytest.mark.slow, pytest.mark.executorch]
 # with ReLU6, and few layers, since lowering is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in PACKAGES])
-def name(request) -> str:
-    pytest.importorskip(PACKAGES[request.param])
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def exported(name, processor, corpus, tmp_path_factory) -> Path:
+def exported(processor, corpus, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all files of the format. Tests must not write to it."""
-    folder = tmp_path_factory.mktemp(name)
+    folder = tmp_path_factory.mktemp("executorch")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     save_model(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
@@ -49,7 +39,7 @@ def exported(name, processor, corpus, tmp_path_factory) -> Path:
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         arguments = [str(folder), "--output_dir", str(folder), *data]
         export.main([*arguments, "--towers", "text", "--variants", "fp32"])
-        export.main([*arguments, "--format", name])
+        export.main([*arguments, "--format", "executorch"])
     return folder
 
 
@@ -59,12 +49,12 @@ def student(exported) -> DCCLIPModel:
 
 
 @pytest.fixture(scope="module")
-def run(name, exported):
+def run(exported):
     """Encode with the file of a tower."""
 
     def run(tower: str, variant: str, **arrays: torch.Tensor) -> np.ndarray:
-        path = exported / name / FORMATS[name].file_name(tower, variant)
-        runner = FORMATS[name].functions.open_tower(path, threads=1)
+        path = exported / "executorch" / FORMATS["executorch"].file_name(tower, variant)
+        runner = FORMATS["executorch"].functions.open_tower(path, threads=1)
         return runner({key: tensor.numpy() for key, tensor in arrays.items()})
 
     return run
@@ -101,35 +91,21 @@ def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, n
     assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
 
 
-@pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_ids_at_padding_do_not_change_embeddings(name, run, variant):
-    if name != "litert":
-        pytest.skip("an app knows the padding id")
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
-    found = [
-        run("text", variant, input_ids=torch.tensor([[0, 7, 2, *padding]]), attention_mask=mask)
-        for padding in ([1, 1, 1], [0, 9, 400])
-    ]
-    np.testing.assert_array_equal(*found)
-
-
-def test_results_and_card_hold_both_formats(name, exported):
-    files = {f"{name}/{path.name}" for path in (exported / name).iterdir()}
+def test_results_and_card_hold_both_formats(exported):
+    files = {f"executorch/{path.name}" for path in (exported / "executorch").iterdir()}
     assert len(files) == 4
     export_record = Results.read(exported / "results.json").meta["export"]
     verdicts = export_record["verdicts"]
     assert {entry["file"] for entry in verdicts if entry["kept"]} == files | {"onnx/text_model.onnx"}
     onnx, run = export_record["runs"]
     assert onnx["files"] == ["onnx/text_model.onnx"] and "onnxruntime" in onnx["versions"]
-    assert set(run["files"]) == files and set(FORMATS[name].packages) <= set(run["versions"])
+    assert set(run["files"]) == files and set(FORMATS["executorch"].packages) <= set(run["versions"])
     assert export_record["best"] == {"text": "onnx/text_model.onnx"}  # the runtime runs ONNX only
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
 
 
-@pytest.mark.executorch
 def test_int8_ranges_are_measured_after_the_clamp():
-    pytest.importorskip("executorch")
     torch.manual_seed(0)
     convolutions = [nn.Conv2d(3, 3, 1) for _ in range(STEM + 1)]
     convolutions[-1].bias.data = torch.tensor([-1000.0, 3.0, 3.0])  # the first channel is always 0 after the clamp
