@@ -1,7 +1,6 @@
 """Run the full pipeline end to end: data, teacher, student, stage 1, stage 2, evaluation, model card.
 
 python -m training.demo                      writes runs/demo/model and results.json, in minutes
-python -m training.demo --teacher BAAI/AltCLIP
 python -m training.demo --photos DATA        trains teacher and student on captioned photographs, in hours
 
 A run on photographs that was interrupted continues when you run the same command again.

@@ -34,7 +34,6 @@ class DemoOptions:
             `en` and `zh`, whose caption cells are strings or lists of strings; or a folder with the files that the
             recipes under training/configs/photographs name, and validation files NAME_validation.parquet. Needs the
             extras `photos` and `edge`. Outputs are in the folder `photos` of `output_dir`.
-        teacher: Hub id or folder of a teacher for the demo with emoji. Default: training/demo/mini_teacher.
         seed: Seed of the training.
         output_dir: Folder of the Hub folder, the results and the intermediate models.
         max_steps: Number of steps of each stage, instead of the recipes' own. For a quick trial.
@@ -42,7 +41,6 @@ class DemoOptions:
     """
 
     photos: str | None = None
-    teacher: str | None = None
     seed: int = 0
     output_dir: str = "runs/demo"
     max_steps: int | None = None
@@ -53,9 +51,8 @@ class DemoOptions:
             raise ValueError(f"every: must be in 1..{MAX_EVERY}, got {self.every}.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
-        if self.photos is not None and (self.teacher is not None or self.every != 1):
-            name = "every" if self.teacher is None else "teacher"
-            raise ValueError(f"{name}: is an option of the demo with emoji. Leave it out with --photos.")
+        if self.photos is not None and self.every != 1:
+            raise ValueError("every: is an option of the demo with emoji. Leave it out with --photos.")
 
 
 class Plan:
@@ -93,17 +90,7 @@ def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
     Args:
         options: Options of the run.
     """
-    distill_recipe = _read(DistillRecipe, "demo_distill.yaml", options)
-    align_recipe = _read(AlignRecipe, "demo_align.yaml", options)
-    if options.teacher is None:
-        return distill_recipe, align_recipe
-    # image statistics and embedding width come from this teacher, whose layers do not fit the student; the tokenizer
-    # stays, so the text targets are pooled
-    student = replace(
-        distill_recipe.student, tokenizer=distill_recipe.teacher, vision_init="random", text_init="random"
-    )
-    distill_recipe = replace(distill_recipe, teacher=options.teacher, student=student, freeze=[])
-    return distill_recipe, replace(align_recipe, teacher=options.teacher, freeze=[])
+    return _read(DistillRecipe, "demo_distill.yaml", options), _read(AlignRecipe, "demo_align.yaml", options)
 
 
 def load_photo_recipes(options: DemoOptions) -> dict[str, AlignRecipe | DistillRecipe]:
@@ -140,7 +127,7 @@ def emoji_plan(options: DemoOptions) -> Plan:
         "align": f"stage 2: align images and captions in two languages, {align_recipe.max_steps} steps",
         "report": "measure latency, write table and model card",
     }
-    is_default = options.teacher is None and options.max_steps is None and options.every == 1
+    is_default = options.max_steps is None and options.every == 1
     minutes = round(Results.read(RESULTS).meta["seconds"] / 60) if is_default else None
     return Plan("DC-CLIP demo", titles, Path(options.output_dir), minutes)
 

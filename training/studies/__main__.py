@@ -6,10 +6,8 @@ Examples:
   python -m training.studies tables
 """
 
-import ast
 import sys
-from importlib import import_module, util
-from pathlib import Path
+from importlib import import_module
 
 from training.utils.cli import USER_ERROR, exit_with_error, hide_library_bars, parse_options, user_errors
 
@@ -22,7 +20,7 @@ def main(argv: list[str] | None = None):
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(f"usage: {PROGRAM} NAME [options]\n\n{_summaries()}\n\nOptions of one: {PROGRAM} NAME --help")
+        print(f"usage: {PROGRAM} {{{','.join(NAMES)}}} [options]")
         return
     if name not in NAMES:
         exit_with_error("studies", f"there is no study {name!r}. Name one of {', '.join(NAMES)}.", USER_ERROR)
@@ -33,17 +31,6 @@ def main(argv: list[str] | None = None):
         )
         hide_library_bars()
         study.run(options)
-
-
-def _summaries() -> str:
-    """First line of every study's docstring, read without importing the study."""
-    lines = []
-    for name in NAMES:
-        spec = util.find_spec(f"training.studies.{name}")
-        assert spec is not None and spec.origin is not None
-        summary = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {name:12}{summary.partition(chr(10))[0]}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

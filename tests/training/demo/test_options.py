@@ -28,15 +28,6 @@ def test_data_and_augmentation_are_the_same_in_all_recipes_with_emoji():
     assert align_recipe.teacher_views == distill_recipe.teacher_views  # the cache is shared
 
 
-def test_another_teacher_keeps_the_tokenizer_and_starts_from_random_weights():
-    default, _ = load_recipes(DemoOptions())
-    distill_recipe, align_recipe = load_recipes(DemoOptions(teacher="some/teacher"))
-    assert (distill_recipe.teacher, align_recipe.teacher) == ("some/teacher", "some/teacher")
-    assert distill_recipe.student.tokenizer == default.teacher
-    assert (distill_recipe.student.vision_init, distill_recipe.student.text_init) == ("random", "random")
-    assert distill_recipe.freeze == align_recipe.freeze == []
-
-
 def test_the_recipes_with_photographs_follow_each_other():
     recipes = load_photo_recipes(DemoOptions(photos="DATA"))
     teacher, distill, align = recipes["teacher"], recipes["distill"], recipes["align"]
@@ -46,9 +37,7 @@ def test_the_recipes_with_photographs_follow_each_other():
     assert all(recipe.save_every for recipe in recipes.values())  # an interrupted run continues
 
 
-@pytest.mark.parametrize(
-    "options", [{"every": 0}, {"max_steps": 0}, {"photos": "DATA", "every": 2}, {"photos": "DATA", "teacher": "T"}]
-)
+@pytest.mark.parametrize("options", [{"every": 0}, {"max_steps": 0}, {"photos": "DATA", "every": 2}])
 def test_unusable_options_are_refused_by_name(options):
     with pytest.raises(ValueError, match=f"^{list(options)[-1]}: "):
         DemoOptions(**options)
@@ -56,7 +45,7 @@ def test_unusable_options_are_refused_by_name(options):
 
 @pytest.mark.parametrize(
     ("options", "has_estimate"),
-    [({}, True), ({"max_steps": 2}, False), ({"every": 40}, False), ({"teacher": "some/teacher"}, False)],
+    [({}, True), ({"max_steps": 2}, False), ({"every": 40}, False)],
 )
 def test_the_plan_has_an_estimate_if_the_committed_run_has_the_same_settings(options, has_estimate):
     assert ("minutes on two CPU cores" in str(emoji_plan(DemoOptions(**options)))) == has_estimate

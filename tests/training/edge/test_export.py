@@ -125,8 +125,6 @@ def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labell
     [
         ({"format": "executorch", "variants": ["fp16"]}, "variants: --format executorch has no fp16"),
         ({"format": "none_such"}, "format: 'none_such' needs no-such-package"),
-        ({"format": "tflite"}, "format: 'tflite'"),
-        ({"format": "open_clip", "towers": "text"}, "format: open_clip"),
         ({"format": "immich", "variants": ["int8"]}, "format: immich"),
     ],
 )

@@ -18,7 +18,6 @@ from training.edge.gate_data import (
     is_of_emoji,
     make_noise,
 )
-from training.edge.output import holds_only_exports
 
 
 def write_recipe(folder: Path, **fields) -> Path:
@@ -103,10 +102,3 @@ def test_data_and_class_names_in_both_languages_need_each_other(corpus, tmp_path
     ):
         with pytest.raises(ValueError, match=message):
             from_options(tmp_path, **fields)
-
-
-@pytest.mark.parametrize("meta", [{"export": []}, {"export": {"verdicts": [{}]}}, {"export": {"runs": 3}}])
-def test_a_damaged_record_of_exports_is_reported(tmp_path, meta):
-    (tmp_path / "results.json").write_text(json.dumps({"meta": meta, "rows": []}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"results\.json: "):
-        holds_only_exports(tmp_path, "onnx")

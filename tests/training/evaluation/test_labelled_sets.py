@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Features
 
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training.evaluation.sets import sources
@@ -114,26 +114,11 @@ def test_several_labels_per_image(tmp_path):
 # bad input
 
 
-def load_nothing() -> Dataset:
-    """A source without rows."""
-    return rows_of({})
-
-
 def test_a_named_source_that_does_not_exist_is_an_error():
     with pytest.raises(ValueError, match=r"data: cifar-10: there is no '/nowhere/at/all'"):
         open_cifar("/nowhere/at/all")
     with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
         open_cifar("owner/name")
-
-
-def test_missing_columns_and_rows_are_refused(tmp_path):
-    rows = rows_of(CIFAR_10)
-    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column of images, .*--image_column"):
-        open_cifar(write_parquet(tmp_path / "a.parquet", rows.remove_columns("image")))
-    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
-        open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")
-    with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no images"):
-        open_cifar("tests.training.evaluation.test_labelled_sets:load_nothing")
 
 
 # labels to classes

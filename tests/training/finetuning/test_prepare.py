@@ -96,21 +96,6 @@ def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
     assert "1 rows with a copy of an earlier image were merged with it." in notes
 
 
-def test_odd_paths_and_files_that_cannot_be_read_are_counted(tmp_path, titles, monkeypatch):
-    read_bytes = Path.read_bytes
-
-    def refuse(path: Path) -> bytes:
-        if path.name == "2.png":
-            raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    changed = [(".", titles[0][1]), ("./", titles[1][1]), *titles[2:]]
-    notes = "\n".join(run(tmp_path, write_csv(tmp_path / "titles.csv", changed)).notes)
-    assert "2 rows left out, image file is missing: ., ./." in notes
-    assert "1 rows left out, image file cannot be read (Permission denied): images/2.png." in notes
-
-
 def test_captions_that_the_model_truncates_are_counted(tmp_path, titles, processor):
     long = [(titles[0][0], "青蛙" * 100), *titles[1:]]
     path, options = write_csv(tmp_path / "titles.csv", long), FinetuneOptions(model="", data="", output_dir="")
@@ -246,13 +231,6 @@ def test_general_images_with_captions_have_a_validation_split(tmp_path, titles):
     assert all(load_source(str(prepared.validation))["zh"])
     same = write_csv(tmp_path / "same.csv", [(path, "照片") for path, _ in titles])
     assert general_of(tmp_path, same).num_validation == 0  # there is nothing to tell apart
-
-
-def test_errors_of_general_images_name_their_option(tmp_path, titles):
-    with pytest.raises(ValueError, match=r"^general_data: there is no file 'nowhere\.csv'"):
-        general_of(tmp_path, "nowhere.csv")
-    with pytest.raises(ValueError, match=r"^general_data: 15 usable images are too few"):
-        general_of(tmp_path, write_csv(tmp_path / "titles.csv", titles[:15]))
 
 
 def test_one_class_only_is_refused(tmp_path, rows, titles):

@@ -25,9 +25,7 @@ def table_of(titles: list[str]) -> str:
     ("encoding", "name", "titles"),
     [
         ("utf-8", "UTF-8", ["红苹果", "青蛙，绿色"]),
-        ("utf-8-sig", "UTF-8", ["红苹果", "青蛙，绿色"]),
         ("gbk", "GB 18030", ["红苹果", "青蛙，绿色"]),
-        ("gb18030", "GB 18030", ["红苹果", "青蛙，绿色"]),
         ("utf-16", "UTF-16", ["红苹果", "青蛙，绿色"]),
         ("cp950", "Big5", ["一個人", "大山"]),
         ("cp950", "Big5", ["在沙灘上面玩球的小狗", "女人"]),
@@ -69,19 +67,13 @@ def test_missing_values_are_not_captions(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "is empty"),
         ("a.csv", b"file,title\n1.jpg,a\0b\n", "is empty or not a text file"),
-        ("a.csv", b"file,title\n", "0 rows"),
         ("a.csv", "图片，标题\n1.jpg，红苹果\n".encode(), "'图片，标题'"),
         ("a.csv", b"file,title,title\n1.jpg,a,b\n", "different columns"),
         ("a.csv", ("file,title\n" + "1.jpg,红苹果和青蛙\n" * 9).encode()[:-2], r"UTF-8 with 1 damaged .* line 10\."),
         ("a.csv", b'file,title\n1.jpg,"a dog\n2.jpg,frog\n', "quotation mark"),
         ("a.csv", b"file,title\n1.jpg,a red, round apple\n", "line 2 .*3 cells"),
-        ("a.csv", b"file,title\n1.jpg," + b"a" * 140_000, "131072"),
         ("a.jsonl", b'{"file": "1.jpg"}\n{"file"\n', "line 2"),
-        ("a.jsonl", b'["1.jpg"]\n', "line 1"),
-        ("a.jsonl", b'{"file": "\\ud800"}\n', "line 1"),
-        ("a.jsonl", b'{"file": ' + b"[" * 99_999 + b"\n", "line 1"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_an_error(tmp_path, name, content, message):
@@ -100,7 +92,6 @@ def rows(**columns) -> Dataset:
         ({"title": TITLES}, {"zh": "title"}),
         ({"en": ENGLISH, "zh": TITLES}, {"en": "en", "zh": "zh"}),
         ({"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES}, {"zh": "title"}),
-        ({"category": ["shoes"] * 4, "标题": TITLES}, {"zh": "标题"}),
         ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
     ],
 )
@@ -143,16 +134,13 @@ def test_language_of_a_text(text, language):
     ("columns", "options", "message"),
     [
         ({"x": ["красный", "лягушка", "шарф", "ремень"]}, {}, "data: which column"),
-        ({"x": TITLES, "y": ENGLISH}, {}, "data: which column"),
         ({"label": [0, 1, 0, 1]}, {}, "data: which column"),
         (
             {"title": TITLES},
             {"caption_columns": {"zh": "titel"}},
             "data: there is no column 'titel', only file, title",
         ),
-        ({"title": TITLES}, {"image_column": "image"}, "data: there is no column 'image'"),
         ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' has no"),
-        ({"x": TITLES[:1] * 4}, {"caption_columns": {"en": "x"}}, r"caption_columns\.en: column 'x' has no text"),
         ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr"),
     ],
 )

@@ -9,7 +9,6 @@ from PIL import Image as PILImage
 from training.prepare.duplicates import (
     colours,
     examine_image,
-    hamming_bands,
     match_images,
     normalise,
     perceptual_hash,
@@ -124,12 +123,6 @@ def test_bands_give_the_matches_of_comparing_all_pairs(distance, num_reference):
     assert 0 < (match != np.arange(300)).sum() < 300
     none = np.zeros(0, np.uint64)
     assert match_images(none, np.zeros((0, 48), np.uint8), distance, 0.0).tolist() == []
-
-
-def test_few_rows_share_a_band():
-    bands = hamming_bands(clustered_hashes(300), 4)
-    sharing = (bands[:, None] == bands).any(2).sum() - 300
-    assert bands.shape == (300, 5) and sharing < 0.1 * 300 * 299
 
 
 def test_texts_are_compared_without_case_width_and_punctuation():

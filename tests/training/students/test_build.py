@@ -6,13 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
-from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,
     MOBILENET,
     PROJECTION_DIM,
-    VIT,
     WHOLE_EFFICIENTNET,
     XLM_ROBERTA,
     make_model,
@@ -96,9 +94,7 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_size": 33}, r"student.text_config: .*hidden"),
         ({"vocab_size": 10}, r"student.text_config.vocab_size is 10, the tokenizer has 600 tokens"),
-        ({"hidden_size": "wide"}, r"student.text_config does not describe a tower.*hidden_size"),
         ({"model_type": "bart-simpson"}, r"student.text_config does not describe a tower.*bart-simpson"),
     ],
 )
@@ -158,7 +154,6 @@ def test_teacher_provides_missing_fields(efficientnet):
             BERT | {"num_layers": 1},
             r"text_config.num_layers: 'bert'",
         ),
-        ("vision_config", VIT | {"quux": 1}, r"vision_config.quux: 'vit'"),
         ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"vision_config.architecture: timm"),
         (
             "vision_config",
@@ -190,16 +185,6 @@ def test_missing_field_without_a_teacher_raises(field, teacher_folder):
         build_student(student_config(**given), LANGUAGES)
 
 
-def test_saved_student_is_loaded_with_its_processor(tmp_path, processor, inputs):
-    model = make_model(MOBILENET)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, loaded_processor = load_student(tmp_path)
-    assert isinstance(loaded_processor, DCCLIPProcessor)
-    with torch.no_grad():
-        assert torch.equal(loaded.eval()(**inputs).logits_per_image, model(**inputs).logits_per_image)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, processor):
     """A saved student. Tests must not write into it."""
@@ -212,14 +197,11 @@ def saved(tmp_path_factory, processor):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda weights: weights.clear(), "lacks"),
         (lambda weights: weights.pop("text_projection.weight"), "lacks 1 .*text_projection.weight"),
-        (lambda weights: weights.update(other=torch.zeros(1)), "'other'"),
         (lambda weights: weights["logit_scale"].fill_(torch.nan), "'logit_scale'"),
-        (lambda weights: weights.update(logit_scale=torch.tensor(2, dtype=torch.int8)), "'logit_scale'"),
         (lambda weights: weights.update({"text_projection.weight": torch.zeros(2, 2)}), "damaged"),
     ],
-    ids=["empty", "missing", "unknown", "nan", "int8", "shape"],
+    ids=["missing", "nan", "shape"],
 )
 def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, message):
     folder = shutil.copytree(saved, tmp_path / "copied")

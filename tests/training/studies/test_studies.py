@@ -9,7 +9,7 @@ import pytest
 
 from training.data import load_source
 from training.studies import ablations, budget, finetuning, probe
-from training.studies.__main__ import NAMES, main
+from training.studies.__main__ import main
 from training.studies.ablations import make_trainer
 from training.studies.arms import Trainer
 from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread, run_module
@@ -22,13 +22,6 @@ def refused(capsys, *arguments: str) -> str:
         main(list(arguments))
     assert stopped.value.code == 2
     return capsys.readouterr().err
-
-
-def test_the_list_of_studies_has_a_line_for_each(capsys):
-    main([])
-    lines = capsys.readouterr().out.splitlines()
-    for name in NAMES:
-        assert any(line.startswith(f"  {name} ") and len(line.split()) > 3 for line in lines)
 
 
 def test_an_unknown_study_is_one_line(capsys):
@@ -103,15 +96,6 @@ def test_the_ratio_to_altclip_is_of_the_same_backend():
     rows = [*pair("altclip", "eager", 30), *pair("altclip", "onnx-int8", 10), *pair("tiny", "onnx-int8", 4)]
     ratios = [line.split("|")[-2].strip() for line in budget.table(Results({}, rows)).splitlines()[2:]]
     assert ratios == ["1.0", "1.0", "2.5"]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [("models", "nowhere", "models: 'nowhere'"), ("threads", "0", "threads: "), ("models", ".", "models: '.'")],
-)
-def test_wrong_options_of_the_budget_are_one_line(capsys, option, value, message):
-    error = refused(capsys, "budget", f"--{option}", value)
-    assert message in error and len(error.splitlines()) == 1
 
 
 def test_a_block_of_an_unknown_table_is_an_error():
