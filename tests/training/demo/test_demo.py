@@ -68,21 +68,6 @@ def test_output_has_a_hub_folder_and_a_card_with_results(demo):
             assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
 
 
-@pytest.mark.slow
-def test_output_starts_with_the_plan_names_each_step_and_ends_with_the_next_commands(demo):
-    folder, results = demo
-    lines = results["stdout"].splitlines()
-    assert lines[0].startswith("DC-CLIP demo: 5 steps")
-    headings = [line.partition("] ")[2] for line in lines if line.startswith("[")]
-    assert headings == [line.partition(". ")[2] for line in lines[1:6]]
-    assert [line.split()[1] for line in lines[-3:]] == [
-        "training/export.py",
-        "training/eval.py",
-        "training/publish.py",
-    ]
-    assert all(str(folder / "model") in line for line in lines[-3:])
-
-
 # the example image
 
 EN, ZH = ["fox", "dog", "cat"], ["狐狸", "狗", "猫"]

@@ -18,7 +18,6 @@ from training.edge.formats import FORMATS
 from training.edge.programs import MAX_BATCH
 from training.edge.towers import STEM
 from training.hub import save_model
-from training.utils.results import Results
 
 pytest.importorskip("executorch")
 pytestmark = [pytest.mark.slow, pytest.mark.executorch]
@@ -89,20 +88,6 @@ def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, n
     embeddings = run(tower, "int8", **arrays)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
     assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
-
-
-def test_results_and_card_hold_both_formats(exported):
-    files = {f"executorch/{path.name}" for path in (exported / "executorch").iterdir()}
-    assert len(files) == 4
-    export_record = Results.read(exported / "results.json").meta["export"]
-    verdicts = export_record["verdicts"]
-    assert {entry["file"] for entry in verdicts if entry["kept"]} == files | {"onnx/text_model.onnx"}
-    onnx, run = export_record["runs"]
-    assert onnx["files"] == ["onnx/text_model.onnx"] and "onnxruntime" in onnx["versions"]
-    assert set(run["files"]) == files and set(FORMATS["executorch"].packages) <= set(run["versions"])
-    assert export_record["best"] == {"text": "onnx/text_model.onnx"}  # the runtime runs ONNX only
-    card = (exported / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
 
 
 def test_int8_ranges_are_measured_after_the_clamp():

@@ -59,20 +59,6 @@ def test_normalization_equals_the_image_processor(processor, stated):
     assert prepared.image_size == 8 and prepared.describe()["stated_by"].startswith(stated)
 
 
-def test_processor_without_a_mean_is_called_for_every_image():
-    class OwnProcessor:
-        size = 16
-
-        def __call__(self, images, return_tensors):
-            assert all(image.size == (16, 16) for image in images)
-            return {"pixel_values": torch.stack([torch.from_numpy(np.array(image)) for image in images])}
-
-    prepared = ImagePreparation.of(CLIPConfig(), OwnProcessor(), "model")
-    image = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
-    assert prepared.normalize(image[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
-    assert prepared.describe()["stated_by"] == "the model's own OwnProcessor"
-
-
 @pytest.mark.parametrize(("size", "expected"), [({"height": 8, "width": 8}, True), ({"shortest_edge": 8}, False)])
 def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expected):
     square, image = {"height": 8, "width": 8}, Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))

@@ -66,16 +66,6 @@ def test_scores_equal_those_of_single_images(predicted, images, teacher_folder):
         assert row["label"] == best[0][0] and float(row["score"]) == best[0][1]
 
 
-def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
-    (tmp_path / "mine.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(SystemExit):
-        run(teacher_folder, images, tmp_path / "mine.csv", "--labels", *LABELS)
-    assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "mine.csv").read_text(encoding="utf-8") == "mine"
-    run(teacher_folder, images, tmp_path / "mine.csv", "--labels", *LABELS, "--overwrite")
-    assert (tmp_path / "mine.csv").read_text(encoding="utf-8").startswith("path,label,")
-
-
 @pytest.mark.parametrize("labels", [["frog"], ["frog", "dog", "frog"], ["frog", " "], ["missing.txt"]])
 def test_wrong_labels_are_refused(labels):
     with pytest.raises(ValueError, match="labels: "):

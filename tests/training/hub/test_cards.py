@@ -219,19 +219,6 @@ def test_licences_of_the_data_are_those_of_their_cards(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("recipe", "stage"),
-    [
-        ({"tower": "vision"}, "feature-map distillation"),
-        ({"map_weight": 0.0}, "distillation of embeddings"),
-        ({"chunk_size": 128}, "contrastive alignment"),
-        ({"max_steps": 1}, None),
-    ],
-)
-def test_stage_comes_from_the_fields_of_the_recipe(recipe, stage):
-    assert TrainingRun("recipe.yaml", recipe).stage == stage
-
-
 VISION, TEXT = {"map_weight": 1.0, "tower": "vision"}, {"map_weight": 1.0, "tower": "text"}
 MAPS = {"map_weight": 1.0, "embedding_weight": 0.0}
 EMBEDDING = {"map_weight": 1.0}

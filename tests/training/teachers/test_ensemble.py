@@ -1,22 +1,17 @@
 """Several teachers against plain arithmetic, with small stand-ins for the teachers, and the cache of real ones."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 
-from modeling_dcclip import DCCLIPProcessor
-from tests.tiny import VIT, make_image_processor, make_model
 from tests.tiny_teachers import save_teacher
-from training.config import AugmentConfig, DataConfig, DistillRecipe, StudentConfig, TeacherConfig
+from training.config import AugmentConfig, DataConfig, TeacherConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment
-from training.engine.inputs import Models, caption_tokens, open_inputs
 from training.teachers import TOWERS, Targets, Teacher
 from training.teachers.cache import build_target_cache, teacher_folder
 from training.teachers.ensemble import Ensemble, JointTargets, joint_bank
@@ -151,15 +146,6 @@ def teachers(tmp_path_factory, tokenizer, other_tokenizer) -> list[Teacher]:
 
 
 @pytest.fixture(scope="module")
-def small_teacher(tmp_path_factory, tokenizer) -> Teacher:
-    """A teacher of smaller images."""
-    folder = tmp_path_factory.mktemp("small")
-    make_model(VIT | {"image_size": 32}, image_size=32, seed=5).save_pretrained(folder)
-    DCCLIPProcessor(make_image_processor(32), tokenizer).save_pretrained(folder)
-    return Teacher.from_pretrained(str(folder))
-
-
-@pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer, teachers) -> PairDataset:
     """Captions of the first teacher's tokens, which are the student's, and of the second one's."""
     tokens = CaptionTokenizer(tokenizer, 32, further={1: CaptionTokenizer(tokenizer, 32, teachers[1].tokenizer)})
@@ -175,44 +161,6 @@ def test_a_bank_has_joint_embeddings(teachers, texts, tmp_path):
     ensemble = make_ensemble(teachers, languages=(["en"], None))
     with pytest.raises(ValueError, match=r"^teachers\.languages: .* general_weight"):
         joint_bank(None, ensemble, texts, torch.device("cpu"), "general_weight")
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    files = [file for file in folder.rglob("*.*") if ".dcclip" not in file.parts and file.is_file()]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def test_a_cache_of_two_teachers_equals_those_of_each_alone_to_the_bit(
-    teachers, small_teacher, processor, train_rows, tmp_path
-):
-    train_rows.select(range(24)).to_parquet(tmp_path / "data.parquet")
-    student = make_model(VIT)
-    # the first teacher's images are twice as large as the other's, which must not change the other's targets
-    first, second = teachers[0], small_teacher
-    student.config.image_size = 48
-
-    def run(*chosen: Teacher, cache: str, maps: bool = True) -> Path:
-        recipe = DistillRecipe(
-            output_dir="none",
-            data=DataConfig(train=str(tmp_path / "data.parquet"), in_memory=True),
-            student=StudentConfig(),
-            teachers=[TeacherConfig(teacher=teacher.name) for teacher in chosen],
-            teacher_cache=str(tmp_path / cache),
-            teacher_views=2,
-        )
-        ensemble = Ensemble(chosen, recipe.teachers)
-        tokens = caption_tokens(processor.tokenizer, 32, ensemble)
-        spec = TargetSpec(TOWERS, grid=(2, 2) if maps else None, token_maps=maps and tokens.has_token_targets)
-        open_inputs(recipe, Models(student, processor, ensemble), tokens, spec, Accelerator(cpu=True))
-        return tmp_path / cache
-
-    together = read_files(run(first, second, cache="together"))
-    assert len(together) == 2 * len([name for name in together if name.startswith(teacher_folder("", first).name)]) > 4
-    alone = run(first, cache="one_by_one")
-    before = {file: file.stat().st_mtime_ns for file in alone.rglob("*.*")}
-    run(second, cache="one_by_one", maps=False)  # maps come from the first teacher only
-    assert {file: file.stat().st_mtime_ns for file in before} == before  # only the second teacher was computed
-    assert read_files(alone) == together
 
 
 def test_cached_joint_targets_equal_live_ones(teachers, dataset, tmp_path):
