@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from transformers import AutoConfig
 
 from modeling_dcclip import DCCLIPConfig
 from training.studies.baselines import FACTS, NAMES, TEMPLATES, prepare
-from training.studies.harness import Study, StudyOptions, run_module
+from training.studies.harness import Study, StudyOptions
 from training.utils.results import Results, Row, markdown_table
 
 Backend = Literal["eager", "onnx-fp32", "onnx-int8"]
@@ -127,12 +129,12 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
         spec = {"name": name, "weights": facts["weights"], "folder": str(folder), "backend": backend, "threads": count}
         spec |= {"batch_sizes": sorted(options.batch_sizes), "repeats": options.repeats, "seconds": options.seconds}
         os.environ["OMP_NUM_THREADS"] = str(count)
-        try:
-            child = run_module("training.studies.probe", json.dumps(spec | {"began": time.monotonic()}))
-        except RuntimeError as error:  # the other backends are still measured
-            failures[f"{name}, {protocol_of(backend, count)}"] = str(error)
+        command = [sys.executable, "-m", "training.studies.probe", json.dumps(spec | {"began": time.monotonic()})]
+        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        if child.returncode:  # the other backends are still measured
+            failures[f"{name}, {protocol_of(backend, count)}"] = child.stderr.strip()[-500:]
             continue
-        study.add([_row(name, backend, count, value) for value in json.loads(child.output)])
+        study.add([_row(name, backend, count, value) for value in json.loads(child.stdout)])
     shutil.rmtree(folder)
 
 

@@ -2,9 +2,6 @@
 
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,50 +142,3 @@ def open_rows(source: str, columns: Sequence[str], field: str, number: int | Non
     rows = require_columns(load_source(source, field=field), columns, source, "Name other data.", field=field)
     rows = rows.select_columns(list(columns)).cast_column("image", Image(decode=False))
     return rows if number is None else rows.select(evenly_spaced_rows(len(rows), number))
-
-
-@dataclass(frozen=True)
-class Child:
-    """A process that has ended.
-
-    Args:
-        output: What it printed.
-        seconds: Wall time in seconds, including startup.
-        cpu_s: Processor time of all its threads in seconds, which other load on the machine hardly changes.
-        peak_bytes: Peak memory.
-    """
-
-    output: str
-    seconds: float
-    cpu_s: float
-    peak_bytes: int
-
-
-# runs a module, then prints the costs of its process; torch is not imported
-_RUN = """
-import json, runpy, sys, time
-from training.utils.process import peak_bytes
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=False)
-except SystemExit as ended:
-    if ended.code:
-        raise
-print(json.dumps([time.process_time(), peak_bytes()]))
-"""
-
-
-def run_module(module: str, *arguments: str) -> Child:
-    """Run a Python module in a process of its own, and measure it.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    start = time.perf_counter()
-    command = [sys.executable, "-c", _RUN, module, *arguments]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
-    if child.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)[:200]} failed: {child.stderr.strip()[-500:]}")
-    output, _, costs = child.stdout.rstrip("\n").rpartition("\n")
-    return Child(output, seconds, *json.loads(costs))

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from training.corpus.emoji import SPLITS, STYLES, build_corpus, read_concepts
+from training.corpus.emoji import SPLITS, STYLES, read_concepts
 from training.data import load_source
 
 
@@ -55,25 +53,3 @@ def test_the_openmoji_image_of_an_unseen_style_is_in_train(splits):
     trained = {(row["group"], row["style"]) for row in splits["train"].remove_columns("image")}
     for group in unseen["group"]:
         assert (group, "openmoji") in trained and (group, "twemoji") not in trained
-
-
-def test_every_concept_has_one_row_per_style(splits, corpus):
-    names = {(entry["en"], entry["zh"]) for entry in json.loads((corpus / "class_names.json").read_text("utf-8"))}
-    rows = [row for split in splits.values() for row in split.remove_columns("image")]
-    assert {(row["en"], row["zh"]) for row in rows} == names
-    assert len({(row["group"], row["style"]) for row in rows}) == len(rows) == 2 * len(names)
-    assert all(row["label"] == row["en"] for row in rows)
-
-
-def test_images_are_square_pngs_and_not_blank(splits):
-    for split in splits.values():
-        for image in split["image"]:
-            assert image.format == "PNG" and image.size == (64, 64)
-            low, high = zip(*image.convert("RGB").getextrema(), strict=True)
-            assert min(low) < 230 < max(high)
-
-
-def test_an_existing_corpus_is_not_built_again(corpus):
-    before = {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()}
-    assert build_corpus(corpus.parent, size=64, every=40) == corpus
-    assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before

@@ -10,9 +10,7 @@ from training.evaluation import classify
 from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
 from training.evaluation.metrics import (
     eleven_point_map,
-    mean_per_class_accuracy,
     roc_auc,
-    top_k_accuracy,
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
@@ -116,20 +114,6 @@ def embeddings():
     generator = torch.Generator().manual_seed(0)
     images, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (60, 7))
     return images, classes, torch.randint(0, 6, (60,), generator=generator)  # no image of the last class
-
-
-def test_all_metrics_of_single_labels(embeddings):
-    images, classes, labels = embeddings
-    measurement = measure(images, classes, labels, task_metrics(labels, "top1"))
-    scores = images @ classes.T
-    assert measurement.values == {
-        "top1": top_k_accuracy(scores, labels),
-        "top5": top_k_accuracy(scores, labels, 5),
-        "mean_per_class": mean_per_class_accuracy(scores, labels),
-    }
-    top1, top5, mean = measurement.rows(model="m", set="s", language="zh", seed=3)
-    assert (top1.metric, top1.value, top1.model, top1.seed) == ("top1", measurement.values["top1"], "m", 3)
-    assert top1.interval == wilson_interval(top1.value, 60) and top5.metric == "top5" and mean.interval is None
 
 
 def test_several_labels_are_scored_by_the_softmax_over_classes(embeddings):

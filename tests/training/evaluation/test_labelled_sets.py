@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Features
 
-from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
+from tests.training.evaluation.drawings import CIFAR_10, drawing, rows_of, write_folders, write_parquet
 from training.evaluation.sets import sources
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import ClassLookup, class_ids, normalize_name, open_set
@@ -98,17 +98,6 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
     assert labelled.source == SETS["cifar-10"].hub
     downloaded = open_cifar(snapshot)
     assert names_of(downloaded) == ["frog"] and downloaded.split == "test"
-
-
-def test_several_labels_per_image(tmp_path):
-    rows = [{"image": {"bytes": drawing(code).read_bytes()}, "label": ["person", name]} for name, code in VOC.items()]
-    path = write_parquet(tmp_path / "voc.parquet", rows)
-    labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
-    assert labelled.labels.shape == (len(VOC), 20)
-    for row, name in zip(labelled.labels, VOC, strict=True):
-        found = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
-        assert found == {"person", name}
-    assert "no image of 7 of 20 classes" in labelled.differences[1]
 
 
 # bad input

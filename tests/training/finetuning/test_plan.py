@@ -51,11 +51,6 @@ def test_a_batch_that_is_larger_than_the_data_is_refused():
     assert recipe_for(12, num_processes=8).batch_size == 1
 
 
-def test_zero_steps_are_refused():
-    with pytest.raises(ValueError, match="max_steps: must be at least 1, got 0"):
-        recipe_for(100, max_steps=0)
-
-
 @pytest.mark.parametrize("vision", [MOBILENET, VIT, RESNET, TIMM_SWIN])
 def test_the_first_parts_of_any_image_tower_are_frozen(vision):
     model = make_model(vision)

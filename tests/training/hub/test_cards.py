@@ -305,16 +305,6 @@ def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
     assert finetuned(facts={"base_model": None}) is None
 
 
-@pytest.mark.parametrize(
-    ("weight", "claim"),
-    [(0.6, "plus 0.6 of the text tower's change in training"), (0.0, "The weights equal the weights of")],
-)
-def test_a_chosen_point_is_named_with_its_condition(weight, claim):
-    facts = finetuned({"weight": weight, "kept": ["general texts", "general images"]})
-    assert claim in facts["interpolation"] and "on general texts and general images" in facts["interpolation"]
-    assert facts["measured"] == "a validation split of the data, on general texts, on general images"
-
-
 def test_the_card_of_a_finetuned_model_shows_before_and_after(folder, processor):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").unlink()

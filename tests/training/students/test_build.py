@@ -16,7 +16,7 @@ from tests.tiny import (
     make_model,
     student_config,
 )
-from training.config import CONFIGS, DistillRecipe, StudentConfig, parse_recipe
+from training.config import StudentConfig
 from training.students import build_student, load_size, load_student
 from training.teachers import Teacher
 
@@ -114,14 +114,6 @@ def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
         load_size("tiny", vision_size=3)
     with pytest.raises(ValueError, match=r"student size 'tiny'.*image_size"):
         load_size("tiny", image_size="large")
-
-
-def test_a_recipe_can_name_a_size_and_change_it(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(
-        f"output_dir: out\nteacher: BAAI/AltCLIP\ndata: {{train: here}}\nstudent: {CONFIGS / 'students/tiny.yaml'}\n"
-    )
-    recipe = parse_recipe(DistillRecipe, ["--config", str(tmp_path / "recipe.yaml"), "--student.vision_init=teacher"])
-    assert recipe.student == load_size("tiny", vision_init="teacher")
 
 
 def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):

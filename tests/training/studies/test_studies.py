@@ -1,6 +1,5 @@
 """Every study on a tiny model: rows, a second call that repeats nothing, and options that are refused in one line."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,8 +11,7 @@ from training.studies import ablations, budget, finetuning, probe
 from training.studies.__main__ import main
 from training.studies.ablations import make_trainer
 from training.studies.arms import Trainer
-from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread, run_module
-from training.studies.tables import BLOCK, render
+from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread
 from training.utils.results import RESULTS_FILE, Results, Row
 
 
@@ -49,13 +47,6 @@ def test_rows_outlive_a_call_but_not_a_change_of_settings(tmp_path):
     assert again.has(seed=1, metric="recall") and not again.has(seed=2)
     with pytest.raises(ValueError, match="weights a, not b"):
         Study("budget", options, "noise", weights="b", train="/data/a.parquet")
-
-
-def test_a_child_process_reports_its_output_and_costs():
-    child = run_module("json.tool", "--help")
-    assert "usage" in child.output and child.seconds > child.cpu_s * 0.5 > 0 and child.peak_bytes > 2**20
-    with pytest.raises(RuntimeError, match=r"json\.tool"):
-        run_module("json.tool", "--nowhere")
 
 
 def test_batches_of_texts_are_full_and_padded_to_their_longest():
@@ -96,14 +87,6 @@ def test_the_ratio_to_altclip_is_of_the_same_backend():
     rows = [*pair("altclip", "eager", 30), *pair("altclip", "onnx-int8", 10), *pair("tiny", "onnx-int8", 4)]
     ratios = [line.split("|")[-2].strip() for line in budget.table(Results({}, rows)).splitlines()[2:]]
     assert ratios == ["1.0", "1.0", "2.5"]
-
-
-def test_a_block_of_an_unknown_table_is_an_error():
-    text = "<!-- table: nowhere -->\n<!-- end of table -->"
-    assert BLOCK.search(text)
-    with pytest.raises(KeyError):
-        render(text)
-    assert json.dumps(render("no block")) == '"no block"'
 
 
 @pytest.fixture

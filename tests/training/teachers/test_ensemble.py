@@ -75,13 +75,6 @@ def test_joint_logits_are_the_weighted_mean_of_the_logits():
     torch.testing.assert_close(images.norm(dim=1), torch.ones(2))
 
 
-def test_a_single_teacher_stays_as_it_is():
-    ensemble = make_ensemble([stand_in(4, 31.0)])
-    targets, (source,) = join(ensemble)
-    assert ensemble.logit_scale == math.log(31.0) and ensemble.name == "of 4"
-    assert torch.equal(targets.images(torch.zeros(2), {}).embedding, source.of_images)
-
-
 def test_a_teacher_of_one_tower_takes_the_weighted_mean_scale_of_the_others():
     teachers = [stand_in(3, 10.0), stand_in(3, 40.0), stand_in(4, None, ("vision",))]
     ensemble = make_ensemble(teachers, weight=(1.0, 3.0, 2.0), tower=("both", "both", "vision"))

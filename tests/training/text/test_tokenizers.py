@@ -53,11 +53,6 @@ def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer, loaded):
     assert matched.tolist() == [ids.get(piece, -1) for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
 
 
-def test_missing_tokenizer_raises_an_error_with_field_and_name(tmp_path):
-    with pytest.raises(ValueError, match=r"^model: cannot load the tokenizer of 'nowhere'"):
-        load_tokenizer("nowhere", field="model")
-
-
 def test_a_tokenizer_with_remote_code_is_refused_without_a_question(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
