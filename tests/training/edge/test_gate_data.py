@@ -89,16 +89,3 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     Dataset.from_dict({"photo": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"calibration: .*--image_column"):
         from_options(tmp_path, **fields, calibration=str(tmp_path / "a.parquet"))
-
-
-def test_data_and_class_names_in_both_languages_need_each_other(corpus, tmp_path):
-    data, names = str(corpus / "unseen_style.parquet"), str(corpus / "class_names.json")
-    english = [{"en": entry["en"]} for entry in json.loads(Path(names).read_text(encoding="utf-8"))]
-    (tmp_path / "names.json").write_text(json.dumps(english), encoding="utf-8")
-    for fields, message in (
-        ({"data": data}, "data: .*needs class_names"),
-        ({"class_names": names}, "class_names: .*without data"),
-        ({"data": data, "class_names": str(tmp_path / "names.json")}, "class_names: .*none in 'zh'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            from_options(tmp_path, **fields)

@@ -15,7 +15,6 @@ from training.evaluation.sets.protocols import ELEVATER, SETS
 from training.evaluation.sets.sources import HUB, MissingDataError, Source, read_hub, read_source
 
 NAMES = ClassNames.read("cifar-10")
-VOC_NAMES = ClassNames.read("voc-2007-classification")
 EXPECTED = [name for name, codes in CIFAR_10.items() for _ in codes]
 NUM = len(EXPECTED)
 

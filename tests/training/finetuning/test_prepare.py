@@ -161,13 +161,6 @@ def test_folders_of_splits_are_not_classes(tmp_path, train, test):
     assert open_data(str(tmp_path / train)).rows["label"] == ["狗", "猫"]
 
 
-def test_a_split_is_refused_where_there_is_none(tmp_path, rows, titles):
-    rows.to_parquet(tmp_path / "a.parquet")
-    for data in (tmp_path / "a.parquet", write_csv(tmp_path / "titles.csv", titles), tmp_path / "images"):
-        with pytest.raises(ValueError, match=r"^split: "):
-            run(tmp_path, data, split="test")
-
-
 def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
     rows.to_parquet(tmp_path / "a.parquet")
     write_shards(tmp_path, read_samples(rows, len(rows)), 2)

@@ -202,3 +202,23 @@ def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, mess
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"^new.model: .*{message}"):
         load_student(folder, field="new.model")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", '{"a":' * 5000, "config.json"),
+        ("config.json", '{"model_type": "dcclip", "max_text_length": 1000000000}', "max_text_length is 1000000000"),
+        (
+            "config.json",
+            '{"model_type": "dcclip", "text_config": {"model_type": "bert", "num_hidden_layers": 1000000}}',
+            "num_hidden_layers is 1000000",
+        ),
+        ("tokenizer.json", "{}", "damaged"),
+    ],
+)
+def test_a_student_with_a_damaged_file_is_refused(saved, tmp_path, file, content, message):
+    folder = shutil.copytree(saved, tmp_path / "copied")
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=f"^student: .*{message}"):
+        load_student(folder)
