@@ -1,11 +1,10 @@
-r"""Measure zero-shot classification and image-text retrieval in English and Chinese, or label a folder of images.
+r"""Measure zero-shot classification and image-text retrieval in English and Chinese.
 
 python training/eval.py --model runs/demo/model --protocol elevater-en elevater-zh \
     --data cifar-10=CIFAR.parquet --output_dir out
 python training/eval.py --model runs/demo/model --class_names NAMES.json --language zh \
     --data mine=TEST.parquet --output_dir out
 python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet --output_dir out
-python training/eval.py --model runs/demo/model --predict IMAGES --labels 狐狸 狗 猫 --output labels.csv
 """
 
 from contextlib import ExitStack
@@ -22,23 +21,17 @@ PROG = "python training/eval.py"
 
 
 def main(argv: list[str] | None = None) -> "Results | None":
-    """Parse, measure, write the results and print the table; with `--predict`, write the predictions.
+    """Parse, measure, write the results and print the table.
 
     Args:
         argv: Command-line arguments. Default: `sys.argv[1:]`.
 
     Returns:
-        The results in the first process, None in all others and with `--predict`.
+        The results in the first process, None in all others.
     """
     options = parse_options(EvalOptions, argv, prog=PROG, description=__doc__)
     with user_errors("eval", extra="train"):
-        if options.predict is None:
-            return _run(options)
-        from training.evaluation.predict import write_predictions
-
-        hide_library_bars()
-        print(write_predictions(options))
-        return None
+        return _run(options)
 
 
 def _run(options: EvalOptions) -> "Results | None":

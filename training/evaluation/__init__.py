@@ -6,7 +6,6 @@ image_loading.py    images decoded, resized and normalized in threads
 metrics.py          metrics as pure functions
 options.py          options of training/eval.py
 plan.py             options to tasks and data
-predict.py          label a folder of images
 report.py           results.json and table.md
 retrieval.py        images with captions, and recall at k
 runner.py           all models on all tasks of a plan

@@ -9,11 +9,11 @@ from training.evaluation.sets.protocols import OURS, PROTOCOLS
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to measure: sets of ELEVATER with `protocol`, or your own labelled sets with `class_names`. `retrieval`
-    adds sets of images with captions, or is used alone. Or label a folder of images with `predict`.
+    adds sets of images with captions, or is used alone.
 
     Args:
         model: Models with image and text features, each a folder or a Hub id with or without `@revision`.
-        output_dir: Folder for results.json and table.md; not with `predict`.
+        output_dir: Folder for results.json and table.md.
         protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh.
         data: Sources of the sets, each SET=SOURCE. SOURCE is a folder with one folder per class, a parquet file, a Hub
             id with or without `@revision`, or `module:function`. With `protocol`, a set without a source, or with
@@ -42,15 +42,9 @@ class EvalOptions:
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
-        predict: Folder of images to label, including all folders in it that are not hidden. Nothing is measured.
-        labels: With `predict`, candidate labels, at least two, in any language of the model; or one .txt file with one
-            label per line.
-        output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,
-            top_k and error.
-        top_k: With `predict`, number of labels with scores in the column top_k, at least 1.
         trust_remote_code: Whether to run code that comes with a model. A model on the Hub must then be given as
             ID@COMMIT.
-        overwrite: Replace files in `output_dir` that an evaluation did not write; with `predict`, replace `output`.
+        overwrite: Replace files in `output_dir` that an evaluation did not write.
     """
 
     model: list[str]
@@ -70,20 +64,12 @@ class EvalOptions:
     allow_urls: bool = False
     allow_paths: bool = False
     label_column: str | None = None
-    predict: str | None = None
-    labels: list[str] = field(default_factory=list)
-    output: str | None = None
-    top_k: int = 5
     trust_remote_code: bool = False
     overwrite: bool = False
 
     def __post_init__(self):
         if not self.model:
             raise ValueError("model: none is given. Name a folder or a Hub id with --model.")
-        if self.predict is not None:
-            self._check_prediction()
-            return
-        self._refuse(("labels", "output", "top_k"), "applies to --predict FOLDER, which is not given. Add it.")
         if not self.output_dir:
             raise ValueError("output_dir: none is given. Name a folder for the results with --output_dir.")
         if (self.protocol and self.class_names) or not (self.protocol or self.class_names or self.retrieval):
@@ -109,19 +95,6 @@ class EvalOptions:
                 f"language: a protocol has its own language; {self.language} applies to --class_names. Choose one of "
                 f"the protocols {', '.join(PROTOCOLS)}."
             )
-
-    def _check_prediction(self):
-        used = {"model", "predict", "labels", "output", "top_k", "trust_remote_code", "overwrite"}
-        names = [option.name for option in fields(self) if option.name not in used]
-        self._refuse(names, "does not apply to --predict, which measures nothing. Leave it out.")
-        if len(self.model) > 1:
-            raise ValueError(f"model: --predict takes one model, got {len(self.model)}. Name one.")
-        if not self.labels:
-            raise ValueError("labels: none is given. Add candidate labels, such as --labels frog dog cat.")
-        if self.output is None:
-            raise ValueError("output: none is given. Name a CSV file with --output FILE.csv.")
-        if self.top_k < 1:
-            raise ValueError(f"top_k: {self.top_k} is not at least 1. Set a number such as 5.")
 
     def _refuse(self, names: Iterable[str], reason: str):
         """Refuse options that differ from their defaults."""

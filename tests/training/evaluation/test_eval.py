@@ -170,7 +170,6 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
         ({"widths": [8, 4]}, "widths: must ascend"),
         ({"widths": [4], "text_model": "other"}, "widths: "),
         ({"caption_columns": {"zh": "a"}}, "caption_columns: "),
-        ({"labels": ["a", "b"]}, "labels: applies to --predict"),
         ({"protocol": [], "class_names": "cifar-10"}, "data: with --class_names"),
         ({"protocol": [], "class_names": "x", "data": ["x=y"], "templates": "ours"}, "templates: "),
     ],
