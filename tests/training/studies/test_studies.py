@@ -62,20 +62,20 @@ def test_slow_calls_are_timed_three_times_after_one_that_is_not_counted():
 
 @pytest.mark.slow
 def test_the_budget_measures_a_student_once(teacher_folder, tmp_path, capsys):
-    command = ["budget", "--models", str(teacher_folder), "--backends", "eager", "onnx-fp32", "--threads", "1"]
+    command = ["budget", "--models", str(teacher_folder), "--backends", "onnx-fp32", "--threads", "1"]
     command += ["--batch_sizes", "1", "2", "--repeats", "3", "--output_dir", str(tmp_path)]
     main(command)
     results, name = Results.read(tmp_path / RESULTS_FILE), teacher_folder.name
     assert not results.meta["failures"] and results.mean(model=name, protocol="onnx-fp32", metric="bytes")
-    for protocol in (f"{backend}, threads 1, batch {batch}" for backend in ("eager", "onnx-fp32") for batch in (1, 2)):
+    for protocol in (f"onnx-fp32, threads 1, batch {batch}" for batch in (1, 2)):
         fields = {"model": name, "protocol": protocol}
         for what, language in (("image", None), ("text", "en"), ("text", "zh")):
             p50, p95 = (results.mean(**fields, language=language, metric=f"ms_per_{what}_p{q}") for q in (50, 95))
             assert 0 < (p50 or 0) <= (p95 or 0)
         assert results.mean(**fields, metric="peak_bytes")
-    assert f"| {name} | onnx-fp32 | 1 |" in capsys.readouterr().out
     main(command)
-    assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows and "| eager | 1 |" in capsys.readouterr().out
+    assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
+    assert capsys.readouterr().out.count(f"| {name} | onnx-fp32 | 1 |") == 2
 
 
 def test_the_ratio_to_altclip_is_of_the_same_backend():
