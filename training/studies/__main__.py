@@ -12,7 +12,7 @@ from importlib import import_module
 from training.utils.cli import USER_ERROR, exit_with_error, hide_library_bars, parse_options, user_errors
 
 PROGRAM = "python -m training.studies"
-NAMES = ("claims", "ablations", "budget", "search", "finetuning", "tables")
+NAMES = ("claims", "ablations", "budget", "throughput", "search", "finetuning", "tables")
 
 
 def main(argv: list[str] | None = None):
