@@ -134,7 +134,8 @@ def date_in_name(path: bytes) -> str | None:
     """Date and time that a camera or a messenger put into a file's name, such as `IMG_20230512_093012.jpg`."""
     for match in NAME_DATE.finditer(os.path.basename(path).decode("ascii", "replace")):
         with suppress(ValueError):  # such as February 31
-            return str(datetime(*(int(part or 0) for part in match.groups())))
+            year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+            return str(datetime(year, month, day, hour, minute, second))
     return None
 
 
