@@ -169,11 +169,7 @@ class CellRules:
     roots: tuple[Path, ...] = ()
 
     def __call__(self, cell: Any) -> dict | str | None:
-        """Return a cell that may be opened, or the cause why not.
-
-        Args:
-            cell: Value of an image column.
-        """
+        """Return the cell of a value of an image column if it may be opened, or the cause why not."""
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
@@ -377,14 +373,7 @@ class Normalize:
         return cls(image_size, tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalize a batch.
-
-        Args:
-            images: (B, 3, S, S) uint8 or float in 0..255.
-
-        Returns:
-            (B, 3, image_size, image_size) float32.
-        """
+        """Normalize images (B, 3, S, S), uint8 or float in 0..255, to (B, 3, image_size, image_size) float32."""
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             images = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(
