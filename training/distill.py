@@ -54,7 +54,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     from accelerate.logging import get_logger
 
     from training.data import PairStream
-    from training.engine.inputs import caption_tokens, open_inputs
+    from training.engine.inputs import caption_tokens, open_inputs, states_teacher
     from training.tasks.distill import DistillTask, distill_losses
     from training.teachers.ensemble import joint_bank
     from training.teachers.targets import TargetSpec
@@ -96,8 +96,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     if map_member is not None:
         map_widths["vision"] = map_member.teacher.vision_width
     if tokens is not None and token_maps:
-        first = next(each for each in teachers.with_tower("text") if each.number not in tokens.further)
-        map_widths["text"] = first.teacher.text_width
+        map_widths["text"] = states_teacher(teachers, tokens).text_width
     task = DistillTask(
         student,
         inputs.augment,

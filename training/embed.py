@@ -9,7 +9,7 @@ python training/embed.py --model MODEL --data HUB_ID --format parquet --output_d
 import shlex
 
 from training.search import EmbedOptions
-from training.utils.cli import parse_options, print_ending, user_errors
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
 
 PROG = "python training/embed.py"
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None):
         # imported after parsing: torch and transformers take seconds, and --help needs neither
         from training.search.run import embed
 
+        hide_library_bars()
         results = embed(options)
         if results is None:
             return

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from training.evaluation.options import EvalOptions
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.process import end_process_group
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def _run(options: EvalOptions) -> "Results | None":
     from training.evaluation.runner import Runner
     from training.utils.output import claim_folder
 
+    hide_library_bars()
     plan = EvalPlan.open(options)
     state = find_processes()
     with ExitStack() as claimed:

@@ -9,7 +9,7 @@ python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_na
 import sys
 
 from training.edge.formats import FORMATS, ExportOptions
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 
 
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help answers without PyTorch and without the extra
         from training.edge.export import UNCHECKED, export
 
+        hide_library_bars()
         verdicts = export(options)
     print("\n".join(verdict.line() for verdict in verdicts))
     if not all(verdict.checked for verdict in verdicts):

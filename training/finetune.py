@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.finetuning.options import TABLE_FILE, FinetuneOptions
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def main(argv: list[str] | None = None):
     """Parse the options, fine-tune, print the table and the next commands."""
     options = parse_options(FinetuneOptions, argv, prog="python training/finetune.py", description=__doc__ or "")
     with user_errors("finetune", extra="finetune"):
+        hide_library_bars()
         outcome = run(options)
     if outcome is None:
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from training.hub import Published
@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None):
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with user_errors("publish", extra="train"):
+        hide_library_bars()
         from training.hub import PublishError
 
         try:

@@ -17,7 +17,9 @@ from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg,
 from modeling_dcclip.search.files import EXTENSIONS, FileState, extension_of
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
+ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
+MAX_SHOWN_PIXELS = 26_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -59,37 +61,40 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         The photograph, with the state of the file during the read.
 
     Raises:
-        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes meanwhile.
+        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
     """
     extension = extension_of(path)
     if extension in EXTENSIONS and lacks_plugin(extension):
         cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
         raise UnreadablePhotoError(cause, is_lasting=False)
-    failure = taken = image = None
-    try:
-        require_file(path)
-        with open(path, "rb") as file:
-            before = os.fstat(file.fileno())
-            source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
-            digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
-            if not is_known(digest):
-                try:
-                    taken, image = decode_photo(source, edge)
-                except UnreadablePhotoError as error:
-                    failure = error
-            after = os.stat(path)
-    except OSError as error:
-        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise UnreadablePhotoError("changed while it was read", is_lasting=False)
-    state = FileState.of(path, after)
-    if failure is not None:
-        failure.state = state if failure.is_lasting else None
-        raise failure
-    return Photo(state, digest, taken, image)
+    for _ in range(ATTEMPTS):
+        failure = taken = image = None
+        try:
+            require_file(path)
+            with open(path, "rb") as file:
+                before = os.fstat(file.fileno())
+                source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
+                digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
+                if not is_known(digest):
+                    try:
+                        taken, image = decode_photo(source, edge)
+                    except UnreadablePhotoError as error:
+                        failure = error
+                after = os.stat(path)
+        except OSError as error:
+            raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            state = FileState.of(path, after)
+            if failure is None:
+                return Photo(state, digest, taken, image)
+            failure.state = state if failure.is_lasting else None
+            raise failure
+    raise UnreadablePhotoError("changed while it was read", is_lasting=False)
 
 
-def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, Image.Image]:
+def decode_photo(
+    file: BinaryIO, edge: int | None = None, max_pixels: int | None = None
+) -> tuple[str | None, Image.Image]:
     """Decode an open image file."""
     file.seek(0)
     try:
@@ -99,7 +104,10 @@ def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, I
                 reduce_jpeg(image, edge)
             if "progressive" not in image.info:  # else libjpeg has all coefficients in memory
                 pixels = image.width * image.height
-            if pixels > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+            limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+            if max_pixels and image.format in ("WEBP", "AVIF"):  # whose decoders have copies of their own
+                limit /= 2
+            if pixels > limit:
                 raise Image.DecompressionBombError
             return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:
@@ -119,7 +127,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     try:
         require_file(name)
         with open(name, "rb") as file:
-            _, image = decode_photo(file, edge)
+            _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS)
     except OSError as error:
         raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
     image.thumbnail((edge, edge))

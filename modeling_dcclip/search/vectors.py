@@ -190,7 +190,13 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
 
 def largest(scores: np.ndarray, top: int) -> np.ndarray:
     """Positions of the `top` largest finite scores (N,), largest first; of equal ones the lower position first."""
-    bound = np.partition(scores, -top)[-top] if top < len(scores) else -np.inf
-    candidates = np.flatnonzero(scores >= bound)
+    if top < len(scores):
+        # the maxima of chunks bound the score from below, which leaves few candidates to sort
+        chunk = max(len(scores) // (16 * top), 1)
+        maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), chunk))
+        bound = np.partition(maxima, -top)[-top] if top < len(maxima) else -np.inf
+        candidates = np.flatnonzero(scores >= bound)
+    else:
+        candidates = np.arange(len(scores))
     order = candidates[np.argsort(-scores[candidates], kind="stable")][:top]
     return order[np.isfinite(scores[order])]

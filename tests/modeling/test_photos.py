@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import image_dcclip
+from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import Walk
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_photo
 
@@ -93,6 +94,18 @@ def test_a_large_jpeg_is_read_if_the_decoded_image_is_not_large(tmp_path, monkey
     for name, edge in {"progressive.jpg": 24, "a.png": 24, "a.jpg": 60}.items():
         assert failure_of(tmp_path / name, edge=edge).cause == "too many pixels"
     assert make_thumbnail(str(tmp_path / "a.jpg"), 24)
+    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 160 * 120 - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert make_thumbnail(str(tmp_path / "a.jpg"), 24)
+    noise.save(tmp_path / "a.webp")  # which takes twice the memory
+    for name in ("progressive.jpg", "a.png", "a.webp"):
+        with pytest.raises(UnreadablePhotoError, match="too many pixels"):
+            make_thumbnail(str(tmp_path / name), 24)
+    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 160 * 120)
+    with pytest.raises(UnreadablePhotoError, match="too many pixels"):
+        make_thumbnail(str(tmp_path / "a.webp"), 24)
+    assert make_thumbnail(str(tmp_path / "a.png"), 24)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setattr(image_dcclip, "MAX_JPEG_PIXELS", 160 * 120 - 1)
     assert failure_of(tmp_path / "a.jpg", edge=24).cause == "too many pixels"
 
@@ -104,8 +117,17 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     assert "pillow-heif" in failure.cause and not failure.is_lasting
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again_later(photos):
+def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
     path = photos / "red.jpg"
-    with pytest.raises(UnreadablePhotoError, match="changed while it was read") as raised:
-        read_photo(os.fsencode(path), lambda digest: bool(path.write_bytes(b"later")))
-    assert not raised.value.is_lasting
+    later = (photos / "a" / "blue.jpg").read_bytes()
+    calls = []
+
+    def change_once(digest):
+        calls.append(digest)
+        if len(calls) == 1:
+            path.write_bytes(later + b"\0")
+        return False
+
+    photo = read_photo(os.fsencode(path), change_once)
+    assert photo.state.size == len(later) + 1 and photo.digest == calls[1] != calls[0]
+    assert photo.image is not None and photo.image.getpixel((0, 0))[2] > 200  # the later content

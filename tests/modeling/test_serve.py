@@ -13,6 +13,7 @@ from PIL import Image
 
 from modeling_dcclip import command
 from modeling_dcclip.search import commands, serve
+from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 
@@ -163,7 +164,7 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     assert response.status == 404 and "changed since it was indexed" in body.decode()
 
 
-def test_images_are_decoded_one_at_a_time(get, server, photos, monkeypatch):
+def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(get, server, photos, monkeypatch):
     running, most, make = [], [], serve.make_thumbnail
 
     def slow(*arguments):
@@ -177,6 +178,9 @@ def test_images_are_decoded_one_at_a_time(get, server, photos, monkeypatch):
     with ThreadPoolExecutor(20) as pool:
         assert {response.status for response, _ in pool.map(lambda _: get("/thumbnail/1"), range(20))} == {200}
     assert max(most) == 1
+    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 100)
+    response, body = get("/thumbnail/1")
+    assert response.status == 404 and "too many pixels" in json.loads(body)["error"]
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, monkeypatch, capsys):

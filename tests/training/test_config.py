@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ def test_command_line_wins_over_yaml(write):
     assert recipe.data.in_memory and recipe.data.train == "train.parquet"
 
 
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_the_student_can_be_a_separate_file(write, size):
+    file = FOLDER / f"students/{size}.yaml"
+    recipe = parse_recipe(DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"])
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert recipe.student.vision_init == written["vision_init"] and recipe.student.max_text_length == 12
+
+
 def test_exponent_without_a_point_is_a_number(tmp_path):
     # YAML 1.1 parses 1e-4 as a string
     path = tmp_path / "recipe.yaml"
@@ -90,6 +99,18 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
 
 
 @pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"learnign_rate": 0.1}, "learnign_rate"),
+        ({"data": {"train": "x", "imagecolumn": "y"}}, "imagecolumn"),
+        ({"augment": {"zooom": 1}}, "zooom"),
+    ],
+)
+def test_unknown_key_in_yaml_is_refused_by_name(write, capsys, changes, key):
+    assert key in refusal(capsys, write(**changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "key", "value"),
     [
         ({"max_steps": "many"}, "max_steps", "many"),
@@ -102,6 +123,17 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
 def test_wrong_type_is_refused_with_field_and_value(write, capsys, changes, key, value):
     message = refusal(capsys, write(**changes))
     assert key in message and value in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"eval_every": 5}, "eval_every: needs a labelled set; set eval.data and eval.class_names."),
+        ({"push_to_hub": True}, "push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME."),
+    ],
+)
+def test_options_that_need_another_option_are_refused(write, capsys, changes, problem):
+    assert problem in refusal(capsys, write(**changes))
 
 
 def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
@@ -168,6 +200,40 @@ def test_teachers_that_contradict_are_refused(write, capsys, fields, message):
     assert message in refusal(capsys, write(**fields))
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("data.train", {"data": {"train": "os:abort"}}),
+        ("eval.data", {"eval": {"data": "os:abort"}}),
+        ("photos", {"photos": "os:abort", "photo_weight": 1}),
+    ],
+)
+def test_no_source_of_a_recipe_file_may_be_a_function(tmp_path, field, values):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"student": "some/student"} | values))
+    with pytest.raises(ValueError, match=f"^{field}: 'os:abort' in the recipe is a function"):
+        recipe_from_args(AlignRecipe, ["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields", "is_refused"),
+    [
+        ({"zh": "zh"}, {}, True),
+        ({"zh": "zh"}, {"tower": "vision"}, False),
+        ({"en": "en", "zh": "zh"}, {}, False),
+        ({"zh": "zh"}, {"teachers": [{"teacher": "some/model"}]}, False),
+    ],
+)
+def test_captions_of_a_source_without_any_target_are_refused_in_stage_1(tmp_path, columns, fields, is_refused):
+    sources = [{"train": "pairs"}, {"train": "more", "caption_columns": columns}]
+    values = {name: value for name, value in MINIMAL.items() if name != "teacher"} | {"data": {"sources": sources}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values | {"teachers": [{"teacher": "some/model", "languages": ["en"]}]} | fields))
+    message = r"data.sources.caption_columns: 'more' has captions in \['zh'\] only, and the teachers encode \['en'\]"
+    with pytest.raises(ValueError, match=message) if is_refused else nullcontext():
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+
+
 def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(MINIMAL | {"data": {"train": "os:abort"}}))
@@ -192,11 +258,23 @@ def test_values_without_effect_or_out_of_range_are_refused(tmp_path, fields, mes
         recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
+def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"augment": {"\x1bflip": 1}}))
+    with pytest.raises(ValueError, match=r"^augment: has no field '\\x1bflip'\. See --help"):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+    path.write_text(yaml.safe_dump(MINIMAL | {"path": {";": None}}))
+    with pytest.raises(ValueError, match=r"^config: has no field 'path\.;'\. See --help"):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
+        ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
         ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
+        ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
     ],
 )
 def test_a_stage_2_that_would_learn_nothing_is_refused(fields, message):
@@ -240,3 +318,9 @@ def test_every_number_is_refused_by_name_beyond_the_ends_of_its_range():
         for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, -1):
             with pytest.raises(ValueError, match=rf"^{re.escape(config.path)}{name}: must be "):
                 config(**NEEDED[config] | {name: value})
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [("", "batch_size", 0), ("augment", "flip", 2)])
+def test_a_recipe_file_with_a_number_out_of_range_is_refused_by_name(write, section, name, value):
+    with pytest.raises(ValueError, match=rf"^({section}\.)?{name}: must be "):
+        recipe_from_args(DistillRecipe, write(**({section: {name: value}} if section else {name: value})))

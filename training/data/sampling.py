@@ -63,7 +63,14 @@ class MixtureSchedule:
         self.counts, self.key, self._cycles = counts, key, dict[int, tuple[np.ndarray, np.ndarray]]()
 
     def __call__(self, number: int) -> tuple[int, int]:
-        """Index of the source of a draw, numbered from 0, and number of earlier draws from it."""
+        """Look up a draw.
+
+        Args:
+            number: Number of the draw, from 0.
+
+        Returns:
+            Index of the draw's source, and number of earlier draws from it.
+        """
         if len(self.counts) == 1:
             return 0, number
         cycle, index = divmod(number, CYCLE)

@@ -109,7 +109,18 @@ class Shards:
         return self.rows.num_shards
 
     def read(self, shard: int, start: int) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a shard from row `start` as dicts of undecoded cells; ValueError if it cannot be read."""
+        """Read the rows of a shard.
+
+        Args:
+            shard: Index of the shard.
+            start: First row to read; earlier rows are skipped without decoding.
+
+        Yields:
+            Rows as dicts of undecoded cells.
+
+        Raises:
+            ValueError: The shard cannot be read.
+        """
         rows = self.rows.shard(num_shards=len(self), index=shard)
         # read in batches: row by row, `datasets` would divide the shard among DataLoader workers once more
         batches = (rows.skip(start) if start else rows).iter(batch_size=READ_SIZE)

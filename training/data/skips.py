@@ -20,8 +20,12 @@ class SkipError(ValueError):
 class _Captions:
     """Counts usable and unusable captions, so that a damaged column of one language is noticed.
 
-    `damaged` leaves out missing and empty captions and those in the wrong script. The row of an unusable caption may
-    have other captions, and is not skipped.
+    Args:
+        max_share: Largest share of rows, and of the captions of a language, that may be skipped or damaged, 0..1.
+        captions: Number of unusable or truncated captions, by cause and language. Their rows may have other captions
+            and are not skipped.
+        usable: Number of usable captions, by language.
+        damaged: Number of unusable captions, without missing and empty ones and those in the wrong script.
     """
 
     max_share: float

@@ -9,7 +9,7 @@ A run on photographs that was interrupted continues when you run the same comman
 from pathlib import Path
 
 from training.demo.options import DemoOptions, emoji_plan, next_commands, photo_plan
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.results import RESULTS_FILE, Results
 
 
@@ -29,6 +29,7 @@ def _run_emoji(options: DemoOptions):
         from training.demo import report
         from training.demo.run import CROSS_MODEL_FILE, Demo
 
+        hide_library_bars()
         demo = Demo(options, plan)
         results = demo.run()
     print(f"\n{report.summary(results)}")
@@ -47,6 +48,7 @@ def _run_photos(options: DemoOptions):
         print(plan, flush=True)
         from training.demo.photos import PhotoDemo
 
+        hide_library_bars()
         results = PhotoDemo(options, plan).run()
     print(f"\n{results.table()}")
     print(f"\nSeconds of each step: {results.meta['seconds']}")

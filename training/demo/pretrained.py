@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.cli import command_name, hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,6 +213,7 @@ def main(argv: list[str] | None = None):
     """Parse the options and write the model."""
     options: Any = parse_options(TowersOptions, argv, prog=PROGRAM, description=__doc__ or "")
     with user_errors(command_name(PROGRAM), extra="photos"):
+        hide_library_bars()
         save_towers(options)
     print(f"{options.output_dir}: pretrained towers with new projections")
 

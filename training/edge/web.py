@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.files import REPO_ROOT, holds_files, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
 
@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None):
     """Parse the options and write the page."""
     options = parse_options(WebOptions, argv, prog="python -m training.edge.web", description=__doc__ or "")
     with user_errors("web", extra="photos"):
+        hide_library_bars()
         failures = write_page(options)
     for name, cause in failures[:MAX_LISTED]:
         print(f"left out {name}: {cause}")

@@ -81,13 +81,16 @@ def save_final(output_dir: Path, write: Write):
         write(scratch)
         set_modes(scratch)
         sync(scratch)
-        old = output_dir / WEIGHTS_FILE
-        if not (old.is_file() and filecmp.cmp(old, scratch / WEIGHTS_FILE, shallow=False)):
+        if not _same_file(output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE):
             for path in (output_dir / name for name in DERIVED):
                 remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
         sync(output_dir, deep=False)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return first.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
 @contextmanager
@@ -120,7 +123,13 @@ def open_output_dir(
 ) -> Iterator[None]:
     """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
 
-    Only the main process calls it, with the arguments of `claim_folder`.
+    Only the main process calls it.
+
+    Args:
+        recipe: Recipe of the run.
+        names: Names that the run writes to the folder, besides checkpoints.
+        command: Name of the command.
+        inputs: Folders that the run reads, by the name of their option.
 
     Raises:
         ValueError: The folder has a model, checkpoints or other files that the run would replace, or a run is already

@@ -105,6 +105,16 @@ def caption_tokens(
     return tokens
 
 
+def states_teacher(teachers: Ensemble, tokens: CaptionTokenizer) -> Teacher:
+    """The teacher whose token states the student learns, if there are targets of tokens at all.
+
+    Args:
+        teachers: Teachers of the student.
+        tokens: Tokenization that `caption_tokens` returned for them.
+    """
+    return next(member.teacher for member in teachers.with_tower("text") if member.number not in tokens.further)
+
+
 def _tokens_of(
     member: Member, tokenizer: PreTrainedTokenizerBase, max_text_length: int, folder: str | None
 ) -> CaptionTokenizer:

@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
-from training.engine.state import flat
 from training.utils.files import write_text
 
 LOG_FILE = "log.jsonl"
@@ -40,9 +39,7 @@ class Log:
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
         if recipe.trackers:
-            plain = (bool, int, float)  # trackers take no lists
-            values = {k: v if isinstance(v, plain) else str(v) for k, v in flat(asdict(recipe)).items()}
-            accelerator.init_trackers(PROJECT, config=values)
+            accelerator.init_trackers(PROJECT, config=_flatten(asdict(recipe)))
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
         self.progress = tqdm(
             total=recipe.max_steps,
@@ -128,3 +125,14 @@ def _lines_until(path: Path, start: int) -> list[str]:
         except json.JSONDecodeError:
             continue
     return kept
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn `{"data": {"train": x}}` into `{"data.train": x}`, for trackers that accept plain values only."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat

@@ -1,7 +1,6 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
-    DistributedType,
     InitProcessGroupKwargs,
     gather_object,
     send_to_device,
@@ -27,8 +25,11 @@ from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import (
+    Average,
     adapt_to_cluster,
+    load_on_every_process,
     make_optimizer,
+    memory_format,
 )
 from training.engine.state import (
     Progress,
@@ -40,7 +41,7 @@ from training.engine.state import (
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last
-from training.utils.process import keep_freed_memory
+from training.utils.process import use_cpu_fully
 from training.utils.rng import keyed_uniform
 
 # the other processes wait for the main process while it saves, evaluates or uploads
@@ -50,13 +51,15 @@ Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> me
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps.
+    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps, or times 1.
 
     Args:
         step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.
-        recipe: Recipe with `learning_rate`, `warmup_steps` and `max_steps`.
+        recipe: Recipe with `learning_rate`, `warmup_steps`, `schedule` and `max_steps`.
     """
     warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    if recipe.schedule == "constant":
+        return recipe.learning_rate * warmup
     return recipe.learning_rate * warmup * (1 + math.cos(math.pi * step / recipe.max_steps)) / 2
 
 
@@ -84,10 +87,8 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         ValueError: A tracker of the recipe is not installed.
     """
     require_trackers(recipe.trackers)
-    keep_freed_memory()
-    # by default transformers loads weights on the first process only, and accelerate broadcasts them when it wraps the
-    # model; a student is initialized, compared and resumed before that, on every process
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    use_cpu_fully()
+    load_on_every_process()
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
         step_scheduler_with_optimizer=False,
@@ -128,6 +129,7 @@ def train(
         Summary of the run.
 
     Raises:
+        ValueError: `evaluate` does not measure the `best_metric` of the recipe.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
@@ -137,35 +139,46 @@ def train(
     start = run.progress.step
     log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
     task.train()
-    per_step = recipe.accumulate_steps
-    plan = BatchPlan(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        num_views=task.num_views,
-        start=start * per_step,
-        stop=recipe.max_steps * per_step,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-    loader = make_loader(dataset, plan, run.progress.data)
+    loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
     with log:
-        for number, batch in _batches(loader, recipe, accelerator, plan.start):
-            step, part = divmod(number, per_step)
+        for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
+            step, part = divmod(number, recipe.accumulate_steps)
             task.before_batch(number)
             losses = run.learn(batch, step, part)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
             batch.pop("images", None)  # frees the pixels before the next batch is made
-            if part + 1 == per_step:
+            if part + 1 == recipe.accumulate_steps:
                 run.step(step)
                 log.step(step, losses, learning_rate_at(step, recipe))
                 run.evaluate_or_save(loader, log)
     run.finish()
+    return _summarize(run, dataset, log)
+
+
+def _summarize(run: "_Run", dataset: Pairs, log: Log) -> TrainingResult:
+    """Summary of a finished run, which is also logged."""
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # the samples that other processes skipped
     result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
     return result
+
+
+def _make_loader(
+    task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
+) -> Loader:
+    """Loader of this process's share of the remaining batches, `accumulate_steps` per step."""
+    order = BatchPlan(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        num_views=task.num_views,
+        start=progress.step * recipe.accumulate_steps,
+        stop=recipe.max_steps * recipe.accumulate_steps,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    return make_loader(dataset, order, progress.data)
 
 
 def _batches(
@@ -180,7 +193,16 @@ def _batches(
 
 
 class _Run:
-    """Changing state of a run: weights, optimizer and position."""
+    """Changing state of a run: weights, optimizer, average and position.
+
+    Args:
+        task: Task to train.
+        recipe: Recipe of the run.
+        write: `save_model` with all but the folder, the number of steps and the weights.
+        accelerator: Accelerator of this process.
+        evaluate: Evaluation during training, or None.
+        identity: What the run is, as `run_identity` returns it.
+    """
 
     def __init__(
         self,
@@ -199,16 +221,15 @@ class _Run:
             previous = found[-2] if len(found) > 1 else None
             check_checkpoint(folder, previous, identity)
             load_weights(folder, task)
-        is_fsdp = accelerator.distributed_type == DistributedType.FSDP  # which cannot shard weights in channels last
-        layout = torch.contiguous_format if is_fsdp else torch.channels_last  # the fastest for convolutions
         # torch's type stubs lack the documented argument memory_format
-        task.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
+        task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]
         if self.recipe.torch_compile:
             for tower in (task.student.vision_model, task.student.text_model):
                 tower.compile()
         adapt_to_cluster(accelerator, task)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
-        self.state = TrainingState(task, self.optimizer, accelerator, identity)
+        average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
+        self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
         if self.progress.step > self.recipe.max_steps:
             raise ValueError(
@@ -218,7 +239,16 @@ class _Run:
         self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
-        """Add the gradients of a batch, number `part` of its step, and return the mean losses of the step so far."""
+        """Add the gradients of one batch of a step.
+
+        Args:
+            batch: Batch on the device.
+            step: Number of the step, from 0.
+            part: Number of the batch within the step, from 0.
+
+        Returns:
+            Losses by name: the mean over the batches of this step so far that have the loss.
+        """
         parts = self.recipe.accumulate_steps
         if part == 0:
             self.optimizer.zero_grad()
@@ -243,6 +273,8 @@ class _Run:
             group["lr"] = learning_rate_at(step, self.recipe)
         self.optimizer.step()
         self.task.after_step()
+        if self.state.average is not None:
+            self.state.average.update(self.task.student, step)
         self.progress = replace(self.progress, step=step + 1)
 
     def evaluate_or_save(self, loader: Loader, log: Log):
@@ -258,13 +290,16 @@ class _Run:
         weights = self.state.exported_weights()
         if not self.accelerator.is_main_process:
             return
+        name = self.recipe.best_metric
         metrics = measure(self._with_weights(weights).eval())
         self.task.train()
-        is_best = self.progress.best is None or metrics["top1"] > self.progress.best
+        if name not in metrics:
+            raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")
+        is_best = self.progress.best is None or metrics[name] > self.progress.best
         log.evaluated(self.progress.step, metrics, is_best)
         if is_best:
             checkpoint.save_best(self.output_dir, self._writer(weights))
-            self.progress = replace(self.progress, best=metrics["top1"])
+            self.progress = replace(self.progress, best=metrics[name])
 
     def _with_weights(self, weights: dict[str, Tensor] | None) -> DCCLIPModel:
         """The student, or a copy of it with other weights."""

@@ -1,11 +1,13 @@
-"""Optimizer and FSDP. `distributed/` has the accelerate config files."""
+"""Optimizer, moving average of the student's weights, and FSDP. `distributed/` has the accelerate config files."""
 
+import os
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.config import TrainingRecipe
 
@@ -23,6 +25,54 @@ def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+
+
+# torch's AveragedModel and timm's ModelEmaV3 do not fit: both deep-copy the whole student including frozen layers and
+# buffers, need a counter of their own in the checkpoint, and start with another decay than the `update` below.
+class Average:
+    """Exponential moving average of a student's trainable weights, which is exported instead of the weights.
+
+    Args:
+        student: Model with the initial weights.
+        decay: Share of the old average that a step keeps, 0..1. In the first steps it is smaller, so that the average
+            soon forgets the initial weights.
+    """
+
+    def __init__(self, student: nn.Module, decay: float):
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {
+            name: parameter.detach().clone()
+            for name, parameter in student.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def update(self, student: nn.Module, step: int):
+        """Include the weights after a step, numbered from 0."""
+        parameters = dict(student.named_parameters())
+        weights: list[Tensor] = [parameters[name].detach() for name in self.tensors]
+        update_average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        update_average(list(self.tensors.values()), weights, step)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]):
+        """Replace the average by an earlier one; names that are not averaged are ignored."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])
+
+
+def load_on_every_process():
+    """Load weights on every process under FSDP.
+
+    By default transformers loads them on the first process only, and accelerate broadcasts them when it wraps the
+    model. A student is initialized, compared and resumed before that, on every process.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+def memory_format(accelerator: Accelerator) -> torch.memory_format:
+    """Memory format of the weights: channels last, the fastest for convolutions. FSDP cannot shard such weights."""
+    is_fsdp = accelerator.distributed_type == DistributedType.FSDP
+    return torch.contiguous_format if is_fsdp else torch.channels_last
 
 
 def adapt_to_cluster(accelerator: Accelerator, task: nn.Module):

@@ -9,7 +9,7 @@ from dataclasses import fields, make_dataclass
 from typing import Any, TypeVar
 
 from training.config import CONFIGS, DistillRecipe, TrainingRecipe, recipe_from_args
-from training.utils.cli import command_name, user_errors
+from training.utils.cli import command_name, hide_library_bars, user_errors
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
@@ -23,7 +23,15 @@ def run_script(
 ) -> Recipe:
     """Parse the command line of a training script, and run its recipe. Without options, it runs the demo's recipe.
 
-    The arguments are those of `recipe_from_args`, and `run`, the function that trains.
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        run: Function that trains.
+        argv: Arguments; None takes `sys.argv`.
+        prog: Command as users type it.
+        description: Docstring of the script, for `--help`.
+
+    Returns:
+        The recipe that has been trained.
 
     Raises:
         SystemExit: The recipe cannot be used, or training failed. One line on stderr says why.
@@ -40,6 +48,7 @@ def run_script(
         if extensions.modules:
             recipe_class = with_extensions(recipe_class, extensions.modules)
         recipe = recipe_from_args(recipe_class, arguments, prog, description)
+        hide_library_bars()
         run(recipe)
     return recipe
 
@@ -55,11 +64,13 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
         The recipe class with a field for the weight of each loss that has none.
 
     Raises:
-        ValueError: A module cannot be imported.
+        ValueError: A module cannot be imported, or registers a name that is taken.
     """
     from training.tasks.distill import DISTILL_LOSSES
     from training.tasks.loss_table import LOSSES
+    from training.teachers import FAMILIES
 
+    families = dict(FAMILIES)
     for name in modules:
         try:
             importlib.import_module(name)
@@ -68,6 +79,12 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
                 f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
                 "environment or of the working directory."
             ) from error
+    taken = [name for name, family in families.items() if FAMILIES.get(name) is not family]
+    for table in (DISTILL_LOSSES, LOSSES):
+        rows = [(loss.name, getattr(loss, "for_loss", None)) for loss in table]
+        taken += [name for name, alternative in rows if rows.count((name, alternative)) > 1]
+    if taken:
+        raise ValueError(f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}.")
     losses: list[Any] = [*(DISTILL_LOSSES if issubclass(recipe_class, DistillRecipe) else LOSSES)]
     weights = dict.fromkeys(loss.weight for loss in losses)
     missing = [name for name in weights if name not in {field.name for field in fields(recipe_class)}]

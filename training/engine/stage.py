@@ -1,7 +1,7 @@
 """The steps that both training stages share, from a recipe to a finished folder."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.data.stream import PairStream
-from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, open_output_dir
+from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, open_output_dir
 from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
@@ -49,9 +49,8 @@ def run_stage(
         OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
-    if accelerator.mixed_precision in ("bf16", "fp16"):  # may be set by `accelerate launch`; a resumed run compares it
-        recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
-    with ExitStack() as claimed:
+    recipe = _with_precision(recipe, accelerator)
+    with _interruptible(recipe.output_dir), ExitStack() as claimed:
         if accelerator.is_main_process:
             names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
@@ -63,7 +62,7 @@ def run_stage(
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
-        evaluate = make_evaluate(recipe.eval, processor, recipe.data)
+        evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teachers), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
         if recipe.gradient_checkpointing and task.follows_batches:
@@ -95,6 +94,14 @@ def run_stage(
     return result
 
 
+def _with_precision(recipe: StageRecipe, accelerator: Accelerator) -> StageRecipe:
+    """The recipe with the precision that `accelerate launch` has set, so that it is saved and compared by a resumed
+    run.
+    """
+    precision = accelerator.mixed_precision
+    return replace(recipe, mixed_precision=precision) if precision in ("bf16", "fp16") else recipe
+
+
 def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_processes: int):
     """Refuse batches with copies of a pair, which losses between the pairs of a batch would take for other pairs."""
     if isinstance(recipe, DistillRecipe) or isinstance(dataset, PairStream):
@@ -108,6 +115,21 @@ def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_proces
             "pairs of a batch are compared with each other, so none may occur twice. Set at most "
             f"{len(dataset) // num_processes}, or add data."
         )
+
+
+@contextmanager
+def _interruptible(output_dir: str) -> Iterator[None]:
+    """Add to Ctrl-C what was kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        found = last_checkpoint(output_dir)
+        advice = (
+            f"{found} is kept. Run the same command with --resume to continue there."
+            if found
+            else "No checkpoint was written yet; save_every sets how often. Run the same command again."
+        )
+        raise KeyboardInterrupt(advice) from error
 
 
 def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from modeling_dcclip import DCCLIPModel
 from training.config import OF_ONE_START, TrainingRecipe, plain, stored_fields
 from training.data import Pairs
+from training.engine.optimizer import Average
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
@@ -35,7 +37,7 @@ class Progress:
 
     Args:
         step: Number of optimizer steps done.
-        best: Best `top1` so far; None before the first evaluation.
+        best: Best value of `best_metric` so far; None before the first evaluation.
         data: Position of each process's data loader, as JSON.
     """
 
@@ -48,17 +50,20 @@ class Progress:
 # loss reaches, so a resumed run would write different checkpoints than an unbroken one.
 @dataclass
 class TrainingState:
-    """Optimizer and task of a run, as they are saved.
+    """Optimizer, moving average and task of a run, as they are saved.
 
     Args:
-        task: Task in training. Its parameters outside the student, such as adapters, are part of the state.
+        task: Task in training. Its parameters outside the student, such as adapters, are part of the state. With an
+            average the student's own weights are, too, because the checkpoint's model has the average.
         optimizer: AdamW over the task's parameters.
+        average: Moving average of the student, which is exported; None exports the weights.
         accelerator: Accelerator of this process. It holds the gradient scaler of fp16.
         identity: What the run is, as `run_identity` returns it.
     """
 
     task: Task
     optimizer: torch.optim.Optimizer
+    average: Average | None
     accelerator: Accelerator
     identity: dict[str, Any]
 
@@ -68,13 +73,14 @@ class TrainingState:
         return any(isinstance(parameter, DTensor) for parameter in self.task.parameters())
 
     def exported_weights(self) -> dict[str, Tensor] | None:
-        """Weights of the exported model, on the CPU, by name; None if they are not sharded.
+        """Weights of the exported model, on the CPU, by name; None if they are the student's own and not sharded.
 
         Every process must call this method, because shards are gathered.
         """
-        if not self.is_sharded:
+        if self.average is None and not self.is_sharded:
             return None
-        return {name: _gathered(tensor) for name, tensor in self.task.student.state_dict().items()}
+        weights = self.task.student.state_dict() | (self.average.tensors if self.average is not None else {})
+        return {name: _gathered(tensor) for name, tensor in weights.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors for `save`. Every process must call this method, because shards are gathered."""
@@ -83,7 +89,7 @@ class TrainingState:
         tensors = {
             f"task/{name}": _gathered(tensor)
             for name, tensor in self.task.state_dict().items()
-            if not name.startswith("student.")
+            if self.average is not None or not name.startswith("student.")
         }
         for name, parameter in self.task.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -101,8 +107,7 @@ class TrainingState:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "identity": self.identity,
             "digests": {
-                str(path.relative_to(folder.parent)): file_digest(path)
-                for path in sorted(folder.parent.rglob("*.safetensors"))
+                str(path.relative_to(folder.parent)): file_digest(path) for path in _tensor_files(folder.parent)
             },
         }
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -110,19 +115,12 @@ class TrainingState:
     def load(self, checkpoint: Path) -> Progress:
         """Load the state of a checkpoint, after its weights (`load_weights`), and return the position of the run."""
         state, tensors = _read(checkpoint)
-        names = {parameter: name for name, parameter in self.task.named_parameters()}
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}  # `Optimizer.load_state_dict` expects them by position
-        for position, parameter in enumerate(parameters):
-            suffix = f"/{names[parameter]}"
-            for key, value in tensors.items():
-                if key.endswith(suffix) and key != f"task{suffix}":
-                    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-                        value = distribute_tensor(
-                            value.to(parameter.device), parameter.device_mesh, parameter.placements
-                        )
-                    moments.setdefault(position, {})[key.removesuffix(suffix)] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        _load_optimizer(self.optimizer, self.task, tensors)
+        if self.average is not None:
+            exported = _load_student(checkpoint, self.task.student)
+            self.average.load(
+                {name: _sharded_like(exported[name], tensor) for name, tensor in self.average.tensors.items()}
+            )
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return Progress(**state["progress"])
@@ -135,8 +133,7 @@ def run_identity(
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teachers:
         values["weights of the teachers"] = ", ".join(teachers)
-    options = {name: value for name, value in flat(stored_fields(recipe)).items() if name not in WITHOUT_EFFECT}
-    return json.loads(json.dumps(plain(options | values)))
+    return json.loads(json.dumps(plain(_flat(stored_fields(recipe)) | values)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -151,12 +148,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn `{"data": {"train": x}}` into `{"data.train": x}`."""
-    names: dict[str, Any] = {}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        names |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return names
+        name = f"{prefix}{key}"
+        if name in WITHOUT_EFFECT:
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
 
 
 def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any]):
@@ -188,6 +190,10 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
         )
 
 
+def _tensor_files(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.rglob("*.safetensors"))
+
+
 def trainable_names(task: nn.Module) -> list[str]:
     """Names of the trainable parameters."""
     return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
@@ -200,9 +206,7 @@ def load_weights(checkpoint: Path, task: Task):
         ValueError: The checkpoint belongs to a recipe that trains other parameters.
     """
     state, tensors = _read(checkpoint)
-    # tensors have other names in the file than in memory for some towers
-    student = type(task.student).from_pretrained(checkpoint, dtype=torch.float32)
-    task.student.load_state_dict(student.state_dict())
+    task.student.load_state_dict(_load_student(checkpoint, task.student))
     task_tensors = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
     keys = task.load_state_dict(task_tensors, strict=False)
     missing = [name for name in keys.missing_keys if not name.startswith("student.")]
@@ -220,7 +224,36 @@ def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return state, load_file(folder / "tensors.safetensors")
 
 
+def _load_student(checkpoint: Path, student: DCCLIPModel) -> dict[str, Tensor]:
+    """Weights of a checkpoint by their names in memory, which for some towers differ from the stored names."""
+    return type(student).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+
+
 def _gathered(tensor: Tensor) -> Tensor:
     """Whole tensor on the CPU, gathered from all processes if it is sharded."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu().contiguous()
+
+
+def _sharded_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Value, sharded as the parameter is."""
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: dict[str, Tensor]):
+    """Load AdamW's moments and step counts. `Optimizer.load_state_dict` expects them by position."""
+    names = {parameter: name for name, parameter in task.named_parameters()}
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for position, parameter in enumerate(parameters):
+        suffix = f"/{names[parameter]}"
+        state[position] = {
+            key.removesuffix(suffix): _sharded_like(value, parameter)
+            for key, value in tensors.items()
+            if key.endswith(suffix) and key != f"task{suffix}"
+        }
+    optimizer.load_state_dict(
+        optimizer.state_dict() | {"state": {position: moments for position, moments in state.items() if moments}}
+    )

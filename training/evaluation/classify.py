@@ -235,12 +235,13 @@ def _require_column(rows: Dataset, column: str, name: str):
 
 
 def make_evaluate(
-    config: EvalConfig, processor: DCCLIPProcessor, data: DataConfig
+    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor, data: DataConfig
 ) -> Callable[[DCCLIPModel], dict[str, float]] | None:
     """Make the evaluation that runs during training. The validation set is opened now, not at the first evaluation.
 
     Args:
         config: Validation set and its class names.
+        best_metric: Metric that selects the best checkpoint; one of those that are measured.
         processor: Processor of the student.
         data: Training data, which state whether images may be named by URL or path.
 
@@ -249,13 +250,18 @@ def make_evaluate(
         as the mean over languages. None if the config names no set.
 
     Raises:
-        ValueError: The set, its class names or a language is missing.
+        ValueError: The set, its class names or a language is missing, or `best_metric` is not measured.
     """
     if config.data is None or config.class_names is None:
         return None
     class_names = ClassNames.read(config.class_names, data.languages)
     for language in data.languages:
         class_names.in_language(language)
+    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in data.languages))]
+    if best_metric not in measured:
+        raise ValueError(
+            f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
+        )
     rows = load_source(config.data, config.split)
     rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
     rules = rules_for(config.data, data.allow_urls, data.allow_paths)

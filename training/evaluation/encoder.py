@@ -17,12 +17,12 @@ from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.templates import Templates
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers.lineage import digest_folder
-from training.utils.process import keep_freed_memory
+from training.utils.process import use_cpu_fully
 
 
 def find_processes() -> PartialState:
     """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
-    keep_freed_memory()
+    use_cpu_fully()
     # without this flag, processes on a machine without an accelerator do not form a group
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 

@@ -10,7 +10,7 @@ The output folder holds the curated set (data/), and report.json with counts and
 """
 
 from training.prepare.curation_options import PROGRAM, CurateOptions
-from training.utils.cli import parse_options, print_ending, user_errors
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 
 
 def main(argv: list[str] | None = None):
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.prepare.curation import curate, report_table
 
+        hide_library_bars()
         report = curate(options)
     print(report_table(report))
     pattern = f"{options.output_dir}/data/*.parquet"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.files import read_mapping
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ def main(argv: list[str] | None = None):
     with user_errors("open_clip", extra="edge"):
         from training.utils.output import claim_folder
 
+        hide_library_bars()
         inputs = {"model": options.model}
         with claim_folder(options.output_dir, FILES, command="open_clip", inputs=inputs, overwrite=options.overwrite):
             difference = convert(options.model, options.output_dir)

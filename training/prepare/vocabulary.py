@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.utils.cli import command_of, parse_options, user_errors
+from training.utils.cli import command_of, hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from training.prepare.cut import Coverage
@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None):
         from training.utils.output import claim_folder
         from training.utils.results import RESULTS_FILE
 
+        hide_library_bars()
         names, inputs = [*FILES, RESULTS_FILE], {"tokenizer": options.tokenizer}
         with claim_folder(options.output_dir, names, command="vocabulary", inputs=inputs, overwrite=options.overwrite):
             run(options)

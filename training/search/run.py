@@ -35,7 +35,7 @@ from training.search import EmbedOptions
 from training.search.embedder import Embedder, schema
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.output import claim_folder
-from training.utils.process import keep_freed_memory
+from training.utils.process import use_cpu_fully
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def embed(options: EmbedOptions) -> Results | None:
             model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    keep_freed_memory()
+    use_cpu_fully()
     # without `cpu`, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}

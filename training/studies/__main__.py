@@ -9,7 +9,7 @@ Examples:
 import sys
 from importlib import import_module
 
-from training.utils.cli import USER_ERROR, exit_with_error, parse_options, user_errors
+from training.utils.cli import USER_ERROR, exit_with_error, hide_library_bars, parse_options, user_errors
 
 PROGRAM = "python -m training.studies"
 NAMES = ("claims", "ablations", "budget", "throughput", "search", "finetuning", "tables")
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None):
         options = parse_options(
             study.Options, arguments[1:], prog=f"{PROGRAM} {name}", description=study.__doc__ or ""
         )
+        hide_library_bars()
         study.run(options)
 
 

@@ -33,6 +33,7 @@ ARMS = (
     Arm("stage 1: feature map, ten times the weight", {"map_weight": 1.0}),
     Arm("stage 1: embedding", {"map_weight": 0.0}),
     Arm("stage 1: logits", {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0}),
+    Arm("stage 1: feature map, relations", {"relational_weight": 1.0}),
     Arm("text tower: as wide as the teacher's", {"tower": "text", "student": {"text_config": WIDE}}),
     Arm("stage 1: both towers from the teacher", {"student": {"text_init": "teacher"}}),
     Arm("stage 1: random weights", {"freeze": [], "student": {"vision_init": "random"}}),

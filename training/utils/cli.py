@@ -166,9 +166,7 @@ def _add_option(parser: ArgumentParser, option: Field, hint: Any, text: str, is_
     if (item := _list_item(hint)) is None:
         keywords |= {"type": hint} | ({} if required else {"default": default})
     else:
-        words = get_args(item) if get_origin(item) is Literal else ()
-        keywords |= {"choices": list(words), "type": type(words[0])} if words else {"type": item}
-        keywords |= {"nargs": "+", "action": _Collect}
+        keywords |= _item_type(item) | {"nargs": "+", "action": _Collect}
         if not required:
             shown = " ".join(map(str, default)) if isinstance(default, list) and default else "none"
             keywords |= {"default": SUPPRESS, "help": f"{text} (default: {shown})"}
@@ -183,6 +181,12 @@ def _list_item(hint: Any) -> Any:
         options = [option for option in get_args(hint) if option is not type(None)]
         return _list_item(options[0]) if len(options) == 1 else None
     return get_args(hint)[0] if get_origin(hint) is list else None
+
+
+def _item_type(item: Any) -> dict[str, Any]:
+    if get_origin(item) is Literal:
+        return {"choices": list(get_args(item)), "type": type(get_args(item)[0])}
+    return {"type": item}
 
 
 def command_name(prog: str) -> str:
@@ -272,3 +276,18 @@ def commands_of_model(folder: str, is_exported: bool = False) -> list[str]:
         f"dcclip index PHOTOS --model {edge} && dcclip search QUERY",
         f"python training/publish.py {name} --repo_id NAME/MODEL --dry_run",
     ]
+
+
+def hide_library_bars():
+    """Disable the progress bars of transformers and datasets, because commands show their own. Downloads keep theirs,
+    which transformers would switch off too.
+    """
+    import datasets
+    import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    if not were_disabled:
+        enable_progress_bars()

@@ -1,9 +1,10 @@
-"""This process: its memory, latency of calls, and the end of its process group.
+"""This process: its threads, memory, latency of calls, and the end of its process group.
 
 Torch is imported inside functions, so that programs without it can use this file.
 """
 
 import ctypes
+import os
 import re
 import sys
 import time
@@ -14,6 +15,39 @@ from typing import TypeVar
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
+
+
+def use_cpu_fully():
+    """Let CPU computations use all cores (`use_all_cores`) and reuse freed memory (`keep_freed_memory`)."""
+    use_all_cores()
+    keep_freed_memory()
+
+
+def use_all_cores():
+    """Give PyTorch all cores again, if `accelerate launch` limited this process to one.
+
+    Unless told otherwise, `accelerate launch` sets OMP_NUM_THREADS to 1. A single process that trains on the CPU would
+    leave all other cores idle. A limit that the user chose stays: OMP_NUM_THREADS in the environment of
+    `accelerate launch`, or its `--num_cpu_threads_per_process`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    import psutil
+
+    try:
+        launcher = psutil.Process(os.getppid())
+        command, environment = launcher.cmdline(), launcher.environ()
+    except psutil.Error:
+        return
+    is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
+    is_chosen = "num_cpu_threads" in " ".join(command).replace("-", "_") or "OMP_NUM_THREADS" in environment
+    if is_launcher and not is_chosen:
+        import torch
+
+        from modeling_dcclip.search.indexing import num_cores
+
+        # PyTorch's own default, unless this process is bound to fewer cores
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
 
 
 def keep_freed_memory():

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tests.tiny import train_unigram
-from tests.training.data.rows import make_cell, make_rows
+from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.batch import tokenize, usable_captions
+from training.data.batch import text_id, texts_digest, tokenize, usable_captions
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.text.phrasing import reword
 
@@ -25,6 +25,14 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
     assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
     plain = unicodedata.normalize("NFKC", text).lower().strip()
     assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
+
+
+def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64)
+    batch = built.collate([(5, 0, 0, built[5])])
+    student_texts = decode_tokens(tokenizer, batch["input_ids"])
+    teacher_texts = decode_tokens(other_tokenizer, batch["teacher_input_ids"])
+    assert student_texts == teacher_texts and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +121,8 @@ def test_each_caption_is_usable_or_has_a_cause(cell, texts, causes):
     assert usable_captions(cell, "en") == (texts, causes)
     if "caption in the wrong script" in causes:
         assert usable_captions(cell)[0] == [*texts[:1], "青蛙", *texts[1:]]
+
+
+def test_ids_and_digests_of_texts_are_the_same_in_every_run():
+    assert text_id("青蛙") == 2142555780008885789 < 2**63 and text_id("frog") != text_id("Frog")
+    assert texts_digest(["frog", "cat"]) == texts_digest(iter(["frog", "cat"])) != texts_digest(["cat", "frog"])

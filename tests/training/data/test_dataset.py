@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 
@@ -7,6 +8,13 @@ from tests.training.data.rows import decode_tokens, make_cell, make_plan, make_r
 from tests.training.data.shards import assert_equal_batches
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset, SkipError, make_loader
+
+
+@pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
+def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, changes):
+    missing = changes.get("image_column") or changes["caption_columns"]["en"]
+    with pytest.raises(ValueError, match=f"no column '{missing}'"):
+        PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64)
 
 
 def test_row_needs_a_caption_in_one_language_only(make_dataset, images):
@@ -35,6 +43,15 @@ def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, ima
     assert texts == ["a frog", "green frog", "frog face"] * 2
 
 
+def test_equal_captions_have_equal_ids(make_dataset, train_rows):
+    built = make_dataset()
+    twins = [row for row in range(len(train_rows)) if train_rows[row]["en"] == train_rows[0]["en"]]
+    assert len(twins) == 2  # two images of one concept
+    batch = built.collate([(row, 0, 0, built[row]) for row in [*twins, 20]])
+    ids = batch["caption_ids"].tolist()
+    assert ids[:2] == ids[2:4] and len(set(ids)) == 4
+
+
 def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows, tokenizer):
     built = make_dataset()
     batch = built.collate([(row, 3, 3, built[row]) for row in (5, 40)])
@@ -53,6 +70,21 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
     config = DataConfig(train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"})
     built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), None)
     assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
+
+
+def test_batch_without_captions_or_without_images(train_rows, tokenizer):
+    config = DataConfig(train="tiny")
+    only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
+    fields = {"skipped", "rows", "sources", "view_ids", "images"}
+    assert set(only_images.collate([(5, 0, 0, only_images[5])])) == fields
+    only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None)
+    assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
+
+
+def test_images_kept_in_memory_are_equal(make_dataset):
+    kept, fresh = make_dataset(in_memory=True), make_dataset()
+    for _ in range(2):
+        assert torch.equal(kept[7], fresh[7])
 
 
 def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(make_dataset, images):

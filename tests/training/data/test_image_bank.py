@@ -27,6 +27,12 @@ def test_images_are_decoded_as_in_training(tmp_path, images):
     torch.testing.assert_close(loaded, torch.stack([decode_image(cell, SIZE) for cell in cells]))
 
 
+def test_of_many_images_evenly_spaced_ones_are_taken(tmp_path, images, monkeypatch):
+    everything = load_images(write(tmp_path / "a.parquet", images[:5]), CONFIG, SIZE)
+    monkeypatch.setattr(image_bank, "MAX_IMAGES", 3)
+    torch.testing.assert_close(load_images(str(tmp_path / "a.parquet"), CONFIG, SIZE), everything[::2])
+
+
 def test_images_that_cannot_be_used_are_named(tmp_path, images):
     source = write(tmp_path / "a.parquet", [*images[:2], {"bytes": b"no image", "path": None}])
     with pytest.raises(ValueError, match=r"photos: row 2 of .*: image does not decode. Fix or remove the row"):

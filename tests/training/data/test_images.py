@@ -1,12 +1,15 @@
+import socket
+import time
 from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
 from tests.training.data.rows import make_cell
-from training.data import decode_image, decode_images
+from training.data import decode_image, decode_images, open_image
 from training.data.images import CellRules
 
 
@@ -66,6 +69,15 @@ def test_exif_orientation_is_applied():
     assert decoded[2, :28].min() > 200 and decoded[0, 36:].min() > 200
 
 
+def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
+    large = images[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
+    jpeg = make_cell(large, "JPEG")
+    assert open_image(jpeg, 64).size == (256, 192) and open_image(jpeg).size == (1024, 768)
+    small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
+    difference = decode_image(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
+    assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
+
+
 def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
     whole = make_cell(images[0])["bytes"]
     assert decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "image does not decode"
@@ -88,3 +100,12 @@ def test_cells_that_name_urls_or_foreign_files_are_skipped_unless_allowed(images
     assert decode_image(rules(url), 64) == "image is a URL, and allow_urls is off"
     assert torch.is_tensor(decode_image(CellRules(allow_paths=True)(outside), 64))
     assert decode_image(CellRules(allow_urls=True)(url), 64) == "image does not decode"  # nothing answers there
+
+
+def test_a_url_that_never_answers_is_skipped_in_time(monkeypatch):
+    monkeypatch.setattr("training.data.images.URL_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+        cell = {"bytes": None, "path": f"http://127.0.0.1:{server.getsockname()[1]}/a.png"}
+        began = time.monotonic()
+        assert decode_image(cell, 64) == "image does not decode"
+        assert time.monotonic() - began < 15

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, Value
 from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
-from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules
+from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
 from training.evaluation.classify import make_evaluate
 
 NOWHERE = "http://127.0.0.1:1/a.png"
@@ -28,7 +28,7 @@ def rows_that_name(*paths: str) -> Dataset:
 
 def in_validation(source: str, **allowed: bool):
     config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")), label_column="en")
-    make_evaluate(config, None, DataConfig(train="x", **allowed))
+    make_evaluate(config, "top1", None, DataConfig(train="x", **allowed))
 
 
 READERS = {
@@ -65,6 +65,11 @@ def test_fetched_images_are_those_of_the_server(tmp_path, outside, images):
     assert open_image(rows[0]["image"]).tobytes() == images[0].tobytes()  # the server is gone
 
 
+def test_an_image_that_cannot_be_fetched_is_left_empty_where_rows_may_be_dropped():
+    rows = fetch_allowed(rows_that_name(NOWHERE), "image", CellRules(allow_urls=True), "x")
+    assert rows[0]["image"]["bytes"] == b""
+
+
 @pytest.mark.parametrize(
     "path", ["file:///etc/hostname", "local:///etc/hostname", "simplecache::file:///etc/hostname"]
 )
@@ -72,6 +77,16 @@ def test_a_url_of_a_file_is_a_path(path):
     for rules in (CellRules(), CellRules(allow_urls=True)):
         with pytest.raises(ValueError, match=PATH_REFUSED):
             require_allowed(rows_that_name(path), "image", rules, "x")
+
+
+def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):
+    images[0].save(tmp_path / "a.png")
+    rows = load_source(str(tmp_path))
+    assert require_allowed(rows, "image", rules_for(str(tmp_path)), "x")[0]["image"]["path"] == str(tmp_path / "a.png")
+
+
+def test_rows_of_a_function_may_name_any_file():
+    assert rules_for("my.module:load").allow_paths and not rules_for("a.parquet").allow_paths
 
 
 def test_a_column_without_images_is_refused():

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
 
 from tests.tiny import recipe_fields, student_config
 from tests.training.data.shards import read_samples, write_shards
@@ -46,3 +49,21 @@ def test_resumed_run_on_a_mixture_of_streams_equals_an_uninterrupted_one(recipe,
     align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
     assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
     assert "image does not decode" in outputs_of(tmp_path / "whole")[1]
+
+
+def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_path):
+    recipe = replace(recipe, batch_size=4, chunk_size=2)
+
+    def work():
+        torch.set_num_threads(1)
+        align.run(recipe)
+        if PartialState().is_main_process:
+            shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002")
+        PartialState().wait_for_everyone()
+        AcceleratorState._reset_state()
+        align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
+
+    debug_launcher(work)
+    assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
+    state = json.loads((tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8"))
+    assert len(state["progress"]["data"]) == 2

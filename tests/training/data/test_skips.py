@@ -75,6 +75,18 @@ def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, c
     assert f"{cause}: " in str(skipped)
 
 
+@MODES
+def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(load, streaming):
+    change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
+    batch, skipped = load(change, streaming, num_skipped=0)
+    assert len(batch["rows"]) == 8 and len(batch["owner"]) == 15
+    assert skipped.captions["caption in the wrong script (zh)"] >= 1 and not skipped.captions.keys() - {
+        "caption in the wrong script (zh)"
+    }
+    batch, skipped = load(change, streaming, num_skipped=0, skip_wrong_script=False)
+    assert len(batch["owner"]) == 16 and not skipped.captions
+
+
 def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows, monkeypatch):
     usable = train_rows.cast_column("image", Image(decode=False))["image"][:8]
     bomb = {"bytes": claim_size(10_000, 10_000), "path": None}

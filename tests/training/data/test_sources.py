@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from datasets import Dataset
 
@@ -18,6 +20,16 @@ def test_image_folder_with_metadata_is_a_source(tmp_path, images):
     (tmp_path / "metadata.csv").write_text("file_name,en,zh\n0.png,a,甲\n1.png,b,乙\n2.png,c,丙\n", encoding="utf-8")
     rows = load_source(str(tmp_path))
     assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == images[0].size
+
+
+def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, images):
+    images[0].save(tmp_path / "甲.png")
+    for source in (str(tmp_path), [str(tmp_path)]):
+        load_source(source)
+    images[0].save(tmp_path / os.fsdecode("狗.png".encode("gbk")))
+    for source in (str(tmp_path), [str(tmp_path)]):
+        with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.png' is not UTF-8.* convmv -r -f gbk"):
+            load_source(source)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ import gzip
 import json
 
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
 from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, make_loader
+from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
 from training.data.batch import text_id
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,20 @@ def test_resumed_stream_yields_the_batches_of_an_uninterrupted_one(open_loader, 
         assert resumed.state() == states[-1]
 
 
+def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch):
+    loader = open_loader()
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    state = loader.state()
+    decoded = []
+    monkeypatch.setattr(
+        "training.data.stream.decode_images",
+        lambda cells, size, squash: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
+    )
+    assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
+
+
 @pytest.mark.parametrize(("num_processes", "workers"), [(3, 0), (2, 2)])
 def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loader, num_processes, workers):
     """This includes more workers than shards, and a number of workers that does not divide the shards."""
@@ -130,9 +145,21 @@ def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_
 # errors
 
 
+@pytest.mark.parametrize("changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}])
+def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
+    (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
+    with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
+        open_loader(**changes)
+
+
 def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, open_loader):
     write_shards(tmp_path, samples, 2)
     packed = gzip.compress((tmp_path / "0001.tar").read_bytes())
     (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=r"shard 1 of .* cannot be read on"):
         list(open_loader(train=[str(tmp_path / "0000.tar"), str(tmp_path / "0001.tar.gz")]))
+
+
+def test_list_of_mixed_files_raises_an_error(shards):
+    with pytest.raises(ValueError, match="a list must contain only parquet files or only tar shards"):
+        load_source([shards, "pairs.parquet"])

@@ -157,6 +157,17 @@ def test_a_view_is_the_same_in_any_batch(batch):
     assert (together - batch.float()).abs().mean((1, 2, 3)).min() > 1 and together.min() >= 0 <= 255 - together.max()
 
 
+def test_ranges_of_zero_do_not_change_the_image(batch):
+    assert_equal(Augment(NOTHING, 0)(batch, IDS, VIEWS), batch)
+
+
+def test_autocast_does_not_change_views(batch):
+    augment = Augment(STRONG, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        views = augment(batch, IDS, VIEWS)
+    assert views.dtype == torch.float32 and torch.equal(views, augment(batch, IDS, VIEWS))
+
+
 @pytest.mark.parametrize(("size", "tolerance"), [(SIZE, 1e-5), (48, 0.02)])  # the processor rounds resized pixels
 def test_normalization_equals_the_image_processor(batch, images, size, tolerance):
     processor = make_image_processor(size)

@@ -1,6 +1,7 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,13 @@ def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, trai
     assert torch.equal(found.inputs["images"], load_images(str(recipe.photos), recipe.data, IMAGE_SIZE))
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.inputs["images"])
     torch.testing.assert_close(found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
+    targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
+    assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
+    without = replace(models, teachers=None)
+    assert open_rehearsal(make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator) == {}
 
 
 def save_classifier(path, width: int, names: object, classes: int = 3) -> str:

@@ -61,7 +61,7 @@ STATE = "checkpoint-000003/training_state/tensors.safetensors"
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, corpus, processor) -> AlignRecipe:
     """Three steps of stage 2 with all options that interact with sharding: two batches per step, gradient caching, a
-    logit scale at its limit, and a checkpoint after every step.
+    moving average, a logit scale at its limit, and a checkpoint after every step.
     """
     folder = tmp_path_factory.mktemp("recipe")
     student = make_model(RESNET, XLM_ROBERTA, seed=3)
@@ -69,7 +69,7 @@ def recipe(tmp_path_factory, corpus, processor) -> AlignRecipe:
     student.save_pretrained(folder / "student")
     processor.save_pretrained(folder / "student")
     fields = recipe_fields(folder / "run", corpus / "train.parquet", max_steps=3, save_every=1)
-    fields |= {"accumulate_steps": 2, "chunk_size": 3}
+    fields |= {"accumulate_steps": 2, "chunk_size": 3, "ema_decay": 0.5}
     fields |= {"learning_rate": 1e-2, "warmup_steps": 1}
     return AlignRecipe(student=str(folder / "student"), keep_checkpoints=9, **fields)
 

@@ -1,4 +1,4 @@
-"""Options of the loop that both stages share: precision, compilation, trackers."""
+"""Options of the loop that both stages share: accumulation, moving average, precision, compilation, trackers."""
 
 import json
 from dataclasses import replace
@@ -44,6 +44,50 @@ def weights(recipe: AlignRecipe, folder: str = "") -> dict[str, torch.Tensor]:
     return load_file(Path(recipe.output_dir) / folder / "model.safetensors")
 
 
+def resumed(recipe: AlignRecipe, tmp_path: Path, step: int = 1) -> tuple[AlignRecipe, list[dict]]:
+    """Resume a run from one of its checkpoints, in another folder."""
+    again = tmp_path / "again"
+    again.mkdir()
+    name = f"checkpoint-{step:06d}"
+    (Path(recipe.output_dir) / name).rename(again / name)
+    recipe = replace(recipe, output_dir=str(again), resume=True)
+    return recipe, run(recipe)
+
+
+# moving average
+
+
+def test_the_average_is_exported_and_resumes_bit_exactly_with_the_weights(recipe, tmp_path):
+    plain = replace(recipe, output_dir=str(tmp_path / "plain"))
+    run(plain)
+    recipe = replace(recipe, ema_decay=0.5, save_every=1)
+    whole = run(recipe)
+    # training is the same as without an average; only the exported weights differ
+    state = load_file(Path(recipe.output_dir) / "checkpoint-000003/training_state/tensors.safetensors")
+    for name, tensor in weights(plain).items():
+        if f"task/student.{name}" in state:
+            assert torch.equal(state[f"task/student.{name}"], tensor), name
+    exported = weights(recipe)
+    assert not torch.equal(exported["logit_scale"], weights(plain)["logit_scale"])
+    again, log = resumed(recipe, tmp_path)
+    assert [line["loss"] for line in log] == [line["loss"] for line in whole[1:]]
+    assert all(torch.equal(exported[name], tensor) for name, tensor in weights(again).items())
+
+
+def test_evaluation_measures_the_average(recipe, monkeypatch):
+    logit_scales = []
+
+    def evaluate(model) -> dict[str, float]:
+        assert not model.training
+        logit_scales.append(model.logit_scale.item())
+        return {"top1": 0.5}
+
+    monkeypatch.setattr(stage, "make_evaluate", lambda *arguments: evaluate)
+    recipe = replace(recipe, ema_decay=0.5, eval_every=3, eval=VALIDATION)
+    run(recipe)
+    assert logit_scales == [weights(recipe)["logit_scale"].item()]
+
+
 # precision
 
 
@@ -53,7 +97,7 @@ def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
     for _ in range(2):
         accelerator = Accelerator(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
-        found.append(TrainingState(task, make_optimizer(task, recipe), accelerator, {}))
+        found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator, {}))
     first, second = found
     first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
     first.accelerator.scaler.scale(torch.ones(1))

@@ -1,4 +1,4 @@
-"""Optimizer and schedule, and what the loop does with them in each step.
+"""Optimizer, schedule and moving average, and what the loop does with them in each step.
 
 The task of these tests has one trained matrix and a gradient that a plain loop knows.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import debug_launcher
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
@@ -24,7 +24,7 @@ from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, make_accelerator, train
-from training.engine.optimizer import make_optimizer
+from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.hub import save_model
 from training.tasks import Task
@@ -105,10 +105,11 @@ def test_matrices_alone_have_weight_decay_and_only_what_is_trained_is_stepped(tm
     assert {found[name][0] for name in found if name.endswith("bias") or "norm" in name or "scale" in name} == {0.0}
 
 
-def test_the_learning_rate_of_every_step(tmp_path):
-    recipe = make_recipe(tmp_path, max_steps=8, warmup_steps=4, learning_rate=2.0)
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_of_every_step(tmp_path, schedule):
+    recipe = make_recipe(tmp_path, max_steps=8, warmup_steps=4, learning_rate=2.0, schedule=schedule)
     warmup = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    factors = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    factors = [(1 + math.cos(math.pi * step / 8)) / 2 if schedule == "cosine" else 1 for step in range(8)]
     expected = [2 * first * second for first, second in zip(warmup, factors, strict=True)]
     assert [learning_rate_at(step, recipe) for step in range(8)] == pytest.approx(expected)
     assert learning_rate_at(0, replace(recipe, warmup_steps=0)) == 2.0
@@ -157,6 +158,27 @@ def test_a_loss_that_is_infinite_stops_the_run_before_the_step(tmp_path, run):
     with pytest.raises(FloatingPointError, match=r"^step 2: the loss is not finite"):
         run(task, make_recipe(tmp_path))
     assert len(task.gradients) == 1 and torch.equal(task.weight, task.weights[1])
+
+
+@pytest.mark.parametrize("decay", [0.15, 0.999])
+def test_the_exported_average_includes_every_step_once(tmp_path, run, decay):
+    task = Linear()
+    run(task, make_recipe(tmp_path, ema_decay=decay, learning_rate=0.1, max_steps=5))
+    average = task.weights[0]
+    for step, weight in enumerate(task.weights[1:]):
+        kept = min(decay, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * weight
+    exported = load_file(tmp_path / "model.safetensors")["visual_projection.weight"]
+    torch.testing.assert_close(exported, average)
+    assert not torch.allclose(exported, task.weights[-1])
+
+
+def test_the_average_can_be_restored():
+    student = nn.Linear(1, 1, bias=False)
+    average = Average(student, 0.9)
+    average.load({"weight": torch.tensor([[5.0]]), "frozen": torch.zeros(1)})
+    average.update(student, step=8)
+    assert average.tensors["weight"].item() == pytest.approx(0.5 * 5 + 0.5 * student.weight.item())
 
 
 @pytest.mark.parametrize(("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])])
@@ -212,7 +234,7 @@ def test_draws_are_the_same_in_a_run_that_is_resumed(tmp_path, run):
 
 
 def make_state(task: Task, recipe: TrainingRecipe) -> TrainingState:
-    return TrainingState(task, make_optimizer(task, recipe), make_accelerator(recipe), {})
+    return TrainingState(task, make_optimizer(task, recipe), None, make_accelerator(recipe), {})
 
 
 class Adapted(Linear):
@@ -244,6 +266,23 @@ def test_a_checkpoint_is_loaded_with_every_parameter_of_the_task_or_not_at_all(t
         load_weights(folder, Linear())  # it has more than the task
     with pytest.raises(ValueError, match=r"^resume: "):
         load_weights(save(Linear(), tmp_path / "plain", 1), Adapted())  # it lacks some of the task
+
+
+def test_a_state_without_a_trained_parameter_is_refused(tmp_path, save):
+    folder = save(Adapted(), tmp_path, 1)
+    file = folder / "training_state" / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["parameters"].remove("student.visual_projection.weight")
+    file.write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^resume: "):
+        load_weights(folder, Adapted())
+    state["parameters"].append("student.visual_projection.weight")
+    file.write_text(json.dumps(state), encoding="utf-8")
+    tensors = load_file(file.with_name("tensors.safetensors"))
+    del tensors["task/adapter.weight"]
+    save_file(tensors, file.with_name("tensors.safetensors"))
+    with pytest.raises(ValueError, match=r"^resume: "):
+        load_weights(folder, Adapted())
 
 
 def test_a_checkpoint_replaces_the_one_of_the_same_step(tmp_path, save):

@@ -140,3 +140,9 @@ def test_a_tower_of_a_rotated_student_is_inherited_in_the_space_of_the_teacher(d
     student = DCCLIPModel.from_pretrained(distilled[1])
     projection = open_source(str(distilled[1]), "vision").projection
     torch.testing.assert_close(student.rotation.T @ projection, student.visual_projection.weight, atol=1e-5, rtol=1e-5)
+
+
+def test_prefixes_need_a_loss_between_embeddings(tmp_path):
+    fields = recipe_fields(tmp_path, "rows", teacher="some/teacher", student=student_config(), embedding_weight=0.0)
+    with pytest.raises(ValueError, match=r"^prefixes: "):
+        DistillRecipe(prefixes=PREFIXES, **fields)

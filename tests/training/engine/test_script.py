@@ -14,7 +14,7 @@ import yaml
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from tests.tiny_teachers import save_teacher
 from training import align, distill
-from training.config import AlignRecipe
+from training.config import AlignRecipe, DistillRecipe
 from training.engine.script import with_extensions
 from training.tasks.distill import DISTILL_LOSSES
 from training.tasks.loss_table import LOSSES
@@ -67,8 +67,27 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
     assert saved["spread_weight"] == 0.1 and saved["data"]["train"] == "my_extension:load_pairs"
 
 
-def test_a_module_that_fails_is_refused(tmp_path):
-    (tmp_path / "my_module.py").write_text("1 / 0", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1 / 0", "'my_module' cannot be imported .ZeroDivisionError"),
+        ("from training.tasks.loss_table import LOSSES\nLOSSES.append(LOSSES[-1])", "is registered twice"),
+        (
+            "from training.teachers import FAMILIES\nFAMILIES['clip'] = FAMILIES['siglip']",
+            "'clip' is registered twice",
+        ),
+    ],
+)
+@pytest.mark.parametrize("recipe_class", [DistillRecipe, AlignRecipe])
+def test_a_module_that_fails_or_takes_a_name_is_refused(tmp_path, code, message, recipe_class):
+    (tmp_path / "my_module.py").write_text(code, encoding="utf-8")
     sys.path.append(str(tmp_path))
-    with pytest.raises(ValueError, match=r"^import: 'my_module' cannot be imported .ZeroDivisionError"):
-        with_extensions(AlignRecipe, ["my_module"])
+    with pytest.raises(ValueError, match=f"^import: .*{message}"):
+        with_extensions(recipe_class, ["my_module"])
+
+
+def test_a_recipe_file_imports_nothing(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPES["ALIGN"] | {"import": "my_module"}), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        align.main(["--config", "recipe.yaml", "--data.train", "x.parquet"])
+    assert capsys.readouterr().err.startswith("align: import: ")

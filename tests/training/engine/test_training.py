@@ -251,7 +251,7 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
     run(replace(recipe, resume=True, mixed_precision="bf16"))
 
 
-@pytest.mark.parametrize("name", ["data.train", "content of the data", "number of processes", "learning_rate"])
+@pytest.mark.parametrize("name", ["data.train", "content of the data", "number of processes", "ema_decay"])
 def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
     checkpoint = kept_run[1] / "checkpoint-000004"
     identity = read_identity(checkpoint)

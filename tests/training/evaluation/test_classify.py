@@ -157,16 +157,18 @@ def test_ranks_are_kept_where_the_softmax_underflows():
 def test_wrong_names_columns_and_languages_are_reported_before_training(corpus, processor, change, message):
     config = {"data": str(corpus / "unseen_style.parquet"), "class_names": str(corpus / "class_names.json")}
     with pytest.raises(ValueError, match=message):
-        classify.make_evaluate(EvalConfig(**config | change), processor, DataConfig(train="a.parquet"))
+        classify.make_evaluate(EvalConfig(**config | change), "top1", processor, DataConfig(train="a.parquet"))
     french = DataConfig(train="a.parquet", caption_columns={"fr": "text"})
     with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        classify.make_evaluate(EvalConfig(**config), processor, french)
+        classify.make_evaluate(EvalConfig(**config), "top1", processor, french)
 
 
 def test_metrics_of_training_are_means_over_the_languages(corpus, model):
     config = EvalConfig(
         data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"), split="test"
     )
-    metrics = classify.make_evaluate(config, model.processor, DataConfig(train="a.parquet"))(model.model)
+    with pytest.raises(ValueError, match="best_metric: 'loss'"):
+        classify.make_evaluate(config, "loss", model.processor, DataConfig(train="a.parquet"))
+    metrics = classify.make_evaluate(config, "top1", model.processor, DataConfig(train="a.parquet"))(model.model)
     assert set(metrics) == {f"top{k}{suffix}" for k in (1, 5) for suffix in ("", "_en", "_zh")}
     assert metrics["top5"] == pytest.approx((metrics["top5_en"] + metrics["top5_zh"]) / 2)

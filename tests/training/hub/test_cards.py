@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
@@ -14,6 +16,7 @@ from training.hub.cards.facts import (
     ModelFacts,
     TrainingRun,
     count_parameters,
+    data_terms,
     finetuning_facts,
     teacher_space,
 )
@@ -200,6 +203,19 @@ def test_licences_of_all_origins_are_named_once(fields, license, terms):
     assert "Apache License" not in facts.terms or facts.license == "apache-2.0"
     assert all(
         facts.terms.count(f"`{name}` apply") + facts.terms.count(f"of `{name}` and") <= 1 for name in facts.licenses
+    )
+
+
+def test_licences_of_the_data_are_those_of_their_cards(tmp_path):
+    cached = Path(HF_HUB_CACHE, "datasets--licensed--images")
+    for folder, license in ((cached / "snapshots/0123", "cc-by-4.0"), (tmp_path, "mit")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("0123")
+    assert data_terms(["licensed/images", str(tmp_path), "a.parquet"]) == (
+        f"Of the training data, `licensed/images` is under `cc-by-4.0`, `{tmp_path}` is under `mit`. The terms of the "
+        "other training data, which the card lists, apply as well."
     )
 
 

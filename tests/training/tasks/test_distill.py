@@ -23,6 +23,7 @@ from training.config import DistillRecipe
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
+from training.tasks.losses import relational_loss
 
 IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
 GRID = 4
@@ -122,8 +123,17 @@ def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
 
 
 @torch.no_grad()
+def test_relations_are_compared_at_every_width(batch):
+    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4])
+    losses = make_task(targets, student, relational_weight=1.0)(batch)
+    found = torch.tensor(encode(student, batch)[1])
+    each = [relational_loss(found[:, :width], targets.text.embedding[:, :width]) for width in (4, PROJECTION_DIM)]
+    assert losses["text_relational"].item() == pytest.approx(np.mean(each), rel=1e-3)
+
+
+@torch.no_grad()
 def test_the_loss_is_the_weighted_sum(batch):
-    weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0}
+    weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0, "relational": 3.0}
     losses = make_task(**{f"{name}_weight": weight for name, weight in weights.items()})(batch)
     parts = [losses[f"{tower}_{name}"] * weight for tower in ("vision", "text") for name, weight in weights.items()]
     torch.testing.assert_close(losses["loss"], sum(parts))

@@ -20,6 +20,7 @@ from tests.tiny import (
     NO_DROPOUT,
     RESNET,
     VIT,
+    WHOLE_MOBILENET,
     XLM_ROBERTA,
     make_model,
     recipe_fields,
@@ -219,6 +220,23 @@ def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, datase
     monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
     forward_backward(model, task, collate(dataset, keys), accelerator)[1]()
     assert synced == [False, True, False, True, False, True, True]
+
+
+def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, keys):
+    # a whole backbone has a head after the feature map, and the head gets no gradient
+    tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
+
+    def work():
+        torch.set_num_threads(1)
+        accelerator = Accelerator(cpu=True)
+        batch = collate(dataset, keys[accelerator.process_index * 32 :][:32])
+        for task in tasks:
+            accelerator, model = prepared(task)
+            for _ in range(2):  # a process that waits for a gradient would stop in the second step
+                forward_backward(model, task, batch, accelerator)[1]()
+            assert any(parameter.grad is None for parameter in task.student.vision_model.parameters())
+
+    debug_launcher(work)
 
 
 # pieces

@@ -14,11 +14,12 @@ from training.utils.files import (
     read_mapping,
     recover_folder,
     relative_path,
+    remove_folder,
     remove_leftovers,
     replace_folder,
     scratch_folder,
 )
-from training.utils.output import check_replaceable, claim_folder, record_tree
+from training.utils.output import check_replaceable, claim_folder, record_tree, recorded_names
 
 NAMES = ("README.md", "model.safetensors")
 
@@ -38,6 +39,18 @@ def test_failed_atomic_write_keeps_the_old_file(tmp_path):
         scratch.write_text("partial", encoding="utf-8")
         raise OSError("full")
     assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_scratch_folder_starts_empty_and_is_removed(tmp_path):
+    with pytest.raises(OSError, match="full"), scratch_folder(tmp_path / "model") as scratch:
+        assert scratch.parent == tmp_path and not list(scratch.iterdir())
+        (scratch / "partial").touch()
+        raise OSError("full")
+    assert not list(tmp_path.iterdir())
+    with scratch_folder(tmp_path / "model") as scratch:
+        (scratch / "complete").touch()
+        scratch.rename(tmp_path / "finished")
+    assert [path.name for path in tmp_path.rglob("*")] == ["finished", "complete"]
 
 
 def test_temporary_files_never_replace_those_of_the_user(tmp_path):
@@ -83,6 +96,13 @@ def test_recover_folder_cleans_up_after_a_kill(tmp_path, has_new_folder):
     recover_folder(tmp_path / "best")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (tmp_path / "best/old").exists() is not has_new_folder
+
+
+def test_remove_folder_is_atomic(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)  # killed before the first file is removed
+    remove_folder(tmp_path / "old")
+    assert not (tmp_path / "old").exists()
 
 
 def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
@@ -131,6 +151,15 @@ def test_own_files_are_replaced_by_the_same_command_only(tmp_path):
         claim_folder(tmp_path, ["README.md"], command="export"),
     ):
         pass
+
+
+def test_names_that_were_not_written_are_not_recorded(tmp_path):
+    with claim(tmp_path):
+        (tmp_path / "README.md").write_text("model")
+    assert recorded_names(tmp_path) == {"README.md": "distill"}
+    (tmp_path / "model.safetensors").write_text("mine")  # by the user, later
+    with pytest.raises(ValueError, match=r"has model\.safetensors"):
+        write_model(tmp_path)
 
 
 def test_a_refused_or_failed_run_leaves_nothing_behind(tmp_path):

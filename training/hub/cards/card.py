@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from training.config import RECIPE_FILE, read_recipe
-from training.hub.cards.facts import ModelFacts, finetuning_facts, read_runs, teacher_space
+from training.hub.cards.facts import ModelFacts, data_terms, finetuning_facts, read_runs, teacher_space
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.tables import accuracy_table, elevater_table, export_table, protocols, size_table
 from training.text.writing_systems import LANGUAGE_NAMES
@@ -109,6 +109,7 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
         stages=", then ".join(dict.fromkeys(run.stage for run in runs if run.stage)),
         space=teacher_space(runs),
         sources=sources,
+        data_terms=data_terms(sources),
         **_tables(results),
     )
     return card.content.rstrip() + "\n"

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
-from training.teachers.lineage import UNKNOWN, split_licenses
+from training.teachers.lineage import UNKNOWN, card_license, split_licenses
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import portable, read_mapping
 from training.utils.results import Results
@@ -40,6 +41,26 @@ def is_hub_id(name: str) -> bool:
     """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
     is_local = name.startswith(("runs/", "training/")) or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists()
     return HUB_ID.fullmatch(name) is not None and not is_local
+
+
+def data_terms(sources: Sequence[str]) -> str:
+    """Sentences on the licences of training data, in Markdown.
+
+    A licence is read from the card of a folder, or of a data set that was loaded from the Hub.
+    """
+    licenses = {source: _data_license(source) for source in sources}
+    stated = [f"`{source}` is under `{license}`" for source, license in licenses.items() if license]
+    text = f"Of the training data, {', '.join(stated)}. " if stated else ""
+    if not all(licenses.values()):
+        text += f"The terms of the {'other ' if stated else ''}training data, which the card lists, apply as well."
+    return text.strip()
+
+
+def _data_license(source: str) -> str | None:
+    card: Any = Path(source, "README.md")
+    if is_hub_id(source):
+        card = try_to_load_from_cache(source, "README.md", repo_type="dataset")
+    return card_license(Path(card)) if isinstance(card, (str, Path)) else None
 
 
 def portable_teacher(name: str | None) -> str | None:
