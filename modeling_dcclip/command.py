@@ -265,8 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     runs = [arguments]
     if arguments and arguments[0] not in COMMANDS and Path(arguments[0]).is_dir():  # dcclip ~/Photos
         runs = [["index", *arguments], ["serve", "--open", "--port", "0"]]
+    parser = build_parser()
     for run in runs:
-        _run(build_parser().parse_args(run))
+        _run(parser.parse_args(run))
 
 
 def _run(options: argparse.Namespace):

@@ -37,15 +37,12 @@ from tests.tiny import (
     WHOLE_MOBILENET,
     make_image_processor,
     make_model,
-    recipe_fields,
     save_altclip,
-    student_config,
+    save_student,
 )
-from training.config import DistillRecipe
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
-from training.hub import save_model
 from training.teachers import Teacher
 
 torch.set_num_threads(1)  # tiny models gain nothing from more
@@ -170,8 +167,7 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
     from training.edge import gate_data, verdict
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(SMALL_MOBILENET, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
+    save_student(folder, make_model(SMALL_MOBILENET, SMALL_XLM_ROBERTA, seed=3), processor)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance

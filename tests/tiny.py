@@ -16,8 +16,9 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from modeling_dcclip import DCCLIPConfig, DCCLIPModel
-from training.config import AugmentConfig, DataConfig, StudentConfig
+from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
+from training.config import AugmentConfig, DataConfig, DistillRecipe, StudentConfig
+from training.hub import save_model
 
 ROOT = Path(__file__).parents[1]
 IMAGE_SIZE = 64
@@ -192,3 +193,9 @@ def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)
+
+
+def save_student(folder: Path, model: DCCLIPModel, processor: DCCLIPProcessor):
+    """Write a student as training leaves it."""
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    save_model(folder, model, processor, recipe)

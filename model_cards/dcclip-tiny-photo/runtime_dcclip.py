@@ -11,6 +11,7 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -236,10 +237,8 @@ class Runtime:
     def _files(self, tower: str) -> list[Path]:
         names = []
         if (self.folder / "results.json").exists():
-            try:
-                names = [self._read("results.json")["meta"]["export"]["best"][tower]]
-            except (KeyError, TypeError):  # not of an export
-                names = []
+            with suppress(KeyError, TypeError):  # not of an export
+                names.append(self._read("results.json")["meta"]["export"]["best"][tower])
         names += [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         files = [path for name in dict.fromkeys(names) if (path := self.folder / name).exists()]
         if not files:

@@ -9,14 +9,13 @@ import pytest
 from datasets import Dataset
 
 from tests.campaign.damage import NAMED, cases, put, refused, run, time_limit
-from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from tests.tiny import MOBILENET, make_model, recipe_fields, save_student, student_config
 from training import eval as evaluate
 from training.config import DistillRecipe
 from training.config.files import recipe_from_args, save_recipe
 from training.data import load_source
 from training.finetuning.sources import open_data
 from training.finetuning.tables import cells_of
-from training.hub import save_model
 from training.utils.results import Results
 
 MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
@@ -29,8 +28,7 @@ ENCODINGS = ("utf-16-le", "utf-32", "gb18030")
 def finished(processor, tmp_path_factory) -> Path:
     """A student as training leaves it."""
     folder = tmp_path_factory.mktemp("finished")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
+    save_student(folder, make_model(MOBILENET, seed=3), processor)
     return folder
 
 

@@ -18,11 +18,9 @@ from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.integrations.open_clip import convert
-from tests.tiny import MAX_TEXT_LENGTH, WHOLE_EFFICIENTNET, make_model, recipe_fields, student_config
-from training.config import DistillRecipe
+from tests.tiny import MAX_TEXT_LENGTH, WHOLE_EFFICIENTNET, make_model, save_student
 from training.data import load_source
 from training.edge.graphs import trace
-from training.hub import save_model
 from training.text.writing_systems import LANGUAGES
 
 pytestmark = pytest.mark.stress
@@ -52,10 +50,9 @@ class Expected:
 def model_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished folder with fp32 graphs of both towers. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("tools") / "dcclip-tiny"
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     model, tokenizer = make_model(WHOLE_EFFICIENTNET, seed=3), copy.deepcopy(processor.tokenizer)
     tokenizer.model_max_length = MAX_TEXT_LENGTH  # as training sets it
-    save_model(folder, model, DCCLIPProcessor(processor.image_processor, tokenizer), recipe)
+    save_student(folder, model, DCCLIPProcessor(processor.image_processor, tokenizer))
     (folder / "onnx").mkdir()
     for tower in ("vision", "text"):
         trace(model, tower, folder / "onnx" / f"{tower}_model.onnx")

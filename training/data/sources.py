@@ -153,8 +153,7 @@ def _load(
     if Path(name).suffix.lower() in TABLES and Path(name).expanduser().is_file():  # would be looked up on the Hub
         raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
     for each in [source] if isinstance(source, str) else source:
-        if (path := Path(each).expanduser()).exists() and not path.is_file() and not path.is_dir():
-            raise ValueError(f"{field}: {each!r} is neither a file nor a folder. Copy its content to a file.")
+        refuse_special_file(each, field)
     try:
         rows = _open(source, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
@@ -171,6 +170,17 @@ def _load(
             raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}. Name one of these.")
         return rows[split]
     return rows
+
+
+def refuse_special_file(name: str, field: str):
+    """Refuse a pipe or a device, which a reader might wait for without end.
+
+    Raises:
+        ValueError: The path exists, and is neither a file nor a folder.
+    """
+    path = Path(name).expanduser()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file.")
 
 
 def _check_parquet(source: str | list[str], field: str, error: Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import TABLES, check_split, image_roots, require_unicode
+from training.data.sources import TABLES, check_split, image_roots, refuse_special_file, require_unicode
 from training.evaluation.sets.sources import SPLIT_FOLDERS, list_images
 from training.finetuning.tables import read_table
 from training.utils.files import is_claimed
@@ -42,8 +42,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     path = Path(data).expanduser()
     if path.is_dir():
         return _open_folder(path, split, needs_captions)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"data: {data!r} is neither a file nor a folder. Copy its content to a file.")
+    refuse_special_file(data, "data")
     if path.suffix.lower() in TABLES:
         if not path.is_file():
             raise ValueError(f"data: there is no file {data!r}. Check the path.")

@@ -10,14 +10,12 @@ from torch import nn
 from torch.export import Dim
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import CUT_EFFICIENTNET, SMALL_XLM_ROBERTA, make_model, recipe_fields, student_config
+from tests.tiny import CUT_EFFICIENTNET, SMALL_XLM_ROBERTA, make_model, save_student
 from training import export
-from training.config import DistillRecipe
 from training.edge import programs, verdict
 from training.edge.formats import FORMATS
 from training.edge.programs import MAX_BATCH
 from training.edge.towers import STEM
-from training.hub import save_model
 
 pytest.importorskip("executorch")
 pytestmark = [pytest.mark.slow, pytest.mark.executorch]
@@ -29,8 +27,7 @@ VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"ou
 def exported(processor, corpus, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all files of the format. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("executorch")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
+    save_student(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random

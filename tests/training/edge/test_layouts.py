@@ -29,14 +29,12 @@ from tests.tiny import (
     WHOLE_EFFICIENTNET,
     WHOLE_MOBILENET,
     make_model,
-    recipe_fields,
-    student_config,
+    save_student,
 )
 from training import export
-from training.config import DistillRecipe
 from training.edge import graphs, immich_layout, verdict
 from training.edge.gate import Gate
-from training.hub import list_files, save_model
+from training.hub import list_files
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -57,8 +55,7 @@ TOWERS = {
 def finished(processor, tmp_path_factory) -> Path:
     """A finished model folder without exports. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("layouts") / "dcclip-tiny"
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
+    save_student(folder, make_model(MOBILENET, seed=3), processor)
     return folder
 
 

@@ -15,13 +15,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, NO_DROPOUT, ROOT, make_model, recipe_fields, student_config
+from tests.tiny import MOBILENET, NO_DROPOUT, ROOT, make_model, save_student
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune
-from training.config import DistillRecipe
 from training.corpus import free_photos
 from training.engine import loop
-from training.hub import save_model
 from training.utils.results import Results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -40,10 +38,9 @@ def rows(train_rows) -> Dataset:
 def start(processor, tmp_path_factory) -> Path:
     """A finished model, distilled from a teacher with a licence of its own."""
     folder = tmp_path_factory.mktemp("start")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     # dropout would differ between processes
     model = make_model(MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
-    save_model(folder, model, processor, recipe)
+    save_student(folder, model, processor)
     return folder
 
 
