@@ -17,9 +17,10 @@ from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json,
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
+from modeling_dcclip.search.local_server import LOOPBACK
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
 from modeling_dcclip.search.query import QueryWarning
-from modeling_dcclip.search.serve import LOOPBACK, SearchServer
+from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.upgrade import upgrade_index
 
 SHOWN_FAILURES = 20

@@ -1,30 +1,22 @@
 """A page on localhost to search an index: `dcclip serve`.
 
-Only GET is answered, only for addresses and the names of this machine (so no other site can reach it through a name of
-its own), and only photographs of the index are read: a request names a number, never a path, and an image is decoded
-and encoded again. A file that has changed since it was indexed is not shown.
+Only photographs of the index are read: a request names a number, never a path, and an image is decoded and encoded
+again. A file that has changed since it was indexed is not shown.
 """
 
-import ipaddress
-import json
 import os
-import socket
-import sys
 import threading
 import warnings
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.local_server import LocalHandler, LocalServer
 from modeling_dcclip.search.photos import THUMBNAIL, UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import QueryWarning
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
-TIMEOUT_S = 30  # of a connection that sends nothing
 TOP = 60  # photographs on a page
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
 IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
@@ -127,18 +119,10 @@ PAGES = {
     "/page.css": ("text/css", STYLE),
     "/page.js": ("text/javascript", SCRIPT),
 }
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; "
-    "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
-class SearchServer(ThreadingHTTPServer):
-    """Server of one index.
+class SearchServer(LocalServer):
+    """Server of the page of one index.
 
     Args:
         index: Index to search.
@@ -149,69 +133,36 @@ class SearchServer(ThreadingHTTPServer):
         OSError: The address cannot be used.
     """
 
-    daemon_threads = True
-    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
-
     def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
-        self.index, self.host = index, host.lower()
-        names = {socket.gethostname(), socket.getfqdn()} if self.host in EVERYWHERE else {self.host}
-        self.names = {"localhost", *(name.lower() for name in names)}
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.index = index
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
         self.image_lock = threading.Lock()  # one large image in memory at a time
-        super().__init__((host, port), _Handler)
-
-    def handle_error(self, request: Any, client_address: Any):
-        """Report an error of a request, unless the browser closed the connection."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-    @property
-    def url(self) -> str:
-        """Address of the page."""
-        host = socket.gethostname() if self.host in EVERYWHERE else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}/"
-
-    def accepts(self, name: str) -> bool:
-        """Whether a request may name the server so. Another site can lead its own name here, but not an address."""
-        try:
-            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return name in self.names
-        return True
+        super().__init__(_PageHandler, host, port)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _PageHandler(LocalHandler):
     server: SearchServer
-    server_version, sys_version = "dcclip", ""
-    timeout = TIMEOUT_S
 
     def do_GET(self):
         """Answer a request."""
-        host = (self.headers.get("Host") or "").lower()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if not self.server.accepts(name):
-            self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
+        if self.is_refused():
             return
         try:
             url = urlsplit(self.path)
         except ValueError:
-            self._send_error(HTTPStatus.BAD_REQUEST, "The address is malformed.")
-            return
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
+            self.send_failure(HTTPStatus.BAD_REQUEST, "The address is malformed.")
             return
         kind, _, number = url.path[1:].partition("/")
         parameters = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path in PAGES:
             content_type, text = PAGES[url.path]
-            self._send(f"{content_type}; charset=utf-8", text.encode())
+            self.send_content(f"{content_type}; charset=utf-8", text.encode())
         elif url.path == "/search":
             self._search(parameters)
         elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
             self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
         else:
-            self._send_error(HTTPStatus.NOT_FOUND, "This page does not exist.")
+            self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
@@ -226,11 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
                     hits, has_scores = index.newest(TOP), False
             files = len(index)
         except (OSError, ValueError) as error:
-            self._send_error(HTTPStatus.BAD_REQUEST, str(error))
+            self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
             return
         notes = [str(each.message) for each in caught]
         answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
-        self._send_json(HTTPStatus.OK, answer)
+        self.send_json(HTTPStatus.OK, answer)
 
     def _send_image(self, number: int, version: str | None, edge: int):
         try:
@@ -244,27 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.image_lock:
                 content = make_thumbnail(file.path, edge)
         except (OSError, ValueError) as error:
-            self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
+            self.send_failure(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
-        self._send("image/jpeg", content, "private, max-age=600" if version else "no-store")
-
-    def _send_error(self, status: HTTPStatus, message: str):
-        self._send_json(status, {"error": message})
-
-    def _send_json(self, status: HTTPStatus, content: dict[str, Any]):
-        text = json.dumps(content, ensure_ascii=True)  # a path may have bytes that UTF-8 cannot encode
-        self._send("application/json", text.encode(), status=status)
-
-    def _send(self, content_type: str, content: bytes, cache: str = "no-store", status: HTTPStatus = HTTPStatus.OK):
-        self.send_response(status)
-        of_content = {"Content-Type": content_type, "Content-Length": str(len(content)), "Cache-Control": cache}
-        for name, value in (HEADERS | of_content).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: Any):
-        """Print nothing."""
+        self.send_content("image/jpeg", content, "private, max-age=600" if version else "no-store")
 
 
 def _entry(hit: Hit, has_score: bool) -> dict[str, Any]:
