@@ -45,7 +45,7 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         names = archive.namelist()
         metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("METADATA"))).decode())
         entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
-    assert {"modeling_dcclip/search/index.py", "modeling_dcclip/integrations/open_clip.py"} <= {*names}
+    assert {"modeling_dcclip/search/page/page.js", "modeling_dcclip/integrations/open_clip.py"} <= {*names}
     assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {"modeling_dcclip"}
     assert metadata.get_all("Provides-Extra") == ["runtime", "torch"]
     assert not [line for line in metadata.get_all("Requires-Dist") if "torch" in line and "extra" not in line]
