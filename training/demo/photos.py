@@ -22,10 +22,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
+from training.corpus.free_photos import FREE_PHOTOS
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
+from training.demo.pages import KINDS, write_pages
 from training.demo.pretrained import TowersOptions, save_classifier, save_towers
 from training.demo.run import COMMAND, MODEL_FOLDER
 from training.edge.export import export
@@ -33,6 +37,8 @@ from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
+from training.evaluation.classify import class_embeddings
+from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.options import FinetuneOptions
@@ -58,6 +64,7 @@ CLASSIFIER = "classifier.safetensors"
 VALIDATION = "_validation.parquet"
 # files of the folder, whose names the model learns
 CLASS_NAMES, NOUNS, OBJECT_NAMES = "imagenet_class_names_en_zh.json", "wordnet_zh_cow.tab", "names.parquet"
+SENTENCES, PAGES, NUM_PAGES, NUM_VALIDATION_PAGES = "sentences_tatoeba_en_zh.parquet", "pages.parquet", 2000, 400
 CORRECTED = {"leopard": "豹", "porcupine": "豪猪"}  # jaguar and hedgehog in the list of Chinese-CLIP
 
 
@@ -171,13 +178,19 @@ class PhotoDemo:
         record_tree(self.folder / DATA, COMMAND)
 
     def _prepare_names(self):
-        """Write the classifier with its class names, and further names as captions without images."""
+        """Write the classifier with its class names, names as captions without images, and pages that are drawn."""
         folder = self.folder / DATA
         folder.mkdir(exist_ok=True)
         if self._has(CLASS_NAMES, "the model does not learn the names of ImageNet's classes"):
             save_classifier(folder / CLASSIFIER, read_class_names(self._source / CLASS_NAMES))
         if self._has(NOUNS, "the model does not learn rare names"):
             write_object_names(self._source / NOUNS, folder / OBJECT_NAMES)
+        if self._has(SENTENCES, "the model does not learn pages, such as receipts"):
+            sentences = pq.read_table(self._source / SENTENCES, columns=list(LANGUAGES)).to_pydict()
+            photos, seed = [photo.open() for photo in FREE_PHOTOS], self.options.seed
+            write_pages(folder / PAGES, NUM_PAGES, sentences, photos, held_out=False, seed=seed)
+            path = folder / f"pages{VALIDATION}"
+            write_pages(path, NUM_VALIDATION_PAGES, sentences, photos, held_out=True, seed=seed)
         record_tree(folder, COMMAND)
 
     def _has(self, name: str, otherwise: str) -> bool:
@@ -215,9 +228,10 @@ class PhotoDemo:
         found = []
         for source in recipe.data.sources:
             file = Path(str(source.train)).name
-            if file == OBJECT_NAMES and (path := self.folder / DATA / file).exists():
-                found.append(replace(source, train=str(path)))
-            elif file != OBJECT_NAMES and self._has(file, f"{name} learns nothing from it"):
+            if file in (OBJECT_NAMES, PAGES):
+                if (path := self.folder / DATA / file).exists():
+                    found.append(replace(source, train=str(path)))
+            elif self._has(file, f"{name} learns nothing from it"):
                 check_parquet(path := self._source / file)
                 found.append(replace(source, train=str(path)))
         if not found:
@@ -252,11 +266,20 @@ class PhotoDemo:
         self._measure(recipe.output_dir, "student", ALIGNED)
 
     def _measure(self, folder: str, name: str, stage: str | None):
-        """Measure retrieval on the validation photographs, in both directions and languages."""
+        """Measure retrieval on the validation photographs, and which kinds of pages the model recognises."""
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
         self.rows = [row for row in self.rows if (row.model, row.stage) != (name, stage)]
         for each in self.sets:
             self.rows += retrieval.measure(model, each, name, stage=stage, seed=self.options.seed)
+        pages = self.folder / DATA / f"pages{VALIDATION}"
+        if pages.exists() and "num_training" not in self.state:
+            images = model.encode_images(Dataset.from_parquet(str(pages)))
+            labels = torch.arange(len(images)) % len(KINDS["en"])
+            for language, kinds in KINDS.items():
+                top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
+                self.rows.append(
+                    Row(model=name, metric="top1", value=top1, stage=stage, set="pages", language=language)
+                )
 
     # result
 

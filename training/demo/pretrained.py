@@ -47,7 +47,11 @@ class PackagedFile:
     sha256: str
 
     def read(self) -> bytes:
-        """Read the file of the installed package.
+        """Read the file of the installed package; see `find`."""
+        return self.find().read_bytes()
+
+    def find(self) -> Path:
+        """Path of the file in the installed package.
 
         Raises:
             ValueError: The package or the file is missing, or the file has a wrong hash.
@@ -58,12 +62,12 @@ class PackagedFile:
             raise ValueError(f"{package}: the package is not installed. {remedy}")
         path = Path(spec.submodule_search_locations[0]) / self.name
         try:
-            data = path.read_bytes()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
-        if (digest := hashlib.sha256(data).hexdigest()) != self.sha256:
+        if digest != self.sha256:
             raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
-        return data
+        return path
 
 
 @dataclass(frozen=True)

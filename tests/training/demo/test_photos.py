@@ -148,13 +148,19 @@ def tiny(monkeypatch, processor):
 
 
 @pytest.mark.slow
-def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(photographs, tiny, tmp_path, capsys):
+def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(
+    photographs, tiny, tmp_path, capsys, monkeypatch
+):
     for name in PHOTO_MODULES:
         pytest.importorskip(name, reason='pip install -e ".[photos,edge]"')
     data, folder = tmp_path / "data", tmp_path / "out" / "photos"
     data.mkdir()
     for name in ("photos_flickr8k_train", "mine_validation"):
         shutil.copy(photographs, data / f"{name}.parquet")
+    sentences = {"en": ["Wait!", "Where is the receipt?"], "zh": ["等一下！", "收据在哪里？"]}
+    Dataset.from_dict(sentences).to_parquet(data / "sentences_tatoeba_en_zh.parquet")
+    monkeypatch.setattr(photos, "NUM_PAGES", 16)
+    monkeypatch.setattr(photos, "NUM_VALIDATION_PAGES", 8)
     names = {f"n{number}": {"en": name, "zh": name} for number, name in enumerate(["dog", "cat", "cup"])}
     (data / "imagenet_class_names_en_zh.json").write_text(json.dumps(names))
     command = ["--photos", str(data), "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
@@ -168,6 +174,7 @@ def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(photograph
     for stage in (("teacher", None), ("student", "distilled"), ("student", "aligned")):
         for language in ("en", "zh"):
             assert {(*stage, language, f"{way}_R@1") for way in ("image_to_text", "text_to_image")} <= found
+            assert (*stage, language, "top1") in found
     exported = json.loads((folder / "model" / "results.json").read_text(encoding="utf-8"))["meta"]["export"]
     assert exported["runs"][0]["data"].endswith("validation.parquet")
     assert all(entry["checked"] for entry in exported["verdicts"])
