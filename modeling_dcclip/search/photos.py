@@ -19,7 +19,7 @@ from modeling_dcclip.search.files import EXTENSIONS, FileState, extension_of
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
-MAX_SHOWN_PIXELS = 26_000_000  # of a photograph that is decoded for a page
+MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 

@@ -7,6 +7,7 @@ again. A file that has changed since it was indexed is not shown.
 import os
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class SearchServer(LocalServer):
     def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
         self.index = index
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
-        self.image_lock = threading.Lock()  # one large image in memory at a time
+        # one large image in memory at a time, in one thread, whose allocator uses the memory again
+        self.image_reader = ThreadPoolExecutor(1)
         super().__init__(_PageHandler, host, port)
 
 
@@ -99,8 +101,7 @@ class _PageHandler(LocalHandler):
                 raise UnreadablePhotoError("changed since the search", is_lasting=True)
             if not os.path.isabs(file.path) or not file.state.is_current():
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
-            with self.server.image_lock:
-                content = make_thumbnail(file.path, edge)
+            content = self.server.image_reader.submit(make_thumbnail, file.path, edge).result()
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
