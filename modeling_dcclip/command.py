@@ -70,8 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold",
         metavar="COSINE",
         type=float,
-        default=0.97,
-        help="Lowest cosine similarity to the first photograph of a group, above 0, at most 1. Default: 0.97.",
+        default=0.945,
+        help="Lowest cosine similarity to the first photograph of a group, above 0, at most 1. Default: 0.945, which "
+        "finds copies that a messenger has compressed.",
     )
     duplicates.add_argument("--json", action="store_true", help="Print a JSON list of groups.")
     summary = "Show the folders, model and size of an index, and what it left out."
@@ -159,7 +160,7 @@ def _add_search(commands: Any):
     text = "What the photograph shows. Several texts are added; TEXT^WEIGHT weights one, such as 雪^0.5."
     search.add_argument("texts", metavar="TEXT", nargs="*", help=text)
     repeated: dict[str, Any] = {"action": "append", "default": []}
-    text = "What the photograph should not show. May be repeated."
+    text = "What the photograph should not show, with weight 0.5 unless TEXT^WEIGHT gives one. May be repeated."
     search.add_argument("--not", dest="without", metavar="TEXT", help=text, **repeated)
     text = "Example image, added to the query. May be repeated."
     search.add_argument("--image", dest="images", metavar="FILE", type=_path, help=text, **repeated)

@@ -211,11 +211,15 @@ class Catalog:
         found = self._execute(f"{_FILES} WHERE id = ?", number)
         return self._file(found[0]) if found else None
 
-    def files(self, newest: int | None = None) -> list[File]:
-        """All files sorted by path, or a number of the newest, newest first."""
-        if newest is None:
-            return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
-        return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
+    def files(self) -> list[File]:
+        """All files sorted by path."""
+        return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
+
+    def newest(self, top: int, skip: int, chosen: Filter) -> list[File]:
+        """The newest files that pass a filter, newest first."""
+        where, values = chosen.condition()
+        query = f"SELECT * FROM ({_FILES}){where} ORDER BY date DESC, path LIMIT ? OFFSET ?"
+        return [self._file(each) for each in self._execute(query, *values, top, skip)]
 
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""

@@ -1,6 +1,7 @@
 """The commands of `dcclip` on an index: index, search, serve, duplicates and status."""
 
 import argparse
+import os
 import sys
 import warnings
 import webbrowser
@@ -109,6 +110,7 @@ def run_search(options: argparse.Namespace):
         print_json(
             [
                 {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
+                | {"is_current": hit.is_current}
                 for hit in hits
             ]
         )
@@ -116,7 +118,8 @@ def run_search(options: argparse.Namespace):
         for hit in hits:
             number = len(hit.copies)
             copies = f"  (+{number} {'copy' if number == 1 else 'copies'})" if number else ""
-            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.path}{copies}")
+            state = "" if hit.is_current else "  (changed)" if os.path.exists(hit.path) else "  (gone)"
+            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.path}{copies}{state}")
 
 
 def run_serve(options: argparse.Namespace):
@@ -145,20 +148,24 @@ def run_serve(options: argparse.Namespace):
 
 
 def run_duplicates(options: argparse.Namespace):
-    """Print groups of near duplicates, each with the similarity to its first photograph."""
+    """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
     with Index.open(options.index) as index, _notes_printed():
         with _progress("pair") as show:
             groups = find_duplicates(index, options.threshold, show)
         if not groups:
             print_note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
     if options.json:
-        print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
+        fields = [[each._asdict() | {"score": round(each.score, 6)} for each in group] for group in groups]
+        print_json(fields)
         return
-    for number, group in enumerate(groups):
-        if number:
-            print()
+    for group in groups:
         for each in group:
             _print_line(f"{each.score:.3f}  {each.path}")
+        print()
+    if groups:
+        spare = sum(sum(sizes) - max(sizes) for sizes in ([each.bytes for each in group] for group in groups))
+        count = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}, {sum(map(len, groups)):,} files"
+        print(f"{count}: keeping the largest file of each group frees {spare / 1e6:,.1f} MB")
 
 
 def run_status(options: argparse.Namespace):

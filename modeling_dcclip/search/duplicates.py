@@ -15,10 +15,11 @@ BLOCK = 1024  # rows compared at once
 
 
 class Duplicate(NamedTuple):
-    """One photograph of a group: its absolute path, and its cosine similarity to the first of the group."""
+    """A photograph of a group: absolute path, cosine similarity to the first of the group, and size in bytes."""
 
     path: str
     score: float
+    bytes: int
 
 
 def find_duplicates(index: Index, threshold: float, progress: Progress | None = None) -> list[list[Duplicate]]:
@@ -58,7 +59,7 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
     for positions in _group(codes, scales, threshold, progress):
         scored = {file: score for position, score in positions for file in files[int(rows[position])]}
         if len(scored) > 1:
-            groups.append([Duplicate(file.path, scored[file]) for file in distinct_files([*scored])])
+            groups.append([Duplicate(file.path, scored[file], file.state.size) for file in distinct_files([*scored])])
     return [group for group in groups if len(group) > 1]
 
 

@@ -21,6 +21,7 @@ NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
+BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
 
@@ -137,6 +138,11 @@ def date_in_name(path: bytes) -> str | None:
             year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
             return str(datetime(year, month, day, hour, minute, second))
     return None
+
+
+def is_in_backup(path: bytes) -> bool:
+    """Whether a folder of a path has the name of a backup."""
+    return BACKUP.search(search_text(os.path.dirname(path))) is not None
 
 
 def with_separator(folder: bytes) -> bytes:

@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
+from modeling_dcclip.search.files import is_in_backup
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -52,6 +53,7 @@ class Hit:
         copies: Paths of other files with the same content, without links to the file and files that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
+        is_current: Whether the file is there, and has not changed since it was indexed.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Hit:
     copies: tuple[str, ...]
     id: int
     version: str
+    is_current: bool
 
 
 class Index:
@@ -165,7 +168,16 @@ class Index:
                     message = f"the files of {str(runtime.folder)!r} have changed since it wrote the index"
                     warnings.warn(message, QueryWarning, stacklevel=3)
                 self._runtime, self._map = found
+                if space.change(self.space) is None:
+                    self._remember(runtime.folder)
             return self._runtime
+
+    def _remember(self, folder: Path):
+        """Record the folder of the model if the recorded one is gone and the index can be written."""
+        if not (Path(self.manifest["model_folder"]) / "config.json").is_file():
+            with suppress(OSError, ValueError), write_lock(self.folder):
+                self.manifest = read_manifest(self.folder) | {"model_folder": str(folder.absolute())}
+                write_manifest(self.folder, self.manifest)
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
         """How a model searches the index: the model, truncated if it has to be, and the map from its space, or None.
@@ -217,9 +229,6 @@ class Index:
             )
         with self.writing():
             self.refresh()
-            if not (Path(self.manifest["model_folder"]) / "config.json").is_file():  # it has moved
-                self.manifest = read_manifest(self.folder) | {"model_folder": str(runtime.folder.absolute())}
-                write_manifest(self.folder, self.manifest)
             return update(self.catalog, self.store, runtime, named, progress, exclude)
 
     def forget(self, folder: str | Path) -> int:
@@ -251,7 +260,9 @@ class Index:
         *texts: str,
         without: Sequence[str] = (),
         images: Sequence[ImageInput] = (),
+        like: Sequence[int] = (),
         top: int = 20,
+        skip: int = 0,
         after: str | None = None,
         before: str | None = None,
         path: str | None = None,
@@ -260,9 +271,11 @@ class Index:
 
         Args:
             texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
-            without: What it should not show; the embedding of each text is subtracted.
+            without: What it should not show; half the embedding of each text is subtracted, or `TEXT^WEIGHT`.
             images: Example images, added to the query.
+            like: Example photographs of the index, each by its `Hit.id`, added to the query.
             top: Maximum number of results, at least 1.
+            skip: Number of results to leave out at the beginning.
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
             before: Last date, in the same form.
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
@@ -271,7 +284,8 @@ class Index:
             The photographs, most similar first. Copies of one file are one result.
 
         Raises:
-            ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
+            ValueError: The query is empty, an example image cannot be read, the index has no photograph of an id, or
+                a filter is malformed.
 
         Warns:
             QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
@@ -280,11 +294,18 @@ class Index:
         chosen = Filter(after, before, path)
         self.refresh()
         examples = [image if isinstance(image, Image.Image) else self._read_example(image) for image in images]
-        query = embed_query(self.runtime, texts, without, examples)
-        if self._map is not None:
-            query = query @ self._map
-            query /= np.linalg.norm(query)
-        return self.search_vector(query, top, chosen)
+        query = np.zeros(self.space.dimension, np.float32)
+        if texts or without or examples or not like:
+            query = embed_query(self.runtime, texts, without, examples)
+            if self._map is not None:
+                query = query @ self._map
+                query /= np.linalg.norm(query)
+        with self.catalog.reading():
+            for number in like:
+                if (file := self.catalog.file(number)) is None:
+                    raise ValueError(f"id: the index has no file {number}.")
+                query = query + self.store.read(np.array([file.row]))[0]
+            return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top, chosen, skip)
 
     def _read_example(self, path: str | Path) -> Image.Image:
         """Read an example image exactly as photographs are indexed."""
@@ -295,7 +316,9 @@ class Index:
         assert image is not None  # no content is known
         return image
 
-    def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
+    def search_vector(
+        self, query: np.ndarray, top: int = 20, chosen: Filter | None = None, skip: int = 0
+    ) -> list[Hit]:
         """Find photographs by an embedding of the space of the index, (D,) float32, of unit length; as `search`."""
         if top < 1:
             raise ValueError(f"top: got {top}, expected at least 1.")
@@ -303,13 +326,11 @@ class Index:
         self.refresh()
         with self.catalog.reading():
             count = self.catalog.num_rows
-            rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
+            found = self.store.search(query, count, skip + top, self._allowed(count, chosen))
+            rows, scores = (each[skip:] for each in found)
             files = self.catalog.files_of_rows(rows, chosen)
-        found = [distinct_files(files[int(row)]) for row in rows]
-        if outdated := sum(not first.state.is_current() for first, *_ in found):
-            warnings.warn("among them " + OUTDATED.format(outdated), QueryWarning, stacklevel=3)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        return [_hit(each, float(score)) for each, score in zip(found, scores, strict=True)]
+        return _hits([distinct_files(sorted(files[int(row)], key=_preference)) for row in rows], scores)
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
@@ -320,33 +341,26 @@ class Index:
         allowed[self.catalog.rows_of_files(chosen) if is_filtered else free] = is_filtered
         return allowed
 
-    def similar(self, number: int, top: int = 20) -> list[Hit]:
-        """Find photographs similar to one of the index by its `Hit.id`. It comes first.
-
-        Raises:
-            ValueError: The index has no such file.
-        """
+    def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:
+        """The newest photographs that pass a filter, newest first, with score 0."""
         self.refresh()
-        with self.catalog.reading():
-            file = self.catalog.file(number)
-            if file is None:
-                raise ValueError(f"id: the index has no file {number}.")
-            query = self.store.read(np.array([file.row]))[0]
-            return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top)
-
-    def newest(self, top: int = 20) -> list[Hit]:
-        """The newest photographs, newest first, with score 0, without those that are gone or have changed."""
-        self.refresh()
-        files = self.catalog.files(top)
-        current = [file for file in files if file.state.is_current()]
-        if len(current) < len(files):
-            warnings.warn("left out: " + OUTDATED.format(len(files) - len(current)), QueryWarning, stacklevel=2)
-        return [_hit([file], 0.0) for file in current]
+        files = self.catalog.newest(top, skip, chosen or Filter())
+        return _hits([[file] for file in files], np.zeros(len(files)))
 
 
-def _hit(files: Sequence[File], score: float) -> Hit:
-    first, *others = files
-    return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id, first.state.version)
+def _preference(file: File) -> tuple[bool, int, str]:
+    """The oldest of several copies comes first, and copies in backup folders last."""
+    return is_in_backup(file.state.path), file.state.mtime_ns, file.path
+
+
+def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
+    hits = []
+    for (first, *others), score in zip(found, scores, strict=True):
+        copies, is_current = tuple(other.path for other in others), first.state.is_current()
+        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, first.state.version, is_current))
+    if outdated := sum(not hit.is_current for hit in hits):
+        warnings.warn("among them " + OUTDATED.format(outdated), QueryWarning, stacklevel=4)
+    return hits
 
 
 def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:

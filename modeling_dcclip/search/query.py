@@ -16,16 +16,31 @@ DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?"
 PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
+WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
+LEFT_OUT = re.compile(r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))""")  # -word or -"two words"
+NEGATION = re.compile(r"(?<!\S)not\s|不要", re.I)
 
 
 class QueryWarning(UserWarning):
     """A query that is answered, perhaps not as expected."""
 
 
-def parse_term(term: str) -> tuple[str, float]:
-    """Split a term such as `日落^0.5` into its text and its weight, 1 by default."""
+def split_query(query: str) -> tuple[str, list[str]]:
+    """Split a query such as `beach -people`, `beach not people` or `海滩不要人` into its text and what it excludes."""
+    without = []
+
+    def leave_out(match: re.Match) -> str:
+        without.append(match[1] or match[2])
+        return ""
+
+    text, *others = NEGATION.split(LEFT_OUT.sub(leave_out, query))
+    return text.strip(), [each.strip() for each in [*without, *others] if each.strip()]
+
+
+def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
+    """Split a term such as `日落^0.5` into its text and its weight."""
     match = WEIGHTED.fullmatch(term.strip())
-    text, weight = (match["text"], float(match["weight"])) if match else (term, 1.0)
+    text, weight = (match["text"], float(match["weight"])) if match else (term, default)
     if not match and "^" in term:
         raise ValueError(f"query: the weight of {term!r} is not a number. Write TEXT^0.5, or leave ^ out.")
     text = text.strip().rstrip(PUNCTUATION)
@@ -44,7 +59,7 @@ def embed_query(
     Args:
         runtime: Model of the index's space.
         texts: Terms, each a text or `TEXT^WEIGHT`.
-        without: Terms to subtract, in the same form.
+        without: Terms to subtract, in the same form, by default with weight 0.5.
         images: Example images, each with weight 1.
 
     Returns:
@@ -57,7 +72,7 @@ def embed_query(
         QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
     """
     terms = [parse_term(term) for term in texts]
-    terms += [(text, -weight) for text, weight in map(parse_term, without)]
+    terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
     if not terms and not images:
         raise ValueError("query: got none. Describe a photograph in Chinese or English, or pass an example image.")
     for text, _ in terms:

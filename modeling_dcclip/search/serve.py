@@ -5,20 +5,27 @@ again. A file that has changed since it was indexed is not shown.
 """
 
 import os
+import re
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.local_server import LocalHandler, LocalServer
+from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
 from modeling_dcclip.search.photos import THUMBNAIL, UnreadablePhotoError, make_thumbnail
-from modeling_dcclip.search.query import QueryWarning
+from modeling_dcclip.search.query import Filter, QueryWarning, split_query
 
-TOP = 60  # photographs on a page
+TOP = 60  # photographs in an answer
+BEST = 200  # photographs that a search sorts by date
+WAIT_S = 1.0  # for a file manager that fails
+NUMBER = re.compile("[0-9]{1,18}")
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
 IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
 PAGE = Path(__file__).parent / "page"
@@ -68,28 +75,68 @@ class _PageHandler(LocalHandler):
             self.send_content(f"{content_type}; charset=utf-8", (PAGE / name).read_bytes())
         elif url.path == "/search":
             self._search(parameters)
-        elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
+        elif kind in IMAGE_SIZES and NUMBER.fullmatch(number):
             self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
         else:
             self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+
+    def do_POST(self):
+        """Show a photograph in the file manager, for the person at this machine."""
+        kind, _, number = self.path[1:].partition("/")
+        if self.is_refused():
+            return
+        # a browser sends this header only from a page of this server
+        if kind != "open" or "X-DCCLIP" not in self.headers or self.server.host not in LOOPBACK:
+            self.send_failure(HTTPStatus.FORBIDDEN, "Only the page on this machine opens folders.")
+            return
+        try:
+            file = self.server.index.catalog.file(int(number)) if NUMBER.fullmatch(number) else None
+            if file is None or not os.path.exists(file.path):
+                raise OSError(f"photograph {number}: it is gone.")
+            with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
+                if subprocess.Popen(_file_manager(file.path)).wait(WAIT_S) and sys.platform != "win32":
+                    raise OSError("This machine has no file manager.")
+        except (OSError, ValueError) as error:
+            self.send_failure(HTTPStatus.NOT_FOUND, str(error))
+            return
+        self.send_json(HTTPStatus.OK, {})
 
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
         try:
             with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
                 warnings.simplefilter("always", QueryWarning)
-                if "similar" in parameters:
-                    hits, has_scores = index.similar(_number(parameters["similar"]), TOP), True
-                elif text := parameters.get("q", "").strip():
-                    hits, has_scores = index.search(text, top=TOP), True
+                skip = _number(parameters, "skip") or 0
+                limits = {name: parameters.get(name, "").strip() or None for name in ("after", "before", "path")}
+                text, without = split_query(parameters.get("q", ""))
+                like = _number(parameters, "like")
+                is_query = bool(text or without or like is not None)
+                if not is_query:
+                    hits = index.newest(TOP, Filter(**limits), skip)
                 else:
-                    hits, has_scores = index.newest(TOP), False
+                    start, top = (0, BEST) if parameters.get("sort") == "date" else (skip, TOP)
+                    hits = index.search(
+                        *([text] if text else []),
+                        without=without,
+                        like=[] if like is None else [like],
+                        top=top,
+                        skip=start,
+                        **limits,
+                    )
+                    if top == BEST:
+                        hits = sorted(hits, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
             files = len(index)
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
             return
-        notes = [str(each.message) for each in caught]
-        answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
+        answer = {
+            "hits": [_entry(hit, is_query) for hit in hits],
+            "notes": [str(each.message) for each in caught],
+            "files": files,
+            "more": len(hits) == TOP,
+            "without": without,
+            "opens": self.server.host in LOOPBACK,
+        }
         self.send_json(HTTPStatus.OK, answer)
 
     def _send_image(self, number: int, version: str | None, edge: int):
@@ -112,11 +159,21 @@ def _entry(hit: Hit, has_score: bool) -> dict[str, Any]:
     """What the page shows of a photograph."""
     path = os.fsencode(hit.path).decode("utf-8", "replace")
     score = round(hit.score, 4) if has_score else None
-    entry = {"id": hit.id, "version": hit.version, "name": Path(path).name, "path": path}
-    return entry | {"date": hit.taken[:10], "score": score}
+    entry = {"id": hit.id, "version": hit.version, "name": Path(path).name, "path": path, "is_current": hit.is_current}
+    return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies)}
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise ValueError(f"similar: {text!r} is not the number of a photograph.")
+def _number(parameters: dict[str, str], name: str) -> int | None:
+    """Value of a parameter that is a number, such as the id of a photograph."""
+    if (text := parameters.get(name)) is None:
+        return None
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"{name}: {text!r} is not a number.")
     return int(text)
+
+
+def _file_manager(path: str) -> list[str]:
+    """Command that shows a file in the file manager."""
+    if sys.platform == "darwin":
+        return ["open", "-R", path]
+    return ["explorer", "/select,", path] if sys.platform == "win32" else ["xdg-open", os.path.dirname(path)]

@@ -16,7 +16,7 @@ from modeling_dcclip.search import duplicates, indexing, manifest, vectors
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term
+from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term, split_query
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 
@@ -70,9 +70,9 @@ def test_a_query_is_the_weighted_sum_of_its_terms_of_unit_length(color_model, ph
     runtime = Runtime(color_model)
     red, green, blue = runtime.encode_texts(["red", "green", "blue"])
     images = [photos / "white.png", photos / "a" / "b" / "yellow.webp"]
-    expected = 2 * red + 0.5 * green - 3 * blue + runtime.encode_images(images).sum(0)
+    expected = 2 * red + 0.5 * green - 3 * blue - 0.5 * red + runtime.encode_images(images).sum(0)
     expected /= np.linalg.norm(expected)
-    found = embed_query(runtime, ["red^2", "green^.5"], ["blue^3"], images)
+    found = embed_query(runtime, ["red^2", "green^.5"], ["blue^3", "red"], images)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -88,10 +88,33 @@ def test_scores_are_cosines_also_below_0(filled, color_model):
 def test_scores_of_similar_photographs_are_cosines(filled, color_model):
     """Stored vectors are rounded, and so not quite of unit length."""
     stored = {hit.path: filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0] for hit in filled.newest()}
-    hits = filled.similar(filled.search("yellow", top=1)[0].id)
-    query = stored[hits[0].path] / np.linalg.norm(stored[hits[0].path])
-    expected = [min(float(stored[hit.path] @ query), 1) for hit in hits]
-    np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-6)
+    (example,) = filled.search("yellow", top=1)
+    (green,) = Runtime(color_model).encode_texts(["green"])
+    for texts, query in (([], stored[example.path]), (["green"], green + stored[example.path])):
+        hits = filled.search(*texts, like=[example.id])
+        expected = [min(float(stored[hit.path] @ query / np.linalg.norm(query)), 1) for hit in hits]
+        np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-6)
+
+
+def test_results_come_in_parts(filled):
+    for find in (lambda **limits: filled.search("red", **limits), filled.newest):
+        parts = [hit.path for skip in (0, 2, 4, 6) for hit in find(top=2, skip=skip)]
+        assert parts == [hit.path for hit in find()] and len(parts) == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("beach -people", ("beach", ["people"])),
+        ('beach -"red sky" sea －人', ("beach  sea", ["red sky", "人"])),
+        ("a T-shirt not blue NOT a dog", ("a T-shirt", ["blue", "a dog"])),
+        ("海滩不要人", ("海滩", ["人"])),
+        ("not red", ("", ["red"])),
+        ("a knot - or -", ("a knot - or -", [])),
+    ],
+)
+def test_a_query_in_the_box_excludes(query, expected):
+    assert split_query(query) == expected
 
 
 def test_filters_by_date_and_path(index, photos):
@@ -181,7 +204,17 @@ def test_copies_are_one_result(filled, photos):
     report = filled.add(photos)
     assert (report.embedded, report.unchanged, report.copies) == (0, 5, 1) and len(filled) == 6
     hits = filled.search("red")
-    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["copy.jpg", "red.jpg"]
+    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["red.jpg", "copy.jpg"]
+    for name, seconds in {"backup 2020/red.jpg": 1, "备份/red.jpg": 2, "copyright/red.jpg": 3}.items():
+        (photos / name).parent.mkdir()
+        shutil.copy(photos / "red.jpg", photos / name)
+        os.utime(photos / name, (seconds, seconds))
+    filled.add(photos)
+    found = [Path(path).parent.name for path in (filled.search("red")[0].path, *filled.search("red")[0].copies)]
+    assert found == ["copyright", "photos", "a", "backup 2020", "备份"]
+    for name in ("backup 2020", "备份", "copyright"):
+        shutil.rmtree(photos / name)
+    filled.add(photos)
     (photos / "a" / "copy.jpg").unlink()
     os.utime(photos / "red.jpg", (1, 1))
     report = filled.add(photos)  # a copy that is deleted has not moved

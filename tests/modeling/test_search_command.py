@@ -79,11 +79,20 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     assert run("search", "red").splitlines()[0] == f"1.000  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
 
 
+def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
+    (indexed / "red.jpg").unlink()
+    os.utime(indexed / "white.png", (1, 1))
+    marks = {line.partition(f"{indexed}/")[2] for line in run("search", "red").splitlines()}
+    assert marks == {"red.jpg  (gone)", "white.png  (changed)", "green.png", "a/blue.jpg", "a/b/yellow.webp"}
+    found = json.loads(run("search", "red", "--json"))
+    assert found[0]["is_current"] is False and sum(each["is_current"] for each in found) == 3
+
+
 def test_search_prints_json(run, indexed):
     shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
     run("index")
     first, *others = json.loads(run("search", "red", "--json"))
-    assert first["path"] == f"{indexed}/a copy.jpg" and first["copies"] == [f"{indexed}/red.jpg"]
+    assert first["path"] == f"{indexed}/red.jpg" and first["copies"] == [f"{indexed}/a copy.jpg"]
     assert first["score"] == pytest.approx(1, abs=0.01) and len(first["date"]) == 19 and len(others) == 4
 
 
@@ -121,7 +130,8 @@ def test_duplicates_lists_groups(run, indexed, paint):
     paint(indexed / "red too.jpg", "red", width=50)
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
     run("index")
-    groups = [group.splitlines() for group in run("duplicates").split("\n\n")]
+    *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
+    assert summary == ["2 groups, 4 files: keeping the largest file of each group frees 0.0 MB"]
     names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
     assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
     found = json.loads(run("duplicates", "--json", "--threshold", "0.3"))
@@ -179,10 +189,11 @@ def test_the_default_model_takes_the_place_of_a_removed_one(run, photos, color_m
     shutil.copytree(color_model, tmp_path / "old")
     run("index", photos, "--model", tmp_path / "old")
     shutil.rmtree(tmp_path / "old")
+    assert "has a different embedding space" in run("search", "red")  # the bundled model
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
     assert run("search", "red", "--top", "1").endswith("red.jpg\n")
     monkeypatch.delenv("DCCLIP_MODEL")
-    assert "has a different embedding space" in run("search", "red")  # the bundled model
+    assert run("search", "red", "--top", "1").endswith("red.jpg\n")  # the index has recorded it
 
 
 def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, capsys):

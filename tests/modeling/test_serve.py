@@ -60,8 +60,55 @@ def test_a_query_finds_photographs(get):
     answer = search(get, "q=%E7%BA%A2")  # 红
     assert answer["hits"][0]["name"] == "red.jpg"
     assert answer["files"] == 6 and answer["notes"] == [] and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
-    similar = search(get, f"similar={answer['hits'][0]['id']}")
+    similar = search(get, f"like={answer['hits'][0]['id']}")
     assert similar["hits"][0]["name"] == "red.jpg" and len(similar["hits"]) == 6
+
+
+def test_filters_parts_dates_and_negation(get, photos, monkeypatch):
+    for number, name in enumerate(("red.jpg", "green.png", "white.png")):
+        os.utime(photos / name, (1_600_000_000 + 9e7 * number,) * 2)  # 2020, 2023 and 2026
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+
+    def names(query: str) -> list[str]:
+        return [hit["name"] for hit in search(get, query)["hits"]]
+
+    assert names("after=2020&before=2023%E5%B9%B4") == ["green.png", "red.jpg"]
+    assert names("q=red&before=2023&path=.JPG") == ["red.jpg"]
+    assert names("q=red&sort=date&before=2026-09") == ["white.png", "green.png", "red.jpg"]
+    answer = search(get, "q=white%20-red%20not%20blue")
+    assert answer["without"] == ["red", "blue"] and answer["hits"][0]["name"] != "red.jpg"
+    monkeypatch.setattr(serve, "TOP", 2)
+    parts = [search(get, f"q=red&skip={skip}") for skip in (0, 2, 4, 6)]
+    assert [part["more"] for part in parts] == [True, True, True, False]
+    assert len({hit["id"] for part in parts for hit in part["hits"]}) == 6
+    for query in ("skip=x", "after=2023-13", "like=1e3"):
+        assert get(f"/search?{query}")[0].status == 400
+
+
+def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monkeypatch):
+    opened: list[list[str]] = []
+
+    class Process:
+        def __init__(self, command: list[str]):
+            opened.append(command)
+
+        def wait(self, seconds: float) -> int:
+            return 0
+
+    monkeypatch.setattr(serve.subprocess, "Popen", Process)
+    (hit,) = [hit for hit in search(get, "q=blue")["hits"] if hit["name"] == "blue.jpg"]
+    path = f"/open/{hit['id']}"
+    assert get(path)[0].status == 404 and get(path, "POST")[0].status == 403
+    assert get(path, "POST", X_DCCLIP="1", Host="evil.example")[0].status == 403
+    assert get(path, "POST", X_DCCLIP="1", Sec_Fetch_Site="cross-site")[0].status == 403
+    for wrong in ("/open/99", "/open/..", "/open/"):
+        assert get(wrong, "POST", X_DCCLIP="1")[0].status == 404
+    assert not opened
+    assert get(path, "POST", X_DCCLIP="1")[0].status == 200 and str(photos / "a") in opened[0][-1]
+    server.host = "192.168.1.2"
+    assert get(path, "POST", X_DCCLIP="1")[0].status == 403 and len(opened) == 1
+    assert search(get, "q=red")["opens"] is False
 
 
 def test_without_a_query_the_newest_come_first(get, photos):
@@ -74,10 +121,10 @@ def test_without_a_query_the_newest_come_first(get, photos):
 
 def test_notes_and_errors_are_shown(get):
     assert "закат" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
-    response, body = get("/search?similar=99")
+    response, body = get("/search?like=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
     for number in ("x", "-1", "1" * 40):
-        assert get(f"/search?similar={number}")[0].status == 400
+        assert get(f"/search?like={number}")[0].status == 400
 
 
 def test_images_are_upright_jpeg_files_without_metadata(get):
