@@ -83,16 +83,9 @@ class _Page:
         return lines
 
     def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: float,
-        width: float = SIZE,
-        color: Fill = None,
-        most: int = 99,
+        self, x: float, y: float, text: str, size: float, width=float(SIZE), color: Fill = None, most=99
     ) -> float:
-        """Draw a text in at most so many lines of a width, and return the height where it ends."""
+        """Draw at most `most` lines of a text, and return the height where they end."""
         for line in self.lines(text, size, width)[:most]:
             self.draw.text((x, y), line, self.ink if color is None else color, self.font(round(size)))
             y += LINE * size
@@ -125,50 +118,44 @@ def _phone(page: _Page, title: str) -> float:
     return 50
 
 
-def _chat(page: _Page):
+def _chat(page: _Page, rng: np.random.Generator):
     y = _phone(page, page.sentence(10))
     own_color, color = page.accent, (70, 70, 70) if page.ink[0] > 128 else (222, 222, 222)
     while y < page.height - 60:
-        own, size = page.rng.random() < 0.5, page.rng.uniform(9, 12)
+        own, size = rng.random() < 0.5, rng.uniform(9, 12)
         text = page.sentence(60)
         width = min(page.width * 0.62, len(text) * size)
         left = page.width - width - 44 if own else 36
         bottom = y + 10 + LINE * size * len(page.lines(text, size, width))
         page.box(left - 8, y, width + 16, bottom - y, own_color if own else color, radius=(8, 3, 14)[page.design])
         page.text(left, y + 4, text, size, width, WHITE if own else page.ink)
-        if page.design != 1 or page.rng.random() < 0.5:
-            page.box(
-                page.width - 30 if own else 4,
-                y,
-                22,
-                22,
-                _hsv(page.rng.random(), 0.5, 0.7),
-                radius=11 * (page.design != 0),
-            )
-        y = bottom + page.rng.uniform(6, 16)
+        if page.design != 1 or rng.random() < 0.5:
+            left = page.width - 30 if own else 4
+            page.box(left, y, 22, 22, _hsv(rng.random(), 0.5, 0.7), radius=11 * (page.design != 0))
+        y = bottom + rng.uniform(6, 16)
     page.box(8, page.height - 30, page.width - 16, 22, line=(128, 128, 128), radius=8)
 
 
-def _settings(page: _Page):
+def _settings(page: _Page, rng: np.random.Generator):
     y = _phone(page, page.sentence(8))
     while y < page.height - 24:
         page.text(32 if page.design != 1 else 10, y + 3, page.sentence(12), 11, page.width * 0.55, most=1)
         if page.design != 1:
-            page.box(8, y + 2, 16, 16, _hsv(page.rng.random(), 0.6, 0.8), radius=4)
-        on = page.rng.random() < 0.5
+            page.box(8, y + 2, 16, 16, _hsv(rng.random(), 0.6, 0.8), radius=4)
+        on = rng.random() < 0.5
         page.box(page.width - 36, y + 4, 26, 13, page.accent if on else (170, 170, 170), radius=6)
         page.box(page.width - (24 if on else 35), y + 5, 11, 11, (250, 250, 250), radius=5)
-        y += page.rng.uniform(24, 27)
+        y += rng.uniform(24, 27)
         page.draw.line((8, y - 1, page.width, y - 1), (150, 150, 150))
 
 
-def _receipt(page: _Page):
-    page.open(page.rng.uniform(0.38, 0.6), page.paper)
+def _receipt(page: _Page, rng: np.random.Generator):
+    page.open(rng.uniform(0.38, 0.6), page.paper)
     y = page.text(page.width * 0.2, 10, page.sentence(10), 15, page.width * 0.7, most=1) + 4
-    y = page.text(10, y, f"2{page.rng.integers(10**9):010} {page.rng.integers(10, 28)}-0{page.rng.integers(1, 9)}", 8)
+    y = page.text(10, y, f"2{rng.integers(10**9):010} {rng.integers(10, 28)}-0{rng.integers(1, 9)}", 8)
     rule = ("-" * 60, "=" * 60, "* " * 40)[page.design]
     y, total = page.text(8, y, rule, 9, page.width - 16, most=1), 0.0
-    for _ in range(page.rng.integers(4, 14)):
+    for _ in range(rng.integers(4, 14)):
         if y > page.height - 90:
             break
         price = page.price()
@@ -180,43 +167,39 @@ def _receipt(page: _Page):
     if page.design != 1:
         x = 20.0
         while x < page.width - 20:
-            bar = page.rng.uniform(1, 4)
+            bar = rng.uniform(1, 4)
             page.draw.rectangle((x, page.height - 34, x + bar, page.height - 12), page.ink)
-            x += bar + page.rng.uniform(1, 4)
+            x += bar + rng.uniform(1, 4)
 
 
-def _document(page: _Page):
-    page.open(page.rng.uniform(0.68, 0.8), page.paper)
-    margin, size = page.rng.uniform(20, 36), page.rng.uniform(7, 10)
+def _document(page: _Page, rng: np.random.Generator):
+    page.open(rng.uniform(0.68, 0.8), page.paper)
+    margin, size = rng.uniform(20, 36), rng.uniform(7, 10)
     y = page.text(margin + 40 * (page.design == 2), margin, page.sentence(16), 16, page.width - 2 * margin, most=2) + 8
     while y < page.height - margin - 2 * size:
-        paragraph = (" " if " " in page.sentence() else "").join(
-            page.sentence() for _ in range(page.rng.integers(2, 7))
-        )
+        gap = " " if " " in page.sentence() else ""
+        paragraph = gap.join(page.sentence() for _ in range(rng.integers(2, 7)))
         most = int((page.height - margin - y) / size / 1.35) or 1
-        y = page.text(margin, y, paragraph, size, page.width - 2 * margin, most=most) + size * page.rng.uniform(0.2, 1)
-    if page.rng.random() < 0.3:  # a seal
-        page.draw.ellipse(
-            (page.width - 100, page.height - 100, page.width - 40, page.height - 40), None, (200, 30, 30), 3
-        )
+        y = page.text(margin, y, paragraph, size, page.width - 2 * margin, most=most) + size * rng.uniform(0.2, 1)
+    if rng.random() < 0.3:  # a seal
+        right, bottom = page.width - 40, page.height - 40
+        page.draw.ellipse((right - 60, bottom - 60, right, bottom), None, (200, 30, 30), 3)
 
 
-def _code(page: _Page):
-    page.open(page.rng.uniform(0.6, 1.2), page.paper if page.design != 1 else page.accent)
-    modules = (
-        np.array([list(row) for row in segno.make(page.sentence(60) + str(page.rng.integers(10**9))).matrix]) == 0
-    )
-    edge = round(min(page.width, page.height) * page.rng.uniform(0.5, 0.8))
-    square = Image.fromarray((modules * 255).astype(np.uint8)).resize((edge, edge), Image.Resampling.NEAREST)
+def _code(page: _Page, rng: np.random.Generator):
+    page.open(rng.uniform(0.6, 1.2), page.paper if page.design != 1 else page.accent)
+    modules = segno.make(page.sentence(60) + str(rng.integers(10**9))).matrix
+    edge = round(min(page.width, page.height) * rng.uniform(0.5, 0.8))
+    square = Image.fromarray(255 - 255 * np.array([*map(list, modules)], np.uint8))
     left, top = (page.width - edge) // 2, (page.height - edge) // (2 if page.design != 2 else 3)
     page.box(left - 12, top - 12, edge + 24, edge + 24, WHITE, radius=6)
-    page.image.paste(square.convert("RGB"), (left, top))
+    page.image.paste(square.resize((edge, edge), Image.Resampling.NEAREST).convert("RGB"), (left, top))
     page.text(left, top + edge + 16, page.sentence(18), 12, edge, most=1)
 
 
-def _slide(page: _Page):
-    colored = page.rng.random() < 0.3
-    page.open(page.rng.choice([4 / 3, 16 / 9]), page.accent if colored else page.paper)
+def _slide(page: _Page, rng: np.random.Generator):
+    colored = rng.random() < 0.3
+    page.open(rng.choice([4 / 3, 16 / 9]), page.accent if colored else page.paper)
     page.ink = WHITE if colored else page.ink
     if page.design == 0:
         page.box(0, 0, page.width, 46, page.accent)
@@ -226,53 +209,45 @@ def _slide(page: _Page):
         page.box(0, page.height - 18, page.width, 18, page.accent)
     page.text(26, 12, page.sentence(22), 20, page.width - 40, most=1)
     y = 62.0
-    for _ in range(page.rng.integers(2, 6)):
+    for _ in range(rng.integers(2, 6)):
         if y > page.height - 40:
             break
-        y = (
-            page.text(
-                34, y, "•–▪"[page.design] + page.sentence(40), 13, page.width * page.rng.uniform(0.5, 0.9), most=2
-            )
-            + 6
-        )
-    if page.rng.random() < 0.4:
-        page.box(page.width * 0.62, 80, page.width * 0.3, page.height * 0.4, _hsv(page.rng.random(), 0.4, 0.8))
+        point = "•–▪"[page.design] + page.sentence(40)
+        y = page.text(34, y, point, 13, page.width * rng.uniform(0.5, 0.9), most=2) + 6
+    if rng.random() < 0.4:
+        page.box(page.width * 0.62, 80, page.width * 0.3, page.height * 0.4, _hsv(rng.random(), 0.4, 0.8))
 
 
-def _whiteboard(page: _Page):
-    page.open(page.rng.uniform(1.2, 1.9), _gray(page.rng, 215, 250))
-    frame = _gray(page.rng, 90, 200)
-    page.draw.rectangle((0, 0, page.width - 1, page.height - 1), None, frame, int(page.rng.integers(4, 10)))
+def _whiteboard(page: _Page, rng: np.random.Generator):
+    page.open(rng.uniform(1.2, 1.9), _gray(rng, 215, 250))
+    frame = _gray(rng, 90, 200)
+    page.draw.rectangle((0, 0, page.width - 1, page.height - 1), None, frame, int(rng.integers(4, 10)))
     pens = [(30, 40, 150), (170, 30, 30), (20, 110, 50), (30, 30, 30)]
-    for _ in range(page.rng.integers(4, 10)):
-        pen, x, y = (
-            pens[page.rng.integers(4)],
-            page.rng.uniform(12, page.width * 0.7),
-            page.rng.uniform(12, page.height - 40),
-        )
-        if page.rng.random() < 0.35:  # a box with an arrow, by hand
+    for _ in range(rng.integers(4, 10)):
+        pen = pens[rng.integers(4)]
+        x, y = rng.uniform(12, page.width * 0.7), rng.uniform(12, page.height - 40)
+        if rng.random() < 0.35:  # a box with an arrow, by hand
             corners = np.array([[0, 0], [70, 0], [70, 36], [0, 36], [0, 0], [70, 18], [110, 18], [102, 12]], float)
-            points = corners * page.rng.uniform(0.6, 1.3) + page.rng.normal(0, 2, corners.shape) + (x, y)
+            points = corners * rng.uniform(0.6, 1.3) + rng.normal(0, 2, corners.shape) + (x, y)
             page.draw.line([tuple(point) for point in points], pen, 2)
             continue
-        size = page.rng.uniform(12, 24)
+        size = rng.uniform(12, 24)
         for letter in page.sentence(14):
-            page.text(x, y + page.rng.normal(0, size * 0.12), letter, size * page.rng.uniform(0.85, 1.15), color=pen)
+            page.text(x, y + rng.normal(0, size * 0.12), letter, size * rng.uniform(0.85, 1.15), color=pen)
             x += size * (0.55 if letter.isascii() else 1.02)
 
 
-def _table(page: _Page):
-    page.open(page.rng.uniform(0.8, 1.6), WHITE)
-    columns, height = int(page.rng.integers(3, 8)), page.rng.uniform(15, 24)
+def _table(page: _Page, rng: np.random.Generator):
+    page.open(rng.uniform(0.8, 1.6), WHITE)
+    columns, height = int(rng.integers(3, 8)), rng.uniform(15, 24)
     width = page.width / columns
     for row in range(round(page.height / height) + 1):
         for column in range(columns):
             head = page.accent if row == 0 else (240, 240, 240) if page.design == 1 and row % 2 else None
-            page.draw.rectangle(
-                (column * width, row * height, (column + 1) * width, (row + 1) * height), head, (170, 170, 170)
-            )
+            left, top = column * width, row * height
+            page.draw.rectangle((left, top, (column + 1) * width, (row + 1) * height), head, (170, 170, 170))
             words = page.sentence(6) if row == 0 or column == 0 else page.price()
-            page.text(column * width + 3, row * height + 2, words, height * 0.5, width - 4, most=1)
+            page.text(left + 3, top + 2, words, height * 0.5, width - 4, most=1)
 
 
 # captions of each kind, in English and Chinese
@@ -361,7 +336,7 @@ def write_pages(
         language = list(sentences)[rng.integers(len(sentences))]
         draw = kinds[number % len(kinds)]
         page = _Page(rng, sentences[language], design, functools.partial(font, design))
-        draw(page)
+        draw(page, rng)
         image = page.image
         if draw not in _ON_SCREEN and rng.random() < 0.5:
             image = _photographed(image, rng, backgrounds[int(rng.integers(len(backgrounds)))])
