@@ -1,4 +1,8 @@
-"""Request handler for Inference Endpoints, with the format of the Hub's zero-shot-image-classification task."""
+"""Request handler for Inference Endpoints: ranks labels for an image, or embeds images and texts.
+
+Requests have the format of the Hub's zero-shot-image-classification task. `dcclip serve --api` parses them with the
+functions of this file and answers without PyTorch, which is therefore imported where it is used.
+"""
 
 import base64
 import binascii
@@ -6,12 +10,11 @@ import re
 import reprlib
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, UnidentifiedImageError
-from transformers import AutoModel, AutoProcessor
 
 try:
     from .image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb
@@ -19,13 +22,16 @@ except ImportError:  # Inference Endpoints import this file by its path
     sys.path.append(str(Path(__file__).parent))
     from image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
 
+TASKS = ("classify", "embed")
 MAX_LABELS = 1000
+MAX_TEXTS = 1000  # in a request for embeddings
+MAX_IMAGES = 64  # in a request for embeddings
 MAX_CHARACTERS = 1000  # of a label and of the template
 MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
 WHOLE_PIXELS = 8_000_000  # of an image that is prepared at its full size; the processor makes four copies of it
 MAX_BYTES = 32 * 2**20  # of an encoded image
-LABELS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
+TEXTS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
 WHITESPACE = b" \t\r\n\f\v"
@@ -47,21 +53,24 @@ class BadRequest(ValueError):
 
 
 class EndpointHandler:
-    """Zero-shot image classification in Chinese and English. Inference Endpoints look up this class by name.
+    """Labels and embeddings in Chinese and English. Inference Endpoints look up this class by name.
 
     Args:
         path: Folder of the repo. The model code is loaded from it.
     """
 
     def __init__(self, path: str = ""):
+        import torch
+        from transformers import AutoModel, AutoProcessor
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
         self.size = max(value for value in dict(self.processor.image_processor.size).values() if value)
         self.lock = threading.Lock()  # one large image at a time; a forward pass uses all cores anyway
 
-    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
-        """Classify the image of one request.
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
+        """Answer one request: rank labels for an image, or embed images and texts.
 
         Args:
             data: Request with an image under `inputs`: base64 with or without a `data:image/...;base64,` prefix,
@@ -70,36 +79,108 @@ class EndpointHandler:
                 semicolons or line ends.
                 `parameters.hypothesis_template` is a sentence with `{}` for the label; default: the label alone, which
                 works in both languages.
+                With `"task": "embed"`, `inputs` is a dict with the lists `texts`, `images` or both.
 
         Returns:
-            `[{"score": score, "label": label}, ...]`, highest score first; the scores sum to 1.
+            `[{"score": score, "label": label}, ...]`, highest score first; the scores sum to 1. For embeddings,
+            `{"texts": [[...], ...], "images": [[...], ...]}` with the lists of the request: L2-normalised, in order.
 
         Raises:
             BadRequest: A field is missing, empty, too large or of the wrong type.
         """
+        import torch
+
         with self.lock, torch.inference_mode():
+            if parse_task(data) == "embed":
+                return self._embed(*parse_inputs(data, self.size))
             return self._classify(*parse_request(data, self.size))
 
     def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
-        inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
+        texts = self._encode_texts("candidate_labels", [template.replace("{}", label) for label in labels])
+        logits = self.model.logit_scale.exp().float() * texts @ self._encode_image(image)[0]
+        predictions = [
+            {"score": score, "label": label} for score, label in zip(logits.softmax(-1).tolist(), labels, strict=True)
+        ]
+        return sorted(predictions, key=lambda prediction: -prediction["score"])
+
+    def _embed(self, texts: list[str], images: Iterator[Image.Image]) -> dict[str, Any]:
+        found = {"images": [self._encode_image(image)[0].tolist() for image in images]}
+        if texts:
+            found["texts"] = self._encode_texts("texts", texts).tolist()
+        return {name: vectors for name, vectors in found.items() if vectors}
+
+    def _encode_image(self, image: Image.Image) -> Any:
+        """Embedding, (1, D) float32, L2-normalised."""
+        from torch.nn.functional import normalize
+
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"].to(self.model.device)
+        return normalize(self.model.get_image_features(pixels).pooler_output.float(), dim=-1)
+
+    def _encode_texts(self, field: str, texts: list[str]) -> Any:
+        """Embeddings, (N, D) float32, L2-normalised."""
+        import torch
+
+        inputs = self.processor(text=texts)
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
             raise BadRequest(
-                f"candidate_labels: the longest label has {longest} tokens; this model accepts at most "
+                f"{field}: the longest text has {longest} tokens; this model accepts at most "
                 f"{self.model.config.max_text_length}. Shorten it."
             )
         inputs = inputs.convert_to_tensors("pt").to(self.model.device)
-        pixel_values = inputs.pop("pixel_values")
         parts = [
-            self.model(
-                pixel_values=pixel_values,
-                **{name: value[start : start + LABELS_AT_ONCE] for name, value in inputs.items()},
-            ).logits_per_image[0]
-            for start in range(0, len(labels), LABELS_AT_ONCE)
+            self.model.get_text_features(
+                **{name: value[start : start + TEXTS_AT_ONCE] for name, value in inputs.items()}
+            ).pooler_output
+            for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
-        scores = torch.cat(parts).float().softmax(-1).tolist()
-        predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
-        return sorted(predictions, key=lambda prediction: -prediction["score"])
+        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
+
+
+def parse_task(data: Any) -> str:
+    """Task of a request: `embed`, or by default `classify`."""
+    if not isinstance(data, dict):
+        raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
+    task = data.get("task", TASKS[0])
+    if task not in TASKS:
+        raise BadRequest(f"task is {reprlib.repr(task):.80}; send one of {', '.join(TASKS)}.")
+    return task
+
+
+def parse_inputs(data: dict[str, Any], size: int | None = None) -> tuple[list[str], Iterator[Image.Image]]:
+    """Texts and images of a request for embeddings. Each image is decoded when the iterator reaches it.
+
+    Args:
+        data: The request.
+        size: As in `parse_request`.
+
+    Raises:
+        BadRequest: A field is missing, empty, too large or of the wrong type; of an image, when it is reached.
+    """
+    inputs = data.get("inputs")
+    if not isinstance(inputs, dict) or not inputs or inputs.keys() - {"texts", "images"}:
+        raise BadRequest("inputs: to embed, send an object with the lists `texts`, `images` or both.")
+    lists = {"texts": MAX_TEXTS, "images": MAX_IMAGES}
+    for field, most in lists.items():
+        value = inputs.get(field, [])
+        if not isinstance(value, list) or len(value) > most or (field in inputs and not value):
+            kind = f"has {len(value)} items" if isinstance(value, list) else f"is of type {type(value).__name__}"
+            is_large = isinstance(value, list) and len(value) > most
+            raise BadRequest(f"{field} {kind}; send a list of 1 to {most}.", 413 if is_large else 400)
+    texts = inputs.get("texts", [])
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise BadRequest(f"texts has {reprlib.repr(text):.80}; send non-empty strings.")
+        _check_text("texts", text)
+    return texts, _decode_images(inputs.get("images", []), size)
+
+
+def _decode_images(values: list[Any], size: int | None) -> Iterator[Image.Image]:
+    for number, value in enumerate(values):
+        try:
+            yield _decode_image(value, size)
+        except BadRequest as error:
+            raise BadRequest(f"images[{number}]: {error}", error.status_code) from error
 
 
 def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.Image, list[str], str]:
@@ -112,8 +193,6 @@ def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
     """
-    if not isinstance(data, dict):
-        raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
     inputs = data.get("inputs", data.get("image"))
     parameters = data["parameters"] if data.get("parameters") is not None else {}
     if not isinstance(parameters, dict):

@@ -24,7 +24,7 @@ try:
 except ImportError:  # in a model folder, which is not a package
     from image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
 
-ImageInput = str | Path | Image.Image
+ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "_fp16", "")
@@ -89,9 +89,9 @@ class Runtime:
         """Encode files or Pillow images.
 
         Args:
-            images: Paths or Pillow images of any size and mode. Transparent images are flattened onto white. A JPEG
-                file is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller than the model's input, as in
-                an index.
+            images: Paths, contents of files, or Pillow images of any size and mode. Transparent images are flattened
+                onto white. A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller than the
+                model's input, as in an index.
 
         Returns:
             (N, D) float32, L2-normalised.
@@ -99,8 +99,8 @@ class Runtime:
         Raises:
             ValueError: `images` is a single image or holds something else, or a file does not decode.
         """
-        if isinstance(images, (str, Path, Image.Image)):
-            raise ValueError("images: got a single image; pass a list of paths or Pillow images.")
+        if isinstance(images, (str, Path, bytes, Image.Image)):
+            raise ValueError("images: got a single image; pass a list of paths, contents of files or Pillow images.")
         session = self._session("vision")
         batches = [
             self._run(session, pixel_values=_joined([self.preprocess(image) for image in batch]))
@@ -138,7 +138,7 @@ class Runtime:
         """Rank labels for an image.
 
         Args:
-            image: Path or Pillow image.
+            image: Path, content of a file, or Pillow image.
             labels: One or more candidate labels, in Chinese, English or both.
             template: Text around each label, with `{}` for the label.
             truncate: Whether to truncate texts longer than `max_text_length` tokens.
@@ -165,7 +165,7 @@ class Runtime:
         """Find the rows of an index that are most similar to a query.
 
         Args:
-            query: Text as `str`, image as `Path` or Pillow image, or embedding of shape (D,).
+            query: Text as `str`, image as `Path`, `bytes` or Pillow image, or embedding of shape (D,).
             index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalised.
             k: Maximum number of results.
 
@@ -434,25 +434,26 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
     """Open an image as RGB, as in training: upright, 8 bits, transparent ones flattened onto white.
 
     Args:
-        image: Path or Pillow image.
+        image: Path, content of a file, or Pillow image.
         edge: Length of the shorter side that is enough, in pixels: a JPEG file is decoded as for an index. Default:
             full size.
 
     Raises:
-        ValueError: The file does not decode; the message names it. Or it is neither a path nor a Pillow image.
+        ValueError: The file does not decode; the message names it. Or the type is wrong.
         OSError: The file does not exist.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    if not isinstance(image, (str, Path)):
+    if not isinstance(image, (str, Path, bytes)):
         raise ValueError(
-            f"image: is of type {type(image).__name__}; pass a path or a Pillow image, such as "
-            "PIL.Image.fromarray(array)."
+            f"image: is of type {type(image).__name__}; pass a path, the content of a file, or a Pillow image, such "
+            "as PIL.Image.fromarray(array)."
         )
     try:
         return open_image(image, edge, gap=1)
     except ImageError as error:
-        raise ValueError(f"image: {str(image)!r} does not decode ({error}). Pass another file.") from error
+        name = "the content" if isinstance(image, bytes) else repr(str(image))
+        raise ValueError(f"image: {name} does not decode ({error}). Pass another file.") from error
 
 
 def _valid(text: str) -> str:

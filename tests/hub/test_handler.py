@@ -113,7 +113,7 @@ def test_many_labels_in_parts_have_the_scores_of_one_pass(handler, png, monkeypa
     labels = [f"label {number}" for number in range(150)]
     request = {"inputs": png, "candidate_labels": labels}
     found = {answer["label"]: answer["score"] for answer in handler(request)}
-    monkeypatch.setattr(module, "LABELS_AT_ONCE", 1000)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 1000)
     expected = {answer["label"]: answer["score"] for answer in handler(request)}
     assert list(found) != labels and found == pytest.approx(expected, abs=1e-6)
 
@@ -133,3 +133,23 @@ def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch)
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(handler, [{"inputs": png, "candidate_labels": ["a"]}] * 50))
     assert len(answers) == 50 and max(most) == 1
+
+
+def test_embeddings_are_those_of_the_model(handler, finished, images):
+    model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
+    with torch.no_grad():
+        outputs = model(**processor(images=images[:2], text=[*EN, *ZH], return_tensors="pt"))
+    files = [base64.b64encode(encode(image)).decode() for image in images[:2]]
+    answer = handler({"task": "embed", "inputs": {"texts": [*EN, *ZH], "images": files}})
+    for name, expected in {"texts": outputs.text_embeds, "images": outputs.image_embeds}.items():
+        torch.testing.assert_close(torch.tensor(answer[name]), expected, atol=1e-5, rtol=0)
+    assert handler({"task": "embed", "inputs": {"texts": EN}}).keys() == {"texts"}
+
+
+def test_an_image_that_cannot_be_embedded_is_named(handler, png):
+    with pytest.raises(BadRequest, match=r"images\[1\]"):
+        handler({"task": "embed", "inputs": {"images": [png, "%%%"]}})
+    with pytest.raises(BadRequest, match="texts"):
+        handler({"task": "embed", "inputs": {"texts": ["frog " * 99]}})
+    with pytest.raises(BadRequest, match="task"):
+        handler({"task": ["embed"]})

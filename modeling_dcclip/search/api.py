@@ -1,0 +1,100 @@
+"""Embeddings and labels for other programs over HTTP, without PyTorch: `dcclip serve --api`.
+
+A request is the JSON object that `EndpointHandler` of handler.py takes, and so is its answer. openapi.json describes
+both.
+"""
+
+import json
+import threading
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from modeling_dcclip.handler import BadRequest, parse_inputs, parse_request, parse_task
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.local_server import LocalHandler, LocalServer
+
+MAX_BODY = 64 * 2**20  # bytes of a request
+MAX_DRAINED = 2**30  # bytes that are read of a larger one, so that the client reads the answer
+OPENAPI = Path(__file__).with_name("openapi.json")
+
+
+def answer(runtime: Runtime, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
+    """Answer a request as `EndpointHandler` does.
+
+    Raises:
+        BadRequest: A field is missing, empty, too large or of the wrong type.
+        ValueError: A text has too many tokens.
+    """
+    size = runtime.preprocess.edge
+    if parse_task(data) == "embed":
+        texts, images = parse_inputs(data, size)
+        found = {"images": [runtime.encode_images([image])[0].tolist() for image in images]}
+        if texts:
+            found["texts"] = runtime.encode_texts(texts).tolist()
+        return {name: vectors for name, vectors in found.items() if vectors}
+    image, labels, template = parse_request(data, size)
+    return [{"score": score, "label": label} for label, score in runtime.zero_shot(image, labels, template)]
+
+
+class ApiServer(LocalServer):
+    """Server of one model.
+
+    Args:
+        runtime: Exported model.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+
+    def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = 8000):
+        self.runtime = runtime
+        self.lock = threading.Lock()  # one large image at a time
+        super().__init__(_ApiHandler, host, port)
+
+
+class _ApiHandler(LocalHandler):
+    server: ApiServer
+
+    def do_GET(self):
+        """Answer with the description of the API."""
+        if self.is_refused():
+            return
+        if self.path == "/openapi.json":
+            self.send_content("application/json", OPENAPI.read_bytes())
+        else:
+            self.send_failure(HTTPStatus.NOT_FOUND, "Send requests to POST /api; GET /openapi.json describes them.")
+
+    def do_POST(self):
+        """Answer a request of the API."""
+        if self.is_refused():
+            return
+        try:
+            data = self._read_json()
+            with self.server.lock:
+                self.send_json(HTTPStatus.OK, answer(self.server.runtime, data))
+        except BadRequest as error:
+            self.send_failure(HTTPStatus(error.status_code), str(error))
+        except ValueError as error:
+            self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
+
+    def _read_json(self) -> Any:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()):
+            raise BadRequest("Content-Length is missing; send the length of the body.", HTTPStatus.LENGTH_REQUIRED)
+        if int(length) > MAX_BODY:
+            remaining = min(int(length), MAX_DRAINED)
+            while remaining and (part := self.rfile.read(min(remaining, 2**16))):
+                remaining -= len(part)
+            raise BadRequest(f"The body has {int(length):,} bytes; send at most {MAX_BODY:,}.", 413)
+        body = self.rfile.read(int(length))
+        if self.path != "/api":
+            raise BadRequest("Send requests to POST /api; GET /openapi.json describes them.", HTTPStatus.NOT_FOUND)
+        if self.headers.get_content_type() != "application/json":  # which no form of another site can send
+            raise BadRequest("Content-Type: send application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"The body is not JSON ({error}).") from error

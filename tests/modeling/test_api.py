@@ -1,0 +1,119 @@
+"""`dcclip serve --api`: the answers of the handler over HTTP, without PyTorch, and what is refused."""
+
+import base64
+import json
+import threading
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+
+from modeling_dcclip import command
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search import api
+from modeling_dcclip.search.api import ApiServer
+
+
+@pytest.fixture(scope="module")
+def runtime(color_model) -> Runtime:
+    return Runtime(color_model)
+
+
+@pytest.fixture(scope="module")
+def server(runtime):
+    with ApiServer(runtime, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def post(server):
+    def send(body, path: str = "/api", kind: str = "application/json", **headers: str):
+        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, content, {"Content-Type": kind, **headers})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    return send
+
+
+@pytest.fixture
+def red(tmp_path, paint) -> str:
+    return base64.b64encode(paint(tmp_path / "red.png", "red").read_bytes()).decode()
+
+
+def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
+    texts = ["红", "green"]
+    status, answer = post(
+        {"task": "embed", "inputs": {"texts": texts, "images": [red, "data:image/png;base64," + red]}}
+    )
+    assert status == 200 and answer.keys() == {"texts", "images"}
+    np.testing.assert_allclose(answer["texts"], runtime.encode_texts(texts), atol=1e-6)
+    expected = runtime.encode_images([base64.b64decode(red)])
+    np.testing.assert_allclose(answer["images"], np.repeat(expected, 2, 0), atol=1e-6)
+    assert post({"task": "embed", "inputs": {"texts": ["红"]}})[1].keys() == {"texts"}
+
+
+def test_labels_have_the_scores_of_the_runtime(post, runtime, red):
+    status, answer = post({"inputs": red, "parameters": {"candidate_labels": ["红", "蓝"]}})
+    assert status == 200
+    found = [(each["label"], pytest.approx(each["score"])) for each in answer]
+    assert found == runtime.zero_shot(base64.b64decode(red), ["红", "蓝"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"{", 400, "JSON"),
+        (b"[" * 100_000, 400, "JSON"),
+        ([], 400, "JSON object"),
+        ({"task": "draw"}, 400, "task"),
+        ({"task": "embed", "inputs": "a dog"}, 400, "inputs"),
+        ({"task": "embed", "inputs": {}}, 400, "inputs"),
+        ({"task": "embed", "inputs": {"text": ["红"]}}, 400, "inputs"),
+        ({"task": "embed", "inputs": {"texts": []}}, 400, "texts"),
+        ({"task": "embed", "inputs": {"texts": "红"}}, 400, "texts"),
+        ({"task": "embed", "inputs": {"texts": [1]}}, 400, "texts"),
+        ({"task": "embed", "inputs": {"texts": ["红"] * 1001}}, 413, "texts"),
+        ({"task": "embed", "inputs": {"texts": ["红 " * 7]}}, 400, "texts"),
+        ({"task": "embed", "inputs": {"images": ["AAAA", 5]}}, 400, r"images[0]"),
+        ({"inputs": None}, 400, "inputs"),
+    ],
+)
+def test_wrong_requests_name_the_field(post, body, status, field):
+    found, answer = post(body)
+    assert found == status and field in answer["error"]
+
+
+def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
+    assert post({}, path="/")[0] == 404
+    assert post({}, kind="text/plain")[0] == 415
+    assert post({}, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert post({}, Host="evil.example")[0] == 403
+    monkeypatch.setattr(api, "MAX_BODY", 1000)
+    status, answer = post(b"x" * 5_000_000)
+    assert status == 413 and "5,000,000" in answer["error"]
+
+
+def test_the_description_is_served(server):
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    connection.request("GET", "/openapi.json")
+    description = json.loads(connection.getresponse().read())
+    for task in ("Embed", "Classify"):
+        assert task in description["components"]["schemas"]
+    limits = description["components"]["schemas"]["Embed"]["properties"]["inputs"]["properties"]
+    assert [limits[name]["maxItems"] for name in ("texts", "images")] == [1000, 64]
+
+
+def test_the_command_needs_no_index(tmp_path, color_model, monkeypatch, capsys):
+    monkeypatch.setattr(ApiServer, "serve_forever", lambda server: None)
+    arguments = ["serve", "--api", "--index", str(tmp_path), "--model", str(color_model), "--port", "0"]
+    command.main(arguments)
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    with pytest.raises(SystemExit):
+        command.main([*arguments, "--open"])
+    assert "open" in capsys.readouterr().err
