@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000.")
     serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
+    text = "Serve embeddings and labels to other programs at /api instead of the page; no index is needed."
+    serve.add_argument("--api", action="store_true", help=text)
     summary = "List near duplicates in an index."
     duplicates = _add_command(commands, "duplicates", _on_index("run_duplicates"), summary, None)
     duplicates.add_argument(
@@ -149,6 +151,8 @@ def _add_index(commands: Any):
         "the path below FOLDER, such as 2019/work/*, or from the root, such as ~/Photos/private. May be repeated. "
         "Later runs leave them out as well, until FOLDER is named with new patterns, or with ''.",
     )
+    text = "Keep running, and update the index whenever a folder changes."
+    index.add_argument("--watch", action="store_true", help=text)
     text = "Remove an indexed folder from the index instead. No photograph is touched."
     index.add_argument("--forget", metavar="FOLDER", type=_path, help=text)
     index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")

@@ -1,6 +1,7 @@
 """The catalog of an index in SQLite: files, the rows of their vectors, and what could not be read.
 
-One row of vectors belongs to one content, so copies and moved files share it. SQLite's rollback journal makes each
+A row of vectors belongs to one content, so copies and moved files share it. Further key frames of a video have rows of
+their own, which belong to the row of the first one. SQLite's rollback journal makes each
 commit atomic, and a reader within `reading()` sees one state of the catalog for as long as the block lasts. A vector
 is written to a row that no committed entry refers to, and then committed: a process may be killed at any moment.
 """
@@ -14,18 +15,19 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.search.files import FileState, date_in_name, search_text, with_separator
+from modeling_dcclip.search.files import VIDEOS, FileState, date_in_name, extension_of, search_text, with_separator
 from modeling_dcclip.search.query import Filter
 
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
 # taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry;
-# patterns: JSON list of what stays out of an indexed folder
+# patterns: JSON list of what stays out of an indexed folder; frames: the key frames of a video after the first, with
+# the row of its content and their time
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT, sum INTEGER NOT NULL);
 CREATE TABLE files (
@@ -33,6 +35,9 @@ CREATE TABLE files (
     row INTEGER NOT NULL REFERENCES contents, sum INTEGER NOT NULL
 );
 CREATE INDEX files_by_row ON files (row);
+CREATE TABLE frames (
+    row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL, sum INTEGER NOT NULL
+);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE folders (path BLOB PRIMARY KEY, patterns TEXT NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
@@ -40,6 +45,7 @@ CREATE TABLE rotation (matrix BLOB NOT NULL, sum INTEGER NOT NULL);
 """
 _SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
 _SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
+_SOUND_FRAME = "frames.sum = checksum(frames.row, content, seconds)"
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
@@ -54,9 +60,10 @@ class File:
 
     id: int  # stable while the file stays in the index
     path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
-    row: int  # of its vector
+    row: int  # of its vector; of a video, of one key frame
     taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
+    seconds: float | None = None  # time of the key frame of a video
 
 
 class Catalog:
@@ -191,11 +198,27 @@ class Catalog:
         found = self._execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
+    def content_rows(self, count: int) -> np.ndarray | None:
+        """For each row below a count, the first row of the same content, (count,) int64. None without videos."""
+        frames = np.array(self._execute("SELECT row, content FROM frames"), np.int64).reshape(-1, 2)
+        if not len(frames):
+            return None
+        first = np.arange(count)
+        first[frames[:, 0]] = frames[:, 1]
+        return first
+
     def files_of_rows(self, rows: Iterable[int], chosen: Filter | None = None) -> dict[int, list[File]]:
         """The files of each row that pass a filter, sorted by path."""
         where, values = (chosen or Filter()).condition()
         query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
-        found = {int(row): [self._file(each) for each in self._execute(query, int(row), *values)] for row in rows}
+        found = {}
+        for row in map(int, rows):
+            frame = self._execute(f"SELECT content, seconds, {_SOUND_FRAME} FROM frames WHERE row = ?", row)
+            content, seconds, is_sound = frame[0] if frame else (row, None, True)
+            if not is_sound:
+                raise ValueError(f"index: row {row} of {str(self._path)!r} is damaged. Repair it: dcclip index.")
+            files = [self._file(each) for each in self._execute(query, content, *values)]
+            found[row] = [replace(each, row=row, seconds=seconds) for each in files] if frame else files
         if not all(found.values()):
             raise ValueError(f"index: {str(self._path)!r} has rows without files. Repair it: dcclip index.")
         return found
@@ -204,12 +227,17 @@ class Catalog:
         number, path, row, date, size, mtime_ns, is_sound = entry
         if not is_sound:
             raise ValueError(f"index: entry {number} of {str(self._path)!r} is damaged. Repair it: dcclip index.")
-        return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns))
+        seconds = 0.0 if extension_of(path) in VIDEOS else None
+        return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
 
-    def file(self, number: int) -> File | None:
-        """The file of an id; None if there is none."""
+    def file(self, number: int, seconds: float | None = None) -> File | None:
+        """The file of an id, of a video with the row of a key frame, by default the first; None if there is none."""
         found = self._execute(f"{_FILES} WHERE id = ?", number)
-        return self._file(found[0]) if found else None
+        file = self._file(found[0]) if found else None
+        if file is None or not seconds:
+            return file
+        rows = self._execute("SELECT row FROM frames WHERE content = ? AND seconds = ?", file.row, seconds)
+        return replace(file, row=rows[0][0], seconds=seconds) if rows else None
 
     def files(self) -> list[File]:
         """All files sorted by path."""
@@ -249,15 +277,18 @@ class Catalog:
                 self._execute("REINDEX")
                 if (found := self._execute("PRAGMA integrity_check(1)")) != [("ok",)]:
                     raise self._damage(found[0][0])
-            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
+            frames = f"SELECT content FROM frames WHERE {_SOUND_FRAME} IS NOT TRUE"
+            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE OR row IN ({frames})"
             removed = self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING path")
             self._execute("DELETE FROM contents WHERE row NOT IN (SELECT row FROM files)")
-            rows = np.array([row for (row,) in self._execute("SELECT row FROM contents")], np.int64)
+            self._execute("DELETE FROM frames WHERE content NOT IN (SELECT row FROM contents)")
+            entries = dict(self._execute("SELECT row, row FROM contents UNION ALL SELECT row, content FROM frames"))
+            rows = np.array([*entries], np.int64)
             free = np.setdiff1d(np.arange(rows.max(initial=-1) + 1), rows)
             if not np.array_equal(free, self.free_rows()):
                 self._execute("DELETE FROM free_rows")
                 self._many("INSERT INTO free_rows VALUES (?)", [(row,) for row in free.tolist()])
-            lost = np.intersect1d(lost_rows(self.num_rows), rows).tolist()
+            lost = {entries[row] for row in np.intersect1d(lost_rows(self.num_rows), rows).tolist()}
             query = "DELETE FROM files WHERE row = ? RETURNING path"
             removed += [each for row in lost for each in self._execute(query, row)]
             self._free(lost)
@@ -313,16 +344,29 @@ class Catalog:
             yield from (path for _, path in found)
             position = found[-1][0]
 
-    def allocate(self, contents: Sequence[tuple[bytes, str | None]]) -> np.ndarray:
-        """Give each new content a row: free ones first, then new ones. Call it within `writing()`, before any row is
-        freed, because a row that this transaction frees may still be read.
+    def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
+        """Give each new content a row, and one to each further frame of a video: free rows first, then new ones.
+
+        Call it within `writing()`, before any row is freed, because a row that this transaction frees may still be
+        read.
+
+        Args:
+            contents: Digest, date, and times of the further frames in seconds.
+
+        Returns:
+            Rows, (N,) int64, of each content and then of its frames.
         """
         end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
-        rows = [row for (row,) in self._execute(query, len(contents))]
+        count = sum(1 + len(times) for _, _, times in contents)
+        rows = [row for (row,) in self._execute(query, count)]
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
-        rows += range(end, end + len(contents) - len(rows))
-        entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
-        self._many("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", entries)
+        rows += range(end, end + count - len(rows))
+        numbers = iter(rows)
+        for digest, taken, times in contents:
+            row = next(numbers)
+            self._execute("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", row, digest, taken)
+            frames = [(next(numbers), row, seconds) for seconds in times]
+            self._many("INSERT INTO frames VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", frames)
         return np.array(rows, np.int64)
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
@@ -376,6 +420,9 @@ class Catalog:
         unused = "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
         self._many(f"DELETE FROM contents WHERE {unused}", candidates)
+        orphans = "content NOT IN (SELECT row FROM contents)"
+        self._execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
+        self._execute(f"DELETE FROM frames WHERE {orphans}")
 
 
 _COMPARISON = (
@@ -403,9 +450,10 @@ SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pen
 """
 _COUNT_ROWS = """
 SELECT (SELECT coalesce(max(row), -1) + 1 FROM (SELECT max(row) AS row FROM contents
-        UNION ALL SELECT max(row) FROM free_rows UNION ALL SELECT max(row) FROM files)),
-       (SELECT count(*) FROM contents) + (SELECT count(*) FROM free_rows),
-       (SELECT count(*) FROM free_rows JOIN contents USING (row))
+        UNION ALL SELECT max(row) FROM free_rows UNION ALL SELECT max(row) FROM files
+        UNION ALL SELECT max(row) FROM frames)),
+       (SELECT count(*) FROM contents) + (SELECT count(*) FROM free_rows) + (SELECT count(*) FROM frames),
+       (SELECT count(*) FROM free_rows WHERE row IN (SELECT row FROM contents UNION ALL SELECT row FROM frames))
 """
 _ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
 _BELOW = "path > ? AND path < ?"

@@ -6,32 +6,35 @@ import sys
 import warnings
 import webbrowser
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 from tqdm import tqdm
 
-from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
+from modeling_dcclip.command import PROGRAM, default_model, is_utf8, open_runtime, print_json, print_note
+from modeling_dcclip.search.api import ApiServer
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
-from modeling_dcclip.search.local_server import LOOPBACK
+from modeling_dcclip.search.local_server import LOOPBACK, LocalServer
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
 from modeling_dcclip.search.query import QueryWarning
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.upgrade import upgrade_index
+from modeling_dcclip.search.watch import watch
 
-SHOWN_FAILURES = 20
+SHOWN_FAILURES = 3  # of each cause
 CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
 
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
     exists = (options.index / MANIFEST).is_file()
-    given = {name for name in ("folders", "model", "exclude", "forget", "upgrade") if getattr(options, name)}
+    given = {name for name in ("folders", "model", "exclude", "forget", "upgrade", "watch") if getattr(options, name)}
     for name in {"forget", "upgrade"} & given:
         if others := given - {name}:
             raise ValueError(f"{name}: cannot be combined with {', '.join(sorted(others))}. Run two commands.")
@@ -59,6 +62,14 @@ def run_index(options: argparse.Namespace):
     _print_report(report, files, options)
     if report.missing:
         raise SystemExit(1)
+    if options.watch:
+        with Index.open(options.index, _model(options)) as index, suppress(KeyboardInterrupt):  # how a user ends it
+            for update in watch(index):
+                changed = update.embedded + update.copies + update.moved + update.removed
+                if changed or update.failures != report.failures:
+                    _print_report(update, len(index), options)
+                    sys.stdout.flush()
+                report = update
 
 
 def _model(options: argparse.Namespace) -> Path | None:
@@ -87,10 +98,12 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     print(f"{_count(files, 'file')} in the index: {', '.join(parts)} ({report.seconds:.1f} s)")
     if report.repaired:
         print(f"the vectors of {_count(report.repaired, 'file')} were lost, and are embedded again")
-    for path, cause in report.failures[:SHOWN_FAILURES]:
-        _print_line(f"unreadable: {path} ({cause})")
-    if len(report.failures) > SHOWN_FAILURES:
-        print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
+    for cause, number in Counter(cause for _, cause in report.failures).most_common():
+        print(f"unreadable: {_count(number, 'file')} ({cause})")
+        for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
+            _print_line(f"  {path}")
+        if number > SHOWN_FAILURES:
+            print(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
         _print_line(f"unreadable folder: {folder} (its indexed photographs are kept)")
     for folder in report.missing:
@@ -111,6 +124,7 @@ def run_search(options: argparse.Namespace):
             [
                 {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
                 | {"is_current": hit.is_current}
+                | ({} if hit.seconds is None else {"seconds": hit.seconds})
                 for hit in hits
             ]
         )
@@ -119,32 +133,39 @@ def run_search(options: argparse.Namespace):
             number = len(hit.copies)
             copies = f"  (+{number} {'copy' if number == 1 else 'copies'})" if number else ""
             state = "" if hit.is_current else "  (changed)" if os.path.exists(hit.path) else "  (gone)"
-            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.path}{copies}{state}")
+            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.at_time(hit.path)}{copies}{state}")
 
 
 def run_serve(options: argparse.Namespace):
-    """Serve the page until the process is stopped."""
+    """Serve the page or the API until the process is stopped."""
     if not 0 <= options.port < 65536:
         raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
+    if options.api and options.open:
+        raise ValueError("open: cannot be combined with api, which has no page. Leave one out.")
+    if options.api:
+        model = _model(options) or Path(read_manifest(options.index)["model_folder"])
+        _serve(partial(ApiServer, open_runtime(model)), "can use the model", options)
+        return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now
-        try:
-            server = SearchServer(index, options.host, options.port)
-        except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
-            cause = getattr(error, "strerror", None) or error
-            raise OSError(
-                f"port: cannot listen on {options.host}:{options.port} ({cause}). Choose a different --host or --port."
-            ) from error
-        with server:
-            print(server.url, flush=True)
-            if options.host not in LOOPBACK:
-                print_note("everyone who reaches this address sees the photographs of the index")
-            if options.open:
-                webbrowser.open(server.url)
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:  # how a user ends it
-                return
+        _serve(partial(SearchServer, index), "sees the photographs of the index", options)
+
+
+def _serve(make: Callable[[str, int], LocalServer], risk: str, options: argparse.Namespace):
+    try:
+        server = make(options.host, options.port)
+    except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
+        cause = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"port: cannot listen on {options.host}:{options.port} ({cause}). Choose a different --host or --port."
+        ) from error
+    with server, suppress(KeyboardInterrupt):  # how a user ends it
+        print(server.url, flush=True)
+        if options.host not in LOOPBACK:
+            print_note(f"everyone who reaches this address {risk}")
+        if options.open:
+            webbrowser.open(server.url)
+        server.serve_forever()
 
 
 def run_duplicates(options: argparse.Namespace):

@@ -25,6 +25,8 @@ class Duplicate(NamedTuple):
 def find_duplicates(index: Index, threshold: float, progress: Progress | None = None) -> list[list[Duplicate]]:
     """Find groups of near duplicates. The first photograph of a group is similar to all others in it.
 
+    Of videos, only copies are found.
+
     The time grows with the square of the number of photographs. The int8 vectors are copied to memory, so that other
     processes can write to the index meanwhile.
 
@@ -51,7 +53,7 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         current = [file for file in indexed if file.state.is_current()]
         for file in current:
             files.setdefault(file.row, []).append(file)
-        rows = np.array(sorted(files), np.int64)
+        rows = np.array(sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64)
         codes, scales = index.store.read_codes(rows)
     if left_out := len(indexed) - len(current):
         warnings.warn(f"left out: {OUTDATED.format(left_out)}", QueryWarning, stacklevel=2)
@@ -60,6 +62,9 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         scored = {file: score for position, score in positions for file in files[int(rows[position])]}
         if len(scored) > 1:
             groups.append([Duplicate(file.path, scored[file], file.state.size) for file in distinct_files([*scored])])
+    # two videos may start with the same frame, so only copies of them are listed
+    videos = [group for group in files.values() if group[0].seconds is not None]
+    groups += [[Duplicate(file.path, 1.0, file.state.size) for file in distinct_files(group)] for group in videos]
     return [group for group in groups if len(group) > 1]
 
 

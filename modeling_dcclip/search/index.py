@@ -38,6 +38,7 @@ from modeling_dcclip.search.manifest import (
 )
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
+from modeling_dcclip.search.video import MAX_FRAMES
 
 OUTDATED = "files that are gone or have changed since they were indexed: {:,}. Run dcclip index"
 
@@ -54,6 +55,7 @@ class Hit:
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
         is_current: Whether the file is there, and has not changed since it was indexed.
+        seconds: Time of the key frame of a video that is most similar, from its start; None for a photograph.
     """
 
     path: str
@@ -63,6 +65,14 @@ class Hit:
     id: int
     version: str
     is_current: bool
+    seconds: float | None = None
+
+    def at_time(self, name: str) -> str:
+        """A name of the photograph; of a video with the time of the frame, such as `clip.mp4 at 0:42`."""
+        if self.seconds is None:
+            return name
+        minutes, seconds = divmod(int(self.seconds), 60)
+        return f"{name} at {minutes}:{seconds:02}"
 
 
 class Index:
@@ -260,7 +270,7 @@ class Index:
         *texts: str,
         without: Sequence[str] = (),
         images: Sequence[ImageInput] = (),
-        like: Sequence[int] = (),
+        like: Sequence[int | tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
         after: str | None = None,
@@ -273,7 +283,8 @@ class Index:
             texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
             without: What it should not show; half the embedding of each text is subtracted, or `TEXT^WEIGHT`.
             images: Example images, added to the query.
-            like: Example photographs of the index, each by its `Hit.id`, added to the query.
+            like: Example photographs of the index, added to the query: each by its `Hit.id`, or with `Hit.seconds` as a
+                pair.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
@@ -301,9 +312,9 @@ class Index:
                 query = query @ self._map
                 query /= np.linalg.norm(query)
         with self.catalog.reading():
-            for number in like:
-                if (file := self.catalog.file(number)) is None:
-                    raise ValueError(f"id: the index has no file {number}.")
+            for each in like:
+                if (file := self.catalog.file(*each if isinstance(each, tuple) else (each,))) is None:
+                    raise ValueError(f"id: the index has no file {each}.")
                 query = query + self.store.read(np.array([file.row]))[0]
             return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top, chosen, skip)
 
@@ -326,8 +337,15 @@ class Index:
         self.refresh()
         with self.catalog.reading():
             count = self.catalog.num_rows
-            found = self.store.search(query, count, skip + top, self._allowed(count, chosen))
-            rows, scores = (each[skip:] for each in found)
+            first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
+            if first is None:
+                rows, scores = self.store.search(query, count, skip + top, allowed)
+            else:
+                allowed = None if allowed is None else allowed[first]
+                rows, scores = self.store.search(query, count, (skip + top) * MAX_FRAMES, allowed)
+                best = np.sort(np.unique(first[rows], return_index=True)[1])[: skip + top]  # one frame of each video
+                rows, scores = rows[best], scores[best]
+            rows, scores = rows[skip:], scores[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
         return _hits([distinct_files(sorted(files[int(row)], key=_preference)) for row in rows], scores)
@@ -357,7 +375,8 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
     hits = []
     for (first, *others), score in zip(found, scores, strict=True):
         copies, is_current = tuple(other.path for other in others), first.state.is_current()
-        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, first.state.version, is_current))
+        version, seconds = first.state.version, first.seconds
+        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds))
     if outdated := sum(not hit.is_current for hit in hits):
         warnings.warn("among them " + OUTDATED.format(outdated), QueryWarning, stacklevel=4)
     return hits

@@ -76,6 +76,7 @@ class Outcome:
     taken: str | None = None  # date by EXIF
     vector: np.ndarray | None = None  # embedding, (D,) float32; None if the content is known
     failure: UnreadablePhotoError | None = None  # why it could not be read
+    frames: Sequence[tuple[float, np.ndarray]] = ()  # time in seconds and embedding of further frames of a video
 
 
 def update(
@@ -189,7 +190,7 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     else:
         others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
         others = f", but {found:,} that are excluded or in hidden folders" if found else others
-        cause = f"has no images (JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF) in it{others}."
+        cause = f"has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
     return f"folder: {str(folder)!r} {cause}"
 
 
@@ -275,9 +276,10 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
         return Outcome(path, failure=failure)
     try:
         vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
+        frames = [(seconds, runtime.encode_images([image])[0]) for seconds, image in photo.frames]
     except ValueError:  # perhaps of this image alone
         return Outcome(path, failure=UnreadablePhotoError("its embedding is not finite", is_lasting=False))
-    return Outcome(path, photo.state, photo.digest, photo.taken, vector)
+    return Outcome(path, photo.state, photo.digest, photo.taken, vector, frames=frames)
 
 
 def _commit(
@@ -301,8 +303,10 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         if outcome.vector is not None and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        rows = catalog.allocate([(digest, outcome.taken) for digest, outcome in new.items()])
-        store.write(rows, np.stack([outcome.vector for outcome in new.values() if outcome.vector is not None]))
+        times = {digest: [seconds for seconds, _ in outcome.frames] for digest, outcome in new.items()}
+        rows = catalog.allocate([(digest, outcome.taken, times[digest]) for digest, outcome in new.items()])
+        vectors = [[outcome.vector, *(vector for _, vector in outcome.frames)] for outcome in new.values()]
+        store.write(rows, np.stack([*chain.from_iterable(vectors)]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

@@ -23,7 +23,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.vectors import VectorStore
 
-FORMAT, VERSION = "dcclip-index", 3
+FORMAT, VERSION = "dcclip-index", 4
 MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
 WEIGHTS = "model*.safetensors"
 

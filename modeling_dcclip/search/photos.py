@@ -1,55 +1,46 @@
-"""Read photographs with their digests and dates, and make thumbnails."""
+"""Read photographs and videos with their digests and dates, and make thumbnails."""
 
 import hashlib
 import io
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from typing import BinaryIO
 
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.files import EXTENSIONS, FileState, extension_of
+from modeling_dcclip.search.files import IMAGES, RAW_PHOTOS, VIDEOS, FileState, UnreadablePhotoError, extension_of
+from modeling_dcclip.search.raw import open_preview
+from modeling_dcclip.search.video import read_frame, read_frames
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page
+HEIC = (".heic", ".heif", ".hif")
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
 
-class UnreadablePhotoError(ValueError):
-    """A file cannot be read as an image.
-
-    Args:
-        cause: Short cause, the same for all files that fail alike.
-        is_lasting: Whether the file fails again until it changes.
-    """
-
-    def __init__(self, cause: str, is_lasting: bool):
-        super().__init__(cause)
-        self.cause, self.is_lasting = cause, is_lasting
-        self.state: FileState | None = None  # the state that fails, if it lasts
-
-
 @dataclass(frozen=True)
 class Photo:
-    """A file that was read as an image."""
+    """A file that was read as an image, or as a video."""
 
     state: FileState  # while it was read
     digest: bytes  # of its content, 16 bytes
     taken: str | None  # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
-    image: Image.Image | None  # upright 8-bit RGB on white; None if the content is known
+    image: Image.Image | None  # upright 8-bit RGB on white, of a video its first frame; None if the content is known
+    frames: Sequence[tuple[float, Image.Image]] = ()  # of a video, further ones, each with its time in seconds
 
 
 def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
-    """Read a photograph.
+    """Read a photograph or a video.
 
     Args:
         path: Path of the file.
@@ -64,11 +55,10 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
     """
     extension = extension_of(path)
-    if extension in EXTENSIONS and lacks_plugin(extension):
-        cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
-        raise UnreadablePhotoError(cause, is_lasting=False)
+    _require_decoder(extension)  # before a large file is read for its digest
     for _ in range(ATTEMPTS):
         failure = taken = image = None
+        frames: Sequence[tuple[float, Image.Image]] = ()
         try:
             require_file(path)
             with open(path, "rb") as file:
@@ -77,7 +67,10 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
                 digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
                 if not is_known(digest):
                     try:
-                        taken, image = decode_photo(source, edge)
+                        if extension in VIDEOS:
+                            taken, ((_, image), *frames) = read_frames(source, edge)
+                        else:
+                            taken, image = decode_photo(source, edge, extension=extension)
                     except UnreadablePhotoError as error:
                         failure = error
                 after = os.stat(path)
@@ -86,19 +79,20 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             state = FileState.of(path, after)
             if failure is None:
-                return Photo(state, digest, taken, image)
+                return Photo(state, digest, taken, image, frames)
             failure.state = state if failure.is_lasting else None
             raise failure
     raise UnreadablePhotoError("changed while it was read", is_lasting=False)
 
 
 def decode_photo(
-    file: BinaryIO, edge: int | None = None, max_pixels: int | None = None
+    file: BinaryIO, edge: int | None = None, max_pixels: int | None = None, extension: str = ""
 ) -> tuple[str | None, Image.Image]:
-    """Decode an open image file."""
+    """Decode an open image file; of a raw photograph, by its extension, the preview."""
+    is_raw = extension in RAW_PHOTOS
     file.seek(0)
     try:
-        with open_header(file) as image:
+        with open_preview(file) if is_raw else open_header(file) as image:
             pixels = image.width * image.height
             if edge is not None:
                 reduce_jpeg(image, edge)
@@ -113,7 +107,8 @@ def decode_photo(
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
+        cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
+        raise UnreadablePhotoError(cause, is_lasting=True) from error
     except MemoryError as error:
         raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
@@ -121,13 +116,20 @@ def decode_photo(
         raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
 
 
-def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
-    """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata."""
-    name = os.fsencode(path)
+def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:
+    """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata.
+
+    Of a video, it shows the key frame at a time.
+    """
+    name, extension = os.fsencode(path), extension_of(os.fsencode(path))
+    _require_decoder(extension)
     try:
         require_file(name)
         with open(name, "rb") as file:
-            _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS)
+            if extension in VIDEOS:
+                image = read_frame(file, seconds, edge)
+            else:
+                _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS, extension)
     except OSError as error:
         raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
     image.thumbnail((edge, edge))
@@ -135,6 +137,15 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)
     return content.getvalue()
+
+
+def _require_decoder(extension: str):
+    """Refuse a format whose package is not installed; a later run reads the file again."""
+    if extension in VIDEOS and find_spec("av") is None:
+        raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
+    if extension in IMAGES and lacks_plugin(extension):
+        package = "pillow-heif" if extension in HEIC else "pillow"
+        raise UnreadablePhotoError(f"{extension} needs {package}: pip install -U {package}", is_lasting=False)
 
 
 def require_file(path: bytes):

@@ -26,6 +26,7 @@ TOP = 60  # photographs in an answer
 BEST = 200  # photographs that a search sorts by date
 WAIT_S = 1.0  # for a file manager that fails
 NUMBER = re.compile("[0-9]{1,18}")
+PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")  # id, and time of the frame of a video
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
 IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
 PAGE = Path(__file__).parent / "page"
@@ -75,8 +76,8 @@ class _PageHandler(LocalHandler):
             self.send_content(f"{content_type}; charset=utf-8", (PAGE / name).read_bytes())
         elif url.path == "/search":
             self._search(parameters)
-        elif kind in IMAGE_SIZES and NUMBER.fullmatch(number):
-            self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
+        elif kind in IMAGE_SIZES and PHOTOGRAPH.fullmatch(number):
+            self._send_image(number, parameters.get("version"), IMAGE_SIZES[kind])
         else:
             self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
@@ -90,7 +91,7 @@ class _PageHandler(LocalHandler):
             self.send_failure(HTTPStatus.FORBIDDEN, "Only the page on this machine opens folders.")
             return
         try:
-            file = self.server.index.catalog.file(int(number)) if NUMBER.fullmatch(number) else None
+            file = self.server.index.catalog.file(*_photograph(number))
             if file is None or not os.path.exists(file.path):
                 raise OSError(f"photograph {number}: it is gone.")
             with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
@@ -109,8 +110,8 @@ class _PageHandler(LocalHandler):
                 skip = _number(parameters, "skip") or 0
                 limits = {name: parameters.get(name, "").strip() or None for name in ("after", "before", "path")}
                 text, without = split_query(parameters.get("q", ""))
-                like = _number(parameters, "like")
-                is_query = bool(text or without or like is not None)
+                like = [_photograph(parameters["like"])] if "like" in parameters else []
+                is_query = bool(text or without or like)
                 if not is_query:
                     hits = index.newest(TOP, Filter(**limits), skip)
                 else:
@@ -118,7 +119,7 @@ class _PageHandler(LocalHandler):
                     hits = index.search(
                         *([text] if text else []),
                         without=without,
-                        like=[] if like is None else [like],
+                        like=like,
                         top=top,
                         skip=start,
                         **limits,
@@ -139,16 +140,16 @@ class _PageHandler(LocalHandler):
         }
         self.send_json(HTTPStatus.OK, answer)
 
-    def _send_image(self, number: int, version: str | None, edge: int):
+    def _send_image(self, number: str, version: str | None, edge: int):
         try:
-            file = self.server.index.catalog.file(number)
+            file = self.server.index.catalog.file(*_photograph(number))
             if file is None:
                 raise UnreadablePhotoError("not in the index", is_lasting=True)
             if version not in (None, file.state.version):  # a different file has this number now
                 raise UnreadablePhotoError("changed since the search", is_lasting=True)
             if not os.path.isabs(file.path) or not file.state.is_current():
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
-            content = self.server.image_reader.submit(make_thumbnail, file.path, edge).result()
+            content = self.server.image_reader.submit(make_thumbnail, file.path, edge, file.seconds or 0).result()
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
@@ -159,8 +160,16 @@ def _entry(hit: Hit, has_score: bool) -> dict[str, Any]:
     """What the page shows of a photograph."""
     path = os.fsencode(hit.path).decode("utf-8", "replace")
     score = round(hit.score, 4) if has_score else None
-    entry = {"id": hit.id, "version": hit.version, "name": Path(path).name, "path": path, "is_current": hit.is_current}
+    entry = {"id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id, "version": hit.version, "path": path}
+    entry |= {"name": hit.at_time(Path(path).name), "is_current": hit.is_current}
     return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies)}
+
+
+def _photograph(text: str) -> tuple[int, float | None]:
+    """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
+    if (match := PHOTOGRAPH.fullmatch(text)) is None:
+        raise ValueError(f"id: {text!r} is not the number of a photograph.")
+    return int(match[1]), float(match[2]) if match[2] else None
 
 
 def _number(parameters: dict[str, str], name: str) -> int | None:

@@ -317,10 +317,10 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
 
 def test_folders_without_images_change_nothing(filled, photos, tmp_path):
     (tmp_path / "empty").mkdir()
-    for name in ("a.nef", "b.NEF", "c.txt"):
+    for name in ("a.psd", "b.PSD", "c.txt"):
         (tmp_path / "empty" / name).touch()
     for folder, cause in {
-        tmp_path / "empty": r"has no images \(JPEG.*: 3 \(\.nef, \.txt\)\.$",
+        tmp_path / "empty": r"has no images .*: 3 \(\.psd, \.txt\)\.$",
         tmp_path / "none": "does not exist",
         photos / "red.jpg": "is a file",
     }.items():
@@ -449,7 +449,7 @@ def test_a_second_writer_is_refused(filled, photos):
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [("{", "not the manifest"), ("[]", "not the manifest"), ('"version": 3', "version 2"), ('"data": 1', "damaged")],
+    [("{", "not the manifest"), ("[]", "not the manifest"), ('"version": 4', "version 2"), ('"data": 1', "damaged")],
 )
 def test_a_damaged_or_old_manifest_is_refused(filled, content, cause):
     path = filled.folder / "manifest.json"

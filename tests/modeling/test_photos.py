@@ -1,6 +1,8 @@
 """Walks over folders, and photographs of every kind of damage."""
 
+import io
 import os
+import struct
 
 import pytest
 from PIL import Image
@@ -45,10 +47,10 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
         pytest.importorskip("pillow_heif").register_heif_opener()
     options = {"append_images": [image], "save_all": True} if extension == ".mpo" else {}
     image.save(tmp_path / f"a{extension}", {".hif": "HEIF"}.get(extension), **options)
-    for name in ("a.CR2", "b.txt", "c"):
+    for name in ("a.psd", "b.txt", "c"):
         (tmp_path / name).touch()
     walk = Walk(tmp_path)
-    assert len(list(walk)) == 1 and walk.others == {".cr2": 1, ".txt": 1, "": 1}
+    assert len(list(walk)) == 1 and walk.others == {".psd": 1, ".txt": 1, "": 1}
     assert read(tmp_path / f"a{extension}").image.size == (40, 20)
 
 
@@ -114,7 +116,7 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
-    assert "pillow-heif" in failure.cause and not failure.is_lasting
+    assert "pip install -U pillow-heif" in failure.cause and not failure.is_lasting
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
@@ -131,3 +133,41 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
     photo = read_photo(os.fsencode(path), change_once)
     assert photo.state.size == len(later) + 1 and photo.digest == calls[1] != calls[0]
     assert photo.image is not None and photo.image.getpixel((0, 0))[2] > 200  # the later content
+
+
+def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+    return struct.pack("<HHI", tag, kind, count) + struct.pack("<I", value)
+
+
+def raw_photo(preview: bytes, magic: bytes = b"II*\0") -> bytes:
+    """A file as of a camera: an orientation, a date, a small thumbnail, sensor data, and a preview."""
+    small, date = encoded((30, 20), "blue"), b"2023:05:12 09:30:12\0"
+    exif = struct.pack("<H", 1) + entry(0x9003, 2, len(date), 56) + bytes(4) + date  # at byte 38
+    tags = struct.pack("<H", 2) + entry(0x0112, 3, 1, 6) + entry(0x8769, 4, 1, 38) + bytes(4)
+    return magic + struct.pack("<I", 8) + tags + exif + small + b"\xff\xd8\xff sensor \xff\xd8\xff" + preview
+
+
+def encoded(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, color).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "magic"), [("a.NEF", b"II*\0"), ("a.orf", b"IIRO"), ("a.cr3", None)])
+def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, magic):
+    content = raw_photo(encoded((60, 40), "red"), magic or b"II*\0")
+    if magic is None:  # a file of boxes, one of which has the EXIF data
+        content = b"\0\0\0\x18ftypcrx \0\0\0\0CMT1" + content
+    (tmp_path / name).write_bytes(content)
+    photo = read(tmp_path / name)
+    assert photo.image.size == (40, 60) and photo.image.getpixel((5, 5)) == (254, 0, 0)
+    assert photo.taken == "2023-05-12 09:30:12"
+    assert Image.open(io.BytesIO(make_thumbnail(str(tmp_path / name), 24))).size == (16, 24)
+
+
+def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):
+    (tmp_path / "a.dng").write_bytes(raw_photo(b"")[:76])
+    (tmp_path / "gray.dng").write_bytes(encoded((60, 40), "white", "L"))
+    for name in ("a.dng", "gray.dng"):
+        failure = failure_of(tmp_path / name)
+        assert failure.cause == "raw photograph without a preview" and failure.is_lasting and failure.state

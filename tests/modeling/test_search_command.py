@@ -54,11 +54,11 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     found = run("index", photos, "--model", color_model)
     assert re.fullmatch(
         r"5 files in the index: 5 images embedded, 0 unchanged, 1 unreadable \(\d+\.\d s\)\n"
-        rf"unreadable: {photos}/broken.jpg \(not an image, or damaged\)\n",
+        rf"unreadable: 1 file \(not an image, or damaged\)\n  {photos}/broken.jpg\n",
         found,
     )
     (photos / "broken.jpg").unlink()
-    for name in ("a.cr2", "b.txt"):
+    for name in ("a.psd", "b.txt"):
         (photos / name).touch()
     (photos / "red.jpg").rename(photos / "moved.jpg")
     (photos / "white.png").unlink()
@@ -69,7 +69,7 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     assert found.startswith(
         "6 files in the index: 1 image embedded, 3 unchanged, 1 copy of others, 1 moved, 1 removed ("
     )
-    assert found.endswith(" s)\nfiles of other types are not indexed: 2 (.cr2, .txt)\n")
+    assert found.endswith(" s)\nfiles of other types are not indexed: 2 (.psd, .txt)\n")
 
 
 def test_search_prints_score_date_path_and_copies(run, indexed):

@@ -50,7 +50,6 @@ tags: [dcclip, zero-shot-image-classification]
 The model runs in the browser. This folder was made by `python -m training.edge.web`.
 """
 MAX_SIZE = 192  # longer edge of the written images, in pixels
-MAX_LISTED = 10  # images that could not be used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +81,8 @@ def main(argv: list[str] | None = None):
     with user_errors("web", extra="photos"):
         hide_library_bars()
         failures = write_page(options)
-    for name, cause in failures[:MAX_LISTED]:
+    for name, cause in failures:
         print(f"left out {name}: {cause}")
-    if len(failures) > MAX_LISTED:
-        print(f"left out {len(failures) - MAX_LISTED} more images that do not decode")
     print(f"{options.output_dir}: the page is complete; any web server can serve this folder")
     print(f"\nNext:\n  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(options.output_dir)}")
 

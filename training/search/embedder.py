@@ -17,7 +17,7 @@ import torch
 from modeling_dcclip.image_dcclip import ImageError
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.files import FileState
+from modeling_dcclip.search.files import FileState, extension_of
 from modeling_dcclip.search.indexing import num_cores
 from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, require_file
 from training.data.images import CellRules, fetch, is_url
@@ -134,7 +134,9 @@ class Embedder:
             content, row["mtime_ns"] = _read(cell)
             digest = hashlib.blake2b(content, digest_size=16).digest()
             row |= {"name": name or digest.hex(), "digest": digest, "size": len(content)}
-            row["taken"], image = decode_photo(io.BytesIO(content), self.runtime.preprocess.edge)
+            row["taken"], image = decode_photo(
+                io.BytesIO(content), self.runtime.preprocess.edge, extension=extension_of(os.fsencode(name or ""))
+            )
         except UnreadablePhotoError as error:
             return row | {"error": error.cause}
         if self.weights is not None:

@@ -1,0 +1,109 @@
+"""Key frames of videos, read with PyAV: one in ten seconds, and of a long video twenty at equal distances."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from modeling_dcclip.search.files import UnreadablePhotoError
+
+INTERVAL_S = 10
+MAX_FRAMES = 20
+MAX_HOURS = 6  # twenty frames say little about a longer video
+MAX_PIXELS = 40_000_000  # 8K has 33 million
+# of containers; a playlist would open other files
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf"
+DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of an iPhone; UTC
+
+
+def read_frames(file: BinaryIO, edge: int | None) -> tuple[str | None, list[tuple[float, Image.Image]]]:
+    """Read the key frames of a video.
+
+    Args:
+        file: Open file.
+        edge: Length of the shorter side that is enough, in pixels. Default: full size.
+
+    Returns:
+        Local date and time of recording, `YYYY-MM-DD HH:MM:SS`, or None. Seconds from the start and image of each
+        frame, at least one: upright 8-bit RGB.
+
+    Raises:
+        UnreadablePhotoError: The video is damaged, too long or too large, or has no key frame.
+    """
+    frames: dict[float, Image.Image] = {}
+    with _open(file) as (container, stream):
+        length = (container.duration or 0) / 1e6
+        if length > MAX_HOURS * 3600:
+            raise UnreadablePhotoError(f"longer than {MAX_HOURS} hours", is_lasting=True)
+        step = max(INTERVAL_S, length / MAX_FRAMES)
+        for number in range(min(MAX_FRAMES, max(1, math.ceil(length / step)))):
+            frame = _frame_at(container, stream, number * step)
+            if frame is None:
+                break
+            seconds = max(0.0, round(float(frame.time) - _start(stream), 3))
+            if seconds not in frames:
+                frames[seconds] = _image(frame, edge)
+        taken = _date(container.metadata)
+    if not frames:
+        raise UnreadablePhotoError("video without a key frame", is_lasting=True)
+    return taken, [*frames.items()]
+
+
+def read_frame(file: BinaryIO, seconds: float, edge: int) -> Image.Image:
+    """Read the key frame at a time that `read_frames` returned; other arguments and errors are the same."""
+    with _open(file) as (container, stream):
+        frame = _frame_at(container, stream, seconds + 0.001)  # times are rounded
+        if frame is None:
+            raise UnreadablePhotoError("video without a key frame", is_lasting=True)
+        return _image(frame, edge)
+
+
+@contextmanager
+def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
+    """Container and video stream of a file, whose decoder skips all but key frames."""
+    import av  # here, because most indexes have no video
+
+    file.seek(0)
+    try:
+        with av.open(file, options={"format_whitelist": FORMATS}) as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                raise UnreadablePhotoError("video without a key frame", is_lasting=True)
+            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+                raise UnreadablePhotoError("too many pixels", is_lasting=True)
+            stream.codec_context.skip_frame = "NONKEY"
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, ValueError, LookupError) as error:  # PyAV raises some of Python's own
+        if isinstance(error, UnreadablePhotoError):
+            raise
+        raise UnreadablePhotoError("damaged", is_lasting=True) from error
+
+
+def _start(stream: Any) -> float:
+    return float((stream.start_time or 0) * stream.time_base)
+
+
+def _frame_at(container: Any, stream: Any, seconds: float) -> Any:
+    """The last key frame before a time, or the first of the video; None at its end."""
+    container.seek(int((_start(stream) + seconds) / stream.time_base), stream=stream)
+    return next((frame for frame in container.decode(stream) if frame.time is not None), None)
+
+
+def _image(frame: Any, edge: int | None) -> Image.Image:
+    scale = 1.0 if edge is None else min(1.0, 2 * edge / min(frame.width, frame.height))
+    image = frame.to_image(width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale)))
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+def _date(metadata: dict[str, str]) -> str | None:
+    for name in DATES:
+        with suppress(KeyError, ValueError, OverflowError):
+            moment = datetime.fromisoformat(metadata[name])
+            moment = moment.astimezone() if name == "creation_time" else moment
+            if moment.year > 1970:  # else the clock was not set
+                return moment.strftime("%Y-%m-%d %H:%M:%S")
+    return None

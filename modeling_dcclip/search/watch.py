@@ -1,0 +1,45 @@
+"""Keep an index current while its folders change: `dcclip index --watch`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.indexing import Report
+
+QUIET_MS, LONGEST_MS = 1000, 10_000  # an update waits until nothing changes, at most so long
+CHECK_MS = 2000  # between looks at the folders themselves
+
+
+def watch(index: Index) -> Iterator[Report]:
+    """Update an index whenever one of its folders changes. It ends with an error or with Ctrl-C.
+
+    Yields:
+        What each update did.
+
+    Raises:
+        ValueError: watchfiles is not installed, a folder has disappeared, or an update fails.
+        OSError: The system cannot watch so many folders, or the index cannot be written.
+    """
+    try:
+        import watchfiles
+    except ImportError as error:
+        raise ValueError("watch: watchfiles is not installed. Run: pip install watchfiles") from error
+    folders = [*index.catalog.folders()]
+    own = {index.folder.absolute(), index.folder.resolve()}  # what an update itself changes
+    is_current = False  # files may have changed before the watch began
+    for changes in watchfiles.watch(
+        *(folder for folder in folders if folder.is_dir()),
+        watch_filter=lambda change, path: own.isdisjoint(Path(path).parents),
+        debounce=LONGEST_MS,
+        step=QUIET_MS,
+        rust_timeout=CHECK_MS,
+        yield_on_timeout=True,
+    ):
+        if gone := next((folder for folder in folders if not folder.is_dir()), None):
+            raise ValueError(
+                f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
+                "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
+            )
+        if changes or not is_current:
+            yield index.add()
+            is_current = True

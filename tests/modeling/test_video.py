@@ -1,0 +1,213 @@
+"""Videos in an index: key frames, one hit with its time, and updates, copies and repairs that keep them whole."""
+
+import io
+import json
+import os
+import shutil
+import sqlite3
+import threading
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_dcclip.search import video as module
+from modeling_dcclip.search.duplicates import find_duplicates
+from modeling_dcclip.search.files import UnreadablePhotoError
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.photos import make_thumbnail, read_photo
+from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.video import read_frame, read_frames
+from tests.modeling.conftest import RGB
+
+av = pytest.importorskip("av")
+
+
+def film(path: Path, *colors: str, seconds: int = 10, has_rotation: bool = False, **metadata: str) -> Path:
+    """A video that shows each colour for some seconds, with a key frame at the start of each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        container.metadata.update(metadata)
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", seconds
+        for color in colors:
+            frame = np.full((48, 64, 3), RGB[color], np.uint8)
+            frame[:, 32:] = 0 if has_rotation else frame[:, 32:]
+            for _ in range(seconds):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+def color_at(image: Image.Image, x: int = 3, y: int = 3) -> str:
+    pixel = np.array(image.getpixel((x, y)))
+    return min(RGB, key=lambda name: np.abs(pixel - RGB[name]).sum())
+
+
+def cause(path: Path) -> str:
+    with pytest.raises(UnreadablePhotoError) as raised:
+        read_photo(os.fsencode(path), lambda digest: False)
+    return raised.value.cause
+
+
+@pytest.fixture
+def index(tmp_path, color_model, photos):
+    film(photos / "clip.mp4", "red", "green", "blue")
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+        yield index
+
+
+def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
+    path = film(tmp_path / "a.mp4", "red", "green", "blue", seconds=10)
+    taken, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
+    assert [(seconds, color_at(image)) for seconds, image in frames] == [(0, "red"), (10, "green"), (20, "blue")]
+    assert taken is None and {image.size for _, image in frames} == {(43, 32)}
+    assert color_at(read_frame(io.BytesIO(path.read_bytes()), 10.0, 16)) == "green"
+    assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
+    assert len(read_frames(io.BytesIO(film(tmp_path / "b.mp4", *RGB, seconds=4).read_bytes()), 16)[1]) == 2
+
+
+def test_a_long_video_has_twenty_frames_over_its_whole_length_or_none(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", *["red", "blue"] * 40)
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
+    assert [seconds for seconds, _ in frames] == list(range(0, 800, 40))
+    monkeypatch.setattr(module, "MAX_HOURS", 0.2)
+    assert cause(path) == "longer than 0.2 hours"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"creation_time": "2023-05-12T09:30:12Z"}, {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0800"}],
+)
+def test_the_date_is_the_local_one(tmp_path, monkeypatch, metadata):
+    monkeypatch.setenv("TZ", "UTC")
+    assert module._date(metadata) == "2023-05-12 09:30:12"
+    assert module._date({"creation_time": "1904-01-01T00:00:00Z"}) is None
+    if "creation_time" in metadata:
+        assert read_photo(os.fsencode(film(tmp_path / "a.mp4", "red", **metadata)), lambda digest: False).taken
+
+
+def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
+    path = film(tmp_path / "a.mp4", "red", has_rotation=True)
+    one = 65536
+    plain, turned = (
+        np.array(each, ">i4").tobytes()
+        for each in ([one, 0, 0, 0, one, 0, 0, 0, 1 << 30], [0, one, 0, -one, 0, 0, 0, 0, 1 << 30])
+    )
+    content = path.read_bytes()
+    start = content.index(plain, content.index(b"tkhd"))
+    _, [(_, image)] = read_frames(io.BytesIO(content[:start] + turned + content[start + len(plain) :]), None)
+    assert image.size == (48, 64) and color_at(image, 24, 3) == "red" and max(image.getpixel((24, 60))) < 60
+
+
+def test_what_cannot_be_read_has_a_cause(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", "red")
+    (tmp_path / "cut.mp4").write_bytes(b"no video" * 99)
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{path}\n#EXT-X-ENDLIST\n")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    assert [cause(tmp_path / name) for name in ("cut.mp4", "list.mp4")] == ["damaged"] * 2
+    assert cause(tmp_path / "sound.mp4") == "video without a key frame"
+    monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    assert cause(path) == "too many pixels"
+    monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)
+    assert "pip install av" in cause(path)
+
+
+def test_a_video_is_one_hit_with_the_time_of_its_best_frame(index, photos):
+    assert len(index) == 6
+    for color, seconds in {"red": 0.0, "green": 10.0, "blue": 20.0}.items():
+        hits = index.search(color, top=6)
+        assert len({hit.path for hit in hits}) == 6
+        assert {hit.seconds for hit in hits if hit.path.endswith(".mp4")} == {seconds}
+        assert all(hit.seconds is None for hit in hits if not hit.path.endswith(".mp4"))
+    (hit,) = index.search("green", path="*.mp4")
+    assert hit.seconds == 10.0 and hit.at_time("clip.mp4") == "clip.mp4 at 0:10"
+    assert replace(hit, seconds=3725.9).at_time("clip.mp4") == "clip.mp4 at 62:05"
+    for like, name in {(hit.id, hit.seconds): "green.png", hit.id: "red.jpg"}.items():
+        assert {each.path for each in index.search(like=[like], top=2)} == {hit.path, str(photos / name)}
+    assert [each.path for each in index.search(like=[hit.id], top=1, skip=2)] == [index.search("red", top=3)[2].path]
+    with pytest.raises(ValueError, match="id"):
+        index.search(like=[(hit.id, 11.0)])
+
+
+def test_many_frames_of_one_video_leave_room_for_others(tmp_path, color_model, paint):
+    film(tmp_path / "photos" / "red.mp4", *["red"] * 25)
+    paint(tmp_path / "photos" / "a.jpg", "yellow")
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(tmp_path / "photos")
+        assert index.catalog.num_rows == 21
+        assert [Path(hit.path).name for hit in index.search("red", top=2)] == ["red.mp4", "a.jpg"]
+
+
+def test_copies_moves_changes_and_removal_keep_the_frames_whole(index, photos):
+    assert index.catalog.num_rows == 8
+    shutil.copy(photos / "clip.mp4", photos / "copy.mp4")
+    assert index.add().copies == 1
+    assert [[Path(each.path).name for each in group] for group in find_duplicates(index, 0.97)] == [
+        ["clip.mp4", "copy.mp4"]
+    ]
+    (photos / "clip.mp4").unlink()
+    (photos / "copy.mp4").rename(photos / "moved.mp4")
+    report = index.add()
+    assert (report.moved, report.removed, index.catalog.num_rows) == (1, 1, 8)
+    film(photos / "moved.mp4", "white", "blue")  # two frames, written while the old ones may still be read
+    assert index.add().embedded == 1
+    (hit,) = index.search("blue", path="*.mp4")
+    assert hit.seconds == 10.0 and index.catalog.num_rows == 10
+    assert index.catalog.free_rows().size == 3
+    (photos / "moved.mp4").unlink()
+    assert index.add().removed == 1 and index.catalog.free_rows().size == 5
+    assert not index.search("blue", path="*.mp4")
+    film(photos / "new.mp4", "red", "green", "blue")
+    index.add()
+    assert index.catalog.num_rows == 8 and index.search("green", path="*.mp4")[0].seconds == 10.0
+    assert index.forget(photos) == 6
+
+
+@pytest.mark.parametrize("damage", ["vector", "time"])
+def test_a_damaged_frame_is_refused_and_repaired(tmp_path, index, damage):
+    number = sqlite3.connect(tmp_path / "index" / "data-1" / "catalog.sqlite")
+    ((row,),) = number.execute("SELECT row FROM frames WHERE seconds = 10").fetchall()
+    if damage == "time":
+        number.execute("UPDATE frames SET seconds = 30 WHERE row = ?", (row,))
+        number.commit()
+    else:
+        with (tmp_path / "index" / "data-1" / "vectors" / "values.int8").open("r+b") as file:
+            file.seek(row * 16)
+            file.write(b"\x55")
+    number.close()
+    with pytest.raises(ValueError, match="damaged"):
+        index.search("green")
+    report = index.add()
+    assert report.repaired == report.embedded == 1
+    assert {hit.seconds for hit in index.search("green")} == {None, 10.0}
+
+
+def test_the_page_shows_the_frame_that_was_found(index):
+    with SearchServer(index, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            ask = f"http://127.0.0.1:{server.server_address[1]}"
+            hits = json.loads(urlopen(f"{ask}/search?q=green").read())["hits"]
+            hit = next(each for each in hits if each["path"].endswith(".mp4"))
+            assert hit["name"] == "clip.mp4 at 0:10"
+            image = urlopen(f"{ask}/thumbnail/{hit['id']}?version={hit['version']}").read()
+            assert color_at(Image.open(io.BytesIO(image))) == "green"
+            similar = json.loads(urlopen(f"{ask}/search?like={hit['id']}").read())["hits"]
+            assert {each["name"] for each in similar[:2]} == {"clip.mp4 at 0:10", "green.png"}
+            for at in ("11.0", "x"):
+                with pytest.raises(HTTPError):
+                    urlopen(f"{ask}/thumbnail/{hit['id'].replace('10.0', at)}")
+        finally:
+            server.shutdown()
+            thread.join()
