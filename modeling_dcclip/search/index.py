@@ -283,8 +283,8 @@ class Index:
             texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
             without: What it should not show; half the embedding of each text is subtracted, or `TEXT^WEIGHT`.
             images: Example images, added to the query.
-            like: Example photographs of the index, added to the query: each by its `Hit.id`, or with `Hit.seconds` as a
-                pair.
+            like: Example photographs of the index, added to the query: each by its `Hit.id`, or by the pair of it and
+                `Hit.seconds`.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
@@ -304,7 +304,7 @@ class Index:
         """
         chosen = Filter(after, before, path)
         self.refresh()
-        examples = [image if isinstance(image, Image.Image) else self._read_example(image) for image in images]
+        examples = [each if isinstance(each, (bytes, Image.Image)) else self._read_example(each) for each in images]
         query = np.zeros(self.space.dimension, np.float32)
         if texts or without or examples or not like:
             query = embed_query(self.runtime, texts, without, examples)
