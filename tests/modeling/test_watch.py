@@ -1,0 +1,44 @@
+"""`dcclip index --watch`: updates after changes, and how it ends."""
+
+import pytest
+
+from modeling_dcclip import command
+from modeling_dcclip.search import commands
+from modeling_dcclip.search import watch as module
+from modeling_dcclip.search.index import Index
+
+pytest.importorskip("watchfiles")
+
+
+def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model, photos, paint, monkeypatch):
+    monkeypatch.setattr(module, "QUIET_MS", 50)
+    monkeypatch.setattr(module, "CHECK_MS", 100)
+    with Index.open(photos / "index", color_model, create=True) as index:
+        index.add(photos)
+        paint(photos / "before.jpg", "red", width=30)  # before the watch begins
+        reports = module.watch(index)
+        assert next(reports).embedded == 1
+        paint(photos / "a" / "new.jpg", "red", width=40)
+        (photos / "white.png").unlink()
+        report = next(reports)
+        assert (report.embedded, report.removed, len(index)) == (1, 1, 6)
+        photos.rename(tmp_path / "away")
+        (tmp_path / "away" / "index").rename(tmp_path / "index")
+        with pytest.raises(ValueError, match="watch"):
+            list(reports)
+
+
+def test_ctrl_c_ends_the_command(tmp_path, color_model, photos, paint, monkeypatch, capsys):
+    def updates(index):
+        yield index.add()  # nothing has changed, so nothing is printed
+        paint(photos / "new.jpg", "red", width=40)
+        yield index.add()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "watch", updates)
+    folders = ["--index", str(tmp_path / "index"), "--model", str(color_model)]
+    command.main(["index", str(photos), "--watch", *folders])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("5 files") and second.startswith("6 files in the index: 1 image embedded")
+    with pytest.raises(SystemExit):
+        command.main(["index", "--watch", "--forget", str(photos), *folders[:2]])
