@@ -313,8 +313,9 @@ class Index:
                 query /= np.linalg.norm(query)
         with self.catalog.reading():
             for each in like:
-                if (file := self.catalog.file(*each if isinstance(each, tuple) else (each,))) is None:
-                    raise ValueError(f"id: the index has no file {each}.")
+                number, seconds = each if isinstance(each, tuple) else (each, None)
+                if (file := self.catalog.file(number, seconds)) is None:
+                    raise ValueError(f"id: the index has no file {number}.")
                 query = query + self.store.read(np.array([file.row]))[0]
             return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top, chosen, skip)
 
