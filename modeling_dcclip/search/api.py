@@ -10,7 +10,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from modeling_dcclip.handler import BadRequest, parse_inputs, parse_request, parse_task
+import numpy as np
+from PIL import Image
+
+from modeling_dcclip.handler import BadRequest, answer
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.local_server import LocalHandler, LocalServer
 
@@ -19,40 +22,23 @@ MAX_DRAINED = 2**30  # bytes that are read of a larger one, so that the client r
 OPENAPI = Path(__file__).with_name("openapi.json")
 
 
-def answer(runtime: Runtime, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
-    """Answer a request as `EndpointHandler` does.
-
-    Raises:
-        BadRequest: A field is missing, empty, too large or of the wrong type.
-        ValueError: A text has too many tokens.
-    """
-    size = runtime.preprocess.edge
-    if parse_task(data) == "embed":
-        texts, images = parse_inputs(data, size)
-        found = {"images": [runtime.encode_images([image])[0].tolist() for image in images]}
-        if texts:
-            found["texts"] = runtime.encode_texts(texts).tolist()
-        return {name: vectors for name, vectors in found.items() if vectors}
-    image, labels, template = parse_request(data, size)
-    return [{"score": score, "label": label} for label, score in runtime.zero_shot(image, labels, template)]
-
-
 class ApiServer(LocalServer):
-    """Server of one model.
-
-    Args:
-        runtime: Exported model.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-
-    Raises:
-        OSError: The address cannot be used.
-    """
+    """Server of one exported model; other arguments and errors are those of `SearchServer`."""
 
     def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = 8000):
         self.runtime = runtime
         self.lock = threading.Lock()  # one large image at a time
         super().__init__(_ApiHandler, host, port)
+
+    def answer(self, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
+        """Answer a request as `EndpointHandler` does."""
+        runtime = self.runtime
+
+        def encode_image(image: Image.Image) -> np.ndarray:
+            return runtime.encode_images([image])[0]
+
+        with self.lock:
+            return answer(data, runtime.preprocess.edge, encode_image, runtime.encode_texts, runtime.logit_scale)
 
 
 class _ApiHandler(LocalHandler):
@@ -72,9 +58,7 @@ class _ApiHandler(LocalHandler):
         if self.is_refused():
             return
         try:
-            data = self._read_json()
-            with self.server.lock:
-                self.send_json(HTTPStatus.OK, answer(self.server.runtime, data))
+            self.send_json(HTTPStatus.OK, self.server.answer(self._read_json()))
         except BadRequest as error:
             self.send_failure(HTTPStatus(error.status_code), str(error))
         except ValueError as error:

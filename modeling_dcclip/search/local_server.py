@@ -26,16 +26,7 @@ HEADERS = {
 
 
 class LocalServer(ThreadingHTTPServer):
-    """Server that no other site can use.
-
-    Args:
-        handler: Class that answers a request.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-
-    Raises:
-        OSError: The address cannot be used.
-    """
+    """Server that no other site can use; `handler` is the class that answers a request."""
 
     daemon_threads = True
     request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
