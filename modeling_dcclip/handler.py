@@ -128,17 +128,9 @@ def answer(
     encode_texts: Callable[[list[str]], np.ndarray],
     logit_scale: float,
 ) -> list[dict[str, Any]] | dict[str, Any]:
-    """Answer a request as [`EndpointHandler.__call__`] does.
+    """Answer a request as [`EndpointHandler.__call__`] does, with functions that return L2-normalised embeddings.
 
-    Args:
-        data: The request.
-        size: Short side of the resized image in pixels, so that a large image is reduced at once. None keeps it.
-        encode_image: Function that returns the L2-normalised embedding of an image, (D,).
-        encode_texts: Function that returns those of texts, (N, D).
-        logit_scale: Factor on cosine similarities.
-
-    Raises:
-        BadRequest: A field is missing, empty, too large or of the wrong type.
+    `encode_image` returns (D,), `encode_texts` (N, D); `size` is the short side of the resized image, in pixels.
     """
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")

@@ -345,16 +345,10 @@ class Catalog:
             position = found[-1][0]
 
     def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
-        """Give each new content a row, and one to each further frame of a video: free rows first, then new ones.
+        """Give each new content a row, followed by those of the further frames of a video: free rows, then new ones.
 
-        Call it within `writing()`, before any row is freed, because a row that this transaction frees may still be
-        read.
-
-        Args:
-            contents: Digest, date, and times of the further frames in seconds.
-
-        Returns:
-            Rows, (N,) int64, of each content and then of its frames.
+        A content is a digest, a date and the times of the further frames in seconds. Call it within `writing()`,
+        before any row is freed, because a row that this transaction frees may still be read.
         """
         end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
         count = sum(1 + len(times) for _, _, times in contents)

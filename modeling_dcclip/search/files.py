@@ -13,16 +13,11 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-IMAGES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2"}
-    | {".heic", ".heif", ".hif", ".avif"}
-)
-RAW_PHOTOS = frozenset(
-    {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2"}
-    | {".srw"}
-)
-VIDEOS = frozenset({".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"})
-EXTENSIONS = IMAGES | RAW_PHOTOS | VIDEOS
+STILLS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2", ".avif"}
+STILLS |= {".heic", ".heif", ".hif"}
+RAW_PHOTOS = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srw"}
+VIDEOS = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
+EXTENSIONS = STILLS | RAW_PHOTOS | VIDEOS
 NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
@@ -64,12 +59,7 @@ class FileState:
 
 
 class UnreadablePhotoError(ValueError):
-    """A file cannot be read as an image or a video.
-
-    Args:
-        cause: Short cause, the same for all files that fail alike.
-        is_lasting: Whether the file fails again until it changes.
-    """
+    """A file cannot be read: a short cause, and whether it fails again until it changes (`is_lasting`)."""
 
     def __init__(self, cause: str, is_lasting: bool):
         super().__init__(cause)

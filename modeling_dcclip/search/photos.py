@@ -15,7 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.files import IMAGES, RAW_PHOTOS, VIDEOS, FileState, UnreadablePhotoError, extension_of
+from modeling_dcclip.search.files import RAW_PHOTOS, STILLS, VIDEOS, FileState, UnreadablePhotoError, extension_of
 from modeling_dcclip.search.raw import open_preview
 from modeling_dcclip.search.video import read_frame, read_frames
 
@@ -23,7 +23,6 @@ EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page
-HEIC = (".heic", ".heif", ".hif")
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -143,8 +142,8 @@ def _require_decoder(extension: str):
     """Refuse a format whose package is not installed; a later run reads the file again."""
     if extension in VIDEOS and find_spec("av") is None:
         raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
-    if extension in IMAGES and lacks_plugin(extension):
-        package = "pillow-heif" if extension in HEIC else "pillow"
+    if extension in STILLS and lacks_plugin(extension):
+        package = "pillow-heif" if extension.startswith(".h") else "pillow"
         raise UnreadablePhotoError(f"{extension} needs {package}: pip install -U {package}", is_lasting=False)
 
 

@@ -20,15 +20,10 @@ DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of a
 
 
 def read_frames(file: BinaryIO, edge: int | None) -> tuple[str | None, list[tuple[float, Image.Image]]]:
-    """Read the key frames of a video.
+    """Read the local date of a video, `YYYY-MM-DD HH:MM:SS` or None, and its key frames, at least one.
 
-    Args:
-        file: Open file.
-        edge: Length of the shorter side that is enough, in pixels. Default: full size.
-
-    Returns:
-        Local date and time of recording, `YYYY-MM-DD HH:MM:SS`, or None. Seconds from the start and image of each
-        frame, at least one: upright 8-bit RGB.
+    Each frame is its time in seconds and an upright 8-bit RGB image, whose shorter side has at least `edge` pixels if
+    the video has.
 
     Raises:
         UnreadablePhotoError: The video is damaged, too long or too large, or has no key frame.

@@ -11,10 +11,7 @@ CHECK_MS = 2000  # between looks at the folders themselves
 
 
 def watch(index: Index) -> Iterator[Report]:
-    """Update an index whenever one of its folders changes. It ends with an error or with Ctrl-C.
-
-    Yields:
-        What each update did.
+    """Update an index whenever one of its folders changes, and yield what each update did, until Ctrl-C.
 
     Raises:
         ValueError: watchfiles is not installed, a folder has disappeared, or an update fails.
