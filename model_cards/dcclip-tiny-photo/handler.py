@@ -1,7 +1,7 @@
 """Request handler for Inference Endpoints: ranks labels for an image, or embeds images and texts.
 
-Requests have the format of the Hub's zero-shot-image-classification task. `dcclip serve --api` parses them with the
-functions of this file and answers without PyTorch, which is therefore imported where it is used.
+Requests have the format of the Hub's zero-shot-image-classification task. `dcclip serve --api` answers
+them with the function `answer` and without PyTorch, which is therefore imported where it is used.
 """
 
 import base64
@@ -10,10 +10,11 @@ import re
 import reprlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 try:
@@ -91,72 +92,67 @@ class EndpointHandler:
         import torch
 
         with self.lock, torch.inference_mode():
-            if parse_task(data) == "embed":
-                return self._embed(*parse_inputs(data, self.size))
-            return self._classify(*parse_request(data, self.size))
+            scale = self.model.logit_scale.exp().item()
+            return answer(data, self.size, self._encode_image, self._encode_texts, scale)
 
-    def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
-        texts = self._encode_texts("candidate_labels", [template.replace("{}", label) for label in labels])
-        logits = self.model.logit_scale.exp().float() * texts @ self._encode_image(image)[0]
-        predictions = [
-            {"score": score, "label": label} for score, label in zip(logits.softmax(-1).tolist(), labels, strict=True)
-        ]
-        return sorted(predictions, key=lambda prediction: -prediction["score"])
+    def _encode_image(self, image: Image.Image) -> np.ndarray:
+        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        return _normalized(self.model.get_image_features(**inputs).pooler_output)[0]
 
-    def _embed(self, texts: list[str], images: Iterator[Image.Image]) -> dict[str, Any]:
-        found = {"images": [self._encode_image(image)[0].tolist() for image in images]}
-        if texts:
-            found["texts"] = self._encode_texts("texts", texts).tolist()
-        return {name: vectors for name, vectors in found.items() if vectors}
-
-    def _encode_image(self, image: Image.Image) -> Any:
-        """Embedding, (1, D) float32, L2-normalised."""
-        from torch.nn.functional import normalize
-
-        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"].to(self.model.device)
-        return normalize(self.model.get_image_features(pixels).pooler_output.float(), dim=-1)
-
-    def _encode_texts(self, field: str, texts: list[str]) -> Any:
-        """Embeddings, (N, D) float32, L2-normalised."""
-        import torch
-
+    def _encode_texts(self, texts: list[str]) -> np.ndarray:
         inputs = self.processor(text=texts)
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
             raise BadRequest(
-                f"{field}: the longest text has {longest} tokens; this model accepts at most "
+                f"The longest text has {longest} tokens; this model accepts at most "
                 f"{self.model.config.max_text_length}. Shorten it."
             )
         inputs = inputs.convert_to_tensors("pt").to(self.model.device)
         parts = [
-            self.model.get_text_features(
-                **{name: value[start : start + TEXTS_AT_ONCE] for name, value in inputs.items()}
-            ).pooler_output
+            {name: value[start : start + TEXTS_AT_ONCE] for name, value in inputs.items()}
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
-        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1)
+        return np.concatenate([_normalized(self.model.get_text_features(**part).pooler_output) for part in parts])
 
 
-def parse_task(data: Any) -> str:
-    """Task of a request: `embed`, or by default `classify`."""
+def _normalized(features: Any) -> np.ndarray:
+    """A tensor (N, D) as an array of float32 whose rows have unit length."""
+    vectors = features.float().cpu().numpy()
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def answer(
+    data: Any,
+    size: int | None,
+    encode_image: Callable[[Image.Image], np.ndarray],
+    encode_texts: Callable[[list[str]], np.ndarray],
+    logit_scale: float,
+) -> list[dict[str, Any]] | dict[str, Any]:
+    """Answer a request as [`EndpointHandler.__call__`] does, with functions that return L2-normalised embeddings.
+
+    `encode_image` returns (D,), `encode_texts` (N, D); `size` is the short side of the resized image, in pixels.
+    """
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
-    task = data.get("task", TASKS[0])
-    if task not in TASKS:
+    if (task := data.get("task", TASKS[0])) not in TASKS:
         raise BadRequest(f"task is {reprlib.repr(task):.80}; send one of {', '.join(TASKS)}.")
-    return task
+    if task == "embed":
+        texts, images = parse_inputs(data, size)
+        vectors = {"images": [encode_image(image).tolist() for image in images]}
+        if texts:
+            vectors["texts"] = encode_texts(texts).tolist()
+        return {name: each for name, each in vectors.items() if each}
+    image, labels, template = parse_request(data, size)
+    texts = [template.replace("{}", label) for label in labels]
+    logits = logit_scale * (encode_texts(texts) @ encode_image(image))
+    scores = np.exp(logits - logits.max())
+    scores = (scores / scores.sum()).tolist()
+    predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+    return sorted(predictions, key=lambda prediction: -prediction["score"])
 
 
 def parse_inputs(data: dict[str, Any], size: int | None = None) -> tuple[list[str], Iterator[Image.Image]]:
-    """Texts and images of a request for embeddings. Each image is decoded when the iterator reaches it.
-
-    Args:
-        data: The request.
-        size: As in `parse_request`.
-
-    Raises:
-        BadRequest: A field is missing, empty, too large or of the wrong type; of an image, when it is reached.
-    """
+    """Texts and images of a request for embeddings. Each image is decoded when the iterator reaches it."""
     inputs = data.get("inputs")
     if not isinstance(inputs, dict) or not inputs or inputs.keys() - {"texts", "images"}:
         raise BadRequest("inputs: to embed, send an object with the lists `texts`, `images` or both.")
