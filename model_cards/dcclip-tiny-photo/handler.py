@@ -104,7 +104,7 @@ class EndpointHandler:
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
             raise BadRequest(
-                f"The longest text has {longest} tokens; this model accepts at most "
+                f"texts or candidate_labels: the longest has {longest} tokens; this model accepts at most "
                 f"{self.model.config.max_text_length}. Shorten it."
             )
         inputs = inputs.convert_to_tensors("pt").to(self.model.device)
