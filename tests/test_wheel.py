@@ -45,10 +45,8 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         names = archive.namelist()
         metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("METADATA"))).decode())
         entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
-    data = {"page/page.js", "openapi.json"}
-    assert {"modeling_dcclip/integrations/open_clip.py", *(f"modeling_dcclip/search/{each}" for each in data)} <= {
-        *names
-    }
+    expected = ("search/page/page.js", "search/openapi.json", "integrations/open_clip.py")
+    assert {f"modeling_dcclip/{each}" for each in expected} <= {*names}
     assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {"modeling_dcclip"}
     assert {*metadata.get_all("Provides-Extra")} == {"runtime", "video", "watch", "torch"}
     assert not [line for line in metadata.get_all("Requires-Dist") if "torch" in line and "extra" not in line]
