@@ -5,25 +5,35 @@
     python -m tests.mutants --matching betas      the faults whose description has this word
 
 A fault is an entry of `tests/faults/AREA.yaml`: `fault` (what breaks), `file`, `find` (text that occurs once in the
-file), `replace`, and `tests` (arguments of pytest). The faults are put into a copy of the tracked files. The exit code
-is 1 if less than 90 % are caught.
+file), `replace`, and `tests` (arguments of pytest). The faults are put into a copy of the tracked files, and pytest
+runs in a fork of this process, which has the libraries already. The exit code is 1 if less than 90 % are caught.
 """
 
 import argparse
+import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+import pytest
 import yaml
 from tqdm.auto import tqdm
 
 ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).parent / "faults"
+LIBRARIES = (
+    *("accelerate", "datasets", "hypothesis.strategies", "jsonargparse", "onnxruntime", "timm", "torchvision.io"),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("altclip", "chinese_clip", "metaclip_2", "siglip2")),
+    *("transformers.models.auto.processing_auto", "transformers.models.clip.image_processing_clip"),
+)
 MIN_SHARE = 0.9
 TIMEOUT_S = 300
 CAUGHT, MISSED, TIMED_OUT = "caught", "missed", "timed out"
@@ -90,17 +100,36 @@ def run_tests(tests: str, folder: Path) -> str:
     Raises:
         RuntimeError: pytest found no test, or was called wrongly.
     """
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests.split()]
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    log = folder.with_name(f"{folder.name}.log")
+    if not (process := os.fork()):
+        _run_pytest(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *tests.split()], folder, log)
+    deadline = time.monotonic() + TIMEOUT_S
+    while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.killpg(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return TIMED_OUT
+        time.sleep(0.05)
+    if (code := os.waitstatus_to_exitcode(ended[1])) > 2:
+        raise RuntimeError(f"pytest {tests} exited with {code}:\n{log.read_text(encoding='utf-8')[-3000:]}")
+    return CAUGHT if code else MISSED
+
+
+def _run_pytest(arguments: list[str], folder: Path, log: Path):
+    """Run pytest in this process, which ends with its exit code."""
+    os.setsid()
+    file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    sys.modules.pop("tests", None)
+    code = 3
     try:
-        run = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return TIMED_OUT
-    if run.returncode > 2:
-        raise RuntimeError(f"pytest {tests} exited with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-1000:]}")
-    return CAUGHT if run.returncode else MISSED
+        code = pytest.main(arguments)
+    finally:
+        os._exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +142,13 @@ def main(argv: list[str] | None = None) -> int:
     faults = [each for each in faults if options.matching in each.fault]
     counts: dict[str, Counter[str]] = {each.area: Counter() for each in faults}
     with tempfile.TemporaryDirectory(prefix="dcclip-mutants-") as scratch:
-        folder = Path(scratch)
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": f"{scratch}/hf", "OMP_NUM_THREADS": "1"}
+        sys.dont_write_bytecode = True
+        for name in LIBRARIES:
+            import_module(name)
+        gc.freeze()
+        folder = Path(scratch, "project")
+        folder.mkdir()
         copy_tracked(folder)
         for tests in tqdm(dict.fromkeys(each.tests for each in faults), desc="without a fault", unit="run"):
             if (outcome := run_tests(tests, folder)) != MISSED:

@@ -3,7 +3,7 @@
 import pytest
 
 import modeling_dcclip
-from tests.tiny import CUT_EFFICIENTNET, make_model
+from tests.tiny import VIT, make_model
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ assert modeling_dcclip.DCCLIPModel._auto_class == "AutoModel"
 
 
 def test_the_first_class_registers_the_family(run_python, processor, tmp_path):
-    make_model(CUT_EFFICIENTNET).save_pretrained(tmp_path)
+    make_model(VIT).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     for code in tmp_path.glob("*.py"):  # so that only registered classes can load it
         code.unlink()

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
-from tests.tiny import recipe_fields, student_config
+from tests.tiny import VIT, recipe_fields, student_config
 from tests.training.data.shards import read_samples, write_shards
 from training import align
 from training.config import AlignRecipe, DataConfig, SourceConfig
@@ -33,7 +33,9 @@ def mixture(train_rows, tmp_path) -> DataConfig:
 @pytest.fixture
 def recipe(tmp_path, teacher_folder, mixture) -> AlignRecipe:
     fields = recipe_fields(tmp_path / "whole", "", max_steps=4, save_every=2, chunk_size=4) | {"data": mixture}
-    return AlignRecipe(teacher=str(teacher_folder), new_student=student_config(), anchor_weight=1.0, **fields)
+    return AlignRecipe(
+        teacher=str(teacher_folder), new_student=student_config(vision_config=VIT), anchor_weight=1.0, **fields
+    )
 
 
 def outputs_of(folder: Path) -> tuple[bytes, str]:

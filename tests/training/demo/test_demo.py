@@ -3,6 +3,7 @@
 import json
 from collections.abc import Set
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,12 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
+from training.demo import report
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
 from training.demo.run import choose_example, claim_demo_folder
 from training.evaluation.sets.class_names import ClassNames
+from training.utils import process
 from training.utils.output import record_tree
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +30,9 @@ def demo(tmp_path_factory) -> tuple[Path, dict]:
     """Folder, results and output of a run. Its corpus is in the cache of the session."""
     AcceleratorState._reset_state(reset_partial_state=True)
     folder = tmp_path_factory.mktemp("demo")
-    with redirect_stdout(StringIO()) as printed:
+    few = partial(process.interleaved_ms, repeats=3)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(report, "interleaved_ms", few)
         main(["--output_dir", str(folder), *TRIAL])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return folder, results | {"stdout": printed.getvalue()}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.tiny import SMALL_XLM_ROBERTA, VIT, make_model
 from training.data import load_source
 from training.studies import ablations, budget, finetuning, probe
 from training.studies.__main__ import main
@@ -61,11 +62,14 @@ def test_slow_calls_are_timed_three_times_after_one_that_is_not_counted():
 
 
 @pytest.mark.slow
-def test_the_budget_measures_a_student_once(teacher_folder, tmp_path, capsys):
-    command = ["budget", "--models", str(teacher_folder), "--backends", "onnx-fp32", "--threads", "1"]
+def test_the_budget_measures_a_student_once(processor, tmp_path, capsys):
+    small = make_model(VIT | {"num_hidden_layers": 1}, SMALL_XLM_ROBERTA)  # fast to trace
+    small.save_pretrained(tmp_path / "small")
+    processor.save_pretrained(tmp_path / "small")
+    command = ["budget", "--models", str(tmp_path / "small"), "--backends", "onnx-fp32", "--threads", "1"]
     command += ["--batch_sizes", "1", "2", "--repeats", "3", "--output_dir", str(tmp_path)]
     main(command)
-    results, name = Results.read(tmp_path / RESULTS_FILE), teacher_folder.name
+    results, name = Results.read(tmp_path / RESULTS_FILE), "small"
     assert not results.meta["failures"] and results.mean(model=name, protocol="onnx-fp32", metric="bytes")
     for protocol in (f"onnx-fp32, threads 1, batch {batch}" for batch in (1, 2)):
         fields = {"model": name, "protocol": protocol}

@@ -1,9 +1,10 @@
-"""One batch of 64 = 2 processes x 32 = 4 chunks of 16 = 2 processes x 2 chunks of 16: the loss and every gradient."""
+"""One batch of 32 = 2 processes x 16 = 4 chunks of 8 = 2 processes x 2 chunks of 8: the loss and every gradient."""
 
 import json
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
-from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     IMAGE_SIZE,
     NO_DROPOUT,
@@ -40,7 +40,8 @@ from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
-BATCH, CHUNK = 64, 16
+BATCH, CHUNK = 32, 8
+HALF = BATCH // 2
 ALL_LOSSES = {
     "text_text_weight": 0.5,
     "affinity_weight": 0.7,
@@ -61,9 +62,9 @@ def dataset(train_rows, tokenizer) -> PairDataset:
     """Real images. Some have only a Chinese caption, two English captions in turn, or the caption of another image."""
     rows = train_rows.select(range(BATCH))
     english: list[list[str]] = [[text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])]
-    for row in range(40, 60, 3):
+    for row in range(20, 30, 3):
         english[row] = []
-    english[50] = english[3]
+    english[25] = english[3]
     rows = rows.remove_columns("en").add_column("en", english)
     config = DataConfig(train="", in_memory=True)
     return PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
@@ -87,7 +88,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         if recipe.general_weight:
             rehearsal["general"] = make_general(teacher)
         if recipe.photo_weight:
-            rehearsal["photo"] = make_photos(teacher, normalize, model)
+            rehearsal["photo"] = make_photos(teacher)
         classifier = make_classifier(teacher) if recipe.class_weight else None
         task = AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, rehearsal, classifier)
         return task.train()
@@ -103,18 +104,20 @@ def make_classifier(teacher: Teacher) -> Classifier:
     return Classifier(weight, torch.randn(300, generator=generator), tokenize(teacher.tokenizer, names, 32))
 
 
+@cache
 def make_general(teacher: Teacher) -> Rehearsal:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     return Rehearsal(tokens, encode_bank(teacher, texts))
 
 
-def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> Rehearsal:
+@cache
+def make_photos(teacher: Teacher) -> Rehearsal:
     """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
-    images = photo_crops(IMAGE_SIZE, 64)
+    images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(photos := photo_crops(IMAGE_SIZE, 64))
     with torch.no_grad():
-        maps = student.eval().get_image_features(normalize(images)).feature_map.flip(1)
-    return Rehearsal({"images": images, "maps": maps.half()}, teacher.encode_images(normalize(images)).embedding)
+        maps = make_model(VIT, NO_DROPOUT, seed=3).get_image_features(images).feature_map.flip(1)
+    return Rehearsal({"images": photos, "maps": maps.half()}, teacher.encode_images(images).embedding)
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -169,7 +172,7 @@ def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
     def work():
         torch.set_num_threads(1)
         rank = Accelerator(cpu=True).process_index
-        batch = collate(dataset, keys[rank * 32 : rank * 32 + 32])
+        batch = collate(dataset, keys[rank * HALF :][:HALF])
         for name, task in tasks.items():
             save_file(gradients(task, batch), folder / f"{name}, {rank}.safetensors")
 
@@ -194,15 +197,15 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two
 # dropout, precision, layers without a loss
 
 
-def test_dropout_is_the_same_in_both_passes_of_a_chunk(make_task, dataset, keys):
+def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset, keys):
     batch = collate(dataset, keys)
     runs = []
-    for seed in (5, 5, 6):
+    for _ in range(2):
         task = make_task(text=XLM_ROBERTA, **RECIPES["all losses"], chunk_size=CHUNK)
-        torch.manual_seed(seed)
+        torch.manual_seed(5)
         runs.append(gradients(task, batch))
     assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
-    assert runs[2]["loss/loss"] != runs[0]["loss/loss"]
+    assert runs[0]["loss/loss"] != whole["all losses"]["loss/loss"]  # without dropout
 
 
 def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, dataset, keys, monkeypatch):
@@ -229,7 +232,7 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
     def work():
         torch.set_num_threads(1)
         accelerator = Accelerator(cpu=True)
-        batch = collate(dataset, keys[accelerator.process_index * 32 :][:32])
+        batch = collate(dataset, keys[accelerator.process_index * HALF :][:HALF])
         for task in tasks:
             accelerator, model = prepared(task)
             for _ in range(2):  # a process that waits for a gradient would stop in the second step
