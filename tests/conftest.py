@@ -27,6 +27,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -166,10 +167,15 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
     from training import export
     from training.edge import gate_data, verdict
 
-    folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
+    # the processes of pytest-xdist share the folder, because tracing takes long
+    is_alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = tmp_path_factory.mktemp("shared") if is_alone else tmp_path_factory.getbasetemp().parent
+    folder, output_dir = tmp_path_factory.mktemp("student"), base / "exported"
     save_student(folder, make_model(SMALL_MOBILENET, SMALL_XLM_ROBERTA, seed=3), processor)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
-    with pytest.MonkeyPatch.context() as patch:
+    with FileLock(f"{output_dir}.lock"), pytest.MonkeyPatch.context() as patch:
+        if output_dir.exists():
+            return output_dir
         # towers this small and random gain no time from int8, and answer by chance
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))

@@ -74,13 +74,6 @@ def test_a_template_changes_the_scores(handler, png):
     assert {a["label"] for a in plain} == {a["label"] for a in sentence} == set(EN) and plain != sentence
 
 
-def test_a_transparent_image_is_flattened_onto_white(handler):
-    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-    white, black = (Image.new("RGB", (64, 64), color) for color in ("white", "black"))
-    answers = [handler({"inputs": image, "candidate_labels": EN}) for image in (clear, white, black)]
-    assert answers[0] == answers[1] != answers[2]
-
-
 BAD = {
     "not an object": ([], 400, "JSON object"),
     "no image": ({"inputs": None}, 400, "inputs is missing"),

@@ -56,39 +56,6 @@ def test_constants_of_the_code_are_those_of_the_model(name):
         assert f'"{tensor}"' in source
 
 
-def test_constants_of_the_page_are_those_of_the_model():
-    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d., ]+) \|$", PAGE, re.M))
-    model = expected()
-    assert {name: numbers(value) for name, value in rows.items()} == {
-        "image size": model["EDGE"],
-        "mean of each channel": model["MEAN"],
-        "standard deviation of each channel": model["STD"],
-        "longest text, in tokens": model["MAX_TEXT_LENGTH"],
-        "ids of start, padding, end, unknown": model["BOS"] + model["PAD"] + model["EOS"] + model["UNK"],
-        "dimensions of an embedding": model["DIMENSION"],
-        "logit scale": pytest.approx(model["LOGIT_SCALE"], rel=1e-6),
-    }
-    assert f"Keep {model['MAX_TEXT_LENGTH'][0] - 2} ids" in PAGE
-
-
-def test_inputs_and_outputs_of_the_page_are_those_of_the_files():
-    for tower, kind in (("vision", "float32"), ("text", "int64")):
-        session = onnxruntime.InferenceSession(str(MODEL / "onnx" / f"{tower}_model_quantized.onnx"))
-        row = next(line for line in PAGE.splitlines() if line.startswith(f"| {tower.replace('vision', 'image')} |"))
-        for tensor in (*session.get_inputs(), *session.get_outputs()):
-            assert f"`{tensor.name}`" in row
-        assert kind in row and str(session.get_outputs()[0].shape[1]) in row
-
-
-def test_images_are_prepared_by_the_steps_of_the_page():
-    images = read_json("preprocessor_config.json")
-    steps = [name for name, value in images.items() if name.startswith("do_") and value]
-    assert set(steps) == {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
-    edge = read_json("config.json")["image_size"]
-    assert images["size"] == {"height": edge, "width": edge} and images["resample"] == 3  # bicubic
-    assert images["rescale_factor"] == pytest.approx(1 / 255)
-
-
 def test_the_steps_of_the_page_give_the_scores_of_the_runtime():
     runtime, labels = Runtime(MODEL), ["猫", "狗", "a cup of coffee"]
     image = runtime.encode_images([MODEL / "example.jpg"])[0]

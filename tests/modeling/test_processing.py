@@ -13,14 +13,6 @@ def test_images_and_texts_together_equal_images_and_texts_alone(processor, image
     assert torch.equal(both["input_ids"], processor(text=texts, return_tensors="pt")["input_ids"])
 
 
-def test_texts_are_padded_to_the_longest_by_default(processor, texts):
-    tokens = processor(text=texts, return_tensors="pt")
-    assert tokens["attention_mask"].sum(1).max() == tokens["input_ids"].shape[1]
-    assert not tokens["attention_mask"].all()
-    unpadded = processor(text=texts, padding=False)["input_ids"]
-    assert len({len(ids) for ids in unpadded}) > 1
-
-
 def test_tokenizer_folds_full_width_and_case(processor):
     plain, wide = processor(text=["red apple"])["input_ids"], processor(text=["ＲＥＤ　Apple"])["input_ids"]
     assert plain == wide

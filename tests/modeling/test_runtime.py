@@ -155,13 +155,6 @@ def test_a_file_that_does_not_load_falls_back_to_the_next(full, texts):
         Runtime(full.folder).encode_texts(texts)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "preprocessor_config.json", "tokenizer.json", "onnx"])
-def test_a_missing_file_raises_an_error_with_its_name(full, missing):
-    (full.folder / missing).rename(full.folder / "elsewhere")
-    with pytest.raises(ValueError, match=missing):
-        Runtime(full.folder).encode_texts(["fox"])
-
-
 def test_unsupported_preprocessing_raises_an_error():
     config = PROCESSORS["crop"].to_dict()
     with pytest.raises(ValueError, match="do_pad"):

@@ -99,18 +99,6 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
 
 
 @pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"learnign_rate": 0.1}, "learnign_rate"),
-        ({"data": {"train": "x", "imagecolumn": "y"}}, "imagecolumn"),
-        ({"augment": {"zooom": 1}}, "zooom"),
-    ],
-)
-def test_unknown_key_in_yaml_is_refused_by_name(write, capsys, changes, key):
-    assert key in refusal(capsys, write(**changes))
-
-
-@pytest.mark.parametrize(
     ("changes", "key", "value"),
     [
         ({"max_steps": "many"}, "max_steps", "many"),
@@ -318,9 +306,3 @@ def test_every_number_is_refused_by_name_beyond_the_ends_of_its_range():
         for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, -1):
             with pytest.raises(ValueError, match=rf"^{re.escape(config.path)}{name}: must be "):
                 config(**NEEDED[config] | {name: value})
-
-
-@pytest.mark.parametrize(("section", "name", "value"), [("", "batch_size", 0), ("augment", "flip", 2)])
-def test_a_recipe_file_with_a_number_out_of_range_is_refused_by_name(write, section, name, value):
-    with pytest.raises(ValueError, match=rf"^({section}\.)?{name}: must be "):
-        recipe_from_args(DistillRecipe, write(**({section: {name: value}} if section else {name: value})))

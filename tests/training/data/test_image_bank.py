@@ -69,6 +69,7 @@ def test_half_of_the_varied_images_are_mixed_half_of_them_by_each_kind(monkeypat
     images = torch.zeros(400, 3, SIZE, SIZE, dtype=torch.uint8)
     images[::2] = 200
     changed = vary_images(images) != images
+    assert not torch.equal(vary_images(images, seed=1), vary_images(images))
     mixed, blended = changed.flatten(1).any(1), changed.flatten(1).all(1)
     assert 0.4 < mixed.float().mean() < 0.6 and 0.35 < blended.sum() / mixed.sum() < 0.65
     views = Augment(image_bank.VARIETY, 0).draws(torch.arange(400), torch.zeros(400, dtype=torch.long))

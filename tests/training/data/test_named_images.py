@@ -85,10 +85,6 @@ def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):
     assert require_allowed(rows, "image", rules_for(str(tmp_path)), "x")[0]["image"]["path"] == str(tmp_path / "a.png")
 
 
-def test_rows_of_a_function_may_name_any_file():
-    assert rules_for("my.module:load").allow_paths and not rules_for("a.parquet").allow_paths
-
-
 def test_a_column_without_images_is_refused():
     rows = Dataset.from_dict({"image": [[0.5, 0.5]]})
     with pytest.raises(ValueError, match=r"holds .*not encoded images"):

@@ -57,6 +57,13 @@ def test_groups_are_drawn_by_their_shares_and_counted(weights):
     assert groups[:50] != tuple(MixtureSchedule(weights, (1,))(position)[0] for position in range(50))
 
 
+def test_sources_of_one_length_have_orders_of_their_own():
+    rows = [np.arange(24), np.arange(24, 48)]
+    keys = [key for batch in KeyedBatchSampler(rows, [1.0, 1.0], BatchPlan(8, 0, 0, 0, 6)) for key in batch]
+    orders = [[key.row - 24 * source for key in keys if key.source == source] for source in (0, 1)]
+    assert len(orders[0]) > 10 and orders[0][:10] != orders[1][:10]
+
+
 def test_weight_too_small_to_be_drawn_raises_an_error():
     with pytest.raises(ValueError, match="weight 1e-06 is less than 1/10000"):
         MixtureSchedule([1.0, 1e-6], (0,))

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, make_accelerator, train
 from training.engine.optimizer import Average, make_optimizer
-from training.engine.state import Progress, TrainingState, load_weights
+from training.engine.state import Progress, TrainingState, load_weights, run_identity
 from training.hub import save_model
 from training.tasks import Task
 
@@ -44,6 +45,7 @@ class Linear(Task):
         student = student or make_model(VIT, NO_DROPOUT, seed=3)
         super().__init__(student, augment(), NORMALIZE, None, ("visual_projection",), [])
         self.rows: list[list[int]] = []
+        self.views: list[list[int]] = []
         self.numbers: list[int] = []
         self.draws: list[float] = []
         self.weights = [self.weight.detach().clone()]
@@ -60,6 +62,7 @@ class Linear(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.rows.append(batch["rows"].tolist())
+        self.views.append(batch["view_ids"].tolist())
         self.draws.append(torch.rand(1, dtype=torch.float64).item())
         factor = math.inf if len(self.rows) == self.infinite_at else (batch["rows"].float() + 1).mean()
         return {"loss": factor * self.weight.sum()}
@@ -142,6 +145,9 @@ def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
     for step, gradient in enumerate(task.gradients):
         expected = torch.full_like(gradient, np.mean(means[3 * step : 3 * step + 3]))
         torch.testing.assert_close(gradient, expected)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    expected = [np.mean(means[3 * step :][:3]) * task.weights[step].sum().item() for step in range(2)]
+    assert [line["loss"] for line in lines if "loss" in line] == pytest.approx(expected, rel=1e-3)
 
 
 def test_gradients_are_clipped_to_their_largest_norm(tmp_path, run):
@@ -230,7 +236,45 @@ def test_draws_are_the_same_in_a_run_that_is_resumed(tmp_path, run):
     assert torch.equal(again.weight, whole.weight)
 
 
+def test_rows_and_draws_follow_the_seed_and_views_take_turns(tmp_path, run):
+    tasks = [Linear() for _ in range(3)]
+    for number, (task, seed) in enumerate(zip(tasks, (1, 1, 9), strict=True)):
+        task.targets = SimpleNamespace(num_views=2)
+        run(task, make_recipe(tmp_path / str(number), seed=seed))
+    first, again, other = tasks
+    assert (first.rows, first.draws) == (again.rows, again.draws)
+    assert first.rows != other.rows and not set(first.draws) & set(other.draws)
+    assert first.views == [[row % 2 for row in rows] for rows in first.rows]  # all of the first epoch
+
+
 # state
+
+
+def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_rows, tokenizer):
+    recipe = make_recipe(tmp_path)
+    same = run_identity(recipe, dataset, 1, ["a"])
+    data = recipe.data
+    for fields in (
+        *({"seed": 1}, {"learning_rate": 2.0}, {"batch_size": 2}, {"max_steps": 9}, {"betas": (0.1, 0.2)}),
+        *({"ema_decay": 0.5}, {"schedule": "constant"}, {"freeze": ["logit_scale"]}, {"mixed_precision": "bf16"}),
+        *({"data": replace(data, caption_columns={"en": "zh"})}, {"augment": replace(recipe.augment, flip=0.25)}),
+    ):
+        assert run_identity(replace(recipe, **fields), dataset, 1, ["a"]) != same, fields
+    for fields in (
+        *({"output_dir": "x"}, {"resume": True}, {"log_every": 7}, {"save_every": 7}, {"keep_checkpoints": 7}),
+        *({"gradient_checkpointing": True}, {"data": replace(data, workers=2, max_skip_share=0.5)}),
+    ):
+        assert run_identity(replace(recipe, **fields), dataset, 1, ["a"]) == same, fields
+    other = PairDataset(train_rows.select(range(1, 25)), data, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+    for rows, processes, teachers in ((other, 1, ["a"]), (dataset, 2, ["a"]), (dataset, 1, ["b"])):
+        assert run_identity(recipe, rows, processes, teachers) != same
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for name in ("000010", "1000000", "000009", "999999", "5"):
+        (tmp_path / f"checkpoint-{name}").mkdir()
+    found = [path.name.removeprefix("checkpoint-") for path in checkpoint.list_checkpoints(tmp_path)]
+    assert found == ["000009", "000010", "999999", "1000000"]  # the last one was written by something else
 
 
 def make_state(task: Task, recipe: TrainingRecipe) -> TrainingState:

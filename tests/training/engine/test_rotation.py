@@ -1,5 +1,6 @@
 """Prefixes of the embedding and the rotation of the teacher's space, in both stages."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,14 @@ def test_stage_2_keeps_the_rotation_of_stage_1(distilled, tmp_path, source, teac
     before, after = (DCCLIPModel.from_pretrained(folder) for folder in (distilled[1], run(recipe)))
     assert torch.equal(before.rotation, after.rotation) and before.config.rotation == after.config.rotation
     assert after.config.prefixes == [4]
+
+
+@pytest.mark.slow
+def test_a_rotated_teacher_is_compared_in_its_own_space(distilled, tmp_path, source):
+    fields = recipe_fields(tmp_path, source, max_steps=1, anchor_weight=1.0)
+    run(AlignRecipe(student=str(distilled[1]), teacher=str(distilled[1]), **fields))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[1]["anchor_image"] == pytest.approx(0, abs=1e-4)  # the student is a copy of its teacher
 
 
 @pytest.mark.slow

@@ -167,13 +167,20 @@ def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, tra
     assert AutoProcessor.from_pretrained(folder).tokenizer(texts[0]).input_ids
 
 
-def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_path):
+def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_path, monkeypatch):
+    enabled: list[DCCLIPModel] = []
+    enable = DCCLIPModel.activation_checkpointing_enable
+    monkeypatch.setattr(
+        DCCLIPModel, "activation_checkpointing_enable", lambda model: enabled.append(model) or enable(model)
+    )
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     fields = {"student": student_config(vision_config=VIT, text_config=text), "max_steps": 1}
     plain = weights(run(distill_recipe(**fields)))
+    assert not enabled
     lean = weights(run(distill_recipe(**fields, gradient_checkpointing=True, output_dir=str(tmp_path / "lean"))))
     for name, tensor in plain.items():
         torch.testing.assert_close(lean[name], tensor, rtol=1e-4, atol=1e-6)
+    assert len(enabled) == 1
 
 
 def test_gradient_checkpointing_is_refused_where_it_would_update_statistics_twice(distill_recipe):

@@ -69,13 +69,6 @@ def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expecte
     assert prepared.describe()["images_are"] == ("squashed" if expected else "cropped")
 
 
-def test_squashed_images_are_whole_whatever_their_shape():
-    noise = np.random.default_rng(0).integers(0, 256, (8, 500, 3), dtype=np.uint8)
-    expected = Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC)
-    fitted = ImagePreparation(32, torch.nn.Identity(), "", squashes=True).fit(Image.fromarray(noise))
-    assert np.array_equal(fitted.numpy(), np.array(expected))
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_batches_are_complete_and_in_order(rows, batch_size):
     found = list(prepared_batches(rows, "image", batch_size, shrink))

@@ -21,6 +21,7 @@ from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_i
 from training import finetune
 from training.corpus import free_photos
 from training.engine import loop
+from training.finetuning import finish
 from training.utils.results import Results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -50,10 +51,11 @@ def run(start: Path, data: Path, output_dir: Path, *arguments: str):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_photographs():
-    """2,048 crops, and 80 large views that are decoded for each point of the curve, take seconds in each run."""
+    """2,048 crops, ten points of a curve, and 80 large views that are decoded for each take seconds in each run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(free_photos, "photo_crops", partial(free_photos.photo_crops, number=64))
         patch.setattr(free_photos, "HELD_OUT_PHOTOS", free_photos.HELD_OUT_PHOTOS[-3:])  # the smallest
+        patch.setattr(finish, "WEIGHTS", (0.5, 1.0))
         yield
 
 
@@ -105,7 +107,7 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     facts = Results.read(folder / "results.json").meta["finetune"]
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
-    assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
+    assert [point["weight"] for point in facts["curve"]] == [0, 0.5, 1]
     assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "held-out photographs"}
     lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
     assert max(lost.values()) == facts["largest_loss"]["value"] and chosen["validation"] >= first["validation"]
@@ -209,23 +211,19 @@ def test_a_refused_run_leaves_the_finished_one_intact(number, arguments, message
     assert snapshot(folder) == before
 
 
-def test_two_processes_train_the_model_of_one(start, titles, tmp_path, capfd):
+def test_two_processes_train_the_model_of_one(finetuned, start, titles, tmp_path, capfd):
     """Two processes with two images each see the batches of one with four. The main process measures and prints."""
-    options = ["--model", str(start), "--data", str(titles), "--photo_weight", "0", *STEPS]
-    finetune.main([*options, "--output_dir", str(tmp_path / "one")])
-    AcceleratorState._reset_state(reset_partial_state=True)
-    capfd.readouterr()
-    debug_launcher(finetune.main, ([*options, "--output_dir", str(tmp_path / "two")],))
+    debug_launcher(run, (start, titles, tmp_path / "two"))
     output = capfd.readouterr().out
     assert output.count("\nNext:") == 1 and "3 steps of 4 images" in output
     before = load_file(start / "model.safetensors")
-    one, two = (load_file(tmp_path / name / "tuned" / "model.safetensors") for name in ("one", "two"))
+    one, two = (load_file(folder / "tuned" / "model.safetensors") for folder in (finetuned[0], tmp_path / "two"))
     changes = [
         torch.cat([(after[name] - before[name]).flatten() for name in before if before[name].is_floating_point()])
         for after in (one, two)
     ]
     assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
-    results = [Results.read(tmp_path / name / "results.json") for name in ("one", "two")]
+    results = [Results.read(folder / "results.json") for folder in (finetuned[0], tmp_path / "two")]
     assert len(results[0].rows) == len(results[1].rows)
     for folder in (tmp_path / "two", tmp_path / "two" / "tuned"):
         assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")

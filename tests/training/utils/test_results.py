@@ -54,14 +54,6 @@ def test_table_has_a_row_for_each_model_and_a_column_for_each_metric(results):
     assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]
 
 
-def test_table_has_a_column_for_each_of_several_protocols(results):
-    results.rows.append(replace(ROWS[0], protocol="cn-clip-compat", value=0.25))
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
-    own = f"unseen_style zh top1 {ROWS[0].protocol}"
-    assert lines[0] == ["model", own, "unseen_style en top1", "unseen_style zh top1 cn-clip-compat"]
-    assert lines[2] == ["teacher", "50.0", "", "25.0"]
-
-
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)
