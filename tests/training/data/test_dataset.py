@@ -85,6 +85,16 @@ def test_images_kept_in_memory_are_equal(make_dataset):
     kept, fresh = make_dataset(in_memory=True), make_dataset()
     for _ in range(2):
         assert torch.equal(kept[7], fresh[7])
+    assert torch.equal(kept.with_image_size(32)[7], fresh.with_image_size(32)[7])
+
+
+def test_a_fingerprint_knows_where_each_image_ends(make_dataset):
+    found = [
+        make_dataset(make_rows([{"bytes": cell, "path": None} for cell in cells], en=["a", "b"]), ("en",))
+        for cells in ((b"ab", b"c"), (b"a", b"bc"), (b"ab", b"c"))
+    ]
+    first, other, same = (each.image_fingerprint() for each in found)
+    assert first == same != other
 
 
 def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(make_dataset, images):

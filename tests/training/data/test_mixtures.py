@@ -28,11 +28,10 @@ def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
 
 @pytest.fixture
 def load(two_sources, tokenizer):
-    def build(stop: int = 10, start: int = 0, process: tuple[int, int] = (0, 1), **fields) -> list[dict]:
-        config = DataConfig(**{"sources": two_sources, "shuffle_buffer": 8} | fields)
+    def build(stop: int, streaming: bool, seed: int = 0) -> list[dict]:
+        config = DataConfig(sources=two_sources, shuffle_buffer=8, streaming=streaming)
         pairs: Pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
-        plan = BatchPlan(8, 0, 0, start, stop, *process)
-        return list(make_loader(pairs, plan))
+        return list(make_loader(pairs, BatchPlan(8, seed, 0, 0, stop)))
 
     return build
 
@@ -68,6 +67,14 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
         for row, flag in zip(batch["rows"].tolist(), is_english(batch), strict=True):
             counts[flag].add(rows[row])
     assert all(max(of_source) - min(of_source) <= 1 for of_source in counts.values())  # whole epochs
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_order_of_the_sources_follows_the_seed(load, streaming):
+    orders = [
+        [batch["sources"].tolist() for batch in load(stop=3, streaming=streaming, seed=seed)] for seed in (0, 0, 9)
+    ]
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_source_without_a_usable_row_raises_an_error_with_its_name(tokenizer, tmp_path, two_sources):

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
 
+from modeling_dcclip.image_dcclip import ImageError
 from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
-from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
+from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch, fetch_allowed
 from training.evaluation.classify import make_evaluate
 
 NOWHERE = "http://127.0.0.1:1/a.png"
@@ -63,6 +64,12 @@ def test_fetched_images_are_those_of_the_server(tmp_path, outside, images):
     with serve_folder(tmp_path) as address:
         rows = require_allowed(rows_that_name(f"{address}/outside.png"), "image", CellRules(allow_urls=True), "x")
     assert open_image(rows[0]["image"]).tobytes() == images[0].tobytes()  # the server is gone
+
+
+def test_a_file_that_is_too_large_is_not_fetched(tmp_path, outside, monkeypatch):
+    monkeypatch.setattr("training.data.images.MAX_URL_BYTES", 100)
+    with serve_folder(tmp_path) as address, pytest.raises(ImageError, match="more than 100 bytes"):
+        fetch(f"{address}/{outside.name}")
 
 
 def test_an_image_that_cannot_be_fetched_is_left_empty_where_rows_may_be_dropped():

@@ -76,6 +76,18 @@ def stream_of_two() -> IterableDataset:
     return IterableDataset.from_generator(generate)
 
 
+def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(train_rows, tokenizer, tmp_path):
+    texts = ["a frog", ("frog " * 40).strip()]
+    rows = train_rows.select(range(2)).select_columns(["image"]).add_column("en", [texts, texts])
+    rows.to_parquet(tmp_path / "a.parquet")
+    config = DataConfig(train=str(tmp_path / "a.parquet"), streaming=True, caption_columns={"en": "en"})
+    pairs = PairStream(config, CaptionTokenizer(tokenizer, 32), 64)
+    for epoch, batch in enumerate(make_loader(pairs, BatchPlan(2, 0, 0, 0, 2))):
+        assert batch["view_ids"].tolist() == [epoch] * 2
+        assert batch["caption_ids"].tolist() == [text_id(texts[epoch])] * 2
+    assert pairs.skipped.captions == {"cut to 32 tokens": 2}
+
+
 # order and position
 
 

@@ -115,6 +115,8 @@ def test_a_tint_mixes_the_channels_and_keeps_the_background(view):
     images = torch.tensor([60, 100, 140], dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 4, 4)
     found = view(images, only(tint=0.1), tint=[1.0])[0, :, 0, 0]  # the share of red in red
     assert_equal(found, torch.tensor([255 + (60 - 255) * (1 + 0.1 * 3**0.5), 100, 140]))
+    found = view(images, only(tint=0.1, saturation=4), tint=[1.0], saturation=[0.0])[0, :, 0, 0]  # almost gray before
+    assert_equal(found, torch.tensor([255 + (97.5 - 255) * (1 + 0.1 * 3**0.5), 100, 102.5]))
 
 
 def test_a_blur_takes_a_share_of_the_mean_of_nine_pixels(view):
@@ -139,6 +141,13 @@ def test_a_lower_resolution_averages_and_interpolates(view):
     ramp = (3 * torch.arange(SIZE)).expand(1, 3, SIZE, SIZE).to(torch.uint8)
     found = view(ramp, only(downscale=1), reduced=[0.0], reduction=[1.0])[0, 0, SIZE // 2, 16:-16]
     assert found.diff().min() > 2 and found.diff().max() < 5  # a ramp without steps
+
+
+def test_the_logarithm_of_a_reduction_is_uniform(batch, view):
+    found = view(batch[:3], only(downscale=1), reduced=[0.0] * 3, reduction=[0.0, 0.5, 0.75])
+    for row, factor in enumerate((2, 4, 6)):
+        small = F.interpolate(batch[row, None].float(), size=SIZE // factor, mode="bilinear", antialias=True)
+        assert_equal(found[row, None], F.interpolate(small, size=SIZE, mode="bicubic").clamp(0, 255))
 
 
 def test_draws_are_uniform_and_share_nothing():
