@@ -11,6 +11,7 @@ from training.evaluation.sets.protocols import ELEVATER, IMAGENET
 from training.evaluation.sets.protocols import SETS as EVAL_SETS
 from training.evaluation.sets.templates import imagenet_names, templates_of
 
+HAN = re.compile(r"[\u4e00-\u9fff]")
 WITH_LATIN_DESIGNATIONS = {"fgvc-aircraft-2013b-variants102", "stanford-cars"}
 
 
@@ -25,7 +26,7 @@ def test_every_class_has_one_reviewed_name_of_its_own_in_both_languages(name):
         assert all(text == text.strip() and text for text in texts)
     for english, entry in content["classes"].items():
         assert set(entry) <= {"zh", "doubt"} and len(entry.get("doubt", "a reason in words").split()) > 2, english
-        assert re.search(r"[\u4e00-\u9fff]", entry["zh"]), english
+        assert HAN.search(entry["zh"]), english
         assert not re.search(r"[,.;:!?，。；：！？、（()）]$", entry["zh"]), english
         assert name in WITH_LATIN_DESIGNATIONS or not re.search(r"[A-Za-z]", entry["zh"]), english
 
@@ -176,6 +177,10 @@ def test_texts_are_in_the_languages_of_the_model():
     assert general_pairs(["zh", "en"], held_out=True).languages == ("en", "zh")
     chinese = general_pairs(["zh"], held_out=True)
     assert chinese.languages == ("zh", "zh")
-    assert all(name in prompt for name, prompt in zip(chinese.first, chinese.second, strict=True))
+    for name, prompt in zip(chinese.first, chinese.second, strict=True):
+        before, after = prompt.split(name)
+        assert HAN.search(name) and HAN.search(before + after) and not re.search("[A-Za-z]", before + after)
+    both = general_pairs(["zh", "en"], held_out=False)
+    assert not any(map(HAN.search, both.first)) and all(map(HAN.search, both.second))
     with pytest.raises(ValueError, match="languages: "):
         general_pairs(["fr"], held_out=True)
