@@ -25,8 +25,7 @@ except ImportError:  # Inference Endpoints import this file by its path
 
 TASKS = ("classify", "embed")
 MAX_LABELS = 1000
-MAX_TEXTS = 1000  # in a request for embeddings
-MAX_IMAGES = 64  # in a request for embeddings
+MAX_INPUTS = {"texts": 1000, "images": 64}  # in a request for embeddings
 MAX_CHARACTERS = 1000  # of a label and of the template
 MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
@@ -93,11 +92,11 @@ class EndpointHandler:
 
         with self.lock, torch.inference_mode():
             scale = self.model.logit_scale.exp().item()
-            return answer(data, self.size, self._encode_image, self._encode_texts, scale)
+            return answer(data, self.size, self._encode_images, self._encode_texts, scale)
 
-    def _encode_image(self, image: Image.Image) -> np.ndarray:
-        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
-        return _normalized(self.model.get_image_features(**inputs).pooler_output)[0]
+    def _encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
+        return _normalized(self.model.get_image_features(**inputs).pooler_output)
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
         inputs = self.processor(text=texts)
@@ -124,13 +123,13 @@ def _normalized(features: Any) -> np.ndarray:
 def answer(
     data: Any,
     size: int | None,
-    encode_image: Callable[[Image.Image], np.ndarray],
+    encode_images: Callable[[list[Image.Image]], np.ndarray],
     encode_texts: Callable[[list[str]], np.ndarray],
     logit_scale: float,
 ) -> list[dict[str, Any]] | dict[str, Any]:
-    """Answer a request as [`EndpointHandler.__call__`] does, with functions that return L2-normalised embeddings.
+    """Answer a request as [`EndpointHandler.__call__`] does.
 
-    `encode_image` returns (D,), `encode_texts` (N, D); `size` is the short side of the resized image, in pixels.
+    The functions return L2-normalised embeddings, (N, D). `size` is the short side of the resized image, in pixels.
     """
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
@@ -138,13 +137,13 @@ def answer(
         raise BadRequest(f"task is {reprlib.repr(task):.80}; send one of {', '.join(TASKS)}.")
     if task == "embed":
         texts, images = parse_inputs(data, size)
-        vectors = {"images": [encode_image(image).tolist() for image in images]}
+        vectors = {"images": [encode_images([image])[0].tolist() for image in images]}
         if texts:
             vectors["texts"] = encode_texts(texts).tolist()
         return {name: each for name, each in vectors.items() if each}
     image, labels, template = parse_request(data, size)
     texts = [template.replace("{}", label) for label in labels]
-    logits = logit_scale * (encode_texts(texts) @ encode_image(image))
+    logits = logit_scale * (encode_texts(texts) @ encode_images([image])[0])
     scores = np.exp(logits - logits.max())
     scores = (scores / scores.sum()).tolist()
     predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
@@ -154,15 +153,13 @@ def answer(
 def parse_inputs(data: dict[str, Any], size: int | None = None) -> tuple[list[str], Iterator[Image.Image]]:
     """Texts and images of a request for embeddings. Each image is decoded when the iterator reaches it."""
     inputs = data.get("inputs")
-    if not isinstance(inputs, dict) or not inputs or inputs.keys() - {"texts", "images"}:
+    if not isinstance(inputs, dict) or not inputs or inputs.keys() - MAX_INPUTS.keys():
         raise BadRequest("inputs: to embed, send an object with the lists `texts`, `images` or both.")
-    lists = {"texts": MAX_TEXTS, "images": MAX_IMAGES}
-    for field, most in lists.items():
-        value = inputs.get(field, [])
-        if not isinstance(value, list) or len(value) > most or (field in inputs and not value):
-            kind = f"has {len(value)} items" if isinstance(value, list) else f"is of type {type(value).__name__}"
-            is_large = isinstance(value, list) and len(value) > most
-            raise BadRequest(f"{field} {kind}; send a list of 1 to {most}.", 413 if is_large else 400)
+    for field, value in inputs.items():
+        if not isinstance(value, list) or not value:
+            raise BadRequest(f"{field} is {reprlib.repr(value):.80}; send a list of 1 to {MAX_INPUTS[field]}.")
+        if len(value) > MAX_INPUTS[field]:
+            raise BadRequest(f"{field} has {len(value)} items; send at most {MAX_INPUTS[field]}.", 413)
     texts = inputs.get("texts", [])
     for text in texts:
         if not isinstance(text, str) or not text.strip():

@@ -10,9 +10,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from modeling_dcclip.handler import BadRequest, answer
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.local_server import LocalHandler, LocalServer
@@ -32,13 +29,9 @@ class ApiServer(LocalServer):
 
     def answer(self, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
         """Answer a request as `EndpointHandler` does."""
-        runtime = self.runtime
-
-        def encode_image(image: Image.Image) -> np.ndarray:
-            return runtime.encode_images([image])[0]
-
+        own = self.runtime
         with self.lock:
-            return answer(data, runtime.preprocess.edge, encode_image, runtime.encode_texts, runtime.logit_scale)
+            return answer(data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale)
 
 
 class _ApiHandler(LocalHandler):

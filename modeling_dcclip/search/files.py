@@ -18,6 +18,7 @@ STILLS |= {".heic", ".heif", ".hif"}
 RAW_PHOTOS = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srw"}
 VIDEOS = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
 EXTENSIONS = STILLS | RAW_PHOTOS | VIDEOS
+LIVE_BYTES = 10 * 2**20
 NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
@@ -100,6 +101,7 @@ class Walk:
             except OSError:
                 self.unreadable.append(path)
                 continue
+            stills = {os.path.splitext(each.name)[0] for each in inside if extension_of(each.name) in STILLS}
             below = []
             for entry in inside:
                 if is_hidden(entry.name) or self._is_excluded(entry.path):
@@ -113,6 +115,8 @@ class Walk:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     below.append(entry.path)
+                elif extension == ".mov" and status.st_size < LIVE_BYTES and os.path.splitext(entry.name)[0] in stills:
+                    continue  # the motion of an iPhone's live photo
                 elif stat.S_ISREG(status.st_mode) and extension in EXTENSIONS:
                     yield FileState.of(entry.path, status)
                 else:

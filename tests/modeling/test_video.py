@@ -17,7 +17,7 @@ from PIL import Image
 
 from modeling_dcclip.search import video as module
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import UnreadablePhotoError
+from modeling_dcclip.search.files import UnreadablePhotoError, Walk
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.photos import make_thumbnail, read_photo
 from modeling_dcclip.search.serve import SearchServer
@@ -211,3 +211,13 @@ def test_the_page_shows_the_frame_that_was_found(index):
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_the_motion_of_a_live_photo_is_part_of_its_photograph(tmp_path, paint):
+    for name in ("IMG_1.MOV", "IMG_2.mov", "IMG_1.mp4"):
+        (tmp_path / name).write_bytes(b"motion")
+    paint(tmp_path / "IMG_1.jpg", "red")
+    with (tmp_path / "IMG_1.mov").open("wb") as file:  # a film with a poster
+        file.truncate(20 * 2**20)
+    found = [Path(os.fsdecode(state.path)).name for state in Walk(tmp_path)]
+    assert found == ["IMG_1.jpg", "IMG_1.mov", "IMG_1.mp4", "IMG_2.mov"]
