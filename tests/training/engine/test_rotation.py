@@ -74,10 +74,12 @@ def test_the_axes_weigh_both_towers_alike_and_span_all_batches(train_rows, token
     recipe = AlignRecipe(output_dir="", data=config, teacher="t", batch_size=8, prefixes=PREFIXES)
     rows = [dataset[row] for row in range(24)]
     batch = dataset.collate([(row, 0, 0, content) for row, content in enumerate(rows)])
+    varied = augment(brightness=0.5, contrast=0.5)
+    views = varied(batch["images"], batch["rows"], batch["view_ids"])
     unit = [
         F.normalize(embeddings.double(), dim=-1)
         for embeddings in (
-            teacher.encode_images(normalize(batch["images"])).embedding,
+            teacher.encode_images(normalize(views)).embedding,
             teacher.encode_texts(batch["input_ids"], batch["attention_mask"]).embedding,
         )
     ]
@@ -85,7 +87,7 @@ def test_the_axes_weigh_both_towers_alike_and_span_all_batches(train_rows, token
     expected = principal_axes(sum(each.T @ each / len(each) for each in unit))
     student = make_model(VIT, NO_DROPOUT, seed=3)
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
-    task = AlignTask(student, augment(), normalize, targets, recipe, dataset.languages).eval()
+    task = AlignTask(student, varied, normalize, targets, recipe, dataset.languages).eval()
     rotate_student(task, dataset, recipe, torch.device("cpu"))
     torch.testing.assert_close(student.rotation.double(), expected, atol=1e-3, rtol=0)
     rotate_student(task, dataset, recipe, torch.device("cpu"))  # it is rotated once

@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 
-from training.evaluation.sets.class_names import GeneralPairs
+from training.evaluation.sets.class_names import GeneralPairs, general_pairs
+from training.finetuning import measure
 from training.finetuning.measure import (
     CaptionedImages,
     Embeddings,
+    Measurer,
     general_rows,
     mean_cosine,
     mean_of,
@@ -84,8 +88,18 @@ def test_queries_are_texts_with_an_image_or_images_with_a_text():
 
 def test_labels_in_the_order_of_their_names_are_compared():
     """Names are sorted, captions are in the order of the images: the number of a caption is not that of a class."""
-    table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
-    made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], ["cat", "dog"], 3)
+    table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "eel": [-1.0, 0.0], "fox": [0.0, -1.0], "gnu": [-1.0, -1.0]}
+    made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], list(table), 3)
     images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 2)}))
-    assert {row.metric: row.value for row in rows}["top1"] == pytest.approx(2 / 3)
+    assert {row.metric: row.value for row in rows} == {"top1": pytest.approx(2 / 3), "top5": 1.0}
+
+
+def test_general_texts_are_the_half_that_no_training_uses(monkeypatch):
+    monkeypatch.setattr(measure, "load_held_out", lambda: Dataset.from_dict({"en": []}))
+    monkeypatch.setattr(measure, "load_source", lambda path: None)
+    monkeypatch.setattr(measure, "CaptionedImages", SimpleNamespace(of=lambda *arguments, **fields: None))
+    prepared: Any = SimpleNamespace(validation="x", languages=["zh"], are_labels=False)
+    model: Any = SimpleNamespace(config=SimpleNamespace(languages=["en", "zh"]))
+    made = Measurer(prepared, None, model, None, torch.device("cpu"), seed=0)
+    assert made.general == general_pairs(["en", "zh"], held_out=True)

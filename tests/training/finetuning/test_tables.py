@@ -107,6 +107,14 @@ def test_class_numbers_with_names_are_labels():
     found = find_columns(Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features))
     assert found.captions == {"en": "label"} and found.are_labels
     assert found.describe() == "image column: file, en class names: label"
+    mixed = Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features).add_column("zh", TITLES)
+    assert not find_columns(mixed, "file", {"en": "label", "zh": "zh"}).are_labels
+
+
+def test_a_few_texts_in_a_different_language_are_not_a_language():
+    titles = [*TITLES * 10, "a belt"]
+    found = find_columns(Dataset.from_dict({"file": [f"{number}.jpg" for number in range(41)], "title": titles}))
+    assert found.captions == {"zh": "title"}
 
 
 def test_a_thousand_other_columns_are_not_read(monkeypatch):

@@ -54,16 +54,6 @@ def test_one_tower_is_inherited_and_the_other_random(efficientnet, inputs, caplo
             assert torch.equal(tensor, others[name]), name
 
 
-def test_altclip_towers_become_standalone_classes(altclip_folder):
-    teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
-    config = StudentConfig(vision_init="teacher", text_init="teacher", max_text_length=32)
-    student, processor = build_student(config, LANGUAGES, teacher)
-    assert student.config.vision_config.model_type == "clip_vision_model"
-    assert student.config.text_config.model_type == "xlm-roberta"
-    assert student.config.text_config.vocab_size == len(processor.tokenizer)
-    assert teacher.towers == ()
-
-
 def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     torch.manual_seed(3)
     backbone = TimmWrapperModel(TimmWrapperConfig(architecture="tf_efficientnet_lite0"))

@@ -1,5 +1,6 @@
 """Every study on a tiny model: rows, a second call that repeats nothing, and options that are refused in one line."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -62,7 +63,9 @@ def test_slow_calls_are_timed_three_times_after_one_that_is_not_counted():
 
 
 @pytest.mark.slow
-def test_the_budget_measures_a_student_once(processor, tmp_path, capsys):
+def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeypatch):
+    # the model is prepared in this process, which has imported what it takes
+    monkeypatch.setattr(budget, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
     small = make_model(VIT | {"num_hidden_layers": 1}, SMALL_XLM_ROBERTA)  # fast to trace
     small.save_pretrained(tmp_path / "small")
     processor.save_pretrained(tmp_path / "small")

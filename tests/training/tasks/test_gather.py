@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ from training.data.images import Augment, Normalize
 from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
 from training.tasks.align import Classifier, Rehearsal
-from training.tasks.task import forward_backward, gather
+from training.tasks.task import forward_backward, gather, sync_on_last
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -126,16 +128,16 @@ def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
     return batch
 
 
-def prepared(task: AlignTask, **fields) -> tuple[Accelerator, torch.nn.Module]:
+def prepared(task: AlignTask) -> tuple[Accelerator, torch.nn.Module]:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[unused], **fields)
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[unused])
     return accelerator, accelerator.prepare(task)
 
 
-def gradients(task: AlignTask, batch: Batch, **fields) -> dict[str, torch.Tensor]:
+def gradients(task: AlignTask, batch: Batch, weight: float = 1.0) -> dict[str, torch.Tensor]:
     """The losses, and the gradients of all parameters by name, of one pass of this process."""
-    accelerator, model = prepared(task, **fields)
-    losses, backward = forward_backward(model, task, batch, accelerator)
+    accelerator, model = prepared(task)
+    losses, backward = forward_backward(model, task, batch, accelerator, weight)
     backward()
     found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
     return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
@@ -194,6 +196,13 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two
         assert_same(load_file(two_processes / f"{name}, {size}, {rank}.safetensors"), whole[name])
 
 
+@pytest.mark.parametrize("size", [0, CHUNK])
+def test_a_batch_of_several_has_its_share_of_the_gradients(whole, make_task, dataset, keys, size):
+    found = gradients(make_task(chunk_size=size), collate(dataset, keys), weight=0.25)
+    expected = whole["infonce"].items()
+    assert_same(found, {name: value if name.startswith("loss/") else 0.25 * value for name, value in expected})
+
+
 # dropout, precision, layers without a loss
 
 
@@ -223,6 +232,15 @@ def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, datase
     monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
     forward_backward(model, task, collate(dataset, keys), accelerator)[1]()
     assert synced == [False, True, False, True, False, True, True]
+
+
+def test_an_inner_pass_is_the_last_in_the_last_outer_pass_only():
+    accelerator: Any = SimpleNamespace(sync_gradients=True, no_sync=lambda model: nullcontext())
+    found = []
+    for outer, inner in product((False, True), repeat=2):
+        with sync_on_last(accelerator, None, outer), sync_on_last(accelerator, None, inner):
+            found.append(accelerator.sync_gradients)
+    assert found == [False, False, False, True] and accelerator.sync_gradients
 
 
 def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, keys):
