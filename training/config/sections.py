@@ -91,10 +91,8 @@ class DataConfig(Checked):
             requests, typing errors, spaces between Chinese characters. The teacher's target is unchanged.
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
         max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
-        allow_urls: Whether images that the data name by URL are fetched, each within 30 s. Otherwise they are skipped.
-            Both this and `allow_paths` also apply to `eval.data`, which is refused instead.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
-            Otherwise they are skipped.
+            Otherwise they are skipped, and such `eval.data` is refused.
         in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for
             streams.
         workers: Number of processes that decode images. With 0 the training process decodes them. The order of a
@@ -114,7 +112,6 @@ class DataConfig(Checked):
     phrasing: float = 0.0
     skip_wrong_script: bool = True
     max_skip_share: float = 0.01
-    allow_urls: bool = False
     allow_paths: bool = False
     in_memory: bool = False
     workers: int = 0

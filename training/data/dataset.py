@@ -73,7 +73,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
-        self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
+        self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
         for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
             if image_size is not None:
                 column = source.image_column or config.image_column

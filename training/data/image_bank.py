@@ -33,7 +33,7 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
 
     Args:
         source: Any source that `load_source` accepts.
-        config: Name of the image column, and which images are opened that rows name by URL or path.
+        config: Name of the image column, and which images are opened that rows name by path.
         size: Edge of the images in pixels.
         squash: Whether images are resized to the square without a crop.
 
@@ -46,7 +46,7 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
     column, rows = config.image_column, load_source(source, field="photos")
     rows = require_columns(rows, [column], source, "Name it under data.image_column.", field="photos")
     numbers = evenly_spaced_rows(len(rows), MAX_IMAGES)
-    rules = rules_for(source, config.allow_urls, config.allow_paths)
+    rules = rules_for(source, config.allow_paths)
     rows = require_allowed(rows.select(numbers), column, rules, source, "photos")
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(rows), ROWS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The images of a data set: which ones may be opened, how they are fetched, decoded, resized, cropped, augmented and
+"""The images of a data set: which ones may be opened, how they are decoded, resized, cropped, augmented and
 normalized.
 
 A cell is the value of an image column as `datasets` stores undecoded images: `{"bytes": ..., "path": ...}`. Every
@@ -7,15 +7,13 @@ torchvision's v2 transforms are not used, because they draw from one global stre
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import fsspec
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -30,13 +28,9 @@ from training.config import AugmentConfig
 from training.data.sources import image_roots, require_images
 from training.utils.rng import keyed_uniform
 
-URL_TIMEOUT_S = 30.0  # for one image
-MAX_URL_BYTES = 64 * 2**20
-URL_REFUSED = "image is a URL, and allow_urls is off"
+URL_REFUSED = "image is a URL, and must be downloaded first"
 PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
 ROWS_AT_ONCE = 1024
-FETCHED_AT_ONCE = 64
-FETCH_THREADS = 16
 THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 
 
@@ -117,7 +111,7 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
     """Decode a cell to an RGB image, rotated upright by its EXIF orientation.
 
     Args:
-        cell: Undecoded image; its path may be a URL.
+        cell: Undecoded image.
         size: Short side in pixels that the image will be resized to, for a large JPEG. Default: full size.
 
     Raises:
@@ -126,8 +120,6 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
         OSError: The file cannot be read.
     """
     encoded = cell.get("bytes")
-    if encoded is None and is_url(cell["path"]):
-        encoded = fetch(cell["path"])
     return open_file(encoded if encoded is not None else cell["path"], size)
 
 
@@ -136,35 +128,17 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def fetch(url: str) -> bytes:
-    """Read a file from a URL; raise ImageError if it is too large, or cannot be fetched in time."""
-    options: dict[str, Any] = {}
-    if url.startswith(("http://", "https://")):
-        options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=URL_TIMEOUT_S)}}
-    try:
-        with fsspec.open(url, "rb", **options) as file:
-            content = file.read(MAX_URL_BYTES + 1)
-    except Exception as error:  # every protocol raises other types
-        raise ImageError(f"{type(error).__name__}: {error}") from error
-    if len(content) > MAX_URL_BYTES:
-        raise ImageError(f"more than {MAX_URL_BYTES} bytes")
-    return content
-
-
 @dataclass(frozen=True)
 class CellRules:
     """Which images of a source are opened. Others are skipped with a cause.
 
-    Cells come from the data, which others may have written. A URL can call a server of the local network, and a path
-    can read any file.
+    Cells come from the data, which others may have written, and a path can read any file. URLs are never fetched.
 
     Args:
-        allow_urls: Whether cells may name images by URL.
         allow_paths: Whether cells may name files outside `roots`.
         roots: Folders of the source itself, where `datasets` has found its image files.
     """
 
-    allow_urls: bool = False
     allow_paths: bool = False
     roots: tuple[Path, ...] = ()
 
@@ -178,87 +152,45 @@ class CellRules:
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
         if is_url(path):
-            # fsspec would open a file of this machine, also through a chain of protocols
-            is_local = path.startswith(("file:", "local:")) or "::" in path
-            if is_local and not (self.allow_urls and self.allow_paths):
-                return PATH_REFUSED
-            return cell if self.allow_urls else URL_REFUSED
+            return URL_REFUSED
         if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
             return cell
         return PATH_REFUSED
 
 
-def rules_for(source: str | list[str], allow_urls: bool = False, allow_paths: bool = False) -> CellRules:
+def rules_for(source: str | list[str], allow_paths: bool = False) -> CellRules:
     """Return which images of a source may be opened. A function is the user's own code, and may name any file."""
     roots = image_roots(source)
-    return CellRules(allow_urls, allow_paths or roots is None, roots or ())
+    return CellRules(allow_paths or roots is None, roots or ())
 
 
 def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
-    """Return rows with undecoded images, those that were named by URL with their content.
+    """Return rows with undecoded images.
 
     Raises:
-        ValueError: The column holds no images, or a row names an image that may not be opened or cannot be fetched;
-            the message starts with `field` and names the source as `where`.
+        ValueError: The column holds no images, or a row names an image that may not be opened; the message starts with
+            `field` and names the source as `where`.
     """
     rows = undecoded(rows, column, where, field)
-    has_urls = False
-    for row, path in _named(rows, column):
-        cause = rules({"bytes": None, "path": path})
-        if isinstance(cause, str):
-            raise ValueError(f"{field}: row {row} of {where!r}: {cause}. Turn it on if you trust the data.")
-        has_urls |= is_url(path)
-    return _fetched(rows, column, f"{field}: {where!r}") if has_urls else rows
-
-
-def fetch_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
-    """Fetch the images that rows name by URL, if that is allowed. An image that cannot be fetched becomes empty."""
-    rows = undecoded(rows, column, where, field)
-    has_urls = rules.allow_urls and any(is_url(path) for _, path in _named(rows, column))
-    return _fetched(rows, column, None) if has_urls else rows
+    first = 0
+    # the content of images that are not named is not read
+    for table in rows.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE):
+        cells = table.column(0).combine_chunks()
+        paths = cells.field("path")
+        is_named = pc.and_(pc.is_null(cells.field("bytes")), pc.is_valid(paths))
+        for index in pc.indices_nonzero(is_named).to_pylist():
+            cause = rules({"bytes": None, "path": paths[index].as_py()})
+            if isinstance(cause, str):
+                remedy = "Turn it on if you trust the data." if cause == PATH_REFUSED else "Use its file instead."
+                raise ValueError(f"{field}: row {first + index} of {where!r}: {cause}. {remedy}")
+        first += len(cells)
+    return rows
 
 
 def undecoded(rows: Dataset, column: str, where: str, field: str = "data") -> Dataset:
     """Return rows whose image column gives encoded bytes and paths; raise ValueError if it holds no images."""
     require_images(rows.features, [column], where, field)
     return rows.cast_column(column, Image(decode=False))
-
-
-def _named(rows: Dataset, column: str) -> Iterator[tuple[int, str]]:
-    """Row and path of each image that is named by a path or URL. The content of other images is not read."""
-    first = 0
-    for table in rows.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE):
-        cells = table.column(0).combine_chunks()
-        paths = cells.field("path")
-        is_named = pc.and_(pc.is_null(cells.field("bytes")), pc.is_valid(paths))
-        for index in pc.indices_nonzero(is_named).to_pylist():
-            yield first + index, paths[index].as_py()
-        first += len(cells)
-
-
-def _fetched(rows: Dataset, column: str, where: str | None) -> Dataset:
-    """Rows with the content of images named by URL; with `where`, an image that cannot be fetched is an error."""
-    options: dict[str, Any] = {"batched": True, "batch_size": FETCHED_AT_ONCE, "with_indices": True}
-    arguments = {"column": column, "where": where}
-    return rows.map(_fetch_batch, fn_kwargs=arguments, features=rows.features, desc="fetch images", **options)
-
-
-def _fetch_batch(batch: dict[str, list], numbers: list[int], column: str, where: str | None) -> dict[str, list]:
-    def content(cell: dict | None, row: int) -> dict | None:
-        if cell is None or cell["bytes"] is not None or not cell["path"] or not is_url(cell["path"]):
-            return cell
-        try:
-            return cell | {"bytes": fetch(cell["path"])}
-        except ImageError as error:
-            if where is None:
-                return cell | {"bytes": b""}
-            raise ValueError(
-                f"{where}: row {row} cannot be fetched from {cell['path']!r} ({error}). Rows are never dropped "
-                "silently: fix or remove the row."
-            ) from error
-
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        return {column: list(pool.map(content, batch[column], numbers))}
 
 
 NUM_DRAWS = 22  # random numbers for each view

@@ -50,7 +50,7 @@ class PairStream:
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
         self.image_columns = [source.image_column or config.image_column for source in config.mixture]
-        self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
+        self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
             Shards(

@@ -32,8 +32,6 @@ class ExportOptions:
             of `data`. Without any, the image tower is not written in int8.
         split: Split of `data` and `calibration`.
         image_column: Column of the images in `data`.
-        allow_urls: Whether images that `data` and `calibration` name by URL are fetched. Otherwise such data are
-            refused.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
         label_column: Column of the class names in `data`, in either language.
@@ -51,7 +49,6 @@ class ExportOptions:
     calibration: str | None = None
     split: str = "test"
     image_column: str = "image"
-    allow_urls: bool = False
     allow_paths: bool = False
     label_column: str = "label"
     threads: int = 1

@@ -60,7 +60,6 @@ class WebOptions:
         model: Model folder with `onnx/`, as `training/export.py` writes it.
         images: Images to search: a folder of images, a parquet file, a Hub id, or `module:function`. By default, free
             photographs from pip packages.
-        allow_urls: Whether images that a data set names by URL are fetched. Otherwise it is refused.
         allow_paths: Whether image files outside the folder of a data set, which it names by path, are opened.
             Otherwise it is refused.
         output_dir: Folder for the finished page, which any web server can serve. An older page is replaced.
@@ -69,7 +68,6 @@ class WebOptions:
 
     model: str = "model_cards/dcclip-tiny-photo"
     images: str = "training.corpus.free_photos:load_images"
-    allow_urls: bool = False
     allow_paths: bool = False
     output_dir: str = "runs/web"
     node_modules: str = str(PAGE / "node_modules")
@@ -196,7 +194,7 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
 
     source = options.images
     rows = require_columns(load_source(source), ["image"], source, "Rename yours.", "images")
-    rules = rules_for(source, options.allow_urls, options.allow_paths)
+    rules = rules_for(source, options.allow_paths)
     rows = require_allowed(rows, "image", rules, source, "images")
     folder.mkdir(parents=True)
     kept: list[int] = []

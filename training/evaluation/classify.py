@@ -243,7 +243,7 @@ def make_evaluate(
         config: Validation set and its class names.
         best_metric: Metric that selects the best checkpoint; one of those that are measured.
         processor: Processor of the student.
-        data: Training data, which state whether images may be named by URL or path.
+        data: Training data, which state whether images may be named by path.
 
     Returns:
         A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
@@ -264,7 +264,7 @@ def make_evaluate(
         )
     rows = load_source(config.data, config.split)
     rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
-    rules = rules_for(config.data, data.allow_urls, data.allow_paths)
+    rules = rules_for(config.data, data.allow_paths)
     sets = {"eval": require_allowed(rows, config.image_column, rules, config.data, "eval.data")}
     _require_column(rows, config.label_column, config.data)
     class_names.label_ids(rows[config.label_column])  # a wrong label is reported before training

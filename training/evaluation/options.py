@@ -38,7 +38,6 @@ class EvalOptions:
             a caption or a list of captions. Default: the columns en and zh, where they exist.
         split: Split of the data. Default: test, or the test split of a set's own data set on the Hub.
         image_column: Name of the column of images. Default: the first usual name that exists; with `retrieval`, image.
-        allow_urls: Whether images that the data name by URL are fetched. Otherwise such data are refused.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
@@ -61,7 +60,6 @@ class EvalOptions:
     caption_columns: dict[str, str] | None = None
     split: str | None = None
     image_column: str | None = None
-    allow_urls: bool = False
     allow_paths: bool = False
     label_column: str | None = None
     trust_remote_code: bool = False

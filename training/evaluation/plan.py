@@ -168,14 +168,8 @@ def _find_sources(options: EvalOptions) -> dict[str, Source]:
             raise ValueError(f"data: {entry!r} names no source. Give {name}=SOURCE.")
         if name in sources:
             raise ValueError(f"data: {name} is given twice. Give each set one source.")
-        sources[name] = Source(
-            location,
-            options.split,
-            options.image_column,
-            options.label_column,
-            options.allow_urls,
-            options.allow_paths,
-        )
+        columns = options.image_column, options.label_column
+        sources[name] = Source(location, options.split, *columns, options.allow_paths)
     return sources
 
 
@@ -221,13 +215,6 @@ def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
         name = name or location
         if name in retrieval_sets or not location:
             raise ValueError(f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE.")
-        retrieval_sets[name] = open_retrieval_set(
-            name,
-            location,
-            options.split,
-            options.image_column,
-            options.caption_columns,
-            options.allow_urls,
-            options.allow_paths,
-        )
+        columns = options.image_column, options.caption_columns
+        retrieval_sets[name] = open_retrieval_set(name, location, options.split, *columns, options.allow_paths)
     return list(retrieval_sets.values())

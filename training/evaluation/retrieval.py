@@ -76,7 +76,6 @@ def open_retrieval_set(
     split: str | None = None,
     image_column: str | None = None,
     caption_columns: dict[str, str] | None = None,
-    allow_urls: bool = False,
     allow_paths: bool = False,
 ) -> RetrievalSet:
     """Load images and captions.
@@ -89,7 +88,6 @@ def open_retrieval_set(
         image_column: Name of the column of images. Default: `image`.
         caption_columns: Caption columns by language; a cell is a caption or a list of captions. Default: the columns
             `en` and `zh`, where they exist.
-        allow_urls: Whether rows may name images by URL.
         allow_paths: Whether rows may name image files outside the source.
 
     Raises:
@@ -113,7 +111,7 @@ def open_retrieval_set(
         )
     needed = [image, *columns.values()]
     rows = require_columns(loaded.rows, needed, context, "Name the right one.", field="retrieval")
-    rows = require_allowed(rows, image, rules_for(loaded.location, allow_urls, allow_paths), context, "retrieval")
+    rows = require_allowed(rows, image, rules_for(loaded.location, allow_paths), context, "retrieval")
     return make_retrieval_set(name, rows, columns, image, loaded.location, loaded.split, loaded.revision)
 
 

@@ -20,7 +20,6 @@ class FinetuneOptions:
         general_data: Other images, on which the model should keep its accuracy, in any form of `data`. They replace
             the crops of free photographs whose embeddings a loss keeps. With captions, accuracy is measured on 15 %.
         image_column: Column of the images or their paths. Default: detected.
-        allow_urls: Whether images that the data name by URL are fetched. Otherwise they are left out.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise they are left out.
         caption_columns: Caption columns by language, such as --caption_columns.zh TITLE. A cell is a caption or a list
@@ -50,7 +49,6 @@ class FinetuneOptions:
     output_dir: str
     general_data: str | None = None
     image_column: str | None = None
-    allow_urls: bool = False
     allow_paths: bool = False
     caption_columns: dict[str, str] | None = None
     split: str = "train"

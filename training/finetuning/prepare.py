@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from training.data import load_source
 from training.data.batch import CaptionTokenizer
-from training.data.images import URL_REFUSED, CellRules, encoded_bytes, fetch_allowed, image_cell, is_url
+from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_cell, is_url
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.sources import Opened, find_image, open_data
 from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
@@ -148,9 +148,7 @@ def prepare(
     opened = open_data(options.data, options.split, options.subset, needs_captions)
     columns = find_columns(opened.rows, options.image_column, options.caption_columns, needs_captions)
     rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
-    rules = CellRules(options.allow_urls, options.allow_paths or opened.roots is None, opened.roots or ())
-    if options.allow_urls:
-        rows = fetch_allowed(rows, columns.image, rules, options.data)
+    rules = CellRules(options.allow_paths or opened.roots is None, opened.roots or ())
     pairs = _read_pairs(replace(opened, rows=rows), columns, rules, needs_captions)
     images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip.image_dcclip import squashes
 from training.data import decode_images, load_source, require_allowed, require_columns, rules_for, usable_captions
-from training.data.images import CellRules, Normalize, embedded_cell, fetch_allowed
+from training.data.images import CellRules, Normalize, embedded_cell, undecoded
 from training.data.sources import require_texts
 from training.prepare.curation_options import PROGRAM, CurateOptions
 from training.prepare.duplicates import (
@@ -149,14 +149,14 @@ class Curation:
 
     def __init__(self, options: CurateOptions):
         self.options = options
-        self.rules = rules_for(options.data, options.allow_urls, options.allow_paths)
+        self.rules = rules_for(options.data, options.allow_paths)
         columns = list(options.caption_columns.values())
         rows = load_source(options.data, subset=options.subset)
         remedy = "Name the right one as image_column or caption_columns."
         rows = require_columns(rows, [options.image_column, *columns], options.data, remedy)
         require_texts(rows.features, columns, options.data, "caption_columns")
         rows = rows.select_columns([options.image_column, *columns])
-        self.rows = fetch_allowed(rows, options.image_column, self.rules, options.data)
+        self.rows = undecoded(rows, options.image_column, options.data)
         if not len(self.rows):
             raise ValueError(f"data: {options.data!r} has no rows. Name a different source.")
         images = _examine(
@@ -208,7 +208,7 @@ class Curation:
         for name in options.exclude:
             remedy = "Name the right one as image_column."
             rows = require_columns(load_source(name), [column], name, remedy, "exclude").select_columns([column])
-            rules = rules_for(name, options.allow_urls, options.allow_paths)
+            rules = rules_for(name, options.allow_paths)
             # an excluded image that is not opened would let its copies pass, so it is refused
             for row, image in enumerate(
                 _examine(require_allowed(rows, column, rules, name, "exclude"), column, rules)

@@ -18,7 +18,6 @@ class CurateOptions:
         output_dir: Folder for the curated set and the report.
         subset: Configuration of a Hub data set that has several.
         image_column: Column of the images.
-        allow_urls: Whether images that the data name by URL are fetched. Otherwise they are dropped.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise they are dropped.
         caption_columns: Column of the captions of each language; a cell is a string or a list of strings.
@@ -39,7 +38,6 @@ class CurateOptions:
     output_dir: str
     subset: str | None = None
     image_column: str = "image"
-    allow_urls: bool = False
     allow_paths: bool = False
     caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
     exclude: list[str] = field(default_factory=list)

@@ -28,7 +28,6 @@ class EmbedOptions:
             file, else the numbers of shard and row.
         batch_size: Number of images that the weights encode at once, at least 1.
         rows_per_shard: Number of rows in a shard, at least 1. A stream has the shards of its source.
-        allow_urls: Whether rows may name images by URL.
         allow_paths: Whether rows may name image files outside the data.
     """
 
@@ -44,7 +43,6 @@ class EmbedOptions:
     name_column: str | None = None
     batch_size: int = 64
     rows_per_shard: int = 16_384
-    allow_urls: bool = False
     allow_paths: bool = False
 
     def __post_init__(self):

@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling_dcclip.image_dcclip import ImageError
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.files import FileState, extension_of
 from modeling_dcclip.search.indexing import num_cores
 from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, require_file
-from training.data.images import CellRules, fetch, is_url
+from training.data.images import CellRules
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 NOT_FINITE = "embedding is not finite"
@@ -63,7 +62,7 @@ class Embedder:
         name_column: Column with the name of each image. Default: the path of its file, else the digest of its content.
         device: Device of the weights. Default: the accelerator if there is one.
         threads: Number of threads that decode images. Default: all cores.
-        rules: Which images may be opened. Default: all, including files and URLs.
+        rules: Which images may be opened. Default: all files.
 
     Raises:
         ValueError: The folder is not a finished model.
@@ -79,7 +78,7 @@ class Embedder:
         rules: CellRules | None = None,
     ):
         self.image_column, self.name_column = image_column, name_column
-        self.rules = rules or CellRules(allow_urls=True, allow_paths=True)
+        self.rules = rules or CellRules(allow_paths=True)
         self.runtime = Runtime(model, threads=1)
         self.dimension = self.runtime.dimension  # fewer than `projection_dim` if the config has `truncate_dim`
         # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
@@ -178,12 +177,8 @@ def _read(cell: dict | str | None) -> tuple[bytes, int]:
     if not path:
         raise UnreadablePhotoError("no image", is_lasting=False)
     try:
-        if is_url(path):
-            return fetch(path), 0
         require_file(os.fsencode(path))
         with open(path, "rb") as file:
             return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns
-    except ImageError as error:
-        raise UnreadablePhotoError("the URL cannot be read", is_lasting=False) from error
     except OSError as error:
         raise UnreadablePhotoError((error.strerror or type(error).__name__).lower(), is_lasting=False) from error

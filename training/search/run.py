@@ -69,7 +69,7 @@ def embed(options: EmbedOptions) -> Results | None:
     state, folder = PartialState(cpu=is_cpu, **group), Path(options.output_dir)
     shards = _open(options)
     roots = image_roots(options.data)
-    rules = CellRules(options.allow_urls, options.allow_paths or roots is None, roots or ())
+    rules = CellRules(options.allow_paths or roots is None, roots or ())
     cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     embedder = Embedder(options.model, device=state.device, threads=cores, rules=rules)
     with ExitStack() as claimed:
@@ -123,7 +123,7 @@ def _columns(options: EmbedOptions, num_shards: int, embedder: Embedder) -> pa.S
     key: list[object] = [num_shards, digest_files([*files, runtime.folder / "preprocessor_config.json"])]
     # a shard of a stream that could not be read is repaired, and embedded by the next run
     key += [options.data, digest_sources(options.data, with_states=not options.streaming), embedder.encoder]
-    names = ("split", "subset", "streaming", "image_column", "name_column", "allow_urls", "allow_paths")
+    names = ("split", "subset", "streaming", "image_column", "name_column", "allow_paths")
     key += [getattr(options, name) for name in names]
     return schema(embedder.dimension).with_metadata({KEY: hashlib.blake2b(repr(key).encode()).hexdigest()})
 

@@ -6,11 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from modeling_dcclip.image_dcclip import ImageError
-from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
-from training.data import load_source, open_image, require_allowed, rules_for
-from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch, fetch_allowed
+from training.data import load_source, require_allowed, rules_for
+from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules
 from training.evaluation.classify import make_evaluate
 
 NOWHERE = "http://127.0.0.1:1/a.png"
@@ -56,34 +54,12 @@ def test_foreign_files_and_urls_are_refused_with_their_row_unless_allowed(reader
     read(str(outside), allow_paths=True)
     with pytest.raises(ValueError, match=f"row 1 of .*: {URL_REFUSED}"):
         read(NOWHERE, allow_paths=True)
-    with pytest.raises(ValueError, match=f"row 1 .*{NOWHERE}"):
-        read(NOWHERE, allow_urls=True)
 
 
-def test_fetched_images_are_those_of_the_server(tmp_path, outside, images):
-    with serve_folder(tmp_path) as address:
-        rows = require_allowed(rows_that_name(f"{address}/outside.png"), "image", CellRules(allow_urls=True), "x")
-    assert open_image(rows[0]["image"]).tobytes() == images[0].tobytes()  # the server is gone
-
-
-def test_a_file_that_is_too_large_is_not_fetched(tmp_path, outside, monkeypatch):
-    monkeypatch.setattr("training.data.images.MAX_URL_BYTES", 100)
-    with serve_folder(tmp_path) as address, pytest.raises(ImageError, match="more than 100 bytes"):
-        fetch(f"{address}/{outside.name}")
-
-
-def test_an_image_that_cannot_be_fetched_is_left_empty_where_rows_may_be_dropped():
-    rows = fetch_allowed(rows_that_name(NOWHERE), "image", CellRules(allow_urls=True), "x")
-    assert rows[0]["image"]["bytes"] == b""
-
-
-@pytest.mark.parametrize(
-    "path", ["file:///etc/hostname", "local:///etc/hostname", "simplecache::file:///etc/hostname"]
-)
-def test_a_url_of_a_file_is_a_path(path):
-    for rules in (CellRules(), CellRules(allow_urls=True)):
-        with pytest.raises(ValueError, match=PATH_REFUSED):
-            require_allowed(rows_that_name(path), "image", rules, "x")
+@pytest.mark.parametrize("path", ["file:///etc/hostname", "simplecache::file:///etc/hostname"])
+def test_a_url_of_a_file_is_refused(path):
+    with pytest.raises(ValueError, match=URL_REFUSED):
+        require_allowed(rows_that_name(path), "image", CellRules(allow_paths=True), "x")
 
 
 def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):

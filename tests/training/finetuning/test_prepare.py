@@ -9,7 +9,6 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tests.local_server import serve_folder
 from tests.training.data.shards import read_samples, write_shards
 from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
 from training.data import load_source
@@ -90,7 +89,7 @@ def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
     for note in (
         "image does not decode: images/0.png",
         "no caption: images/1.png",
-        "URL, and allow_urls is off: https://x.org/a.png",
+        "URL, and must be downloaded first: https://x.org/a.png",
     ):
         assert f"1 rows left out, {note}." in notes.replace("image is a URL", "URL")
     assert "1 rows with a copy of an earlier image were merged with it." in notes
@@ -125,16 +124,6 @@ def test_images_outside_the_folder_of_the_data_are_left_out_unless_allowed(tmp_p
     refused = "2 rows left out, image is a path outside the data, and allow_paths is off: "
     assert any(note.startswith(refused) for note in prepared.notes) and "elsewhere.png" not in dict(pairs_of(prepared))
     assert "elsewhere.png" in dict(pairs_of(run(tmp_path, path, allow_paths=True)))
-
-
-def test_images_are_fetched_by_url_if_that_is_allowed(tmp_path, titles):
-    with serve_folder(tmp_path) as address:
-        path = write_csv(tmp_path / "titles.csv", [(f"{address}/{path}", title) for path, title in titles])
-        with pytest.raises(ValueError, match="image is a URL, and allow_urls is off"):
-            run(tmp_path, path)
-        prepared = run(tmp_path, path, allow_urls=True)
-    assert prepared.num_training + prepared.num_validation == len(titles)
-    assert load_source(str(prepared.training))[0]["image"].size == (64, 64)  # without the server from now on
 
 
 def test_folders_of_images(tmp_path, rows):

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from tests.training.prepare.test_duplicates import cell
 from training.config import DataConfig
 from training.data import PairDataset, load_source
+from training.data.images import PATH_REFUSED, URL_REFUSED
 from training.prepare.curation import caption_faults, curate, report_table, words_of
 from training.prepare.curation_options import CurateOptions
 from training.prepare.duplicates import perceptual_hash
@@ -98,12 +99,9 @@ def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_im
         fields = {"caption_columns": {"en": "en"}, **options}
         return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields))["rows"]["dropped"]
 
-    path_cause, url_cause = (f"image is a {kind}, and allow_{name} is off" for kind, name in (
-        ("path outside the data", "paths"), ("URL", "urls")))  # fmt: skip
-    assert dropped("neither") == {url_cause: 1, path_cause: 1}
-    assert dropped("paths", allow_paths=True) == {url_cause: 1}
-    assert dropped("urls", allow_urls=True) == {path_cause: 1, "image does not decode": 1}
-    with pytest.raises(ValueError, match=f"exclude: row 1 of .*: {path_cause}"):
+    assert dropped("neither") == {URL_REFUSED: 1, PATH_REFUSED: 1}
+    assert dropped("paths", allow_paths=True) == {URL_REFUSED: 1}
+    with pytest.raises(ValueError, match=f"exclude: row 1 of .*: {PATH_REFUSED}"):
         dropped("excluded", exclude=[str(tmp_path / "a.parquet")])
 
 

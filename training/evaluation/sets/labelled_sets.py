@@ -76,7 +76,7 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
     if labels.ndim == 2 and (labels.sum(1) == 1).all() and not (eval_set and eval_set.several_labels):
         labels = labels.argmax(1)  # lists of one label each
-    rules = rules_for(loaded.location, source.allow_urls, source.allow_paths or loaded.is_listing)
+    rules = rules_for(loaded.location, source.allow_paths or loaded.is_listing)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
     differences = _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []

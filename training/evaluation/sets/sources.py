@@ -44,7 +44,6 @@ class Source:
         split: Split, where there are several. Default: test, or for the set's own data set, its test split there.
         image_column: Name of the column of images. Default: the first usual name that exists.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
-        allow_urls: Whether rows may name images by URL.
         allow_paths: Whether rows may name image files outside the source.
     """
 
@@ -52,7 +51,6 @@ class Source:
     split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    allow_urls: bool = False
     allow_paths: bool = False
 
 
