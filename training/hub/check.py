@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
 TIMEOUT_S = 600
@@ -45,7 +45,8 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
     folder = Path(folder)
     with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
         image = Path(home) / "image.png"
-        draw_image().save(image)
+        down, around = Image.linear_gradient("L"), Image.radial_gradient("L")
+        Image.merge("RGB", [down, around, down.rotate(90)]).save(image)
         expected, loaded = _load_here(folder, image), _load_isolated(folder, image, python, Path(home))
     difference = max(
         abs(found - value) if math.isfinite(found) else math.inf
@@ -61,17 +62,6 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
         )
     _compare_pipeline(loaded)
     return difference
-
-
-def draw_image() -> Image.Image:
-    """A house under the sun, 96 x 96 pixels RGB."""
-    image = Image.linear_gradient("L").resize((96, 96))
-    image = Image.merge("RGB", [image.point(lambda v: 90 + v // 2), image.point(lambda v: 160 + v // 4), image])
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((66, 8, 86, 28), fill=(255, 214, 64))
-    draw.rectangle((24, 48, 60, 80), fill=(214, 160, 110))
-    draw.polygon([(18, 50), (42, 26), (66, 50)], fill=(168, 52, 44))
-    return image
 
 
 def _load_here(folder: Path, image: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.facts import ModelFacts, data_terms, finetuning_facts, read_runs, teacher_space
 from training.hub.cards.metadata import front_matter
-from training.hub.cards.tables import accuracy_table, elevater_table, export_table, protocols, size_table
+from training.hub.cards.tables import accuracy_table, export_table, protocols, size_table
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
@@ -135,7 +135,6 @@ def _tables(results: Results | None) -> dict[str, Any]:
         "meta": results and results.meta,
         "accuracy": results and accuracy_table(results),
         "protocols": results and ", ".join(protocols(results)),
-        "elevater": results and elevater_table(results),
         "size": results and size_table(results),
         "exports": results and export_table(results),
     }

@@ -279,7 +279,7 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
     """What a card says about a fine-tuned model; every sentence follows from its config, its recipe or its results.
 
     Returns:
-        `summary`, `space`, `measured`, `interpolation` (None if the run has not chosen a point), `data` and
+        `summary`, `space`, `measured`, `interpolation` (False if the run has not chosen a point), `data` and
         `languages`, in words; None if the model was not fine-tuned from a finished model.
     """
     if facts.base_model is None or not runs:
@@ -293,31 +293,19 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
         f"held close to the embeddings of `{base}`" if anchored else f"not comparable with the embeddings of `{base}`"
     )
     cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
-    kept = measured.get("kept", [])
+    interpolation = "weight" in measured and (
+        f"The weights have {measured['weight']:.1f} of the text tower's change in training and "
+        f"{measured['image_weight']:.1f} of the image tower's (WiSE-FT, "
+        "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)), chosen on the validation split."
+    )
     return {
         "summary": (
             f"Fine-tuned with DC-CLIP from `{base}` ({license}) on images with {' and '.join(languages)} captions: "
             f"contrastive alignment, {'with' if anchored else 'without'} an anchor to the embeddings of that model."
         ),
         "space": f"{space} (mean cosine {', '.join(cosines)} of the validation split)" if cosines else space,
-        "measured": ", on ".join(["a validation split of the data", *(f"{name}" for name in kept)]),
-        "interpolation": _interpolation(base, measured, " and ".join(kept)),
+        "measured": ", on ".join(["a validation split of the data", *measured.get("kept", [])]),
+        "interpolation": interpolation,
         "data": portable(measured.get("data", runs[-1].sources[0])),
         "languages": languages,
     }
-
-
-def _interpolation(base: str, measured: Mapping[str, Any], kept: str) -> str | None:
-    if "weight" not in measured:
-        return None
-    if not (weight := measured["weight"]):
-        return (
-            f"The weights equal the weights of `{base}`: no point between them and the end of training was better on "
-            f"the validation split and kept the accuracy on {kept}."
-        )
-    return (
-        f"The weights are the weights of `{base}` plus {weight:.1f} of the text tower's change in training and "
-        f"{measured.get('image_weight', weight):.1f} of the image tower's (WiSE-FT, "
-        "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)). This point was chosen on the validation split, on "
-        f"condition that no accuracy on {kept} falls by more than 1 point, or one query of a small set."
-    )

@@ -1,10 +1,8 @@
 """The tables of a card in Markdown, rendered from results."""
 
-import statistics
 from typing import Any
 
-from training.evaluation.sets.class_names import SETS
-from training.evaluation.sets.protocols import ELEVATER, METRICS
+from training.evaluation.sets.protocols import SETS
 from training.hub.cards.metadata import export_models, is_final
 from training.utils.results import Results, Row, markdown_table
 
@@ -12,13 +10,7 @@ TITLES = {"ms_share": "time relative to fp32"}  # of metrics whose name does not
 
 
 def accuracy_table(results: Results) -> str | None:
-    """Accuracy in percent of every model and stage, a column for each set, language and metric.
-
-    Exported files and ELEVATER's sets have tables of their own.
-
-    Returns:
-        The table; None without such results.
-    """
+    """Accuracy in percent of every model and stage, a column for each set, language and metric; None without any."""
     selected = _accuracy_rows(results)
     if all(row.language is None for row in selected):
         return None
@@ -26,46 +18,10 @@ def accuracy_table(results: Results) -> str | None:
 
 
 def _accuracy_rows(results: Results) -> list[Row]:
+    """All rows but those of exported files, which have a table of their own; a set of ELEVATER has its own metric."""
     exported = export_models(results)
-    return [row for row in results.rows if row.set not in SETS and row.model not in exported]
-
-
-def elevater_table(results: Results) -> str | None:
-    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets.
-
-    Returns:
-        The table; None if none of the twenty sets was measured.
-    """
-    rows = [
-        row
-        for row in results.rows
-        # rows over several languages, such as the agreement, have no column here
-        if row.set in ELEVATER and row.metric == ELEVATER[row.set].metric and row.language and "," not in row.language
-        if is_final(row.model, row.stage)
-    ]
-    if not rows:
-        return None
-    selected = Results(results.meta, rows)
-    columns = sorted({(row.language or "", row.protocol or "") for row in rows})
-    lines = [["model", "set", "metric", *(f"{language} ({protocol})" for language, protocol in columns)]]
-    lines.append(["---"] * 3 + ["---:"] * len(columns))
-    has_mean = len({row.set for row in rows}) > 1
-    for model in dict.fromkeys(row.model for row in rows):
-        by_column: list[list[float]] = [[] for _ in columns]
-        for name in sorted({row.set or "" for row in rows if row.model == model}):
-            means = [
-                selected.mean(model=model, set=name, language=lang, protocol=protocol) for lang, protocol in columns
-            ]
-            cells = ["" if mean is None else f"{100 * mean:.1f}" for mean in means]
-            lines.append([model, name, METRICS[ELEVATER[name].metric], *cells])
-            for values, mean in zip(by_column, means, strict=True):
-                values += [] if mean is None else [mean]
-        means_of_sets = [
-            f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "" for values in by_column
-        ]
-        if has_mean:
-            lines.append([model, f"**mean (sets of {len(ELEVATER)})**", "", *means_of_sets])
-    return markdown_table(lines)
+    rows = [row for row in results.rows if row.model not in exported]
+    return [row for row in rows if row.set not in SETS or row.metric == SETS[row.set].metric]
 
 
 def protocols(results: Results) -> list[str]:
