@@ -27,7 +27,7 @@ class TrainingRecipe(Checked):
             is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
-            of its config file.
+            of its config file. With `bf16`, the weights of teachers are in bfloat16.
         gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
             and costs time.
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
@@ -44,20 +44,19 @@ class TrainingRecipe(Checked):
         overwrite: Whether a new run may replace a model, checkpoints and other files in `output_dir`.
         eval: Validation set for evaluation during training.
         eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
-            evaluation.
-        best_metric: Metric that selects the student kept in `output_dir/best`: `top1` or `top5`, the mean over
-            languages, or one language, such as `top1_zh`.
+            evaluation. The student with the best top-1 accuracy (mean over languages) is kept in `output_dir/best`.
         push_to_hub: Whether to publish the finished model on the Hub, as `training/publish.py` does.
         hub_model_id: Repository on the Hub, NAMESPACE/NAME.
         hub_private_repo: Whether a new repository is private.
         prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
             embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
             teacher, its space is first rotated to the principal axes of its embeddings of training data.
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm. None takes the
+            list `teachers`. Stage 2 needs none.
         teachers: Several teachers, instead of `teacher`. Each has its own weight, towers and caption languages.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
-        teacher_dtype: Precision of the weights and activations of teachers.
     """
 
     output_dir: str
@@ -86,15 +85,14 @@ class TrainingRecipe(Checked):
     overwrite: bool = False
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0
-    best_metric: str = "top1"
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private_repo: bool = False
     prefixes: list[int] = field(default_factory=list)
+    teacher: str | None = None
     teachers: list[TeacherConfig] = field(default_factory=list)
     teacher_cache: str | None = None
     teacher_views: int = 4
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,10 +104,9 @@ class TrainingRecipe(Checked):
             )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
-        teacher = getattr(self, "teacher", None)
-        if teacher is not None and self.teachers:
+        if self.teacher is not None and self.teachers:
             raise ValueError(
-                f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
+                f"teachers: teacher is set, too ({self.teacher!r}). Add it to the list, or leave one of them out."
             )
 
     def _encoded_languages(self) -> set[str] | None:
@@ -127,8 +124,7 @@ class TrainingRecipe(Checked):
     @property
     def all_teachers(self) -> list[TeacherConfig]:
         """All teachers: the list, or the one teacher; empty if the stage has no teacher."""
-        teacher = getattr(self, "teacher", None)  # a field of both stages
-        return self.teachers if teacher is None else [TeacherConfig(teacher=teacher)]
+        return self.teachers if self.teacher is None else [TeacherConfig(teacher=self.teacher)]
 
     def sources(self) -> list[tuple[str, str]]:
         """Name of the field and location of all data that the recipe names."""
@@ -142,8 +138,6 @@ class DistillRecipe(TrainingRecipe):
     """Stage 1: each student tower learns the feature map of its teacher tower.
 
     Args:
-        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm. None takes the
-            list `teachers`.
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
         map_weight: Weight of the Smooth-L1 loss between the student's feature map, after a 1x1 convolution to the
@@ -154,7 +148,6 @@ class DistillRecipe(TrainingRecipe):
         relational_weight: Weight of the difference between the distances of embeddings in a batch (RKD).
     """
 
-    teacher: str | None = None
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
     map_weight: float = 1.0
@@ -199,8 +192,6 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
-        teacher: Hub id or folder of a teacher for `affinity_weight`, `anchor_weight`,
-            `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
         contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
@@ -228,7 +219,6 @@ class AlignRecipe(TrainingRecipe):
 
     student: str | None = None
     new_student: StudentConfig | None = None
-    teacher: str | None = None
     loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: float = 1.0
     text_text_weight: float = 0.0

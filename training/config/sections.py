@@ -45,12 +45,12 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(Checked):
-    """One source of a mixture. A field without a value takes the value of the same field of `data`.
+    """One source of a mixture. A column without a value is the one of `data`.
 
     Args:
         train: Hub id, folder, files or `module:function` of this source, as in `data.train`.
         subset: Configuration of a Hub data set that has several.
-        split: Split to train on.
+        split: Split to train on, if the source has several.
         image_column: Column of the images.
         caption_columns: Column of the captions for each language. Sources may differ in their languages.
         weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
@@ -61,7 +61,7 @@ class SourceConfig(Checked):
 
     train: list[str] | str
     subset: str | None = None
-    split: str | None = None
+    split: str = "train"
     image_column: str | None = None
     caption_columns: dict[str, str] | None = None
     weight: float = 1.0
@@ -76,13 +76,11 @@ class DataConfig(Checked):
             metadata; parquet files or tar shards (webdataset layout), each a path, a glob pattern or a URL such as
             `hf://datasets/ID/FILE`, or a list of these; `module:function` that returns a `datasets.Dataset` or
             `IterableDataset`.
-        subset: Configuration of a Hub data set that has several.
-        split: Split to train on.
         image_column: Column of the images. In tar shards it is the file extension, such as `jpg`.
         caption_columns: Column of the captions for each language (ISO 639-1 code). A cell is a string or a list of
             strings. Write a field of a nested column as `translation.en`. In tar shards the column is a file
             extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
-        sources: Mixture of several sources, instead of `train`. Each source can have its own columns and weight.
+        sources: One source or a mixture, instead of `train`. Each can have its own split, columns and weight.
         streaming: Whether to read the data in the order of their shards, without a copy on disk and at any size.
             Otherwise the data are stored on disk and fully shuffled.
         shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
@@ -102,8 +100,6 @@ class DataConfig(Checked):
     path: ClassVar[str] = "data."
 
     train: list[str] | str | None = None
-    subset: str | None = None
-    split: str = "train"
     image_column: str = "image"
     caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
     sources: list[SourceConfig] = field(default_factory=list)
@@ -133,8 +129,6 @@ class DataConfig(Checked):
         return [
             replace(
                 source,
-                subset=source.subset or self.subset,
-                split=source.split or self.split,
                 image_column=source.image_column or self.image_column,
                 caption_columns=source.caption_columns or self.caption_columns,
             )
@@ -206,8 +200,6 @@ class StudentConfig(Checked):
         image_size: Height and width of the input image in pixels. None takes the teacher's size.
         image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the teacher's mean.
         image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
-        squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None
-            follows the teacher's image processor.
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
             text of the teacher; a run warns if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
@@ -224,7 +216,6 @@ class StudentConfig(Checked):
     image_size: int | None = None
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
-    squash_images: bool | None = None
     max_text_length: int = 64
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
     projection_dim: int | None = None
@@ -244,18 +235,13 @@ class EvalConfig:
     """Labelled validation set for zero-shot classification during training, in each language of `data`.
 
     Args:
-        data: Parquet file, folder, Hub id or `module:function` of the images and labels. None runs no evaluation.
+        data: Parquet file, folder, Hub id (its split `test`) or `module:function` of the images and labels, which are
+            class names. None runs no evaluation.
         class_names: JSON file with a list of {language: name}, one entry per class, or the id of an ELEVATER set.
-        split: Split to evaluate on.
-        image_column: Column of the images.
-        label_column: Column of the labels, which are class names.
     """
 
     data: str | None = None
     class_names: str | None = None
-    split: str = "test"
-    image_column: str = "image"
-    label_column: str = "label"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ ENCODED = frozenset({"binary", "large_binary", "string", "large_string", "null"}
 MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 
 
-def check_split(source: str | list[str], split: str, field: str = "data.split"):
+def check_split(source: str | list[str], split: str, field: str = "data.sources.split"):
     """Raise ValueError for a split other than `train` of parquet files or tar shards, which have no splits."""
     names = [source] if isinstance(source, str) else list(source)
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):

@@ -54,7 +54,7 @@ class PairStream:
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
             Shards(
-                open_stream(source.train, source.split or config.split, source.subset),
+                open_stream(source.train, source.split, source.subset),
                 number,
                 str(source.train),
                 self.image_columns[number] if image_size is not None else None,

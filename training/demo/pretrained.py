@@ -149,6 +149,7 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
     from training.demo.e5 import make_tokenizer, parse_e5, xlm_roberta_config, xlm_roberta_weights
     from training.students import build_student
     from training.teachers.lineage import join_licenses
+    from training.teachers.preparation import square_image_processor
     from training.text.writing_systems import LANGUAGES
 
     e5 = parse_e5(E5_FILE.read())
@@ -161,11 +162,12 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
             image_size=options.image_size,
             image_mean=IMAGE_MEAN,
             image_std=IMAGE_STD,
-            squash_images=True,  # nothing is cropped away that a caption may name
             projection_dim=options.projection_dim,
             max_text_length=MAX_TEXT_LENGTH,
         )
         model, processor = build_student(config, list(LANGUAGES), seed=options.seed)
+    # nothing is cropped away that a caption may name
+    processor.image_processor = square_image_processor(options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True)
     LITE2.load_into(model)
     classes = LITE2.weights()["classifier.weight"]
     # with 512 of 1,280 dimensions, the classifier keeps its label on 99.7 % of photographs

@@ -4,7 +4,7 @@ Without options, they are data of the kind that the model was trained on, if its
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.config import RECIPE_FILE, EvalConfig
+from training.config import RECIPE_FILE
 from training.corpus.emoji import DEFAULT_CACHE
 from training.data import (
     evenly_spaced_rows,
@@ -81,8 +81,6 @@ class GateData:
     def from_options(cls, options: ExportOptions) -> "GateData":
         """The labelled set that the options name; else data of the kind that the model was trained on; else none.
 
-        Nothing of the model's recipe is run: its validation set counts only if it is a file or a folder here.
-
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
         """
@@ -95,11 +93,8 @@ class GateData:
             splits = Path(options.folder) / SPLITS_FOLDER
             if (splits / VALIDATION_FILE).is_file():
                 return cls._validation(splits, calibration)
-            recipe = _read_recipe(Path(options.folder) / RECIPE_FILE)
-            if is_of_emoji(recipe):
+            if is_of_emoji(_read_recipe(Path(options.folder) / RECIPE_FILE)):
                 return cls._embedded(calibration)
-            options = _with_eval_of(recipe, options)
-        if options.data is None:
             return cls._unchecked(calibration, options.image_column)
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
@@ -214,15 +209,3 @@ def is_of_emoji(recipe: dict[str, Any]) -> bool:
         and (source.startswith(EMOJI) or Path(source).expanduser().resolve().is_relative_to(cache))
         for source in sources
     )
-
-
-def _with_eval_of(recipe: dict[str, Any], options: ExportOptions) -> ExportOptions:
-    """The options with the labelled validation set of the recipe, if its files are here."""
-    found = recipe.get("eval")
-    if not isinstance(found, dict) or not found.get("data") or not found.get("class_names"):
-        return options
-    names = ("data", "class_names", "split", "image_column", "label_column")
-    if not Path(str(found["data"])).expanduser().exists():
-        return options
-    values: dict[str, Any] = {name: str(found.get(name, getattr(EvalConfig, name))) for name in names}
-    return replace(options, **values)

@@ -71,7 +71,7 @@ def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
     configs: list[TeacherConfig] = recipe.all_teachers
     if not configs:
         return None
-    dtype = getattr(torch, recipe.teacher_dtype)
+    dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
     teachers = [Teacher.from_pretrained(each.teacher, towers=(), dtype=dtype) for each in configs]
     ensemble = Ensemble(teachers, configs)
     ensemble.check(recipe.towers, recipe.data.languages)
@@ -223,10 +223,10 @@ def open_pairs(
         ValueError: A source, split or column does not exist.
     """
     for source in data.mixture:
-        check_split(source.train, source.split or data.split)
+        check_split(source.train, source.split)
     if data.streaming:
         return PairStream(data, tokens, image_size, squash)
-    rows = [load_source(source.train, source.split or data.split, source.subset) for source in data.mixture]
+    rows = [load_source(source.train, source.split, source.subset) for source in data.mixture]
     return PairDataset(rows, data, tokens, image_size, squash)
 
 

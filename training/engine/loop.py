@@ -48,6 +48,7 @@ from training.utils.rng import keyed_uniform
 PROCESS_TIMEOUT = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
+BEST = "top1"  # the metric that selects the best student
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
@@ -129,7 +130,6 @@ def train(
         Summary of the run.
 
     Raises:
-        ValueError: `evaluate` does not measure the `best_metric` of the recipe.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
@@ -290,16 +290,13 @@ class _Run:
         weights = self.state.exported_weights()
         if not self.accelerator.is_main_process:
             return
-        name = self.recipe.best_metric
         metrics = measure(self._with_weights(weights).eval())
         self.task.train()
-        if name not in metrics:
-            raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")
-        is_best = self.progress.best is None or metrics[name] > self.progress.best
+        is_best = self.progress.best is None or metrics[BEST] > self.progress.best
         log.evaluated(self.progress.step, metrics, is_best)
         if is_best:
             checkpoint.save_best(self.output_dir, self._writer(weights))
-            self.progress = replace(self.progress, best=metrics[name])
+            self.progress = replace(self.progress, best=metrics[BEST])
 
     def _with_weights(self, weights: dict[str, Tensor] | None) -> DCCLIPModel:
         """The student, or a copy of it with other weights."""

@@ -62,7 +62,7 @@ def run_stage(
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
-        evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
+        evaluate = make_evaluate(recipe.eval, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teachers), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
         if recipe.gradient_checkpointing and task.follows_batches:

@@ -37,7 +37,7 @@ class Progress:
 
     Args:
         step: Number of optimizer steps done.
-        best: Best value of `best_metric` so far; None before the first evaluation.
+        best: Best top-1 accuracy so far; None before the first evaluation.
         data: Position of each process's data loader, as JSON.
     """
 

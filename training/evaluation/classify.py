@@ -12,7 +12,6 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import DataConfig, EvalConfig
-from training.data import load_source, require_allowed, require_columns, rules_for
 from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
@@ -21,7 +20,9 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import open_set
 from training.evaluation.sets.protocols import CLASS_NAMES
+from training.evaluation.sets.sources import Source
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 
@@ -235,47 +236,35 @@ def _require_column(rows: Dataset, column: str, name: str):
 
 
 def make_evaluate(
-    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor, data: DataConfig
+    config: EvalConfig, processor: DCCLIPProcessor, data: DataConfig
 ) -> Callable[[DCCLIPModel], dict[str, float]] | None:
     """Make the evaluation that runs during training. The validation set is opened now, not at the first evaluation.
 
     Args:
         config: Validation set and its class names.
-        best_metric: Metric that selects the best checkpoint; one of those that are measured.
         processor: Processor of the student.
-        data: Training data, which state whether images may be named by path.
+        data: Training data, with the languages, and whether images may be named by path.
 
     Returns:
         A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
         as the mean over languages. None if the config names no set.
 
     Raises:
-        ValueError: The set, its class names or a language is missing, or `best_metric` is not measured.
+        ValueError: The set, its class names, a label or a language is missing.
     """
     if config.data is None or config.class_names is None:
         return None
     class_names = ClassNames.read(config.class_names, data.languages)
-    for language in data.languages:
-        class_names.in_language(language)
-    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in data.languages))]
-    if best_metric not in measured:
-        raise ValueError(
-            f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
-        )
-    rows = load_source(config.data, config.split)
-    rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
-    rules = rules_for(config.data, data.allow_paths)
-    sets = {"eval": require_allowed(rows, config.image_column, rules, config.data, "eval.data")}
-    _require_column(rows, config.label_column, config.data)
-    class_names.label_ids(rows[config.label_column])  # a wrong label is reported before training
+    names = {language: class_names.in_language(language) for language in data.languages}
+    labelled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = ZeroShotModel(model, processor, "student")
-        encoded = encode(student, sets, class_names, data.languages, config.image_column)
-        rows = score(encoded, encoded, sets, class_names, config.label_column)
-        metrics = {f"{row.metric}_{row.language}": row.value for row in rows}
-        for name in dict.fromkeys(row.metric for row in rows):
-            metrics[name] = statistics.fmean(row.value for row in rows if row.metric == name)
-        return metrics
+        images, metrics = student.encode_images(labelled.rows), dict[str, float]()
+        for language, classes in names.items():
+            found = measure(images, class_embeddings(student, classes), labelled.labels, [f"{TOP}{k}" for k in KS])
+            metrics |= {f"{name}_{language}": value for name, value in found.values.items()}
+        means = {name: [metrics[f"{name}_{language}"] for language in names] for name in found.values}
+        return metrics | {name: statistics.fmean(values) for name, values in means.items()}
 
     return run

@@ -103,9 +103,7 @@ def build_student(
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
-    squash = config.squash_images
-    if squash is None:
-        squash = teacher is not None and squashes(teacher.image_processor)
+    squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
 
 

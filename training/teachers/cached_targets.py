@@ -94,8 +94,7 @@ def save(tensors: dict[str, Tensor], path: Path):
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TargetCacheError(
-                f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache, or with "
-                "teacher_dtype float32."
+                f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache."
             )
     try:
         with atomic_write(path) as scratch:

@@ -26,8 +26,8 @@ def rows_that_name(*paths: str) -> Dataset:
 
 
 def in_validation(source: str, **allowed: bool):
-    config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")), label_column="en")
-    make_evaluate(config, "top1", None, DataConfig(train="x", **allowed))
+    config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")))
+    make_evaluate(config, None, DataConfig(train="x", **allowed))
 
 
 READERS = {
