@@ -91,7 +91,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
                 "logits_weight: compares with the captions of the data, but the data are a stream or have fewer than "
                 "two captions. Set logits_weight to 0, or add captions."
             )
-        bank = joint_bank(recipe.teacher_cache, teachers, captions, accelerator.device, "logits_weight")
+        bank = joint_bank(teachers, captions, accelerator.device, "logits_weight")
     map_widths = {}
     if map_member is not None:
         map_widths["vision"] = map_member.teacher.vision_width

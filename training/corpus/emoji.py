@@ -178,18 +178,8 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
 DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
 
 
-def open_split(corpus: Path, split: str):
-    """Load one split of a rendered corpus as a `datasets.Dataset`.
-
-    Args:
-        corpus: Folder from `build_corpus`.
-        split: Name of the split, one of `SPLITS`.
-    """
-    from datasets import load_dataset
-
-    return load_dataset("parquet", data_files=[str(corpus / f"{split}.parquet")], split="train")
-
-
 def load_train():
     """Load the training split. In recipes: `training.corpus.emoji:load_train`."""
-    return open_split(build_corpus(DEFAULT_CACHE), "train")
+    from datasets import load_dataset
+
+    return load_dataset("parquet", data_files=[str(build_corpus(DEFAULT_CACHE) / "train.parquet")], split="train")

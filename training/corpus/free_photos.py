@@ -1,6 +1,5 @@
 """Photographs with a free licence from pip packages: examples of the card, and crops of them for rehearsal."""
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from training.utils.files import atomic_write, write_text
+from training.utils.files import packaged_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-CREDITS_FILE = "CREDITS.txt"
 NUM_CROPS = 2048
 MIN_AREA = 0.03  # of a crop, as a share of the photograph
 MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
@@ -45,13 +43,8 @@ class FreePhoto:
         Raises:
             ValueError: The package is not installed, or has no such file.
         """
-        spec = importlib.util.find_spec(self.module)
-        remedy = f"Run `pip install {self.package}`."
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"{self.package}: the package is not installed. {remedy}")
-        path = Path(spec.submodule_search_locations[0]) / self.file
-        if not path.exists():
-            raise ValueError(f"{self.package}: the installed version has no {self.file}. {remedy}")
+        if (path := packaged_file(self.module, self.file)) is None:
+            raise ValueError(f"{self.package}: {self.file} is not installed. Run `pip install {self.package}`.")
         return path
 
     def open(self) -> Image.Image:
@@ -100,28 +93,6 @@ HELD_OUT_PHOTOS = tuple(
 )
 
 
-def write_free_photos(folder: Path) -> Path:
-    """Write the photographs to a folder, named by what they show in both languages, and `CREDITS.txt`.
-
-    Args:
-        folder: Folder to write, created if it does not exist. Files that are there stay.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: A package is not installed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for photo in FREE_PHOTOS:
-        path = folder / f"{photo.query['zh']} {photo.query['en']}.jpg"
-        if not path.exists():
-            with atomic_write(path) as scratch:
-                photo.open().save(scratch, "JPEG", quality=95)
-    write_text(folder / CREDITS_FILE, f"{credits_line()}\n")
-    return folder
-
-
 def load_images() -> "Dataset":
     """Load the photographs, for search: `training.corpus.free_photos:load_images`.
 
@@ -131,7 +102,7 @@ def load_images() -> "Dataset":
     Raises:
         ValueError: A package is not installed.
     """
-    from datasets import Dataset  # not needed by the Space
+    from datasets import Dataset
 
     columns = {"image": [photo.open() for photo in FREE_PHOTOS]}
     rows = Dataset.from_dict(columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")})

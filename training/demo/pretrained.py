@@ -10,7 +10,6 @@ that distinguish ImageNet's classes.
 
 # torch and transformers are imported in functions, so that `--help` is fast
 import hashlib
-import importlib.util
 import io
 import json
 import math
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.utils.cli import command_name, hide_library_bars, parse_options, user_errors
+from training.utils.files import packaged_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,15 +57,9 @@ class PackagedFile:
             ValueError: The package or the file is missing, or the file has a wrong hash.
         """
         package, remedy = self.requirement.partition("==")[0], f"Run `pip install {self.requirement}`."
-        spec = importlib.util.find_spec(package.replace("-", "_"))
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"{package}: the package is not installed. {remedy}")
-        path = Path(spec.submodule_search_locations[0]) / self.name
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
-        if digest != self.sha256:
+        if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
+            raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
+        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
             raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
         return path
 

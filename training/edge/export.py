@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.edge.formats import ExportOptions, find_format
 from training.edge.gate import Gate, check_layout
 from training.edge.gate_data import GateData
@@ -43,9 +42,9 @@ def export(options: ExportOptions) -> list[Verdict]:
     """
     export_format = find_format(options.format)
     export_format.check(options)
-    student, processor = open_model(options.folder)
+    student, processor = load_student(options.folder, "folder")
     data = GateData.from_options(options)
-    model = ZeroShotModel(student, processor, options.folder)
+    model = ZeroShotModel(student.eval(), processor, options.folder)
     files = ExportedFiles(export_format, weights_fingerprint(student), data.source)
     folder, output_dir = Path(options.folder), Path(options.output_dir)
     with _open_output(options) as scratch:
@@ -103,22 +102,3 @@ def _write_files(options: ExportOptions, files: ExportedFiles, gate: Gate, scrat
         if variant in requested:
             files.verdicts.append(verdict)
             files.rows += rows
-
-
-def open_model(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
-    """Load a finished model in eval mode, with its processor.
-
-    Raises:
-        ValueError: A file or a weight of the model is missing, or a weight is not finite.
-    """
-    needed = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
-    if not Path(folder).is_dir():
-        raise ValueError(f"folder: {folder!r} is not a folder. Name the output folder of training/align.py.")
-    for name in needed:
-        if not (Path(folder) / name).exists():
-            raise ValueError(
-                f"folder: {folder!r} has no {name}, so an exported model could not be run. Save model and processor "
-                "to it with save_pretrained."
-            )
-    student, processor = load_student(folder, "folder")
-    return student.eval(), processor

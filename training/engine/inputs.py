@@ -253,7 +253,7 @@ def open_rehearsal(
 
         texts = general_pairs(models.student.config.languages, held_out=False).texts
         tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
-        bank = joint_bank(recipe.teacher_cache, models.teachers, texts, accelerator.device, "general_weight")
+        bank = joint_bank(models.teachers, texts, accelerator.device, "general_weight")
         rehearsal["general"] = Rehearsal(tokens, bank)
     if targets is not None and recipe.photo_weight:
         size = models.student.config.image_size

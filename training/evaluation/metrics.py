@@ -5,7 +5,6 @@ Scores are compared in their own precision, half precision included.
 """
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -26,19 +25,15 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: The input is empty, shapes do not match, a score is not finite, or a label or k is out of range.
+        ValueError: A score is not finite.
 
     Source: ELEVATER, Li et al., arXiv 2204.08790; `TopKAccuracyEvaluator`.
     """
-    _check_scores(scores)
-    num_samples, num_classes = scores.shape
-    _check_labels(labels, num_samples, num_classes)
-    if not isinstance(k, Integral) or not 1 <= k <= num_classes:
-        raise ValueError(f"k: {k} is not an integer in 1..{num_classes}, the number of classes. Leave this k out.")
+    _require_finite(scores)
     own = labels.to(scores.device).long()[:, None]  # (N, 1)
-    columns, label_scores = torch.arange(num_classes, device=scores.device), scores.gather(1, own)
+    columns, label_scores = torch.arange(scores.shape[1], device=scores.device), scores.gather(1, own)
     ahead = (scores > label_scores).sum(1) + ((scores == label_scores) & (columns < own)).sum(1)
-    return int((ahead < k).sum()) / num_samples
+    return int((ahead < k).sum()) / len(scores)
 
 
 def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -55,12 +50,11 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: The input is empty, shapes do not match, a score is not finite, or a label is out of range.
+        ValueError: A score is not finite.
 
     Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
     """
-    _check_scores(scores)
-    _check_labels(labels, *scores.shape)
+    _require_finite(scores)
     present, labels, counts = labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
     predicted = scores[:, present].argmax(1)  # the first of several maxima
     hits = labels[predicted == labels].bincount(minlength=len(present))
@@ -84,21 +78,12 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
         Value in 1/11..1.
 
     Raises:
-        ValueError: The input is empty, shapes do not match, a score is not finite, a target is neither 0 nor 1, or no
-            target is 1 (for which the toolkit reports 0).
+        ValueError: A score is not finite, or no target is 1 (for which the toolkit reports 0).
 
     Source: VOC 2007, Everingham et al., IJCV 88 (2010), section 4.2; ELEVATER, Li et al., arXiv 2204.08790;
         `MeanAveragePrecisionNPointsEvaluator`.
     """
-    _check_scores(scores)
-    if targets.shape != scores.shape:
-        raise ValueError(
-            f"targets: got shape {tuple(targets.shape)}, need the shape of the scores, {tuple(scores.shape)}. "
-            "Pass one column per class, 1 where the sample has the label."
-        )
-    wrong = targets[(targets != 0) & (targets != 1)]
-    if wrong.numel():
-        raise ValueError(f"targets: got {wrong[0].item()}, need 0 or 1. Threshold other values first.")
+    _require_finite(scores)
     precisions = [
         _average_precision(column, target.to(scores.device).bool())
         for column, target in zip(scores.unbind(1), targets.unbind(1), strict=True)
@@ -134,18 +119,12 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: The input is empty, there are not two columns, shapes do not match, a score is not finite, a label
-            is out of range, or all labels are equal.
+        ValueError: A score is not finite, or all labels are equal.
 
     Source: Hanley and McNeil, Radiology 143 (1982); ELEVATER, Li et al., arXiv 2204.08790, whose toolkit calls
         scikit-learn as `RocAucEvaluator` does.
     """
-    _check_scores(scores)
-    if scores.shape[1] != 2:
-        raise ValueError(
-            f"scores: got {scores.shape[1]} columns, need 2. Pass the score of label 0 first, then the one of label 1."
-        )
-    _check_labels(labels, len(scores), 2)
+    _require_finite(scores)
     is_positive = labels.to(scores.device).bool()
     positive, negative = scores[is_positive, 1], scores[~is_positive, 1].sort().values
     if not (len(positive) and len(negative)):
@@ -173,32 +152,17 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
         (Q,) int64 in 0..G-1.
 
     Raises:
-        ValueError: The input is empty, a score is not finite, pairs have the wrong shape or are out of
-            range, or a query has no correct candidate.
+        ValueError: A score is not finite.
 
     Relations: text-to-image from image-to-text is `right_ranks(scores.T, pairs.flip(1))`.
 
     Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
     """
-    _check_scores(scores)
-    num_queries, num_candidates = scores.shape
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
-        raise ValueError(
-            f"pairs: got shape {tuple(pairs.shape)} of {pairs.dtype}, need (P, 2) integers. "
-            "Pass one (query, candidate) row for each correct pair."
-        )
-    _check_range("pairs, first column", pairs[:, 0], num_queries, "queries")
-    _check_range("pairs, second column", pairs[:, 1], num_candidates, "candidates")
+    _require_finite(scores)
     queries, candidates = pairs.to(scores.device).long().unique(dim=0).unbind(1)  # a repeated pair counts once
-    without_candidate = (queries.bincount(minlength=num_queries) == 0).nonzero()[:, 0]
-    if len(without_candidate):
-        raise ValueError(
-            f"pairs: query {int(without_candidate[0])} has no correct candidate ({len(without_candidate)} of "
-            f"{num_queries} queries have none). Leave such queries out of the scores; a candidate needs no query."
-        )
     own = scores[queries, candidates]
-    best = scores.new_zeros(num_queries).scatter_reduce(0, queries, own, "amax", include_self=False)
-    num_correct_as_high = queries[own == best[queries]].bincount(minlength=num_queries)
+    best = scores.new_zeros(len(scores)).scatter_reduce(0, queries, own, "amax", include_self=False)
+    num_correct_as_high = queries[own == best[queries]].bincount(minlength=len(scores))
     return (scores >= best[:, None]).sum(1) - num_correct_as_high
 
 
@@ -243,36 +207,10 @@ def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     return wilson_interval(share, min(count, share * (1 - share) / variance) if variance else count)
 
 
-def _check_scores(scores: Tensor):
-    if scores.ndim != 2 or scores.numel() == 0:
-        raise ValueError(
-            f"scores: got shape {tuple(scores.shape)}, need (rows, columns) with at least one of each. "
-            "Pass one row per sample."
-        )
+def _require_finite(scores: Tensor):
     if not torch.stack(scores.aminmax()).isfinite().all():  # aminmax propagates NaN
         row, column = (~scores.isfinite()).nonzero()[0].tolist()
         raise ValueError(
             f"scores: row {row}, column {column} is {scores[row, column].item()}, need finite numbers. "
             "Look for a zero norm or an overflow in the embeddings, or compute the scores in float32."
-        )
-
-
-def _check_labels(labels: Tensor, num_samples: int, num_classes: int):
-    if labels.shape != (num_samples,):
-        raise ValueError(
-            f"labels: got shape {tuple(labels.shape)}, need ({num_samples},) as the scores have {num_samples} rows. "
-            "Pass one class index per row."
-        )
-    if labels.is_floating_point():
-        raise ValueError(f"labels: got {labels.dtype}, need integers. Pass class indices, such as int64.")
-    _check_range("labels", labels, num_classes, "classes")
-
-
-def _check_range(name: str, ids: Tensor, count: int, what: str):
-    ids = ids.long()  # PyTorch does not compare unsigned integers of more than 8 bits
-    wrong = ids[(ids < 0) | (ids >= count)]
-    if wrong.numel():
-        raise ValueError(
-            f"{name}: {wrong[0].item()} is out of range 0..{count - 1}, as the scores have {count} {what}. "
-            "Map names to the columns of the scores."
         )

@@ -51,8 +51,6 @@ class Trainer:
         folder: Folder for runs and targets of the teacher.
         distill_steps: Optimizer steps of stage 1.
         align_steps: Optimizer steps of stage 2.
-        pretrained: Folder whose text tower the student starts from without stage 1; None keeps the start of the
-            recipe, or random weights if that is the teacher, which has learned the task already.
     """
 
     distill: DistillRecipe
@@ -60,7 +58,6 @@ class Trainer:
     folder: Path
     distill_steps: int
     align_steps: int
-    pretrained: str | None = None
 
     def train(self, arm: Arm, seed: int) -> ZeroShotModel:
         """Train an arm, and load its student. Arms with an unchanged stage 1 share its run."""
@@ -105,8 +102,8 @@ class Trainer:
             recipe = replace(recipe, student=first.output_dir, new_student=None)
             return replace(recipe, **self._run(recipe, self.folder / "run", self.align_steps, seed))
         student = self.distill.student
-        if self.pretrained is not None or student.text_init == "teacher":
-            student = replace(student, text_init=self.pretrained or "random")
+        if student.text_init == "teacher":  # which has learned the task already
+            student = replace(student, text_init="random")
         recipe = replace(recipe, student=None, new_student=student, learning_rate=self.distill.learning_rate)
         return replace(recipe, **self._run(recipe, self.folder / "run", self.distill_steps + self.align_steps, seed))
 

@@ -23,11 +23,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig
-
 from modeling_dcclip import DCCLIPConfig
 from training.studies.baselines import FACTS, NAMES, TEMPLATES, prepare
 from training.studies.harness import Study, StudyOptions
+from training.teachers.loading import read_config
 from training.utils.results import Results, Row, markdown_table
 
 Backend = Literal["eager", "onnx-fp32", "onnx-int8"]
@@ -62,34 +61,13 @@ class Options(StudyOptions):
         if len(set(names)) < len(names):
             raise ValueError(f"models: two of {' '.join(self.models)} have the same name. Remove or rename one.")
         for model in self.models:
-            if model not in NAMES:
-                check_folder(model)
+            if model not in NAMES and read_config("models", model).get("model_type") != DCCLIPConfig.model_type:
+                raise ValueError(f"models: {model!r} is neither a finished student nor one of {', '.join(NAMES)}.")
 
 
 def name_of(model: str) -> str:
     """Name of a model in the results: the name itself, or that of its folder."""
     return model if model in NAMES else Path(model).resolve().name
-
-
-def check_folder(folder: str):
-    """Check that a folder holds a finished student.
-
-    Raises:
-        ValueError: It does not.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(
-            f"models: {folder!r} is neither a folder nor a known name. Name the folder of a finished student, or one "
-            f"of {', '.join(NAMES)}."
-        )
-    try:
-        model_type = AutoConfig.from_pretrained(folder).model_type
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"models: {folder!r} has no readable config.json ({error}). Name a finished student."
-        ) from error
-    if model_type != DCCLIPConfig.model_type:
-        raise ValueError(f"models: {folder!r} has the model type {model_type!r}. Name the folder of a 'dcclip' model.")
 
 
 def run(options: Options):

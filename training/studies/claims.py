@@ -38,10 +38,7 @@ class Options(StudyOptions):
         validation: The same, to measure retrieval on.
         distill: Recipe of stage 1, with teacher and student.
         align: Recipe of stage 2.
-        pretrained: Folder whose text tower the student starts from without stage 1. Default: the start in the recipe,
-            or random weights if that is the teacher.
         image_size: Edge in pixels of the student's images. Default: that of the recipe.
-        num_images: Number of training images, evenly spaced. Default: all.
         distill_steps: Optimizer steps of stage 1.
         align_steps: Optimizer steps of stage 2 after stage 1.
         batch_size: Images in a batch.
@@ -53,9 +50,7 @@ class Options(StudyOptions):
     validation: str
     distill: str = str(CONFIGS / "photographs" / "distill.yaml")
     align: str = str(CONFIGS / "photographs" / "align.yaml")
-    pretrained: str | None = None
     image_size: int | None = None
-    num_images: int | None = None
     distill_steps: int = 600
     align_steps: int = 200
     batch_size: int = 64
@@ -84,7 +79,7 @@ def arms_of(shares: list[int]) -> list[Arm]:
 def make_trainer(options: Options) -> Trainer:
     """Read the recipes, and write the training images to one file."""
     first = parse_recipe(DistillRecipe, ["--config", options.distill])
-    rows = open_rows(options.train, CAPTIONED, "train", options.num_images)
+    rows = open_rows(options.train, CAPTIONED, "train")
     folder = Path(options.output_dir) / ".scratch"
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "pairs.parquet")
@@ -94,7 +89,7 @@ def make_trainer(options: Options) -> Trainer:
     first = replace(first, batch_size=options.batch_size)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
     second = replace(second, batch_size=options.batch_size, teacher_views=1)  # the stages share the targets
-    return Trainer(first, second, folder, options.distill_steps, options.align_steps, options.pretrained)
+    return Trainer(first, second, folder, options.distill_steps, options.align_steps)
 
 
 def run(options: Options):

@@ -8,7 +8,6 @@ A cache has a folder `teacher-REVISION` for each teacher:
     captions.json                key of `captions/`
     captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
                                  each caption, embedding (fp16)
-    bank-*.safetensors           embeddings of a bank of texts (float32)
 
 Adding a teacher computes only its own targets. A view is a pure function of (seed, row, view number), so student and
 teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard.
@@ -35,11 +34,10 @@ from training.teachers.cached_targets import (
     TargetCacheError,
     caption_file,
     claim,
-    open_shard,
     save,
     view_file,
 )
-from training.teachers.targets import TargetSpec, encode_bank, encode_by_length, resample_map
+from training.teachers.targets import TargetSpec, encode_by_length, resample_map
 from training.text.pipeline import digest, read_pipeline
 from training.utils.output import claim_folder
 
@@ -96,29 +94,6 @@ def build_target_cache(
 def teacher_folder(folder: str | Path, teacher: Teacher) -> Path:
     """Folder of one teacher's targets in a cache; no tower needs to be loaded."""
     return Path(folder) / f"teacher-{teacher.revision[:16]}"
-
-
-def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Embeddings of a bank of texts, from the cache if they are stored there.
-
-    Args:
-        folder: Folder of the cache; None to store nothing.
-        teacher: Teacher. Its text tower is loaded only if the embeddings are not stored, and then released.
-        texts: The bank.
-        device: Device of the teacher and of the embeddings.
-
-    Returns:
-        (N, D) float32, not normalized.
-    """
-    if folder is None:
-        return encode_bank(teacher.with_towers(("text",)).to(device), texts)
-    preparation: dict[str, Any] = {"cleaning": teacher.clean.__name__ if teacher.clean is not None else None}
-    preparation |= _teacher_key(teacher) | _text_preparation(teacher)
-    key = hashlib.blake2b("\n".join([*map(str, preparation.values()), *texts]).encode(), digest_size=8).hexdigest()
-    path = teacher_folder(folder, teacher) / f"bank-{key}.safetensors"
-    if not path.exists():
-        save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
-    return open_shard(path)["embedding"].to(device)
 
 
 def _teacher_key(teacher: Teacher) -> dict[str, Any]:

@@ -15,7 +15,6 @@ training/open_clip.patch); the runs of the paper take the mean after it, which h
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,10 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from training.config import TeacherConfig
 from training.data.batch import Batch, teacher_tokens
-from training.teachers.cache import cached_bank
 from training.teachers.family import Targets
 from training.teachers.lineage import join_licenses
-from training.teachers.targets import TargetSource
+from training.teachers.targets import TargetSource, encode_bank
 from training.teachers.teacher import Teacher
 
 CLIP_FACTOR = 1 / 0.07  # CLIP's initial factor on cosines
@@ -251,14 +249,11 @@ def translations(owner: Tensor, encoded: Tensor) -> Tensor:
     return torch.where(encoded, own, first)
 
 
-def joint_bank(
-    folder: str | Path | None, ensemble: Ensemble, texts: Sequence[str], device: torch.device, option: str
-) -> Tensor:
-    """Joint embeddings of a bank of texts, from the cache if they are stored there.
+def joint_bank(ensemble: Ensemble, texts: Sequence[str], device: torch.device, option: str) -> Tensor:
+    """Joint embeddings of a bank of texts.
 
     Args:
-        folder: Folder of the cache; None to store nothing.
-        ensemble: Teachers. A text tower is loaded only if its embeddings are not stored, and then released.
+        ensemble: Teachers. A text tower is loaded for this call.
         texts: The bank.
         device: Device of the teachers and of the embeddings.
         option: Option that needs the bank, for the error message.
@@ -276,7 +271,7 @@ def joint_bank(
                 f"teachers.languages: is {member.config.languages} for {member.teacher.name!r}, but {option} needs "
                 "embeddings of texts in all languages. Leave languages out, or the option."
             )
-        banks.append((member, cached_bank(folder, member.teacher, texts, device)))
+        banks.append((member, encode_bank(member.teacher.with_towers(("text",)).to(device), texts)))
     if len(ensemble.members) == 1:
         return banks[0][1]
     joint = torch.zeros(len(banks[0][1]), ensemble.projection_dim, device=device)

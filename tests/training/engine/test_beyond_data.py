@@ -47,8 +47,8 @@ def models(teacher, tokenizer) -> Models:
 def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
     asked: list[tuple] = []
 
-    def joint_bank(cache, teachers, texts, device, field):
-        asked.append((cache, teachers, list(texts)))
+    def joint_bank(teachers, texts, device, field):
+        asked.append((teachers, list(texts)))
         return torch.arange(float(len(texts)))[:, None]
 
     monkeypatch.setattr("training.engine.inputs.joint_bank", joint_bank)
@@ -57,7 +57,7 @@ def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer,
     found = open_rehearsal(recipe, models, None, Accelerator())
     texts = found["general"].inputs
     expected = general_pairs(languages, held_out=False).texts
-    assert asked == [("cache", models.teachers, expected)]
+    assert asked == [(models.teachers, expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
         ids = texts["input_ids"][row][texts["attention_mask"][row].bool()].tolist()

@@ -11,9 +11,9 @@ from training.data.images import Augment
 from training.teachers import TOWERS, Teacher
 from training.teachers import cache as build
 from training.teachers import cached_targets as shards
-from training.teachers.cache import build_target_cache, cached_bank, teacher_folder
+from training.teachers.cache import build_target_cache, teacher_folder
 from training.teachers.cached_targets import TargetCacheError
-from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
+from training.teachers.targets import LiveTargets, TargetSpec
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
 SPEC = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
@@ -115,12 +115,9 @@ def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher
     else:
         processor.image_mean = [0.5, 0.5, 0.5]
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    cached_bank(tmp_path, vit_teacher, ["red", "blue"], torch.device("cpu"))
     changed = Teacher(vit_teacher.model, tokenizer, processor, vit_teacher.name)
     with pytest.raises(TargetCacheError, match=f"^teacher_cache: .* {field}="):
         build_target_cache(tmp_path, changed, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    cached_bank(tmp_path, changed, ["red", "blue"], torch.device("cpu"))
-    assert len(list(tmp_path.rglob("bank-*"))) == (2 if field == "tokenizer" else 1)
 
 
 def test_full_disk_keeps_finished_shards_and_the_build_resumes(vit_teacher, dataset, tmp_path, monkeypatch):
@@ -142,14 +139,3 @@ def test_full_disk_keeps_finished_shards_and_the_build_resumes(vit_teacher, data
     ]
     monkeypatch.undo()
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
-
-
-def test_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
-    first = cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu"))
-    assert torch.equal(first, encode_bank(vit_teacher, texts)) and len(first) == len(texts)
-    (file,) = teacher_folder(tmp_path, vit_teacher).iterdir()
-    before = file.stat().st_mtime_ns
-    assert torch.equal(cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu")), first)
-    assert file.stat().st_mtime_ns == before
-    cached_bank(tmp_path, vit_teacher, texts[1:], torch.device("cpu"))
-    assert len(list(file.parent.iterdir())) == 2

@@ -13,7 +13,7 @@ from training.config import AugmentConfig, DataConfig, TeacherConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment
 from training.teachers import TOWERS, Targets, Teacher
-from training.teachers.cache import build_target_cache, teacher_folder
+from training.teachers.cache import build_target_cache
 from training.teachers.ensemble import Ensemble, JointTargets, joint_bank
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -147,13 +147,12 @@ def dataset(train_rows, tokenizer, teachers) -> PairDataset:
 
 def test_a_bank_has_joint_embeddings(teachers, texts, tmp_path):
     ensemble = make_ensemble(teachers, weight=(1.0, 3.0))
-    bank = joint_bank(tmp_path, ensemble, texts, torch.device("cpu"), "logits")
+    bank = joint_bank(ensemble, texts, torch.device("cpu"), "logits")
     expected = [member.factor * F.normalize(encode_bank(member.teacher, texts), dim=-1) for member in ensemble.members]
     torch.testing.assert_close(bank, torch.cat(expected, 1))
-    assert {path.parent for path in tmp_path.rglob("bank-*")} == {teacher_folder(tmp_path, each) for each in teachers}
     ensemble = make_ensemble(teachers, languages=(["en"], None))
     with pytest.raises(ValueError, match=r"^teachers\.languages: .* general_weight"):
-        joint_bank(None, ensemble, texts, torch.device("cpu"), "general_weight")
+        joint_bank(ensemble, texts, torch.device("cpu"), "general_weight")
 
 
 def test_cached_joint_targets_equal_live_ones(teachers, dataset, tmp_path):

