@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 def run(options: FinetuneOptions) -> "Outcome | None":
     """Prepare the data, train, interpolate, and write the finished model and its results to `output_dir`.
 
-    Args:
-        options: Options of the command.
-
     Returns:
         The result in the main process, None in all others.
 

@@ -45,9 +45,6 @@ class PublishOptions:
 def run(options: PublishOptions) -> "Published | None":
     """Check the folder, print its files, and upload them.
 
-    Args:
-        options: The folder and the repo.
-
     Returns:
         The commit on the Hub; None after a dry run.
 

@@ -143,11 +143,7 @@ class CellRules:
     roots: tuple[Path, ...] = ()
 
     def __call__(self, cell: Any) -> dict | str | None:
-        """Return a cell that may be opened, or the cause why not.
-
-        Args:
-            cell: Value of an image column.
-        """
+        """Return a cell that may be opened, or the cause why not."""
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell

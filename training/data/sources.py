@@ -95,9 +95,6 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
 def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
     """Folders where `datasets` finds the image files of a source.
 
-    Args:
-        source: Any source that `load_source` accepts.
-
     Returns:
         The folder itself, or the caches of a Hub id; empty for parquet files and tar shards, which hold their images;
         None for a function, which is the user's own code and may name any file.

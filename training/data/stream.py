@@ -111,12 +111,7 @@ class PairStream:
         return captions, all_causes
 
     def collate(self, samples: Sequence[Sample], skipped: StreamSkipReport) -> Batch:
-        """Make a batch.
-
-        Args:
-            samples: Decoded samples, at least one.
-            skipped: Report that counts truncated captions.
-        """
+        """Make a batch."""
         batch = make_batch(samples, self.languages, self.tokens, text_id, self.config.phrasing)
         if self.tokens is not None:
             full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()

@@ -76,22 +76,13 @@ class Plan:
         return "\n".join([*lines, *(f"  {number}. {title}" for number, title in enumerate(self.titles.values(), 1))])
 
     def start(self, step: str, note: str = ""):
-        """Print the heading of a step.
-
-        Args:
-            step: Key of the step in `titles`.
-            note: Text to add to the heading.
-        """
+        """Print the heading of a step."""
         number = list(self.titles).index(step) + 1
         print(f"\n[{number}/{len(self.titles)}] {self.titles[step]}{note}", flush=True)
 
 
 def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
-    """Load the recipes of the demo with emoji.
-
-    Args:
-        options: Options of the run.
-    """
+    """Load the recipes of the demo with emoji."""
     return _read(DistillRecipe, "demo_distill.yaml", options), _read(AlignRecipe, "demo_align.yaml", options)
 
 
@@ -99,9 +90,6 @@ def load_photo_recipes(options: DemoOptions) -> dict[str, AlignRecipe | DistillR
     """Load the recipes of the demo with photographs, by step: `teacher`, `distill` and `align`.
 
     Data and folders are as the files name them.
-
-    Args:
-        options: Options of the run; `photos` is set.
     """
     return {
         "teacher": _read(AlignRecipe, "photographs/teacher.yaml", options),
@@ -116,11 +104,7 @@ def _read(kind: type[Recipe], name: str, options: DemoOptions) -> Recipe:
 
 
 def emoji_plan(options: DemoOptions) -> Plan:
-    """Plan the demo with emoji. It has a duration if a committed run had the same settings.
-
-    Args:
-        options: Options of the run.
-    """
+    """Plan the demo with emoji. It has a duration if a committed run had the same settings."""
     distill_recipe, align_recipe = load_recipes(options)
     titles = {
         "corpus": "open the embedded corpus, which is rendered on the first run",
@@ -136,9 +120,6 @@ def emoji_plan(options: DemoOptions) -> Plan:
 
 def photo_plan(options: DemoOptions) -> Plan:
     """Plan the demo with photographs.
-
-    Args:
-        options: Options of the run; `photos` is set.
 
     Raises:
         ValueError: A package is missing.
@@ -161,12 +142,7 @@ def photo_plan(options: DemoOptions) -> Plan:
 
 
 def next_commands(output_dir: Path, corpus: Path) -> list[str]:
-    """Return commands that use the finished model: export, evaluate, publish.
-
-    Args:
-        output_dir: Output folder of the demo.
-        corpus: Folder of the rendered corpus, for the evaluation.
-    """
+    """Return commands that use the finished model: export, evaluate, publish."""
     model = str(output_dir / "model")
     test_set = ["--data", f"unseen_style={corpus}/unseen_style.parquet", "--class_names", f"{corpus}/class_names.json"]
     evaluate = ["--model", model, *test_set, "--output_dir", f"{output_dir}/eval"]

@@ -190,9 +190,6 @@ def save_classifier(path: Path, names: dict[str, list[str]]):
 def save_towers(options: TowersOptions):
     """Write the model to `output_dir`, in one step.
 
-    Args:
-        options: Folder, and sizes of the model.
-
     Raises:
         ValueError: The folder exists, a package or a file is missing, or a file has a wrong hash.
     """

@@ -56,11 +56,7 @@ def one_line(rows: list[Row], model: str, stage: str | None) -> str:
 
 
 def summary(results: Results) -> str:
-    """Table of the demo: one row per model and stage.
-
-    Args:
-        results: Results of a run of the demo.
-    """
+    """Table of the demo: one row per model and stage."""
     lines = _header(22, f"{'parameters':>14}{'bytes':>13}{'ms/image':>12}{'ms/text':>9}")
     for model, stage in STAGES:
         if results.mean(model=model, stage=stage, metric="top1") is None:
@@ -84,9 +80,6 @@ def cross_model(results: Results) -> str:
     """Table of the student's tower of one modality with the teacher's tower of the other.
 
     It shows whether their embeddings are comparable: an index made with one model can be searched with the other.
-
-    Args:
-        results: Cross-model results of a run of the demo.
     """
     lines = _header(40)
     for image_model, text_model in (("student", "teacher"), ("teacher", "student")):

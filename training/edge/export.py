@@ -30,9 +30,6 @@ UNCHECKED = (
 def export(options: ExportOptions) -> list[Verdict]:
     """Export a model and write the files that pass the accuracy gate.
 
-    Args:
-        options: Model, output folder, format, and data of the gate.
-
     Returns:
         A verdict for each requested file, including refused ones.
 

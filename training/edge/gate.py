@@ -128,14 +128,7 @@ def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
 
 
 def check_layout(layout: Format, folder: Path, model: ZeroShotModel, data: GateData) -> Verdict:
-    """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images.
-
-    Args:
-        layout: The layout.
-        folder: Written folder.
-        model: The model in PyTorch.
-        data: Images and class names.
-    """
+    """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images."""
     tool = layout.functions.ToolEncoder(folder)
     # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
     processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")

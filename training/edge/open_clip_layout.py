@@ -17,11 +17,6 @@ BATCH_SIZE = 64
 def write(folder: Path, student: DCCLIPModel, target: Path):
     """Convert a model folder.
 
-    Args:
-        folder: Finished model folder.
-        student: Its model.
-        target: Folder to write. open_clip can load it only there.
-
     Raises:
         ValueError: open_clip cannot represent the model.
     """

@@ -106,12 +106,7 @@ def caption_tokens(
 
 
 def states_teacher(teachers: Ensemble, tokens: CaptionTokenizer) -> Teacher:
-    """The teacher whose token states the student learns, if there are targets of tokens at all.
-
-    Args:
-        teachers: Teachers of the student.
-        tokens: Tokenization that `caption_tokens` returned for them.
-    """
+    """The teacher whose token states the student learns, if there are targets of tokens at all."""
     return next(member.teacher for member in teachers.with_tower("text") if member.number not in tokens.further)
 
 

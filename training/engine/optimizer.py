@@ -13,12 +13,7 @@ from training.config import TrainingRecipe
 
 
 def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """Make AdamW over the trainable parameters. Biases, norms and the logit scale have no weight decay.
-
-    Args:
-        task: Task whose parameters are trained.
-        recipe: Recipe with `learning_rate`, `weight_decay` and `betas`.
-    """
+    """Make AdamW over the trainable parameters. Biases, norms and the logit scale have no weight decay."""
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},

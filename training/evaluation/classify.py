@@ -99,10 +99,6 @@ def _probabilities(similarities: Tensor) -> Tensor:
 def task_metrics(labels: Tensor, metric: str) -> tuple[str, ...]:
     """The metrics that are reported for a set.
 
-    Args:
-        labels: Labels as `measure` takes them.
-        metric: The metric of the protocol.
-
     Returns:
         Top-1, top-5 and mean per class, or top-1 and 11-point mAP where images have several labels; then the metric of
         the protocol, if it is defined for these labels.
@@ -175,13 +171,6 @@ def encode(
     image_column: str = "image",
 ) -> Encoded:
     """Encode labelled sets and class names.
-
-    Args:
-        model: Model that encodes images and texts.
-        sets: Labelled images by name of the set.
-        class_names: Candidate classes, the same for every set.
-        languages: Languages of the class names to encode.
-        image_column: Name of the column of images.
 
     Raises:
         ValueError: A column or language is missing, or an image cannot be decoded.

@@ -104,11 +104,6 @@ class EvalPlan:
 def protocol_tasks(protocols: Sequence[str], sets: Sequence[str], templates: str) -> list[EvalTask]:
     """Tasks of all sets in all protocols, set by set.
 
-    Args:
-        protocols: Protocols to measure by.
-        sets: Ids of the sets.
-        templates: Source of the templates, as `templates_of` takes it.
-
     Raises:
         ValueError: A protocol does not exist, or class names or templates are missing.
     """

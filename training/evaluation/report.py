@@ -25,11 +25,6 @@ MISSING = "missing data"
 def write_report(options: EvalOptions, plan: EvalPlan, outcome: Outcome) -> tuple[Results, str]:
     """Write results.json and table.md.
 
-    Args:
-        options: Options of the run.
-        plan: Tasks and data of the run.
-        outcome: Results of the run.
-
     Returns:
         The results, and the text to print: the tables and the paths of the files.
     """

@@ -126,15 +126,6 @@ def make_retrieval_set(
 ) -> RetrievalSet:
     """Find the captions of each image. Equal files are one image; `RetrievalSet` describes the other arguments.
 
-    Args:
-        name: Name of the set.
-        rows: Rows with images and captions.
-        caption_columns: Caption columns by language.
-        image_column: Name of the column of images.
-        source: Location that the rows were loaded from.
-        split: Split of the source.
-        revision: Commit of a data set on the Hub.
-
     Raises:
         ValueError: A language has no captions.
     """

@@ -160,15 +160,7 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
 def finish(
     options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start
 ) -> Outcome:
-    """Choose a point between the starting model and the end of training, and write it with its report.
-
-    Args:
-        options: Options of the command.
-        prepared: Images and captions.
-        recipe: Recipe of the training, whose `output_dir` has its end.
-        measurer: All sets.
-        start: Starting model.
-    """
+    """Choose a point between the starting model and the end of training, and write it with its report."""
     model, processor = load_student(recipe.output_dir)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     points = [Point(0.0, mean_of(start.rows, VALIDATION), kept_values(start.rows))]

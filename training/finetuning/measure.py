@@ -82,12 +82,7 @@ class CaptionedImages:
         return Embeddings(model.encode_images(self.pairs.rows), captions)
 
     def score(self, model: ZeroShotModel, embeddings: Embeddings) -> list[Row]:
-        """Accuracy in each language: retrieval, or top-1 and top-5 among the class names.
-
-        Args:
-            model: Model to measure.
-            embeddings: Embeddings of the set by this model.
-        """
+        """Accuracy in each language: retrieval, or top-1 and top-5 among the class names."""
         rows: list[Row] = []
         for language, texts in embeddings.captions.items():
             if self.names:
@@ -178,12 +173,7 @@ class Measurer:
 
 
 def general_rows(model: ZeroShotModel, general: GeneralPairs) -> list[Row]:
-    """Share of the general texts whose nearest text in the other form is the correct one, in both directions.
-
-    Args:
-        model: Model to measure.
-        general: Pairs of texts.
-    """
+    """Share of the general texts whose nearest text in the other form is the correct one, in both directions."""
     first, second = model.encode_texts(general.texts).chunk(2)
     pairs = torch.arange(len(first))[:, None].expand(-1, 2)
     rows = []
@@ -205,9 +195,6 @@ def mean_of(rows: Sequence[Row], name: str) -> float:
 
 def kept_values(rows: Sequence[Row]) -> dict[str, float]:
     """Accuracy that fine-tuning should keep, 0..1: recall at 1 and top-1 of every set but the user's own.
-
-    Args:
-        rows: Rows of one model.
 
     Returns:
         Value of each row by its set, language and metric, such as `general images, zh, image to text R@1`.

@@ -80,11 +80,7 @@ def make_recipe(
 
 
 def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
-    """Checkpoint from which a run of these options resumes; None if there is none.
-
-    Args:
-        options: Options of the command.
-    """
+    """Checkpoint from which a run of these options resumes; None if there is none."""
     return last_checkpoint(Path(options.output_dir, TUNED_FOLDER))
 
 
@@ -94,11 +90,7 @@ def batch_size_for(num_images: int) -> int:
 
 
 def images_for(num_images: int) -> int:
-    """Number of images in all steps: 25 epochs over 100 images, 8 over 1,000, 1 over 50,000.
-
-    Args:
-        num_images: Number of different images.
-    """
+    """Number of images in all steps: 25 epochs over 100 images, 8 over 1,000, 1 over 50,000."""
     return round(IMAGES_PER_1000 * math.sqrt(num_images / 1000))
 
 
@@ -106,9 +98,6 @@ def early_layers(model: DCCLIPModel) -> list[str]:
     """Prefixes of the parameters of the first parts of the image tower: its stem and its first blocks.
 
     A part is a numbered block such as `blocks.0`, or a module outside of the blocks.
-
-    Args:
-        model: Model with any image tower.
     """
     parts: dict[str, None] = {}
     for name, _ in model.vision_model.named_parameters():

@@ -120,11 +120,7 @@ def save_model(
 
 
 def complete_folder(folder: str | Path):
-    """Add the files that transformers does not save: remote code, requirements, licence, sentence-transformers' files.
-
-    Args:
-        folder: Folder with the model, its config and its processor.
-    """
+    """Add what transformers does not save: remote code, requirements, licence, files of sentence-transformers."""
     folder = Path(folder)
     for name in CODE:
         shutil.copyfile(PACKAGE / name, folder / name)

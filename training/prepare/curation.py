@@ -319,9 +319,6 @@ def curate(options: CurateOptions) -> dict[str, Any]:
 
     Memory holds the hashes of all images and the text of all captions.
 
-    Args:
-        options: Data, columns and thresholds.
-
     Returns:
         Content of report.json: the provenance, counts by cause of the rows and of the captions of each language, and
         samples.
@@ -384,11 +381,6 @@ def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: Any) -> 
 
 def score_pairs(rows: Dataset, captions: list[Caption], options: CurateOptions) -> list[float]:
     """Cosine of each caption with the image of its row under a teacher.
-
-    Args:
-        rows: Rows with undecoded images, which decode.
-        captions: Captions in the order of the rows.
-        options: Teacher, image column and batch size.
 
     Raises:
         ValueError: The teacher cannot be loaded, or returns values that are not finite.

@@ -67,10 +67,6 @@ class PieceCounts:
 def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> PieceCounts:
     """Count the pieces of a tokenizer on a corpus. The corpus may be a stream; it is read once.
 
-    Args:
-        tokenizer: The source tokenizer.
-        texts: Sentences; empty ones are skipped.
-
     Raises:
         ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; or if all texts are empty.
     """
@@ -249,11 +245,6 @@ def measure_coverage(
     vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> Coverage:
     """Tokenize sentences of one language with a cut and with its source.
-
-    Args:
-        vocabulary: The cut vocabulary.
-        source_tokenizer: Tokenizer that the vocabulary was cut from.
-        texts: Sentences; empty ones are skipped.
 
     Raises:
         ValueError: If the tokenizer is not the source of the cut, or all texts are empty.

@@ -195,10 +195,6 @@ def convert_tokenizer(tokenizer: Any, text_cfg: dict[str, Any]) -> "PreTrainedTo
 
     open_clip also repairs wrongly decoded text and HTML entities, which a tokenizer file cannot hold.
 
-    Args:
-        tokenizer: Tokenizer that `open_clip.get_tokenizer` returns.
-        text_cfg: Config of the text tower, as open_clip has it.
-
     Raises:
         ValueError: The preparation of texts cannot be held by a tokenizer file, or the tokenizer is CLIP's own.
     """

@@ -131,9 +131,6 @@ def coverage_table(coverages: "dict[str, Coverage]") -> str:
 def run(options: VocabularyOptions):
     """Cut the tokenizer, measure its coverage on held-out sentences, and write both.
 
-    Args:
-        options: Options of the command.
-
     Raises:
         ValueError: If the tokenizer or a file cannot be used, or the size is too small or too large.
     """

@@ -107,10 +107,6 @@ class Embedder:
     def tables(self, named: Iterable[tuple[str | None, Any]], batch_size: int) -> Iterator[pa.Table]:
         """Embed images in order, batch by batch. Threads read the next batches while one is encoded.
 
-        Args:
-            named: Name and cell of each image.
-            batch_size: Number of images in a batch.
-
         Yields:
             Tables with the columns of `schema`.
         """

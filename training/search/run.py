@@ -50,9 +50,6 @@ REPEATED = "another image has the same name"
 def embed(options: EmbedOptions) -> Results | None:
     """Embed a collection.
 
-    Args:
-        options: Model, data and output.
-
     Returns:
         Number of embedded images and of those that could not be read, by cause, in the first process; None in all
         others.

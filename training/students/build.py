@@ -141,10 +141,6 @@ def student_from_config(config: StudentConfig) -> DCCLIPModel:
 def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Load a saved student with its processor.
 
-    Args:
-        name: Folder or Hub id.
-        field: Option that names the model, for error messages.
-
     Raises:
         ValueError: The student is not named, does not exist, is not a DC-CLIP model, or is damaged.
     """
@@ -177,10 +173,6 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
     """Check that the text tower takes every token of the tokenizer, and texts of `max_text_length`.
 
     A forward pass of the longest text finds the limit of any tower, whatever its position embeddings count.
-
-    Args:
-        model: Student on the CPU.
-        tokenizer: Tokenizer of the student.
 
     Raises:
         ValueError: The tokenizer has more tokens than the tower's embedding, or the tower has too few positions.

@@ -85,11 +85,6 @@ def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None
 def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> dict[str, Any]:
     """Read the config of a source's tower, in the form that builds a student.
 
-    Args:
-        init: Source of the weights, as in `open_source`.
-        tower: Kind of tower, `vision` or `text`.
-        teacher: Teacher that `teacher` refers to.
-
     Returns:
         Fields of the transformers config, with `model_type`.
 

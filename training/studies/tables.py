@@ -161,9 +161,6 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
 def render(text: str) -> str:
     """Fill the table blocks of a README.
 
-    Args:
-        text: Markdown with blocks, filled or empty.
-
     Returns:
         The same text with every block rendered anew.
 

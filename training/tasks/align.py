@@ -112,11 +112,7 @@ class AlignTask(Task):
         self._ddp_params_and_buffers_to_ignore = constants
 
     def updates_statistics(self, name: str) -> bool:
-        """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them.
-
-        Args:
-            name: Name of the layer in the student.
-        """
+        """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them."""
         return not self.recipe.freeze_batch_norm and self.learns(name)
 
     def forward(self, batch: Batch, encode_only: bool = False) -> dict[str, Tensor]:

@@ -71,11 +71,7 @@ class Task(nn.Module):
             )
 
     def learns(self, name: str) -> bool:
-        """Whether a parameter or layer of the student is trained.
-
-        Args:
-            name: Name of the parameter or layer in the student.
-        """
+        """Whether a parameter or layer of the student is trained."""
         return name.startswith(self.learning) and not f"{name}.".startswith(self.frozen)
 
     def train(self, mode: bool = True) -> "Task":
@@ -89,11 +85,7 @@ class Task(nn.Module):
         return self
 
     def updates_statistics(self, name: str) -> bool:
-        """Whether a BatchNorm layer updates its statistics in train mode.
-
-        Args:
-            name: Name of the layer in the student.
-        """
+        """Whether a BatchNorm layer updates its statistics in train mode."""
         return self.learns(name)
 
     @property
@@ -119,11 +111,7 @@ class Task(nn.Module):
         return [*(width for width in config.prefixes if width < config.projection_dim), config.projection_dim]
 
     def teacher_embeddings(self, batch: Batch) -> dict[str, Tensor]:
-        """The teacher's embeddings of a batch by tower, (B, D) and (T, D), in the teacher's own space.
-
-        Args:
-            batch: Batch on the device.
-        """
+        """The teacher's embeddings of a batch by tower, (B, D) and (T, D), in the teacher's own space."""
         embeddings: dict[str, Tensor] = {}
         if self.targets is not None and "vision" in self.towers:
             embeddings["vision"] = self.targets.images(self.augmented_images(batch), batch).embedding
@@ -235,9 +223,6 @@ def _sizes(tensor: Tensor) -> list[int]:
 def gather_pairs(batch: Batch) -> Batch:
     """Gather the fields that determine the matching pairs: `rows`, `owner`, `caption_ids` and `language`.
 
-    Args:
-        batch: Batch of this process.
-
     Returns:
         The fields of all processes; `owner` is an index into the images of all processes.
     """
@@ -275,11 +260,6 @@ def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> I
     """One of several forward and backward passes of a step; the processes exchange gradients only in the last one.
 
     The contexts can be nested. An inner pass is then the last of its step only if both are.
-
-    Args:
-        accelerator: Accelerator of this process.
-        model: Task as wrapped by the Accelerator.
-        is_last: Whether this is the last pass.
     """
     outer = accelerator.sync_gradients
     accelerator.sync_gradients = is_last and outer

@@ -83,10 +83,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def save(tensors: dict[str, Tensor], path: Path):
     """Write a shard atomically.
 
-    Args:
-        tensors: Tensors of the shard by name.
-        path: Path of the shard.
-
     Raises:
         TargetCacheError: A value is not finite.
         OSError: The file cannot be written, for example because the disk is full.

@@ -62,9 +62,6 @@ def model_type_of(fields: dict[str, Any]) -> str | None:
 def main_input(model_type: str | None) -> str | None:
     """Name of the input of a transformers model with one tower, such as `pixel_values` or `input_ids`.
 
-    Args:
-        model_type: Model type of the config.
-
     Returns:
         The name; None if the model type is unknown, decodes, or has several towers.
     """

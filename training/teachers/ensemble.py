@@ -252,12 +252,6 @@ def translations(owner: Tensor, encoded: Tensor) -> Tensor:
 def joint_bank(ensemble: Ensemble, texts: Sequence[str], device: torch.device, option: str) -> Tensor:
     """Joint embeddings of a bank of texts.
 
-    Args:
-        ensemble: Teachers. A text tower is loaded for this call.
-        texts: The bank.
-        device: Device of the teachers and of the embeddings.
-        option: Option that needs the bank, for the error message.
-
     Returns:
         (N, D) float32, not normalized.
 

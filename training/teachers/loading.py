@@ -171,12 +171,6 @@ def open_processors(
 def check_complete(field: str, name: str, model_class: type, missing: Collection[str]):
     """Refuse a checkpoint that lacks weights.
 
-    Args:
-        field: Option that named the checkpoint, for the error message.
-        name: Hub id or folder.
-        model_class: Class of the model.
-        missing: Names of the weights that the checkpoint lacks.
-
     Raises:
         ValueError: A weight is missing.
     """

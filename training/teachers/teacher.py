@@ -115,9 +115,6 @@ class Teacher:
         A teacher from a checkpoint is loaded from it again, in the same precision and on the same device. A model in
         memory that has all of `towers` is returned unchanged.
 
-        Args:
-            towers: Towers that are needed, some of `vision` and `text`.
-
         Raises:
             ValueError: A tower of a model in memory is missing.
         """
@@ -270,9 +267,6 @@ class Teacher:
 
     def tower_weights(self, tower: str) -> tuple[Mapping[str, Tensor], Tensor | None]:
         """Weights of one tower, for a student that inherits them.
-
-        Args:
-            tower: Loaded tower, `vision` or `text`.
 
         Returns:
             The weights by the names that the tower itself uses, and the matrix of its projection,

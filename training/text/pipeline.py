@@ -105,9 +105,6 @@ def digest(pipeline: dict[str, Any]) -> str:
 def id_slots(processor: dict[str, Any] | None) -> Iterator[tuple[list, int]]:
     """Find all token ids in a post-processor.
 
-    Args:
-        processor: Value of `post_processor` in a pipeline.
-
     Yields:
         Pairs of a list inside the post-processor and an index into it; the item there is a token id.
     """
