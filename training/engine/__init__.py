@@ -5,7 +5,7 @@ stage.py         steps from a recipe to a finished folder; the scripts distill.p
 inputs.py        data, augmentation and teacher targets of a recipe
 loop.py          training loop
 rotation.py      the student's space on the principal axes of the teacher's
-optimizer.py     AdamW, moving average and FSDP
+optimizer.py     AdamW and moving average
 log.py           progress bar, log.jsonl, experiment trackers
 checkpoint.py    complete Hub folders, written atomically
 state.py         training state: what a resumed run needs besides the weights

@@ -46,19 +46,14 @@ Write = Callable[[Path], None]  # writes every file of a model to a folder
 def save_checkpoint(recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState) -> Path:
     """Write `checkpoint-STEP` atomically, remove the oldest checkpoints, and return its folder.
 
-    Every process must call this function, because shards are gathered. The main process writes.
-
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.
     """
     output_dir = Path(recipe.output_dir)
     folder = output_dir / f"checkpoint-{progress.step:06d}"
-    tensors = state.tensors()
-    if not state.accelerator.is_main_process:
-        return folder
     with _saving(output_dir, folder.name) as scratch:
         write(scratch)
-        state.save(scratch / STATE_FOLDER, progress, tensors)
+        state.save(scratch / STATE_FOLDER, progress)
         set_modes(scratch)
         replace_folder(scratch, folder)
     record_names(output_dir, [folder.name], CHECKPOINT_COMMAND)

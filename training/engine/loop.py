@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     InitProcessGroupKwargs,
     gather_object,
     send_to_device,
@@ -24,13 +25,7 @@ from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log, require_trackers
-from training.engine.optimizer import (
-    Average,
-    adapt_to_cluster,
-    load_on_every_process,
-    make_optimizer,
-    memory_format,
-)
+from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import (
     Progress,
     TrainingState,
@@ -85,12 +80,11 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
     """Make the Accelerator of a stage.
 
     Raises:
-        ValueError: A tracker of the recipe is not installed.
+        ValueError: A tracker of the recipe is not installed, or Accelerate would shard the student.
     """
     require_trackers(recipe.trackers)
     use_cpu_fully()
-    load_on_every_process()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         step_scheduler_with_optimizer=False,
         log_with=list(recipe.trackers) or None,
@@ -101,6 +95,12 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
             InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
         ],
     )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"distributed_type: {accelerator.distributed_type.value} shards the student, which fits on every device. "
+            "Use a config file of training/engine/distributed."
+        )
+    return accelerator
 
 
 def train(
@@ -222,11 +222,10 @@ class _Run:
             check_checkpoint(folder, previous, identity)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
-        task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]
+        task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.recipe.torch_compile:
             for tower in (task.student.vision_model, task.student.text_model):
                 tower.compile()
-        adapt_to_cluster(accelerator, task)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
@@ -287,9 +286,9 @@ class _Run:
 
     def evaluate(self, measure: Evaluate, log: Log):
         """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
-        weights = self.state.exported_weights()
         if not self.accelerator.is_main_process:
             return
+        weights = self.state.exported_weights()
         metrics = measure(self._with_weights(weights).eval())
         self.task.train()
         is_best = self.progress.best is None or metrics[BEST] > self.progress.best
@@ -315,12 +314,13 @@ class _Run:
     def save(self, loader: Loader):
         """Save a checkpoint, including the position of every process's loader."""
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
-        weights = self.state.exported_weights()
-        checkpoint.save_checkpoint(self.recipe, self._writer(weights), self.progress, self.state)
+        if self.accelerator.is_main_process:
+            weights = self.state.exported_weights()
+            checkpoint.save_checkpoint(self.recipe, self._writer(weights), self.progress, self.state)
 
     def finish(self):
         """Save the finished model."""
-        weights = self.state.exported_weights()
         if self.accelerator.is_main_process:
+            weights = self.state.exported_weights()
             self.task.eval()
             checkpoint.save_final(self.output_dir, self._writer(weights))

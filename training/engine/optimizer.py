@@ -1,11 +1,8 @@
-"""Optimizer, moving average of the student's weights, and FSDP. `distributed/` has the accelerate config files."""
+"""Optimizer, and moving average of the student's weights."""
 
-import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -53,38 +50,3 @@ class Average:
         """Replace the average by an earlier one; names that are not averaged are ignored."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
-
-
-def load_on_every_process():
-    """Load weights on every process under FSDP.
-
-    By default transformers loads them on the first process only, and accelerate broadcasts them when it wraps the
-    model. A student is initialized, compared and resumed before that, on every process.
-    """
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-
-
-def memory_format(accelerator: Accelerator) -> torch.memory_format:
-    """Memory format of the weights: channels last, the fastest for convolutions. FSDP cannot shard such weights."""
-    is_fsdp = accelerator.distributed_type == DistributedType.FSDP
-    return torch.contiguous_format if is_fsdp else torch.channels_last
-
-
-def adapt_to_cluster(accelerator: Accelerator, task: nn.Module):
-    """Configure FSDP for a task on its device, before FSDP wraps it. Without FSDP this function does nothing.
-
-    With mixed precision FSDP would cast all weights but not BatchNorm's statistics. It is set to autocast, as on one
-    process: weights and sums stay in float32.
-
-    Raises:
-        ValueError: The FSDP version is not supported.
-    """
-    if accelerator.distributed_type == DistributedType.FSDP:
-        if not accelerator.is_fsdp2:
-            raise ValueError(
-                "fsdp_version: 1 is not supported; set it to 2, as in training/engine/distributed/fsdp.yaml."
-            )
-        plugin = accelerator.state.fsdp_plugin
-        # a scalar cannot be sharded; every process computes the whole loss and therefore the scalar's whole gradient
-        plugin.ignored_modules = [nn.ParameterList(p for p in task.parameters() if p.ndim == 0)]
-        plugin.mixed_precision_policy = None

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from modeling_dcclip import DCCLIPModel
 from training.config import OF_ONE_START, TrainingRecipe, plain, stored_fields
@@ -67,39 +66,29 @@ class TrainingState:
     accelerator: Accelerator
     identity: dict[str, Any]
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether each process holds a part of every parameter (FSDP)."""
-        return any(isinstance(parameter, DTensor) for parameter in self.task.parameters())
-
     def exported_weights(self) -> dict[str, Tensor] | None:
-        """Weights of the exported model, on the CPU, by name; None if they are the student's own and not sharded.
-
-        Every process must call this method, because shards are gathered.
-        """
-        if self.average is None and not self.is_sharded:
+        """Weights of the exported model, on the CPU, by name; None if they are the student's own."""
+        if self.average is None:
             return None
-        weights = self.task.student.state_dict() | (self.average.tensors if self.average is not None else {})
-        return {name: _gathered(tensor) for name, tensor in weights.items()}
+        weights = self.task.student.state_dict() | self.average.tensors
+        return {name: _on_cpu(tensor) for name, tensor in weights.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors for `save`. Every process must call this method, because shards are gathered."""
-        if not self.accelerator.is_main_process and not self.is_sharded:
-            return {}
+        """Tensors for `save`."""
         tensors = {
-            f"task/{name}": _gathered(tensor)
+            f"task/{name}": _on_cpu(tensor)
             for name, tensor in self.task.state_dict().items()
             if self.average is not None or not name.startswith("student.")
         }
         for name, parameter in self.task.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = _gathered(value)
+                tensors[f"{key}/{name}"] = _on_cpu(value)
         return tensors
 
-    def save(self, folder: Path, progress: Progress, tensors: dict[str, Tensor]):
-        """Write the state with the return value of `tensors` to a new folder of a checkpoint, after its model."""
+    def save(self, folder: Path, progress: Progress):
+        """Write the state to a new folder of a checkpoint, after its model."""
         folder.mkdir(parents=True)
-        save_file(tensors, folder / "tensors.safetensors")
+        save_file(self.tensors(), folder / "tensors.safetensors")
         scaler = self.accelerator.scaler
         state = {
             "progress": asdict(progress),
@@ -117,10 +106,7 @@ class TrainingState:
         state, tensors = _read(checkpoint)
         _load_optimizer(self.optimizer, self.task, tensors)
         if self.average is not None:
-            exported = _load_student(checkpoint, self.task.student)
-            self.average.load(
-                {name: _sharded_like(exported[name], tensor) for name, tensor in self.average.tensors.items()}
-            )
+            self.average.load(_load_student(checkpoint, self.task.student))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return Progress(**state["progress"])
@@ -229,17 +215,8 @@ def _load_student(checkpoint: Path, student: DCCLIPModel) -> dict[str, Tensor]:
     return type(student).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
 
 
-def _gathered(tensor: Tensor) -> Tensor:
-    """Whole tensor on the CPU, gathered from all processes if it is sharded."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu().contiguous()
-
-
-def _sharded_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Value, sharded as the parameter is."""
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: dict[str, Tensor]):
@@ -250,7 +227,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: 
     for position, parameter in enumerate(parameters):
         suffix = f"/{names[parameter]}"
         state[position] = {
-            key.removesuffix(suffix): _sharded_like(value, parameter)
+            key.removesuffix(suffix): value
             for key, value in tensors.items()
             if key.endswith(suffix) and key != f"task{suffix}"
         }
