@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
@@ -18,7 +17,6 @@ from training.demo.options import DemoOptions, Plan, load_recipes
 from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
-from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import HeldOut
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub import save_model
@@ -143,19 +141,20 @@ class Demo:
         """Write the Hub folder, the results and the card."""
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
         shutil.copytree(self.output_dir / "aligned", folder, ignore=ignored, dirs_exist_ok=True)
-        model = ZeroShotModel.from_pretrained(folder)
-        details = self._add_example(model, folder, results)
+        details = self._add_example(folder, results)
         results.write(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         for name in (RESULTS_FILE, CROSS_MODEL_FILE):
             shutil.copy(self.output_dir / name, folder)
         write_card(folder, details, title="dcclip-demo")
 
-    def _add_example(self, model: ZeroShotModel, folder: Path, results: Results) -> CardDetails:
-        """Save the example image, and add its candidate labels and their scores to the results."""
+    def _add_example(self, folder: Path, results: Results) -> CardDetails:
+        """Save the example image, and add its candidate labels, the correct one first, and their scores."""
         rows = self.held_out.sets["unseen_style"]
-        row, labels = choose_example(model, rows, self.held_out.class_names)
-        rows[row]["image"].save(folder / EXAMPLE_FILE)
+        names = self.held_out.class_names
+        ids = list(dict.fromkeys(names.label_ids(rows["label"]).tolist()))[:NUM_CANDIDATES]
+        labels = {language: [texts[label] for label in ids] for language, texts in names.names.items()}
+        rows[0]["image"].save(folder / EXAMPLE_FILE)
         results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
         return CardDetails(**yaml.safe_load(CARD.read_text(encoding="utf-8")))
 
@@ -179,25 +178,3 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
         for name in intermediate:  # the model stays until the new one is complete
             shutil.rmtree(output_dir / name, ignore_errors=True)
         yield
-
-
-def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames) -> tuple[int, dict[str, list[str]]]:
-    """Choose the first image that the model labels correctly in every language; the first of all if there is none.
-
-    Args:
-        model: The finished student.
-        rows: Held-out images with their English names in the column `label`.
-        class_names: Class names of the corpus in every language.
-
-    Returns:
-        Row of the image, and its candidate labels by language, the correct one first, then those of the next rows.
-    """
-    images, ids = model.encode_images(rows), class_names.label_ids(rows["label"]).tolist()
-    correct = [True] * len(rows)
-    candidates = [list(dict.fromkeys([*ids, *ids][row : row + NUM_CANDIDATES])) for row in range(len(rows))]
-    for names in class_names.names.values():
-        texts = model.encode_texts(names)
-        for row, labels in enumerate(candidates):
-            correct[row] &= int((texts[labels] @ images[row]).argmax()) == 0
-    chosen = correct.index(True) if any(correct) else 0
-    return chosen, {each: [names[label] for label in candidates[chosen]] for each, names in class_names.names.items()}

@@ -1,23 +1,18 @@
 """The demo with emoji, end to end on a small corpus with few steps; its example image and its output folder."""
 
 import json
-from collections.abc import Set
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
-from datasets import Dataset
 
 from training.demo import report
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
-from training.demo.run import choose_example, claim_demo_folder
-from training.evaluation.sets.class_names import ClassNames
+from training.demo.run import claim_demo_folder
 from training.utils import process
 from training.utils.output import record_tree
 
@@ -71,31 +66,6 @@ def test_output_has_a_hub_folder_and_a_card_with_results(demo):
     for path in model.iterdir():
         if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
             assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
-
-
-# the example image
-
-EN, ZH = ["fox", "dog", "cat"], ["狐狸", "狗", "猫"]
-ROWS = Dataset.from_list([{"label": name} for name in ("dog", "fox", "cat")])
-
-
-def model(wrong: Set[str]) -> SimpleNamespace:
-    """A model whose embeddings are one-hot vectors of the class, negated for names in `wrong`."""
-
-    def encode_texts(names: list[str]) -> torch.Tensor:
-        signs = torch.tensor([[-1.0] if name in wrong else [1.0] for name in names])
-        return signs * torch.eye(3)[[(EN if name in EN else ZH).index(name) for name in names]]
-
-    return SimpleNamespace(encode_images=lambda rows: encode_texts(rows["label"]).abs(), encode_texts=encode_texts)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "chosen"), [(set(), "dog"), ({"dog"}, "fox"), ({"狗"}, "fox"), ({"fox", "狗"}, "cat"), (set(ZH), "dog")]
-)
-def test_the_first_image_that_is_correct_in_both_languages_is_chosen(wrong, chosen):
-    row, labels = choose_example(model(wrong), ROWS, ClassNames({"en": EN, "zh": ZH}))
-    assert ROWS[row]["label"] == chosen == labels["en"][0] and sorted(labels["en"]) == sorted(EN)
-    assert labels["zh"] == [ZH[EN.index(name)] for name in labels["en"]]
 
 
 # the output folder

@@ -31,13 +31,11 @@ class CardDetails:
         summary: Purpose of the model, in a sentence or two.
         data: Description of the training data, its owners and its licences, in Markdown.
         limits: Known limits of the model, in a sentence or two each.
-        plots: Image files of the folder that the card shows below its results.
     """
 
     summary: str = ""
     data: str = ""
     limits: list[str] = field(default_factory=list)
-    plots: list[str] = field(default_factory=list)
 
 
 def write_card(
