@@ -25,24 +25,3 @@ from training.config.sections import (
     StudentConfig,
     TeacherConfig,
 )
-
-__all__ = [
-    "CONFIGS",
-    "OF_ONE_START",
-    "RECIPE_FILE",
-    "AlignRecipe",
-    "AugmentConfig",
-    "DataConfig",
-    "DistillRecipe",
-    "EvalConfig",
-    "SourceConfig",
-    "StudentConfig",
-    "TeacherConfig",
-    "TrainingRecipe",
-    "parse_recipe",
-    "plain",
-    "read_recipe",
-    "recipe_from_args",
-    "save_recipe",
-    "stored_fields",
-]

@@ -22,28 +22,6 @@ from training.data.skips import SkipError
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.stream import PairStream, StreamLoader
 
-__all__ = [
-    "BatchPlan",
-    "CaptionTokenizer",
-    "KeyedBatchSampler",
-    "Loader",
-    "PairDataset",
-    "PairStream",
-    "Pairs",
-    "SkipError",
-    "decode_image",
-    "decode_images",
-    "evenly_spaced_rows",
-    "load_source",
-    "make_loader",
-    "open_image",
-    "require_allowed",
-    "require_columns",
-    "rules_for",
-    "tokenize",
-    "usable_captions",
-]
-
 Pairs = PairDataset | PairStream
 Loader = RowLoader | StreamLoader
 

@@ -15,29 +15,7 @@ from training.hub.folder import (
     changed_code,
     complete_folder,
     earlier_recipes,
-    is_publishable,
     list_files,
     save_model,
 )
 from training.hub.publish import Published, PublishError, Target, check_push, push, upload
-
-__all__ = [
-    "DERIVED",
-    "MODEL_FILES",
-    "CardDetails",
-    "FolderError",
-    "PublishError",
-    "Published",
-    "Target",
-    "changed_code",
-    "check_folder",
-    "check_push",
-    "complete_folder",
-    "earlier_recipes",
-    "is_publishable",
-    "list_files",
-    "push",
-    "save_model",
-    "upload",
-    "write_card",
-]

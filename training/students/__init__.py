@@ -8,14 +8,3 @@
 from training.students.build import SIZES, build_student, load_size, load_student
 from training.students.inherit import evenly_spaced, inherit_weights
 from training.students.sources import SourceTower, open_source
-
-__all__ = [
-    "SIZES",
-    "SourceTower",
-    "build_student",
-    "evenly_spaced",
-    "inherit_weights",
-    "load_size",
-    "load_student",
-    "open_source",
-]

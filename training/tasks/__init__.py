@@ -10,5 +10,3 @@
 from training.tasks.align import AlignTask
 from training.tasks.distill import DistillTask
 from training.tasks.task import Task
-
-__all__ = ["AlignTask", "DistillTask", "Task"]

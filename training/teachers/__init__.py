@@ -18,5 +18,3 @@ from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import weights_fingerprint
 from training.teachers.preparation import TextPreparation
 from training.teachers.teacher import Teacher
-
-__all__ = ["FAMILIES", "TOWERS", "Family", "Targets", "Teacher", "TextPreparation", "weights_fingerprint"]

@@ -2,5 +2,3 @@
 
 from training.hub.cards.card import CardDetails, classify_example, write_card
 from training.hub.cards.facts import count_parameters
-
-__all__ = ["CardDetails", "classify_example", "count_parameters", "write_card"]
