@@ -1,4 +1,4 @@
-"""Cut a multilingual Unigram tokenizer down to English and Chinese, and measure what the cut loses.
+"""Cut a multilingual Unigram tokenizer down to English and Chinese.
 
 In a small text tower the embedding table dominates the size: 250,002 pieces of width 384 are 96 M parameters, while
 twelve layers of that width are 21 M. A cut keeps scores and order. A text whose pieces are all kept is therefore split
@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Encoding, Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.text.pipeline import cut_pipeline, digest, id_slots, read_pipeline, read_unigram, rebuild, untruncated
+from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, untruncated
 from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import (
     SUPPORTED_SCRIPTS,
@@ -191,85 +190,4 @@ def cut_vocabulary(
         source_digest=digest(pipeline),
         corpus=corpus,
         counts={"sentences": counts.sentences, "pieces": int(counts.pieces.sum())} | kept,
-    )
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Statistics of a cut and its source on the same sentences. Shares are in 0..1; whitespace is not counted.
-
-    Args:
-        sentences: Number of sentences.
-        characters: Number of characters.
-        unknown_characters: Share of characters inside unknown pieces of the cut.
-        source_unknown_characters: Share of characters inside unknown pieces of the source.
-        lost_characters: Share of characters that are known to the source and unknown to the cut.
-        pieces_per_sentence: Mean number of pieces of the cut per sentence, without special tokens.
-        source_pieces_per_sentence: Mean number of pieces of the source per sentence, without special tokens.
-        same_pieces: Share of sentences that both split into the same pieces.
-        lost: Lost characters with their counts, most frequent first.
-    """
-
-    sentences: int
-    characters: int
-    unknown_characters: float
-    source_unknown_characters: float
-    lost_characters: float
-    pieces_per_sentence: float
-    source_pieces_per_sentence: float
-    same_pieces: float
-    lost: dict[str, int]
-
-
-class _Counter:
-    """Counts pieces and unknown characters of one tokenizer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, backend: Tokenizer):
-        self.backend = backend
-        self.unknown_id = read_pipeline(tokenizer)["model"]["unk_id"]
-        self.pieces = 0
-        self.unknown_characters: Counter[str] = Counter()
-
-    def count(self, texts: list[str]) -> list[Encoding]:
-        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
-        for text, encoding in zip(texts, encodings, strict=True):
-            ids = np.asarray(encoding.ids)
-            self.pieces += len(ids)
-            for position in np.flatnonzero(ids == self.unknown_id):
-                start, end = encoding.offsets[position]  # in characters of the input text
-                self.unknown_characters.update("".join(text[start:end].split()))
-        return encodings
-
-
-def measure_coverage(
-    vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
-) -> Coverage:
-    """Tokenize sentences of one language with a cut and with its source.
-
-    Raises:
-        ValueError: If the tokenizer is not the source of the cut, or all texts are empty.
-    """
-    vocabulary.check_source(source_tokenizer)
-    sentences = characters = same = 0
-    texts = (text for text in texts if text.strip())
-    texts = tqdm(texts, desc=f"tokenizing with {len(vocabulary)} pieces", unit=" sentences", leave=False)
-    with untruncated(vocabulary.tokenizer) as cut_backend, untruncated(source_tokenizer) as source_backend:
-        cut, source = _Counter(vocabulary.tokenizer, cut_backend), _Counter(source_tokenizer, source_backend)
-        for chunk in chunks(texts):
-            same += sum(vocabulary.same_ids(cut.count(chunk), source.count(chunk)))
-            sentences += len(chunk)
-            characters += sum(len("".join(text.split())) for text in chunk)
-    if not sentences:
-        raise ValueError("texts: all sentences are empty. Give held-out sentences of this language.")
-    lost = cut.unknown_characters - source.unknown_characters
-    return Coverage(
-        sentences,
-        characters,
-        unknown_characters=cut.unknown_characters.total() / characters,
-        source_unknown_characters=source.unknown_characters.total() / characters,
-        lost_characters=lost.total() / characters,
-        pieces_per_sentence=cut.pieces / sentences,
-        source_pieces_per_sentence=source.pieces / sentences,
-        same_pieces=same / sentences,
-        lost=dict(lost.most_common()),
     )

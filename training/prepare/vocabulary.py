@@ -1,25 +1,17 @@
-r"""Cut a tokenizer to English and Chinese, and measure the loss on held-out sentences.
+r"""Cut a tokenizer to English and Chinese.
 
 Example:
   python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --size 32000 \
       --output_dir runs/cut
 """
 
-import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from training.utils.cli import command_of, hide_library_bars, parse_options, user_errors
-
-if TYPE_CHECKING:
-    from training.prepare.cut import Coverage
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 
 PROGRAM = "python -m training.prepare.vocabulary"
-PROTOCOL = "compared with the source"
-HELD_OUT_SHARE = 0.05  # of the corpus, for the coverage
-SHOWN_LOST = 20  # characters
 
 Corpus = dict[str, list[str]]
 
@@ -32,7 +24,7 @@ class VocabularyOptions:
         tokenizer: Hub id or folder of the source tokenizer.
         corpus: Files to count pieces on: `FILE.parquet[:COLUMN]` (default: columns en and zh), `FILE.txt[:LANGUAGE]`,
             or `module:function[:COLUMN]`.
-        output_dir: Folder for the cut tokenizer with its ids, and for results.json with the coverage.
+        output_dir: Folder for the cut tokenizer with its ids.
         size: Number of pieces to keep, including special tokens.
         overwrite: Replace files in `output_dir` that this command has not written.
     """
@@ -93,90 +85,40 @@ def _read_rows(source: str, column: str | None, corpus: Corpus):
         corpus.setdefault(name, []).extend(text for cell in rows[name] for text in usable_captions(cell)[0])
 
 
-def hold_out(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
-    """Hold out a share (0..1) of the sentences. A hash of the sentence decides, so equal ones are on the same side.
-
-    Returns:
-        The remaining corpus and the held-out sentences, by language.
-    """
-    kept: Corpus = {language: [] for language in corpus}
-    held_out: Corpus = {language: [] for language in corpus}
-    for language, texts in corpus.items():
-        for text in texts:
-            digest = hashlib.blake2b(text.encode(), digest_size=8, key=b"0").digest()
-            is_held_out = int.from_bytes(digest, "big") < share * 2**64
-            (held_out if is_held_out else kept)[language].append(text)
-    return kept, held_out
-
-
-def coverage_table(coverages: "dict[str, Coverage]") -> str:
-    """A text table of the coverage: a line per language, and the most frequent lost characters."""
-    lines = [
-        f"{'':10}{'sentences':>11}{'characters':>12}{'unknown':>10}{'(source)':>10}{'lost':>10}"
-        f"{'pieces per sentence':>26}{'same pieces':>13}"
-    ]
-    for language, each in coverages.items():
-        pieces = f"{each.source_pieces_per_sentence:.2f} -> {each.pieces_per_sentence:.2f}"
-        lines.append(
-            f"{language:10}{each.sentences:>11,}{each.characters:>12,}{each.unknown_characters:>10.4%}"
-            f"{each.source_unknown_characters:>10.4%}{each.lost_characters:>10.4%}{pieces:>26}{each.same_pieces:>13.2%}"
-        )
-    for language, each in coverages.items():
-        if each.lost:
-            frequent = " ".join(f"{character} {count}" for character, count in list(each.lost.items())[:SHOWN_LOST])
-            lines.append(f"lost, {language}: {len(each.lost)} characters; most frequent: {frequent}")
-    return "\n".join(lines)
-
-
 def run(options: VocabularyOptions):
-    """Cut the tokenizer, measure its coverage on held-out sentences, and write both.
+    """Cut the tokenizer, and write it.
 
     Raises:
         ValueError: If the tokenizer or a file cannot be used, or the size is too small or too large.
     """
-    from training.prepare.cut import count_pieces, cut_vocabulary, measure_coverage
+    from training.prepare.cut import count_pieces, cut_vocabulary
     from training.text.pipeline import read_unigram
     from training.text.tokenizers import load_tokenizer
-    from training.utils.results import Results, Row, make_meta
 
     tokenizer = load_tokenizer(options.tokenizer, "tokenizer")
     read_unigram(tokenizer)  # fail before the corpus is read
-    corpus, held_out = hold_out(read_corpus(options.corpus), HELD_OUT_SHARE)
-    counts = count_pieces(tokenizer, chain.from_iterable(corpus.values()))
+    counts = count_pieces(tokenizer, chain.from_iterable(read_corpus(options.corpus).values()))
     name = ", ".join(Path(_split_name(name)[0]).name for name in options.corpus)
     vocabulary = cut_vocabulary(tokenizer, counts, options.size, source=options.tokenizer, corpus=name)
-    coverages = {name: measure_coverage(vocabulary, tokenizer, texts) for name, texts in held_out.items() if texts}
     vocabulary.save(options.output_dir)
-    rows = [
-        Row(
-            model=f"{options.size} pieces",
-            set="held_out",
-            protocol=PROTOCOL,
-            language=language,
-            metric=metric,
-            value=value,
-        )
-        for language, each in coverages.items()
-        for metric, value in asdict(each).items()
-        if metric != "lost"
-    ]
-    meta = make_meta(name, None, command_of(PROGRAM, options), tokenizer=options.tokenizer, counts=vocabulary.counts)
-    Results(meta, rows).write(options.output_dir)
-    print(f"\n{coverage_table(coverages)}\n\n{options.output_dir}: {len(tokenizer):,} -> {len(vocabulary):,} pieces")
+    kept = counts.pieces[vocabulary.source_ids.numpy()].sum() / counts.pieces.sum()
+    print(
+        f"{options.output_dir}: {len(tokenizer):,} -> {len(vocabulary):,} pieces, which make up {kept:.2%} of the "
+        "corpus. Words whose pieces were cut are split into smaller ones."
+    )
 
 
 def main(argv: list[str] | None = None):
-    """Parse the options, cut and measure."""
+    """Parse the options and cut."""
     options = parse_options(VocabularyOptions, argv, prog=PROGRAM, description=__doc__)
     with user_errors("vocabulary", extra="train"):
         # after parsing, so that --help does not load torch
         from training.text.vocabulary import FILES
         from training.utils.output import claim_folder
-        from training.utils.results import RESULTS_FILE
 
         hide_library_bars()
-        names, inputs = [*FILES, RESULTS_FILE], {"tokenizer": options.tokenizer}
-        with claim_folder(options.output_dir, names, command="vocabulary", inputs=inputs, overwrite=options.overwrite):
+        inputs = {"tokenizer": options.tokenizer}
+        with claim_folder(options.output_dir, FILES, command="vocabulary", inputs=inputs, overwrite=options.overwrite):
             run(options)
 
 
