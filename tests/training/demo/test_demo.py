@@ -13,6 +13,7 @@ from training.demo import report
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
 from training.demo.run import claim_demo_folder
+from training.evaluation.sets.held_out import HeldOut
 from training.utils import process
 from training.utils.output import record_tree
 
@@ -63,6 +64,11 @@ def test_output_has_a_hub_folder_and_a_card_with_results(demo):
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
     example = results["meta"]["example"]
     assert (model / example["image"]).is_file() and example["image"] in card
+    held_out = HeldOut.open(int(TRIAL[1]))
+    labels, names = held_out.sets["unseen_style"]["label"], held_out.class_names.names
+    assert example["labels"]["en"] == list(dict.fromkeys(labels))[: len(example["labels"]["zh"])]
+    numbers = [names["en"].index(label) for label in example["labels"]["en"]]
+    assert example["labels"]["zh"] == [names["zh"][number] for number in numbers]
     for path in model.iterdir():
         if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
             assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
