@@ -104,8 +104,8 @@ def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
 def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
-    Absolute paths become relative to the working directory, or to the home directory. Of a path that shares no folder
-    with either, the last part is kept: name that file again.
+    Absolute paths become relative to the working directory, or to the home directory. A path that shares no folder
+    with either becomes `<elsewhere>/NAME`: name that file again.
 
     Args:
         recipe: Recipe to save.

@@ -20,6 +20,7 @@ import yaml
 REPO_ROOT = Path(__file__).parents[2]
 SCRATCH_SUFFIX = ".dcclip-tmp"
 OLD_SUFFIX = ".dcclip-old"
+ELSEWHERE = "<elsewhere>"  # stands for a folder of this machine in files that a run writes
 CLAIM_FOLDER = ".dcclip"  # lock and record of an output folder, see output.py
 ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"(])(?:file://)?/[^\s'"(),;/]+/[^\s'"(),;]+""")
 
@@ -48,8 +49,9 @@ def relative_path(name: str) -> str:
     """A path without the folders of this machine that means the same from the same working directory, if there is one.
 
     Returns:
-        A relative path, or one from the home directory (`~/...`). Only the last part of a path that shares no folder
-        with either. All but absolute paths are returned unchanged.
+        A relative path, or one from the home directory (`~/...`). Of a path that shares no folder with either, the
+        last part in `ELSEWHERE`, which is no file: it has to be named again. All but absolute paths are returned
+        unchanged.
     """
     path, here = Path(name.removeprefix("file://")), Path.cwd()
     if not path.is_absolute() or path.is_relative_to(here):
@@ -58,7 +60,7 @@ def relative_path(name: str) -> str:
         return os.path.relpath(path, here)
     if path.is_relative_to(home := Path.home()) and len(home.parts) > 1:
         return f"~/{path.relative_to(home)}"
-    return portable(name)
+    return f"{ELSEWHERE}/{path.name}" if len(path.parts) > 1 else name
 
 
 def portable_text(text: str) -> str:

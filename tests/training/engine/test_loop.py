@@ -101,7 +101,7 @@ def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
     first, second = found
     first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
     first.accelerator.scaler.scale(torch.ones(1))
-    first.save(tmp_path / "checkpoint/training_state", Progress(step=5), first.tensors())
+    first.save(tmp_path / "checkpoint/training_state", Progress(step=5))
     assert second.load(tmp_path / "checkpoint") == Progress(step=5)
     assert second.accelerator.scaler.get_scale() == 64.0
 

@@ -306,10 +306,10 @@ def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(align
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     save = TrainingState.save
 
-    def save_until_full(state, folder, progress, tensors):
+    def save_until_full(state, folder, progress):
         if progress.step == 4:
             raise OSError(28, "No space left on device")
-        save(state, folder, progress, tensors)
+        save(state, folder, progress)
 
     monkeypatch.setattr(TrainingState, "save", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
