@@ -28,7 +28,7 @@ from training.evaluation.image_loading import ImagePreparation, prepared_batches
 from training.teachers import FAMILIES, Family, TextPreparation
 from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
-from training.teachers.loading import check_complete, check_files
+from training.teachers.loading import check_complete, check_vocabulary, read_config
 from training.teachers.targets import encode_by_length
 
 log = logging.getLogger(__name__)
@@ -73,13 +73,16 @@ class ZeroShotModel:
             )
         try:
             commit = find_commit(name, revision)
-            check_files("model", name)
+            read_config("model", name, commit)
             fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
             model, missing = _load_model(name, **fields)
             processor = _load_processor(name, **fields)
+            check_vocabulary("model", name, processor.tokenizer, model.config)
         except OSError as error:
             raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
         except ValueError as error:
+            if str(error).startswith("model: "):
+                raise
             if "trust_remote_code" not in str(error):
                 raise ValueError(f"model: {name!r} cannot be loaded ({error}).") from error
             raise ValueError(

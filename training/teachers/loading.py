@@ -37,6 +37,7 @@ MAX_SIZES = {
     "image_size": 4096,
     "projection_dim": 65_536,
 }
+MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
 def read_config(field: str, name: str, commit: str | None = None) -> dict[str, Any]:
@@ -161,11 +162,24 @@ def open_processors(
             tokenizer = AutoTokenizer.from_pretrained(name, **fields)
         except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
             return None, image_processor
-        if tokenizer.vocab_size <= len(
-            set(tokenizer.all_special_tokens)
-        ):  # and builds others from special tokens alone
-            tokenizer = None
+        if tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):  # and builds others from these alone
+            return None, image_processor
+        check_vocabulary("teacher", name, tokenizer, config)
     return tokenizer, image_processor
+
+
+def check_vocabulary(field: str, name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig):
+    """Refuse a tokenizer of a different model, whose ids would stand for other tokens.
+
+    Raises:
+        ValueError: It has more tokens than the text tower, or far fewer. Some towers have a few unused ones.
+    """
+    size = getattr(getattr(config, "text_config", config), "vocab_size", None)
+    if isinstance(size, int) and not (tokenizer.vocab_size <= size and len(tokenizer) >= MIN_VOCABULARY * size):
+        raise ValueError(
+            f"{field}: the tokenizer of {name!r} has {len(tokenizer):,} tokens, its text tower {size:,}. It belongs "
+            "to a different model. Copy the tokenizer files of this one."
+        )
 
 
 def check_complete(field: str, name: str, model_class: type, missing: Collection[str]):

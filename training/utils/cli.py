@@ -22,6 +22,8 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
+# the other processes of a run get this error from torch's gloo or NCCL when one has ended
+LOST_PROCESS = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S)
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
 
@@ -235,6 +237,10 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
         exit_with_error(command, error, USER_ERROR)
     except FloatingPointError as error:
         exit_with_error(command, error, FAILURE)
+    except RuntimeError as error:
+        if LOST_PROCESS.search(str(error)) is None:
+            raise
+        exit_with_error(command, "another process of this run has ended; its own message says why.", FAILURE)
     except OSError as error:
         # an error that the system did not number is our own report that a run cannot go on
         is_failure = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)

@@ -36,7 +36,7 @@ def portable(name: str, num_parts: int = 1) -> str:
         The path relative to the working directory if it is inside it, else its last parts.
     """
     path, here = Path(name.removeprefix("file://")), Path.cwd()
-    if name.startswith(("../", "~/")):
+    if name.startswith(("../", "~/", f"{ELSEWHERE}/")):
         return "/".join(path.parts[-num_parts:])
     if not path.is_absolute() or len(path.parts) < 2:
         return name

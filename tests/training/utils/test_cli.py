@@ -115,6 +115,11 @@ def test_user_errors_name_the_command_and_the_missing_extra(capsys):
         (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
         (OSError("output_dir: cannot save."), 1, "output_dir: cannot save."),
         (FloatingPointError("step 3: not finite."), 1, "step 3: not finite."),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"),
+            1,
+            "another process of this run has ended; its own message says why.",
+        ),
         (KeyboardInterrupt(), 130, "interrupted. Complete files are kept. Run the same command again."),
         (KeyboardInterrupt("Add --resume."), 130, "interrupted. Add --resume."),
     ],
@@ -123,6 +128,11 @@ def test_expected_errors_are_one_line_with_their_exit_code(error, code, line, ca
     with pytest.raises(SystemExit) as stop, user_errors("eval"):
         raise error
     assert stop.value.code == code and capsys.readouterr().err.strip() == f"eval: {line}"
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="mat1"), user_errors("align"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 class _Failing(torch.utils.data.Dataset):
