@@ -323,9 +323,9 @@ def source_folder(xlmr, names, tmp_path_factory) -> Path:
 def test_command_writes_a_vocabulary(source_folder, capsys):
     output = source_folder / "cut"
     source, corpus = f"{source_folder}/source", f"{source_folder}/names.parquet"
-    main(["--tokenizer", source, "--corpus", corpus, "--size", "2500", "--output_dir", str(output)])
+    main(["--tokenizer", source, "--corpus", corpus, "--size", "2000", "--output_dir", str(output)])
     vocabulary, tokenizer = Vocabulary.load(output), AutoTokenizer.from_pretrained(source)
-    assert len(vocabulary) == 2500 and vocabulary.corpus == "names.parquet"
+    assert len(vocabulary) == 2000 and vocabulary.corpus == "names.parquet"
     rows = pq.read_table(corpus).to_pydict()
     ids = chain.from_iterable(tokenizer([*rows["en"], *rows["zh"]], add_special_tokens=False).input_ids)
     is_kept = [vocabulary.kept_ids[number].item() >= 0 for number in ids]
