@@ -230,11 +230,6 @@ class _Run:
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
-        if self.progress.step > self.recipe.max_steps:
-            raise ValueError(
-                f"max_steps: is {self.recipe.max_steps}, but {folder} has {self.progress.step} steps. Set at least as "
-                "many, or remove later checkpoints."
-            )
         self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
