@@ -116,13 +116,13 @@ def require_trackers(names: Sequence[str]):
 
 
 def _lines_until(path: Path, start: int) -> list[str]:
-    """Lines of a log up to step `start`. An incomplete last line, as a kill leaves it, is dropped."""
+    """Lines of a log up to step `start`. Damaged ones, such as an incomplete last line after a kill, are dropped."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if start and path.exists() else []:
         try:
             if json.loads(line)["step"] <= start:
                 kept.append(line)
-        except json.JSONDecodeError:
+        except (ValueError, LookupError, TypeError):
             continue
     return kept
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from training.finetuning.sources import Opened, find_image, open_data
 from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
 from training.prepare.duplicates import MAX_COLOUR_DISTANCE, MAX_IMAGE_DISTANCE, ExaminedImage, examine_image
 from training.text.writing_systems import LANGUAGES
-from training.utils.files import atomic_write, write_text
+from training.utils.files import atomic_write, read_mapping, write_text
 from training.utils.rng import keyed_uniform
 
 DATA_FOLDER, GENERAL_FOLDER = "data", "general"
@@ -80,8 +80,14 @@ class Prepared:
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
-        """Load what `prepare` has written to a folder."""
-        return cls(folder, **json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")))
+        """Load what `prepare` has written to a folder.
+
+        Raises:
+            ValueError: The summary is missing or damaged.
+        """
+        kinds = {"num_training": int, "num_validation": int, "are_labels": bool, "found": str}
+        summary = read_mapping(folder / SUMMARY_FILE, "resume", languages=list, notes=list, **kinds)
+        return cls(folder, **{each.name: summary[each.name] for each in fields(cls) if each.name != "folder"})
 
     def save(self):
         """Write the summary to the folder."""

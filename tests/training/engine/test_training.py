@@ -221,7 +221,9 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
     (broken / ".checkpoint-000004.0a1b2c3d.dcclip-tmp").mkdir()
     lines = (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    (broken / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]) + lines[4][:9], encoding="utf-8")
+    (broken / "log.jsonl").write_text(
+        "".join(f"{line}\n" for line in [*lines[:4], "[]", "{}"]) + lines[4][:9], encoding="utf-8"
+    )
     run(replace(recipe, output_dir=str(broken), resume=True))
     for name in ("model.safetensors", "checkpoint-000004/training_state/tensors.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()

@@ -56,6 +56,9 @@ def test_every_title_is_with_its_image(tmp_path, titles):
     assert (prepared.languages, prepared.num_training, prepared.num_validation) == (["zh"], 20, 4)
     assert prepared.found == "CSV file in UTF-8, image column: file, zh captions: title"
     assert Prepared.load(prepared.folder) == prepared
+    (prepared.folder / "summary.json").write_text('{"languages": ["en"]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="^resume: "):
+        Prepared.load(prepared.folder)
 
 
 @pytest.mark.parametrize("form", ["absolute", "backslashes", "folder"])
