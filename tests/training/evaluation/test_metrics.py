@@ -137,15 +137,12 @@ BY_SCORES += [(right_ranks, PAIRS)]
 
 @pytest.mark.parametrize(("metric", "truth"), BY_SCORES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_scores_that_are_not_finite_or_missing_are_reported(metric, truth, bad):
+def test_scores_that_are_not_finite_are_reported(metric, truth, bad):
     for dtype in (torch.float32, torch.float16):
         scores = SCORES.to(dtype, copy=True)
         scores[1, 0] = bad
         with pytest.raises(ValueError, match=f"scores: row 1, column 0 is {bad}"):
             metric(scores, truth)
-    for scores in (torch.zeros(0, 2), torch.zeros(3, 0), torch.zeros(3)):
-        with pytest.raises(ValueError, match="scores: got shape"):
-            metric(scores, truth[:0])
 
 
 def test_wilson_interval_of_a_published_example():
