@@ -57,7 +57,7 @@ def test_every_title_is_with_its_image(tmp_path, titles):
     assert prepared.found == "CSV file in UTF-8, image column: file, zh captions: title"
     assert Prepared.load(prepared.folder) == prepared
     (prepared.folder / "summary.json").write_text('{"languages": ["en"]}', encoding="utf-8")
-    with pytest.raises(ValueError, match="^resume: "):
+    with pytest.raises(ValueError, match=r"^resume: "):
         Prepared.load(prepared.folder)
 
 
