@@ -103,7 +103,7 @@ def test_cached_images_are_those_that_one_teacher_would_see_alone(
 
 
 def test_teachers_are_loaded_in_the_precision_of_the_recipe(recipe):
-    for member in open_teachers(recipe(teacher_dtype="bfloat16")).members:
+    for member in open_teachers(recipe(mixed_precision="bf16")).members:
         weights = member.teacher.with_towers(("vision",)).model.parameters()
         assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
 
@@ -113,8 +113,8 @@ def test_each_source_has_its_split_and_subset(tokenizer, train_rows, monkeypatch
     monkeypatch.setattr(inputs, "load_source", lambda *arguments: asked.append(arguments) or train_rows.select([0]))
     monkeypatch.setattr(inputs, "check_split", lambda *arguments: asked.append(arguments))
     sources = [SourceConfig(train="a", split="dev", subset="s"), SourceConfig(train="b")]
-    open_pairs(DataConfig(sources=sources, split="all"), None, 64)
-    assert asked == [("a", "dev"), ("b", "all"), ("a", "dev", "s"), ("b", "all", None)]
+    open_pairs(DataConfig(sources=sources), None, 64)
+    assert asked == [("a", "dev"), ("b", "train"), ("a", "dev", "s"), ("b", "train", None)]
 
 
 @pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 0.0, "text_text_weight": 1.0}])
