@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from modeling_dcclip import __version__
+from modeling_dcclip.messages import TranslatedParser, translate
 
 if TYPE_CHECKING:
     from modeling_dcclip.runtime_dcclip import Runtime
@@ -45,13 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     `run` is a function of the options; `resumes` tells whether the next run continues an interrupted one.
     """
     summary, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=summary,
-        epilog=examples,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = TranslatedParser(prog=PROGRAM, description=summary, epilog=examples)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_index(commands)
@@ -97,12 +92,14 @@ def _add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str, model: str | None
 ) -> argparse.ArgumentParser:
     """Add a subcommand with the options for its index and its model: of the `index`, for a `label`, or None."""
-    command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    command = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(run=run, resumes=False)
     if model is not None:
         default = "the variable DCCLIP_MODEL, else the bundled model of photographs"
         if model == "index":
-            default = "the model of the index" + (f"; for a new index {default}" if name == "index" else "")
+            default = (
+                f"the model of the index; for a new index {default}" if name == "index" else "the model of the index"
+            )
             command.add_argument(
                 "--model_id",
                 metavar="NAME",
@@ -235,8 +232,8 @@ def is_utf8(stream: TextIO) -> bool:
 
 
 def print_note(text: str):
-    """Print a note on stderr."""
-    print(f"{PROGRAM}: note: {text}", file=sys.stderr)
+    """Print a note on stderr, in the user's language."""
+    print(f"{PROGRAM}: {translate(f'note: {text}')}", file=sys.stderr)
 
 
 def print_json(content: Any) -> None:
@@ -290,13 +287,13 @@ def _run(options: argparse.Namespace):
     except (ValueError, OSError) as error:
         _exit(str(error))
     except KeyboardInterrupt:
-        hint = " The same command goes on where it stopped." if options.resumes else ""
-        print(f"\n{PROGRAM}: stopped.{hint}", file=sys.stderr)
+        message = "stopped. The same command goes on where it stopped." if options.resumes else "stopped."
+        print(f"\n{PROGRAM}: {translate(message)}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def _exit(message: str) -> None:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{PROGRAM}: {translate(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -16,6 +16,7 @@ from unicodedata import category
 from tqdm import tqdm
 
 from modeling_dcclip.command import PROGRAM, default_model, is_utf8, open_runtime, print_json, print_note
+from modeling_dcclip.messages import translate
 from modeling_dcclip.search.api import ApiServer
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
@@ -41,11 +42,11 @@ def run_index(options: argparse.Namespace):
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
-        print_json({"removed": removed}) if options.json else print(f"{_count(removed, 'file')} removed")
+        print_json({"removed": removed}) if options.json else _say(f"{_files(removed)} removed")
         return
     limits = {"model_id": options.model_id, "truncate_dim": options.truncate_dim}
     if options.upgrade is not None:
-        with Index.open(options.index) as index, _progress("image") as show:
+        with Index.open(options.index) as index, _progress("images") as show:
             report = upgrade_index(index, options.upgrade, progress=show, **limits)
             files = len(index)
     else:
@@ -55,7 +56,7 @@ def run_index(options: argparse.Namespace):
         require_folders(options.folders, None if exists else options.exclude or ())
         with (
             Index.open(options.index, _model(options), create=True, **limits) as index,
-            _progress("image") as show,
+            _progress("images") as show,
         ):
             report = index.add(*options.folders, progress=show, exclude=options.exclude)
             files = len(index)
@@ -90,26 +91,27 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
         print_json(vars(report) | {"files": files, "index": str(options.index)})
         return
-    parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
-    parts += [f"{report.copies:,} {'copy' if report.copies == 1 else 'copies'} of others"] if report.copies else []
+    parts = ["1 image embedded" if report.embedded == 1 else f"{report.embedded:,} images embedded"]
+    parts += [f"{report.unchanged:,} unchanged"]
+    parts += [f"{report.copies:,} copies of others"] if report.copies > 1 else ["1 copy of others"] * report.copies
     parts += [f"{report.moved:,} moved"] if report.moved else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
     parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
-    print(f"{_count(files, 'file')} in the index: {', '.join(parts)} ({report.seconds:.1f} s)")
+    _say(f"{_files(files)} in the index: {translate(', ').join(map(translate, parts))} ({report.seconds:.1f} s)")
     if report.repaired:
-        print(f"the vectors of {_count(report.repaired, 'file')} were lost, and are embedded again")
+        _say(f"the vectors of {_files(report.repaired)} were lost, and are embedded again")
     for cause, number in Counter(cause for _, cause in report.failures).most_common():
-        print(f"unreadable: {_count(number, 'file')} ({cause})")
+        _say(f"unreadable: {_files(number)} ({cause})")
         for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
             _print_line(f"  {path}")
         if number > SHOWN_FAILURES:
-            print(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
+            _say(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
-        _print_line(f"unreadable folder: {folder} (its indexed photographs are kept)")
+        _say(f"unreadable folder: {folder} (its indexed photographs are kept)")
     for folder in report.missing:
-        _print_line(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
+        _say(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
     if report.others:
-        print(f"files of other types are not indexed: {count_extensions(report.others)}")
+        _say(f"files of other types are not indexed: {count_extensions(report.others)}")
 
 
 def run_search(options: argparse.Namespace):
@@ -131,9 +133,11 @@ def run_search(options: argparse.Namespace):
     else:
         for hit in hits:
             number = len(hit.copies)
-            copies = f"  (+{number} {'copy' if number == 1 else 'copies'})" if number else ""
-            state = "" if hit.is_current else "  (changed)" if os.path.exists(hit.path) else "  (gone)"
-            _print_line(f"{hit.score:.3f}  {hit.taken[:10]}  {hit.at_time(hit.path)}{copies}{state}")
+            marks = [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []
+            marks += [] if hit.is_current else ["(changed)" if os.path.exists(hit.path) else "(gone)"]
+            _print_line(
+                "  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.at_time(hit.path), *map(translate, marks)])
+            )
 
 
 def run_serve(options: argparse.Namespace):
@@ -171,10 +175,10 @@ def _serve(make: Callable[[str, int], LocalServer], risk: str, options: argparse
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
     with Index.open(options.index) as index, _notes_printed():
-        with _progress("pair") as show:
+        with _progress("pairs") as show:
             groups = find_duplicates(index, options.threshold, show)
         if not groups:
-            print_note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
+            print_note(f"no near duplicates among {_files(len(index))} at a cosine of {options.threshold}")
     if options.json:
         fields = [[each._asdict() | {"score": round(each.score, 6)} for each in group] for group in groups]
         print_json(fields)
@@ -185,8 +189,11 @@ def run_duplicates(options: argparse.Namespace):
         print()
     if groups:
         spare = sum(sum(sizes) - max(sizes) for sizes in ([each.bytes for each in group] for group in groups))
-        count = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}, {sum(map(len, groups)):,} files"
-        print(f"{count}: keeping the largest file of each group frees {spare / 1e6:,.1f} MB")
+        count = f"{len(groups):,} groups" if len(groups) > 1 else "1 group"
+        _say(
+            f"{count} of {sum(map(len, groups)):,} files: keeping the largest file of each group frees "
+            f"{spare / 1e6:,.1f} MB"
+        )
 
 
 def run_status(options: argparse.Namespace):
@@ -209,19 +216,24 @@ def run_status(options: argparse.Namespace):
     if options.json:
         print_json(status)
         return
-    _print_line(f"{options.index}: {_count(status['files'], 'file')}, {status['bytes'] / 1e6:,.1f} MB of vectors")
-    missing = "" if status["has_model"] else " (missing)"
-    _print_line(f"model: {model}{missing}; vectors: int8, {status['dimension']} dimensions")
+    missing = translate(" (missing)")
+    _say(f"{options.index}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors")
+    _say(f"model: {model}{'' if status['has_model'] else missing}; vectors: int8, {status['dimension']} dimensions")
     for folder, files in status["folders"].items():
-        _print_line(f"{files:9,}  {folder}{' (missing)' if folder in status['missing'] else ''}")
+        _print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
-        _print_line(f"left out of {folder}: {', '.join(patterns)}")
+        _say(f"left out of {folder}: {', '.join(patterns)}")
     for cause, number in status["failures"].items():
-        print(f"unreadable: {_count(number, 'file')} ({cause})")
+        _say(f"unreadable: {_files(number)} ({cause})")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
+
+
+def _say(message: str):
+    """Print a message in the user's language."""
+    _print_line(translate(message))
 
 
 def _print_line(text: str):
@@ -244,14 +256,15 @@ def _notes_printed() -> Iterator[None]:
         warnings.simplefilter("always", QueryWarning)
         yield
     for each in caught:
-        kind = "note" if issubclass(each.category, QueryWarning) else "warning"
-        print(f"{PROGRAM}: {kind}: {each.message}", file=sys.stderr)
+        is_note = issubclass(each.category, QueryWarning)
+        message = f"note: {each.message}" if is_note else f"warning: {each.message}"
+        print(f"{PROGRAM}: {translate(message)}", file=sys.stderr)
 
 
 @contextmanager
-def _progress(noun: str) -> Iterator[Progress]:
+def _progress(unit: str) -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
-    with tqdm(unit=f" {noun}s", disable=None, leave=False) as bar:
+    with tqdm(unit=f" {translate(unit)}", disable=None, leave=False) as bar:
 
         def show(done: int, total: int):
             bar.total = total

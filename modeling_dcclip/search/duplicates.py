@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.index import OUTDATED, Index
+from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress
 from modeling_dcclip.search.query import QueryWarning
 
@@ -56,7 +56,10 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         rows = np.array(sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64)
         codes, scales = index.store.read_codes(rows)
     if left_out := len(indexed) - len(current):
-        warnings.warn(f"left out: {OUTDATED.format(left_out)}", QueryWarning, stacklevel=2)
+        message = (
+            f"left out: files that are gone, or have changed since the last index: {left_out:,}. Run dcclip index"
+        )
+        warnings.warn(message, QueryWarning, stacklevel=2)
     groups = []
     for positions in _group(codes, scales, threshold, progress):
         scored = {file: score for position, score in positions for file in files[int(rows[position])]}

@@ -40,8 +40,6 @@ from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.video import MAX_FRAMES
 
-OUTDATED = "files that are gone or have changed since they were indexed: {:,}. Run dcclip index"
-
 
 @dataclass(frozen=True)
 class Hit:
@@ -233,9 +231,9 @@ class Index:
         runtime = self.runtime
         if change := Space.of(runtime).change(self.space):
             raise ValueError(
-                f"model: it is not the model that wrote the index, because it has {change}. Only that model may add "
-                "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
-                f"{runtime.folder}), or choose a new folder with --index."
+                f"model: it is not the model that wrote the index ({change}). Only that model may add photographs. "
+                f"Pass it with --model, embed all photographs again (dcclip index --upgrade {runtime.folder}), or "
+                "choose a new folder with --index."
             )
         with self.writing():
             self.refresh()
@@ -255,8 +253,10 @@ class Index:
             if path == each or path.resolve() == each.resolve():
                 with self.writing():
                     return self.catalog.forget_folder(each)
-        hint = "To leave out a folder inside one, pass --exclude."
-        raise ValueError(f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. {hint}")
+        raise ValueError(
+            f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. To leave out a folder "
+            "inside one, pass --exclude."
+        )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -379,7 +379,10 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
         version, seconds = first.state.version, first.seconds
         hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds))
     if outdated := sum(not hit.is_current for hit in hits):
-        warnings.warn("among them " + OUTDATED.format(outdated), QueryWarning, stacklevel=4)
+        message = (
+            f"among them files that are gone, or have changed since the last index: {outdated:,}. Run dcclip index"
+        )
+        warnings.warn(message, QueryWarning, stacklevel=4)
     return hits
 
 

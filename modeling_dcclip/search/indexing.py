@@ -180,18 +180,21 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     """Message about a folder that is missing or has no images."""
     walk = Walk(folder.absolute())
     found = sum(1 for _ in walk)
+    name = f"folder: {str(folder)!r}"
     if folder.is_file():
-        cause = "is a file. Name its folder."
-    elif folder.is_dir() and os.fsencode(walk.folder) in walk.unreadable:
-        cause = "cannot be read. Check its permissions."
-    elif indexed or not folder.is_dir():
-        state = f"has no images now, and the index has {indexed:,} from it" if folder.is_dir() else "does not exist"
-        cause = f"{state}. If it is on a disk, mount it. To remove it from the index, pass --forget."
-    else:
-        others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
-        others = f", but {found:,} that are excluded or in hidden folders" if found else others
-        cause = f"has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
-    return f"folder: {str(folder)!r} {cause}"
+        return f"{name} is a file. Name its folder."
+    if folder.is_dir() and os.fsencode(walk.folder) in walk.unreadable:
+        return f"{name} cannot be read. Check its permissions."
+    if not folder.is_dir():
+        return f"{name} does not exist. If it is on a disk, mount it. To remove it from the index, pass --forget."
+    if indexed:
+        return (
+            f"{name} has no images now, and the index has {indexed:,} from it. If it is on a disk, mount it. To "
+            "remove it from the index, pass --forget."
+        )
+    others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
+    others = f", but {found:,} that are excluded or in hidden folders" if found else others
+    return f"{name} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
 
 
 def _check_model(catalog: Catalog, store: VectorStore, runtime: Runtime):

@@ -12,6 +12,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from modeling_dcclip.messages import translate
+
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 TIMEOUT_S = 30  # of a connection that sends nothing
@@ -79,7 +81,12 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def send_failure(self, status: HTTPStatus, message: str):
         """Answer with a JSON object that has the field `error`."""
-        self.send_json(status, {"error": message})
+        self.send_json(status, {"error": self.translated(message)})
+
+    def translated(self, message: str) -> str:
+        """A message in the language that the browser prefers."""
+        preferred = self.headers.get("Accept-Language") or "en"
+        return translate(message, "zh" if preferred.lower().startswith("zh") else "en")
 
     def send_json(self, status: HTTPStatus, content: dict[str, Any]):
         """Answer with JSON."""

@@ -71,10 +71,10 @@ class Space:
 
     def change(self, other: "Space") -> str | None:
         """What gives an image a different embedding than in the other space; None if the embedding is the same."""
-        labels = {"files": "ONNX files, a tokenizer or preprocessing with fingerprint"}
+        labels = {"files": "fingerprint of the ONNX files, the tokenizer and the preprocessing"}
         for name in ("weights", "dimension", "files"):
             if (found := getattr(self, name)) != (expected := getattr(other, name)):
-                return f"{labels.get(name, name)} {found} instead of {expected}"
+                return f"{labels.get(name, name)}: {found} instead of {expected}"
         return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:

@@ -132,7 +132,7 @@ class _PageHandler(LocalHandler):
             return
         answer = {
             "hits": [_entry(hit, is_query) for hit in hits],
-            "notes": [str(each.message) for each in caught],
+            "notes": [self.translated(str(each.message)) for each in caught],
             "files": files,
             "more": len(hits) == TOP,
             "without": without,

@@ -131,7 +131,7 @@ def test_duplicates_lists_groups(run, indexed, paint):
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
     run("index")
     *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
-    assert summary == ["2 groups, 4 files: keeping the largest file of each group frees 0.0 MB"]
+    assert summary == ["2 groups of 4 files: keeping the largest file of each group frees 0.0 MB"]
     names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
     assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
     found = json.loads(run("duplicates", "--json", "--threshold", "0.3"))

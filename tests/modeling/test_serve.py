@@ -123,6 +123,8 @@ def test_notes_and_errors_are_shown(get):
     assert "закат" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
     response, body = get("/search?like=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
+    response, body = get("/search?like=99", Accept_Language="zh-CN,zh;q=0.9,en;q=0.8")
+    assert response.status == 400 and json.loads(body)["error"] == "id: 索引中没有编号为 99 的文件。"
     for number in ("x", "-1", "1" * 40):
         assert get(f"/search?like={number}")[0].status == 400
 
