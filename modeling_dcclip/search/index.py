@@ -305,7 +305,7 @@ class Index:
         chosen = Filter(after, before, path)
         self.refresh()
         examples = [each if isinstance(each, (bytes, Image.Image)) else self._read_example(each) for each in images]
-        query = np.zeros(self.space.dimension, np.float32)
+        query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         if texts or without or examples or not like:
             query = embed_query(self.runtime, texts, without, examples)
             if self._map is not None:

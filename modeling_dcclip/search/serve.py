@@ -108,12 +108,14 @@ class _PageHandler(LocalHandler):
             with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
                 warnings.simplefilter("always", QueryWarning)
                 skip = _number(parameters, "skip") or 0
-                limits = {name: parameters.get(name, "").strip() or None for name in ("after", "before", "path")}
+                after, before, path = (
+                    parameters.get(name, "").strip() or None for name in ("after", "before", "path")
+                )
                 text, without = split_query(parameters.get("q", ""))
                 like = [_photograph(parameters["like"])] if "like" in parameters else []
                 is_query = bool(text or without or like)
                 if not is_query:
-                    hits = index.newest(TOP, Filter(**limits), skip)
+                    hits = index.newest(TOP, Filter(after, before, path), skip)
                 else:
                     start, top = (0, BEST) if parameters.get("sort") == "date" else (skip, TOP)
                     hits = index.search(
@@ -122,7 +124,9 @@ class _PageHandler(LocalHandler):
                         like=like,
                         top=top,
                         skip=start,
-                        **limits,
+                        after=after,
+                        before=before,
+                        path=path,
                     )
                     if top == BEST:
                         hits = sorted(hits, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
