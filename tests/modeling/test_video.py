@@ -77,7 +77,7 @@ def test_a_long_video_has_twenty_frames_over_its_whole_length_or_none(tmp_path, 
     _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
     assert [seconds for seconds, _ in frames] == list(range(0, 800, 40))
     monkeypatch.setattr(module, "MAX_HOURS", 0.2)
-    assert cause(path) == "longer than 0.2 hours"
+    assert cause(path) == "video longer than 0.2 hours"
 
 
 @pytest.mark.parametrize(
