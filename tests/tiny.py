@@ -150,7 +150,7 @@ def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
 
 
 def student_config(**fields: Any) -> StudentConfig:
-    defaults: dict[str, Any] = {"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32}
+    defaults: dict[str, Any] = {"vision_config": RESNET, "text_config": XLM_ROBERTA, "max_text_length": 32}
     return StudentConfig(**(defaults | fields))
 
 

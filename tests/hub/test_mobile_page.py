@@ -12,7 +12,6 @@ from modeling_dcclip.runtime_dcclip import Runtime
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODEL, MOBILE = CARDS / "dcclip-tiny-photo", CARDS / "mobile"
-PAGE = (MOBILE / "README.md").read_text(encoding="utf-8")
 SOURCES = ("DcClip.kt", "DcClip.swift")
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from tests.tiny import PROJECTION_DIM, WHOLE_MOBILENET, make_model
+from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
 from training.evaluation.encoder import Encoder, find_processes
@@ -161,9 +161,9 @@ def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, proces
         return str(tmp_path / name)
 
     rotations = torch.linalg.qr(torch.randn(2, PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator())).Q
-    teacher = make_model(WHOLE_MOBILENET, seed=7, teacher="its own teacher")
+    teacher = make_model(VIT, seed=7, teacher="its own teacher")
     rotate(teacher, rotations[0])
-    student = make_model(WHOLE_MOBILENET, seed=7, teacher=str(tmp_path / "teacher"))
+    student = make_model(VIT, seed=7, teacher=str(tmp_path / "teacher"))
     weights = {name: value for name, value in teacher.state_dict().items() if name != "rotation"}
     student.load_state_dict(weights)  # it has learned all of its teacher
     if is_rotated:

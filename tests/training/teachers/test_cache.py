@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import VIT, XLM_ROBERTA, make_model
+from tests.training.data.rows import make_cell, make_rows
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment
@@ -70,6 +71,20 @@ def test_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, 
     without = Teacher.from_pretrained(str(teacher_folder), towers=())
     without.with_towers = None  # loading a tower would fail
     build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
+
+
+def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(vit_teacher, images, tokenizer, tmp_path):
+    cells = [make_cell(image) for image in images[:4]]
+    cells[1] = {"bytes": b"broken", "path": None}
+    config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
+    rows = make_rows(cells, en=["frog", "cat", "dog", "fox"])
+    dataset, spec = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64), TargetSpec(("vision",), (8, 8))
+    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in (0, 2, 3)])
+    live, found = (source.images(augmented(batch), batch) for source in (LiveTargets(vit_teacher, spec), cached))
+    for name in ("feature_map", "embedding"):
+        torch.testing.assert_close(getattr(found, name), getattr(live, name), rtol=2e-3, atol=2e-3)
+    assert cached.views[0][0]["feature_map"].shape == (4, 32, 4, 4)
 
 
 def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):

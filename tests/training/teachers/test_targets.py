@@ -1,13 +1,14 @@
 """Targets that are computed at every step, with a stand-in for the teacher."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from training.teachers import Targets
-from training.teachers.targets import CPU_CHUNK, LiveTargets, TargetSpec, resample_map
+from training.teachers import Targets, targets
+from training.teachers.targets import CPU_CHUNK, LiveTargets, TargetSpec, encode_bank, resample_map
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -34,13 +35,13 @@ class Echo:
 def test_images_are_resized_and_normalized_for_the_teacher():
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
     teacher = Echo()
-    targets = LiveTargets(teacher, TargetSpec(("vision",), grid=(2, 2))).images(images, {})
+    found = LiveTargets(teacher, TargetSpec(("vision",), grid=(2, 2))).images(images, {})
     resized = F.interpolate(images, (16, 16), mode="bicubic", antialias=True).clamp(0, 255)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     expected = (resized / 255 - mean) / std
     torch.testing.assert_close(teacher.pixels, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(targets.embedding, expected.mean((2, 3)))
-    assert targets.feature_map.shape == (2, 3, 2, 2)
+    torch.testing.assert_close(found.embedding, expected.mean((2, 3)))
+    assert found.feature_map.shape == (2, 3, 2, 2)
     assert LiveTargets(teacher, TargetSpec(("vision",))).images(images, {}).feature_map is None
 
 
@@ -53,12 +54,21 @@ def test_texts_are_encoded_by_length_and_returned_in_order(field):
     batch = {"input_ids": torch.zeros_like(ids), "attention_mask": mask, f"{field}input_ids": ids * mask}
     batch |= {f"{field}attention_mask": mask}
     teacher = Echo()
-    targets = LiveTargets(teacher, TargetSpec(("text",), token_maps=True)).texts(batch)
-    assert torch.equal(targets.embedding[:, 0], (ids * mask).sum(1).float())
-    assert torch.equal(targets.feature_map[:, :, 0], (ids * mask).float())
+    found = LiveTargets(teacher, TargetSpec(("text",), token_maps=True)).texts(batch)
+    assert torch.equal(found.embedding[:, 0], (ids * mask).sum(1).float())
+    assert torch.equal(found.feature_map[:, :, 0], (ids * mask).float())
     ordered = lengths.sort().values
     assert teacher.lengths == [int(ordered[stop - 1]) for stop in (CPU_CHUNK, 2 * CPU_CHUNK, len(lengths))]
     assert LiveTargets(teacher, TargetSpec(("text",))).texts(batch).feature_map is None
+
+
+def test_evenly_spaced_texts_of_a_large_bank_are_encoded(monkeypatch):
+    monkeypatch.setattr(targets, "MAX_BANK", 3)
+    teacher: Any = SimpleNamespace(
+        tokenize=lambda texts: {"numbers": texts},
+        encode_texts=lambda numbers: Targets(None, torch.tensor(numbers)[:, None]),
+    )
+    assert encode_bank(teacher, range(7), batch_size=2).flatten().tolist() == [0, 3, 6]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
