@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,10 +47,11 @@ class Visit:
     Args:
         browser: of `open_browser`.
         address: of the page.
+        window: Options of the window.
     """
 
-    def __init__(self, browser, address: str):
-        self.page = browser.new_page(viewport={"width": 1120, "height": 800})
+    def __init__(self, browser, address: str, **window: Any):
+        self.page = browser.new_page(**({"viewport": {"width": 1120, "height": 800}} | window))
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.requests: list[str] = []
         self.errors: list[str] = []
