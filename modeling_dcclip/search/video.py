@@ -64,7 +64,7 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     file.seek(0)
     try:
         with av.open(file, options={"format_whitelist": FORMATS}) as container:
-            stream = container.streams.best("video")
+            stream: Any = container.streams.best("video")
             if stream is None:
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
