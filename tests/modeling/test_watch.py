@@ -1,5 +1,7 @@
 """`dcclip index --watch`: updates after changes, and how it ends."""
 
+from threading import Timer
+
 import pytest
 
 from modeling_dcclip import command
@@ -16,8 +18,12 @@ def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model
     with Index.open(photos / "index", color_model, create=True) as index:
         index.add(photos)
         paint(photos / "before.jpg", "red", width=30)  # before the watch begins
+        late = Timer(10, (photos / "late.jpg").touch)  # else a watch that misses it would wait for ever
+        late.start()
         reports = module.watch(index)
-        assert next(reports).embedded == 1
+        report = next(reports)
+        late.cancel()
+        assert report.embedded == 1 and not report.failures
         paint(photos / "a" / "new.jpg", "red", width=40)
         (photos / "white.png").unlink()
         report = next(reports)
