@@ -2,8 +2,7 @@
 
 __main__.py      command: print the plan, run, print the tables and the next commands
 options.py       options, recipes and plans; imports neither torch nor transformers
-run.py           the run on emoji: train, evaluate, collect results, write the Hub folder
-report.py        its latency, tables, learning curves and contact sheet
+run.py           the run on emoji: train, evaluate, time, collect results, write the Hub folder
 make_teacher.py  command: train its teacher, which is in mini_teacher/
 photos.py        the run on photographs: teacher, both stages, evaluation, export
 pretrained.py    command: write the pretrained towers of the teacher of photographs, from pip packages

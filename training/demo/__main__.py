@@ -26,14 +26,14 @@ def _run_emoji(options: DemoOptions):
     with user_errors("demo", extra="demo"):
         plan = emoji_plan(options)
         print(plan, flush=True)
-        from training.demo import report
         from training.demo.run import CROSS_MODEL_FILE, Demo
+        from training.hub.cards.tables import size_table
 
         hide_library_bars()
         demo = Demo(options, plan)
         results = demo.run()
-    print(f"\n{report.summary(results)}")
-    print(f"\n{report.cross_model(Results.read(plan.output_dir / CROSS_MODEL_FILE))}")
+    cross = Results.read(plan.output_dir / CROSS_MODEL_FILE)
+    print(f"\n{results.table()}\n\n{size_table(results)}\n\nStudent and teacher together:\n\n{cross.table()}")
     print(f"\nFinished in {results.meta['seconds']} s.")
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code and card",

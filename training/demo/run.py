@@ -1,18 +1,21 @@
 """The demo with emoji: train and evaluate every model, collect the results, write the Hub folder."""
 
 import shutil
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
-from training.demo import report
 from training.demo.options import DemoOptions, Plan, load_recipes
 from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
@@ -26,6 +29,7 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
+from training.utils.process import interleaved_ms
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 COMMAND = "demo"
@@ -36,6 +40,8 @@ CROSS_MODEL_FILE = "cross_model.json"
 EXAMPLE_FILE = "example.png"
 CARD = Path(__file__).with_name("card.yaml")
 NUM_CANDIDATES = 3  # class names of the card's example
+TIMED_TEXT = "woman farmer: medium-dark skin tone"
+ModelKey = tuple[str, str | None]  # model, stage
 
 
 class Demo:
@@ -50,7 +56,7 @@ class Demo:
         self.options, self.plan, self.output_dir = options, plan, plan.output_dir
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
-        self.models: dict[report.ModelKey, str] = {}
+        self.models: dict[ModelKey, str] = {}
 
     def run(self) -> Results:
         """Run every step.
@@ -79,7 +85,7 @@ class Demo:
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
         self.plan.start("report")
         models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.models.items()}
-        latencies = report.measure_latency(models, self.held_out.sets["unseen_style"])
+        latencies = measure_latency(models, self.held_out.sets["unseen_style"])
         self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
         meta = make_meta(
             seed=self.options.seed,
@@ -126,15 +132,16 @@ class Demo:
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
         sets, class_names = self.held_out.sets, self.held_out.class_names
         encoded = encode(model, sets, class_names, LANGUAGES)
-        self.rows += score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
+        rows = score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
+        values = ", ".join(f"{row.set} {row.language} {100 * row.value:.0f} %" for row in rows if row.metric == "top5")
+        print(f"{', '.join(filter(None, (name, stage)))}: top-5 {values}".replace("_", " "), flush=True)
         if stage in ("distilled", "aligned"):
             for image_model, text_model in ((encoded, self.teacher), (self.teacher, encoded)):
                 self.cross_rows += score(image_model, text_model, sets, class_names, stage=stage, seed=seed)
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
-        print(report.one_line(self.rows, name, stage), flush=True)
-        self.rows += [self._row(name, stage, metric, value) for metric, value in size.items()]
+        self.rows += rows + [self._row(name, stage, metric, value) for metric, value in size.items()]
         return encoded
 
     def _write_model(self, folder: Path, results: Results):
@@ -178,3 +185,25 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
         for name in intermediate:  # the model stays until the new one is complete
             shutil.rmtree(output_dir / name, ignore_errors=True)
         yield
+
+
+@torch.inference_mode()
+def measure_latency(models: Mapping[ModelKey, ZeroShotModel], rows: Dataset) -> dict[tuple[ModelKey, str], float]:
+    """Measure the median latency of each model for one preprocessed image and for one text, at batch 1.
+
+    The models take turns, so that load on the machine affects all of them.
+
+    Args:
+        models: Models to measure, by model and stage.
+        rows: Images; the first is measured.
+
+    Returns:
+        Milliseconds by model and metric, `ms_per_image` or `ms_per_text`.
+    """
+    calls: dict[tuple[ModelKey, str], Callable[[], object]] = {}
+    for key, model in models.items():
+        image = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
+        tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
+        calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=image)
+        calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
+    return {name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()}

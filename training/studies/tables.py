@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.demo import report
 from training.hub.cards.facts import count_parameters
+from training.hub.cards.tables import size_table
 from training.studies.budget import read_costs, read_pairs
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -141,10 +141,6 @@ def photographs_table(language: str = "en") -> str:
     return markdown_table(lines)
 
 
-def _fenced(text: str) -> str:
-    return f"```\n{text}\n```"
-
-
 def _read(path: str) -> Results:
     return Results.read(REPO_ROOT / path)
 
@@ -153,8 +149,8 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
     "photographs": photographs_table,
     "budget": budget_table,
-    "demo": lambda path: _fenced(report.summary(_read(path))),
-    "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
+    "accuracy": lambda path: _read(path).table(),
+    "sizes": lambda path: size_table(_read(path)),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from training.demo import report
+from training.demo import run as demo_run
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
 from training.demo.run import claim_demo_folder
@@ -28,7 +28,7 @@ def demo(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("demo")
     few = partial(process.interleaved_ms, repeats=3)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(report, "interleaved_ms", few)
+        patch.setattr(demo_run, "interleaved_ms", few)
         main(["--output_dir", str(folder), *TRIAL])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return folder, results | {"stdout": printed.getvalue()}
