@@ -1,7 +1,9 @@
 """A model with the embeddings of images and texts that it has computed, by one process or several."""
 
 import copy
+import os
 from collections.abc import Callable, Hashable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,11 +22,17 @@ from training.teachers.lineage import digest_folder
 from training.utils.process import use_cpu_fully
 
 
-def find_processes() -> PartialState:
-    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
+def find_processes(timeout: timedelta | None = None) -> PartialState:
+    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully.
+
+    Args:
+        timeout: Longest wait of a process for the others. Default: torch's own.
+    """
     use_cpu_fully()
     # without this flag, processes on a machine without an accelerator do not form a group
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    group = {"timeout": timeout} if timeout and int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
+    return PartialState(cpu=is_cpu, **group)
 
 
 class Encoder:

@@ -16,15 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
 from datasets import Dataset, Features, Image, List, Value
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_dcclip.image_dcclip import squashes
-from training.data import decode_images, load_source, require_allowed, require_columns, rules_for, usable_captions
-from training.data.images import CellRules, Normalize, embedded_cell, undecoded
+from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
+from training.data.images import CellRules, embedded_cell, undecoded
 from training.data.sources import require_texts
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.prepare.curation_options import PROGRAM, CurateOptions
 from training.prepare.duplicates import (
     MAX_COLOUR_DISTANCE,
@@ -34,7 +32,6 @@ from training.prepare.duplicates import (
     match_images,
     normalise,
 )
-from training.teachers import Teacher
 from training.text.writing_systems import SCRIPTS_OF, script_of
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, write_text
@@ -232,11 +229,26 @@ class Curation:
         Raises:
             ValueError: The teacher cannot be loaded, or returns values that are not finite.
         """
-        captions = [caption for caption in self.captions if caption.cause is None]
-        cosines = score_pairs(self.rows, captions, self.options)
+        captions, options = [caption for caption in self.captions if caption.cause is None], self.options
+        if not captions:
+            return
+        rows = sorted({caption.row for caption in captions})
+        try:
+            model = ZeroShotModel.from_pretrained(str(options.teacher))
+        except ValueError as error:
+            raise ValueError(f"teacher: {str(error).removeprefix('model: ')}") from error
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        images = model.encode_images(self.rows.select(rows), options.image_column, options.batch_size)
+        texts = model.encode_texts([caption.text for caption in captions], options.batch_size)
+        position = {row: number for number, row in enumerate(rows)}
+        cosines = (images[[position[caption.row] for caption in captions]] * texts).sum(1)
+        if not cosines.isfinite().all():
+            raise ValueError(
+                f"teacher: {model.name!r} returns values that are not finite. Choose a different teacher."
+            )
         for language, share in self.options.drop_share.items():
             own = [index for index, caption in enumerate(captions) if caption.language == language]
-            ranked = sorted(own, key=cosines.__getitem__)
+            ranked = sorted(own, key=cosines.tolist().__getitem__)
             for index in ranked[: int(share * len(ranked))]:
                 captions[index].cause = LOW_SIMILARITY
 
@@ -377,33 +389,3 @@ def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: Any) -> 
             images += pool.map(lambda cell: examine_image(rules(cell), *thresholds), cells)
             progress.update(len(images) - start)
     return images
-
-
-def score_pairs(rows: Dataset, captions: list[Caption], options: CurateOptions) -> list[float]:
-    """Cosine of each caption with the image of its row under a teacher.
-
-    Raises:
-        ValueError: The teacher cannot be loaded, or returns values that are not finite.
-    """
-    device, size = "cuda" if torch.cuda.is_available() else "cpu", options.batch_size
-    teacher = Teacher.from_pretrained(str(options.teacher), device=device)
-    normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-    squash = squashes(teacher.image_processor)
-    numbers = sorted({caption.row for caption in captions})
-    images: dict[int, Tensor] = {}
-    for start in tqdm(range(0, len(numbers), size), desc="score images", unit="batch"):
-        part = numbers[start : start + size]
-        decoded: Any = decode_images(rows[part][options.image_column], teacher.image_size, squash)
-        embeddings = teacher.encode_images(normalize(torch.stack(decoded).to(device))).embedding
-        images |= zip(part, F.normalize(embeddings.float(), dim=-1).cpu(), strict=True)
-    cosines = torch.zeros(len(captions))
-    # batches of texts of similar length need less padding
-    order = sorted(range(len(captions)), key=lambda index: len(captions[index].text))
-    for start in tqdm(range(0, len(order), size), desc="score captions", unit="batch"):
-        part = order[start : start + size]
-        texts = teacher.encode_texts(**teacher.tokenize([captions[index].text for index in part])).embedding
-        own = torch.stack([images[captions[index].row] for index in part])
-        cosines[part] = (F.normalize(texts.float(), dim=-1).cpu() * own).sum(1)
-    if not cosines.isfinite().all():
-        raise ValueError(f"teacher: {teacher.name!r} returns values that are not finite. Choose a different teacher.")
-    return cosines.tolist()

@@ -17,9 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from modeling_dcclip.search.catalog import Catalog
@@ -31,11 +30,11 @@ from modeling_dcclip.search.photos import UnreadablePhotoError
 from training.data.images import CellRules
 from training.data.shards import Shards, get_cell
 from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
+from training.evaluation.encoder import find_processes
 from training.search import EmbedOptions
 from training.search.embedder import Embedder, schema
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.output import claim_folder
-from training.utils.process import use_cpu_fully
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
@@ -59,11 +58,7 @@ def embed(options: EmbedOptions) -> Results | None:
             model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    use_cpu_fully()
-    # without `cpu`, processes on a machine without an accelerator do not form a group
-    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
-    state, folder = PartialState(cpu=is_cpu, **group), Path(options.output_dir)
+    state, folder = find_processes(LONGEST_WAIT), Path(options.output_dir)
     shards = _open(options)
     roots = image_roots(options.data)
     rules = CellRules(options.allow_paths or roots is None, roots or ())
