@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe
 from training.engine.script import run_script
-from training.utils.cli import commands_of_model, print_ending
+from training.utils.cli import print_ending
 from training.utils.process import end_process_group
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
     recipe = run_script(AlignRecipe, run, argv, "python training/align.py", __doc__)
-    written = {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}
-    print_ending(written, commands_of_model(recipe.output_dir))
+    print_ending({recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"})
 
 
 if __name__ == "__main__":

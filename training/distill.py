@@ -6,7 +6,6 @@ accelerate launch training/distill.py --config training/configs/demo_distill.yam
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
-import shlex
 from typing import TYPE_CHECKING
 
 from training.config import DistillRecipe
@@ -113,13 +112,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
     recipe = run_script(DistillRecipe, run, argv, "python training/distill.py", __doc__)
-    folder = shlex.quote(recipe.output_dir)
-    if recipe.tower == "vision":
-        following = f"training/distill.py --config RECIPE --tower text --student.vision_init {folder}"
-    else:
-        following = f"training/align.py --config RECIPE --student {folder}"
-    command = f"python {following} --output_dir DIR"
-    print_ending({recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}, [command])
+    print_ending({recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ accelerate launch training/embed.py --model MODEL --data "shards/{0000..0999}.ta
 python training/embed.py --model MODEL --data HUB_ID --format parquet --output_dir runs/vectors
 """
 
-import shlex
-
 from training.search import EmbedOptions
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
@@ -28,12 +26,10 @@ def main(argv: list[str] | None = None):
             return
     for row in results.rows:
         print(f"{row.metric}: {row.value:,.1f}" if row.metric == "images_per_s" else f"{row.metric}: {row.value:,}")
-    written, steps = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}, []
+    written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
     if options.format == "index":
-        index = f"{options.output_dir}/index"
-        written[index] = "index of the collection"
-        steps = [f"dcclip search QUERY --index {shlex.quote(index)}"]
-    print_ending(written, steps)
+        written[f"{options.output_dir}/index"] = "index of the collection"
+    print_ending(written)
 
 
 if __name__ == "__main__":

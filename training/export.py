@@ -9,7 +9,7 @@ python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_na
 import sys
 
 from training.edge.formats import FORMATS, ExportOptions
-from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 
 
@@ -30,10 +30,7 @@ def main(argv: list[str] | None = None):
         print(f"\n{UNCHECKED}")
     kept = {verdict.tower for verdict in verdicts if verdict.kept}
     refused = {verdict.tower for verdict in verdicts} - kept
-    is_searchable = options.format == "onnx" and kept == {"vision", "text"}
-    commands = commands_of_model(options.output_dir, is_exported=True) if is_searchable else []
-    written = {options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"}
-    print_ending(written, commands)
+    print_ending({options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"})
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
         sys.exit(1)

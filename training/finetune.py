@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.finetuning.options import TABLE_FILE, FinetuneOptions
-from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def base_license(name: str, student: "DCCLIPModel") -> str | None:
 
 
 def main(argv: list[str] | None = None):
-    """Parse the options, fine-tune, print the table and the next commands."""
+    """Parse the options, fine-tune, print the table."""
     options = parse_options(FinetuneOptions, argv, prog="python training/finetune.py", description=__doc__ or "")
     with user_errors("finetune", extra="finetune"):
         hide_library_bars()
@@ -181,8 +181,7 @@ def main(argv: list[str] | None = None):
     if outcome is None:
         return
     print(f"\n{outcome.table()}\n\n{outcome.choice()}")
-    written = {options.output_dir: "Hub folder with model, code, card and results"}
-    print_ending(written, commands_of_model(options.output_dir))
+    print_ending({options.output_dir: "Hub folder with model, code, card and results"})
 
 
 if __name__ == "__main__":

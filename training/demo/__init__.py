@@ -1,6 +1,6 @@
 """The whole pipeline in one command, from a teacher to a finished model: on the embedded emoji, or on photographs.
 
-__main__.py      command: print the plan, run, print the tables and the next commands
+__main__.py      command: print the plan, run, print the tables
 options.py       options, recipes and plans; imports neither torch nor transformers
 run.py           the run on emoji: train, evaluate, time, collect results, write the Hub folder
 make_teacher.py  command: train its teacher, which is in mini_teacher/

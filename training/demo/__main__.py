@@ -6,15 +6,13 @@ python -m training.demo --photos DATA        trains teacher and student on capti
 A run on photographs that was interrupted continues when you run the same command again.
 """
 
-from pathlib import Path
-
-from training.demo.options import DemoOptions, emoji_plan, next_commands, photo_plan
-from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
+from training.demo.options import DemoOptions, emoji_plan, photo_plan
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.results import RESULTS_FILE, Results
 
 
 def main(argv: list[str] | None = None):
-    """Parse, print the plan, run, print the tables and the next commands."""
+    """Parse, print the plan, run, print the tables."""
     options = parse_options(DemoOptions, argv, prog="python -m training.demo", description=__doc__ or "")
     _run_emoji(options) if options.photos is None else _run_photos(options)
 
@@ -39,7 +37,7 @@ def _run_emoji(options: DemoOptions):
         f"{plan.output_dir}/model": "Hub folder with model, code and card",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
     }
-    print_ending(written, next_commands(Path(options.output_dir), demo.held_out.corpus))
+    print_ending(written)
 
 
 def _run_photos(options: DemoOptions):
@@ -52,12 +50,11 @@ def _run_photos(options: DemoOptions):
         results = PhotoDemo(options, plan).run()
     print(f"\n{results.table()}")
     print(f"\nSeconds of each step: {results.meta['seconds']}")
-    model = f"{plan.output_dir}/model"
     written = {
-        model: "Hub folder with model, code, card and exported files",
+        f"{plan.output_dir}/model": "Hub folder with model, code, card and exported files",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
     }
-    print_ending(written, commands_of_model(model, is_exported=True))
+    print_ending(written)
 
 
 if __name__ == "__main__":

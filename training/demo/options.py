@@ -1,7 +1,6 @@
 """Options, recipes and plans of the demo, without torch and transformers, so that the plan appears at once."""
 
 import importlib.util
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -139,15 +138,3 @@ def photo_plan(options: DemoOptions) -> Plan:
         "export": "export to ONNX, check each file on validation photographs",
     }
     return Plan("DC-CLIP demo with photographs", titles, Path(options.output_dir) / PHOTOS_FOLDER)
-
-
-def next_commands(output_dir: Path, corpus: Path) -> list[str]:
-    """Return commands that use the finished model: export, evaluate, publish."""
-    model = str(output_dir / "model")
-    test_set = ["--data", f"unseen_style={corpus}/unseen_style.parquet", "--class_names", f"{corpus}/class_names.json"]
-    evaluate = ["--model", model, *test_set, "--output_dir", f"{output_dir}/eval"]
-    return [
-        shlex.join(["python", "training/export.py", model, "--output_dir", f"{output_dir}/edge"]),
-        shlex.join(["python", "training/eval.py", *evaluate]),
-        shlex.join(["python", "training/publish.py", model, "--repo_id", "NAME/dcclip-demo", "--dry_run"]),
-    ]

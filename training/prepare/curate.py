@@ -23,12 +23,11 @@ def main(argv: list[str] | None = None):
         hide_library_bars()
         report = curate(options)
     print(report_table(report))
-    pattern = f"{options.output_dir}/data/*.parquet"
     written = {
         f"{options.output_dir}/data": "captioned images that were kept, as parquet files",
         f"{options.output_dir}/report.json": "counts and samples of each filter",
     }
-    print_ending(written, [f"python training/align.py --config RECIPE --data.train '{pattern}'"])
+    print_ending(written)
 
 
 if __name__ == "__main__":

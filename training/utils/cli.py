@@ -266,22 +266,10 @@ def command_of(program: str, options: Any) -> str:
     return shlex.join(parts)
 
 
-def print_ending(written: Mapping[str, str], commands: Sequence[str] = ()):
-    """Print what a command wrote, by path, and commands that use it, in the main process."""
+def print_ending(written: Mapping[str, str]):
+    """Print what a command wrote, by path, in the main process."""
     if os.environ.get("RANK", "0") == "0":
-        lines = [f"  {path}: {meaning}" for path, meaning in written.items()]
-        print("\n".join(["", *lines, *(["\nNext:"] if commands else []), *(f"  {command}" for command in commands)]))
-
-
-def commands_of_model(folder: str, is_exported: bool = False) -> list[str]:
-    """Commands that use the folder of a finished model: export unless it is exported, search, publish."""
-    name = shlex.quote(folder)
-    edge = name if is_exported else shlex.quote(f"{folder}/edge")
-    return [
-        *([] if is_exported else [f"python training/export.py {name} --output_dir {edge}"]),
-        f"dcclip index PHOTOS --model {edge} && dcclip search QUERY",
-        f"python training/publish.py {name} --repo_id NAME/MODEL --dry_run",
-    ]
+        print("\n".join(["", *(f"  {path}: {meaning}" for path, meaning in written.items())]))
 
 
 def hide_library_bars():

