@@ -80,7 +80,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
 
 
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
-    """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
+    """Write both splits of the data. They replace an earlier run's only if this run can use them."""
     from training.data.batch import CaptionTokenizer
     from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
@@ -105,8 +105,8 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
             replace_folder(scratch, folder)
         elif not same_splits(scratch, folder):
             raise ValueError(
-                f"resume: the images or captions differ from those of the run that wrote {checkpoint}. Use the same "
-                "data, or add --overwrite instead of --resume to train from the beginning."
+                f"resume: the images or captions differ from the data of the run that wrote {checkpoint}. Use the "
+                "same data, or add --overwrite instead of --resume to train from the beginning."
             )
 
 

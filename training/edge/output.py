@@ -123,7 +123,7 @@ def _replace(files: Iterable[Path], folder: Path):
 
 
 def _remove_stale(output_dir: Path, kept: set[str]):
-    """Remove files and layouts that no verdict keeps, such as refused ones and those of other weights."""
+    """Remove files and layouts that no verdict keeps, such as refused files and files of other weights."""
     for entry in FORMATS.values():
         if not entry.suffix and entry.name not in kept:
             shutil.rmtree(output_dir / entry.name, ignore_errors=True)

@@ -33,7 +33,7 @@ class FinetuneOptions:
             and of processes.
         learning_rate: Peak learning rate.
         anchor_weight: Weight of the cosine distance to the embeddings of the starting model, for your images and
-            captions. With 0 the embeddings cannot be compared with those of the starting model.
+            captions. With 0 the embeddings cannot be compared with the starting model's.
         general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
             come with this project.
         photo_weight: Weight of the cosine distance to the embeddings of the starting model, and of the relative

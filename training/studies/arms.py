@@ -27,7 +27,7 @@ class Arm:
 
     Args:
         name: Name in the results.
-        distill: Fields of the recipe of stage 1 that differ, with those of the student under `student`. None skips
+        distill: Fields of the recipe of stage 1 that differ, with the student's under `student`. None skips
             stage 1, and stage 2 has the steps of both stages.
         align: Fields of the recipe of stage 2 that differ. None skips stage 2.
         share: Stage 2 has all pairs divided by this number. Stage 1 needs no pairs, and keeps all images and texts.

@@ -130,7 +130,7 @@ def prepare(name: str, model: str | None, folder: Path, backends: list[str]):
         name: Name of a size or a baseline, or of the folder.
         model: Folder of a finished student, which is only read; None for a size or a baseline.
         folder: Folder for the files.
-        backends: Backends to measure; those of ONNX Runtime get a graph. If a tower cannot be exported, the facts
+        backends: Backends to measure; ONNX Runtime's get a graph. If a tower cannot be exported, the facts
             state the reason.
     """
     shutil.rmtree(folder, ignore_errors=True)

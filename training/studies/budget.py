@@ -66,7 +66,7 @@ class Options(StudyOptions):
 
 
 def name_of(model: str) -> str:
-    """Name of a model in the results: the name itself, or that of its folder."""
+    """Name of a model in the results: the name itself, or its folder's name."""
     return model if model in NAMES else Path(model).resolve().name
 
 

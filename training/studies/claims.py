@@ -38,7 +38,7 @@ class Options(StudyOptions):
         validation: The same, to measure retrieval on.
         distill: Recipe of stage 1, with teacher and student.
         align: Recipe of stage 2.
-        image_size: Edge in pixels of the student's images. Default: that of the recipe.
+        image_size: Edge in pixels of the student's images. Default: the recipe's.
         distill_steps: Optimizer steps of stage 1.
         align_steps: Optimizer steps of stage 2 after stage 1.
         batch_size: Images in a batch.

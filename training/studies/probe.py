@@ -2,7 +2,7 @@
 
     python -m training.studies.probe '{"name": ..., "backend": ..., ...}'
 
-Nothing here imports PyTorch unless it is the backend, so that the cold start and the memory are those of the backend.
+Nothing here imports PyTorch unless it is the backend, so that the cold start and the memory are the backend's.
 """
 
 import json

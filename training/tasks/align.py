@@ -46,7 +46,7 @@ class Classifier:
         weight: (C, D) float32, for the D channels of the map.
         bias: (C,) float32.
         names: `input_ids` and `attention_mask` of the names for the student, (N * C, L) int64, padded on the right:
-            those of the first language, then those of the next.
+            all names of the first language, then of the next.
     """
 
     weight: Tensor
@@ -178,7 +178,7 @@ class AlignTask(Task):
         """The classifier's logits for all classes, and the names that are encoded with a batch.
 
         These are the most probable class of each image and random ones, in every language. All processes and all
-        chunks of a batch draw the same, so their union is that of the whole batch.
+        chunks of a batch draw the same, so their union is the whole batch's.
         """
         weight, bias = self.get_buffer("class_weight"), self.get_buffer("class_bias")
         logits = nn.functional.linear(feature_map.float().mean((2, 3)), weight, bias)

@@ -18,7 +18,7 @@ def accuracy_table(results: Results) -> str | None:
 
 
 def _accuracy_rows(results: Results) -> list[Row]:
-    """All rows but those of exported files, which have a table of their own; a set of ELEVATER has its own metric."""
+    """Rows of models, because exported files have a table of their own; a set of ELEVATER has its own metric."""
     exported = export_models(results)
     rows = [row for row in results.rows if row.model not in exported]
     return [row for row in rows if row.set not in SETS or row.metric == SETS[row.set].metric]
