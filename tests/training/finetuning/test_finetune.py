@@ -155,7 +155,7 @@ def test_class_folders_without_an_anchor_and_general_images(start, rows, train_r
     assert config.teacher is None and config.base_model == start.name and config.base_model_license == "cc-by-nc-4.0"
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "not comparable with the embeddings of" in card
-    assert "held-out photographs and general images and general texts" in card
+    assert "on held-out photographs, on general images, on general texts" in card
 
 
 def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, tmp_path, monkeypatch, capsys):
