@@ -16,7 +16,6 @@ from training.config.files import recipe_from_args, save_recipe
 from training.data import load_source
 from training.finetuning.sources import open_data
 from training.finetuning.tables import cells_of
-from training.utils.results import Results
 
 MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 ROWS = {"image": ["1.jpg", "2.jpg", "3.jpg"], "zh": ["苹果", "狗", "一只猫"], "en": ["an apple", "a dog", "a cat"]}
@@ -128,15 +127,3 @@ def test_a_damaged_recipe_names_its_field(file, damage, tmp_path):
             recipe_from_args(DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"])
         except ValueError as error:
             assert re.match(r"[\w.]+: |Problems parsing config", str(error)), error
-
-
-@pytest.mark.parametrize(("file", "damage"), cases(["results.json"], 10))
-def test_damaged_results_are_named(file, damage, tmp_path):
-    path = tmp_path / file
-    Results(meta={"command": "eval"}, rows=[]).write(tmp_path)
-    put(path, damage)
-    with time_limit():
-        try:
-            Results.read(path)
-        except (ValueError, OSError) as error:
-            assert file in str(error), error

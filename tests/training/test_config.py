@@ -99,21 +99,6 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "value"),
-    [
-        ({"max_steps": "many"}, "max_steps", "many"),
-        ({"tower": "audio"}, "tower", "audio"),
-        ({"mixed_precision": "int3"}, "mixed_precision", "int3"),
-        ({"freeze": 3}, "freeze", "3"),
-        ({"data": {"train": "x", "workers": "two"}}, "workers", "two"),
-    ],
-)
-def test_wrong_type_is_refused_with_field_and_value(write, capsys, changes, key, value):
-    message = refusal(capsys, write(**changes))
-    assert key in message and value in message
-
-
-@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"eval_every": 5}, "eval_every: needs a labelled set; set eval.data and eval.class_names."),

@@ -144,13 +144,6 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     assert names and all(name.startswith(parts[tower]) for name in names)
 
 
-def test_logits_need_captions(distill_recipe, train_rows, tmp_path):
-    train_rows.select_columns(["image"]).to_parquet(tmp_path / "images.parquet")
-    data = DataConfig(train=str(tmp_path / "images.parquet"))
-    with pytest.raises(ValueError, match=r"^logits_weight: "):
-        run(distill_recipe(logits_weight=1.0, tower="vision", data=data))
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, train_rows, tmp_path, cached):
     texts = [*train_rows["en"], *train_rows["zh"]]
@@ -187,15 +180,6 @@ def test_gradient_checkpointing_is_refused_where_it_would_update_statistics_twic
     student = student_config(vision_config=MOBILENET)
     with pytest.raises(ValueError, match="gradient_checkpointing: the student has BatchNorm layers that are trained"):
         run(distill_recipe(student=student, gradient_checkpointing=True))
-
-
-def test_the_licence_of_another_teacher_of_stage_2_joins_that_of_the_student(
-    align_recipe, kept_run, teacher_folder, tmp_path
-):
-    other = Path(shutil.copytree(teacher_folder, tmp_path / "other"))
-    (other / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n", encoding="utf-8")
-    folder = run(align_recipe(student=str(kept_run[1]), new_student=None, teacher=str(other), max_steps=1))
-    assert json.loads((folder / "config.json").read_text())["teacher_license"] == "unknown and creativeml-openrail-m"
 
 
 def test_what_was_made_of_other_weights_leaves_with_them(distill_recipe):

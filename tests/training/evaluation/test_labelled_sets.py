@@ -99,16 +99,6 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
     assert names_of(downloaded) == ["frog"] and downloaded.split == "test"
 
 
-# bad input
-
-
-def test_a_named_source_that_does_not_exist_is_an_error():
-    with pytest.raises(ValueError, match=r"data: cifar-10: there is no '/nowhere/at/all'"):
-        open_cifar("/nowhere/at/all")
-    with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
-        open_cifar("owner/name")
-
-
 # labels to classes
 
 LOOKED_UP = ClassNames(

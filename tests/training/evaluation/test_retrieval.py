@@ -210,11 +210,3 @@ def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tm
     arguments = ["--model", str(teacher_folder), "--retrieval", f"pairs={tmp_path / 'pairs.parquet'}"]
     results = eval_script.main([*arguments, "--caption_columns.en", "caption", "--output_dir", str(tmp_path)])
     assert results.meta["models"][0]["texts_cut"] == {"pairs, en": 1}
-
-
-# bad input
-
-
-def test_language_without_captions_is_refused(rows):
-    with pytest.raises(ValueError, match=r"retrieval: toy has no zh caption in column 'zh'"):
-        make_retrieval_set("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")

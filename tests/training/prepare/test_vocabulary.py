@@ -120,14 +120,6 @@ def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, so
     assert vocabulary.aligned(texts, source).tolist() == kept
 
 
-def test_scores_and_order_are_kept(vocabulary, source):
-    before, after = backend_pieces(source), backend_pieces(vocabulary.tokenizer)
-    in_model = vocabulary.source_ids[vocabulary.source_ids < len(before)].tolist()
-    assert after == [before[number] for number in in_model]
-    assert len(vocabulary) == len(vocabulary.tokenizer) == SIZE
-    assert (vocabulary.source_ids.diff() > 0).all()
-
-
 def test_both_id_maps_agree(vocabulary, source):
     assert vocabulary.source_ids.dtype == vocabulary.kept_ids.dtype == torch.int64
     assert vocabulary.kept_ids.shape == (len(source),)

@@ -116,18 +116,6 @@ def test_all_arms_see_the_same_number_of_images(trainer):
         assert first is None or first.seed == 3
 
 
-def test_an_arm_changes_what_its_name_says(trainer):
-    arms = {arm.name: arm for arm in ablations.ARMS}
-    recipe = trainer.distill_recipe(arms["stage 1: logits"], 0)
-    assert (recipe.map_weight, recipe.logits_weight) == (0.0, 1.0) and recipe.output_dir.endswith("run")
-    wide = trainer.distill_recipe(arms["text tower: as wide as the teacher's"], 0)
-    assert wide.student.text_config["hidden_size"] == 256 and wide.student.text_config["model_type"] == "xlm-roberta"
-    alone = trainer.align_recipe(arms["stage 2 alone"], 0)
-    assert alone.student is None and alone.new_student.text_init == "random"
-    anchored = trainer.align_recipe(arms["stage 2: InfoNCE, anchor"], 0)
-    assert (anchored.anchor_weight, anchored.affinity_weight, anchored.contrastive_weight) == (5.0, 0.0, 1.0)
-
-
 def test_a_share_of_the_pairs_is_drawn_by_the_seed(trainer, corpus):
     source = str(corpus / "train.parquet")
     everything = set(load_source(source)["zh"])

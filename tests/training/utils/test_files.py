@@ -16,7 +16,6 @@ from training.utils.files import (
     relative_path,
     remove_folder,
     remove_leftovers,
-    replace_folder,
     scratch_folder,
 )
 from training.utils.output import check_replaceable, claim_folder, record_tree, recorded_names
@@ -76,15 +75,6 @@ def test_leftovers_of_a_kill_are_removed_inside_and_beside_a_folder(tmp_path):
         remove_leftovers(folder)
         assert not any(path.exists() for path in (file, beside, inside))
         file.touch()  # so that the block can end
-
-
-def test_replace_folder_replaces_the_old_folder(tmp_path):
-    for content in ("first", "second"):
-        (tmp_path / "scratch").mkdir()
-        (tmp_path / "scratch" / "file").write_text(content, encoding="utf-8")
-        replace_folder(tmp_path / "scratch", tmp_path / "best")
-        assert (tmp_path / "best/file").read_text(encoding="utf-8") == content
-        assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("has_new_folder", [False, True])
