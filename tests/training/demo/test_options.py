@@ -32,6 +32,13 @@ def test_the_recipes_with_photographs_follow_each_other():
     assert all(recipe.save_every for recipe in recipes.values())  # an interrupted run continues
 
 
+def test_steps_and_seed_of_the_options_reach_every_recipe():
+    chosen = {"max_steps": 3, "seed": 7}
+    photographs = load_photo_recipes(DemoOptions(photos="DATA", **chosen)).values()
+    for recipe in (*load_recipes(DemoOptions(**chosen)), *photographs):
+        assert {name: getattr(recipe, name) for name in chosen} == chosen
+
+
 @pytest.mark.parametrize("options", [{"every": 0}, {"max_steps": 0}, {"photos": "DATA", "every": 2}])
 def test_unusable_options_are_refused_by_name(options):
     with pytest.raises(ValueError, match=f"^{list(options)[-1]}: "):
