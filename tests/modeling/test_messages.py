@@ -24,7 +24,8 @@ SPEAKERS = {"translate", "_say", "print_note", "warn", "UnreadablePhotoError"}  
 SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
 CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?")
 UNSEEN = {"no preview", "not a preview", "{} at {}:{}"}  # other causes take their place; the name of a frame
-SYSTEM = {os.strerror(code).lower() for code in (errno.EACCES, errno.ENOENT)}
+SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
+SYSTEM |= {text.lower() for text in SYSTEM}
 
 
 def strings(node: ast.AST) -> Iterator[str]:
