@@ -1,10 +1,8 @@
 """Data of the accuracy gate without options: what the folder of a model tells, and nothing else."""
 
-import json
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset, Features, Image, List, Value
 
 from training.corpus.emoji import DEFAULT_CACHE
@@ -18,11 +16,6 @@ from training.edge.gate_data import (
     is_of_emoji,
     make_noise,
 )
-
-
-def write_recipe(folder: Path, **fields) -> Path:
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -43,19 +36,6 @@ def test_a_model_of_emoji_is_one_that_was_trained_on_nothing_else(data, is_emoji
 
 def from_options(folder: Path, **fields) -> GateData:
     return GateData.from_options(ExportOptions(folder=str(folder), output_dir="out", **fields))
-
-
-def test_a_validation_set_of_the_recipe_counts_only_if_it_is_here(tmp_path):
-    names = tmp_path / "names.json"
-    names.write_text(json.dumps([{"en": "cat", "zh": "猫"}, {"en": "dog", "zh": "狗"}]), encoding="utf-8")
-    test = tmp_path / "test.parquet"
-    config = {"data": str(test), "class_names": str(names), "label_column": "name"}
-    write_recipe(tmp_path, data={"train": "photos.parquet"}, eval=config)
-    assert not from_options(tmp_path).is_checked
-    rows = Dataset.from_dict({"image": [make_noise()[0]["image"]] * 2, "name": ["cat", "dog"]})
-    rows.to_parquet(test)
-    data = from_options(tmp_path)
-    assert data.languages == ["en", "zh"] and data.label_ids("test").tolist() == [0, 1] and data.is_checked
 
 
 def make_split(path: Path, **captions: list[list[str]]):
