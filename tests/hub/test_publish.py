@@ -13,7 +13,6 @@ from tests.tiny import CUT_EFFICIENTNET, recipe_fields, student_config
 from training import distill, publish
 from training.config import DistillRecipe
 from training.hub import FolderError, PublishError, Target, changed_code, check, check_folder, list_files, upload
-from training.hub.publish import ATTEMPTS
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -55,13 +54,6 @@ def test_only_listed_files_are_published(folder):
     assert {"LICENSE", "requirements.txt", "modules.json", "onnx/model.onnx", "executorch/text_model.pte"} <= names
     refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes", "hidden")
     assert not [name for name in names if any(part in name for part in refused)]
-
-
-def test_image_is_published_if_the_card_shows_it(folder):
-    (folder / "README.md").write_text("![x](private.png)", encoding="utf-8")
-    assert "private.png" in list_files(folder)
-    (folder / "README.md").write_text("![x](not_private.png) and private.png.bak", encoding="utf-8")
-    assert "private.png" not in list_files(folder)
 
 
 def test_no_file_of_a_run_has_an_absolute_path(folder):
@@ -187,14 +179,6 @@ def test_temporary_fault_is_retried(hub, folder, method, error, is_late):
     upload(folder, target())
     assert not hub.failures and len(hub.commits) == 2
     assert hub.files()["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-
-
-def test_lasting_fault_names_the_command(hub, folder):
-    hub.failures += [("create_commit", http_error(503), False)] * ATTEMPTS
-    with pytest.raises(PublishError) as caught:
-        upload(folder, target(private=True, tag="v1"))
-    assert f"training/publish.py {folder} --repo_id {REPO} --private --tag v1" in str(caught.value)
-    assert not hub.failures and len(hub.commits) == 1
 
 
 def test_permanent_fault_is_not_retried(hub, folder):

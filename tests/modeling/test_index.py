@@ -370,20 +370,6 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(index, phot
     assert len(index) == 5 and index.catalog.folders() == {photos: []}
 
 
-def test_what_a_pattern_leaves_out_is_not_indexed_by_a_different_folder(index, photos):
-    index.add(photos, exclude=["b"])
-    for folder, exclude, field in (
-        (photos / "a" / "b", None, "folder"),
-        (photos / "a", ["*.png"], "exclude"),
-        (photos.parent, None, "exclude"),
-    ):
-        with pytest.raises(ValueError, match=f"{field}: "):
-            index.add(folder, exclude=exclude)
-    assert len(index) == 4 and index.catalog.folders() == {photos: ["b"]}
-    index.forget(photos)
-    assert index.add(photos).found == 5  # nothing is left of the patterns
-
-
 def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_path, paint):
     for name in ("gone", "empty"):
         filled.add(paint(tmp_path / name / "one.jpg", "blue", width=len(name) + 60).parent)
@@ -626,11 +612,6 @@ def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, col
         Index.open(folder, Runtime(color_model, truncate_dim=4))
     with pytest.raises(ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."):
         Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
-
-
-@pytest.mark.parametrize(("term", "weight"), [("red^.5", 0.5), ("red^-2.", -2), ("red ^1E1", 10)])
-def test_weights_are_numbers_in_any_form(term, weight):
-    assert parse_term(term) == ("red", weight)
 
 
 @pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",), ("red^1e3",), ("red^-101",), ("red", "red^-1")])

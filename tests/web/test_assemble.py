@@ -118,27 +118,6 @@ def run(capsys, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("prepare", "arguments", "message"),
-    [
-        (lambda folder: (folder / "model/onnx/vision_model.onnx").unlink(), [], "web: model: "),
-        (lambda folder: (folder / "model/tokenizer.json").unlink(), [], "web: model: "),
-        (
-            lambda folder: shutil.rmtree(folder / "node_modules"),
-            [],
-            "npm ci --ignore-scripts --prefix model_cards/web",
-        ),
-        (lambda folder: None, ["--images", "none.parquet"], "data: cannot load"),
-    ],
-)
-def test_no_page_is_written_from_incomplete_parts(folder, libraries, tmp_path, capsys, prepare, arguments, message):
-    prepare(tmp_path)
-    output = tmp_path / "site"
-    common = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
-    assert message in run(capsys, *common, *arguments)
-    assert not output.exists() and not list(tmp_path.glob(".site*"))
-
-
 def test_a_folder_with_other_files_is_not_replaced(folder, libraries, tmp_path, capsys):
     (mine := tmp_path / "mine").mkdir()
     (mine / "thesis.txt").write_text("years of work")

@@ -110,26 +110,3 @@ def test_a_student_learns_chinese_from_english_targets(tokenizer, train_rows, in
     torch.testing.assert_close(found, clip.encode_images(inputs["pixel_values"]).embedding, rtol=1e-4, atol=1e-5)
     cosines = chinese @ english.T
     assert cosines.diag().mean() > cosines.mean() + 0.1  # closer to the target of its own translation than to others
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (
-            {"student": {"projection_dim": PROJECTION_DIM}},
-            r"projection_dim is 16, the teacher .* embeds in 32 dimensions",
-        ),
-        ({"prefixes": [4, 40]}, r"prefixes: must be in 1..32 \(the width of the embedding\), got \[4, 40\]"),
-        ({"entries": {"tower": ("vision", "vision")}}, "none of .* gives targets of the text tower"),
-        ({"entries": {"languages": (["fr"], None)}}, r"has \['fr'\], but data.caption_columns has \['en', 'zh'\]"),
-        (
-            {"logits_weight": 1.0, "entries": {"languages": (["en"], None)}},
-            "logits_weight needs embeddings of texts in",
-        ),
-    ],
-)
-def test_an_ensemble_that_does_not_fit_is_refused(fields, message, source, teacher_folder, altclip_folder, tmp_path):
-    teachers = entries(teacher_folder, altclip_folder, **fields.pop("entries", {}))
-    student = student_config(tokenizer=str(teacher_folder), **fields.pop("student", {}))
-    with pytest.raises(ValueError, match=message):
-        run(DistillRecipe(teachers=teachers, student=student, **recipe_fields(tmp_path / "x", source, **fields)))

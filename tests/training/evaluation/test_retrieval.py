@@ -176,22 +176,6 @@ def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, proces
         assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
 
 
-def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
-    place = str(corpus / "unseen_style.parquet")
-    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
-    results = eval_script.main([*arguments, "--widths", "4", "8"])
-    retrieval_set, model = open_retrieval_set("drawings", place), ZeroShotModel.from_pretrained(teacher_folder)
-    images = model.encode_images(retrieval_set.rows)
-    for language, captions in retrieval_set.captions.items():
-        texts = model.encode_texts(captions)
-        for name, width in ((f"{teacher_folder}, 4 dimensions", 4), (str(teacher_folder), PROJECTION_DIM)):
-            leading = [F.normalize(each[:, :width], dim=1) for each in (images, texts)]
-            expected = score(retrieval_set, language, *leading, name)
-            assert [row for row in results.rows if (row.model, row.language) == (name, language)] == expected
-    table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table.count("4 dimensions |") == table.count("8 dimensions |") == 2  # one row per language
-
-
 def test_truncated_embeddings_have_unit_length(model, retrieval_set):
     encoder = Encoder(model, find_processes(), "m")
     for whole, leading in (

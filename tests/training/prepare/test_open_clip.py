@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import BERT, IMAGE_SIZE, XLM_ROBERTA
 from training.evaluation.zero_shot_model import ZeroShotModel
+from training.prepare import open_clip as open_clip_conversion
 from training.prepare.open_clip import main
 from training.students.sources import source_config
 from training.teachers import Teacher
@@ -142,6 +143,14 @@ def change_config(folder: Path, **text: Any):
     content = json.loads(path.read_text())
     content["model_cfg"]["text_cfg"] |= text
     path.write_text(json.dumps(content))
+
+
+def test_a_conversion_that_differs_is_refused(converted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(open_clip_conversion, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(converted["bert"][0]), "--output_dir", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and "differ from open_clip" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_undeclared_text_preparation_is_refused(tmp_path, tokenizer, capsys):

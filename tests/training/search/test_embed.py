@@ -183,16 +183,6 @@ def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, t
     assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before
 
 
-def test_wrong_input_is_one_line(table, color_model, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert "data: " in error_of(capsys, out, color_model, table, "--image_column", "jpg")
-    assert "has no config.json" in error_of(capsys, out, tmp_path, table)
-    assert "rows_per_shard: got 0" in error_of(capsys, out, color_model, table, "--rows_per_shard", 0)
-    bad = Dataset.from_dict({"image": [b"no", b"image"]})
-    bad.to_parquet(tmp_path / "bad.parquet")
-    assert "data: no image" in error_of(capsys, out, color_model, tmp_path / "bad.parquet")
-
-
 def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))

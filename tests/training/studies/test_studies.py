@@ -85,17 +85,6 @@ def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeyp
     assert capsys.readouterr().out.count(f"| {name} | onnx-fp32 | 1 |") == 2
 
 
-def test_the_ratio_to_altclip_is_of_the_same_backend():
-    def pair(model: str, backend: str, ms: float) -> list[Row]:
-        fields = {"model": model, "protocol": f"{backend}, threads 1, batch 1"}
-        text = Row(**fields, metric="ms_per_text_p50", language="en", value=ms)
-        return [Row(**fields, metric="ms_per_image_p50", value=ms), text]
-
-    rows = [*pair("altclip", "eager", 30), *pair("altclip", "onnx-int8", 10), *pair("tiny", "onnx-int8", 4)]
-    ratios = [line.split("|")[-2].strip() for line in budget.table(Results({}, rows)).splitlines()[2:]]
-    assert ratios == ["1.0", "1.0", "2.5"]
-
-
 @pytest.fixture
 def trainer(corpus, tmp_path) -> Trainer:
     source = str(corpus / "train.parquet")
