@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import segno
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from training.demo.pretrained import PackagedFile
@@ -187,6 +186,8 @@ def _document(page: _Page, rng: np.random.Generator):
 
 
 def _code(page: _Page, rng: np.random.Generator):
+    import segno  # of the extra `photos`
+
     page.open(rng.uniform(0.6, 1.2), page.paper if page.design != 1 else page.accent)
     modules = segno.make(page.sentence(60) + str(rng.integers(10**9))).matrix
     edge = round(min(page.width, page.height) * rng.uniform(0.5, 0.8))
