@@ -8,7 +8,7 @@ A run on photographs that was interrupted continues when you run the same comman
 
 from training.demo.options import DemoOptions, emoji_plan, photo_plan
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
-from training.utils.results import RESULTS_FILE, Results
+from training.utils.results import RESULTS_FILE, Results, aligned
 
 
 def main(argv: list[str] | None = None):
@@ -31,7 +31,9 @@ def _run_emoji(options: DemoOptions):
         demo = Demo(options, plan)
         results = demo.run()
     cross = Results.read(plan.output_dir / CROSS_MODEL_FILE)
-    print(f"\n{results.table()}\n\n{size_table(results)}\n\nStudent and teacher together:\n\n{cross.table()}")
+    cross.rows = [row for row in cross.rows if row.stage == "aligned"]
+    tables = f"{results.table()}\n\n{size_table(results)}\n\nStudent and teacher together:\n\n{cross.table()}"
+    print(f"\n{aligned(tables)}")
     print(f"\nFinished in {results.meta['seconds']} s.")
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code and card",
@@ -48,7 +50,7 @@ def _run_photos(options: DemoOptions):
 
         hide_library_bars()
         results = PhotoDemo(options, plan).run()
-    print(f"\n{results.table()}")
+    print(f"\n{aligned(results.table())}")
     print(f"\nSeconds of each step: {results.meta['seconds']}")
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code, card and exported files",

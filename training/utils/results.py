@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from training.utils.files import REPO_ROOT, portable, portable_text, write_text
 
 RESULTS_FILE = "results.json"
-MAX_COLUMNS = 12  # of a table that people read
+MAX_COLUMNS = 8  # of a table that people read
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
 
@@ -130,6 +131,22 @@ class Results:
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
     """Render lines of cells as a Markdown table: the header, the delimiter row (`---` or `---:`), and the body."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def aligned(text: str) -> str:
+    """Pad the cells of Markdown tables in a text, for a terminal."""
+    lines: list[str] = []
+    for is_table, block in groupby(text.split("\n"), lambda line: line.startswith("|")):
+        if not is_table:
+            lines += block
+            continue
+        columns = []
+        for header, rule, *cells in zip(*(line[2:-2].split(" | ") for line in block), strict=True):
+            width = max(map(len, (header, rule, *cells)))
+            pad = str.rjust if rule.endswith(":") else str.ljust
+            columns.append([pad(header, width), "-" * width, *(pad(cell, width) for cell in cells)])
+        lines += ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join(lines)
 
 
 def percent_cells(values: Iterable[float | None]) -> list[str]:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from training.utils.results import Results, Row, make_meta
+from training.utils.results import Results, Row, aligned, make_meta
 
 DAMAGED = (
     b"", b"{", b"[]", b"\xff", b'{"meta": {}}', b'{"meta": 5, "rows": []}', b'{"meta": {}, "rows": [5]}',
@@ -59,3 +59,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"^results\.json: "):
         Results.read(tmp_path / "results.json")
+
+
+def test_a_terminal_shows_a_table_in_columns():
+    text = "Before:\n\n| model | top1 |\n| --- | ---: |\n| teacher | 5.0 |\n| student, aligned |  |\n\nAfter."
+    lines = ["model             top1", "----------------  ----", "teacher            5.0", "student, aligned"]
+    assert aligned(text) == "\n".join(["Before:", "", *lines, "", "After."])
