@@ -47,8 +47,8 @@ class PackagedFile:
     sha256: str
 
     def read(self) -> bytes:
-        """Read the file of the installed package; see `find`."""
-        return self.find().read_bytes()
+        """Read the file of the installed package; see `find` for errors."""
+        return self._load()[1]
 
     def find(self) -> Path:
         """Path of the file in the installed package.
@@ -56,12 +56,16 @@ class PackagedFile:
         Raises:
             ValueError: The package or the file is missing, or the file has a wrong hash.
         """
+        return self._load()[0]
+
+    def _load(self) -> tuple[Path, bytes]:
         package, remedy = self.requirement.partition("==")[0], f"Run `pip install {self.requirement}`."
         if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
             raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
-        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
+        content = path.read_bytes()
+        if (digest := hashlib.sha256(content).hexdigest()) != self.sha256:
             raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
-        return path
+        return path, content
 
 
 @dataclass(frozen=True)
