@@ -308,7 +308,7 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
     if new:
         times = {digest: [seconds for seconds, _ in outcome.frames] for digest, outcome in new.items()}
         rows = catalog.allocate([(digest, outcome.taken, times[digest]) for digest, outcome in new.items()])
-        vectors = chain.from_iterable((each.vector, *dict(each.frames).values()) for each in new.values())
+        vectors = chain.from_iterable((each.vector, *(vector for _, vector in each.frames)) for each in new.values())
         store.write(rows, np.stack([vector for vector in vectors if vector is not None]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:

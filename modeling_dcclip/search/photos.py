@@ -16,10 +16,10 @@ from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
 from modeling_dcclip.search.files import RAW_PHOTOS, STILLS, VIDEOS, FileState, UnreadablePhotoError, extension_of
-from modeling_dcclip.search.raw import open_preview
+from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 from modeling_dcclip.search.video import read_frame, read_frames
 
-EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
+DATE_TIME_DIGITIZED = 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page

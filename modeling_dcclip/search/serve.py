@@ -107,7 +107,9 @@ class _PageHandler(LocalHandler):
         try:
             with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
                 warnings.simplefilter("always", QueryWarning)
-                skip = _number(parameters, "skip") or 0
+                if not NUMBER.fullmatch(number := parameters.get("skip", "0")):
+                    raise ValueError(f"skip: {number!r} is not a number.")
+                skip = int(number)
                 after, before, path = (
                     parameters.get(name, "").strip() or None for name in ("after", "before", "path")
                 )
@@ -174,15 +176,6 @@ def _photograph(text: str) -> tuple[int, float | None]:
     if (match := PHOTOGRAPH.fullmatch(text)) is None:
         raise ValueError(f"id: {text!r} is not the number of a photograph.")
     return int(match[1]), float(match[2]) if match[2] else None
-
-
-def _number(parameters: dict[str, str], name: str) -> int | None:
-    """Value of a parameter that is a number, such as the id of a photograph."""
-    if (text := parameters.get(name)) is None:
-        return None
-    if not NUMBER.fullmatch(text):
-        raise ValueError(f"{name}: {text!r} is not a number.")
-    return int(text)
 
 
 def _file_manager(path: str) -> list[str]:
