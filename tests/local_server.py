@@ -1,8 +1,15 @@
 """Ports and servers of this machine."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socketserver import BaseServer
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=BaseServer)
 
 
 def free_port() -> int:
@@ -19,3 +26,16 @@ def answers(address: str) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """Answer requests in a thread until the end of the `with` block."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

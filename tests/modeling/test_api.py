@@ -2,7 +2,6 @@
 
 import base64
 import json
-import threading
 from http.client import HTTPConnection
 
 import numpy as np
@@ -12,6 +11,7 @@ from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import api
 from modeling_dcclip.search.api import ApiServer
+from tests.local_server import serving
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,8 @@ def runtime(color_model) -> Runtime:
 
 @pytest.fixture(scope="module")
 def server(runtime):
-    with ApiServer(runtime, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(ApiServer(runtime, port=0)) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

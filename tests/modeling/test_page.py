@@ -1,7 +1,6 @@
 """The search page in Chromium, on a desktop in English and on a phone in Chinese."""
 
 import os
-import threading
 
 import pytest
 from PIL import Image
@@ -9,6 +8,7 @@ from PIL import Image
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 from tests.browser import Visit, open_browser
+from tests.local_server import serving
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +29,8 @@ def address(color_model, tmp_path_factory):
         os.utime(path, (1_577_880_000 + 86_400 * number,) * 2)
     with Index.open(tmp_path_factory.mktemp("page") / "index", color_model, create=True) as index:
         index.add(folder)
-        with SearchServer(index, port=0) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
+        with serving(SearchServer(index, port=0)) as server:
             yield server.url
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
 
@@ -16,6 +15,7 @@ from modeling_dcclip.search import commands, serve
 from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
+from tests.local_server import serving
 
 
 @pytest.fixture
@@ -26,12 +26,8 @@ def server(tmp_path, color_model, photos):
     Image.new("RGB", (60, 30), (0, 255, 0)).save(photos / "rotated.jpg", exif=exif)
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         index.add(photos)
-        with SearchServer(index, port=0) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
+        with serving(SearchServer(index, port=0)) as server:
             yield server
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture

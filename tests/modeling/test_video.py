@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import threading
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
@@ -22,6 +21,7 @@ from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.photos import make_thumbnail, read_photo
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.video import read_frame, read_frames
+from tests.local_server import serving
 from tests.modeling.conftest import RGB
 
 av = pytest.importorskip("av")
@@ -194,24 +194,18 @@ def test_a_damaged_frame_is_refused_and_repaired(tmp_path, index, damage):
 
 
 def test_the_page_shows_the_frame_that_was_found(index):
-    with SearchServer(index, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            ask = f"http://127.0.0.1:{server.server_address[1]}"
-            hits = json.loads(urlopen(f"{ask}/search?q=green").read())["hits"]
-            hit = next(each for each in hits if each["path"].endswith(".mp4"))
-            assert hit["name"] == "clip.mp4 at 0:10"
-            image = urlopen(f"{ask}/thumbnail/{hit['id']}?version={hit['version']}").read()
-            assert color_at(Image.open(io.BytesIO(image))) == "green"
-            similar = json.loads(urlopen(f"{ask}/search?like={hit['id']}").read())["hits"]
-            assert {each["name"] for each in similar[:2]} == {"clip.mp4 at 0:10", "green.png"}
-            for at in ("11.0", "x"):
-                with pytest.raises(HTTPError):
-                    urlopen(f"{ask}/thumbnail/{hit['id'].replace('10.0', at)}")
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(SearchServer(index, port=0)) as server:
+        ask = f"http://127.0.0.1:{server.server_address[1]}"
+        hits = json.loads(urlopen(f"{ask}/search?q=green").read())["hits"]
+        hit = next(each for each in hits if each["path"].endswith(".mp4"))
+        assert hit["name"] == "clip.mp4 at 0:10"
+        image = urlopen(f"{ask}/thumbnail/{hit['id']}?version={hit['version']}").read()
+        assert color_at(Image.open(io.BytesIO(image))) == "green"
+        similar = json.loads(urlopen(f"{ask}/search?like={hit['id']}").read())["hits"]
+        assert {each["name"] for each in similar[:2]} == {"clip.mp4 at 0:10", "green.png"}
+        for at in ("11.0", "x"):
+            with pytest.raises(HTTPError):
+                urlopen(f"{ask}/thumbnail/{hit['id'].replace('10.0', at)}")
 
 
 def test_the_motion_of_a_live_photo_is_part_of_its_photograph(tmp_path, paint):
