@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.engine.inputs import Models
     from training.engine.loop import TrainingResult
     from training.tasks import Task
-    from training.teachers.ensemble import Ensemble
+    from training.teachers import Teacher
 
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
@@ -40,15 +40,15 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     )
 
 
-def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
+def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
     """Load the student of stage 1, or build the recipe's `new_student` if it names none.
 
     Args:
         recipe: Recipe of stage 2.
-        teachers: Teachers of the student; None trains without a teacher.
+        teacher: Teacher of the student; None trains without a teacher.
 
     Raises:
-        ValueError: The student cannot be opened, or its embeddings are not as wide as the teachers'.
+        ValueError: The student cannot be opened, or its embeddings are not as wide as the teacher's.
     """
     from training.students import build_student, load_student
     from training.teachers.lineage import join_licenses
@@ -57,16 +57,16 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         student, processor = load_student(recipe.student)
         student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
     else:
-        student, processor = build_student(recipe.new_student, recipe.data.languages, teachers, recipe.seed)
-    if teachers is not None and teachers.projection_dim != student.config.projection_dim:
+        student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
+    if teacher is not None and teacher.projection_dim != student.config.projection_dim:
         raise ValueError(
-            f"teacher: {teachers.name!r} embeds in {teachers.projection_dim} dimensions, the student in "
+            f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
             "none."
         )
-    if teachers is not None and student.config.teacher != teachers.name:
+    if teacher is not None and student.config.teacher != teacher.name:
         earlier = [student.config.teacher_license] if student.config.teacher else []
-        student.config.teacher_license = join_licenses([*earlier, teachers.license])
+        student.config.teacher_license = join_licenses([*earlier, teacher.license])
     return student, processor
 
 
@@ -75,7 +75,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 
     Args:
         recipe: Recipe of stage 2.
-        models: Student, processor and teachers.
+        models: Student, processor and teacher.
         accelerator: Accelerator of this process.
 
     Returns:
@@ -87,13 +87,14 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     from training.tasks import AlignTask
     from training.teachers.targets import TargetSpec
 
-    student, processor, teachers = models.student, models.processor, models.teachers
+    student, processor, teacher = models.student, models.processor, models.teacher
     if recipe.loss == "infonce" and recipe.contrastive_weight and recipe.batch_size * accelerator.num_processes == 1:
         raise ValueError(
             "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
             "learned. Set at least 2."
         )
-    tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teachers)
+    tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
+    classifier = open_classifier(recipe, models)
     pools = recipe.class_weight or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
@@ -104,9 +105,9 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         inputs.targets,
         recipe,
         recipe.data.languages,
-        teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
+        teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
         rehearsal=open_rehearsal(recipe, models, inputs.targets, accelerator),
-        classifier=open_classifier(recipe, models),
+        classifier=classifier,
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:

@@ -31,8 +31,8 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
         recipe,
         command="distill",
         title="stage 1: distil",
-        open_student=lambda recipe, teachers: build_student(
-            recipe.student, recipe.data.languages, teachers, recipe.seed
+        open_student=lambda recipe, teacher: build_student(
+            recipe.student, recipe.data.languages, teacher, recipe.seed
         ),
         make_task=make_task,
         starts=[recipe.student.vision_init, recipe.student.text_init],
@@ -44,7 +44,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
     Args:
         recipe: Recipe of stage 1.
-        models: Student, processor and teachers.
+        models: Student, processor and teacher.
         accelerator: Accelerator of this process.
 
     Returns:
@@ -53,17 +53,16 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     from accelerate.logging import get_logger
 
     from training.data import PairStream
-    from training.engine.inputs import caption_tokens, open_inputs, states_teacher
+    from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
-    from training.teachers.ensemble import joint_bank
-    from training.teachers.targets import TargetSpec
+    from training.teachers.targets import TargetSpec, encode_bank
 
-    student, processor, teachers = models.student, models.processor, models.teachers
-    assert teachers is not None  # `DistillRecipe` requires one
+    student, processor, teacher = models.student, models.processor, models.teacher
+    assert teacher is not None  # `DistillRecipe` requires one
     tokens = None  # not needed for images alone, and comparing large vocabularies takes long
     if "text" in recipe.towers:
         tokens = caption_tokens(
-            processor.tokenizer, student.config.max_text_length, teachers, folder=recipe.student.tokenizer
+            processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
         )
     losses = distill_losses(recipe)
     maps = any(loss.needs_map for loss in losses)
@@ -73,11 +72,8 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
             "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "
             "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."
         )
-    map_member = teachers.image_map_member
-    if maps and "vision" in recipe.towers and map_member is None:
-        raise ValueError(
-            f"map_weight: the image tower of {teachers.name!r} gives no feature map. Set map_weight to 0."
-        )
+    if maps and "vision" in recipe.towers and not teacher.vision_width:
+        raise ValueError(f"map_weight: the image tower of {teacher.name!r} gives no feature map. Set map_weight to 0.")
     grid = student.config.vision_grid if maps else None
     spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)
@@ -90,12 +86,8 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
                 "logits_weight: compares with the captions of the data, but the data are a stream or have fewer than "
                 "two captions. Set logits_weight to 0, or add captions."
             )
-        bank = joint_bank(teachers, captions, accelerator.device, "logits_weight")
-    map_widths = {}
-    if map_member is not None:
-        map_widths["vision"] = map_member.teacher.vision_width
-    if tokens is not None and token_maps:
-        map_widths["text"] = states_teacher(teachers, tokens).text_width
+        bank = encode_bank(teacher.with_towers(("text",)).to(accelerator.device), captions)
+    map_widths = {"vision": teacher.vision_width} | ({"text": teacher.text_width} if token_maps else {})
     task = DistillTask(
         student,
         inputs.augment,
@@ -104,7 +96,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
         recipe,
         map_widths,
         bank,
-        logit_scale=math.exp(teachers.logit_scale),
+        logit_scale=math.exp(teacher.logit_scale),
     )
     return task, inputs.dataset
 

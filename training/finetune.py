@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from training.config import AlignRecipe
     from training.finetuning.finish import Outcome
     from training.finetuning.prepare import Prepared
-    from training.teachers.ensemble import Ensemble
+    from training.teachers import Teacher
 
 
 def run(options: FinetuneOptions) -> "Outcome | None":
@@ -146,12 +146,12 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         yield
 
 
-def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+def open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config.
 
     Args:
         recipe: Recipe of the training.
-        teachers: The starting model as an anchor, which this function does not need.
+        teacher: The starting model as an anchor, which this function does not need.
     """
     from training.students import load_student
 

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from training.config import (
     DistillRecipe,
     SourceConfig,
     StudentConfig,
-    TeacherConfig,
     parse_recipe,
     recipe_from_args,
     save_recipe,
@@ -147,29 +145,11 @@ def test_contradictory_data_options_are_refused(write, capsys, data, problem):
     assert problem in refusal(capsys, write(data=data))
 
 
-def test_several_teachers_are_read_from_a_file_and_from_the_command_line(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    fields = {name: value for name, value in MINIMAL.items() if name != "teacher"}
-    path.write_text(yaml.safe_dump(fields | {"teachers": [{"teacher": "a", "weight": 2}, {"teacher": "b"}]}))
-    recipe = recipe_from_args(DistillRecipe, ["--config", str(path)])
-    assert recipe.all_teachers == [TeacherConfig(teacher="a", weight=2.0), TeacherConfig(teacher="b")]
-    typed = ["--teachers", "[{teacher: c, tower: text, languages: [zh], weight: 3}]"]
-    (entry,) = recipe_from_args(DistillRecipe, ["--config", str(path), *typed]).all_teachers
-    assert entry == TeacherConfig(teacher="c", tower="text", languages=["zh"], weight=3)
-    assert entry.towers == ("text",)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [
-        ({"teachers": [{"teacher": "a"}]}, "teachers: teacher is set, too"),
-        ({"teacher": None, "teachers": []}, "teacher: none is named"),
-        ({"teacher": None, "teachers": [{"teacher": "a", "weight": 0}]}, "teachers.weight: must be above 0, got 0"),
-        ({"teacher": None, "teachers": [{"teacher": "a", "tower": "image"}]}, "tower"),
-        ({"teacher": None, "teachers": [{"name": "a"}]}, "teachers"),
-    ],
+    [({"teacher": None}, "teacher: none is named"), ({"teachers": [{"teacher": "a"}]}, "teachers")],
 )
-def test_teachers_that_contradict_are_refused(write, capsys, fields, message):
+def test_stage_1_needs_one_teacher(write, capsys, fields, message):
     assert message in refusal(capsys, write(**fields))
 
 
@@ -186,25 +166,6 @@ def test_no_source_of_a_recipe_file_may_be_a_function(tmp_path, field, values):
     path.write_text(yaml.safe_dump(MINIMAL | {"student": "some/student"} | values))
     with pytest.raises(ValueError, match=f"^{field}: 'os:abort' in the recipe is a function"):
         recipe_from_args(AlignRecipe, ["--config", str(path)])
-
-
-@pytest.mark.parametrize(
-    ("columns", "fields", "is_refused"),
-    [
-        ({"zh": "zh"}, {}, True),
-        ({"zh": "zh"}, {"tower": "vision"}, False),
-        ({"en": "en", "zh": "zh"}, {}, False),
-        ({"zh": "zh"}, {"teachers": [{"teacher": "some/model"}]}, False),
-    ],
-)
-def test_captions_of_a_source_without_any_target_are_refused_in_stage_1(tmp_path, columns, fields, is_refused):
-    sources = [{"train": "pairs"}, {"train": "more", "caption_columns": columns}]
-    values = {name: value for name, value in MINIMAL.items() if name != "teacher"} | {"data": {"sources": sources}}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values | {"teachers": [{"teacher": "some/model", "languages": ["en"]}]} | fields))
-    message = r"data.sources.caption_columns: 'more' has captions in \['zh'\] only, and the teachers encode \['en'\]"
-    with pytest.raises(ValueError, match=message) if is_refused else nullcontext():
-        recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
 def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
@@ -269,7 +230,6 @@ NEEDED: dict[type, dict[str, Any]] = {
     AlignRecipe: {"output_dir": "x", "data": DataConfig(train="x"), "student": "x", "anchor_weight": 1.0},
     DataConfig: {"train": "x.parquet"},
     SourceConfig: {"train": "x.parquet"},
-    TeacherConfig: {"teacher": "x"},
     AugmentConfig: {},
     StudentConfig: {},
 }

@@ -1,6 +1,6 @@
 """Recipes: typed dataclasses that are read from YAML and the command line and saved with the weights.
 
-sections.py   data, augmentation, student, teachers, evaluation; ranges of numbers
+sections.py   data, augmentation, student, evaluation; ranges of numbers
 recipes.py    the recipes of both stages
 files.py      read a recipe from YAML and the command line, and save it
 """
@@ -14,7 +14,6 @@ from training.config.files import (
     read_recipe,
     recipe_from_args,
     save_recipe,
-    stored_fields,
 )
 from training.config.recipes import AlignRecipe, DistillRecipe, TrainingRecipe
 from training.config.sections import (
@@ -23,5 +22,4 @@ from training.config.sections import (
     EvalConfig,
     SourceConfig,
     StudentConfig,
-    TeacherConfig,
 )

@@ -96,11 +96,6 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
             )
 
 
-def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
-    """Fields of a recipe by name, nested, without an empty `teachers`."""
-    return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
-
-
 def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
@@ -113,7 +108,7 @@ def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int =
         num_processes: Number of processes of the run, each with batches of its own.
         num_steps: Number of steps that the run has done so far. Default: all of the recipe.
     """
-    fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
+    fields_of_recipe = {name: value for name, value in asdict(recipe).items() if name not in OF_ONE_START}
     resolved = yaml.safe_dump(plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     comment = f"# number of processes: {num_processes}\n" if num_processes > 1 else ""
     if num_steps is not None and num_steps < recipe.max_steps:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.config.sections import AugmentConfig, Checked, DataConfig, EvalConfig, StudentConfig, TeacherConfig
+from training.config.sections import AugmentConfig, Checked, DataConfig, EvalConfig, StudentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class TrainingRecipe(Checked):
             is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
-            of its config file. With `bf16`, the weights of teachers are in bfloat16.
+            of its config file. With `bf16`, the weights of the teacher are in bfloat16.
         gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
             and costs time.
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
@@ -51,9 +51,7 @@ class TrainingRecipe(Checked):
         prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
             embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
             teacher, its space is first rotated to the principal axes of its embeddings of training data.
-        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm. None takes the
-            list `teachers`. Stage 2 needs none.
-        teachers: Several teachers, instead of `teacher`. Each has its own weight, towers and caption languages.
+        teacher: Hub id or folder of the teacher; ID@COMMIT pins a Hub id. Stage 2 needs none.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
@@ -90,7 +88,6 @@ class TrainingRecipe(Checked):
     hub_private_repo: bool = False
     prefixes: list[int] = field(default_factory=list)
     teacher: str | None = None
-    teachers: list[TeacherConfig] = field(default_factory=list)
     teacher_cache: str | None = None
     teacher_views: int = 4
 
@@ -104,27 +101,11 @@ class TrainingRecipe(Checked):
             )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
-        if self.teacher is not None and self.teachers:
-            raise ValueError(
-                f"teachers: teacher is set, too ({self.teacher!r}). Add it to the list, or leave one of them out."
-            )
-
-    def _encoded_languages(self) -> set[str] | None:
-        """Languages of the captions that teachers encode; None for all, and without a teacher of captions."""
-        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
-        if not teachers or any(teacher.languages is None for teacher in teachers):
-            return None
-        return {language for teacher in teachers for language in teacher.languages or ()}
 
     @property
     def towers(self) -> tuple[str, ...]:
         """Towers that are trained."""
         return ("vision", "text")
-
-    @property
-    def all_teachers(self) -> list[TeacherConfig]:
-        """All teachers: the list, or the one teacher; empty if the stage has no teacher."""
-        return self.teachers if self.teacher is None else [TeacherConfig(teacher=self.teacher)]
 
     def sources(self) -> list[tuple[str, str]]:
         """Name of the field and location of all data that the recipe names."""
@@ -157,27 +138,13 @@ class DistillRecipe(TrainingRecipe):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_sources()
-        if not self.all_teachers:
-            raise ValueError("teacher: none is named. Name one, or several under teachers.")
+        if self.teacher is None:
+            raise ValueError("teacher: none is named. Name a folder or Hub id.")
         if self.prefixes and not self.embedding_weight:
             raise ValueError(
                 "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight above 0, or leave "
                 "prefixes out."
             )
-
-    def _check_sources(self):
-        """A caption takes the target of its translation, which some source may not have at all."""
-        encoded = self._encoded_languages()
-        if encoded is None or "text" not in self.towers:
-            return
-        for source in self.data.mixture:
-            if encoded.isdisjoint(source.caption_columns or {}):
-                raise ValueError(
-                    f"data.sources.caption_columns: {source.train!r} has captions in "
-                    f"{sorted(source.caption_columns or {})} only, and the teachers encode {sorted(encoded)}, so they "
-                    "have no target. Add a column with their translations or a teacher, or leave the source out."
-                )
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -259,7 +226,7 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
                 "or leave teacher_cache out."
             )
-        if self.teacher_cache is not None and not self.all_teachers:
+        if self.teacher_cache is not None and self.teacher is None:
             raise ValueError(
                 f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would not be used. Name "
                 "one with teacher, or leave teacher_cache out."

@@ -1,4 +1,4 @@
-"""Sections of a recipe: data, augmentation, student, teachers and evaluation; and the ranges of their numbers."""
+"""Sections of a recipe: data, augmentation, student and evaluation; and the ranges of their numbers."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -242,38 +242,3 @@ class EvalConfig:
 
     data: str | None = None
     class_names: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig(Checked):
-    """One of several teachers. Their embeddings are concatenated, so a student embeds in the sum of their dimensions.
-
-    Args:
-        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm; ID@COMMIT pins a
-            Hub id.
-        weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
-        tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
-            the joint space.
-        languages: Languages of the captions that this teacher encodes. A caption in any other language takes the
-            target of its translation, the caption of the same image in one of these. None encodes all captions.
-    """
-
-    path: ClassVar[str] = "teachers."
-
-    teacher: str
-    weight: float = 1.0
-    tower: Literal["vision", "text", "both"] = "both"
-    languages: list[str] | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.languages is not None and (not self.languages or self.tower == "vision"):
-            raise ValueError(
-                f"teachers.languages: is {self.languages} for {self.teacher!r} with tower {self.tower!r}, which "
-                "encodes no captions then. Leave languages out, or name at least one language of a text tower."
-            )
-
-    @property
-    def towers(self) -> tuple[str, ...]:
-        """Towers whose targets are learned."""
-        return ("vision", "text") if self.tower == "both" else (self.tower,)

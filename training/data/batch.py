@@ -1,9 +1,9 @@
 """The batch that data, tasks and the training loop share: its captions, their token ids, and how it is made."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class Batch(TypedDict, total=False):
         caption_ids: (T,) int64, equal for equal captions on all processes.
         language: (T,) int64, index into the languages of the recipe.
         teacher_input_ids: (T, L') int64, teacher tokens; only if the teacher's tokenizer differs.
-        teacher_attention_mask: (T, L') int64, mask of the teacher tokens. Both fields of further teachers have names
-            that end with the number of the teacher, such as `teacher_input_ids_1`; see `captions.teacher_tokens`.
+        teacher_attention_mask: (T, L') int64, mask of the teacher tokens.
         aligned: (T,) bool, whether student and teacher split the caption into the same pieces; only if the student's
             vocabulary is a cut of the teacher's.
     """
@@ -205,7 +204,6 @@ class CaptionTokenizer:
         teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
         vocabulary: Vocabulary of the student, if it was cut from the teacher's.
         clean: Function that cleans a caption before the teacher's tokenizer, if the tokenizer does not do it itself.
-        further: Tokenization for each further teacher, by the number of the teacher.
     """
 
     def __init__(
@@ -214,11 +212,10 @@ class CaptionTokenizer:
         max_text_length: int,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         vocabulary: Vocabulary | None = None,
-        further: "Mapping[int, CaptionTokenizer] | None" = None,
         clean: Callable[[str], str] | None = None,
     ):
         self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
-        self.max_text_length, self.further, self.clean = max_text_length, further or {}, clean
+        self.max_text_length, self.clean = max_text_length, clean
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
 
@@ -266,8 +263,7 @@ class CaptionTokenizer:
         Returns:
             The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
             `teacher_attention_mask` if the teacher's tokens differ; `aligned` if the vocabulary is a cut or a caption
-            was reworded; the fields of further teachers, whose names end with the number of the teacher (see
-            `teacher_tokens`).
+            was reworded.
         """
         reworded = reworded or texts
         same = torch.tensor([text == given for text, given in zip(texts, reworded, strict=True)])
@@ -290,15 +286,4 @@ class CaptionTokenizer:
             teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]
-        for number, other in self.further.items():
-            further = {f"teacher_{name}_{number}": ids for name, ids in other.tokenize_for_teacher(texts).items()}
-            batch = cast(Batch, batch | further)
         return batch
-
-
-def teacher_tokens(batch: Batch, number: int) -> Batch:
-    """Replace the token fields of the first teacher by the fields of a further one, if the batch has them."""
-    names = ("teacher_input_ids", "teacher_attention_mask")
-    if f"{names[0]}_{number}" not in batch:
-        return batch
-    return cast(Batch, dict(batch) | {name: cast(dict, batch)[f"{name}_{number}"] for name in names})

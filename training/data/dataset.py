@@ -1,9 +1,7 @@
 """Decoded images with tokenized captions, whose rows can be looked up."""
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +62,7 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
-        self._digests: dict[str, str] = {}  # shared with `with_image_size`
+        self._digests: dict[str, str] = {}
         tables = [
             self._select(table, source)
             for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
@@ -205,14 +203,6 @@ class PairDataset(torch.utils.data.Dataset):
             tokens, phrasing = self.tokens, self.config.phrasing
             batch.update(make_batch(decoded, self.languages, tokens, self.caption_ids.__getitem__, phrasing))
         return batch
-
-    def with_image_size(self, image_size: int) -> "PairDataset":
-        """Return this data set with a different edge of the images in pixels; it does not keep them in memory."""
-        if image_size == self.image_size:
-            return self
-        other = copy.copy(self)
-        other.image_size, other.config = image_size, replace(self.config, in_memory=False)
-        return other
 
     def image_fingerprint(self) -> str:
         """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""

@@ -17,7 +17,7 @@ from datasets import Dataset
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo.options import DemoOptions, Plan, load_recipes
-from training.engine.inputs import open_teachers
+from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.sets.held_out import HeldOut
@@ -73,7 +73,7 @@ class Demo:
         self.held_out = HeldOut.open(self.options.every)
         distill_recipe, align_recipe = self._recipes()
         self.plan.start("teacher")
-        self.teacher = self._evaluate(distill_recipe.all_teachers[0].teacher, "teacher", None)
+        self.teacher = self._evaluate(str(distill_recipe.teacher), "teacher", None)
         self.plan.start("distill")
         self._save_untrained(distill_recipe)
         self._evaluate(str(self.output_dir / "untrained"), "student", "untrained")
@@ -117,7 +117,7 @@ class Demo:
         """Save the student with random weights in both towers."""
         folder = self.output_dir / "untrained"
         student = replace(recipe.student, vision_init="random", text_init="random")
-        model, processor = build_student(student, list(LANGUAGES), open_teachers(recipe), recipe.seed)
+        model, processor = build_student(student, list(LANGUAGES), open_teacher(recipe), recipe.seed)
         save_model(folder, model, processor, recipe)
         record_tree(folder, COMMAND)
 

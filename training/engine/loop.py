@@ -133,7 +133,7 @@ def train(
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
-    identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
+    identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revision)
     write = partial(save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier))
     run = _Run(task, recipe, write, accelerator, evaluate, identity)
     start = run.progress.step

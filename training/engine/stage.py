@@ -12,14 +12,14 @@ from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.data.stream import PairStream
 from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, open_output_dir
-from training.engine.inputs import Models, open_teachers
+from training.engine.inputs import Models, open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
 from training.tasks import Task
-from training.teachers.ensemble import Ensemble
+from training.teachers import Teacher
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
@@ -29,7 +29,7 @@ def run_stage(
     *,
     command: str,
     title: str,
-    open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]],
+    open_student: Callable[[StageRecipe, Teacher | None], tuple[DCCLIPModel, DCCLIPProcessor]],
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
     starts: Sequence[str | None] = (),
 ) -> TrainingResult:
@@ -39,9 +39,9 @@ def run_stage(
         recipe: Recipe of the stage.
         command: Name of the command, such as `distill`.
         title: Text in front of the progress bar, such as `stage 1: distil`.
-        open_student: Function from recipe and teachers to the student and its processor.
+        open_student: Function from recipe and teacher to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
-        starts: Models that the student starts from; the card also names their training. Teachers are left out.
+        starts: Models that the student starts from; the card also names their training. A teacher is left out.
 
     Raises:
         ValueError: A model, the data or an option cannot be used; nothing has been trained.
@@ -55,28 +55,27 @@ def run_stage(
             names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
             check_push(recipe)  # a missing token or right is reported before training
-        teachers = open_teachers(recipe)
-        student, processor = open_student(recipe, teachers)
+        teacher = open_teacher(recipe)
+        student, processor = open_student(recipe, teacher)
         student.config.prefixes = recipe.prefixes
         student.config.validate_architecture()
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, processor, recipe.data)
-        task, dataset = make_task(recipe, Models(student, processor, teachers), accelerator)
+        task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
         if recipe.gradient_checkpointing and task.follows_batches:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
                 "update their statistics twice in each step. Leave it out, or freeze these layers."
             )
-        if teachers is not None:
-            task.teacher_rotation = teachers.rotation
+        if teacher is not None:
+            task.teacher_rotation = getattr(teacher.config, "rotation", None)
             if recipe.save_every or recipe.resume:  # reads the weight files
-                task.teacher_revisions = [member.teacher.revision for member in teachers.members]
+                task.teacher_revision = teacher.revision
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
-        taught = {entry.teacher for entry in recipe.all_teachers}  # a teacher's own training is not a stage of ours
         own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
         result = train(
             task,
@@ -86,7 +85,8 @@ def run_stage(
             accelerator,
             title,
             evaluate=evaluate,
-            earlier=earlier_recipes(start for start in starts if start == own_student or start not in taught),
+            # a teacher's own training is not a stage of ours
+            earlier=earlier_recipes(start for start in starts if start == own_student or start != recipe.teacher),
         )
         if accelerator.is_main_process:
             write_card(recipe.output_dir)
@@ -135,7 +135,6 @@ def _interruptible(output_dir: str) -> Iterator[None]:
 def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
     """Folders that a run reads, by the name of their field."""
     inputs = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
-    inputs |= {f"teachers.{number}": entry.teacher for number, entry in enumerate(recipe.teachers)}
     if isinstance(recipe, AlignRecipe):
         return inputs | {"student": recipe.student, "classifier": recipe.classifier}
     student = recipe.student

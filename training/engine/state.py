@@ -5,7 +5,7 @@ It holds no random-generator state: random numbers depend on seed, step and proc
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.config import OF_ONE_START, TrainingRecipe, plain, stored_fields
+from training.config import OF_ONE_START, TrainingRecipe, plain
 from training.data import Pairs
 from training.engine.optimizer import Average
 from training.tasks import Task
@@ -113,13 +113,13 @@ class TrainingState:
 
 
 def run_identity(
-    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teachers: Sequence[str] = ()
+    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teacher: str | None = None
 ) -> dict[str, Any]:
-    """Everything that the weights of a run depend on, as flat JSON values by name; `teachers` are their revisions."""
+    """Everything that the weights of a run depend on, as flat JSON values by name; `teacher` is its revision."""
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
-    if teachers:
-        values["weights of the teachers"] = ", ".join(teachers)
-    return json.loads(json.dumps(plain(_flat(stored_fields(recipe)) | values)))
+    if teacher is not None:
+        values["weights of the teacher"] = teacher
+    return json.loads(json.dumps(plain(_flat(asdict(recipe)) | values)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

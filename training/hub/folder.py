@@ -14,9 +14,9 @@ from transformers import CONFIG_NAME
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
-from training.hub.cards.facts import EARLIER_RECIPES, portable_teacher
+from training.hub.cards.facts import EARLIER_RECIPES
 from training.text.tokenizers import reset_call_state
-from training.utils.files import REPO_ROOT, read_mapping, write_text
+from training.utils.files import REPO_ROOT, portable, read_mapping, write_text
 from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"
@@ -109,7 +109,7 @@ def save_model(
     folder = Path(folder)
     student.save_pretrained(folder, state_dict=weights)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    config |= {name: portable_teacher(config.get(name)) for name in ("teacher", "base_model")}
+    config |= {name: portable(config[name]) for name in ("teacher", "base_model") if config.get(name)}
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
     reset_call_state(processor.tokenizer)
     processor.save_pretrained(folder)

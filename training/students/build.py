@@ -19,7 +19,6 @@ from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
-from training.teachers.ensemble import Ensemble
 from training.teachers.lineage import find_commit, join_licenses, read_license
 from training.teachers.loading import check_weights, open_config
 from training.teachers.preparation import square_image_processor
@@ -53,15 +52,15 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
 
 
 def build_student(
-    config: StudentConfig, languages: list[str], teacher: Teacher | Ensemble | None = None, seed: int = 0
+    config: StudentConfig, languages: list[str], teacher: Teacher | None = None, seed: int = 0
 ) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Build a student with its processor.
 
     Args:
         config: Student of a recipe.
         languages: ISO 639-1 codes of the student's caption languages.
-        teacher: Teacher, or several, that provide tokenizer, image size, resizing and statistics, embedding width and
-            logit scale, unless the recipe states them. No tower needs to be loaded.
+        teacher: Teacher that provides tokenizer, image size, resizing and statistics, embedding width and logit scale,
+            unless the recipe states them. No tower needs to be loaded.
         seed: Seed of the random weights.
 
     Raises:
@@ -87,7 +86,7 @@ def build_student(
         image_size=image_size,
         languages=languages,
         teacher=teacher.name if teacher else None,
-        teacher_weights=_revision(teacher) if teacher else None,
+        teacher_weights=teacher.revision if teacher else None,
         teacher_license=join_licenses([*([teacher.license] if teacher else []), *_inherited_licenses(config)]),
     )
     torch.manual_seed(seed)
@@ -105,12 +104,6 @@ def build_student(
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
     squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
-
-
-def _revision(teacher: "Teacher | Ensemble") -> str:
-    """Digest of the weights of a teacher, or of each of several."""
-    teachers = [member.teacher for member in teacher.members] if isinstance(teacher, Ensemble) else [teacher]
-    return " + ".join(each.revision for each in teachers)
 
 
 def student_from_config(config: StudentConfig) -> DCCLIPModel:
@@ -204,7 +197,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
 def tower_config(
     config: StudentConfig,
     tower: str,
-    teacher: Teacher | Ensemble | None = None,
+    teacher: Teacher | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedConfig:
     """Build the transformers config of one tower.
@@ -311,7 +304,7 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     return licenses
 
 
-def _from_teacher(teacher: Teacher | Ensemble | None, field: str) -> Any:
+def _from_teacher(teacher: Teacher | None, field: str) -> Any:
     if teacher is None:
         raise ValueError(f"student.{field}: is not given, and a teacher to take it from is missing. Set it.")
     return getattr(teacher.image_processor if field in ("image_mean", "image_std") else teacher, field)

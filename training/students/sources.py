@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
 from training.teachers import FAMILIES, Teacher
-from training.teachers.ensemble import Ensemble
 from training.teachers.loading import open_config
 from training.text.tokenizers import load_tokenizer
 
@@ -49,14 +48,13 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> SourceTower:
+def open_source(init: str, tower: str, teacher: Teacher | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
         init: Source of the weights: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
         tower: Kind of tower, `vision` or `text`.
-        teacher: Teacher that `teacher` refers to; of several, the first one of this tower. If its tower is not loaded,
-            it is loaded for this call.
+        teacher: Teacher that `teacher` refers to. If its tower is not loaded, it is loaded for this call.
 
     Raises:
         ValueError: The checkpoint, its tokenizer or the teacher is missing.
@@ -82,7 +80,7 @@ def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None
     return SourceTower(init, tower, config, weights, tokenizer=tokenizer)
 
 
-def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> dict[str, Any]:
+def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict[str, Any]:
     """Read the config of a source's tower, in the form that builds a student.
 
     Returns:
@@ -104,19 +102,19 @@ def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = No
     return {key: value for key, value in config.to_dict().items() if key in known} | {"model_type": model_type}
 
 
-def _read_config(init: str, tower: str, teacher: Teacher | Ensemble | None) -> PreTrainedConfig:
+def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedConfig:
     if init == TEACHER:
         return _require(teacher, tower).config
     return open_config(f"student.{tower}_init", init)
 
 
-def _require(teacher: Teacher | Ensemble | None, tower: str) -> Teacher:
+def _require(teacher: Teacher | None, tower: str) -> Teacher:
     if teacher is None:
         raise ValueError(
             f"student.{tower}_init is 'teacher', but no teacher is given. Name one, or set student.{tower}_init to "
             "'random'."
         )
-    return teacher.lead(tower) if isinstance(teacher, Ensemble) else teacher
+    return teacher
 
 
 def _is_dual_encoder(config: PreTrainedConfig) -> bool:

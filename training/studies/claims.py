@@ -98,7 +98,7 @@ def run(options: Options):
     pairs = make_retrieval_set(
         "validation", open_rows(options.validation, CAPTIONED, "validation"), NAMES, "image", options.validation
     )
-    teacher = ZeroShotModel.from_pretrained(str(trainer.distill.all_teachers[0].teacher))
+    teacher = ZeroShotModel.from_pretrained(str(trainer.distill.teacher))
     study = Study("claims", options, options.train, weights=weights_fingerprint(teacher.model))
 
     def measure(model: ZeroShotModel, arm: Arm, seed: int) -> list[Row]:

@@ -24,8 +24,7 @@ class TowerInputs:
 
     Args:
         tower: `vision` or `text`.
-        student: Embeddings of the student, (N, D) float32, not normalized: of B images, or of the captions that have
-            a target.
+        student: Embeddings of the student, (N, D) float32, not normalized, of B images or T captions.
         teacher: Embeddings of the teacher in the student's space, (N, D) float32, not normalized.
         student_map: Feature map of the student at the teacher's width C: (B, C, H, W), or (T, L, C) for T captions.
             None unless a loss has `needs_map` and the teacher gives a map.
@@ -198,9 +197,6 @@ class DistillTask(Task):
         maps: tuple[Tensor | None, Tensor | None] = (None, None),
         mask: Tensor | None = None,
     ) -> TowerInputs:
-        has_target = teacher.any(1)  # a caption that no teacher encodes has zeros
-        if not has_target.all():
-            student, teacher = student[has_target], teacher[has_target]
         return TowerInputs(
             tower=tower,
             student=student.float(),

@@ -90,12 +90,6 @@ class LossInputs:
         """The same batch with the captions of one language only."""
         return self._with_captions(self.language == number)
 
-    @property
-    def with_targets(self) -> "LossInputs":
-        """The same batch without the captions that no teacher encodes, which have zeros in place of an embedding."""
-        has_target = self.embeddings["teacher_text"].any(1)
-        return self if has_target.all() else self._with_captions(has_target)
-
     def _with_captions(self, chosen: Tensor) -> "LossInputs":
         """The same batch with some of its captions, (T,) bool."""
 
@@ -181,7 +175,6 @@ def _sigmoid(inputs: LossInputs) -> Tensor:
 
 
 def _affinity(inputs: LossInputs) -> Tensor:
-    inputs = inputs.with_targets
     return affinity_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale)
 
 
@@ -196,7 +189,7 @@ def _text_text(inputs: LossInputs) -> Tensor:
 
 
 def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
-    embeddings = inputs.with_targets.embeddings
+    embeddings = inputs.embeddings
     return {
         "image": embedding_loss(embeddings["image"], embeddings["teacher_image"]),
         "text": embedding_loss(embeddings["text"], embeddings["teacher_text"]),

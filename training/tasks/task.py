@@ -7,7 +7,7 @@ chunks (gradient caching, `forward_backward`), or both, give the loss and the gr
 batch, up to rounding. The exception is BatchNorm in train mode, whose statistics come from one part.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ class Task(nn.Module):
         student: Model that is trained.
         augment: Augmentation of the images.
         normalize: Normalization with the student's mean and standard deviation.
-        targets: Distillation targets; None without a teacher. Not a submodule, because teachers are not trained.
+        targets: Distillation targets; None without a teacher. Not a submodule, because the teacher is not trained.
         learning: Prefixes of the student's parameters that are trained.
         frozen: Names of parameters, or of layers, among these that are not trained.
 
@@ -40,7 +40,7 @@ class Task(nn.Module):
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
-    teacher_revisions: Sequence[str] = ()  # compared when a run resumes
+    teacher_revision: str | None = None  # compared when a run resumes
     teacher_rotation: str | None = None  # digest of the rotation of a teacher that is a rotated student
 
     def __init__(

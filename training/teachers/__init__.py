@@ -2,7 +2,6 @@
 
 - `families.py`: the table of families, one row each
 - `family.py`: the fields of a row, and the targets that it gives
-- `encoders.py`: encoders of images or texts alone
 - `open_clip_model.py`: open_clip models in the transformers API
 - `preparation.py`: how a family turns texts into tokens; image processors of models with a square input
 - `teacher.py`: a frozen teacher, whole or one tower at a time
@@ -10,7 +9,6 @@
 - `lineage.py`: revision, weight fingerprint and licence
 - `targets.py`: the targets that a run needs, computed at every step
 - `cache.py`, `cached_targets.py`: targets computed once and stored
-- `ensemble.py`: several teachers as one
 """
 
 from training.teachers.families import FAMILIES

@@ -56,7 +56,6 @@ def build_target_cache(
     num_views: int,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    tokens: CaptionTokenizer | None = None,
 ) -> CachedTargets:
     """Compute the targets that are missing, and open the cache.
 
@@ -69,7 +68,6 @@ def build_target_cache(
         num_views: Number of views of each image.
         batch_size: Number of images or texts that the teacher encodes at once.
         device: Device of the teacher and of the batches.
-        tokens: Tokenization of the captions for this teacher. Default: the data set's own.
 
     Raises:
         TargetCacheError: The folder holds targets of a different teacher, data set or augmentation, or is damaged.
@@ -87,7 +85,7 @@ def build_target_cache(
         if "vision" in spec.towers:
             _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
         if "text" in spec.towers:
-            _cache_captions(folder, teacher, dataset, tokens or dataset.tokens, spec, batch_size, device)
+            _cache_captions(folder, teacher, dataset, dataset.tokens, spec, batch_size, device)
     return CachedTargets(folder, spec, device)
 
 
@@ -101,10 +99,10 @@ def _teacher_key(teacher: Teacher) -> dict[str, Any]:
 
 
 def _text_preparation(teacher: Teacher) -> dict[str, Any]:
-    """Tokenizer and pooling of the teacher's texts, which can change while its weights stay."""
+    """Tokenizer of the teacher's texts, which can change while its weights stay."""
     tokenizer = teacher.tokenizer
     name = digest(read_pipeline(tokenizer))[:16] if tokenizer.is_fast else type(tokenizer).__name__
-    return {"tokenizer": name, "pooling": getattr(teacher.model, "pooling", None)}
+    return {"tokenizer": name}
 
 
 def _cache_images(

@@ -23,14 +23,6 @@ from transformers import (
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers.encoders import (
-    BareImageEncoder,
-    BareTextEncoder,
-    main_input,
-    map_width,
-    model_type_of,
-    pooled_width,
-)
 from training.teachers.family import (
     Family,
     clip_image_map,
@@ -129,30 +121,6 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# families of one tower, by the input of their models
-ENCODERS: dict[str, Family] = {
-    "pixel_values": Family(
-        model_class=BareImageEncoder,
-        towers=("vision",),
-        image_outputs=BareImageEncoder.encode,
-        image_map=lambda model, outputs: outputs.last_hidden_state,
-        vision_width=map_width,
-        text_width=lambda config: 0,
-        projection_dim=pooled_width,
-        image_size=lambda config: None,
-        max_text_length=lambda config: 0,
-    ),
-    "input_ids": Family(
-        model_class=BareTextEncoder,
-        towers=("text",),
-        text_outputs=BareTextEncoder.encode,
-        vision_width=lambda config: 0,
-        text_width=attrgetter("hidden_size"),
-        projection_dim=attrgetter("hidden_size"),
-        image_size=lambda config: 0,
-    ),
-}
-
 
 def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
     """Look up the family of a model.
@@ -162,14 +130,12 @@ def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
         name: Hub id or folder of the model, for the error message.
 
     Raises:
-        ValueError: The model type is not in `FAMILIES`, and no encoder of transformers.
+        ValueError: The model type is not in `FAMILIES`.
     """
-    model_type = model_type_of(config) if isinstance(config, dict) else config.model_type
-    family = FAMILIES.get(model_type or "") or ENCODERS.get(main_input(model_type) or "")
-    if family is None:
+    model_type = config.get("model_type") if isinstance(config, dict) else config.model_type
+    if model_type not in FAMILIES:
         raise ValueError(
-            f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}, and encoders of "
-            "images or texts alone. Choose one of these, or add the family to FAMILIES "
-            "(training/teachers/families.py)."
+            f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}. Choose one of "
+            "these, or add the family to FAMILIES (training/teachers/families.py)."
         )
-    return family
+    return FAMILIES[model_type]

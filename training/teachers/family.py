@@ -95,7 +95,7 @@ def first_position(text_config: PreTrainedConfig) -> int:
 
 def num_positions(config: PreTrainedConfig) -> int:
     """Longest text in tokens that the text tower has positions for; VERY_LARGE_INTEGER for relative positions."""
-    text_config = getattr(config, "text_config", config)  # a bare encoder has no other config
+    text_config = config.text_config
     positions = getattr(text_config, "max_position_embeddings", None)
     return VERY_LARGE_INTEGER if positions is None else positions - first_position(text_config)
 
@@ -157,7 +157,6 @@ class Family:
 
     Args:
         model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
-        towers: Towers that a model of this family has.
         tower_modules: Names of the modules that belong to each tower: the tower itself, then its projection. A model
             need not have the projections.
         image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
@@ -183,7 +182,6 @@ class Family:
     """
 
     model_class: type[PreTrainedModel]
-    towers: tuple[str, ...] = TOWERS
     tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
     image_outputs: Callable[[Any, Tensor], Any] = _image_features
     image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer

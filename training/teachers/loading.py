@@ -17,11 +17,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TimmWrapperConfig,
 )
 from transformers.utils import cached_file
 
-from training.teachers.encoders import BareEncoder, timm_processor
 from training.teachers.family import Family
 from training.utils.files import read_mapping
 
@@ -120,51 +118,39 @@ def load_model(
         ValueError: The checkpoint lacks weights, so that a part of the model would be random.
     """
     absent = [module for tower, modules in family.tower_modules.items() if tower not in towers for module in modules]
-    own_class: Any = family.model_class
-    if issubclass(own_class, BareEncoder):
-        encoder, missing = own_class.load(name, bool(towers), dtype, commit)
-        check_complete("teacher", name, own_class, missing)
-        return encoder
-    model_class: Any = _without(own_class, absent) if absent else own_class
+    model_class: Any = _without(family.model_class, absent) if absent else family.model_class
     model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", output_loading_info=True)
-    check_complete("teacher", name, own_class, report["missing_keys"])
+    check_complete("teacher", name, family.model_class, report["missing_keys"])
     return model
 
 
 def open_processors(
-    name: str, config: PreTrainedConfig, family: Family, commit: str | None
+    name: str, config: PreTrainedConfig, commit: str | None
 ) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """Tokenizer and image processor of a checkpoint; None for a tower that the family lacks, or a missing tokenizer.
+    """Tokenizer and image processor of a checkpoint; None for a missing tokenizer.
 
     Args:
         name: Hub id or folder.
         config: Config of the model.
-        family: Family of the checkpoint.
         commit: Commit of the Hub id; None for a folder.
 
     Raises:
         ValueError: The checkpoint lacks the image processor.
     """
     fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
-    tokenizer = image_processor = None
-    if "vision" in family.towers:
-        try:
-            if isinstance(config, TimmWrapperConfig):
-                image_processor = timm_processor(config)
-            else:
-                image_processor = AutoImageProcessor.from_pretrained(name, **fields)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"teacher: {name!r} has no image processor. Save it next to the weights. ({error})"
-            ) from error
-    if "text" in family.towers:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **fields)
-        except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
-            return None, image_processor
-        if tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):  # and builds others from these alone
-            return None, image_processor
-        check_vocabulary("teacher", name, tokenizer, config)
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(name, **fields)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"teacher: {name!r} has no image processor. Save it next to the weights. ({error})"
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **fields)
+    except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
+        return None, image_processor
+    if tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):  # and builds others from these alone
+        return None, image_processor
+    check_vocabulary("teacher", name, tokenizer, config)
     return tokenizer, image_processor
 
 

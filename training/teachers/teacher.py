@@ -10,9 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.data import tokenize
-from training.teachers.encoders import resolve_name
 from training.teachers.families import find_family
-from training.teachers.family import TOWERS, Family, Targets
+from training.teachers.family import TOWERS, Targets
 from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
 from training.teachers.loading import load_model, open_processors, read_config
 from training.teachers.preparation import processor_size
@@ -25,12 +24,11 @@ class Teacher:
     """A frozen teacher.
 
     Args:
-        model: Dual encoder of one of `FAMILIES`, with all or some of its towers, or a bare encoder.
-        tokenizer: Tokenizer of the model; None for a teacher of images only.
-        image_processor: Image processor of the model; None for a teacher of texts only.
+        model: Dual encoder of one of `FAMILIES`, with all or some of its towers.
+        tokenizer: Tokenizer of the model; None if its files are missing, and then only images can be encoded.
+        image_processor: Image processor of the model.
         name: Hub id or folder, for error messages and the lineage of the student.
-        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none. Default: all towers
-            of its family.
+        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
         revision: Identifier of the state of the weights. Default: a digest of the folder, or else of the weights in
             memory.
 
@@ -38,8 +36,8 @@ class Teacher:
         towers: Loaded towers, in the order of `TOWERS`.
         projection_dim: Width of the embeddings.
         vision_width: Number of channels of the image feature map; 0 if the image tower gives none.
-        text_width: Width of a token state; 0 for a teacher of images only.
-        image_size: Edge of the square image in pixels; 0 for a teacher of texts only.
+        text_width: Width of a token state.
+        image_size: Edge of the square image in pixels.
 
     Raises:
         ValueError: The family is unknown, or the model lacks one of `towers`.
@@ -51,11 +49,11 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase | None,
         image_processor: Any,
         name: str,
-        towers: Sequence[str] | None = None,
+        towers: Sequence[str] = TOWERS,
         revision: str | None = None,
     ):
         self.family = find_family(model.config, name)
-        self.towers = _check_towers(self.family.towers if towers is None else towers, self.family, name)
+        self.towers = _in_order(towers)
         for tower in self.towers:
             if not hasattr(model, self.family.tower_modules[tower][0]):
                 raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
@@ -64,9 +62,7 @@ class Teacher:
         config = model.config
         self.projection_dim = self.family.projection_dim(config)
         self.vision_width, self.text_width = self.family.vision_width(config), self.family.text_width(config)
-        self.image_size = self.family.image_size(config) or 0
-        if not self.image_size and "vision" in self.family.towers:
-            self.image_size = processor_size(image_processor)
+        self.image_size = self.family.image_size(config) or processor_size(image_processor)
         self._revision = revision
         self._is_checkpoint = False
 
@@ -74,7 +70,7 @@ class Teacher:
     def from_pretrained(
         cls,
         name: str,
-        towers: Sequence[str] | None = None,
+        towers: Sequence[str] = TOWERS,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
@@ -82,18 +78,16 @@ class Teacher:
         """Load a teacher with its tokenizer and image processor.
 
         Args:
-            name: Hub id, folder, or `timm:ARCHITECTURE`; `ID@REVISION` names the revision too.
+            name: Hub id or folder; `ID@REVISION` names the revision too.
             towers: Towers to load, some of `vision` and `text`. The others are neither read nor held in memory.
-                Default: all towers of its family.
             dtype: Precision of the weights in memory, whatever the precision of the file.
             device: Device of the weights.
             revision: Branch, tag or commit of a Hub id. Default: the newest commit.
 
         Raises:
-            ValueError: The model does not exist, its family is not supported or lacks a tower, or its checkpoint lacks
-                weights.
+            ValueError: The model does not exist, its family is not supported, or its checkpoint lacks weights.
         """
-        name, revision = split_revision(resolve_name(name), revision)
+        name, revision = split_revision(name, revision)
         try:
             commit = find_commit(name, revision)
         except OSError as error:
@@ -102,9 +96,9 @@ class Teacher:
             ) from error
         fields = read_config("teacher", name, commit)
         family = find_family(fields, name)
-        towers = _check_towers(family.towers if towers is None else towers, family, name)
+        towers = _in_order(towers)
         model = load_model(name, family, towers, dtype, commit)
-        processors = open_processors(name, model.config, family, commit)
+        processors = open_processors(name, model.config, commit)
         teacher = cls(model, *processors, name, towers, commit)
         teacher._is_checkpoint = True
         return teacher.to(device)
@@ -118,7 +112,7 @@ class Teacher:
         Raises:
             ValueError: A tower of a model in memory is missing.
         """
-        towers = _check_towers(towers, self.family, self.name)
+        towers = _in_order(towers)
         if towers == self.towers:
             return self
         if self._is_checkpoint:
@@ -147,15 +141,10 @@ class Teacher:
         Raises:
             ValueError: The teacher has none.
         """
-        if "text" not in self.family.towers:
-            raise ValueError(
-                f"teacher: {self.name!r} is an encoder of images alone and has no tokenizer. Set student.tokenizer, "
-                "or add a teacher of captions under teachers."
-            )
         if self._tokenizer is None:
             raise ValueError(
-                f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or list it under teachers with "
-                "`tower: vision`."
+                f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or set tower: vision and "
+                "student.tokenizer."
             )
         return self._tokenizer
 
@@ -163,11 +152,6 @@ class Teacher:
     def max_text_length(self) -> int:
         """Longest text in tokens that both the model and the tokenizer allow."""
         return min(self.family.max_text_length(self.config), self.tokenizer.model_max_length)
-
-    @property
-    def has_logit_scale(self) -> bool:
-        """Whether the model compares images with texts, and so has a factor on cosines."""
-        return hasattr(self.model, "logit_scale")
 
     @property
     def logit_scale(self) -> float:
@@ -289,14 +273,8 @@ class Teacher:
             )
 
 
-def _check_towers(towers: Sequence[str], family: Family, name: str) -> tuple[str, ...]:
-    """Towers in the order of `TOWERS`; ValueError if one is unknown or the family lacks it."""
+def _in_order(towers: Sequence[str]) -> tuple[str, ...]:
+    """Towers in the order of `TOWERS`; ValueError if one is unknown."""
     if unknown := set(towers) - set(TOWERS):
         raise ValueError(f"towers: {sorted(unknown)} are none of {TOWERS}.")
-    if missing := set(towers) - set(family.towers):
-        kind = {"vision": "images", "text": "texts"}[family.towers[0]]
-        raise ValueError(
-            f"towers: {name!r} is an encoder of {kind} alone, and has no {min(missing)} tower. Leave "
-            f"{min(missing)!r} out."
-        )
     return tuple(tower for tower in TOWERS if tower in towers)

@@ -3,8 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -36,28 +34,24 @@ def models(teacher, tokenizer) -> Models:
     student = make_model(VIT, NO_DROPOUT, seed=3, languages=["zh", "en"])
     processor = make_image_processor()
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.9, 0.8, 0.7]
-
-    ensemble: Any = SimpleNamespace(
-        projection_dim=teacher.projection_dim, members=(), image_map_member=SimpleNamespace(teacher=teacher)
-    )
-    return Models(student, DCCLIPProcessor(processor, tokenizer), ensemble)
+    return Models(student, DCCLIPProcessor(processor, tokenizer), teacher)
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
 def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
     asked: list[tuple] = []
 
-    def joint_bank(teachers, texts, device, field):
-        asked.append((teachers, list(texts)))
+    def encode_bank(teacher, texts):
+        asked.append((teacher.towers, list(texts)))
         return torch.arange(float(len(texts)))[:, None]
 
-    monkeypatch.setattr("training.engine.inputs.joint_bank", joint_bank)
+    monkeypatch.setattr("training.engine.inputs.encode_bank", encode_bank)
     models.student.config.languages = languages
     recipe = make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t")
     found = open_rehearsal(recipe, models, None, Accelerator())
     texts = found["general"].inputs
     expected = general_pairs(languages, held_out=False).texts
-    assert asked == [(models.teachers, expected)]
+    assert asked == [(("text",), expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
         ids = texts["input_ids"][row][texts["attention_mask"][row].bool()].tolist()
@@ -98,7 +92,7 @@ def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, trai
 def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
     targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
     assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
-    without = replace(models, teachers=None)
+    without = replace(models, teacher=None)
     assert open_rehearsal(make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator) == {}
 
 

@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from tests.local_server import free_port
 from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_model, recipe_fields
 from training import align
-from training.config import RECIPE_FILE, AlignRecipe, stored_fields
+from training.config import RECIPE_FILE, AlignRecipe
 from training.engine.loop import make_accelerator
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(train)
     nodes = replace(recipe, output_dir=str(tmp_path / "nodes"))
-    (tmp_path / RECIPE_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(stored_fields(nodes)))))
+    (tmp_path / RECIPE_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(asdict(nodes)))))
     options = {"num_machines": 2, "num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
 
     def launch(rank: int):

@@ -1,6 +1,5 @@
-"""What a recipe makes of data and teachers, before the first step."""
+"""What a recipe makes of data and teacher, before the first step."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +9,10 @@ from transformers import CLIPImageProcessor
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import NO_DROPOUT, VIT, make_image_processor, make_model, recipe_fields, student_config
-from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig, TeacherConfig
+from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig
 from training.data import PairDataset
 from training.engine import inputs
-from training.engine.inputs import Models, caption_tokens, open_inputs, open_pairs, open_teachers
+from training.engine.inputs import Models, caption_tokens, open_inputs, open_pairs, open_teacher
 from training.engine.stage import _check_batch
 from training.teachers import TOWERS
 from training.teachers.targets import TargetSpec
@@ -24,52 +23,45 @@ SPEC = TargetSpec(TOWERS, (4, 4), token_maps=True)
 
 
 @pytest.fixture
-def recipe(corpus, altclip_folder, teacher_folder):
-    """Stage 1 of AltCLIP, whose tokens are not the student's, and of a teacher with the student's tokens."""
+def recipe(corpus, altclip_folder):
+    """Stage 1 of AltCLIP, whose tokens are not the student's."""
 
     def build(**fields: Any) -> DistillRecipe:
-        teachers = [TeacherConfig(teacher=str(folder)) for folder in (altclip_folder, teacher_folder)]
-        defaults = recipe_fields("runs/x", corpus / "train.parquet", student=student_config(), teachers=teachers)
-        return DistillRecipe(**defaults | {"seed": 5} | fields)
+        teacher = {"student": student_config(), "teacher": str(altclip_folder), "seed": 5}
+        return DistillRecipe(**recipe_fields("runs/x", corpus / "train.parquet") | teacher | fields)
 
     return build
 
 
 @pytest.fixture
 def opened(tokenizer, monkeypatch):
-    """Open the inputs of a recipe for a student of an image size; its teachers are asked, and do not run."""
+    """Open the inputs of a recipe for a student of an image size; a cache is only noted."""
 
-    def run(recipe: DistillRecipe, image_size: int = 32, image_processor: Any = None, asked: list | None = None):
-        def note(recipe, models, member, spec, dataset, *others):
-            if asked is not None:
-                asked.append((member.number, spec))
-            return SimpleNamespace(num_views=0)
-
-        monkeypatch.setattr(inputs, "_open_source", note)
-        vision = VIT | {"image_size": image_size, "patch_size": image_size // 4}
-        student = make_model(vision, NO_DROPOUT, image_size=image_size)
+    def run(recipe: DistillRecipe, image_size: int = 32, image_processor: Any = None):
+        student = make_model(VIT | {"image_size": image_size, "patch_size": 16}, NO_DROPOUT, image_size=image_size)
         processor = DCCLIPProcessor(image_processor or make_image_processor(image_size), tokenizer)
-        models = Models(student, processor, open_teachers(recipe))
-        tokens = caption_tokens(tokenizer, 99, models.teachers)
+        models = Models(student, processor, open_teacher(recipe))
+        tokens = caption_tokens(tokenizer, 99, models.teacher)
         return open_inputs(recipe, models, tokens, SPEC, Accelerator())
 
+    monkeypatch.setattr(inputs, "build_target_cache", lambda *arguments, **fields: arguments)
     return run
 
 
-def test_each_teacher_gives_what_the_student_can_learn_from_it(recipe, opened):
-    asked: list = []
-    found = opened(recipe(), asked=asked)
-    # maps of images come from the first teacher, states of tokens from the one that has the student's tokens
-    assert asked == [(0, TargetSpec(TOWERS, (4, 4), False)), (1, TargetSpec(TOWERS, None, True))]
-    tokens = found.dataset.tokens
-    assert list(tokens.further) == [0] and tokens.has_token_targets and not tokens.further[0].has_token_targets
-    assert (tokens.max_text_length, tokens.further[0].max_text_length) == (32, 38)  # the teachers' own
+def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teacher_folder):
+    found = opened(recipe())
+    assert (found.targets.spec, found.targets.teacher.towers) == (SPEC, TOWERS)
+    tokens, same = found.dataset.tokens, opened(recipe(teacher=str(teacher_folder))).dataset.tokens
+    assert (tokens.max_text_length, same.max_text_length) == (38, 32)  # the teachers' own
+    assert same.has_token_targets and not tokens.has_token_targets
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 64), (96, 96)])
-def test_images_are_as_large_as_the_largest_model_needs_them(recipe, opened, image_size, expected):
-    found = opened(recipe(), image_size)
+def test_images_are_as_large_as_student_and_teacher_need_them(recipe, opened, image_size, expected, tmp_path):
+    found = opened(recipe(teacher_cache=str(tmp_path), teacher_views=3), image_size)
     assert found.dataset.image_size == expected and found.normalize.image_size == image_size
+    _, _, pairs, _, spec, num_views = found.targets
+    assert (pairs, spec, num_views) == (found.dataset, SPEC, 3)
 
 
 def test_views_follow_the_seed_unless_a_cache_shares_them_between_seeds(recipe, opened, tmp_path):
@@ -82,30 +74,9 @@ def test_images_are_squashed_if_the_student_squashes_them(recipe, opened):
     assert opened(recipe(), image_processor=squashing).dataset.squash and not opened(recipe()).dataset.squash
 
 
-@pytest.mark.parametrize(("image_size", "expected"), [(32, 64), (96, 96)])
-def test_cached_images_are_those_that_one_teacher_would_see_alone(
-    recipe, tokenizer, tmp_path, monkeypatch, image_size, expected
-):
-    """In a run with a teacher of larger images, too."""
-    built = []
-    monkeypatch.setattr(inputs, "build_target_cache", lambda *arguments, **fields: built.append((arguments, fields)))
-    made = recipe(teacher_cache=str(tmp_path), teacher_views=3)
-    student = make_model(VIT | {"image_size": image_size, "patch_size": 16}, NO_DROPOUT, image_size=image_size)
-    models = Models(student, DCCLIPProcessor(make_image_processor(), tokenizer), open_teachers(made))
-    tokens = caption_tokens(tokenizer, 99, models.teachers)
-    dataset = open_pairs(made.data, tokens, 128)
-    for member in models.teachers.members:
-        inputs._open_source(made, models, member, SPEC, dataset, None, tokens, Accelerator())
-    for (_, _, pairs, _, _, views), fields in built:
-        assert (pairs.image_size, views) == (expected, 3)
-        assert fields["tokens"] in (tokens, tokens.further[0])
-    assert built[0][1]["tokens"] is tokens.further[0] and built[1][1]["tokens"] is tokens
-
-
-def test_teachers_are_loaded_in_the_precision_of_the_recipe(recipe):
-    for member in open_teachers(recipe(mixed_precision="bf16")).members:
-        weights = member.teacher.with_towers(("vision",)).model.parameters()
-        assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
+def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe):
+    weights = open_teacher(recipe(mixed_precision="bf16")).with_towers(("vision",)).model.parameters()
+    assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
 
 
 def test_each_source_has_its_split_and_subset(tokenizer, train_rows, monkeypatch):

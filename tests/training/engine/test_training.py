@@ -227,7 +227,7 @@ def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_
     run(recipe)
     make_model(WHOLE_MOBILENET, seed=8).save_pretrained(teacher)
     shutil.rmtree(Path(recipe.output_dir) / "checkpoint-000002")
-    with pytest.raises(ValueError, match=r"resume: this run differs .* in weights of the teachers: '\w+', now '\w+'"):
+    with pytest.raises(ValueError, match=r"resume: this run differs .* in weights of the teacher: '\w+', now '\w+'"):
         run(replace(recipe, resume=True))
 
 

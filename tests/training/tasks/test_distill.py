@@ -99,16 +99,6 @@ def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
 
 
 @torch.no_grad()
-def test_a_caption_without_a_target_has_no_loss(batch):
-    targets = make_targets()
-    targets.text.embedding[1] = 0
-    task = make_task(targets)
-    texts = encode(task.student, batch)[1][[0, 2]]
-    expected = cosine_distance(texts, targets.text.embedding[[0, 2]])
-    assert task(batch)["text_embedding"].item() == pytest.approx(expected, rel=1e-4)
-
-
-@torch.no_grad()
 def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
     targets, bank, turn = make_targets(), random(5, PROJECTION_DIM, seed=6), rotation()
     rotate(student := make_model(VIT, NO_DROPOUT, seed=3), turn)

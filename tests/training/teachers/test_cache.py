@@ -111,7 +111,7 @@ def test_cache_of_other_targets_raises_with_the_field(cache, vit_teacher, datase
         "captions": {"dataset": PairDataset(captions, dataset.config, tokens, 64)},
         "images": {"dataset": PairDataset(train_rows.select(range(1, 41)), dataset.config, tokens, 64)},
         "squash": {"dataset": PairDataset(rows, dataset.config, tokens, 64, squash=True)},
-        "max_text_length": {"tokens": CaptionTokenizer(tokens.tokenizer, 31)},
+        "max_text_length": {"dataset": PairDataset(rows, dataset.config, CaptionTokenizer(tokens.tokenizer, 31), 64)},
     }
     same = {"teacher": vit_teacher, "dataset": dataset, "augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}

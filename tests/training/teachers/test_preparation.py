@@ -9,12 +9,11 @@ from tokenizers import normalizers
 
 from tests.tiny import make_image_processor
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
-from training.config import AugmentConfig, TeacherConfig
+from training.config import AugmentConfig
 from training.data.images import Augment
 from training.engine.inputs import caption_tokens
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import Teacher
-from training.teachers.ensemble import Ensemble
 from training.teachers.preparation import canonical, lower_case
 from training.teachers.targets import LiveTargets, TargetSpec
 
@@ -53,8 +52,7 @@ def siglip(tmp_path_factory, tokenizer) -> Teacher:
 
 
 def test_captions_of_a_training_batch_are_cleaned_for_the_teacher_alone(siglip, tokenizer):
-    ensemble = Ensemble([siglip], [TeacherConfig(teacher=siglip.name)])
-    tokens = caption_tokens(tokenizer, 32, ensemble)
+    tokens = caption_tokens(tokenizer, 32, siglip)
     batch = tokens(TEXTS)
     cleaned = ["a redapple on a green table", "frog", "红苹果，青蛙"]
     assert [canonical(text) for text in TEXTS] == cleaned

@@ -330,5 +330,5 @@ def test_a_teacher_without_a_tokenizer_gives_image_targets_only(kind, folders, t
     teacher, whole = (Teacher.from_pretrained(str(path), towers=("vision",)) for path in (folder, folders[kind]))
     assert torch.equal(teacher.encode_images(pixel_values).embedding, whole.encode_images(pixel_values).embedding)
     for read in (lambda: teacher.tokenizer, lambda: teacher.max_text_length):
-        with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer. .* under teachers"):
+        with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):
             read()

@@ -88,7 +88,7 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
     finetuned = finetuning_facts(facts, runs, results)
     sources = [finetuned["data"]] if finetuned else list(dict.fromkeys(name for run in runs for name in run.sources))
     title = title or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name) or "DC-CLIP"
-    lineage = [*facts.origins, *(name for run in runs for name in run.initial_weights)]
+    lineage = [*filter(None, [facts.origin]), *(name for run in runs for name in run.initial_weights)]
     card = ModelCard.from_template(
         front_matter(facts, results, title, lineage, sources, _url_of(example.get("image"), repo_id), labels),
         template_path=str(TEMPLATE),

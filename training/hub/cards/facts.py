@@ -19,7 +19,6 @@ from training.utils.results import Results
 WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
 EARLIER_RECIPES = "recipe_*.yaml"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
-TEACHER_SEPARATOR = " + "  # between the names of several teachers in a config
 OWN_LICENSE = "apache-2.0"
 OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 # full texts of licences that restrict use and must be passed on to every recipient
@@ -61,11 +60,6 @@ def _data_license(source: str) -> str | None:
     if is_hub_id(source):
         card = try_to_load_from_cache(source, "README.md", repo_type="dataset")
     return card_license(Path(card)) if isinstance(card, (str, Path)) else None
-
-
-def portable_teacher(name: str | None) -> str | None:
-    """The name of a teacher or of several, without absolute paths."""
-    return TEACHER_SEPARATOR.join(map(portable, name.split(TEACHER_SEPARATOR))) if name else name
 
 
 def count_parameters(folder: str | Path) -> int:
@@ -124,6 +118,7 @@ class ModelFacts:
             folder / CONFIG_NAME, "config", image_size=int, max_text_length=int, projection_dim=int, languages=list,
             teacher=optional, teacher_license=optional,
         )  # fmt: skip
+        base_model = config.get("base_model")
         return cls(
             parameters=count_parameters(folder),
             bytes=(folder / WEIGHTS_FILE).stat().st_size,
@@ -131,18 +126,18 @@ class ModelFacts:
             max_text_length=config["max_text_length"],
             projection_dim=config["projection_dim"],
             languages=tuple(config["languages"]),
-            teacher=portable_teacher(config["teacher"]),
+            teacher=config["teacher"] and portable(config["teacher"]),
             teacher_license=config["teacher_license"],
-            base_model=portable_teacher(config.get("base_model")),
+            base_model=base_model and portable(base_model),
             base_model_license=config.get("base_model_license"),
             prefixes=tuple(config.get("prefixes", ())),
             rotation=config.get("rotation"),
         )
 
     @property
-    def origins(self) -> list[str]:
-        """Names of the models that the weights come from: the base model, or else the teachers."""
-        return [name for name in (self.base_model or self.teacher or "").split(TEACHER_SEPARATOR) if name]
+    def origin(self) -> str | None:
+        """Name of the model that the weights come from: the base model, or else the teacher."""
+        return self.base_model or self.teacher
 
     @property
     def licenses(self) -> list[str]:
@@ -163,9 +158,8 @@ class ModelFacts:
     @property
     def terms(self) -> str:
         """A paragraph on the origin and the licence of the weights, in Markdown."""
-        names = " and ".join(f"`{name}`" for name in self.origins)
-        text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from {names}."
-        if not names:
+        text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from `{self.origin}`."
+        if not self.origin:
             text = "The weights were trained without a teacher."
         known = [name for name in self.licenses if name != UNKNOWN]
         if known == [OWN_LICENSE] and len(self.licenses) == 1:
@@ -176,7 +170,7 @@ class ModelFacts:
             text += " An origin of the weights states no licence: ask its owner before you share or use them."
         for name in known:
             if "openrail" in name:
-                text += _openrail(name, names)
+                text += _openrail(name, f"`{self.origin}`" if self.origin else "the original")
         return text
 
 
