@@ -20,7 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.search.files import VIDEOS, FileState, date_in_name, extension_of, search_text, with_separator
+from modeling_dcclip.search.files import (
+    VIDEOS,
+    FileState,
+    date_in_name,
+    extension_of,
+    is_in_backup,
+    search_text,
+    with_separator,
+)
 from modeling_dcclip.search.query import Filter
 
 BUSY_S = 60.0  # how long a process waits for the commit of another
@@ -48,6 +56,7 @@ _SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
 _SOUND_FRAME = "frames.sum = checksum(frames.row, content, seconds)"
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
+_AGE = "mtime_ns + (is_in_backup(path) << 62)"  # of copies, the lowest is shown: the oldest outside backup folders
 _FILES = (
     f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns, {_SOUND_FILE} AND {_SOUND_CONTENT} AS sound "
     "FROM files LEFT JOIN contents USING (row)"
@@ -86,6 +95,7 @@ class Catalog:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.create_function("search_text", 1, search_text, deterministic=True)
             self._connection.create_function("date_in_name", 1, date_in_name, deterministic=True)
+            self._connection.create_function("is_in_backup", 1, is_in_backup, deterministic=True)
             self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
             if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
                 self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
@@ -208,9 +218,9 @@ class Catalog:
         return first
 
     def files_of_rows(self, rows: Iterable[int], chosen: Filter | None = None) -> dict[int, list[File]]:
-        """The files of each row that pass a filter, sorted by path."""
+        """The files of each row that pass a filter, the one to show first."""
         where, values = (chosen or Filter()).condition()
-        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
+        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY {_AGE}, path"
         found = {}
         for row in map(int, rows):
             frame = self._execute(f"SELECT content, seconds, {_SOUND_FRAME} FROM frames WHERE row = ?", row)
@@ -243,11 +253,13 @@ class Catalog:
         """All files sorted by path."""
         return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
 
-    def newest(self, top: int, skip: int, chosen: Filter) -> list[File]:
-        """The newest files that pass a filter, newest first."""
+    def newest(self, top: int, skip: int, chosen: Filter) -> list[int]:
+        """Rows of the contents with a file that passes a filter, newest first by the file to show."""
         where, values = chosen.condition()
-        query = f"SELECT * FROM ({_FILES}){where} ORDER BY date DESC, path LIMIT ? OFFSET ?"
-        return [self._file(each) for each in self._execute(query, *values, top, skip)]
+        # SQLite takes the other columns from the file of the minimum
+        query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
+        found = self._execute(f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip)
+        return [row for row, *_ in found]
 
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""

@@ -133,9 +133,10 @@ def run_search(options: argparse.Namespace):
     else:
         for hit in hits:
             number = len(hit.copies)
-            marks = [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []
+            marks = [hit.time] if hit.time else []
+            marks += [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []
             marks += [] if hit.is_current else ["(changed)" if os.path.exists(hit.path) else "(gone)"]
-            _print_line("  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.at_time(hit.path), *map(translate, marks)]))
+            _print_line("  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.path, *map(translate, marks)]))
 
 
 def run_serve(options: argparse.Namespace):

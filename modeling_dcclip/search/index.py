@@ -24,7 +24,6 @@ from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.files import is_in_backup
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -65,12 +64,13 @@ class Hit:
     is_current: bool
     seconds: float | None = None
 
-    def at_time(self, name: str) -> str:
-        """A name of the photograph; of a video with the time of the frame, such as `clip.mp4 at 0:42`."""
+    @property
+    def time(self) -> str:
+        """Time of the key frame of a video, such as `(at 0:42)`; empty for a photograph."""
         if self.seconds is None:
-            return name
+            return ""
         minutes, seconds = divmod(int(self.seconds), 60)
-        return f"{name} at {minutes}:{seconds:02}"
+        return f"(at {minutes}:{seconds:02})"
 
 
 class Index:
@@ -228,15 +228,15 @@ class Index:
         named = [Path(folder) for folder in folders]
         if not named and not self.catalog.folders():
             raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
-        runtime = self.runtime
-        if change := Space.of(runtime).change(self.space):
-            raise ValueError(
-                f"model: it is not the model that wrote the index ({change}). Only that model may add photographs. "
-                f"Pass it with --model, embed all photographs again (dcclip index --upgrade {runtime.folder}), or "
-                "choose a new folder with --index."
-            )
         with self.writing():
             self.refresh()
+            runtime = self.runtime
+            if change := Space.of(runtime).change(self.space):
+                raise ValueError(
+                    f"model: it is not the model that wrote the index ({change}). Only that model may add "
+                    "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
+                    f"{runtime.folder}), or choose a new folder with --index."
+                )
             return update(self.catalog, self.store, runtime, named, progress, exclude)
 
     def forget(self, folder: str | Path) -> int:
@@ -349,7 +349,7 @@ class Index:
             rows, scores = rows[skip:], scores[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        return _hits([distinct_files(sorted(files[int(row)], key=_preference)) for row in rows], scores)
+        return _hits([distinct_files(files[int(row)]) for row in rows], scores)
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
@@ -361,15 +361,17 @@ class Index:
         return allowed
 
     def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:
-        """The newest photographs that pass a filter, newest first, with score 0."""
+        """The newest photographs that pass a filter, newest first, with score 0. Copies of one file are one result."""
+        chosen = chosen or Filter()
         self.refresh()
-        files = self.catalog.newest(top, skip, chosen or Filter())
-        return _hits([[file] for file in files], np.zeros(len(files)))
+        with self.catalog.reading():
+            rows = self.catalog.newest(top, skip, chosen)
+            files = self.catalog.files_of_rows(rows, chosen)
+        return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
-
-def _preference(file: File) -> tuple[bool, int, str]:
-    """The oldest of several copies comes first, and copies in backup folders last."""
-    return is_in_backup(file.state.path), file.state.mtime_ns, file.path
+    def count(self, chosen: Filter) -> int:
+        """Number of photographs and videos that pass a filter. Copies count once."""
+        return len(self.catalog.rows_of_files(chosen))
 
 
 def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:

@@ -178,16 +178,25 @@ def remove_stale_data(folder: Path):
         shutil.rmtree(data, ignore_errors=True)
 
 
+class BusyError(ValueError):
+    """Another process writes to the index."""
+
+
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Lock that one process at a time can have; a killed process releases it."""
+    """Lock that one process at a time can have; a killed process releases it.
+
+    Raises:
+        BusyError: Another process has it.
+        OSError: The index cannot be written.
+    """
     try:
         with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
             yield
     except (OSError, sqlite3.Error) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise ValueError(
+            raise BusyError(
                 f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
             ) from error
         cause = error.__cause__ or error  # of an error that the catalog has reported

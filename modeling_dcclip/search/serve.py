@@ -116,8 +116,9 @@ class _PageHandler(LocalHandler):
                 text, without = split_query(parameters.get("q", ""))
                 like = [_photograph(parameters["like"])] if "like" in parameters else []
                 is_query = bool(text or without or like)
+                chosen = Filter(after, before, path)
                 if not is_query:
-                    hits = index.newest(TOP, Filter(after, before, path), skip)
+                    hits = index.newest(TOP, chosen, skip)
                 else:
                     start, top = (0, BEST) if parameters.get("sort") == "date" else (skip, TOP)
                     hits = index.search(
@@ -132,14 +133,14 @@ class _PageHandler(LocalHandler):
                     )
                     if top == BEST:
                         hits = sorted(hits, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
-            files = len(index)
+            total = index.count(chosen)
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
             return
         answer = {
-            "hits": [_entry(hit, is_query) for hit in hits],
+            "hits": [self._entry(hit, is_query) for hit in hits],
             "notes": [self.translated(str(each.message)) for each in caught],
-            "files": files,
+            "total": total,
             "more": len(hits) == TOP,
             "without": without,
             "opens": self.server.host in LOOPBACK,
@@ -161,14 +162,13 @@ class _PageHandler(LocalHandler):
             return
         self.send_content("image/jpeg", content, "private, max-age=600" if version else "no-store")
 
-
-def _entry(hit: Hit, has_score: bool) -> dict[str, Any]:
-    """What the page shows of a photograph."""
-    path = os.fsencode(hit.path).decode("utf-8", "replace")
-    score = round(hit.score, 4) if has_score else None
-    entry = {"id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id, "version": hit.version, "path": path}
-    entry |= {"name": hit.at_time(Path(path).name), "is_current": hit.is_current}
-    return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies)}
+    def _entry(self, hit: Hit, has_score: bool) -> dict[str, Any]:
+        """What the page shows of a photograph."""
+        path = os.fsencode(hit.path).decode("utf-8", "replace")
+        score = round(hit.score, 4) if has_score else None
+        entry = {"id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id, "version": hit.version, "path": path}
+        entry |= {"name": f"{Path(path).name} {self.translated(hit.time)}".rstrip(), "is_current": hit.is_current}
+        return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies)}
 
 
 def _photograph(text: str) -> tuple[int, float | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Report
+from modeling_dcclip.search.manifest import BusyError
 
 QUIET_MS, LONGEST_MS = 1000, 10_000  # an update waits until nothing changes, at most so long
 CHECK_MS = 2000  # between looks at the folders themselves
@@ -12,6 +13,8 @@ CHECK_MS = 2000  # between looks at the folders themselves
 
 def watch(index: Index) -> Iterator[Report]:
     """Update an index whenever one of its folders changes, and yield what each update did, until Ctrl-C.
+
+    While another process writes to the index, an update waits.
 
     Raises:
         ValueError: watchfiles is not installed, a folder has disappeared, or an update fails.
@@ -37,6 +40,11 @@ def watch(index: Index) -> Iterator[Report]:
                 f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
                 "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
             )
-        if changes or not is_current:
-            yield index.add()
+        is_current = is_current and not changes
+        if not is_current:
+            try:
+                report = index.add()
+            except BusyError:
+                continue
             is_current = True
+            yield report

@@ -221,6 +221,20 @@ def test_copies_are_one_result(filled, photos):
     assert (report.removed, report.moved, report.copies) == (1, 0, 0) and filled.search("red")[0].copies == ()
 
 
+def test_the_newest_are_shown_once_with_their_copies(filled, photos):
+    (photos / "backup").mkdir()
+    for name, seconds in {"white.png": 4e9, "a/white too.png": 3e9, "backup/white.png": 1, "red.jpg": 3.5e9}.items():
+        if not (photos / name).exists():
+            shutil.copy(photos / "white.png", photos / name)
+        os.utime(photos / name, (seconds, seconds))
+    filled.add()
+    red, white, *others = filled.newest()
+    assert names([red, white]) == ["red.jpg", "white too.png"] and len(others) == 3
+    assert white.copies == (str(photos / "white.png"), str(photos / "backup" / "white.png"))
+    (white,) = filled.newest(chosen=Filter(path="backup"))
+    assert names([white]) == ["white.png"] and white.copies == () and white.taken.startswith("1970")
+
+
 def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     """Whoever deletes a copy must keep the photograph."""
     (photos / "red.jpg").rename(photos / "z.jpg")

@@ -23,7 +23,7 @@ TABLE: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf
 SPEAKERS = {"translate", "_say", "print_note", "warn", "UnreadablePhotoError"}  # functions whose text people read
 SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
 CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?")
-UNSEEN = {"no preview", "not a preview", "{} at {}:{}"}  # other causes take their place; the name of a frame
+UNSEEN = {"no preview", "not a preview"}  # other causes take their place
 SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
 SYSTEM |= {text.lower() for text in SYSTEM}
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
@@ -55,7 +56,7 @@ def search(get, query: str) -> dict:
 def test_a_query_finds_photographs(get):
     answer = search(get, "q=%E7%BA%A2")  # 红
     assert answer["hits"][0]["name"] == "red.jpg"
-    assert answer["files"] == 6 and answer["notes"] == [] and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    assert answer["total"] == 6 and answer["notes"] == [] and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
     similar = search(get, f"like={answer['hits'][0]['id']}")
     assert similar["hits"][0]["name"] == "red.jpg" and len(similar["hits"]) == 6
 
@@ -71,6 +72,12 @@ def test_filters_parts_dates_and_negation(get, photos, monkeypatch):
 
     assert names("after=2020&before=2023%E5%B9%B4") == ["green.png", "red.jpg"]
     assert names("q=red&before=2023&path=.JPG") == ["red.jpg"]
+    shutil.copy2(photos / "red.jpg", photos / "copy.jpg")
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+    for query in ("", "q=red", "q=red&sort=date"):
+        assert [search(get, f"{query}&before={year}")["total"] for year in (2019, 2020, 2023)] == [0, 1, 2]
+    (photos / "copy.jpg").unlink()
     assert names("q=red&sort=date&before=2026-09") == ["white.png", "green.png", "red.jpg"]
     answer = search(get, "q=white%20-red%20not%20blue")
     assert answer["without"] == ["red", "blue"] and answer["hits"][0]["name"] != "red.jpg"

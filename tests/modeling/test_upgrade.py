@@ -43,7 +43,7 @@ def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     assert index.add().unchanged == 5 and data_folders(index) == ["data-2"]  # the old vectors are gone now
 
 
-def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model):
+def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint):
     found: list[str] = []
 
     def search(done: int, total: int):
@@ -55,6 +55,8 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert first(long_running, "red") == "red.jpg"
     upgrade_index(index, new_model, progress=search)
     assert found == ["blue.jpg", "green.png"] * 5
+    paint(photos / "new.jpg", "red", width=60)
+    assert long_running.add().embedded == 1  # with the new model
     assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
 
 

@@ -8,12 +8,13 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_dcclip import command
 from modeling_dcclip.search import video as module
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import UnreadablePhotoError, Walk
@@ -131,8 +132,8 @@ def test_a_video_is_one_hit_with_the_time_of_its_best_frame(index, photos):
         assert {hit.seconds for hit in hits if hit.path.endswith(".mp4")} == {seconds}
         assert all(hit.seconds is None for hit in hits if not hit.path.endswith(".mp4"))
     (hit,) = index.search("green", path="*.mp4")
-    assert hit.seconds == 10.0 and hit.at_time("clip.mp4") == "clip.mp4 at 0:10"
-    assert replace(hit, seconds=3725.9).at_time("clip.mp4") == "clip.mp4 at 62:05"
+    assert (hit.seconds, hit.time) == (10.0, "(at 0:10)")
+    assert replace(hit, seconds=3725.9).time == "(at 62:05)" and not replace(hit, seconds=None).time
     for like, name in {(hit.id, hit.seconds): "green.png", hit.id: "red.jpg"}.items():
         assert {each.path for each in index.search(like=[like], top=2)} == {hit.path, str(photos / name)}
     assert [each.path for each in index.search(like=[hit.id], top=1, skip=2)] == [index.search("red", top=3)[2].path]
@@ -198,14 +199,23 @@ def test_the_page_shows_the_frame_that_was_found(index):
         ask = f"http://127.0.0.1:{server.server_address[1]}"
         hits = json.loads(urlopen(f"{ask}/search?q=green").read())["hits"]
         hit = next(each for each in hits if each["path"].endswith(".mp4"))
-        assert hit["name"] == "clip.mp4 at 0:10"
+        assert hit["name"] == "clip.mp4 (at 0:10)"
+        chinese = urlopen(Request(f"{ask}/search?q=green&path=mp4", headers={"Accept-Language": "zh-CN"})).read()
+        assert [each["name"] for each in json.loads(chinese)["hits"]] == ["clip.mp4 （0:10 处）"]
         image = urlopen(f"{ask}/thumbnail/{hit['id']}?version={hit['version']}").read()
         assert color_at(Image.open(io.BytesIO(image))) == "green"
         similar = json.loads(urlopen(f"{ask}/search?like={hit['id']}").read())["hits"]
-        assert {each["name"] for each in similar[:2]} == {"clip.mp4 at 0:10", "green.png"}
+        assert {each["name"] for each in similar[:2]} == {"clip.mp4 (at 0:10)", "green.png"}
         for at in ("11.0", "x"):
             with pytest.raises(HTTPError):
                 urlopen(f"{ask}/thumbnail/{hit['id'].replace('10.0', at)}")
+
+
+def test_the_terminal_names_the_time_in_chinese(index, monkeypatch, capsys):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "zh_CN")
+    command.main(["search", "green", "--path", "*.mp4", "--index", str(index.folder)])
+    assert capsys.readouterr().out.endswith("clip.mp4  （0:10 处）\n")
 
 
 def test_the_motion_of_a_live_photo_is_part_of_its_photograph(tmp_path, paint):

@@ -1,5 +1,6 @@
 """`dcclip index --watch`: updates after changes, and how it ends."""
 
+from contextlib import nullcontext
 from threading import Timer
 
 import pytest
@@ -8,6 +9,7 @@ from modeling_dcclip import command
 from modeling_dcclip.search import commands
 from modeling_dcclip.search import watch as module
 from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.manifest import write_lock
 
 pytest.importorskip("watchfiles")
 
@@ -28,6 +30,15 @@ def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model
         (photos / "white.png").unlink()
         report = next(reports)
         assert (report.embedded, report.removed, len(index)) == (1, 1, 6)
+        locks, add = iter([write_lock(index.folder), write_lock(index.folder), nullcontext()]), index.add
+
+        def add_beside_another_process():
+            with next(locks):
+                return add()
+
+        monkeypatch.setattr(index, "add", add_beside_another_process)
+        paint(photos / "during.jpg", "red", width=50)
+        assert next(reports).embedded == 1
         photos.rename(tmp_path / "away")
         (tmp_path / "away" / "index").rename(tmp_path / "index")
         with pytest.raises(ValueError, match="watch"):

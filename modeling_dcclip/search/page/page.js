@@ -7,7 +7,7 @@ const TEXTS = {
     cleared: "Cleared: all photographs, newest first", newest: "newest first", esc: "Esc clears",
     byDate: "the 200 best matches by date", without: (words) => "without " + words.join(", "),
     copies: (number) => "+" + number + (number === 1 ? " copy" : " copies"),
-    count: (shown, files) => shown + " shown of " + files, unreachable: "The server does not answer. Run: dcclip serve",
+    count: (shown, total) => shown + " shown of " + total, unreachable: "The server does not answer. Run: dcclip serve",
   },
   zh: {
     query: "搜索照片", example: "海边的日落 -人", search: "搜索", filters: "筛选",
@@ -16,7 +16,7 @@ const TEXTS = {
     cleared: "已清除，显示全部照片，最新的在前", newest: "最新的在前", esc: "按 Esc 清除",
     byDate: "最相似的 200 张，按日期排序", without: (words) => "不含：" + words.join("、"),
     copies: (number) => "另有 " + number + " 个副本",
-    count: (shown, files) => "已显示 " + shown + " 张，共 " + files + " 张", unreachable: "服务没有响应，请运行：dcclip serve",
+    count: (shown, total) => "已显示 " + shown + " 张，共 " + total + " 张", unreachable: "服务没有响应，请运行：dcclip serve",
   },
 };
 const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
@@ -80,7 +80,7 @@ async function load() {
   const { q, like, sort } = parameters();
   const order = q || like ? (sort ? text.byDate : null) : isCleared ? text.cleared : text.newest;
   const parts = [answer.without.length ? text.without(answer.without) : null, ...answer.notes];
-  parts.push(text.count(shown.size.toLocaleString(), answer.files.toLocaleString()), order);
+  parts.push(text.count(shown.size.toLocaleString(), answer.total.toLocaleString()), order);
   parts.push(location.hash.length > 1 && matchMedia("(pointer: fine)").matches ? text.esc : null);
   element.status.textContent = parts.filter(Boolean).join(" · ");
   fill();
