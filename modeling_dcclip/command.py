@@ -41,9 +41,10 @@ RUNTIME_PACKAGES = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser. A subcommand is a parser with two defaults.
+    """Build the parser. A subcommand is a parser with three defaults.
 
-    `run` is a function of the options; `resumes` tells whether the next run continues an interrupted one.
+    `run` is a function of the options; `resumes` tells whether the next run continues an interrupted one; `error` is
+    the method of the subcommand's parser.
     """
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = TranslatedParser(prog=PROGRAM, description=summary, epilog=examples)
@@ -93,7 +94,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     """Add a subcommand with the options for its index and its model: of the `index`, for a `label`, or None."""
     command = commands.add_parser(name, help=summary, description=summary)
-    command.set_defaults(run=run, resumes=False)
+    command.set_defaults(run=run, resumes=False, error=command.error)
     if model is not None:
         default = "the variable DCCLIP_MODEL, else the bundled model of photographs"
         if model == "index":
@@ -206,15 +207,15 @@ def open_runtime(folder: Path) -> "Runtime":
 
 def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
-    if not options.image.is_file():
-        raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
     labels = [label.strip() for label in options.labels]
     if not all(labels):
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
     if repeated := next((label for label in labels if labels.count(label) > 1), None):
         raise ValueError(f"label: {repeated!r} is given twice, which would divide its score. Remove one.")
     runtime = open_runtime(options.model or default_model())
-    scores = runtime.zero_shot(options.image, labels, options.template)
+    from modeling_dcclip.search.photos import read_example
+
+    scores = runtime.zero_shot(read_example(options.image, runtime.preprocess.edge), labels, options.template)
     if len(labels) == 1:
         print_note("a single label always has the score 1. To compare several, separate them with spaces.")
     for label in labels:
@@ -263,13 +264,17 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if not is_utf8(stream):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
-    arguments = sys.argv[1:] if argv is None else argv
-    runs = [arguments]
-    if arguments and arguments[0] not in COMMANDS and Path(arguments[0]).is_dir():  # dcclip ~/Photos
+    arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    parser, runs = build_parser(), [arguments]
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):  # dcclip ~/Photos
+        if not Path(arguments[0]).is_dir():
+            parser.error(f"{arguments[0]!r} is neither a folder nor a command ({', '.join(COMMANDS)})")
         runs = [["index", *arguments], ["serve", "--open", "--port", "0"]]
-    parser = build_parser()
     for run in runs:
-        _run(parser.parse_args(run))
+        options, unknown = parser.parse_known_args(run)
+        if unknown:
+            options.error(f"unrecognized arguments: {' '.join(unknown)}")
+        _run(options)
 
 
 def _run(options: argparse.Namespace):

@@ -35,7 +35,7 @@ from modeling_dcclip.search.manifest import (
     write_lock,
     write_manifest,
 )
-from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.photos import read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.video import MAX_FRAMES
 
@@ -304,7 +304,8 @@ class Index:
         """
         chosen = Filter(after, before, path)
         self.refresh()
-        examples = [each if isinstance(each, (bytes, Image.Image)) else self._read_example(each) for each in images]
+        edge = self.runtime.preprocess.edge if images else None
+        examples = [each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge) for each in images]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         if texts or without or examples or not like:
             query = embed_query(self.runtime, texts, without, examples)
@@ -318,15 +319,6 @@ class Index:
                     raise ValueError(f"id: the index has no file {number}.")
                 query = query + self.store.read(np.array([file.row]))[0]
             return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top, chosen, skip)
-
-    def _read_example(self, path: str | Path) -> Image.Image:
-        """Read an example image exactly as photographs are indexed."""
-        try:
-            image = read_photo(os.fsencode(path), lambda digest: False, self.runtime.preprocess.edge).image
-        except UnreadablePhotoError as error:
-            raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
-        assert image is not None  # no content is known
-        return image
 
     def search_vector(
         self, query: np.ndarray, top: int = 20, chosen: Filter | None = None, skip: int = 0

@@ -186,7 +186,7 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     if folder.is_dir() and os.fsencode(walk.folder) in walk.unreadable:
         return f"{name} cannot be read. Check its permissions."
     if not folder.is_dir():
-        return f"{name} does not exist. If it is on a disk, mount it. To remove it from the index, pass --forget."
+        return f"{name} does not exist. Check its name, or mount its disk. To remove it from the index, pass --forget."
     if indexed:
         return (
             f"{name} has no images now, and the index has {indexed:,} from it. If it is on a disk, mount it. To "

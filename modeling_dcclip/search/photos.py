@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
@@ -20,7 +21,6 @@ from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, 
 from modeling_dcclip.search.video import read_frame, read_frames
 
 DATE_TIME_DIGITIZED = 0x9004
-ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
@@ -51,37 +51,50 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         The photograph, with the state of the file during the read.
 
     Raises:
-        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
+        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes meanwhile.
     """
     extension = extension_of(path)
     _require_decoder(extension)  # before a large file is read for its digest
-    for _ in range(ATTEMPTS):
-        failure = taken = image = None
-        frames: Sequence[tuple[float, Image.Image]] = ()
-        try:
-            require_file(path)
-            with open(path, "rb") as file:
-                before = os.fstat(file.fileno())
-                source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
-                digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
-                if not is_known(digest):
-                    try:
-                        if extension in VIDEOS:
-                            taken, ((_, image), *frames) = read_frames(source, edge)
-                        else:
-                            taken, image = decode_photo(source, edge, extension=extension)
-                    except UnreadablePhotoError as error:
-                        failure = error
-                after = os.stat(path)
-        except OSError as error:
-            raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            state = FileState.of(path, after)
-            if failure is None:
-                return Photo(state, digest, taken, image, frames)
-            failure.state = state if failure.is_lasting else None
-            raise failure
-    raise UnreadablePhotoError("changed while it was read", is_lasting=False)
+    failure = taken = image = None
+    frames: Sequence[tuple[float, Image.Image]] = ()
+    try:
+        require_file(path)
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
+            digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
+            if not is_known(digest):
+                try:
+                    if extension in VIDEOS:
+                        taken, ((_, image), *frames) = read_frames(source, edge)
+                    else:
+                        taken, image = decode_photo(source, edge, extension=extension)
+                except UnreadablePhotoError as error:
+                    failure = error
+            after = os.stat(path)
+    except OSError as error:
+        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise UnreadablePhotoError("changed while it was read", is_lasting=False)
+    state = FileState.of(path, after)
+    if failure is not None:
+        failure.state = state if failure.is_lasting else None
+        raise failure
+    return Photo(state, digest, taken, image, frames)
+
+
+def read_example(path: str | Path, edge: int | None) -> Image.Image:
+    """Read an image that a user names exactly as photographs are indexed.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        image = read_photo(os.fsencode(path), lambda digest: False, edge).image
+    except UnreadablePhotoError as error:
+        raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
+    assert image is not None  # no content is known
+    return image
 
 
 def decode_photo(

@@ -102,9 +102,12 @@ def test_usage_errors_name_the_option(capsys):
     for arguments, named in (
         (["index", ""], "the name is empty"),  # such as of a variable that is not set, and not the current folder
         (["index", "--forget", ""], "the name is empty"),
-        (["label", "image.png", "fox", "--no_such_option"], "--no_such_option"),
-        ([], "COMMAND"),
+        (["label", "image.png", "fox", "--no_such_option"], "dcclip label: error: unrecognized arguments: --no_"),
+        (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
     ):
         with pytest.raises(SystemExit):
             command.main(arguments)
         assert named in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([])
+    assert "--version" in capsys.readouterr().out  # the help
