@@ -19,13 +19,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from modeling_dcclip import __version__
 from modeling_dcclip.messages import TranslatedParser, translate
-
-if TYPE_CHECKING:
-    from modeling_dcclip.runtime_dcclip import Runtime
 
 PROGRAM = "dcclip"
 COMMANDS = ("index", "search", "serve", "duplicates", "status", "label")
@@ -191,30 +188,16 @@ def default_model() -> Path:
     return bundled if bundled.is_dir() else package.parent / "model_cards" / "dcclip-tiny-photo"
 
 
-def open_runtime(folder: Path) -> "Runtime":
-    """Open an exported model.
-
-    Raises:
-        ValueError: The folder is not a model folder.
-    """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model: {str(folder)!r} has no config.json. Pass an exported model: --model FOLDER.")
-    # imported here, because --help must work, and fast, without the packages of the runtime
-    from modeling_dcclip.runtime_dcclip import Runtime
-
-    return Runtime(folder)
-
-
 def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
-    labels = [label.strip() for label in options.labels]
-    if not all(labels):
-        raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
-    if repeated := next((label for label in labels if labels.count(label) > 1), None):
-        raise ValueError(f"label: {repeated!r} is given twice, which would divide its score. Remove one.")
-    runtime = open_runtime(options.model or default_model())
+    # imported here, because --help must work, and fast, without the packages of the runtime
+    from modeling_dcclip.search.index import open_model
     from modeling_dcclip.search.photos import read_example
 
+    labels = list(dict.fromkeys(label.strip() for label in options.labels))
+    if not all(labels):
+        raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
+    runtime = open_model(options.model or default_model(), threads=None)
     scores = runtime.zero_shot(read_example(options.image, runtime.preprocess.edge), labels, options.template)
     if len(labels) == 1:
         print_note("a single label always has the score 1. To compare several, separate them with spaces.")

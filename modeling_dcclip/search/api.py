@@ -20,7 +20,7 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 
 
 class ApiServer(LocalServer):
-    """Server of one exported model; other arguments and errors are those of `SearchServer`."""
+    """Server of one exported model; other arguments and errors as in `SearchServer`."""
 
     def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = 8000):
         self.runtime = runtime

@@ -178,15 +178,10 @@ class Catalog:
         """Whether a content has a vector."""
         return bool(self._execute("SELECT 1 FROM contents WHERE digest = ?", digest))
 
-    def has_file(self, path: bytes) -> bool:
-        """Whether a path is in the index."""
-        return bool(self._execute(_ROW_OF_PATH, path))
-
-    def has_content(self, path: bytes, digest: bytes) -> bool:
-        """Whether a path is in the index with a content."""
-        return bool(
-            self._execute("SELECT 1 FROM files JOIN contents USING (row) WHERE path = ? AND digest = ?", path, digest)
-        )
+    def digest(self, path: bytes) -> bytes | None:
+        """Digest of a file's content; None if the path is not in the index."""
+        found = self._execute("SELECT digest FROM files JOIN contents USING (row) WHERE path = ?", path)
+        return found[0][0] if found else None
 
     def folders(self) -> dict[Path, list[str]]:
         """The indexed folders, sorted, each with the patterns of what stays out of it."""
@@ -357,7 +352,7 @@ class Catalog:
             position = found[-1][0]
 
     def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
-        """Give each new content a row, followed by those of the further frames of a video: free rows, then new ones.
+        """Give each new content a row, and the further frames of a video the next ones: free rows, then new ones.
 
         A content is a digest, a date and the times of the further frames in seconds. Call it within `writing()`,
         before any row is freed, because a row that this transaction frees may still be read.

@@ -15,11 +15,11 @@ from unicodedata import category
 
 from tqdm import tqdm
 
-from modeling_dcclip.command import PROGRAM, default_model, is_utf8, open_runtime, print_json, print_note
+from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
 from modeling_dcclip.messages import translate
 from modeling_dcclip.search.api import ApiServer
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, LocalServer
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
@@ -147,7 +147,7 @@ def run_serve(options: argparse.Namespace):
         raise ValueError("open: cannot be combined with api, which has no page. Leave one out.")
     if options.api:
         model = _model(options) or Path(read_manifest(options.index)["model_folder"])
-        _serve(partial(ApiServer, open_runtime(model)), "can use the model", options)
+        _serve(partial(ApiServer, open_model(model, threads=None)), "can use the model", options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now

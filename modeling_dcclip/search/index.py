@@ -168,9 +168,10 @@ class Index:
                 found = self.match(runtime, space)
                 if found is None:
                     raise ValueError(
-                        f"model: {space} has a different embedding space than the index {str(self.folder)!r}: "
-                        f"{self.space}. Search with the model of the index or one of its students, or embed again "
-                        "with dcclip index --upgrade FOLDER."
+                        f"model: {space.model!r} (dimensions: {space.dimension}) has a different embedding space than "
+                        f"the index {str(self.folder)!r}, which belongs to {self.space.model!r} (dimensions: "
+                        f"{self.space.dimension}). Search with that model or one of its students, or embed again with "
+                        "dcclip index --upgrade FOLDER."
                     )
                 if self._model is None and self.space.files != space.files:
                     message = f"the files of {str(runtime.folder)!r} have changed since it wrote the index"
@@ -302,6 +303,8 @@ class Index:
             QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
                 Files of the results are gone or have changed.
         """
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1.")
         chosen = Filter(after, before, path)
         self.refresh()
         edge = self.runtime.preprocess.edge if images else None
@@ -318,17 +321,7 @@ class Index:
                 if (file := self.catalog.file(number, seconds)) is None:
                     raise ValueError(f"id: the index has no file {number}.")
                 query = query + self.store.read(np.array([file.row]))[0]
-            return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top, chosen, skip)
-
-    def search_vector(
-        self, query: np.ndarray, top: int = 20, chosen: Filter | None = None, skip: int = 0
-    ) -> list[Hit]:
-        """Find photographs by an embedding of the space of the index, (D,) float32, of unit length; as `search`."""
-        if top < 1:
-            raise ValueError(f"top: got {top}, expected at least 1.")
-        chosen = chosen or Filter()
-        self.refresh()
-        with self.catalog.reading():
+            query = query / max(np.linalg.norm(query), 1e-6)
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
             if first is None:
@@ -361,10 +354,6 @@ class Index:
             files = self.catalog.files_of_rows(rows, chosen)
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
-    def count(self, chosen: Filter) -> int:
-        """Number of photographs and videos that pass a filter. Copies count once."""
-        return len(self.catalog.rows_of_files(chosen))
-
 
 def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
     hits = []
@@ -380,11 +369,16 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
     return hits
 
 
-def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
-    """Open a model for an index."""
+def open_model(
+    model: Runtime | str | Path | None, truncate_dim: int | None = None, threads: int | None = 1
+) -> Runtime:
+    """Open a model. Indexing embeds images side by side, with one thread a session.
+
+    Raises:
+        ValueError: The folder is not a model folder.
+    """
     if isinstance(model, Runtime):
         return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():
         raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
-    # one thread a session: images are embedded side by side
-    return Runtime(model, threads=1, truncate_dim=truncate_dim)
+    return Runtime(model, threads=threads, truncate_dim=truncate_dim)

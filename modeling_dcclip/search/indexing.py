@@ -294,7 +294,7 @@ def _commit(
         is_lost = [each.state and each.vector is None and not catalog.knows(each.digest) for each in batch]
         batch = [read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)]
         files = [each for each in batch if each.state is not None]
-        unchanged = sum(catalog.has_content(each.path, each.digest) for each in files)
+        unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
         embedded = enter(catalog, store, batch)
         return Counter(embedded=embedded, unchanged=unchanged, known=len(files) - embedded - unchanged)
 

@@ -90,7 +90,7 @@ class Space:
         return (self.rotation, None) if other._taught(self) else None
 
     def _has_teacher_of(self, other: "Space") -> bool:
-        """Whether two students have the same teacher, by weights or, if those of one are not known, by name."""
+        """Whether two students have the same teacher, by weights or, if one does not tell, by name."""
         if None in (self.teacher_weights, other.teacher_weights):
             return self.teacher == other.teacher
         return self.teacher_weights == other.teacher_weights
@@ -98,12 +98,6 @@ class Space:
     def _taught(self, student: "Space") -> bool:
         """Whether this is a student's teacher, by weights or by name."""
         return self.weights == student.teacher_weights or self.model == student.teacher
-
-    def __str__(self) -> str:
-        return (
-            f"{self.model!r} (weights {self.weights}, {self.dimension} dimensions, teacher {self.teacher or 'none'}, "
-            f"rotation {self.rotation or 'none'})"
-        )
 
 
 def digest_files(files: list[Path]) -> str:

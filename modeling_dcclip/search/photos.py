@@ -5,8 +5,8 @@ import io
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -54,26 +54,21 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes meanwhile.
     """
     extension = extension_of(path)
-    _require_decoder(extension)  # before a large file is read for its digest
     failure = taken = image = None
     frames: Sequence[tuple[float, Image.Image]] = ()
-    try:
-        require_file(path)
-        with open(path, "rb") as file:
-            before = os.fstat(file.fileno())
-            source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
-            digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
-            if not is_known(digest):
-                try:
-                    if extension in VIDEOS:
-                        taken, ((_, image), *frames) = read_frames(source, edge)
-                    else:
-                        taken, image = decode_photo(source, edge, extension=extension)
-                except UnreadablePhotoError as error:
-                    failure = error
-            after = os.stat(path)
-    except OSError as error:
-        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+    with open_file(path) as file:
+        before = os.fstat(file.fileno())
+        source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
+        digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
+        if not is_known(digest):
+            try:
+                if extension in VIDEOS:
+                    taken, ((_, image), *frames) = read_frames(source, edge)
+                else:
+                    taken, image = decode_photo(source, edge, extension=extension)
+            except UnreadablePhotoError as error:
+                failure = error
+        after = os.stat(path)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise UnreadablePhotoError("changed while it was read", is_lasting=False)
     state = FileState.of(path, after)
@@ -133,17 +128,12 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
 
     Of a video, it shows the key frame at a time.
     """
-    name, extension = os.fsencode(path), extension_of(os.fsencode(path))
-    _require_decoder(extension)
-    try:
-        require_file(name)
-        with open(name, "rb") as file:
-            if extension in VIDEOS:
-                image = read_frame(file, seconds, edge)
-            else:
-                _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS, extension)
-    except OSError as error:
-        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+    extension = extension_of(os.fsencode(path))
+    with open_file(os.fsencode(path)) as file:
+        if extension in VIDEOS:
+            image = read_frame(file, seconds, edge)
+        else:
+            _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS, extension)
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()
@@ -151,19 +141,27 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
     return content.getvalue()
 
 
-def _require_decoder(extension: str):
-    """Refuse a format whose package is not installed; a later run reads the file again."""
+@contextmanager
+def open_file(path: bytes) -> Iterator[BinaryIO]:
+    """Open a file to read it.
+
+    Raises:
+        UnreadablePhotoError: It cannot be read, or the package of its format is not installed; a later run tries
+            again. A pipe or a device, whose end may never come, is refused.
+    """
+    extension = extension_of(path)
     if extension in VIDEOS and find_spec("av") is None:
         raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
     if extension in STILLS and lacks_plugin(extension):
         package = "pillow-heif" if extension.startswith(".h") else "pillow"
         raise UnreadablePhotoError(f"{extension} needs {package}: pip install -U {package}", is_lasting=False)
-
-
-def require_file(path: bytes):
-    """Refuse a pipe or a device, whose end may never come."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UnreadablePhotoError("not a file", is_lasting=False)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UnreadablePhotoError("not a file", is_lasting=False)
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
 
 
 def _cause(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from modeling_dcclip.image_dcclip import JPEG_START, ORIENTATION
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
 HEADER_BYTES = 2**20  # at the start of a file, with its EXIF data
 JPEG_HEADER_BYTES = 2**18
-MAX_STARTS = 100  # of a JPEG, of which sensor data have some by chance
+MAX_STARTS = 100  # of a JPEG; sensor data have some by chance
 CR3_EXIF = b"CMT1"  # box of Canon's newest files
 
 
@@ -55,7 +55,7 @@ def _open_jpeg(content: bytes) -> Image.Image:
 
 
 def _header(content: bytes) -> Image.Exif:
-    """EXIF data of the raw photograph itself, most of which are TIFF files, some with a different number in them."""
+    """EXIF data of the raw photograph itself: most are TIFF files, some with a different number in them."""
     start = content.find(CR3_EXIF) + len(CR3_EXIF) if content[4:8] == b"ftyp" else 0
     order = content[start : start + 2]
     exif = Image.Exif()

@@ -133,7 +133,7 @@ class _PageHandler(LocalHandler):
                     )
                     if top == BEST:
                         hits = sorted(hits, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
-            total = index.count(chosen)
+            total = len(index.catalog.rows_of_files(chosen))
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
             return

@@ -190,13 +190,8 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
 
 def largest(scores: np.ndarray, top: int) -> np.ndarray:
     """Positions of the `top` largest finite scores (N,), largest first; of equal ones the lower position first."""
+    candidates = np.arange(len(scores))
     if top < len(scores):
-        # the maxima of chunks bound the score from below, which leaves few candidates to sort
-        chunk = max(len(scores) // (16 * top), 1)
-        maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), chunk))
-        bound = np.partition(maxima, -top)[-top] if top < len(maxima) else -np.inf
-        candidates = np.flatnonzero(scores >= bound)
-    else:
-        candidates = np.arange(len(scores))
+        candidates = np.flatnonzero(scores >= np.partition(scores, -top)[-top])
     order = candidates[np.argsort(-scores[candidates], kind="stable")][:top]
     return order[np.isfinite(scores[order])]

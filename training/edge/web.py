@@ -184,7 +184,6 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     `embeddings` is (N, D) float16, L2-normalised. The metadata has the titles by language, from the columns `en` and
     `zh` or else the file names, and the credit line.
     """
-    from datasets import Image
     from safetensors.torch import save_file
     from tqdm.auto import tqdm
 
@@ -200,9 +199,8 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     kept: list[int] = []
     names: list[str] = []
     failures: list[tuple[str, str]] = []
-    undecoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    for number, row in enumerate(tqdm(undecoded, desc="write images", unit="image", leave=False)):
-        cell = row["image"] or {}
+    for number, row in enumerate(tqdm(rows, desc="write images", unit="image", leave=False)):
+        cell = row["image"] or {}  # not decoded
         path = cell.get("path")
         try:
             image = open_image(cell)

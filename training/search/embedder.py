@@ -18,7 +18,7 @@ from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.files import FileState, extension_of
 from modeling_dcclip.search.indexing import num_cores
-from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, require_file
+from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, open_file
 from training.data.images import CellRules
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
@@ -172,9 +172,5 @@ def _read(cell: dict | str | None) -> tuple[bytes, int]:
         return content, 0
     if not path:
         raise UnreadablePhotoError("no image", is_lasting=False)
-    try:
-        require_file(os.fsencode(path))
-        with open(path, "rb") as file:
-            return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns
-    except OSError as error:
-        raise UnreadablePhotoError((error.strerror or type(error).__name__).lower(), is_lasting=False) from error
+    with open_file(os.fsencode(path)) as file:
+        return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns

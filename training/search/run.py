@@ -76,7 +76,7 @@ def embed(options: EmbedOptions) -> Results | None:
             if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
                 raise ValueError(
                     f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
-                    "Choose another folder."
+                    "Choose a different folder."
                 )
         state.wait_for_everyone()  # until all have seen the same files
         began = time.monotonic()
@@ -220,7 +220,7 @@ def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
     seen: set[bytes] = set()
     for row, vector in zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
         path = os.fsencode(row["name"] or "")
-        cause = REPEATED if path in seen or catalog.has_file(path) else row["error"]
+        cause = REPEATED if path in seen or catalog.digest(path) else row["error"]
         if cause is not None:
             yield Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
             continue
