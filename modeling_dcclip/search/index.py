@@ -167,11 +167,12 @@ class Index:
                 space = Space.of(runtime, self._model_id)
                 found = self.match(runtime, space)
                 if found is None:
+                    missing = "" if (Path(self.manifest["model_folder"]) / "config.json").is_file() else " (missing)"
                     raise ValueError(
                         f"model: {space.model!r} (dimensions: {space.dimension}) has a different embedding space than "
-                        f"the index {str(self.folder)!r}, which belongs to {self.space.model!r} (dimensions: "
-                        f"{self.space.dimension}). Search with that model or one of its students, or embed again with "
-                        "dcclip index --upgrade FOLDER."
+                        f"the index {str(self.folder)!r}, which belongs to {self.space.model!r}{missing} "
+                        f"(dimensions: {self.space.dimension}). Search with that model or one of its students, or "
+                        f"embed again: dcclip index --upgrade {runtime.folder}."
                     )
                 if self._model is None and self.space.files != space.files:
                     message = f"the files of {str(runtime.folder)!r} have changed since it wrote the index"

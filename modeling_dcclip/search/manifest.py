@@ -117,7 +117,6 @@ def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any
     # listed before the manifest is looked for: another process may be creating the index
     if found and not (folder / MANIFEST).exists():
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     with write_lock(folder):
         if not (folder / MANIFEST).exists():  # else another process was faster
             shutil.rmtree(data, ignore_errors=True)  # of a process that was killed
@@ -185,6 +184,7 @@ def write_lock(folder: Path) -> Iterator[None]:
         OSError: The index cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
             yield
