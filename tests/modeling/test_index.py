@@ -622,7 +622,7 @@ def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, col
             assert index.add().embedded == (model is None)
     with pytest.raises(ValueError, match=r"truncate_dim: the index .* has 8 dimensions, not 4"):
         Index.open(folder, color_model, truncate_dim=4)
-    with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .* dimensions: 8\)"):
+    with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
         Index.open(folder, Runtime(color_model, truncate_dim=4))
     with pytest.raises(ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."):
         Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
