@@ -142,7 +142,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
 
 
 @contextmanager
-def open_file(path: bytes) -> Iterator[BinaryIO]:
+def open_file(path: bytes) -> Iterator[io.BufferedReader]:
     """Open a file to read it.
 
     Raises:
