@@ -116,7 +116,8 @@ class ClassNames:
             if label not in numbers:
                 raise ValueError(
                     f"label: row {row} is labelled {label!r}, which is not among the names of the "
-                    f"{len(self.names[self.key])} classes. Rename the label, or add the class."
+                    f"{len(self.names[self.key])} classes. Rename the label, add the class, or name a different "
+                    "column with --label_column."
                 )
         return torch.tensor([numbers[label] for label in labels])
 
