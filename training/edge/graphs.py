@@ -1,5 +1,6 @@
 """ONNX: write towers as graphs with the input and output names of transformers.js, quantise and run them."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -89,18 +90,19 @@ def write_graph(
         path: Path of the graph.
         external_data: Whether the weights go to a second file, which a graph of more than 2 GiB needs.
     """
-    torch.onnx.export(
-        graph.eval(),
-        example,
-        path,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=INPUTS[tower],
-        output_names=[OUTPUTS[tower]],
-        dynamic_shapes=shapes,
-        external_data=external_data,
-        verbose=False,
-    )
+    with warnings.catch_warnings(action="ignore"):  # about PyTorch's own code
+        torch.onnx.export(
+            graph.eval(),
+            example,
+            path,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=INPUTS[tower],
+            output_names=[OUTPUTS[tower]],
+            dynamic_shapes=shapes,
+            external_data=external_data,
+            verbose=False,
+        )
 
 
 def _finish(path: Path, student: DCCLIPModel):
