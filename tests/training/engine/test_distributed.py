@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from accelerate.utils import DistributedType
 
 from tests.local_server import free_port
 from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_model, recipe_fields
+from tests.training.engine.runs import losses
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe
 from training.engine.loop import make_accelerator
@@ -41,14 +43,6 @@ def recipe(tmp_path, corpus, processor) -> AlignRecipe:
     return AlignRecipe(student=str(tmp_path / "student"), **fields)
 
 
-def weights_and_losses(recipe: AlignRecipe) -> tuple[bytes, list[float]]:
-    folder = Path(recipe.output_dir)
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return (folder / "model.safetensors").read_bytes(), [
-        line["loss"] for line in map(json.loads, lines) if "loss" in line
-    ]
-
-
 @pytest.mark.stress
 def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_python):
     def train():
@@ -69,14 +63,13 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(launch, range(2)))
-    assert weights_and_losses(nodes) == weights_and_losses(recipe)
+    first, second = (Path(each.output_dir) for each in (recipe, nodes))
+    assert losses(first) == losses(second)
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
 def test_sharding_is_refused(recipe, monkeypatch):
-    monkeypatch.setattr("training.engine.loop.Accelerator", lambda **_: Sharding)
+    sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("training.engine.loop.Accelerator", lambda **_: sharding)
     with pytest.raises(ValueError, match="distributed_type: FSDP"):
         make_accelerator(recipe)
-
-
-class Sharding:
-    distributed_type = DistributedType.FSDP

@@ -1,5 +1,6 @@
 """What a recipe makes of data and teacher, before the first step."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,3 +96,5 @@ def test_no_pair_occurs_twice_in_the_batches_of_all_processes(train_rows, weight
     _check_batch(recipe, rows, 2)
     with pytest.raises(ValueError, match=r"^batch_size: .* 9, .* 7 rows.* at most 2"):
         _check_batch(recipe, rows, 3)
+    # the anchor compares each embedding with the teacher's alone
+    _check_batch(replace(recipe, contrastive_weight=0.0, text_text_weight=0.0, anchor_weight=1.0), rows, 3)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_model, recipe_fields
+from tests.training.engine.runs import losses
 from tests.training.tasks.hand_made import NORMALIZE, augment
 from training.config import AlignRecipe, EvalConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset
@@ -31,6 +32,8 @@ from training.hub import save_model
 from training.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+LABELLED = EvalConfig(data="rows", class_names="names")  # which a function of the test replaces
 
 
 def make_recipe(folder: Path, **fields) -> AlignRecipe:
@@ -86,9 +89,6 @@ def run(dataset, processor):
     return run
 
 
-# optimizer and schedule
-
-
 def test_matrices_alone_have_weight_decay_and_only_what_is_trained_is_stepped(tmp_path):
     student = make_model(VIT, NO_DROPOUT)
     student.text_model.requires_grad_(False)
@@ -129,12 +129,7 @@ def test_the_loop_takes_the_steps_of_adamw(tmp_path, run):
         moments = first / (1 - 0.6 ** (step + 1)), second / (1 - 0.7 ** (step + 1))
         weight = weight * (1 - rate * 0.1) - rate * moments[0] / (math.sqrt(moments[1]) + 1e-8)
         np.testing.assert_allclose(task.weights[step + 1].numpy(), weight, rtol=1e-5, atol=1e-6)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    rates = [line["learning_rate"] for line in lines if "loss" in line]
-    assert rates == pytest.approx([learning_rate_at(step, recipe) for step in range(4)])
-
-
-# steps of the loop
+    assert losses(tmp_path, "learning_rate") == pytest.approx([learning_rate_at(step, recipe) for step in range(4)])
 
 
 def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
@@ -145,9 +140,8 @@ def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
     for step, gradient in enumerate(task.gradients):
         expected = torch.full_like(gradient, np.mean(means[3 * step : 3 * step + 3]))
         torch.testing.assert_close(gradient, expected)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     expected = [np.mean(means[3 * step :][:3]) * task.weights[step].sum().item() for step in range(2)]
-    assert [line["loss"] for line in lines if "loss" in line] == pytest.approx(expected, rel=1e-3)
+    assert losses(tmp_path) == pytest.approx(expected, rel=1e-3)
 
 
 def test_gradients_are_clipped_to_their_largest_norm(tmp_path, run):
@@ -167,9 +161,15 @@ def test_a_loss_that_is_infinite_stops_the_run_before_the_step(tmp_path, run):
 
 
 @pytest.mark.parametrize("decay", [0.15, 0.999])
-def test_the_exported_average_includes_every_step_once(tmp_path, run, decay):
-    task = Linear()
-    run(task, make_recipe(tmp_path, ema_decay=decay, learning_rate=0.1, max_steps=5))
+def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_path, run, decay):
+    task, measured = Linear(), []
+
+    def measure(model: DCCLIPModel) -> dict[str, float]:
+        measured.append((model.training, model.visual_projection.weight.detach().clone()))
+        return {"top1": 0.5}
+
+    fields = {"ema_decay": decay, "eval_every": 5, "eval": LABELLED}
+    run(task, make_recipe(tmp_path, learning_rate=0.1, max_steps=5, **fields), measure)
     average = task.weights[0]
     for step, weight in enumerate(task.weights[1:]):
         kept = min(decay, (1 + step) / (10 + step))
@@ -177,6 +177,8 @@ def test_the_exported_average_includes_every_step_once(tmp_path, run, decay):
     exported = load_file(tmp_path / "model.safetensors")["visual_projection.weight"]
     torch.testing.assert_close(exported, average)
     assert not torch.allclose(exported, task.weights[-1])
+    ((is_training, found),) = measured
+    assert not is_training and torch.equal(found, exported)
 
 
 def test_the_average_can_be_restored():
@@ -195,8 +197,7 @@ def test_the_student_is_measured_at_each_interval_and_after_the_last_step(tmp_pa
         steps.append(len(task.gradients))
         return {"top1": 0.5}
 
-    labelled = EvalConfig(data="rows", class_names="names")  # which `measure` replaces
-    run(task, make_recipe(tmp_path, max_steps=max_steps, eval_every=every, eval=labelled), measure)
+    run(task, make_recipe(tmp_path, max_steps=max_steps, eval_every=every, eval=LABELLED), measure)
     assert steps == measured
 
 
@@ -224,9 +225,9 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
     assert first["skipped"] == "a cause of this test: 2"
 
 
-def test_draws_are_the_same_in_a_run_that_is_resumed(tmp_path, run):
+def test_a_resumed_run_has_the_same_draws_weights_and_average(tmp_path, run):
     whole = Linear()
-    recipe = make_recipe(tmp_path / "whole", save_every=1, accumulate_steps=2, keep_checkpoints=9)
+    recipe = make_recipe(tmp_path / "whole", save_every=1, accumulate_steps=2, keep_checkpoints=9, ema_decay=0.5)
     run(whole, recipe)
     (tmp_path / "again").mkdir()
     (tmp_path / "whole" / "checkpoint-000002").rename(tmp_path / "again" / "checkpoint-000002")
@@ -234,6 +235,8 @@ def test_draws_are_the_same_in_a_run_that_is_resumed(tmp_path, run):
     run(again, replace(recipe, output_dir=str(tmp_path / "again"), resume=True))
     assert (again.draws, again.rows, again.numbers) == (whole.draws[4:], whole.rows[4:], [4, 5])
     assert torch.equal(again.weight, whole.weight)
+    exported = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again")]
+    assert exported[0] == exported[1]  # with the average
 
 
 def test_rows_and_draws_follow_the_seed_and_views_take_turns(tmp_path, run):
@@ -245,9 +248,6 @@ def test_rows_and_draws_follow_the_seed_and_views_take_turns(tmp_path, run):
     assert (first.rows, first.draws) == (again.rows, again.draws)
     assert first.rows != other.rows and not set(first.draws) & set(other.draws)
     assert first.views == [[row % 2 for row in rows] for rows in first.rows]  # all of the first epoch
-
-
-# state
 
 
 def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_rows, tokenizer):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
@@ -24,8 +23,8 @@ from tests.tiny import (
     student_config,
     train_unigram,
 )
-from training import align, distill
-from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
+from tests.training.engine.runs import losses, read_log, run
+from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
@@ -34,20 +33,6 @@ from training.teachers import TOWERS, Teacher
 from training.teachers.lineage import digest_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
-
-
-def run(recipe: TrainingRecipe) -> Path:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
-    return Path(recipe.output_dir)
-
-
-def read_log(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def losses(folder: Path, name: str = "loss") -> list[float]:
-    return [line[name] for line in read_log(folder) if "loss" in line]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -144,20 +129,23 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     assert names and all(name.startswith(parts[tower]) for name in names)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, train_rows, tmp_path, cached):
+def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_without_a_cache(
+    distill_recipe, train_rows, tmp_path
+):
     texts = [*train_rows["en"], *train_rows["zh"]]
     teacher = save_altclip(tmp_path / "teacher", train_unigram(texts, 700))
     source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
     cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(tmp_path / "cut")
-    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
     student = student_config(tokenizer=str(tmp_path / "cut"))
-    recipe = distill_recipe(teacher=str(teacher), student=student, tower="text", max_steps=30, **fields)
-    folder = run(replace(recipe, batch_size=16, learning_rate=3e-3))
+    recipe = distill_recipe(teacher=str(teacher), student=student, tower="text", max_steps=3)
+    folder = run(recipe)
     values = losses(folder, "text_map")
-    assert sum(values[-5:]) < 0.9 * sum(values[:5])
-    assert "split differently by the teacher" in read_log(folder)[-1]["skipped"]
-    assert AutoProcessor.from_pretrained(folder).tokenizer(texts[0]).input_ids
+    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1, "output_dir": str(tmp_path / "cached")}
+    cached = run(replace(recipe, **fields))
+    assert losses(cached, "text_map") == pytest.approx(values, rel=1e-2) and len({*values}) == 3
+    for each in (folder, cached):
+        assert "split differently by the teacher" in read_log(each)[-1]["skipped"]
+    assert len(AutoProcessor.from_pretrained(folder).tokenizer) == 350
 
 
 def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_path, monkeypatch):
@@ -191,9 +179,6 @@ def test_what_was_made_of_other_weights_leaves_with_them(distill_recipe):
     assert (folder / "onnx" / "model.onnx").exists() and (folder / "results.json").exists()
     run(distill_recipe(max_steps=2, overwrite=True))
     assert not [name for name in ("onnx", "immich", "results.json") if (folder / name).exists()]
-
-
-# checkpoints
 
 
 def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, capfd):
@@ -284,9 +269,7 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
 
 def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(align_recipe, train_rows):
     with pytest.raises(ValueError, match=rf"batch_size: is 5000, but the data have only {len(train_rows)} rows"):
-        run(align_recipe(batch_size=5000, max_steps=1))
-    more = len(train_rows) + 1  # the anchor compares each embedding with that of the teacher alone
-    run(align_recipe(batch_size=more, max_steps=1, contrastive_weight=0.0, anchor_weight=1.0))
+        run(align_recipe(batch_size=5000))
 
 
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):

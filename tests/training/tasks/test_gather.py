@@ -1,6 +1,5 @@
 """One batch of 32 = 2 processes x 16 = 4 chunks of 8 = 2 processes x 2 chunks of 8: the loss and every gradient."""
 
-import json
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -27,7 +26,7 @@ from tests.tiny import (
     make_model,
     recipe_fields,
 )
-from training import align
+from tests.training.engine.runs import losses, run
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.corpus.free_photos import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
@@ -151,9 +150,6 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
 
 
-# equal to the whole batch
-
-
 @pytest.fixture(scope="module")
 def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
     """Losses and gradients of one process with the whole batch at once, by recipe."""
@@ -201,9 +197,6 @@ def test_a_batch_of_several_has_its_share_of_the_gradients(whole, make_task, dat
     found = gradients(make_task(chunk_size=size), collate(dataset, keys), weight=0.25)
     expected = whole["infonce"].items()
     assert_same(found, {name: value if name.startswith("loss/") else 0.25 * value for name, value in expected})
-
-
-# dropout, precision, layers without a loss
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset, keys):
@@ -260,9 +253,6 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
     debug_launcher(work)
 
 
-# pieces
-
-
 def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     def work():
         rank = Accelerator(cpu=True).process_index
@@ -280,30 +270,19 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
 
 
-# a whole run
-
-
-def run(recipe: AlignRecipe) -> list[dict]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    align.run(recipe)
-    lines = (Path(recipe.output_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [line for line in map(json.loads, lines) if "loss" in line]
-
-
 def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, corpus, processor):
     # the bias is no part of the model, so it is restored from the training state
     make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
     fields = recipe_fields(tmp_path / "aligned", str(corpus / "train.parquet"), batch_size=16, save_every=1)
     recipe = AlignRecipe(student=str(tmp_path / "student"), loss="sigmoid", chunk_size=6, **fields)
-    whole = run(recipe)
+    whole = losses(run(recipe))
     assert "logit_bias" not in load_file(tmp_path / "aligned/model.safetensors")
     state = load_file(tmp_path / "aligned/checkpoint-000001/training_state/tensors.safetensors")
     assert state["task/logit_bias"] not in (-10.0, 0.0)
     broken = tmp_path / "broken"
     broken.mkdir()
     (tmp_path / "aligned/checkpoint-000001").rename(broken / "checkpoint-000001")
-    again = run(replace(recipe, resume=True, output_dir=str(broken)))
-    assert [line["loss"] for line in again] == [whole[1]["loss"]]
+    assert losses(run(replace(recipe, resume=True, output_dir=str(broken)))) == whole[1:]
     for name in ("model.safetensors", "checkpoint-000002/training_state/tensors.safetensors"):
         assert (broken / name).read_bytes() == (tmp_path / "aligned" / name).read_bytes()
