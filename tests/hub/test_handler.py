@@ -89,6 +89,13 @@ BAD = {
     "a label too long": ({"candidate_labels": ["frog " * 99]}, 400, "at most 32"),
     "no placeholder": ({"parameters": {"hypothesis_template": "a photo"}}, 400, "hypothesis_template"),
     "parameters of the wrong type": ({"parameters": "x"}, 400, "parameters is of type str"),
+    "a label of 10 MB": ({"candidate_labels": ["x" * 10_000_000]}, 413, "has 10,000,000 characters"),
+    "labels of 10 MB": ({"candidate_labels": "x" * 10_000_000}, 413, "has 10,000,000 characters"),
+    "half a character": ({"candidate_labels": ["\ud800"]}, 400, "is not valid Unicode"),
+    "many placeholders": ({"hypothesis_template": "{}" * 9}, 400, "9 places"),
+    "a long template": ({"hypothesis_template": "{}" + "x" * 2000}, 413, "has 2,002 characters"),
+    "60 MB of base64": ({"inputs": "A" * 60_000_000}, 413, "has 60,000,000 characters"),
+    "40 MB": ({"inputs": b"A" * 40_000_000}, 413, "has 40,000,000 bytes"),
 }
 
 

@@ -31,17 +31,14 @@ def test_tower_without_model_type_raises_an_error_with_the_field(field):
         DCCLIPConfig(**{field: {"hidden_size": 32}})
 
 
-def test_cls_pooling_of_a_tower_without_cls_raises_an_error():
-    with pytest.raises(ValueError, match="vision_pooling='cls' needs a tower with a CLS token"):
-        DCCLIPModel(make_config(MOBILENET, vision_pooling="cls"))
-
-
-def test_vision_tower_without_a_spatial_map_raises_an_error():
-    # one patch covers the whole image, so there is no spatial grid
-    with pytest.raises(ValueError, match=r"vision_config: 'vit' returns no spatial feature map"):
-        DCCLIPModel(make_config(VIT | {"patch_size": 64}))
-
-
-def test_tower_pooling_of_a_tower_without_pooled_output_raises_an_error():
-    with pytest.raises(ValueError, match=r"vision_pooling='tower', but 'mobilenetv4_conv_small_050' has no pooled"):
-        DCCLIPModel(make_config(MOBILENET, vision_pooling="tower"))
+@pytest.mark.parametrize(
+    ("vision", "fields", "message"),
+    [
+        (MOBILENET, {"vision_pooling": "cls"}, "vision_pooling='cls' needs"),
+        (MOBILENET, {"vision_pooling": "tower"}, "vision_pooling='tower', but"),
+        (VIT | {"patch_size": 64}, {}, "vision_config: 'vit' returns no spatial"),  # one patch covers the image
+    ],
+)
+def test_image_towers_that_do_not_fit_raise_an_error_with_the_field(vision, fields, message):
+    with pytest.raises(ValueError, match=message):
+        DCCLIPModel(make_config(vision, **fields))

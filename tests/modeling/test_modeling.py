@@ -106,9 +106,9 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("vision", ["mobilenet", "vit"])
-def test_single_towers_load_from_the_whole_folder(vision, inputs, tmp_path):
-    whole = make_model(VISIONS[vision])
+@pytest.mark.parametrize(("vision", "rotation"), [("mobilenet", None), ("vit", "digest")])
+def test_single_towers_load_from_the_whole_folder(vision, rotation, inputs, tmp_path):
+    whole = make_model(VISIONS[vision], rotation=rotation)
     whole.save_pretrained(tmp_path)
     image, info = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -120,6 +120,8 @@ def test_single_towers_load_from_the_whole_folder(vision, inputs, tmp_path):
     assert torch.equal(image.eval()(inputs["pixel_values"]).pooler_output, expected.pooler_output)
     assert torch.equal(image(inputs["pixel_values"]).feature_map, expected.feature_map)
     assert torch.equal(text.eval()(**tokens).pooler_output, whole.get_text_features(**tokens).pooler_output)
+    if rotation:
+        assert torch.equal(DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM))
 
 
 def test_text_longer_than_the_maximum_raises_an_error(model):
@@ -142,12 +144,3 @@ def test_truncate_dim_returns_leading_dimensions(model, inputs, tmp_path):
     again = DCCLIPModel.from_pretrained(tmp_path / "short").eval()  # whole weights, and the width is kept
     assert torch.equal(again(**inputs).image_embeds, found.image_embeds)
     assert DCCLIPModel.from_pretrained(tmp_path / "short", truncate_dim=None).config.embedding_dim == PROJECTION_DIM
-
-
-def test_single_towers_load_from_a_rotated_model(tmp_path):
-    model = make_model(VIT, rotation="digest")
-    model.save_pretrained(tmp_path)
-    for tower in (DCCLIPVisionModelWithProjection, DCCLIPTextModelWithProjection):
-        _, report = tower.from_pretrained(tmp_path, output_loading_info=True)
-        assert not report["unexpected_keys"] and not report["missing_keys"]
-    assert torch.equal(DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM))

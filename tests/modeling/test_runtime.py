@@ -83,6 +83,9 @@ def test_preprocessing_without_a_resize_is_exact():
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
     with pytest.raises(ValueError, match="crop_size"):
         ImagePreprocessor(config)(Image.new("RGB", (9, 1)))
+    for fields, name in (({"do_pad": True}, "do_pad"), ({"do_resize": True, "resample": 1}, "resample 1")):
+        with pytest.raises(ValueError, match=name):
+            ImagePreprocessor(PROCESSORS["crop"].to_dict() | fields)
 
 
 def test_runtime_equals_the_pytorch_model(full, exported, processor, images, texts):
@@ -155,24 +158,14 @@ def test_a_file_that_does_not_load_falls_back_to_the_next(full, texts):
         Runtime(full.folder).encode_texts(texts)
 
 
-def test_unsupported_preprocessing_raises_an_error():
-    config = PROCESSORS["crop"].to_dict()
-    with pytest.raises(ValueError, match="do_pad"):
-        ImagePreprocessor(config | {"do_pad": True})
-    with pytest.raises(ValueError, match="resample 1"):
-        ImagePreprocessor(config | {"resample": 1})
-
-
-def test_zero_shot_without_labels_or_placeholder_raises_an_error(full, images):
-    with pytest.raises(ValueError, match="labels: got none"):
-        full.zero_shot(images[0], [])
-    with pytest.raises(ValueError, match=r"template: 'a photo' has no \{\}"):
-        full.zero_shot(images[0], LABELS, "a photo")
-
-
-def test_a_single_item_instead_of_a_list_raises_an_error(full, images, tmp_path):
-    with pytest.raises(ValueError, match="labels: got the single string 'dog'"):  # not the labels d, o and g
-        full.zero_shot(images[0], "dog")
+def test_labels_templates_and_images_that_cannot_be_used_are_named(full, images, tmp_path):
+    for labels, template, message in (
+        ("dog", "{}", "labels: got the single string 'dog'"),  # not the labels d, o and g
+        ([], "{}", "labels: got none"),
+        (LABELS, "a photo", r"template: 'a photo' has no \{\}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            full.zero_shot(images[0], labels, template)
     for image in (images[0], tmp_path / "image.png", "image.png"):
         with pytest.raises(ValueError, match="images: got a single image"):
             full.encode_images(image)
