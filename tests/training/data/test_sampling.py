@@ -25,12 +25,6 @@ def test_start_at_any_step_continues_the_uninterrupted_run(num_views):
         assert list(sample_batches(range(27), num_views=num_views, start=start, stop=12)) == whole[start:]
 
 
-def test_processes_share_each_global_batch_without_overlap():
-    alone = list(sample_batches(range(40), batch_size=8))
-    parts = [list(sample_batches(range(40), batch_size=4, rank=rank, num_processes=2)) for rank in (0, 1)]
-    assert [left + right for left, right in zip(*parts, strict=True)] == alone
-
-
 def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
     for epoch in range(4):
         batches = sample_batches(range(16), num_views=3, start=2 * epoch, stop=2 * epoch + 2)

@@ -67,7 +67,6 @@ def load(train_rows, tokenizer, tmp_path):
         ({"en.txt": b" ", "zh.txt": b""}, "empty caption"),
         ({"en.txt": "青蛙".encode(), "zh.txt": b"frog"}, "caption in the wrong script"),
     ],
-    ids=["broken", "bomb", "warning", "empty", "script"],
 )
 def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, cause):
     batch, skipped = load({3: change}, streaming, num_skipped=1)

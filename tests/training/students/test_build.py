@@ -81,29 +81,18 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert not getattr(student.config.vision_config, "label_names", None)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"vocab_size": 10}, r"student.text_config.vocab_size is 10, the tokenizer has 600 tokens"),
-        ({"model_type": "bart-simpson"}, r"student.text_config does not describe a tower.*bart-simpson"),
-    ],
-)
-def test_invalid_config_raises(efficientnet, fields, message):
-    with pytest.raises(ValueError, match=message):
-        build_student(student_config(text_config=XLM_ROBERTA | fields), LANGUAGES, efficientnet)
-
-
 def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
     config = load_size("tiny", projection_dim=None, max_text_length=32)
     assert isinstance(config, StudentConfig)
     assert (config.projection_dim, config.max_text_length, config.image_size) == (None, 32, 224)
     assert load_size("base").text_config["num_hidden_layers"] == 12
-    with pytest.raises(ValueError, match="'huge'"):
-        load_size("huge")
-    with pytest.raises(ValueError, match=r"student size 'tiny'.*vision_size"):
-        load_size("tiny", vision_size=3)
-    with pytest.raises(ValueError, match=r"student size 'tiny'.*image_size"):
-        load_size("tiny", image_size="large")
+    for size, fields, message in (
+        ("huge", {}, "'huge'"),
+        ("tiny", {"vision_size": 3}, "'tiny'.*vision_size"),
+        ("tiny", {"image_size": "large"}, "'tiny'.*image_size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_size(size, **fields)
 
 
 def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
@@ -133,15 +122,13 @@ def test_teacher_provides_missing_fields(efficientnet):
     [
         (
             "text_config",
-            BERT | {"num_layers": 1},
-            r"text_config.num_layers: 'bert'",
+            XLM_ROBERTA | {"vocab_size": 10},
+            r"student.text_config.vocab_size is 10, the tokenizer has 600",
         ),
+        ("text_config", XLM_ROBERTA | {"model_type": "bart-simpson"}, r"student.text_config does not.*bart-simpson"),
+        ("text_config", BERT | {"num_layers": 1}, r"text_config.num_layers: 'bert'"),
         ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"vision_config.architecture: timm"),
-        (
-            "vision_config",
-            MOBILENET | {"model_args": {"quux": 1}},
-            r"vision_config: 'timm_wrapper' cannot be built.*quux",
-        ),
+        ("vision_config", MOBILENET | {"model_args": {"quux": 1}}, r"vision_config: 'timm_wrapper' cannot .*quux"),
         ("vision_config", LEVIT, r"vision_config: 'timm_wrapper' cannot be built .* for images of 64 pixels"),
         ("text_config", SQUEEZEBERT, r"student.text_config: 'squeezebert' cannot be built .*embedding_size"),
     ],
@@ -183,7 +170,6 @@ def saved(tmp_path_factory, processor):
         (lambda weights: weights["logit_scale"].fill_(torch.nan), "'logit_scale'"),
         (lambda weights: weights.update({"text_projection.weight": torch.zeros(2, 2)}), "damaged"),
     ],
-    ids=["missing", "nan", "shape"],
 )
 def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, message):
     folder = shutil.copytree(saved, tmp_path / "copied")
@@ -199,11 +185,7 @@ def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, mess
     [
         ("config.json", '{"a":' * 5000, "config.json"),
         ("config.json", '{"model_type": "dcclip", "max_text_length": 1000000000}', "max_text_length is 1000000000"),
-        (
-            "config.json",
-            '{"model_type": "dcclip", "text_config": {"model_type": "bert", "num_hidden_layers": 1000000}}',
-            "num_hidden_layers is 1000000",
-        ),
+        ("config.json", '{"model_type": "dcclip", "text_config": {"num_hidden_layers": 1000000}}', "is 1000000"),
         ("tokenizer.json", "{}", "damaged"),
     ],
 )
