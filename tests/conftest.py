@@ -21,6 +21,7 @@ os.environ |= {
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,8 +162,27 @@ def run_python():
     return run
 
 
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]):
+    """Run a command that must be refused, and return its message."""
+
+    def run(main: Callable[[list[str]], object], *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
 @pytest.fixture(scope="session")
-def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labelled(corpus: Path) -> list[str]:
+    """Options that name a labelled set."""
+    return ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
+
+
+@pytest.fixture(scope="session")
+def exported(processor: DCCLIPProcessor, labelled: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student's folder with its exported towers in all formats. Tests must not write into it."""
     from training import export
     from training.edge import gate_data, verdict
@@ -172,7 +192,6 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
     base = tmp_path_factory.mktemp("shared") if is_alone else tmp_path_factory.getbasetemp().parent
     folder, output_dir = tmp_path_factory.mktemp("student"), base / "exported"
     save_student(folder, make_model(SMALL_MOBILENET, SMALL_XLM_ROBERTA, seed=3), processor)
-    data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with FileLock(f"{output_dir}.lock"), pytest.MonkeyPatch.context() as patch:
         if output_dir.exists():
             return output_dir
@@ -181,7 +200,7 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         patch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
         patch.setattr(gate_data, "NUM_CALIBRATION", 16)
-        export.main([str(folder), "--output_dir", str(output_dir), *data])
+        export.main([str(folder), "--output_dir", str(output_dir), *labelled])
     return output_dir
 
 

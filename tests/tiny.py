@@ -1,11 +1,13 @@
 """Tiny models of the real classes, and recipes for them. All random weights are seeded."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AltCLIPConfig,
@@ -114,6 +116,13 @@ def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
 
 def make_image_processor(size: int = IMAGE_SIZE) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The content of an image file."""
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:

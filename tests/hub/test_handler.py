@@ -1,7 +1,6 @@
 """The request handler of a model folder: requests of the widget's format in, ranked labels out, clear errors."""
 
 import base64
-import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from PIL import Image
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip import handler as module
 from modeling_dcclip.handler import BadRequest, EndpointHandler
+from tests.tiny import encoded
 
 pytestmark = pytest.mark.slow
 
@@ -24,15 +24,9 @@ def handler(finished) -> EndpointHandler:
     return EndpointHandler(str(finished))
 
 
-def encode(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def png(images) -> bytes:
-    return encode(images[0])
+    return encoded(images[0])
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +74,8 @@ BAD = {
     "not base64": ({"inputs": "%%%"}, 400, "not base64"),
     "a URL": ({"inputs": "https://example.org/a.png"}, 400, "does not download"),
     "base64 of no image": ({"inputs": base64.b64encode(b"text").decode()}, 400, "cannot be decoded"),
-    "truncated": ({"inputs": encode(Image.effect_noise((64, 64), 50))[:900]}, 400, "damaged"),
-    "too many pixels": ({"inputs": encode(Image.new("1", (10_000, 5_000)))}, 413, "10000 x 5000"),
+    "truncated": ({"inputs": encoded(Image.effect_noise((64, 64), 50))[:900]}, 400, "damaged"),
+    "too many pixels": ({"inputs": encoded(Image.new("1", (10_000, 5_000)))}, 413, "10000 x 5000"),
     "no labels": ({"candidate_labels": None}, 400, "candidate_labels is missing"),
     "empty labels": ({"candidate_labels": " , "}, 400, "0 non-empty labels"),
     "labels of numbers": ({"candidate_labels": [1]}, 400, "list of strings"),
@@ -139,7 +133,7 @@ def test_embeddings_are_those_of_the_model(handler, finished, images):
     model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
     with torch.no_grad():
         outputs = model(**processor(images=images[:2], text=[*EN, *ZH], return_tensors="pt"))
-    files = [base64.b64encode(encode(image)).decode() for image in images[:2]]
+    files = [base64.b64encode(encoded(image)).decode() for image in images[:2]]
     answer = handler({"task": "embed", "inputs": {"texts": [*EN, *ZH], "images": files}})
     for name, expected in {"texts": outputs.text_embeds, "images": outputs.image_embeds}.items():
         torch.testing.assert_close(torch.tensor(answer[name]), expected, atol=1e-5, rtol=0)

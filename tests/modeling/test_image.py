@@ -19,12 +19,7 @@ from modeling_dcclip.image_dcclip import (
     to_rgb,
 )
 from modeling_dcclip.runtime_dcclip import open_rgb
-
-
-def encode(image: Image.Image, file_format: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
+from tests.tiny import encoded
 
 
 def ramp(dtype: str, largest: float) -> np.ndarray:
@@ -37,7 +32,7 @@ def ramp(dtype: str, largest: float) -> np.ndarray:
      ("float32", 65535, "TIFF"), ("int32", 255, "TIFF"), ("int32", 65535, "TIFF"), ("uint8", 255, "PNG")],
 )  # fmt: skip
 def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file_format):
-    opened = open_image(encode(Image.fromarray(ramp(dtype, largest)), file_format))
+    opened = open_image(encoded(Image.fromarray(ramp(dtype, largest)), file_format))
     assert opened.mode == "RGB"
     assert np.abs(np.asarray(opened)[..., 0].astype(float) - ramp("float64", 255)).max() <= 1
 
@@ -46,7 +41,7 @@ def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file
 def test_dark_and_bright_images_of_16_bits_keep_their_brightness(file_format):
     """They are neither stretched to their largest value nor cut at 255."""
     for values in ([0, 128, 255], [0, 1000, 2000], [300, 40000, 65535]):
-        opened = open_image(encode(Image.fromarray(np.array([values], np.uint16)), file_format))
+        opened = open_image(encoded(Image.fromarray(np.array([values], np.uint16)), file_format))
         assert [pixel[0] for pixel in opened.get_flattened_data()] == [round(value / 257) for value in values]
 
 
@@ -55,7 +50,7 @@ def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
     wide = Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000)
     exif = Image.Exif()
     exif[image_dcclip.ORIENTATION] = 6
-    content = encode(wide, "PNG", exif=exif)
+    content = encoded(wide, "PNG", exif=exif)
     (tmp_path / "a.png").write_bytes(content)
     expected = np.asarray(open_image(content))
     assert expected.shape == (4, 3, 3)
@@ -70,12 +65,12 @@ def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
 def test_formats_that_nobody_means_are_not_opened(file_format):
     mode = "F" if file_format == "SPIDER" else "RGB"
     with pytest.raises(ImageError, match="UnidentifiedImageError"):
-        open_image(encode(Image.new(mode, (8, 8)), file_format))
+        open_image(encoded(Image.new(mode, (8, 8)), file_format))
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():
     with pytest.raises(DecompressionBomb, match="100 x 100 pixels, more than 9999"):
-        open_image(encode(Image.new("RGB", (100, 100)), "PNG"), max_pixels=9999)
+        open_image(encoded(Image.new("RGB", (100, 100)), "PNG"), max_pixels=9999)
 
 
 def test_long_images_are_cropped_before_they_are_resized(processor):
@@ -126,7 +121,7 @@ def test_files_are_turned_upright_once(file_format, orientation):
     image.paste((0, 0, 255), (0, 0, 30, 20))
     exif = Image.Exif()
     exif[image_dcclip.ORIENTATION] = orientation
-    content = encode(image, file_format, exif=exif)
+    content = encoded(image, file_format, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     opened = open_image(content)
     assert opened.size == upright.size
@@ -136,13 +131,13 @@ def test_files_are_turned_upright_once(file_format, orientation):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_damaged_exif_of_a_sound_image_is_ignored(file_format):
     image = Image.new("RGB", (16, 16), "red")
-    content = encode(image, file_format, exif=b"Exif\0\0" + b"\0" * 16)
+    content = encoded(image, file_format, exif=b"Exif\0\0" + b"\0" * 16)
     assert open_image(content).size == (16, 16)
 
 
 def test_a_large_jpeg_is_decoded_if_a_smaller_size_is_enough(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300)
-    content = encode(Image.new("RGB", (480, 360), "red"), "JPEG")
+    content = encoded(Image.new("RGB", (480, 360), "red"), "JPEG")
     assert open_image(content, size=40).size == (120, 90)
     for arguments in ({}, {"size": 40, "max_pixels": 400 * 300}):
         with pytest.raises(DecompressionBomb, match="480 x 360 pixels, more than 120000"):
@@ -152,7 +147,7 @@ def test_a_large_jpeg_is_decoded_if_a_smaller_size_is_enough(monkeypatch):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
 def test_the_endpoint_makes_very_large_images_smaller_at_once(file_format):
     image = Image.linear_gradient("L").resize((4000, 3000)).convert("RGB")
-    request = {"inputs": encode(image, file_format), "candidate_labels": ["a"]}
+    request = {"inputs": encoded(image, file_format), "candidate_labels": ["a"]}
     whole, reduced = parse_request(request)[0], parse_request(request, 224)[0]
     assert whole.size == (4000, 3000) and 2 * 224 <= reduced.height < 4 * 224
     pixels = [np.asarray(each.resize((224, 224)), float) for each in (whole, reduced)]
@@ -163,6 +158,6 @@ def test_the_endpoint_makes_very_large_images_smaller_at_once(file_format):
 
 @pytest.mark.parametrize(("gap", "size"), [(1, (125, 94)), (2, (250, 188)), (9, (1000, 750))])
 def test_a_jpeg_is_decoded_no_smaller_than_the_gap_allows(gap, size):
-    content = encode(Image.new("RGB", (1000, 750)), "JPEG")
+    content = encoded(Image.new("RGB", (1000, 750)), "JPEG")
     assert open_image(content, 90, gap=gap).size == size
-    assert open_image(encode(Image.new("RGB", (1000, 750)), "PNG"), 90, gap=gap).size == (1000, 750)
+    assert open_image(encoded(Image.new("RGB", (1000, 750)), "PNG"), 90, gap=gap).size == (1000, 750)

@@ -1,6 +1,6 @@
 """Rows of images and captions, and batches of one source, for tests."""
 
-from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,14 +8,13 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
 
+from tests.tiny import encoded
 from training.data import BatchPlan, KeyedBatchSampler
 
 
-def make_cell(image: PILImage.Image, kind: str = "PNG") -> dict:
+def make_cell(image: PILImage.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
     """An undecoded image as `datasets` stores it."""
-    buffer = BytesIO()
-    image.save(buffer, kind)
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": encoded(image, kind, **options), "path": None}
 
 
 def make_rows(cells: list, **captions: list) -> Dataset:

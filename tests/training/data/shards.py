@@ -8,15 +8,8 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, Image
-from PIL import Image as PILImage
 
 from training.data.batch import Batch
-
-
-def encoded(image: PILImage.Image, kind: str = "PNG") -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 def read_samples(rows: Dataset, stop: int) -> list[dict[str, bytes]]:

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
-from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, write_shards
+from tests.tiny import encoded
+from tests.training.data.shards import assert_equal_batches, keys_of, read_samples, write_shards
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
 from training.data.batch import text_id

@@ -24,16 +24,15 @@ VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"ou
 
 
 @pytest.fixture(scope="module")
-def exported(processor, corpus, tmp_path_factory) -> Path:
+def exported(processor, labelled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all files of the format. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("executorch")
     save_student(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor)
-    data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
-        arguments = [str(folder), "--output_dir", str(folder), *data]
+        arguments = [str(folder), "--output_dir", str(folder), *labelled]
         export.main([*arguments, "--towers", "text", "--variants", "fp32"])
         export.main([*arguments, "--format", "executorch"])
     return folder

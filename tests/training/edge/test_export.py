@@ -21,24 +21,6 @@ pytestmark = pytest.mark.slow
 INT8 = "onnx/text_model_quantized.onnx"
 
 
-@pytest.fixture
-def labelled(corpus) -> list[str]:
-    return ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
-
-
-@pytest.fixture
-def fails(capsys):
-    """Run the script with invalid options and return its error message."""
-
-    def run(*arguments) -> str:
-        with pytest.raises(SystemExit) as exit_info:
-            export.main(list(map(str, arguments)))
-        assert exit_info.value.code == 2
-        return capsys.readouterr().err
-
-    return run
-
-
 def files(folder: Path) -> dict[str, bytes]:
     """Content of all files but the lock and the record of the folder."""
     paths = [path for path in folder.rglob("*") if path.is_file() and ".dcclip" not in path.parts]
@@ -95,12 +77,12 @@ def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, labelled, tmp_path, fails):
+def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, labelled, tmp_path, refusal):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
     kept = (folder / "onnx/vision_model.onnx").read_bytes()
     options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labelled]
     (folder / "onnx/notes.txt").write_text("of the user", encoding="utf-8")
-    assert "has onnx, which export did not write" in fails(*options)
+    assert "has onnx, which export did not write" in refusal(export.main, *options)
     (folder / "onnx/notes.txt").unlink()
     export.main(list(map(str, options)))
     assert (folder / "onnx/vision_model.onnx").read_bytes() == kept

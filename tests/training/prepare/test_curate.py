@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from tests.training.prepare.test_duplicates import cell
+from tests.training.data.rows import make_cell
 from training.config import DataConfig
 from training.data import PairDataset, load_source
 from training.data.images import PATH_REFUSED, URL_REFUSED
@@ -38,7 +38,7 @@ def distinct_images(train_rows) -> list[PILImage.Image]:
 
 def save_rows(path: Path, images: list, en: list, zh: list | None = None) -> str:
     text = List(Value("string")) if isinstance(en[0], list) else Value("string")
-    cells = [image if image is None or isinstance(image, dict) else cell(image) for image in images]
+    cells = [image if image is None or isinstance(image, dict) else make_cell(image) for image in images]
     columns = {"image": cells, "en": en, "zh": [None] * len(en) if zh is None else zh}
     features = Features({"image": Image(decode=False), "en": text, "zh": text})
     Dataset.from_dict(columns, features=features).cast_column("image", Image()).to_parquet(path)
@@ -90,7 +90,7 @@ def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_im
         distinct_images[0],
         *({"bytes": None, "path": path} for path in (str(outside), "http://127.0.0.1:1/a.png")),
     ]
-    cells = [cell(image) if isinstance(image, PILImage.Image) else image for image in images]
+    cells = [make_cell(image) if isinstance(image, PILImage.Image) else image for image in images]
     features = Features({"image": Image(decode=False), "en": Value("string")})
     rows = Dataset.from_dict({"image": cells, "en": ["a frog", "a cat", "a dog"]}, features=features)
     pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from tests.training.data.rows import make_cell
 from training.prepare.duplicates import (
     colours,
     examine_image,
@@ -13,12 +14,6 @@ from training.prepare.duplicates import (
     normalise,
     perceptual_hash,
 )
-
-
-def cell(image: PILImage.Image, kind: str = "PNG", **options) -> dict:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def low_contrast_image(contrast: int) -> PILImage.Image:
@@ -47,12 +42,12 @@ def colour_distance(one: PILImage.Image, other: PILImage.Image) -> float:
 def test_each_check_keeps_images_inside_and_drops_images_outside_its_threshold(images, limits, inside, outside, cause):
     for value, expected in ((inside, None), (outside, cause)):
         image = low_contrast_image(value) if isinstance(value, int) else images[0].resize(value)
-        assert examine_image(cell(image), **limits).cause == expected
-        assert examine_image(cell(image)).cause is None
+        assert examine_image(make_cell(image), **limits).cause == expected
+        assert examine_image(make_cell(image)).cause is None
 
 
 def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
-    whole = cell(images[0])["bytes"]
+    whole = make_cell(images[0])["bytes"]
     for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         assert examine_image({"bytes": damaged, "path": None}).cause == "image does not decode"
     for absent in (None, {"bytes": None, "path": None}):
@@ -60,12 +55,12 @@ def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
     assert examine_image({"bytes": None, "path": str(tmp_path / "gone.png")}).cause == "image does not decode"
     assert examine_image("image is a URL").cause == "image is a URL"
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
-    assert examine_image(cell(images[0])).cause == "decompression bomb"
+    assert examine_image(make_cell(images[0])).cause == "decompression bomb"
 
 
 def test_hash_survives_scaling_compression_and_brightness_and_separates_images(images):
     for image in images:
-        again = PILImage.open(BytesIO(cell(image.resize((96, 96)), "JPEG", quality=60)["bytes"]))
+        again = PILImage.open(BytesIO(make_cell(image.resize((96, 96)), "JPEG", quality=60)["bytes"]))
         assert distance(image, again) <= 4 and colour_distance(image, again) <= 4
         assert distance(image, image.point([round(0.9 * value) for value in range(256)] * 3)) <= 4
     distances = [distance(one, other) for n, one in enumerate(images) for other in images[:n]]

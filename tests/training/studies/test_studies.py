@@ -17,15 +17,8 @@ from training.studies.harness import Study, StudyOptions, arms_table, mean_and_s
 from training.utils.results import RESULTS_FILE, Results, Row
 
 
-def refused(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
-
-
-def test_an_unknown_study_is_one_line(capsys):
-    assert "'nowhere'" in refused(capsys, "nowhere")
+def test_an_unknown_study_is_refused(refusal):
+    assert "'nowhere'" in refusal(main, "nowhere")
 
 
 def row(value: float, seed: int, language: str = "en", model: str = "arm") -> Row:
