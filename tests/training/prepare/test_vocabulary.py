@@ -159,7 +159,6 @@ def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english
     single = {"▁", *ascii_characters, *("▁" + character for character in ascii_characters)}
     assert {piece for piece in single if piece in before} <= kept
     assert {character for text in english_and_chinese for character in text if character in before} <= kept
-    assert "；" not in before or "；" in kept
 
 
 def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
@@ -221,14 +220,7 @@ def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_
     vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # these settings must not be saved
     assert not Vocabulary.is_in(folder)
     vocabulary.save(folder)
-    assert Vocabulary.is_in(folder) and Vocabulary.is_in(str(folder))
-    assert {path.name for path in folder.iterdir()} == {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocabulary.json",
-        "vocabulary.safetensors",
-    }
-    assert [path.name for path in folder.parent.iterdir()] == ["cut"]
+    assert Vocabulary.is_in(folder) and len(list(folder.parent.iterdir())) == 1
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # safetensors writes files with mode 0600
     alone = AutoTokenizer.from_pretrained(folder)
     assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(source)
