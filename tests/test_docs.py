@@ -1,9 +1,6 @@
 """The READMEs keep their word: Python blocks run, tables are the committed results, links and commands exist."""
 
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ from training.studies.tables import list_readmes, render
 ROOT = Path(__file__).parents[1]
 READMES = list_readmes()
 DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
-PHOTO_MODEL = "model_cards/dcclip-tiny-photo"
 ids = [str(path.relative_to(ROOT)) for path in READMES]
 
 
@@ -25,28 +21,17 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
 
 
-def run_python_blocks(code: str, home: Path) -> list[str]:
-    """Run Python blocks beside the model of photographs, as in a checkout."""
-    shutil.copytree(ROOT / PHOTO_MODEL, home / PHOTO_MODEL)
-    script = home / "readme.py"
-    script.write_text(code, encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, str(script)], cwd=home, capture_output=True, text=True, encoding="utf-8", check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
-
-
 # Python blocks of the README and its name. The README and its translation have the same blocks, which run once.
 PROGRAMS = {"\n".join(blocks(read(name), "python")): name for name in ("README.zh.md", "README.md")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", PROGRAMS, ids=PROGRAMS.values())
-def test_python_blocks_print_what_their_comments_say(code, tmp_path):
+def test_python_blocks_print_what_their_comments_say(code, run_python, tmp_path):
     expected = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
-    assert expected
-    assert run_python_blocks(code, tmp_path) == expected
+    (tmp_path / "readme.py").write_text(code, encoding="utf-8")
+    found = run_python(str(tmp_path / "readme.py"), PYTHONIOENCODING="utf-8").stdout.splitlines()
+    assert expected and found == expected
 
 
 @pytest.mark.parametrize("path", READMES, ids=ids)

@@ -29,25 +29,13 @@ def runtime(exported) -> Runtime:
 
 
 @pytest.fixture
-def with_variant(exported, tmp_path):
-    """The runtime on a folder with one variant of both towers."""
-
-    def make(suffix: str) -> Runtime:
-        folder = tmp_path / f"folder{suffix}"
-        (folder / "onnx").mkdir(parents=True)
-        for path in exported.iterdir():
-            if path.name not in ("onnx", "results.json"):
-                (folder / path.name).symlink_to(path)
-        for name in (f"vision_model{suffix}.onnx", f"text_model{suffix}.onnx"):
-            (folder / "onnx" / name).symlink_to(exported / "onnx" / name)
-        return Runtime(folder, threads=1)
-
-    return make
-
-
-@pytest.fixture
-def full(with_variant) -> Runtime:
-    return with_variant("")
+def full(exported, tmp_path) -> Runtime:
+    """The runtime on a folder with the fp32 files of both towers alone."""
+    (tmp_path / "full" / "onnx").mkdir(parents=True)
+    names = [path.name for path in exported.iterdir() if path.name not in ("onnx", "results.json")]
+    for name in (*names, "onnx/vision_model.onnx", "onnx/text_model.onnx"):
+        (tmp_path / "full" / name).symlink_to(exported / name)
+    return Runtime(tmp_path / "full", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -64,17 +64,19 @@ def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(phot
     assert "photos_bing_train.parquet is missing, so teacher learns nothing from it" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "message"), [("train", "_validation.parquet"), ("a_validation", "training files")])
-def test_a_folder_without_training_or_validation_files_is_refused(photographs, tmp_path, name, message):
+@pytest.mark.parametrize(
+    ("name", "damaged", "message"),
+    [
+        ("train", None, "_validation.parquet"),
+        ("a_validation", None, "training files"),
+        ("a_validation", "photos_flickr8k_train", r"photos_flickr8k_train\.parquet cannot be read"),
+    ],
+)
+def test_missing_and_damaged_files_are_named_before_training(photographs, tmp_path, name, damaged, message):
     shutil.copy(photographs, tmp_path / f"{name}.parquet")
+    if damaged:
+        (tmp_path / f"{damaged}.parquet").write_text("broken")
     with pytest.raises(ValueError, match=rf"^photos: .*{message}"):
-        open_demo(tmp_path, tmp_path / "out")._open_data()
-
-
-def test_a_damaged_training_file_is_named_before_training(photographs, tmp_path):
-    shutil.copy(photographs, tmp_path / "a_validation.parquet")
-    (tmp_path / "photos_flickr8k_train.parquet").write_text("broken")
-    with pytest.raises(ValueError, match=r"^photos: .*photos_flickr8k_train\.parquet cannot be read"):
         open_demo(tmp_path, tmp_path / "out")._open_data()
 
 

@@ -26,7 +26,7 @@ from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, make_accelerator, train
-from training.engine.optimizer import Average, make_optimizer
+from training.engine.optimizer import make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights, run_identity
 from training.hub import save_model
 from training.tasks import Task
@@ -179,14 +179,6 @@ def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_
     assert not torch.allclose(exported, task.weights[-1])
     ((is_training, found),) = measured
     assert not is_training and torch.equal(found, exported)
-
-
-def test_the_average_can_be_restored():
-    student = nn.Linear(1, 1, bias=False)
-    average = Average(student, 0.9)
-    average.load({"weight": torch.tensor([[5.0]]), "frozen": torch.zeros(1)})
-    average.update(student, step=8)
-    assert average.tensors["weight"].item() == pytest.approx(0.5 * 5 + 0.5 * student.weight.item())
 
 
 @pytest.mark.parametrize(("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])])
