@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import make_model
 from training.edge.formats import FORMATS
-from training.edge.graphs import to_fp16, trace
+from training.edge.graphs import open_session, to_fp16, trace
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +128,19 @@ def test_channels_below_half_precision_stay_in_fp32(exported, tmp_path):
         stored = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "half.onnx").graph.initializer}
         kinds.append(stored.get(depthwise.name, stored.get(f"{depthwise.name}_fp16")))
     assert kinds == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
+
+
+def test_external_data_outside_the_folder_of_a_graph_is_refused(exported, tmp_path):
+    """By ONNX Runtime, from the lowest version in setup.cfg on."""
+    path = tmp_path / "folder" / "text_model.onnx"
+    path.parent.mkdir()
+    model = onnx.load(exported / "onnx" / "text_model.onnx")
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin")
+    open_session(path)
+    (path.parent / "weights.bin").rename(tmp_path / "weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    for entry in (each for tensor in model.graph.initializer for each in tensor.external_data):
+        entry.value = "../weights.bin" if entry.key == "location" else entry.value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"text_model\.onnx: "):
+        open_session(path)

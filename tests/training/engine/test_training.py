@@ -327,3 +327,9 @@ def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_pa
 def test_a_student_records_the_digest_of_its_teachers_weights(kept_run, teacher_folder):
     config = json.loads((kept_run[1] / "config.json").read_text(encoding="utf-8"))
     assert config["teacher"] == teacher_folder.name and config["teacher_weights"] == digest_folder(teacher_folder)
+
+
+def test_no_file_of_a_run_has_a_path_of_this_machine(kept_run, teacher_folder):
+    files = [path for path in kept_run[1].rglob("*") if path.is_file()]
+    found = [path for path in files if str(teacher_folder.parent.parent).encode() in path.read_bytes()]
+    assert len(files) > 20 and not found
