@@ -1,17 +1,11 @@
 """A real browser. Tests that need one are skipped where it is not installed."""
 
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.local_server import answers
 
 PATIENCE_S = 90
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -64,23 +58,3 @@ class Visit:
     def foreign(self) -> list[str]:
         """What was asked of another host."""
         return [url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))]
-
-
-@contextmanager
-def serving(arguments: list[str], port: int, cwd: Path, environment: dict[str, str]) -> Iterator[str]:
-    """A Python process that serves a page; its address, once it answers."""
-    log = cwd / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        address = f"http://127.0.0.1:{port}/"
-        try:
-            until = time.monotonic() + PATIENCE_S
-            while not answers(address):
-                assert process.poll() is None and time.monotonic() < until, log.read_text()
-                time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()

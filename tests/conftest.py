@@ -21,7 +21,7 @@ os.environ |= {
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,7 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from tests.browser import open_browser
 from tests.tiny import (
     ROOT,
     SMALL_MOBILENET,
@@ -173,6 +174,12 @@ def refusal(capsys: pytest.CaptureFixture[str]):
         return capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

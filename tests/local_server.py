@@ -2,8 +2,6 @@
 
 import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import BaseServer
@@ -17,15 +15,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def answers(address: str) -> bool:
-    """Whether a server responds at an address."""
-    try:
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @contextmanager

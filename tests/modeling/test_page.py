@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
-from tests.browser import Visit, open_browser
+from tests.browser import Visit
 from tests.local_server import serving
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,6 @@ def address(color_model, tmp_path_factory):
         index.add(folder)
         with serving(SearchServer(index, port=0)) as server:
             yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.mark.parametrize("language", WINDOWS)

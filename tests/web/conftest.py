@@ -1,13 +1,14 @@
-"""A tiny exported model in its page, served on localhost, and Chromium."""
+"""A tiny exported model in its page, served on localhost."""
 
-import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.browser import Visit, open_browser, serving
-from tests.local_server import free_port
+from tests.browser import Visit
+from tests.local_server import serving
 from tests.tiny import CUT_EFFICIENTNET, make_model
 from training.edge.web import LIBRARIES, WebOptions, write_page
 
@@ -57,17 +58,11 @@ def photos(images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def address(exported, node_modules, corpus, tmp_path_factory):
-    cwd, port = tmp_path_factory.mktemp("web"), free_port()
-    write_page(WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=str(cwd / "site")))
-    arguments = ["-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(cwd / "site")]
-    with serving(arguments, port, cwd, dict(os.environ)) as address:
-        yield address
-
-
-@pytest.fixture(scope="package")
-def browser():
-    with open_browser() as browser:
-        yield browser
+    site = str(tmp_path_factory.mktemp("web") / "site")
+    write_page(WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=site))
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from itertools import chain
-from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -237,21 +237,16 @@ def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_
 
 
 def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
-    with pytest.raises(ValueError, match="'BPE'"):
-        cut_vocabulary(tokenizer, count_pieces(tokenizer, ["a"]), 100)
-    no_unknown = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(pieces)))
-    with pytest.raises(ValueError, match="unk_id"):
-        cut_vocabulary(no_unknown, count_pieces(no_unknown, ["a"]), 100)
-    in_bytes = [*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
-    in_bytes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(in_bytes, 3, byte_fallback=True)))
-    with pytest.raises(ValueError, match="byte_fallback"):
-        cut_vocabulary(in_bytes, count_pieces(in_bytes, ["a"]), 100)
-
-    class Slow:
-        name_or_path = "slow"
-
+    bytes_too = [*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
+    no_unknown, in_bytes = (
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
+        for model in (models.Unigram(pieces), models.Unigram(bytes_too, 3, byte_fallback=True))
+    )
+    for wrong, message in ((tokenizer, "'BPE'"), (no_unknown, "unk_id"), (in_bytes, "byte_fallback")):
+        with pytest.raises(ValueError, match=message):
+            cut_vocabulary(wrong, count_pieces(wrong, ["a"]), 100)
     with pytest.raises(ValueError, match="slow one"):
-        count_pieces(Slow(), ["a"])
+        count_pieces(SimpleNamespace(name_or_path="slow"), ["a"])
 
 
 def test_impossible_sizes_are_refused(xlmr):
@@ -295,19 +290,11 @@ def test_corpus_is_read_by_language(tmp_path):
             read_corpus([f"{tmp_path}/{wrong}"])
 
 
-@pytest.fixture(scope="module")
-def source_folder(xlmr, names, tmp_path_factory) -> Path:
-    """A folder with a source tokenizer and a corpus, as the command reads them."""
-    folder = tmp_path_factory.mktemp("vocabulary")
-    xlmr.save_pretrained(folder / "source")
-    pq.write_table(pa.table({"en": names["en"][:3000], "zh": names["zh"][:3000]}), folder / "names.parquet")
-    return folder
-
-
-def test_command_writes_a_vocabulary(source_folder, capsys):
-    output = source_folder / "cut"
-    source, corpus = f"{source_folder}/source", f"{source_folder}/names.parquet"
-    main(["--tokenizer", source, "--corpus", corpus, "--size", "2000", "--output_dir", str(output)])
+def test_command_writes_a_vocabulary(xlmr, names, tmp_path, capsys):
+    output, source, corpus = (f"{tmp_path}/{name}" for name in ("cut", "source", "names.parquet"))
+    xlmr.save_pretrained(source)
+    pq.write_table(pa.table({"en": names["en"][:3000], "zh": names["zh"][:3000]}), corpus)
+    main(["--tokenizer", source, "--corpus", corpus, "--size", "2000", "--output_dir", output])
     vocabulary, tokenizer = Vocabulary.load(output), AutoTokenizer.from_pretrained(source)
     assert len(vocabulary) == 2000 and vocabulary.corpus == "names.parquet"
     rows = pq.read_table(corpus).to_pydict()
