@@ -132,32 +132,25 @@ GOOD = Verdict(
 MANY = Encoded("PyTorch", {"a": EYE[[0] * 10], "b": EYE[[1] * 10]}, {"en": EYE, "zh": EYE})
 
 
-@pytest.fixture
-def names_by_set():
-    """Make labelled sets from the labels of their images."""
-
-    def make(rows: dict[str, list[str]]) -> GateData:
-        sets = {name: Dataset.from_dict({"image": labels, "label": labels}) for name, labels in rows.items()}
-        return GateData(sets, NAMES, sets["a"], "image", "label", "test")
-
-    return make
+def labelled_sets(rows: dict[str, list[str]]) -> GateData:
+    """Labelled sets from the labels of their images."""
+    sets = {name: Dataset.from_dict({"image": labels, "label": labels}) for name, labels in rows.items()}
+    return GateData(sets, NAMES, sets["a"], "image", "label", "test")
 
 
-@pytest.fixture
-def data(names_by_set) -> GateData:
-    return names_by_set({"a": ["fox", "fox", "dog"], "b": ["cat"]})
+DATA = labelled_sets({"a": ["fox", "fox", "dog"], "b": ["cat"]})
 
 
-def test_losses_are_counted_by_language_with_their_classes(data):
+def test_losses_are_counted_by_language_with_their_classes():
     swapped = replace(FOUR, classes={"en": EYE, "zh": EYE[[1, 0, 2]]})
-    losses = compare("text", FOUR, swapped, FOUR, data)
+    losses = compare("text", FOUR, swapped, FOUR, DATA)
     assert losses["lost_points"] == {"en": 0.0, "zh": 75.0}
     assert losses["top1"] == {"en": 1.0, "zh": 0.25}
     assert losses["worst_classes"] == {"en": [], "zh": ["狐狸 (2 of 2)", "狗 (1 of 1)"]}
 
 
-def test_lost_recall_is_counted_by_language(names_by_set):
-    many = names_by_set({"a": ["fox"] * 10, "b": ["dog"] * 10})
+def test_lost_recall_is_counted_by_language():
+    many = labelled_sets({"a": ["fox"] * 10, "b": ["dog"] * 10})
     swapped = replace(MANY, classes={"en": EYE, "zh": EYE[[1, 0, 2]]})
     losses = compare("text", MANY, swapped, MANY, many)
     assert losses["queries"] == 2  # no image is of the third class
@@ -166,11 +159,11 @@ def test_lost_recall_is_counted_by_language(names_by_set):
     assert compare("text", MANY, MANY, swapped, many)["lost_recall_points"] == {"en": 0.0, "zh": -100.0}
 
 
-def test_closeness_compares_only_the_exported_tower(data):
+def test_closeness_compares_only_the_exported_tower():
     negated = replace(FOUR, classes={"en": -EYE, "zh": EYE})
     names = ("largest_difference", "mean_cosine", "lowest_cosine")
     for tower, expected in (("vision", (0.0, 1.0, 1.0)), ("text", (2.0, 0.0, -1.0)), ("both", (2.0, 0.4, -1.0))):
-        found = compare(tower, negated, negated, FOUR, data)
+        found = compare(tower, negated, negated, FOUR, DATA)
         assert [found[name] for name in names] == pytest.approx(expected)
 
 
