@@ -66,10 +66,7 @@ def test_local_links_and_named_files_exist(path):
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
     missing = [link for link in links if link and not (path.parent / link).exists()]
     scripts = re.findall(r"(?<![\w/])training/[\w/]+\.(?:py|yaml)\b", text)
-    modules = re.findall(r"python -m (training[\w.]*)", text)
+    modules = [name.replace(".", "/") for name in re.findall(r"python -m (training[\w.]*)", text)]
     missing += [name for name in scripts if not (ROOT / name).exists()]
-    for name in modules:
-        place = ROOT / name.replace(".", "/")
-        if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
-            missing.append(name)
-    assert not missing
+    found = [(ROOT / f"{name}.py").exists() or (ROOT / name / "__main__.py").exists() for name in modules]
+    assert not missing and all(found), modules

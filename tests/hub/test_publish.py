@@ -44,9 +44,6 @@ def dry_run(folder: Path, **fields):
     publish.run(publish.PublishOptions(**({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)))
 
 
-# the published files
-
-
 def test_only_listed_files_are_published(folder):
     (folder / "onnx/.hidden.onnx").touch()
     names = {*list_files(folder)}
@@ -102,9 +99,6 @@ def test_damaged_and_missing_files_are_refused_by_name(folder):
         list_files(folder)
 
 
-# the check before publishing
-
-
 @pytest.fixture(scope="module")
 def isolated(finished) -> tuple[float, dict]:
     """The largest difference of a sound folder, and the outputs of its model in a process of its own."""
@@ -140,9 +134,6 @@ def test_a_folder_that_does_not_load_alone_is_refused_with_the_cause(finished, t
     python.chmod(0o755)
     with pytest.raises(FolderError, match="no such package"):
         check_folder(finished, str(python))
-
-
-# the upload
 
 
 def test_repeated_upload_makes_no_commit(hub, folder):
@@ -192,9 +183,6 @@ def test_public_repo_is_refused_if_private_is_set(hub, folder):
     upload(folder, target())
     with pytest.raises(PublishError, match="is public"):
         upload(folder, target(private=True))
-
-
-# end to end
 
 
 def test_training_publishes_the_model(hub, corpus, teacher_folder, tmp_path, monkeypatch):

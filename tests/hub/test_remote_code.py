@@ -20,9 +20,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in f"{getattr(f, '__module__', '')}{f!r}".lower()]
 assert importlib.util.find_spec("modeling_dcclip") is None, "the package is still on the path"
 assert importlib.util.find_spec("training") is None, "the package is still on the path"
-"""
+
 # torch is imported only after the runtime has answered
-OTHERS = """
 image, labels = f"{folder}/example.jpg", ["狗", "cat", "rabbit"]
 sys.path.insert(0, folder)
 from runtime_dcclip import Runtime
@@ -54,14 +53,10 @@ print("FOUND " + json.dumps(found))
 """
 
 
-def run_isolated(run_python, home, code: str, *arguments: object) -> dict:
-    environment = {"HF_HOME": str(home / "hf"), "HF_MODULES_CACHE": str(home / "modules"), "PYTHONPATH": ""}
-    run = run_python("-I", "-c", ISOLATED + code, str(ROOT), *map(str, arguments), **environment)
-    return json.loads(run.stdout.partition("FOUND ")[2])
-
-
 def test_the_shipped_folder_works_alone_in_every_loader(run_python, tmp_path):
-    found = run_isolated(run_python, tmp_path, OTHERS, PHOTO_MODEL)
+    environment = {"HF_HOME": f"{tmp_path}/hf", "HF_MODULES_CACHE": f"{tmp_path}/modules", "PYTHONPATH": ""}
+    run = run_python("-I", "-c", ISOLATED, str(ROOT), str(PHOTO_MODEL), **environment)
+    found = json.loads(run.stdout.partition("FOUND ")[2])
     assert set(found.values()) == {"cat"} and {"runtime", "handler"} <= set(found)
 
 

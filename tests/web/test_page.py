@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import to_rgb
-from tests.browser import Visit
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +36,6 @@ def encode(model, processor, images: list[Image.Image], texts: list[str]) -> tup
     return F.normalize(torch.cat(image_embeddings), dim=-1), F.normalize(text_embeddings, dim=-1)
 
 
-def read_bars(visit: Visit) -> dict[str, float]:
-    rows = visit.page.locator("#answer li").all()
-    return {
-        row.locator(".name").inner_text(): float(row.locator(".score").inner_text().rstrip("%")) / 100 for row in rows
-    }
-
-
 def test_an_image_with_chinese_labels_gets_the_scores_of_python(visit, model, processor, photos):
     visit.page.fill("#labels", "，".join(LABELS))
     before = visit.page.inner_text("#answer")
@@ -52,7 +44,8 @@ def test_an_image_with_chinese_labels_gets_the_scores_of_python(visit, model, pr
     image_embeddings, text_embeddings = encode(model, processor, [Image.open(photos / "0.png")], LABELS)
     scores = (model.logit_scale.exp() * image_embeddings @ text_embeddings.T)[0].softmax(0).tolist()
     expected = dict(sorted(zip(LABELS, scores, strict=True), key=lambda pair: -pair[1]))
-    found = read_bars(visit)
+    rows = [(row.locator(".name"), row.locator(".score")) for row in visit.page.locator("#answer li").all()]
+    found = {name.inner_text(): float(score.inner_text().rstrip("%")) / 100 for name, score in rows}
     assert found == pytest.approx(expected, abs=5e-3)
     assert next(iter(found)) == next(iter(expected))
     assert "ms" in visit.page.inner_text("#answer-note")

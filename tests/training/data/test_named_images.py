@@ -21,10 +21,6 @@ def outside(tmp_path, images) -> Path:
     return path
 
 
-def rows_that_name(*paths: str) -> Dataset:
-    return Dataset.from_dict({"image": list(paths)})
-
-
 def in_validation(source: str, **allowed: bool):
     config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")))
     make_evaluate(config, None, DataConfig(train="x", **allowed))
@@ -59,7 +55,7 @@ def test_foreign_files_and_urls_are_refused_with_their_row_unless_allowed(reader
 @pytest.mark.parametrize("path", ["file:///etc/hostname", "simplecache::file:///etc/hostname"])
 def test_a_url_of_a_file_is_refused(path):
     with pytest.raises(ValueError, match=URL_REFUSED):
-        require_allowed(rows_that_name(path), "image", CellRules(allow_paths=True), "x")
+        require_allowed(Dataset.from_dict({"image": [path]}), "image", CellRules(allow_paths=True), "x")
 
 
 def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):

@@ -6,6 +6,7 @@ from datasets import Dataset
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairStream, load_source
 from training.data.sources import digest_sources, open_stream
+from training.finetuning.sources import open_data
 
 
 @pytest.mark.parametrize("load", [load_source, open_stream])
@@ -27,9 +28,9 @@ def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, im
     for source in (str(tmp_path), [str(tmp_path)]):
         load_source(source)
     images[0].save(tmp_path / os.fsdecode("狗.png".encode("gbk")))
-    for source in (str(tmp_path), [str(tmp_path)]):
+    for load, source in ((load_source, str(tmp_path)), (load_source, [str(tmp_path)]), (open_data, str(tmp_path))):
         with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.png' is not UTF-8.* convmv -r -f gbk"):
-            load_source(source)
+            load(source)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,6 @@ def open_loader(shards, tokenizer):
     return build
 
 
-# sources
-
-
 @pytest.mark.parametrize("kind", ["parquet", "function", "json"])
 def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows, tmp_path, tokenizer, shards):
     rows, fields = train_rows.select(range(20)), {"caption_columns": {"en": "en", "zh": "zh"}}
@@ -87,9 +84,6 @@ def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(tra
         assert batch["view_ids"].tolist() == [epoch] * 2
         assert batch["caption_ids"].tolist() == [text_id(texts[epoch])] * 2
     assert pairs.skipped.captions == {"cut to 32 tokens": 2}
-
-
-# order and position
 
 
 def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
@@ -153,9 +147,6 @@ def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_
         open_loader([state], start=1, process={"num_processes": 2})
     with pytest.raises(ValueError, match=r"now among 1 with 2"):
         open_loader([state], start=1, workers=2)
-
-
-# errors
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}])

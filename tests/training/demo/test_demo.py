@@ -68,9 +68,6 @@ def test_output_has_a_hub_folder_and_a_card_with_results(demo):
     assert example["labels"]["zh"] == [names["zh"][number] for number in numbers]
 
 
-# the output folder
-
-
 def write_run(folder: Path):
     with claim_demo_folder(folder):
         for name in ("model", "aligned"):
@@ -97,9 +94,6 @@ def test_files_of_the_user_are_refused_before_anything_is_removed(tmp_path, name
         pass
     assert (tmp_path / name).read_text() == "mine"
     assert name == "results.json" or (tmp_path / "aligned/config.json").exists()
-
-
-# the teacher's tokenizer
 
 
 def test_the_tokenizer_knows_every_character_and_does_not_depend_on_the_order_of_texts(tokenizer):

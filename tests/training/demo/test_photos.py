@@ -25,8 +25,11 @@ VISION, TEXT = VIT | {"num_hidden_layers": 1}, NO_DROPOUT | {"num_hidden_layers"
 PARTS = ((0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
 
 
-def write_photographs(path: Path) -> Path:
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
     """Four parts of each free photograph, with a list of captions in English and one caption in Chinese."""
+    for name in ("skimage", "sklearn"):
+        pytest.importorskip(name, reason='pip install -e ".[photos]"')
     images, english, chinese = [], [], []
     for photo in FREE_PHOTOS:
         image = photo.open()
@@ -36,15 +39,9 @@ def write_photographs(path: Path) -> Path:
             images.append(image.crop((left * width, top * height, right * width, bottom * height)))
             english.append([photo.query["en"], f"part {number} of {photo.query['en']}"])
             chinese.append(f"{photo.query['zh']}的一部分")
+    path = tmp_path_factory.mktemp("photographs") / "mine.parquet"
     Dataset.from_dict({"image": images, "en": english, "zh": chinese}).to_parquet(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> Path:
-    for name in ("skimage", "sklearn"):
-        pytest.importorskip(name, reason='pip install -e ".[photos]"')
-    return write_photographs(tmp_path_factory.mktemp("photographs") / "mine.parquet")
 
 
 def open_demo(photos: Path, output_dir: Path) -> PhotoDemo:

@@ -269,10 +269,6 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
     assert found == ["000009", "000010", "999999", "1000000"]  # the last one was written by something else
 
 
-def make_state(task: Task, recipe: TrainingRecipe) -> TrainingState:
-    return TrainingState(task, make_optimizer(task, recipe), None, make_accelerator(recipe), {})
-
-
 class Adapted(Linear):
     """A task with a trained layer of its own."""
 
@@ -286,7 +282,8 @@ def save(processor):
     def save(task: Task, folder: Path, step: int) -> Path:
         recipe = make_recipe(folder)
         write = partial(save_model, student=task.student, processor=processor, recipe=recipe)
-        return checkpoint.save_checkpoint(recipe, write, Progress(step=step), make_state(task, recipe))
+        state = TrainingState(task, make_optimizer(task, recipe), None, make_accelerator(recipe), {})
+        return checkpoint.save_checkpoint(recipe, write, Progress(step=step), state)
 
     return save
 

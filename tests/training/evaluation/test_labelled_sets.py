@@ -171,9 +171,6 @@ def test_names_that_differ_in_signs_alone_are_found_by_their_spelling():
         lookup.find("!")
 
 
-# connection to the Hub
-
-
 def test_an_unreachable_hub_is_contacted_once_for_all_sets(monkeypatch):
     requests = []
 

@@ -1,6 +1,5 @@
 """From data as users have them to two splits of usable pairs."""
 
-import os
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -180,12 +179,6 @@ def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
     rows.to_parquet(tmp_path / "parquet" / "rows.parquet")
     with pytest.raises(ValueError, match=r"holds '.*out', which a command of this project wrote"):
         run(tmp_path, tmp_path / "parquet")
-
-
-def test_names_that_are_not_utf_8_are_refused(tmp_path):
-    (tmp_path / os.fsdecode("狗.jpg".encode("gbk"))).touch()
-    with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.jpg' is not UTF-8.* convmv"):
-        open_data(str(tmp_path))
 
 
 def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:

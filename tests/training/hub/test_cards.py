@@ -269,9 +269,6 @@ def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
     assert earlier_recipes(starts) == ("vision", "first text", "second text")
 
 
-# fine-tuned models
-
-
 def finetuned(measured: dict | None = None, facts: dict | None = None, **recipe) -> dict:
     """Facts of a model that was fine-tuned on Chinese captions."""
     start = {"base_model": "me/start", "base_model_license": "cc-by-nc-4.0"}

@@ -33,10 +33,7 @@ def test_a_table_has_the_mean_and_the_deviation_of_a_sample():
 
 
 def test_rows_outlive_a_call_but_not_a_change_of_settings(tmp_path):
-    class Options(StudyOptions):
-        pass
-
-    options = Options(output_dir=str(tmp_path))
+    options = StudyOptions(output_dir=str(tmp_path))
     Study("budget", options, "noise", weights="a", train="/data/a.parquet").add([row(0.25, 1)])
     again = Study("budget", options, "noise", weights="a", train="/data/a.parquet")
     assert again.has(seed=1, metric="recall") and not again.has(seed=2)

@@ -163,9 +163,6 @@ def test_losses_are_means_over_widths(batch):
     torch.testing.assert_close(losses["loss"], total + 2 * (losses["anchor_image"] + losses["anchor_text"]))
 
 
-# texts and images beyond the data
-
-
 def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, Rehearsal]]:
     beyond = make_batch(list(range(number)), [0] * number, list(range(number)))
     maps = student.get_image_features(NORMALIZE(beyond["images"])).feature_map.detach() + 0.1
@@ -209,9 +206,6 @@ def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
     assert values[0] == values[2] and all(first != second for first, second in zip(*values[:2], strict=True))
     seeded = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1)
     assert seeded(batch)["general"].item() != values[0][0]
-
-
-# a classifier
 
 
 def make_classifier(classes: int, languages: int, width: int) -> Classifier:
@@ -264,9 +258,6 @@ def test_a_frozen_image_tower_is_read_from_the_targets(batch):
     task.student.vision_model = None  # does not run
     assert task(batch)["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-4)
     assert "anchor_image" not in task(batch)
-
-
-# logit scale, weights, rows of the table
 
 
 @pytest.mark.parametrize(("before", "after"), [(10.0, np.log(100)), (-1.0, 0.0), (3.0, 3.0)])

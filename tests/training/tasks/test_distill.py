@@ -129,9 +129,6 @@ def test_the_loss_is_the_weighted_sum(batch):
     torch.testing.assert_close(losses["loss"], sum(parts))
 
 
-# what both stages share
-
-
 def test_the_teacher_and_the_student_see_the_same_view(batch):
     targets = make_targets()
     task = make_task(targets)
