@@ -57,7 +57,7 @@ def photos(images, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def address(exported, node_modules, corpus, tmp_path_factory):
+def address(node_modules, exported, corpus, tmp_path_factory):
     site = str(tmp_path_factory.mktemp("web") / "site")
     write_page(WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=site))
     handler = partial(SimpleHTTPRequestHandler, directory=site)
