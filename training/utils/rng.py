@@ -19,7 +19,7 @@ def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:
 
     Source: SplitMix64 (Steele et al., OOPSLA 2014), used as a hash.
     """
-    state = np.array(np.uint64(seed & (2**64 - 1)))
+    state = _mix(np.array(np.uint64(seed & (2**64 - 1))))  # else seed and first key would be added
     for key in keys:
         state = _mix(state + np.asarray(key).astype(np.uint64))
     state = np.atleast_1d(state)[:, None] + np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -63,7 +63,26 @@ def test_numbers_are_a_pure_function_of_seed_and_keys():
     assert np.array_equal(keyed_uniform(3, 7, 2, num=2)[0], keyed_uniform(3, np.array([7]), 2, num=5)[0, :2])
 
 
-@pytest.mark.parametrize("other", [(4, 7, 1), (3, 8, 1), (3, 7, 2), (3, 1, 7)], ids=["seed", "id", "view", "swapped"])
+def split_mix(value: int) -> int:
+    """One step of SplitMix64 on Python's integers."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("key", [4, 2**64 - 1])
+def test_seed_and_keys_are_hashed_one_after_the_other(key):
+    state = split_mix((split_mix((split_mix(2) + key) % 2**64) + 7) % 2**64)
+    expected = [(split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)]
+    assert keyed_uniform(2, key, 7, num=3).tolist() == [expected]
+
+
+OTHERS = {"seed": (4, 7, 1), "id": (3, 8, 1), "view": (3, 7, 2), "swapped": (3, 1, 7), "sum": (4, 6, 1)}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_numbers_depend_on_every_key_and_on_their_order(other):
     assert not np.isclose(keyed_uniform(3, 7, 1, num=4), keyed_uniform(other[0], *other[1:], num=4)).any()
 
