@@ -67,6 +67,9 @@ def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expecte
     assert torch.equal(prepared.fit(image), prepared.fit(image, squash=expected))
     assert not torch.equal(prepared.fit(image), prepared.fit(image, squash=not expected))
     assert prepared.describe()["images_are"] == ("squashed" if expected else "cropped")
+    wide = Image.new("RGB", (256, 4), "red")  # so wide that it would be cropped first
+    wide.paste((0, 0, 255), (0, 0, 64, 4))
+    assert (prepared.fit(wide, squash=True)[..., 2] > 127).float().mean() == 0.25
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])

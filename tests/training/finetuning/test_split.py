@@ -28,6 +28,11 @@ def test_the_validation_split_has_its_size_and_the_default_a_maximum(number, sha
     assert len(split(hashes_of(number), share)[1]) == expected
 
 
+def test_the_seed_chooses_the_images_of_the_split():
+    first, again, other = (split(hashes_of(100), seed=seed)[1] for seed in (1, 1, 2))
+    assert first == again != other
+
+
 def test_a_chain_of_near_duplicates_does_not_cross():
     """b differs from a in four bits, and c from b in four others. Their rows are in different chunks."""
     hashes = hashes_of(900)
