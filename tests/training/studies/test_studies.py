@@ -69,7 +69,7 @@ def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeyp
         for what, language in (("image", None), ("text", "en"), ("text", "zh")):
             p50, p95 = (results.mean(**fields, language=language, metric=f"ms_per_{what}_p{q}") for q in (50, 95))
             assert 0 < (p50 or 0) <= (p95 or 0)
-        assert results.mean(**fields, metric="peak_bytes")
+        assert 0 < (results.mean(**fields, metric="peak_bytes") or 0) < 200 * 2**20  # PyTorch alone takes more
     main(command)
     assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
     assert capsys.readouterr().out.count(f"| {name} | onnx-fp32 | 1 |") == 2
