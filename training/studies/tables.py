@@ -74,7 +74,7 @@ def models_table(language: str = "en") -> str:
         words["header"],
         ["---", *["---:"] * 4],
         [f"[**{name}**](model_cards/{name})", *_costs(budget, name), recall],
-        ["[AltCLIP](https://huggingface.co/BAAI/AltCLIP)", *_costs(budget, "altclip"), ""],
+        ["[AltCLIP](https://huggingface.co/BAAI/AltCLIP)", *_costs(budget, "altclip"), "-"],
     ]
     return f"{markdown_table(lines)}\n\n{words['note']}"
 
