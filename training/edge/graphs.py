@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
@@ -21,6 +20,7 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
+from training.edge.session import open_session
 from training.edge.towers import INPUTS, OUTPUTS, STEM, Runner, cannot_export, trace_inputs
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
@@ -254,25 +254,3 @@ def _store_weight_in_int8(model: onnx.ModelProto, node: onnx.NodeProto):
         "DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], f"{name}_dequant", axis=axis
     )
     graph.node.insert(list(graph.node).index(node), cast)
-
-
-def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU.
-
-    Args:
-        path: Path of the file.
-        threads: Threads of one operator; 0 takes all cores.
-
-    Raises:
-        ValueError: This machine cannot run the graph, for example because it has no int8 kernel.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: ONNX Runtime warns of every constant that it folds
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path.name}: ONNX Runtime {onnxruntime.__version__} on this machine has no kernel for it ({reason})."
-        ) from error

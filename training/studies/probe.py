@@ -66,14 +66,10 @@ def open_towers(spec: dict[str, Any]) -> tuple[Call, Call]:
         return lambda *arrays: image(*map(torch.from_numpy, arrays)), lambda *arrays: text(
             *map(torch.from_numpy, arrays)
         )
-    import onnxruntime
+    from training.edge.session import open_session
 
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = spec["threads"]
-    session_options.log_severity_level = 3  # errors only: ONNX Runtime warns of every constant that it folds
     vision, language = (
-        onnxruntime.InferenceSession(folder / f"{tower}-{backend}.onnx", session_options)
-        for tower in ("vision", "text")
+        open_session(folder / f"{tower}-{backend}.onnx", spec["threads"]) for tower in ("vision", "text")
     )
     return (
         lambda pixels: vision.run(None, {"pixel_values": pixels}),

@@ -28,7 +28,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.vectors import VectorStore
 from training.data import open_image, usable_captions
 from training.data.images import image_cell
-from training.edge.graphs import open_session
+from training.edge.session import open_session
 from training.studies.harness import CAPTIONED, Study, StudyOptions, open_rows
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import scratch_folder

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import make_model
 from training.edge.formats import FORMATS
-from training.edge.graphs import open_session, to_fp16, trace
+from training.edge.graphs import to_fp16, trace
+from training.edge.session import open_session
 
 pytestmark = pytest.mark.slow
 
