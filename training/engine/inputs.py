@@ -127,15 +127,17 @@ def open_inputs(
     dataset = open_pairs(recipe.data, tokens, largest if images else None, squashes(models.processor.image_processor))
     # cached views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if cache is None else 0)
-    targets: TargetSource | None = None
-    if teacher is not None and cache is None:
+    targets: TargetSource | None
+    if teacher is None:
+        targets = None
+    elif cache is None:
         targets = LiveTargets(teacher.with_towers(spec.towers).to(accelerator.device), spec)
-    elif teacher is not None and cache is not None:
-        if isinstance(dataset, PairStream):
-            raise ValueError(
-                f"teacher_cache: {cache!r} cannot hold targets of a stream, which has no numbered rows. Remove "
-                "teacher_cache to run the teacher at every step, or set data.streaming to false."
-            )
+    elif isinstance(dataset, PairStream):
+        raise ValueError(
+            f"teacher_cache: {cache!r} cannot hold targets of a stream, which has no numbered rows. Remove "
+            "teacher_cache to run the teacher at every step, or set data.streaming to false."
+        )
+    else:
         with accelerator.main_process_first():
             targets = build_target_cache(
                 cache, teacher, dataset, augment, spec, recipe.teacher_views, device=accelerator.device
