@@ -21,7 +21,7 @@ class ExportOptions:
         format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` for apps, or the layout of
             another tool: `open_clip` or `immich`.
         towers: Towers to export: `vision`, `text` or `both`.
-        variants: Number formats. ONNX has fp32, fp16 and int8, ExecuTorch fp32 and int8. Default: all of the format.
+        variants: Number formats, `fp32` and `int8`. Default: all of the format.
         data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
             embedded corpus for a model of emoji, or the validation split that fine-tuning left in `folder`. Without
             these, accuracy is not checked and the files are marked as unchecked.
@@ -133,7 +133,7 @@ FORMATS = {
             extra="edge",
             packages=("onnx", "onnxscript", "onnxruntime"),
             suffix=".onnx",
-            variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized"},  # the file names of transformers.js
+            variants={"fp32": "", "int8": "_quantized"},  # the file names of transformers.js
         ),
         Format(
             name="executorch",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -25,12 +25,6 @@ from training.edge.towers import INPUTS, OUTPUTS, STEM, Runner, cannot_export, t
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
 OPSET = 20
-MIN_ELEMENTS = 32  # smaller tensors stay in fp32
-# largest relative error of an output channel in half precision: twice its rounding. Depthwise convolutions with folded
-# batch norms have channels so small that half precision represents them with few bits
-MAX_HALF_ERROR = 2.0**-10
-# largest number of input channels of a filter that counts as depthwise
-MAX_DEPTHWISE_CHANNELS = 4
 
 
 def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
@@ -42,7 +36,7 @@ def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, imag
     if variant == "fp32":
         trace(student, tower, path)
     else:
-        make_variant(path.with_name(f"{tower}_model.onnx"), tower, variant, path, images)
+        quantize(path.with_name(f"{tower}_model.onnx"), tower, path, images)
 
 
 def open_tower(path: Path, threads: int = 0) -> Runner:
@@ -120,74 +114,22 @@ def _finish(path: Path, student: DCCLIPModel):
     onnx.save(model, path)
 
 
-def make_variant(source: Path, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
-    """Write a variant of a traced tower.
+def quantize(source: Path, tower: str, path: Path, images: Iterable[np.ndarray]):
+    """Write a traced tower in int8.
 
     Args:
         source: Path of the fp32 graph.
         tower: The tower: `vision` or `text`.
-        variant: Number format: `fp16` or `int8`.
         path: Path of the graph to write.
         images: Prepared calibration images, (1, 3, S, S) float32 each, for the int8 ranges of the image tower.
     """
-    if variant == "fp16":
-        to_fp16(source, path)
-    elif tower == "text":
+    if tower == "text":
         _to_dynamic_int8(source, path)
     else:
         _to_static_int8(source, path, images)
     model = onnx.load(path)
     helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
     onnx.save(model, path)
-
-
-def to_fp16(source: Path, path: Path):
-    """Store weights in half precision and compute in single precision: half the bytes at the latency of fp32.
-
-    CPUs have no half-precision kernels for most operators, and casts of activations would make the graph slower. Here
-    only constants are cast, which a session folds once when it loads.
-    """
-    model = onnx.load(source)
-    graph, casts = model.graph, []
-    for tensor in [tensor for tensor in graph.initializer if _is_large_float(tensor)]:
-        single = numpy_helper.to_array(tensor)
-        half, name = single.astype(np.float16), tensor.name
-        if (
-            single.ndim == 4
-            and single.shape[1] <= MAX_DEPTHWISE_CHANNELS
-            and _largest_error(single, half) > MAX_HALF_ERROR
-        ):
-            continue  # few bytes, and the error of a single channel matters
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
-        gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
-        users = [node for node in graph.node if name in node.input]
-        if len(gathers) == len(users):  # an embedding table: only the rows that are looked up are cast
-            for node in gathers:
-                node.input[0], rows = f"{name}_fp16", node.output[0]
-                node.output[0] = f"{rows}_fp16"
-                position = list(graph.node).index(node)
-                graph.node.insert(position + 1, _to_float(f"{rows}_fp16", rows))
-        else:
-            casts.append(_to_float(f"{name}_fp16", name))
-    for cast in reversed(casts):
-        graph.node.insert(0, cast)
-    del model.graph.value_info[:]  # traced intermediate shapes and types, which are no longer correct
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def _is_large_float(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= MIN_ELEMENTS
-
-
-def _largest_error(single: np.ndarray, half: np.ndarray) -> float:
-    """The largest relative error of a convolution's output channel."""
-    error, norm = (np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (half - single, single))
-    return float((error / np.maximum(norm, np.finfo(np.float32).tiny)).max())
-
-
-def _to_float(source: str, target: str) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], f"{target}_cast", to=TensorProto.FLOAT)
 
 
 def _to_dynamic_int8(source: Path, path: Path):

@@ -168,16 +168,10 @@ def _is_exported(name: str) -> bool:
 
 
 def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
-    """Path in the repo of the file of each tower that `runtime_dcclip.py` loads: the smallest of the fastest.
-
-    Files whose latencies differ by less than the tolerance count as equally fast.
-    """
+    """Path in the repo of the file of each tower that `runtime_dcclip.py` loads: the fastest, then the smallest."""
     best = {}
     for tower in TOWERS:
         kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]
         if kept:
-            lowest = min(verdict["ms_share"] for verdict in kept)
-            slowest = lowest * (1 + max(limits.TOLERANCE.values(), default=0.0))
-            fast = [verdict for verdict in kept if verdict["ms_share"] <= slowest]
-            best[tower] = min(fast, key=lambda verdict: verdict["bytes"])["file"]
+            best[tower] = min(kept, key=lambda verdict: (verdict["ms_share"], verdict["bytes"]))["file"]
     return best

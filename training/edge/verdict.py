@@ -14,10 +14,8 @@ from training.evaluation.metrics import right_ranks
 
 # largest loss of top-1 accuracy and of recall at 10 in percentage points, for each language; number formats not listed
 # may lose nothing
-ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0}
-# largest slow-down against fp32, as a fraction: 0 for int8, which must be faster; for fp16, which must be
-# smaller, the timing noise of two equal graphs
-TOLERANCE = {"fp16": 0.05, "int8": 0.0}
+ALLOWED_POINTS = {"fp32": 0.0, "int8": 1.0}
+TOLERANCE = {"int8": 0.0}  # largest slow-down against fp32, as a fraction
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
 MIN_COSINE = 0.999  # of every embedding in fp32: a runtime or a tool may round pixels and sums differently
 NUM_WORST = 3
@@ -31,7 +29,7 @@ class Verdict:
     Args:
         file: Path in the repo, such as `onnx/text_model_quantized.onnx`.
         tower: The tower in the file: `vision`, `text` or `both`.
-        variant: Number format: fp32, fp16 or int8.
+        variant: Number format: fp32 or int8.
         kept: Whether the file is written to the output folder.
         reasons: Reasons why it is not written, a sentence each.
         bytes: Size of the file in bytes.

@@ -32,7 +32,7 @@ MODEL_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tok
 TOWERS = ("vision_model", "text_model")
 # number formats by their names in transformers.js, the preferred one first: a file in int8 exists only if it is faster
 # than fp32 and passed the accuracy gate
-SUFFIXES = {"q8": "_quantized", "fp32": "", "fp16": "_fp16"}
+SUFFIXES = {"q8": "_quantized", "fp32": ""}
 EXAMPLES = ("example.jpg", "example.png")
 INDEX_FILE = "index.safetensors"
 # makes the folder a static Space of the Hub

@@ -18,7 +18,7 @@ from transformers import AltCLIPConfig, AltCLIPModel, AutoConfig, BertConfig, Be
 
 from modeling_dcclip import DCCLIPModel
 from training.demo.make_teacher import TEACHER_FOLDER
-from training.edge.graphs import make_variant, write_graph
+from training.edge.graphs import quantize, write_graph
 from training.evaluation.sets.class_names import SETS, ClassNames
 from training.students import SIZES, load_size
 from training.students.build import student_from_config
@@ -187,7 +187,7 @@ def _write_graphs(encoder: DualEncoder, folder: Path, max_length: int, int8: boo
         write_graph(_Normalized(module), tower, example, (tuple(shapes),), fp32, external_data=external)
         if int8:
             images = iter(np.split(pixels.numpy(), 2))
-            make_variant(fp32, tower, "int8", folder / f"{tower}-onnx-int8.onnx", images)
+            quantize(fp32, tower, folder / f"{tower}-onnx-int8.onnx", images)
 
 
 def sample_texts() -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
     results = Results.read(exported / "results.json")
     verdicts = results.meta["export"]["verdicts"]
     expected = {f"onnx/{path.name}" for path in (exported / "onnx").iterdir()}
-    assert {entry["file"] for entry in verdicts} == expected <= {*list_files(exported)} and len(expected) == 6
+    assert {entry["file"] for entry in verdicts} == expected <= {*list_files(exported)} and len(expected) == 4
     for entry in verdicts:
         assert set(entry["lost_points"]) == {"en", "zh"}
         assert entry["bytes"] == (exported / entry["file"]).stat().st_size
@@ -49,14 +49,14 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
 def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     is_same, exported, traced, labelled, tmp_path, capsys, monkeypatch
 ):
-    def write_nans(source, tower, variant, path, images):
+    def write_nans(source, tower, path, images):
         model = onnx.load(source)
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT:
                 tensor.raw_data = b"\xff" * len(tensor.raw_data)
         onnx.save(model, path)
 
-    monkeypatch.setattr(graphs, "make_variant", write_nans)
+    monkeypatch.setattr(graphs, "quantize", write_nans)
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = Results.read(folder / "results.json")
     if not is_same:
@@ -96,7 +96,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labell
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(graphs, "make_variant", interrupt)
+    monkeypatch.setattr(graphs, "quantize", interrupt)
     with pytest.raises(SystemExit, match="130"):
         export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labelled])
     assert files(folder) == before
@@ -105,7 +105,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labell
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": "executorch", "variants": ["fp16"]}, "variants: --format executorch has no fp16"),
+        ({"format": "executorch", "variants": ["int4"]}, "variants: --format executorch has no int4"),
         ({"format": "none_such"}, "format: 'none_such' needs no-such-package"),
         ({"format": "immich", "variants": ["int8"]}, "format: immich"),
     ],
@@ -144,13 +144,11 @@ def test_best_file_is_the_smallest_of_the_fastest():
 
     verdicts = [
         entry("fp32", 4, 1.0),
-        entry("fp16", 2, 1.02),
         entry("int8", 1, 0.5),
         entry("refused", 1, 0.4, kept=False),
     ]
     assert output.best_files(verdicts) == {"text": "int8"}
-    assert output.best_files(verdicts[:2]) == {"text": "fp16"}
-    assert verdict.TOLERANCE["fp16"] > 0.02
+    assert output.best_files(verdicts[:1]) == {"text": "fp32"}
 
 
 # a format from outside, as CONTRIBUTING.md describes it; this module has its functions
