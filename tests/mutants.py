@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).parent / "faults"
 LIBRARIES = (
     *("accelerate", "datasets", "hypothesis.strategies", "jsonargparse", "onnxruntime", "timm", "torchvision.io"),
-    *(f"transformers.models.{name}.modeling_{name}" for name in ("altclip", "chinese_clip", "metaclip_2", "siglip2")),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("altclip", "chinese_clip", "metaclip_2", "siglip")),
     *("transformers.models.auto.processing_auto", "transformers.models.clip.image_processing_clip"),
 )
 MIN_SHARE = 0.9

@@ -19,10 +19,6 @@ from transformers import (
     MetaClip2Model,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Siglip2Config,
-    Siglip2ImageProcessor,
-    Siglip2Model,
-    Siglip2Processor,
     SiglipConfig,
     SiglipModel,
     SiglipProcessor,
@@ -45,7 +41,6 @@ VISION: dict[str, Any] = {
     "image_size": IMAGE_SIZE,
     "patch_size": PATCH_SIZE,
 }
-NAFLEX_VISION = {name: value for name, value in VISION.items() if name != "image_size"} | {"num_patches": 16}
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -65,7 +60,7 @@ TOWERS_OF_DUAL_ENCODERS = {
     "dual_clip_roberta": (VISION | {"model_type": "clip_vision_model"}, XLM_ROBERTA),
     "dual_convnext_bert": (CONVNEXT, BERT),
 }
-TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip", "siglip2", *TOWERS_OF_DUAL_ENCODERS]
+TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip", *TOWERS_OF_DUAL_ENCODERS]
 
 
 def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
@@ -94,12 +89,9 @@ def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTra
         model = MetaClip2Model(MetaClip2Config(**sizes, **joint))
     elif kind == "dcclip":
         model = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
-    elif kind in ("siglip", "siglip2"):
+    elif kind == "siglip":
         sizes["text_config"] = text | {"projection_size": VISION["hidden_size"]}
-        config = (
-            SiglipConfig(**sizes) if kind == "siglip" else Siglip2Config(**sizes | {"vision_config": NAFLEX_VISION})
-        )
-        model = SiglipModel(config) if kind == "siglip" else Siglip2Model(config)
+        model = SiglipModel(SiglipConfig(**sizes))
     else:
         vision, text = TOWERS_OF_DUAL_ENCODERS[kind]
         config = VisionTextDualEncoderConfig(vision_config=dict(vision), text_config=special | text, **joint)
@@ -135,10 +127,7 @@ def save_teacher(
         "dcclip": DCCLIPProcessor,
         "metaclip_2": CLIPProcessor,
         "siglip": SiglipProcessor,
-        "siglip2": Siglip2Processor,
     }
-    statistics: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]}
-    naflex = Siglip2ImageProcessor(patch_size=PATCH_SIZE, max_num_patches=16, **statistics)
-    image_processor = naflex if kind == "siglip2" else make_image_processor()
-    processors.get(kind, VisionTextDualEncoderProcessor)(image_processor, tokenizer).save_pretrained(folder)
+    processor = processors.get(kind, VisionTextDualEncoderProcessor)
+    processor(make_image_processor(), tokenizer).save_pretrained(folder)
     return folder

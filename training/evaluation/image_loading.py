@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig
 from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect, squashes
 from training.data import open_image
 from training.data.images import Normalize, encoded_bytes
-from training.teachers import FAMILIES
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 IMAGES_PER_JOB = 8  # images that a thread prepares in one job
@@ -65,9 +64,6 @@ class ImagePreparation:
         """
         size = _image_size(config, image_processor, name)
         stated_by, whole = "the model's statistics, the protocol's resizing", squashes(image_processor)
-        family = FAMILIES.get(config.model_type)
-        if family is not None and family.takes_patches:
-            return cls(size, Normalize.from_processor(image_processor, size), stated_by, whole)
         by_processor = _ProcessorNormalize(image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
@@ -179,9 +175,6 @@ def _open_row(cell: dict | None, row: int) -> PILImage.Image:
 
 
 def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:
-    family = FAMILIES.get(config.model_type)
-    if family is not None and family.takes_patches and (edge := family.image_size(config)):
-        return edge
     crops = getattr(image_processor, "do_center_crop", False)
     stated = getattr(image_processor, "crop_size" if crops else "size", None)
     if stated is None or isinstance(stated, int):

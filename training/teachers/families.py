@@ -16,20 +16,13 @@ from transformers import (
     MetaClip2Model,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    Siglip2Model,
     SiglipModel,
     VisionTextDualEncoderModel,
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers.family import (
-    Family,
-    clip_image_map,
-    dual_encoder_image_map,
-    naflex_image_outputs,
-    naflex_image_size,
-)
+from training.teachers.family import Family, clip_image_map, dual_encoder_image_map
 from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.preparation import (
     GEMMA_TOKEN,
@@ -105,14 +98,6 @@ FAMILIES: dict[str, Family] = {
         model_class=SiglipModel,
         projection_dim=attrgetter("text_config.projection_size"),
         text_preparation=_siglip_texts,
-    ),
-    "siglip2": Family(
-        model_class=Siglip2Model,
-        image_outputs=naflex_image_outputs,
-        projection_dim=attrgetter("text_config.projection_size"),
-        image_size=naflex_image_size,
-        takes_patches=True,
-        text_preparation=_SIGLIP2_TEXTS,
     ),
     "vision-text-dual-encoder": Family(
         model_class=VisionTextDualEncoderModel,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
@@ -117,18 +116,6 @@ def clip_image_map(model: Any, outputs: Any) -> Tensor:
     return patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state))
 
 
-def naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
-    """Image outputs of SigLIP 2, which takes the patches of an image, a mask, and the shape of the grid."""
-    edge = model.config.vision_config.patch_size
-    patches = pixel_values.unfold(2, edge, edge).unfold(3, edge, edge)  # (B, 3, H, W, edge, edge)
-    grid = patches.shape[2:4]
-    # a patch is a vector of pixels: row, column and, fastest, colour channel
-    patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, H * W, edge * edge * 3)
-    shapes = torch.tensor([grid], device=patches.device).expand(len(patches), 2)
-    mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device)
-    return model.get_image_features(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
-
-
 def dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
     """Feature map of a VisionTextDualEncoder, whose image tower is any model of transformers."""
     if model.config.vision_config.model_type in NORM_AFTER_POOLING:
@@ -142,11 +129,6 @@ def dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
             f"(B, {width}, H, W)."
         )
     return feature_map
-
-
-def naflex_image_size(config: PreTrainedConfig) -> int:
-    """Edge of the square with as many patches as the model takes of an image of any shape, in pixels."""
-    return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +153,6 @@ class Family:
         projection_dim: Function of the config that returns the width of the embeddings.
         image_size: Function of the config that returns the edge of the square image in pixels; None if only the image
             processor states it.
-        takes_patches: Whether the image processor returns patches instead of images. `image_outputs` then cuts the
-            patches, and images are prepared from the processor's mean and standard deviation.
         max_text_length: Function of the config that returns the longest text in tokens, special tokens included.
         text_preparation: How texts are prepared, as in training, or a function of the tokenizer that returns it. None
             if the model's own config, tokenizer and processor state it.
@@ -190,7 +170,6 @@ class Family:
     text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
     projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
     image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
-    takes_patches: bool = False
     max_text_length: Callable[[PreTrainedConfig], int] = num_positions
     text_preparation: TextPreparation | Callable[[PreTrainedTokenizerBase], TextPreparation] | None = None
     license: str | Callable[[PreTrainedConfig], str | None] | None = None

@@ -62,16 +62,6 @@ def assert_map(feature_map: Tensor, patches: Tensor):
             torch.testing.assert_close(found, patches[:, GRID * row + column], rtol=1e-4, atol=1e-5)
 
 
-def patchify(pixel_values: Tensor) -> Tensor:
-    """The patches of NaFlex, cut out one by one."""
-    patches = [
-        pixel_values[:, :, row : row + PATCH_SIZE, column : column + PATCH_SIZE].permute(0, 2, 3, 1).flatten(1)
-        for row in range(0, IMAGE_SIZE, PATCH_SIZE)
-        for column in range(0, IMAGE_SIZE, PATCH_SIZE)
-    ]
-    return torch.stack(patches, 1)
-
-
 def whole(tokens: dict[str, Tensor]) -> list[Tensor]:
     """The texts, one by one and without padding."""
     return [ids[None, :length] for ids, length in zip(tokens["input_ids"], LENGTHS, strict=True)]
@@ -143,18 +133,17 @@ def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, t
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["siglip", "siglip2"])
-def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(kind, teachers, tokens, tokenizer):
-    tower = teachers[kind].model.text_model
+def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(teachers, tokens, tokenizer):
+    tower = teachers["siglip"].model.text_model
     embedded = tower.embeddings(padded(tokens["input_ids"], tokenizer))
     expected = normed(tower.encoder(inputs_embeds=embedded).last_hidden_state, tower.final_layer_norm)
-    targets = teachers[kind].encode_texts(**tokens)
+    targets = teachers["siglip"].encode_texts(**tokens)
     torch.testing.assert_close(targets.feature_map, expected[:, : max(LENGTHS)], rtol=1e-4, atol=1e-5)
     pooled = expected[:, -1] @ tower.head.weight.T + tower.head.bias
     torch.testing.assert_close(targets.embedding, pooled, rtol=1e-4, atol=1e-5)
     # whatever a caller padded with
     other = {"input_ids": tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, 7)}
-    assert torch.equal(teachers[kind].encode_texts(**tokens | other).embedding, targets.embedding)
+    assert torch.equal(teachers["siglip"].encode_texts(**tokens | other).embedding, targets.embedding)
 
 
 # every family
@@ -164,13 +153,8 @@ def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(kind, 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_embeddings_equal_those_of_the_familys_own_forward(kind, folders, teachers, tokens, tokenizer, pixel_values):
     model = AutoModel.from_pretrained(folders[kind]).eval()
-    texts, images = tokens, {"pixel_values": pixel_values}
-    if kind in ("siglip", "siglip2"):
-        texts = {"input_ids": padded(tokens["input_ids"], tokenizer)}
-    if kind == "siglip2":
-        shapes, mask = torch.tensor([[GRID, GRID]] * 2), torch.ones(2, GRID * GRID, dtype=torch.int64)
-        images = {"pixel_values": patchify(pixel_values), "pixel_attention_mask": mask, "spatial_shapes": shapes}
-    output = model(**texts, **images)
+    texts = {"input_ids": padded(tokens["input_ids"], tokenizer)} if kind == "siglip" else tokens
+    output = model(**texts, pixel_values=pixel_values)
     image, text = teachers[kind].encode_images(pixel_values), teachers[kind].encode_texts(**tokens)
     torch.testing.assert_close(F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(F.normalize(text.embedding, dim=1), output.text_embeds, rtol=1e-4, atol=1e-5)
@@ -228,7 +212,7 @@ def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, to
 
 
 @pytest.mark.parametrize("towers", SUBSETS)
-@pytest.mark.parametrize("kind", ["altclip", "siglip2", "dual_convnext_bert"])
+@pytest.mark.parametrize("kind", ["altclip", "siglip", "dual_convnext_bert"])
 def test_one_tower_equals_that_of_the_whole_teacher(kind, towers, folders, teachers, tokens, pixel_values):
     part = Teacher.from_pretrained(str(folders[kind]), towers)
     prefixes = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
@@ -322,7 +306,7 @@ def test_unknown_teachers_are_refused_by_name(tmp_path):
         Teacher.from_pretrained(str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])  # transformers builds an empty one, or fails
+@pytest.mark.parametrize("kind", ["clip", "siglip"])  # transformers builds an empty one, or fails
 def test_a_teacher_without_a_tokenizer_gives_image_targets_only(kind, folders, tmp_path, pixel_values):
     folder = shutil.copytree(folders[kind], tmp_path / kind)
     for file in folder.glob("tokenizer*"):
