@@ -27,7 +27,7 @@ except ImportError:  # in a model folder, which is not a package
 ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
-PREFERENCE = ("_quantized", "_fp16", "")
+PREFERENCE = ("_quantized", "")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")  # of SentencePiece and of BERT; tokenizers of bytes know everything
 BATCH_SIZE = 32
@@ -66,6 +66,11 @@ class Runtime:
                 f"folder: config.json or preprocessor_config.json of {str(self.folder)!r} lacks a field, or one has "
                 f"a wrong type ({error}). Copy or export the model again."
             ) from error
+        fit = self.config.get("fit")
+        is_fit = isinstance(fit, list) and len(fit) == 4 and all(type(each) in (int, float) for each in fit)
+        if fit is not None and not (is_fit and np.isfinite(fit).all()):
+            raise ValueError(f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 4 numbers or null.")
+        self.fit: list[float] | None = fit
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
@@ -211,10 +216,10 @@ class Runtime:
                 "model folder."
             ) from error
 
-    def is_truncated(self, text: str) -> bool:
-        """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text, special tokens included. `truncate` cuts it after `max_text_length`."""
         self._tokenizer.no_truncation()
-        return len(self._tokenizer.encode(_valid(text)).ids) > self.max_text_length
+        return len(self._tokenizer.encode(_valid(text)).ids)
 
     def unknown_parts(self, text: str) -> list[str]:
         """Parts of a text that are not in the vocabulary, each once. Emoji and rare characters all have one token."""

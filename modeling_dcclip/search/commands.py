@@ -126,12 +126,18 @@ def run_search(options: argparse.Namespace):
             [
                 {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
                 | {"is_current": hit.is_current}
+                | ({} if hit.fit is None else {"fit": round(hit.fit, 3)})
                 | ({} if hit.seconds is None else {"seconds": hit.seconds})
                 for hit in hits
             ]
         )
     else:
-        for hit in hits:
+        shown = hits if options.all else [hit for hit in hits if hit.fits]
+        if hits and not shown:
+            print_note("no photograph seems to fit; --all lists the most similar ones")
+        elif len(shown) < len(hits):
+            print_note("photographs that probably do not fit are left out; --all lists them")
+        for hit in shown:
             number = len(hit.copies)
             marks = [hit.time] if hit.time else []
             marks += [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []

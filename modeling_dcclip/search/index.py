@@ -24,6 +24,7 @@ from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
+from modeling_dcclip.search.fit import NOUNS, centered, fit_probability
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -36,7 +37,7 @@ from modeling_dcclip.search.manifest import (
     write_manifest,
 )
 from modeling_dcclip.search.photos import read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
+from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term
 from modeling_dcclip.search.video import MAX_FRAMES
 
 
@@ -46,13 +47,15 @@ class Hit:
 
     Args:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
-        score: Cosine similarity to the query, -1 to 1.
+        score: Cosine similarity to the query, -1 to 1; a calibrated model compares names as `centered` in fit.py does.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content, without links to the file and files that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
         is_current: Whether the file is there, and has not changed since it was indexed.
         seconds: Time of the key frame of a video that is most similar, from its start; None for a photograph.
+        fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
+            if the model is not calibrated.
     """
 
     path: str
@@ -63,6 +66,12 @@ class Hit:
     version: str
     is_current: bool
     seconds: float | None = None
+    fit: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it probably shows what the query describes, or nothing is known about it."""
+        return self.fit is None or self.fit >= 0.5
 
     @property
     def time(self) -> str:
@@ -94,6 +103,7 @@ class Index:
         self.catalog, self.store = open_data(self.folder, manifest)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
+        self._nouns: np.ndarray | None = None
 
     def refresh(self):
         """Switch to the result of an upgrade, or to an index that replaced this one. Searches call this method."""
@@ -312,10 +322,7 @@ class Index:
         examples = [each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge) for each in images]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         if texts or without or examples or not like:
-            query = embed_query(self.runtime, texts, without, examples)
-            if self._map is not None:
-                query = query @ self._map
-                query /= np.linalg.norm(query)
+            query = self._to_space(embed_query(self.runtime, texts, without, examples))
         with self.catalog.reading():
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
@@ -323,19 +330,45 @@ class Index:
                     raise ValueError(f"id: the index has no file {number}.")
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
+            calibration = self.runtime.fit if texts and not examples and not like else None
+            length = 0 if calibration is None else self._length(texts)
+            ranked = query if calibration is None else centered(query, self.nouns, length)
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
             if first is None:
-                rows, scores = self.store.search(query, count, skip + top, allowed)
+                rows, scores = self.store.search(ranked, count, skip + top, allowed)
             else:
                 allowed = None if allowed is None else allowed[first]
-                rows, scores = self.store.search(query, count, (skip + top) * MAX_FRAMES, allowed)
+                rows, scores = self.store.search(ranked, count, (skip + top) * MAX_FRAMES, allowed)
                 best = np.sort(np.unique(first[rows], return_index=True)[1])[: skip + top]  # one frame of each video
                 rows, scores = rows[best], scores[best]
             rows, scores = rows[skip:], scores[skip:]
+            fits = None
+            if calibration is not None:
+                vectors = self.store.read(rows)
+                fits = fit_probability(vectors @ query, vectors @ self.nouns.T, length, calibration)
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        return _hits([distinct_files(files[int(row)]) for row in rows], scores)
+        return _hits([distinct_files(files[int(row)]) for row in rows], scores, fits)
+
+    def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
+        if self._map is None:
+            return embeddings
+        embeddings = embeddings @ self._map
+        return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+    @property
+    def nouns(self) -> np.ndarray:
+        """Embeddings of `NOUNS` in the space of the index, (N, D), which a query is compared with."""
+        if self._nouns is None:
+            self._nouns = self._to_space(self.runtime.encode_texts(NOUNS))
+        return self._nouns
+
+    def _length(self, texts: Sequence[str]) -> int:
+        """Number of tokens of the terms of a query, without special tokens."""
+        special = self.runtime.count_tokens("")
+        return sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
@@ -356,12 +389,13 @@ class Index:
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
 
-def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
+def _hits(found: Sequence[Sequence[File]], scores: np.ndarray, fits: np.ndarray | None = None) -> list[Hit]:
     hits = []
-    for (first, *others), score in zip(found, scores, strict=True):
+    for number, ((first, *others), score) in enumerate(zip(found, scores, strict=True)):
         copies, is_current = tuple(other.path for other in others), first.state.is_current()
         version, seconds = first.state.version, first.seconds
-        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds))
+        fit = None if fits is None else float(fits[number])
+        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds, fit))
     if outdated := sum(not hit.is_current for hit in hits):
         message = (
             f"among them files that are gone, or have changed since the last index: {outdated:,}. Run dcclip index"

@@ -91,8 +91,7 @@ def embed_query(
 
 def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
-    if runtime.is_truncated(text):
-        limit = runtime.max_text_length
+    if runtime.count_tokens(text) > (limit := runtime.max_text_length):
         warnings.warn(f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3)
     if unknown := runtime.unknown_parts(text):
         message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"

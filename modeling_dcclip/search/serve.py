@@ -132,7 +132,8 @@ class _PageHandler(LocalHandler):
                         path=path,
                     )
                     if top == BEST:
-                        hits = sorted(hits, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
+                        fitting = [hit for hit in hits if hit.fits] or hits
+                        hits = sorted(fitting, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
             total = len(index.catalog.rows_of_files(chosen))
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
@@ -168,7 +169,7 @@ class _PageHandler(LocalHandler):
         score = round(hit.score, 4) if has_score else None
         entry = {"id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id, "version": hit.version, "path": path}
         entry |= {"name": f"{Path(path).name} {self.translated(hit.time)}".rstrip(), "is_current": hit.is_current}
-        return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies)}
+        return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies), "fits": hit.fits}
 
 
 def _photograph(text: str) -> tuple[int, float | None]:

@@ -1,11 +1,15 @@
 """A model that knows colours, and photographs of plain colours for it to find."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from modeling_dcclip.search import index as index_module
+from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import save_color_model
 
 RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "white": (255,) * 3}
@@ -48,3 +52,15 @@ def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
     }.items():
         paint(folder / path, color)
     return folder
+
+
+@pytest.fixture
+def calibrated(color_model, photos, tmp_path, monkeypatch):
+    """An index of a model that is calibrated on colours."""
+    monkeypatch.setattr(index_module, "NOUNS", ["red", "green", "blue", "white"])
+    model = shutil.copytree(color_model, tmp_path / "calibrated")
+    config = json.loads((model / "config.json").read_text()) | {"fit": [20, -20, 0, 3]}
+    (model / "config.json").write_text(json.dumps(config))
+    with Index.open(tmp_path / "index", model, create=True) as index:
+        index.add(photos)
+        yield index

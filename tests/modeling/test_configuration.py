@@ -18,6 +18,7 @@ def test_saved_config_loads_equal(tmp_path):
         *({field: "max"} for field in ("vision_pooling", "text_pooling")),
         *({"prefixes": widths} for widths in ([8, 4], [8, 8], [8, 17])),
         {"truncate_dim": 17},
+        {"fit": [1.0, 2.0]},
     ],
 )
 def test_values_out_of_range_raise_an_error_with_the_field(fields):

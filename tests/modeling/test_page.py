@@ -88,3 +88,14 @@ def test_one_scrolls_filters_and_clears(browser, address, language):
     page.wait_for_function("() => document.querySelector('#status').textContent.includes('2020-13')")
     assert ("is not a date" if english else "不是日期") in page.locator("#status").text_content()
     page.close()
+
+
+def test_a_line_is_above_what_does_not_fit(browser, calibrated):
+    with serving(SearchServer(calibrated, port=0)) as server:
+        page = Visit(browser, server.url, **WINDOWS["en"]).page
+        page.get_by_role("searchbox").fill("red")
+        page.keyboard.press("Enter")
+        page.get_by_text("These probably do not fit").wait_for()
+        kinds = page.evaluate("[...document.querySelector('#grid').children].map((each) => each.localName)")
+        assert kinds == ["figure", "h2", *["figure"] * 4]
+        page.close()

@@ -24,10 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.corpus.free_photos import FREE_PHOTOS
+from training.demo.calibrate import calibrate
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
 from training.demo.pages import KINDS, write_pages
 from training.demo.pretrained import TowersOptions, save_classifier, save_towers
@@ -35,6 +37,7 @@ from training.demo.run import COMMAND, MODEL_FOLDER
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
+from training.engine.checkpoint import WEIGHTS_FILE
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
@@ -284,7 +287,7 @@ class PhotoDemo:
     # result
 
     def _write_model(self):
-        """Write the Hub folder. Exported files are checked on the validation photographs in it."""
+        """Write the Hub folder, in half precision. Exported files are checked on the validation photographs in it."""
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
         source = Path(str(self.options.photos)).name
         details = CardDetails(
@@ -293,6 +296,10 @@ class PhotoDemo:
         )
         with scratch_folder(self.folder / MODEL_FOLDER) as scratch:
             shutil.copytree(self.folder / ALIGNED, scratch, ignore=ignored, dirs_exist_ok=True)
+            weights = load_file(scratch / WEIGHTS_FILE)
+            weights = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
+            save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
+            self._calibrate(scratch)
             (scratch / SPLITS_FOLDER).mkdir()
             shutil.copy(self.sets[0].source, scratch / SPLITS_FOLDER / VALIDATION_FILE)
             results = self._results()
@@ -300,6 +307,17 @@ class PhotoDemo:
             write_card(scratch, details, title="dcclip-photos")
             record_tree(scratch, COMMAND)
             replace_folder(scratch, self.folder / MODEL_FOLDER)
+
+    def _calibrate(self, folder: Path):
+        """Tell the model how likely a photograph fits a query, which the classes of photographs show."""
+        classifier = self.folder / DATA / CLASSIFIER
+        if not classifier.exists() or len(self.sets) < 2 or any({*LANGUAGES} - {*each.captions} for each in self.sets):
+            return
+        teacher = ZeroShotModel.from_pretrained(self.folder / TEACHER)
+        model = replace(ZeroShotModel.from_pretrained(folder), name="student")
+        model.model.config.fit, rows = calibrate(model, teacher, self.sets, classifier)
+        model.model.config.save_pretrained(folder)
+        self.rows += [replace(row, stage=ALIGNED) for row in rows]
 
     def _export(self):
         model = str(self.folder / MODEL_FOLDER)

@@ -5,7 +5,8 @@ const TEXTS = {
     after: "From", before: "To", path: "Path", sort: "Sort by", fit: "best match", date: "date",
     remove: "Remove the example image", similar: "Similar to", open: "Open folder", gone: "gone or changed",
     cleared: "Cleared: all photographs, newest first", newest: "newest first", esc: "Esc clears",
-    byDate: "the 200 best matches by date", without: (words) => "without " + words.join(", "),
+    byDate: "the best matches by date, at most 200", unlikely: "These probably do not fit",
+    nothing: "No photograph seems to fit. The most similar ones", without: (words) => "without " + words.join(", "),
     copies: (number) => "+" + number + (number === 1 ? " copy" : " copies"),
     count: (shown, total) => shown + " shown of " + total, unreachable: "The server does not answer. Run: dcclip serve",
   },
@@ -14,7 +15,8 @@ const TEXTS = {
     after: "从", before: "到", path: "路径", sort: "排序", fit: "最相似", date: "日期",
     remove: "移除示例图片", similar: "查找相似照片：", open: "打开所在文件夹", gone: "已删除或已修改",
     cleared: "已清除，显示全部照片，最新的在前", newest: "最新的在前", esc: "按 Esc 清除",
-    byDate: "最相似的 200 张，按日期排序", without: (words) => "不含：" + words.join("、"),
+    byDate: "最相似的照片（最多 200 张），按日期排序", unlikely: "以下照片很可能不符合",
+    nothing: "似乎没有符合的照片。最相似的照片", without: (words) => "不含：" + words.join("、"),
     copies: (number) => "另有 " + number + " 个副本",
     count: (shown, total) => "已显示 " + shown + " 张，共 " + total + " 张", unreachable: "服务没有响应，请运行：dcclip serve",
   },
@@ -76,7 +78,12 @@ async function load() {
   skip += answer.hits.length;
   const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed since the last part
   hits.forEach((hit) => shown.add(hit.id));
-  element.grid.append(...hits.map((hit) => figureOf(hit, answer.opens)));
+  for (const hit of hits) {
+    if (!hit.fits && !element.grid.querySelector("h2")) {
+      element.grid.append(make("h2", {}, element.grid.childElementCount ? text.unlikely : text.nothing));
+    }
+    element.grid.append(figureOf(hit, answer.opens));
+  }
   const { q, like, sort } = parameters();
   const order = q || like ? (sort ? text.byDate : null) : isCleared ? text.cleared : text.newest;
   const parts = [answer.without.length ? text.without(answer.without) : null, ...answer.notes];

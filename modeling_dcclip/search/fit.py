@@ -1,0 +1,58 @@
+"""How likely a photograph shows what a text says: its similarity to the text, compared with that to common nouns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# 66 common nouns, in English and in Chinese
+NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
+SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
+
+
+def name_share(num_tokens: int) -> float:
+    """How far a text is a name and not a sentence, 0 to 1, by its number of tokens without special tokens."""
+    return float(np.clip((LONG - num_tokens) / (LONG - SHORT), 0, 1))
+
+
+def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Remove from the embedding of a name what all nouns have in common.
+
+    Some photographs are similar to every name. Without the mean noun, a search by a name finds more right ones;
+    sentences are found better as they are.
+
+    Args:
+        query: Embedding of the query, (D,), of unit length.
+        nouns: Embeddings of `NOUNS`, (N, D).
+        num_tokens: Number of tokens of the query.
+
+    Returns:
+        (D,), of unit length.
+    """
+    query = query - name_share(num_tokens) * nouns.mean(0)
+    return query / max(np.linalg.norm(query), 1e-6)
+
+
+def fit_probability(
+    scores: np.ndarray, similarities: np.ndarray, num_tokens: int, calibration: Sequence[float]
+) -> np.ndarray:
+    """Probability that photographs show what a text says.
+
+    Args:
+        scores: Cosine similarities of the photographs to the text, (K,).
+        similarities: Their cosine similarities to `NOUNS`, (K, N).
+        num_tokens: Number of tokens of the text.
+        calibration: `DCCLIPConfig.fit` of the model: slope and offset of a logistic function for names, and for
+            sentences. A photograph is more similar to a sentence of which it shows a part than to a wrong name.
+
+    Returns:
+        Values in 0..1, (K,).
+    """
+    scores, share = standardize(scores, similarities), name_share(num_tokens)
+    name, sentence = (slope * scores + offset for slope, offset in (calibration[:2], calibration[2:]))
+    return 1 / (1 + np.exp(-np.clip(share * name + (1 - share) * sentence, -50, 50)))
+
+
+def standardize(scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    """Standard scores of similarities to a text, (..., K), among those of the same photographs to nouns, (K, N)."""
+    return (scores - similarities.mean(1)) / np.maximum(similarities.std(1), 1e-6)

@@ -1,0 +1,67 @@
+"""Whether photographs fit a query: the probability, the ranking by a name, and what commands leave out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from modeling_dcclip import command
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, name_share
+
+
+def test_nouns_are_in_both_languages_and_each_once():
+    assert len({*NOUNS}) == len(NOUNS) == 132 and all(each == each.strip() and each for each in NOUNS)
+    assert sum(each.isascii() for each in NOUNS) == 66
+
+
+def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
+    similarities = np.array([[0.0, 0.2], [0.1, 0.3]])  # mean 0.1 and 0.2, deviation 0.1
+    scores, numbers = np.array([0.3, 0.3]), (2, -3, 1, -4)
+    for length, logits in ((1, [1, -1]), (5, [1, -1]), (8, [-2, -3]), (30, [-2, -3])):
+        found = fit_probability(scores, similarities, length, numbers)
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-9)
+    assert [name_share(length) for length in (5, 8)] == [1, 0] and 0 < name_share(7) < name_share(6) < 1
+
+
+def test_a_name_is_compared_without_what_all_nouns_share():
+    nouns, query = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([0.8, 0.6, 0])
+    everything, right = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
+    assert query @ everything > query @ right
+    name, sentence = centered(query, nouns, 1), centered(query, nouns, 20)
+    assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
+    np.testing.assert_allclose(sentence, query)
+
+
+def test_only_the_photograph_of_the_colour_fits_and_without_it_none(calibrated, photos):
+    hits = calibrated.search("red")
+    assert [hit.fits for hit in hits] == [True, False, False, False, False] and hits[0].path.endswith("red.jpg")
+    assert all(0 <= hit.fit <= 1 for hit in hits)
+    assert all(hit.fit > 0.9 for hit in calibrated.search(*["red"] * 8))  # a sentence
+    assert all(hit.fit is None and hit.fits for hit in calibrated.search("red", images=[photos / "red.jpg"]))
+    (photos / "red.jpg").unlink()
+    calibrated.add()
+    assert not any(hit.fits for hit in calibrated.search("red"))
+
+
+def test_search_leaves_out_what_does_not_fit(calibrated, capsys):
+    def run(*arguments: str) -> list[str]:
+        command.main(["search", *arguments, "--index", str(calibrated.folder)])
+        return capsys.readouterr()
+
+    printed = run("red")
+    assert printed.out.count("\n") == 1 and "red.jpg" in printed.out and "--all" in printed.err
+    printed = run("red", "--all")
+    assert printed.out.count("\n") == 5 and not printed.err
+    assert [each["fit"] > 0.5 for each in json.loads(run("red", "--json").out)] == [True, *[False] * 4]
+    printed = run("red", "--path", "green.png")
+    assert not printed.out and "no photograph seems to fit" in printed.err
+
+
+@pytest.mark.parametrize("fit", [[1, 2, 3], "1234", [1, 2, 3, float("nan")], [1, 2, 3, "4"]])
+def test_unusable_numbers_are_named(calibrated, fit):
+    model = calibrated.runtime.folder
+    config = json.loads((model / "config.json").read_text()) | {"fit": fit}
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"fit: .*config\.json.* expected 4 numbers"):
+        Runtime(model)
