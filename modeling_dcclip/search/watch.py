@@ -24,27 +24,30 @@ def watch(index: Index) -> Iterator[Report]:
         import watchfiles
     except ImportError as error:
         raise ValueError("watch: watchfiles is not installed. Run: pip install watchfiles") from error
-    folders = [*index.catalog.folders()]
     own = {index.folder.absolute(), index.folder.resolve()}  # what an update itself changes
-    is_current = False  # files may have changed before the watch began
-    for changes in watchfiles.watch(
-        *(folder for folder in folders if folder.is_dir()),
-        watch_filter=lambda change, path: own.isdisjoint(Path(path).parents),
-        debounce=LONGEST_MS,
-        step=QUIET_MS,
-        rust_timeout=CHECK_MS,
-        yield_on_timeout=True,
-    ):
-        if gone := next((folder for folder in folders if not folder.is_dir()), None):
-            raise ValueError(
-                f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
-                "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
-            )
-        is_current = is_current and not changes
-        if not is_current:
-            try:
-                report = index.add()
-            except BusyError:
-                continue
-            is_current = True
-            yield report
+    while True:
+        folders = [*index.catalog.folders()]
+        is_current = False  # files may have changed before the watch began
+        for changes in watchfiles.watch(
+            *(folder for folder in folders if folder.is_dir()),
+            watch_filter=lambda change, path: own.isdisjoint(Path(path).parents),
+            debounce=LONGEST_MS,
+            step=QUIET_MS,
+            rust_timeout=CHECK_MS,
+            yield_on_timeout=True,
+        ):
+            if [*index.catalog.folders()] != folders:  # another process has added or removed one
+                break
+            if gone := next((folder for folder in folders if not folder.is_dir()), None):
+                raise ValueError(
+                    f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
+                    "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
+                )
+            is_current = is_current and not changes
+            if not is_current:
+                try:
+                    report = index.add()
+                except BusyError:
+                    continue
+                is_current = True
+                yield report

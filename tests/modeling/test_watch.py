@@ -30,6 +30,11 @@ def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model
         (photos / "white.png").unlink()
         report = next(reports)
         assert (report.embedded, report.removed, len(index)) == (1, 1, 6)
+        with Index.open(index.folder) as other:
+            other.add(paint(tmp_path / "more" / "first.jpg", "red", width=45).parent)
+        assert next(reports).embedded == 0
+        paint(tmp_path / "more" / "second.jpg", "red", width=46)
+        assert (next(reports).embedded, len(index)) == (1, 8)
         locks, add = iter([write_lock(index.folder), write_lock(index.folder), nullcontext()]), index.add
 
         def add_beside_another_process():
