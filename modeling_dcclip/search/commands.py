@@ -23,7 +23,7 @@ from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, LocalServer
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
-from modeling_dcclip.search.query import QueryWarning
+from modeling_dcclip.search.query import QueryWarning, split_query
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import watch
@@ -118,7 +118,12 @@ def run_search(options: argparse.Namespace):
     """Print scores and paths, most similar first."""
     limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
     with Index.open(options.index, _model(options), model_id=options.model_id) as index, _notes_printed():
-        hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
+        texts, without = [], [*options.without]
+        for each in options.texts:  # beach -people, as on the page
+            text, left_out = split_query(each)
+            texts += [text] if text or not left_out else []
+            without += left_out
+        hits = index.search(*texts, without=without, images=options.images, **limits)
         if not hits:
             print_note(f"no photograph passes the filters (of {len(index):,} in the index)")
     if options.json:

@@ -94,6 +94,7 @@ def test_search_prints_json(run, indexed):
     first, *others = json.loads(run("search", "red", "--json"))
     assert first["path"] == f"{indexed}/red.jpg" and first["copies"] == [f"{indexed}/a copy.jpg"]
     assert first["score"] == pytest.approx(1, abs=0.01) and len(first["date"]) == 19 and len(others) == 4
+    assert run("search", "red -green", "--json") == run("search", "red", "--not", "green", "--json")
 
 
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
