@@ -22,13 +22,10 @@ from transformers import (
     SiglipConfig,
     SiglipModel,
     SiglipProcessor,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-    VisionTextDualEncoderProcessor,
 )
 
 from modeling_dcclip import DCCLIPProcessor
-from tests.tiny import BERT, IMAGE_SIZE, PROJECTION_DIM, WHOLE_MOBILENET, XLM_ROBERTA, make_image_processor, make_model
+from tests.tiny import IMAGE_SIZE, PROJECTION_DIM, WHOLE_MOBILENET, make_image_processor, make_model
 
 PATCH_SIZE = 16
 NUM_POSITIONS = 40
@@ -48,26 +45,14 @@ TEXT: dict[str, Any] = {
     "intermediate_size": 64,
     "max_position_embeddings": NUM_POSITIONS,
 }
-CONVNEXT: dict[str, Any] = {
-    "model_type": "convnext",
-    "hidden_sizes": [8, 8, 16, 24],
-    "depths": [1, 1, 1, 1],
-    "hidden_size": 24,
-    "image_size": IMAGE_SIZE,
-}
-TOWERS_OF_DUAL_ENCODERS = {
-    "dual_vit_bert": (VISION | {"model_type": "vit"}, BERT),
-    "dual_clip_roberta": (VISION | {"model_type": "clip_vision_model"}, XLM_ROBERTA),
-    "dual_convnext_bert": (CONVNEXT, BERT),
-}
-TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip", *TOWERS_OF_DUAL_ENCODERS]
+TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip"]
 
 
 def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
     """One of `TEACHERS`, in eval mode; the last token id ends a text.
 
     Args:
-        kind: Family, or the two towers of a dual encoder.
+        kind: Family.
         vocabulary: Number of token ids.
         text_fields: Fields to set in the text config.
     """
@@ -76,7 +61,6 @@ def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTra
     text = special | TEXT | text_fields
     joint: dict[str, Any] = {"projection_dim": PROJECTION_DIM, "logit_scale_init_value": 3.0}
     sizes: dict[str, Any] = {"text_config": text, "vision_config": VISION}
-    config: Any
     model: Any
     if kind == "altclip":
         sizes["text_config"] = text | {"project_dim": 28}
@@ -89,13 +73,9 @@ def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTra
         model = MetaClip2Model(MetaClip2Config(**sizes, **joint))
     elif kind == "dcclip":
         model = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
-    elif kind == "siglip":
+    else:
         sizes["text_config"] = text | {"projection_size": VISION["hidden_size"]}
         model = SiglipModel(SiglipConfig(**sizes))
-    else:
-        vision, text = TOWERS_OF_DUAL_ENCODERS[kind]
-        config = VisionTextDualEncoderConfig(vision_config=dict(vision), text_config=special | text, **joint)
-        model = VisionTextDualEncoderModel(config)
     return _leave_no_identity(model).eval()
 
 
@@ -128,6 +108,5 @@ def save_teacher(
         "metaclip_2": CLIPProcessor,
         "siglip": SiglipProcessor,
     }
-    processor = processors.get(kind, VisionTextDualEncoderProcessor)
-    processor(make_image_processor(), tokenizer).save_pretrained(folder)
+    processors[kind](make_image_processor(), tokenizer).save_pretrained(folder)
     return folder

@@ -17,12 +17,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     SiglipModel,
-    VisionTextDualEncoderModel,
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers.family import Family, clip_image_map, dual_encoder_image_map
+from training.teachers.family import Family, clip_image_map
 from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.preparation import (
     GEMMA_TOKEN,
@@ -98,11 +97,6 @@ FAMILIES: dict[str, Family] = {
         model_class=SiglipModel,
         projection_dim=attrgetter("text_config.projection_size"),
         text_preparation=_siglip_texts,
-    ),
-    "vision-text-dual-encoder": Family(
-        model_class=VisionTextDualEncoderModel,
-        image_map=dual_encoder_image_map,
-        image_size=lambda config: getattr(config.vision_config, "image_size", None),
     ),
 }
 

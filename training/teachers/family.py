@@ -30,9 +30,6 @@ ROBERTA_LIKE = {
     "xmod",
 }
 
-# image towers whose last hidden state is before the final norm, which they apply only to the pooled CLS token
-NORM_AFTER_POOLING = {"altclip_vision_model", "chinese_clip_vision_model", "clip_vision_model"}
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -114,21 +111,6 @@ def _text_features(model: Any, input_ids: Tensor, attention_mask: Tensor | None)
 def clip_image_map(model: Any, outputs: Any) -> Tensor:
     """Patches of the last layer after the final norm, which CLIP applies only to the pooled CLS token."""
     return patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state))
-
-
-def dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
-    """Feature map of a VisionTextDualEncoder, whose image tower is any model of transformers."""
-    if model.config.vision_config.model_type in NORM_AFTER_POOLING:
-        return clip_image_map(model, outputs)
-    hidden, width = outputs.last_hidden_state, model.config.vision_config.hidden_size
-    feature_map = hidden if hidden.ndim == 4 else patch_map(hidden)
-    if feature_map.shape[1] != width:
-        raise ValueError(
-            f"teacher: its image tower ({model.config.vision_config.model_type!r}) pools {width} channels, but its "
-            f"feature map of shape {tuple(feature_map.shape)} does not. Choose a teacher whose feature map is "
-            f"(B, {width}, H, W)."
-        )
-    return feature_map
 
 
 @dataclass(frozen=True, kw_only=True)
