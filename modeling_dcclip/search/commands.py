@@ -29,6 +29,7 @@ from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import watch
 
 SHOWN_FAILURES = 3  # of each cause
+SHOWN_MISFITS = 3  # if no photograph fits
 CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
 
 
@@ -139,7 +140,8 @@ def run_search(options: argparse.Namespace):
     else:
         shown = hits if options.all else [hit for hit in hits if hit.fits]
         if hits and not shown:
-            print_note("no photograph seems to fit; --all lists the most similar ones")
+            shown = hits[:SHOWN_MISFITS]
+            print_note("no photograph seems to fit; these are the most similar ones")
         elif len(shown) < len(hits):
             print_note("photographs that probably do not fit are left out; --all lists them")
         for hit in shown:

@@ -7,6 +7,7 @@ import numpy as np
 
 # 66 common nouns, in English and in Chinese
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
+LINE, NEAR = 0.5, 0.8  # lowest probability of a fitting photograph, and its lowest share of the best one's
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
 
@@ -36,7 +37,7 @@ def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarra
 def fit_probability(
     scores: np.ndarray, similarities: np.ndarray, num_tokens: int, calibration: Sequence[float]
 ) -> np.ndarray:
-    """Probability that photographs show what a text says.
+    """Probability that there is a photograph of what a text says, if a photograph is the most similar one.
 
     Args:
         scores: Cosine similarities of the photographs to the text, (K,).
@@ -48,9 +49,22 @@ def fit_probability(
     Returns:
         Values in 0..1, (K,).
     """
-    scores, share = standardize(scores, similarities), name_share(num_tokens)
-    name, sentence = (slope * scores + offset for slope, offset in (calibration[:2], calibration[2:]))
-    return 1 / (1 + np.exp(-np.clip(share * name + (1 - share) * sentence, -50, 50)))
+    share = name_share(num_tokens)
+    slope, offset = (
+        share * name + (1 - share) * other for name, other in zip(calibration[:2], calibration[2:], strict=True)
+    )
+    return logistic(standardize(scores, similarities), slope, offset)
+
+
+def logistic(scores: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Logistic function of `slope * scores + offset`, of the same shape."""
+    return 1 / (1 + np.exp(-np.clip(slope * scores + offset, -50, 50)))
+
+
+def fitting(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Which photographs of a query fit: those more likely than not, unless a better one is much more likely."""
+    best = probabilities.max(axis, keepdims=True, initial=0)
+    return probabilities >= np.maximum(LINE, NEAR * best)
 
 
 def standardize(scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:

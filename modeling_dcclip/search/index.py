@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.fit import NOUNS, centered, fit_probability
+from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
@@ -56,6 +56,7 @@ class Hit:
         seconds: Time of the key frame of a video that is most similar, from its start; None for a photograph.
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
+        fits: Whether this probability is above the line; see `fitting`. True without a probability.
     """
 
     path: str
@@ -67,11 +68,7 @@ class Hit:
     is_current: bool
     seconds: float | None = None
     fit: float | None = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether it probably shows what the query describes, or nothing is known about it."""
-        return self.fit is None or self.fit >= 0.5
+    fits: bool = True
 
     @property
     def time(self) -> str:
@@ -342,14 +339,20 @@ class Index:
                 rows, scores = self.store.search(ranked, count, (skip + top) * MAX_FRAMES, allowed)
                 best = np.sort(np.unique(first[rows], return_index=True)[1])[: skip + top]  # one frame of each video
                 rows, scores = rows[best], scores[best]
-            rows, scores = rows[skip:], scores[skip:]
             fits = None
             if calibration is not None:
                 vectors = self.store.read(rows)
                 fits = fit_probability(vectors @ query, vectors @ self.nouns.T, length, calibration)
+            rows = rows[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        return _hits([distinct_files(files[int(row)]) for row in rows], scores, fits)
+        hits = _hits([distinct_files(files[int(row)]) for row in rows], scores[skip:])
+        if fits is None:
+            return hits
+        return [
+            replace(hit, fit=float(fit), fits=bool(is_fitting))
+            for hit, fit, is_fitting in zip(hits, fits[skip:], fitting(fits)[skip:], strict=True)
+        ]
 
     def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
@@ -389,13 +392,12 @@ class Index:
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
 
-def _hits(found: Sequence[Sequence[File]], scores: np.ndarray, fits: np.ndarray | None = None) -> list[Hit]:
+def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
     hits = []
-    for number, ((first, *others), score) in enumerate(zip(found, scores, strict=True)):
+    for (first, *others), score in zip(found, scores, strict=True):
         copies, is_current = tuple(other.path for other in others), first.state.is_current()
         version, seconds = first.state.version, first.seconds
-        fit = None if fits is None else float(fits[number])
-        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds, fit))
+        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds))
     if outdated := sum(not hit.is_current for hit in hits):
         message = (
             f"among them files that are gone, or have changed since the last index: {outdated:,}. Run dcclip index"

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, name_share
+from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting, name_share
 
 
 def test_nouns_are_in_both_languages_and_each_once():
@@ -22,6 +22,16 @@ def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
         found = fit_probability(scores, similarities, length, numbers)
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-9)
     assert [name_share(length) for length in (5, 8)] == [1, 0] and 0 < name_share(7) < name_share(6) < 1
+
+
+def test_what_is_far_below_the_best_does_not_fit():
+    for probabilities, expected in (
+        ([0.9, 0.73, 0.7, 0.2], [True, True, False, False]),
+        ([0.55, 0.51, 0.49], [True, True, False]),
+        ([0.4], [False]),
+        ([], []),
+    ):
+        assert fitting(np.array(probabilities)).tolist() == expected
 
 
 def test_a_name_is_compared_without_what_all_nouns_share():
@@ -55,7 +65,7 @@ def test_search_leaves_out_what_does_not_fit(calibrated, capsys):
     assert printed.out.count("\n") == 5 and not printed.err
     assert [each["fit"] > 0.5 for each in json.loads(run("red", "--json").out)] == [True, *[False] * 4]
     printed = run("red", "--path", "green.png")
-    assert not printed.out and "no photograph seems to fit" in printed.err
+    assert printed.out.count("\n") == 1 and "no photograph seems to fit; these are" in printed.err
 
 
 @pytest.mark.parametrize("fit", [[1, 2, 3], "1234", [1, 2, 3, float("nan")], [1, 2, 3, "4"]])

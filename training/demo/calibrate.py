@@ -14,7 +14,7 @@ from datasets import concatenate_datasets
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from modeling_dcclip.search.fit import NOUNS, name_share, standardize
+from modeling_dcclip.search.fit import NOUNS, fitting, logistic, name_share, standardize
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import RetrievalSet
@@ -23,7 +23,7 @@ from training.utils.results import Row
 
 Examples = tuple[np.ndarray, np.ndarray]  # standard scores, (N,), and whether they are right, (N,) bool
 NUM_NEAREST = 10  # photographs of each name
-SHOWN, NOT_SHOWN = 0.15, 0.05  # probability from which, and up to which, the classifier is believed
+SHOWN = 0.15  # probability of the classifier from which a photograph shows a name
 PRESENT, ABSENT = 0.6, 0.03  # highest probability of a name that is, and of one that is not, in the photographs
 
 
@@ -41,9 +41,9 @@ def calibrate(
     Returns:
         The four numbers; None if no class is surely in the photographs, or none surely is not. By language: the area
         under the ROC curve at which the best probability tells whether a query has a photograph,
-        `has_photograph_auc`; the share of the photographs above the line, of the `NUM_NEAREST` most similar ones,
-        that show the name, `fitting_precision`; and the share of names with photographs of which one is above the
-        line, `fitting_names`.
+        `has_photograph_auc`; and for names that have photographs, of the `NUM_NEAREST` most similar ones, the share of
+        the fitting ones that show the name, `fitting_precision`, and the share of names with a fitting one,
+        `fitting_names`.
     """
     nouns = model.encode_texts(NOUNS).numpy()
     parts = [model.encode_images(each.rows).numpy() for each in sets]
@@ -53,16 +53,15 @@ def calibrate(
     if not (is_there.any() and is_absent.any()):
         return None, []
     chosen = is_there | is_absent
-    nearest: dict[str, Examples] = {}
+    nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     best: dict[tuple[str, str], Examples] = {}
     for language, texts in names.items():
         similarities = model.encode_texts(texts).numpy()[chosen] @ np.concatenate(parts).T
         scores = standardize(similarities, np.concatenate(backgrounds))  # (chosen, I)
         best["names", language] = scores.max(1), is_there[chosen]
-        order = np.argsort(-scores, 1)[:, :NUM_NEAREST]
-        found, right = (np.take_along_axis(each, order, 1) for each in (scores, shown.T[chosen]))
-        is_known = (right > SHOWN) | (right < NOT_SHOWN)
-        nearest[language] = found[is_known], right[is_known] > SHOWN
+        order = np.argsort(-scores[is_there[chosen]], 1)[:, :NUM_NEAREST]
+        right = shown.T[is_there] > SHOWN
+        nearest[language] = tuple(np.take_along_axis(each, order, 1) for each in (scores[is_there[chosen]], right))
         examples = []
         for each in sets:
             captions = {
@@ -75,22 +74,21 @@ def calibrate(
                 highest = standardize(embeddings @ part.T, background).max(1)
                 examples.append((highest, np.full(len(texts), other is each)))
         best["sentences", language] = _joined(examples)
-    name, sentence = (
-        _logistic(_joined(nearest.values())),
-        _logistic(_joined(best["sentences", each] for each in names)),
-    )
+    numbers = [
+        number
+        for kind in ("names", "sentences")
+        for number in _logistic(_joined(best[kind, language] for language in names))
+    ]
     rows = []
     for (kind, language), (scores, labels) in best.items():
         area = roc_auc(torch.from_numpy(np.stack([-scores, scores], 1)), torch.from_numpy(labels))
         rows.append(Row(model=model.name, metric="has_photograph_auc", value=area, set=kind, language=language))
-    line = -name[1] / name[0]
-    for language, (scores, labels) in nearest.items():
-        highest, is_named = best["names", language]
-        shares = {"fitting_precision": labels[scores > line], "fitting_names": highest[is_named] > line}
-        for metric, values in shares.items():
-            share = float(values.mean()) if len(values) else 0.0
-            rows.append(Row(model=model.name, metric=metric, value=share, set="names", language=language))
-    return [round(number, 3) for number in (*name, *sentence)], rows
+    for language, (scores, right) in nearest.items():
+        listed = fitting(logistic(scores, *numbers[:2]), axis=1)
+        shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
+        for metric, share in shares.items():
+            rows.append(Row(model=model.name, metric=metric, value=float(share), set="names", language=language))
+    return [round(number, 3) for number in numbers], rows
 
 
 @torch.inference_mode()
@@ -119,14 +117,15 @@ def _joined(examples: Iterable[Examples]) -> Examples:
 
 
 def _logistic(examples: Examples) -> tuple[float, float]:
-    """Slope and offset of the logistic function of scores that makes the labels most likely."""
+    """Slope and offset of the logistic function that makes the labels most likely, both with the same total weight."""
     x, y = (torch.from_numpy(each).double() for each in examples)
+    weights = torch.where(y > 0, 1 / y.sum(), 1 / (1 - y).sum())
     numbers = torch.tensor([1.0, -float(x.mean())], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = nn.functional.binary_cross_entropy_with_logits(numbers[0] * x + numbers[1], y)
+        value = nn.functional.binary_cross_entropy_with_logits(numbers[0] * x + numbers[1], y, weights)
         value.backward()
         return value
 
