@@ -78,12 +78,13 @@ async function load() {
   skip += answer.hits.length;
   const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed since the last part
   hits.forEach((hit) => shown.add(hit.id));
-  for (const hit of hits) {
-    if (!hit.fits && !element.grid.querySelector("h2")) {
+  const last = hits.map((hit) => hit.fits).lastIndexOf(true);
+  hits.forEach((hit, number) => {
+    if (number > last && !element.grid.querySelector("h2")) {
       element.grid.append(make("h2", {}, element.grid.childElementCount ? text.unlikely : text.nothing));
     }
     element.grid.append(figureOf(hit, answer.opens));
-  }
+  });
   const { q, like, sort } = parameters();
   const order = q || like ? (sort ? text.byDate : null) : isCleared ? text.cleared : text.newest;
   const parts = [answer.without.length ? text.without(answer.without) : null, ...answer.notes];
