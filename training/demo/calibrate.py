@@ -53,15 +53,15 @@ def calibrate(
     if not (is_there.any() and is_absent.any()):
         return None, []
     chosen = is_there | is_absent
-    nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    nearest: dict[str, Examples] = {}
     best: dict[tuple[str, str], Examples] = {}
     for language, texts in names.items():
         similarities = model.encode_texts(texts).numpy()[chosen] @ np.concatenate(parts).T
         scores = standardize(similarities, np.concatenate(backgrounds))  # (chosen, I)
         best["names", language] = scores.max(1), is_there[chosen]
         order = np.argsort(-scores[is_there[chosen]], 1)[:, :NUM_NEAREST]
-        right = shown.T[is_there] > SHOWN
-        nearest[language] = tuple(np.take_along_axis(each, order, 1) for each in (scores[is_there[chosen]], right))
+        found, right = scores[is_there[chosen]], shown.T[is_there] > SHOWN
+        nearest[language] = np.take_along_axis(found, order, 1), np.take_along_axis(right, order, 1)
         examples = []
         for each in sets:
             captions = {
