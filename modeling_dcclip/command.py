@@ -163,9 +163,9 @@ def _add_search(commands: Any):
     search.add_argument("--not", dest="without", metavar="TEXT", help=text, **repeated)
     text = "Example image, added to the query. May be repeated."
     search.add_argument("--image", dest="images", metavar="FILE", type=_path, help=text, **repeated)
-    text = "List the most similar photographs also where they probably do not fit. A list in JSON always has them."
+    text = "Also list photographs that probably do not fit. JSON output always includes them."
     search.add_argument("--all", action="store_true", help=text)
-    text = "Largest number of results. Default: 20."
+    text = "Maximum number of results. Default: 20."
     search.add_argument("--top", metavar="N", type=int, default=20, help=text)
     search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
     search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")

@@ -1,4 +1,4 @@
-"""How likely a photograph shows what a text says: its similarity to the text, compared with that to common nouns."""
+"""How likely a photograph shows what a text says, from its similarities to the text and to common nouns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarra
 def fit_probability(
     scores: np.ndarray, similarities: np.ndarray, num_tokens: int, calibration: Sequence[float]
 ) -> np.ndarray:
-    """Probability that there is a photograph of what a text says, if a photograph is the most similar one.
+    """Probability that a photograph shows what a text says, if no other matches the text better.
 
     Args:
         scores: Cosine similarities of the photographs to the text, (K,).

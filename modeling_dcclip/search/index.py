@@ -47,7 +47,7 @@ class Hit:
 
     Args:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
-        score: Cosine similarity to the query, -1 to 1; a calibrated model compares names as `centered` in fit.py does.
+        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content, without links to the file and files that are gone.
         id: Number of the file in the index; another file may have it later.

@@ -4,17 +4,16 @@ Names are the classes of an image classifier, which also tells which photographs
 a photograph that is there, or of another set, whose photographs are not.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import concatenate_datasets
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from modeling_dcclip.search.fit import NOUNS, fitting, logistic, name_share, standardize
+from training.engine.inputs import read_classifier
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import RetrievalSet
@@ -96,8 +95,7 @@ def _classify(
     teacher: ZeroShotModel, sets: Sequence[RetrievalSet], classifier: Path
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
     """Probabilities of the classes, (I, C), of the photographs of all sets, and the names of the classes."""
-    with safe_open(classifier, "pt") as file:
-        weight, bias, names = file.get_tensor("weight"), file.get_tensor("bias"), json.loads(file.metadata()["names"])
+    weight, bias, names = read_classifier(str(classifier))
     logits: list[Tensor] = []
     for images in prepared_batches(
         concatenate_datasets([each.rows for each in sets]), "image", 64, teacher.images.fit

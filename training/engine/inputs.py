@@ -205,6 +205,13 @@ def open_rehearsal(
     return rehearsal
 
 
+def read_classifier(path: str) -> tuple[Tensor, Tensor, dict[str, list[str]]]:
+    """Read a classifier: its weight (C, D), its bias (C,), both float32, and the names of its classes by language."""
+    with safe_open(path, "pt") as file:
+        weight, bias = (file.get_tensor(name).float() for name in ("weight", "bias"))
+        return weight, bias, json.loads(file.metadata()["names"])
+
+
 def open_classifier(recipe: AlignRecipe, models: Models) -> Classifier | None:
     """Read the classifier of a recipe, and tokenize its class names; None without a `class_weight`.
 
@@ -216,12 +223,7 @@ def open_classifier(recipe: AlignRecipe, models: Models) -> Classifier | None:
     if recipe.classifier is None:
         raise ValueError(f"classifier: none is named, but class_weight is {recipe.class_weight}. Name a file.")
     try:
-        with safe_open(recipe.classifier, "pt") as file:
-            weight, bias, names = (
-                file.get_tensor("weight").float(),
-                file.get_tensor("bias").float(),
-                json.loads(file.metadata()["names"]),
-            )
+        weight, bias, names = read_classifier(recipe.classifier)
         listed = [names[language] for language in recipe.data.languages]
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
