@@ -41,8 +41,8 @@ class DCCLIPConfig(PreTrainedConfig):
         rotation: Digest of the rotation of the teacher's embedding space, 16 hexadecimal digits. The matrix is the
             weight `rotation`. None if the space is the teacher's own.
         truncate_dim: Number of leading dimensions that the towers return, in 1..projection_dim. None returns all.
-        fit: Slope and offset of two logistic functions, for names and for sentences, that give the probability that a
-            photograph fits a query; see `fit_probability` in search/fit.py. None if they were not measured.
+        fit: Slope, growth and offset of two logistic functions, for names and for sentences, that give the probability
+            that a photograph fits a query; see `logistic` in search/fit.py. None if they were not measured.
         base_model: Hub id or folder of the model that this model was fine-tuned from.
         base_model_license: Licence of the weights of that model, which also applies to this model's.
 
@@ -99,8 +99,8 @@ class DCCLIPConfig(PreTrainedConfig):
             raise ValueError(
                 f"truncate_dim must be in 1..{self.projection_dim} (projection_dim), got {self.truncate_dim}."
             )
-        if self.fit is not None and len(self.fit) != 4:
-            raise ValueError(f"fit must have 4 numbers, got {len(self.fit)}.")
+        if self.fit is not None and len(self.fit) != 6:
+            raise ValueError(f"fit must have 6 numbers, got {len(self.fit)}.")
         check_prefixes(self.prefixes, self.projection_dim)
         if self.vision_pooling == "cls" and self.vision_layout is not None and self.vision_prefix_tokens == 0:
             raise ValueError(

@@ -67,9 +67,9 @@ class Runtime:
                 f"a wrong type ({error}). Copy or export the model again."
             ) from error
         fit = self.config.get("fit")
-        is_fit = isinstance(fit, list) and len(fit) == 4 and all(type(each) in (int, float) for each in fit)
+        is_fit = isinstance(fit, list) and len(fit) == 6 and all(type(each) in (int, float) for each in fit)
         if fit is not None and not (is_fit and np.isfinite(fit).all()):
-            raise ValueError(f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 4 numbers or null.")
+            raise ValueError(f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 6 numbers or null.")
         self.fit: list[float] | None = fit
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 # 66 common nouns, in English and in Chinese
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
-LINE, NEAR = 0.5, 0.8  # lowest probability of a fitting photograph, and its lowest share of the best one's
+LINE, NEAR = 0.5, 0.95  # lowest probability of a fitting photograph, and its lowest share of the best one's
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
 
@@ -35,7 +35,7 @@ def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarra
 
 
 def fit_probability(
-    scores: np.ndarray, similarities: np.ndarray, num_tokens: int, calibration: Sequence[float]
+    scores: np.ndarray, similarities: np.ndarray, num_tokens: int, num_photos: int, calibration: Sequence[float]
 ) -> np.ndarray:
     """Probability that a photograph shows what a text says, if no other matches the text better.
 
@@ -43,22 +43,32 @@ def fit_probability(
         scores: Cosine similarities of the photographs to the text, (K,).
         similarities: Their cosine similarities to `NOUNS`, (K, N).
         num_tokens: Number of tokens of the text.
-        calibration: `DCCLIPConfig.fit` of the model: slope and offset of a logistic function for names, and for
-            sentences. A photograph is more similar to a sentence of which it shows a part than to a wrong name.
+        num_photos: Number of photographs that were searched, at least 1.
+        calibration: `DCCLIPConfig.fit` of the model: three numbers for `logistic` of names, and three of sentences. A
+            photograph is more similar to a sentence of which it shows a part than to a wrong name.
 
     Returns:
         Values in 0..1, (K,).
     """
     share = name_share(num_tokens)
-    slope, offset = (
-        share * name + (1 - share) * other for name, other in zip(calibration[:2], calibration[2:], strict=True)
-    )
-    return logistic(standardize(scores, similarities), slope, offset)
+    numbers = [
+        share * name + (1 - share) * other for name, other in zip(calibration[:3], calibration[3:], strict=True)
+    ]
+    return logistic(standardize(scores, similarities), num_photos, *numbers)
 
 
-def logistic(scores: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    """Logistic function of `slope * scores + offset`, of the same shape."""
-    return 1 / (1 + np.exp(-np.clip(slope * scores + offset, -50, 50)))
+def logistic(scores: np.ndarray, num_photos: int, slope: float, growth: float, offset: float) -> np.ndarray:
+    """Probability of standard scores, of the same shape: a logistic function that depends on the number searched.
+
+    The best of many photographs that do not fit has a higher score than the best of few.
+    """
+    logits = slope * scores + growth * expected_maximum(num_photos) + offset
+    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+
+
+def expected_maximum(count: int) -> float:
+    """About how many standard deviations the largest of normal values is above their mean, if there are many."""
+    return float(np.sqrt(2 * np.log(count)))
 
 
 def fitting(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -342,7 +342,8 @@ class Index:
             fits = None
             if calibration is not None:
                 vectors = self.store.read(rows)
-                fits = fit_probability(vectors @ query, vectors @ self.nouns.T, length, calibration)
+                searched = count if allowed is None else int(allowed.sum())
+                fits = fit_probability(vectors @ query, vectors @ self.nouns.T, length, max(searched, 1), calibration)
             rows = rows[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding

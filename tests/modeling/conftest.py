@@ -59,7 +59,7 @@ def calibrated(color_model, photos, tmp_path, monkeypatch):
     """An index of a model that is calibrated on colours."""
     monkeypatch.setattr(index_module, "NOUNS", ["red", "green", "blue", "white"])
     model = shutil.copytree(color_model, tmp_path / "calibrated")
-    config = json.loads((model / "config.json").read_text()) | {"fit": [20, -20, 0, 3]}
+    config = json.loads((model / "config.json").read_text()) | {"fit": [4, -1, -4, 0, 0, 3]}
     (model / "config.json").write_text(json.dumps(config))
     with Index.open(tmp_path / "index", model, create=True) as index:
         index.add(photos)

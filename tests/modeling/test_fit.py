@@ -17,17 +17,18 @@ def test_nouns_are_in_both_languages_and_each_once():
 
 def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
     similarities = np.array([[0.0, 0.2], [0.1, 0.3]])  # mean 0.1 and 0.2, deviation 0.1
-    scores, numbers = np.array([0.3, 0.3]), (2, -3, 1, -4)
+    scores, numbers = np.array([0.3, 0.3]), (2, -1, -3, 1, -2, -4)
     for length, logits in ((1, [1, -1]), (5, [1, -1]), (8, [-2, -3]), (30, [-2, -3])):
-        found = fit_probability(scores, similarities, length, numbers)
-        np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-9)
+        for count, growth in ((1, 0), (1000, -3.717 if length <= 5 else -7.434)):  # times the root of 2 ln(1000)
+            found = fit_probability(scores, similarities, length, count, numbers)
+            np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits) - growth)), rtol=1e-3)
     assert [name_share(length) for length in (5, 8)] == [1, 0] and 0 < name_share(7) < name_share(6) < 1
 
 
 def test_what_is_far_below_the_best_does_not_fit():
     for probabilities, expected in (
-        ([0.9, 0.73, 0.7, 0.2], [True, True, False, False]),
-        ([0.55, 0.51, 0.49], [True, True, False]),
+        ([0.9, 0.86, 0.85, 0.2], [True, True, False, False]),
+        ([0.52, 0.5, 0.49], [True, True, False]),
         ([0.4], [False]),
         ([], []),
     ):
@@ -54,6 +55,14 @@ def test_only_the_photograph_of_the_colour_fits_and_without_it_none(calibrated, 
     assert not any(hit.fits for hit in calibrated.search("red"))
 
 
+def test_a_photograph_fits_better_as_the_best_of_few(calibrated):
+    few, many = (
+        np.log(hits[0].fit / (1 - hits[0].fit))
+        for hits in (calibrated.search("red", path="*/red.jpg"), calibrated.search("red"))
+    )
+    assert few - many == pytest.approx(np.sqrt(2 * np.log(5)), rel=1e-3)
+
+
 def test_search_leaves_out_what_does_not_fit(calibrated, capsys):
     def run(*arguments: str) -> list[str]:
         command.main(["search", *arguments, "--index", str(calibrated.folder)])
@@ -68,10 +77,10 @@ def test_search_leaves_out_what_does_not_fit(calibrated, capsys):
     assert printed.out.count("\n") == 1 and "no photograph seems to fit; these are" in printed.err
 
 
-@pytest.mark.parametrize("fit", [[1, 2, 3], "1234", [1, 2, 3, float("nan")], [1, 2, 3, "4"]])
+@pytest.mark.parametrize("fit", [[1, 2, 3, 4], "123456", [1, 2, 3, 4, 5, float("nan")], [1, 2, 3, 4, 5, "6"]])
 def test_unusable_numbers_are_named(calibrated, fit):
     model = calibrated.runtime.folder
     config = json.loads((model / "config.json").read_text()) | {"fit": fit}
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"fit: .*config\.json.* expected 4 numbers"):
+    with pytest.raises(ValueError, match=r"fit: .*config\.json.* expected 6 numbers"):
         Runtime(model)

@@ -1,10 +1,11 @@
 """Calibrate the probability that a photograph fits a query, and measure it, on validation photographs.
 
 Names are the classes of an image classifier, which also tells which photographs show them. Sentences are captions: of
-a photograph that is there, or of another set, whose photographs are not.
+a photograph that is there, or of another set, whose photographs are not. The best of many photographs has a higher
+score than the best of few, so both are also searched in small parts of the photographs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from datasets import concatenate_datasets
 from torch import Tensor, nn
 
-from modeling_dcclip.search.fit import NOUNS, fitting, logistic, name_share, standardize
+from modeling_dcclip.search.fit import NOUNS, expected_maximum, fitting, logistic, name_share, standardize
 from training.engine.inputs import read_classifier
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
@@ -20,7 +21,7 @@ from training.evaluation.retrieval import RetrievalSet
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 
-Examples = tuple[np.ndarray, np.ndarray]  # standard scores, (N,), and whether they are right, (N,) bool
+SMALLEST = 8  # photographs of a part
 NUM_NEAREST = 10  # photographs of each name
 SHOWN = 0.15  # probability of the classifier from which a photograph shows a name
 PRESENT, ABSENT = 0.6, 0.03  # highest probability of a name that is, and of one that is not, in the photographs
@@ -38,56 +39,79 @@ def calibrate(
         classifier: File as `AlignRecipe.classifier`, with the names of its classes in every language.
 
     Returns:
-        The four numbers; None if no class is surely in the photographs, or none surely is not. By language: the area
-        under the ROC curve at which the best probability tells whether a query has a photograph,
+        The six numbers; None if no class is surely in the photographs, or none surely is not. By language: the area
+        under the ROC curve at which the best probability tells whether a query has a photograph among all,
         `has_photograph_auc`; and for names that have photographs, of the `NUM_NEAREST` most similar ones, the share of
         the fitting ones that show the name, `fitting_precision`, and the share of names with a fitting one,
         `fitting_names`.
     """
     nouns = model.encode_texts(NOUNS).numpy()
-    parts = [model.encode_images(each.rows).numpy() for each in sets]
-    backgrounds = [part @ nouns.T for part in parts]
+    embeddings = [model.encode_images(each.rows).numpy() for each in sets]
+    backgrounds = [each @ nouns.T for each in embeddings]
     shown, names = _classify(teacher, sets, classifier)  # (I, C)
-    is_there, is_absent = shown.max(0) > PRESENT, shown.max(0) < ABSENT
-    if not (is_there.any() and is_absent.any()):
+    is_there = shown.max(0) > PRESENT
+    if not (is_there.any() and (shown.max(0) < ABSENT).any()):
         return None, []
-    chosen = is_there | is_absent
-    nearest: dict[str, Examples] = {}
-    best: dict[tuple[str, str], Examples] = {}
+    nearest = {}
+    examples: dict[tuple[str, str], np.ndarray] = {}
     for language, texts in names.items():
-        similarities = model.encode_texts(texts).numpy()[chosen] @ np.concatenate(parts).T
-        scores = standardize(similarities, np.concatenate(backgrounds))  # (chosen, I)
-        best["names", language] = scores.max(1), is_there[chosen]
-        order = np.argsort(-scores[is_there[chosen]], 1)[:, :NUM_NEAREST]
-        found, right = scores[is_there[chosen]], shown.T[is_there] > SHOWN
-        nearest[language] = np.take_along_axis(found, order, 1), np.take_along_axis(right, order, 1)
-        examples = []
+        similarities = model.encode_texts(texts).numpy() @ np.concatenate(embeddings).T
+        scores = standardize(similarities, np.concatenate(backgrounds))  # (C, I)
+        order = np.argsort(-scores[is_there], 1)[:, :NUM_NEAREST]
+        right = np.take_along_axis(shown.T[is_there] > SHOWN, order, 1)
+        nearest[language] = np.take_along_axis(scores[is_there], order, 1), right
+        found = []
+        for part in _parts(len(shown)):
+            highest = shown[part].max(0)
+            is_sure = (highest > PRESENT) | (highest < ABSENT)
+            found.append(_examples(scores[is_sure][:, part], highest[is_sure] > PRESENT))
+        examples["names", language] = np.concatenate(found)
+        found = []
         for each in sets:
             captions = {
                 image: text
                 for (image, _), text in zip(each.pairs[language].tolist(), each.captions[language], strict=True)
+                if name_share(_length(model, text)) == 0
             }
-            texts = [text for text in captions.values() if name_share(_length(model, text)) == 0]
-            embeddings = model.encode_texts(texts).numpy()
-            for other, part, background in zip(sets, parts, backgrounds, strict=True):
-                highest = standardize(embeddings @ part.T, background).max(1)
-                examples.append((highest, np.full(len(texts), other is each)))
-        best["sentences", language] = _joined(examples)
+            queries = model.encode_texts([*captions.values()]).numpy()
+            for other, photos, background in zip(sets, embeddings, backgrounds, strict=True):
+                scores = standardize(queries @ photos.T, background)
+                for part in _parts(len(photos)):
+                    asked = np.isin([*captions], part) | (other is not each)
+                    found.append(_examples(scores[asked][:, part], np.full(asked.sum(), other is each)))
+        examples["sentences", language] = np.concatenate(found)
     numbers = [
         number
         for kind in ("names", "sentences")
-        for number in _logistic(_joined(best[kind, language] for language in names))
+        for number in _logistic(np.concatenate([examples[kind, language] for language in names]))
     ]
     rows = []
-    for (kind, language), (scores, labels) in best.items():
-        area = roc_auc(torch.from_numpy(np.stack([-scores, scores], 1)), torch.from_numpy(labels))
+    for (kind, language), (scores, labels, sizes) in ((key, each.T) for key, each in examples.items()):
+        is_whole = np.isin(sizes, [len(shown)] if kind == "names" else [len(each) for each in embeddings])
+        logits = torch.from_numpy(np.stack([-scores, scores], 1)[is_whole])
+        area = roc_auc(logits, torch.from_numpy(labels[is_whole] > 0))
         rows.append(Row(model=model.name, metric="has_photograph_auc", value=area, set=kind, language=language))
     for language, (scores, right) in nearest.items():
-        listed = fitting(logistic(scores, *numbers[:2]), axis=1)
+        listed = fitting(logistic(scores, len(shown), *numbers[:3]), axis=1)
         shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
         for metric, share in shares.items():
             rows.append(Row(model=model.name, metric=metric, value=float(share), set="names", language=language))
     return [round(number, 3) for number in numbers], rows
+
+
+def _parts(num_photos: int) -> Iterator[np.ndarray]:
+    """Positions of photographs: of parts of about `SMALLEST`, of parts of twice as many, and so on, and of all."""
+    rng = np.random.default_rng(0)
+    size = SMALLEST
+    while 2 * size <= num_photos:
+        yield from np.array_split(rng.permutation(num_photos), num_photos // size)
+        size *= 2
+    yield np.arange(num_photos)
+
+
+def _examples(scores: np.ndarray, is_there: np.ndarray) -> np.ndarray:
+    """Best score of each text, whether it has a photograph, and the number of photographs, (Q, 3) from (Q, I)."""
+    return np.stack([scores.max(1), is_there, np.full(len(scores), scores.shape[1])], 1)
 
 
 @torch.inference_mode()
@@ -109,24 +133,26 @@ def _length(model: ZeroShotModel, text: str) -> int:
     return len(model.processor.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _joined(examples: Iterable[Examples]) -> Examples:
-    scores, labels = zip(*examples, strict=True)
-    return np.concatenate(scores), np.concatenate(labels)
+def _logistic(examples: np.ndarray) -> list[float]:
+    """The three numbers of `logistic` that make the labels of examples most likely.
 
-
-def _logistic(examples: Examples) -> tuple[float, float]:
-    """Slope and offset of the logistic function that makes the labels most likely, both with the same total weight."""
-    x, y = (torch.from_numpy(each).double() for each in examples)
-    weights = torch.where(y > 0, 1 / y.sum(), 1 / (1 - y).sum())
-    numbers = torch.tensor([1.0, -float(x.mean())], dtype=torch.float64, requires_grad=True)
+    Both labels have the same total weight, among few photographs and among many.
+    """
+    scores, labels, sizes = examples.T
+    weights = np.zeros(len(examples))
+    groups = labels + 2 * np.floor(np.log2(sizes))
+    for group in np.unique(groups):
+        weights[groups == group] = 1 / (groups == group).sum()
+    inputs = np.stack([scores, [expected_maximum(size) for size in sizes], np.ones(len(scores))], 1)
+    x, y, w = (torch.from_numpy(each) for each in (inputs.astype(np.float64), labels, weights))
+    numbers = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = nn.functional.binary_cross_entropy_with_logits(numbers[0] * x + numbers[1], y, weights)
+        value = nn.functional.binary_cross_entropy_with_logits(x @ numbers, y, w, reduction="sum")
         value.backward()
         return value
 
     optimizer.step(loss)
-    slope, offset = numbers.tolist()
-    return slope, offset
+    return numbers.tolist()

@@ -33,22 +33,22 @@ MODEL = SimpleNamespace(
 
 
 def make_set(number: int) -> SimpleNamespace:
-    """Six photographs of a class, with a sentence and a short caption each."""
+    """Twenty photographs of a class, with a sentence and a short caption each."""
     captions = {each: [] for each in NAMES}
     for language, names in NAMES.items():
-        for row in range(6):
+        for row in range(20):
             captions[language] += [
                 f"{names[number]} {row}",
                 f"one of many photographs of a {names[number]} number {row}",
             ]
-    pairs = {each: torch.tensor([(text // 2, text) for text in range(12)]) for each in NAMES}
-    return SimpleNamespace(rows=[f"{NAMES['en'][number]} {row}" for row in range(6)], captions=captions, pairs=pairs)
+    pairs = {each: torch.tensor([(text // 2, text) for text in range(40)]) for each in NAMES}
+    return SimpleNamespace(rows=[f"{NAMES['en'][number]} {row}" for row in range(20)], captions=captions, pairs=pairs)
 
 
 @pytest.mark.parametrize("absent", [0.0, 0.5], ids=["clear", "doubtful"])
 def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
-    shown = np.full((12, 4), absent)
-    shown[:6, 0], shown[6:, 1] = 0.9, 0.9
+    shown = np.full((40, 4), absent)
+    shown[:20, 0], shown[20:, 1] = 0.9, 0.9
     monkeypatch.setattr(module, "_classify", lambda *_: (shown, NAMES))
     numbers, rows = calibrate(MODEL, None, [make_set(0), make_set(1)], Path("unused"))
     if absent:
@@ -61,6 +61,9 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
     assert all(row.value == 1 for row in rows)
     photos = MODEL.encode_images(make_set(0).rows)
     similarities = photos @ MODEL.encode_texts(module.NOUNS).T
+    assert numbers[1] < 0 > numbers[4]  # the best of many has a higher score
     for text, length, fits in (("dog", 1, True), ("猫", 1, False), ("a dog", 9, True), ("a car", 9, False)):
         scores = (photos @ embed(text)).numpy()
-        assert ((fit_probability(scores, similarities.numpy(), length, numbers) > 0.5) == fits).all(), text
+        assert ((fit_probability(scores, similarities.numpy(), length, len(photos), numbers) > 0.5) == fits).all(), (
+            text
+        )
