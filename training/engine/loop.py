@@ -130,6 +130,7 @@ def train(
         Summary of the run.
 
     Raises:
+        ValueError: The checkpoint to resume from is damaged, or of a run that differs.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
@@ -230,6 +231,11 @@ class _Run:
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
+        if self.progress.step > recipe.max_steps:
+            raise ValueError(
+                f"resume: {folder} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
+                "output_dir."
+            )
         self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:

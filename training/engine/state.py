@@ -116,10 +116,13 @@ def run_identity(
     recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teacher: str | None = None
 ) -> dict[str, Any]:
     """Everything that the weights of a run depend on, as flat JSON values by name; `teacher` is its revision."""
-    values = {"number of processes": num_processes, "content of the data": dataset.identity()}
+    values = _flat(asdict(recipe))
+    if recipe.schedule == "constant":  # no step depends on it, so a run may go on for longer
+        del values["max_steps"]
+    values |= {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teacher is not None:
         values["weights of the teacher"] = teacher
-    return json.loads(json.dumps(plain(_flat(asdict(recipe)) | values)))
+    return json.loads(json.dumps(plain(values)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -231,6 +231,18 @@ def test_a_resumed_run_has_the_same_draws_weights_and_average(tmp_path, run):
     assert exported[0] == exported[1]  # with the average
 
 
+def test_a_run_with_a_constant_rate_goes_on_for_longer(tmp_path, run):
+    whole, longer = Linear(), Linear()
+    recipe = make_recipe(tmp_path / "whole", schedule="constant", save_every=1, max_steps=3)
+    run(whole, recipe)
+    short = replace(recipe, output_dir=str(tmp_path / "longer"), max_steps=2)
+    run(Linear(), short)
+    run(longer, replace(short, max_steps=3, resume=True))
+    assert longer.numbers == [2] and torch.equal(longer.weight, whole.weight)
+    with pytest.raises(ValueError, match=r"resume: .*checkpoint-000003 is beyond max_steps, which is 2\."):
+        run(Linear(), replace(short, resume=True))
+
+
 def test_rows_and_draws_follow_the_seed_and_views_take_turns(tmp_path, run):
     tasks = [Linear() for _ in range(3)]
     for number, (task, seed) in enumerate(zip(tasks, (1, 1, 9), strict=True)):
@@ -257,6 +269,8 @@ def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_r
         *({"gradient_checkpointing": True}, {"data": replace(data, workers=2, max_skip_share=0.5)}),
     ):
         assert run_identity(replace(recipe, **fields), dataset, 1, "a") == same, fields
+    constant = replace(recipe, schedule="constant")
+    assert run_identity(constant, dataset, 1) == run_identity(replace(constant, max_steps=9), dataset, 1)
     other = PairDataset(train_rows.select(range(1, 25)), data, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
     for rows, processes, teacher in ((other, 1, "a"), (dataset, 2, "a"), (dataset, 1, "b")):
         assert run_identity(recipe, rows, processes, teacher) != same
