@@ -6,6 +6,7 @@ score than the best of few, so both are also searched in small parts of the phot
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from modeling_dcclip.search.fit import NOUNS, expected_maximum, fitting, logisti
 from training.engine.inputs import read_classifier
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
-from training.evaluation.retrieval import RetrievalSet
+from training.evaluation.retrieval import PROTOCOL, RetrievalSet
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 
@@ -85,17 +86,18 @@ def calibrate(
         for kind in ("names", "sentences")
         for number in _logistic(np.concatenate([examples[kind, language] for language in names]))
     ]
+    about = partial(Row, model=model.name, protocol=PROTOCOL)
     rows = []
     for (kind, language), (scores, labels, sizes) in ((key, each.T) for key, each in examples.items()):
         is_whole = np.isin(sizes, [len(shown)] if kind == "names" else [len(each) for each in embeddings])
         logits = torch.from_numpy(np.stack([-scores, scores], 1)[is_whole])
         area = roc_auc(logits, torch.from_numpy(labels[is_whole] > 0))
-        rows.append(Row(model=model.name, metric="has_photograph_auc", value=area, set=kind, language=language))
+        rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
     for language, (scores, right) in nearest.items():
         listed = fitting(logistic(scores, len(shown), *numbers[:3]), axis=1)
         shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
         for metric, share in shares.items():
-            rows.append(Row(model=model.name, metric=metric, value=float(share), set="names", language=language))
+            rows.append(about(metric=metric, value=float(share), set="names", language=language))
     return [round(number, 3) for number in numbers], rows
 
 

@@ -86,16 +86,18 @@ def test_a_new_card_has_the_facts_of_its_folder(folder):
 def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder):
     rows = [
         row(0.4321, metric="top5"),
-        row(0.25, protocol="retrieval", metric="t2i_recall@1", language="en"),
+        row(0.25, protocol="retrieval", metric="t2i_R@1", language="en"),
+        row(0.9, protocol="retrieval", metric="has_photograph_auc", language="en"),
         row(5, set=None, protocol=None, language=None, metric="parameters"),
     ]
     card = card_of(folder, Results({"command": "python measure.py"}, rows), revision="v1", repo_id="me/model")
     found = [(r.task_type, r.metric_type, r.metric_name, r.metric_value) for r in card.data.eval_results]
     assert found == [
         ("zero-shot-image-classification", "accuracy", "top-5 accuracy", 0.4321),
-        ("image-text-retrieval", "recall", "t2i recall@1", 0.25),
+        ("image-text-retrieval", "recall", "t2i R@1", 0.25),
+        ("image-text-retrieval", "has_photograph_auc", "has photograph auc", 0.9),
     ]
-    assert "| student, aligned | 43.2 | 25.0 |" in card.text and "Command: `python measure.py`" in card.text
+    assert "| student, aligned | 43.2 | 25.0 | 90.0 |" in card.text and "Command: `python measure.py`" in card.text
     calls = [line for line in card.text.splitlines() if "trust_remote_code=True" in line]
     assert len(calls) == 4 and all('revision="v1"' in line and "me/model" in line for line in calls)
 

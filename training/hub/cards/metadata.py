@@ -102,7 +102,7 @@ def eval_results(results: Results | None) -> list[EvalResult]:
 
 
 def _type_of(row: Row) -> str:
-    return "recall" if row.protocol == RETRIEVAL else row.metric
+    return "recall" if "@" in row.metric else row.metric
 
 
 def export_models(results: Results) -> set[str]:
