@@ -166,8 +166,9 @@ class AlignRecipe(TrainingRecipe):
         affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
             images and captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
-        general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
-            project, in the languages of the student. It keeps the student accurate beyond the captions of the data.
+        general_weight: Weight of the cosine distance to the teacher's embeddings of class names and sentences that
+            come with this project, in the languages of the student. It keeps the student accurate beyond the captions
+            of the data.
         photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
             squared distance to its feature maps of them if the teacher is the model that the student starts from, at
             the same image size. It keeps the image tower accurate beyond the images of the data. It requires a teacher

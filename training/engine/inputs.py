@@ -23,10 +23,12 @@ from training.tasks.align import Classifier, Rehearsal
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec, encode_bank
+from training.text.scenes import FORMS, scenes
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary
 
 IMAGES_AT_ONCE = 32  # that a teacher encodes before training
+NUM_SCENES = 1000  # sentences of each language that a teacher encodes
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,8 @@ def open_rehearsal(
         accelerator: Accelerator of this process.
 
     Returns:
-        `general`, class names that come with this project in the student's languages, and `photo`, images of the
-        student's size; each only with a teacher and if the recipe weights it.
+        `general`, class names and sentences that come with this project in the student's languages, and `photo`,
+        images of the student's size; each only with a teacher and if the recipe weights it.
     """
     rehearsal: dict[str, Rehearsal] = {}
     if models.teacher is not None and recipe.general_weight:
@@ -189,7 +191,9 @@ def open_rehearsal(
             general_pairs,  # most runs need neither evaluation nor packages
         )
 
-        texts = general_pairs(models.student.config.languages, held_out=False).texts
+        languages = models.student.config.languages
+        texts = general_pairs(languages, held_out=False).texts
+        texts += [text for each in languages if each in FORMS for text in scenes(each, NUM_SCENES)]
         tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
         bank = encode_bank(models.teacher.with_towers(("text",)).to(accelerator.device), texts)
         rehearsal["general"] = Rehearsal(tokens, bank)

@@ -34,8 +34,8 @@ class FinetuneOptions:
         learning_rate: Peak learning rate.
         anchor_weight: Weight of the cosine distance to the embeddings of the starting model, for your images and
             captions. With 0 the embeddings cannot be compared with the starting model's.
-        general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
-            come with this project.
+        general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names
+            and sentences that come with this project.
         photo_weight: Weight of the cosine distance to the embeddings of the starting model, and of the relative
             squared distance to its feature maps, for the images of `general_data`, or else for mixed crops of a few
             photographs that pip packages bring.
@@ -58,7 +58,7 @@ class FinetuneOptions:
     batch_size: int | None = None
     learning_rate: float = 6e-4
     anchor_weight: float = 0.3
-    general_weight: float = 1.0
+    general_weight: float = 6.0
     photo_weight: float = 5.0
     seed: int = 0
     resume: bool = False

@@ -1,6 +1,7 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from training.engine.inputs import Models, open_classifier, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec
+from training.text import scenes as module
+from training.text.scenes import scenes
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -38,7 +41,7 @@ def models(teacher, tokenizer) -> Models:
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
-def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
+def test_the_texts_are_sentences_and_names_that_are_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
     asked: list[tuple] = []
 
     def encode_bank(teacher, texts):
@@ -51,12 +54,23 @@ def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer,
     found = open_rehearsal(recipe, models, None, Accelerator())
     texts = found["general"].inputs
     expected = general_pairs(languages, held_out=False).texts
+    expected += [text for each in languages for text in scenes(each, 1000)]
     assert asked == [(("text",), expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
         ids = texts["input_ids"][row][texts["attention_mask"][row].bool()].tolist()
         assert ids == tokenizer(expected[row], truncation=True, max_length=32).input_ids
     assert found["general"].targets.flatten().tolist() == list(range(len(expected)))
+
+
+def test_scenes_are_varied_sentences_that_mean_the_same_in_both_languages():
+    english, chinese = scenes("en", 1000), scenes("zh", 1000)
+    assert len(set(english)) > 970 < len(set(chinese)) and english[:9] == scenes("en", 9)
+    assert all(text.isascii() for text in english) and not re.search("[A-Za-z{}]", "".join(chinese))
+    parts = json.loads(Path(module.__file__).with_name("scenes.json").read_text(encoding="utf-8"))
+    for entry in (entry for listed in parts.values() for entry in listed):
+        found = [pair for pair in zip(english, chinese, strict=True) if entry["zh"] in pair[1]]
+        assert found and all(entry["en"] in text for text, _ in found), entry
 
 
 @pytest.mark.parametrize("starts_from_teacher", [False, True])
