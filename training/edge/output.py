@@ -149,8 +149,10 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     # rows of PyTorch on the sets of earlier exports stay, since the old verdicts refer to them
     known = {verdict["file"] for verdict in old} | ({REFERENCE} if old else set())
     sets = {row.set for row in files.rows}
-    results = _read_results(output_dir) or Results(run)
-    rows = [row for row in results.rows if row.model != REFERENCE and not _is_exported(row.model)]
+    results, formats = _read_results(output_dir) or Results(run), FORMATS.values()
+    rows = [
+        row for row in results.rows if row.model != REFERENCE and not any(each.contains(row.model) for each in formats)
+    ]
     rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
     export = {
         "weights": files.weights,
@@ -161,10 +163,6 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
         "best": best_files([verdict for verdict in verdicts if FORMATS["onnx"].contains(verdict["file"])]),
     }
     return Results(results.meta | {"export": export}, rows + files.rows)
-
-
-def _is_exported(name: str) -> bool:
-    return any(export_format.contains(name) for export_format in FORMATS.values())
 
 
 def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:

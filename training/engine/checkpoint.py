@@ -76,16 +76,13 @@ def save_final(output_dir: Path, write: Write):
         write(scratch)
         set_modes(scratch)
         sync(scratch)
-        if not _same_file(output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE):
+        old, new = output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE
+        if not (old.is_file() and filecmp.cmp(old, new, shallow=False)):
             for path in (output_dir / name for name in DERIVED):
                 remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
         sync(output_dir, deep=False)
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    return first.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
 @contextmanager

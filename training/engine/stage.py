@@ -49,7 +49,8 @@ def run_stage(
         OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
-    recipe = _with_precision(recipe, accelerator)
+    if accelerator.mixed_precision in ("bf16", "fp16"):  # by `accelerate launch`; saved, and compared by a resumed run
+        recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
     with _interruptible(recipe.output_dir), ExitStack() as claimed:
         if accelerator.is_main_process:
             names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
@@ -92,14 +93,6 @@ def run_stage(
             write_card(recipe.output_dir)
             push(recipe)
     return result
-
-
-def _with_precision(recipe: StageRecipe, accelerator: Accelerator) -> StageRecipe:
-    """The recipe with the precision that `accelerate launch` has set, so that it is saved and compared by a resumed
-    run.
-    """
-    precision = accelerator.mixed_precision
-    return replace(recipe, mixed_precision=precision) if precision in ("bf16", "fp16") else recipe
 
 
 def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_processes: int):

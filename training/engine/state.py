@@ -96,7 +96,8 @@ class TrainingState:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "identity": self.identity,
             "digests": {
-                str(path.relative_to(folder.parent)): file_digest(path) for path in _tensor_files(folder.parent)
+                str(path.relative_to(folder.parent)): file_digest(path)
+                for path in sorted(folder.parent.rglob("*.safetensors"))
             },
         }
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -177,10 +178,6 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
             f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. "
             "Use the options of that run, choose another output_dir, or start again with --overwrite."
         )
-
-
-def _tensor_files(checkpoint: Path) -> list[Path]:
-    return sorted(checkpoint.rglob("*.safetensors"))
 
 
 def trainable_names(task: nn.Module) -> list[str]:

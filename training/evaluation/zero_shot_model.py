@@ -74,8 +74,8 @@ class ZeroShotModel:
         try:
             commit = find_commit(name, revision)
             read_config("model", name, commit)
-            fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
-            model, missing = _load_model(name, **fields)
+            fields: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
+            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
             processor = _load_processor(name, **fields)
             check_vocabulary("model", name, processor.tokenizer, model.config)
         except OSError as error:
@@ -95,7 +95,7 @@ class ZeroShotModel:
                     f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
         parameters = {key for key, _ in model.named_parameters()}
-        check_complete("model", name, type(model), missing & parameters)
+        check_complete("model", name, type(model), set(report["missing_keys"]) & parameters)
         # the fastest layout for convolutions
         loaded = cls(model.eval().to(memory_format=torch.channels_last), processor, name, commit)
         loaded.describe()  # raises now if the model does not state how its input is prepared
@@ -228,12 +228,6 @@ class ZeroShotModel:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
             raise ValueError(f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D).")
         return F.normalize(features.float(), dim=-1)
-
-
-def _load_model(name: str, **fields: Any) -> tuple[Any, set[str]]:
-    """Model in float32, and the names of the weights that its checkpoint lacks."""
-    model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
-    return model, set(report["missing_keys"])
 
 
 def _load_processor(name: str, **fields: Any) -> Any:

@@ -170,7 +170,8 @@ class _Cutter:
         if name == self.embedding:
             return self._take_rows(tensor, target, self._token_rows(len(tensor), len(target)))
         if "token_type_embeddings" in name:
-            return self._take_rows(tensor, target, _first_rows(len(tensor), len(target)))
+            rows = torch.arange(len(target))
+            return self._take_rows(tensor, target, rows.masked_fill(rows >= len(tensor), -1))
         if "position_embedding" in name:
             is_text = self.source.tower == "text"
             return self._take_positions(tensor, target) if is_text else self._resample_positions(tensor, target)
@@ -266,8 +267,3 @@ def _is_transformer(config: PreTrainedConfig) -> bool:
 def _embedding_name(tower: PreTrainedModel) -> str:
     table = tower.get_input_embeddings()
     return _canonical(next(f"{name}.weight" for name, module in tower.named_modules() if module is table))
-
-
-def _first_rows(available: int, num_rows: int) -> Tensor:
-    rows = torch.arange(num_rows)
-    return rows.masked_fill(rows >= available, -1)

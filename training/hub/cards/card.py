@@ -89,8 +89,11 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
     sources = [finetuned["data"]] if finetuned else list(dict.fromkeys(name for run in runs for name in run.sources))
     title = title or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name) or "DC-CLIP"
     lineage = [*filter(None, [facts.origin]), *(name for run in runs for name in run.initial_weights)]
+    picture = example.get("image")  # of the widget, which needs its address on the Hub
+    if picture and repo_id:
+        picture = f"https://huggingface.co/{repo_id}/resolve/main/{picture}"
     card = ModelCard.from_template(
-        front_matter(facts, results, title, lineage, sources, _url_of(example.get("image"), repo_id), labels),
+        front_matter(facts, results, title, lineage, sources, picture, labels),
         template_path=str(TEMPLATE),
         facts=facts,
         details=details,
@@ -111,13 +114,6 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
         **_tables(results),
     )
     return card.content.rstrip() + "\n"
-
-
-def _url_of(image: str | None, repo_id: str | None) -> str | None:
-    """Address of an image for the widget of the Hub; without a repo, the name of the file."""
-    if image is None or repo_id is None:
-        return image
-    return f"https://huggingface.co/{repo_id}/resolve/main/{image}"
 
 
 def _answers(example: dict[str, Any], language: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from training.hub.cards.facts import ModelFacts, is_hub_id
-from training.utils.results import Results, Row, with_several_protocols
+from training.utils.results import Results, with_several_protocols
 
 TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
@@ -93,16 +93,12 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             dataset_type=row.set or "",
             dataset_name=f"{row.set} ({config})",
             dataset_config=config,
-            metric_type="accuracy" if row.metric in ACCURACY else _type_of(row),
+            metric_type="accuracy" if row.metric in ACCURACY else "recall" if "@" in row.metric else row.metric,
             metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, MAX_DECIMALS),
         )
         for row, config in zip(rows, configs, strict=True)
     ]
-
-
-def _type_of(row: Row) -> str:
-    return "recall" if "@" in row.metric else row.metric
 
 
 def export_models(results: Results) -> set[str]:
