@@ -23,12 +23,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file, save_file
 
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.corpus.free_photos import FREE_PHOTOS
+from training.data import load_source
 from training.demo.calibrate import calibrate
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
 from training.demo.pages import KINDS, write_pages
@@ -301,7 +302,11 @@ class PhotoDemo:
             save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
             self._calibrate(scratch)
             (scratch / SPLITS_FOLDER).mkdir()
-            shutil.copy(self.sets[0].source, scratch / SPLITS_FOLDER / VALIDATION_FILE)
+            sources = [load_source(each.source) for each in self.sets]
+            columns = ["image", *(name for name in LANGUAGES if name in sources[0].column_names)]
+            parts = [rows.select_columns(columns) for rows in sources if {*columns} <= {*rows.column_names}]
+            rows = concatenate_datasets([part for part in parts if part.features == parts[0].features])
+            rows.to_parquet(scratch / SPLITS_FOLDER / VALIDATION_FILE)
             results = self._results()
             results.write(scratch)
             write_card(scratch, details, title="dcclip-photos")

@@ -88,7 +88,7 @@ def test_a_run_with_other_options_in_the_folder_is_refused_by_their_names(photog
 
 
 def test_names_come_from_the_files_of_the_folder(photographs, tmp_path, capsys):
-    for name in ("photos_flickr8k_train", "mine_validation"):
+    for name in ("photos_flickr8k_train", "mine_validation", "other_validation"):
         shutil.copy(photographs, tmp_path / f"{name}.parquet")
     names = {f"n{number:08}": {"en": f"{number}", "zh": f"第{number}"} for number in reversed(range(1000))}
     names["n00000003"] = {"en": "leopard", "zh": "美洲豹"}  # a jaguar
@@ -156,7 +156,7 @@ def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(
         pytest.importorskip(name, reason='pip install -e ".[photos,edge]"')
     data, folder = tmp_path / "data", tmp_path / "out" / "photos"
     data.mkdir()
-    for name in ("photos_flickr8k_train", "mine_validation"):
+    for name in ("photos_flickr8k_train", "mine_validation", "other_validation"):
         shutil.copy(photographs, data / f"{name}.parquet")
     sentences = {"en": ["Wait!", "Where is the receipt?"], "zh": ["等一下！", "收据在哪里？"]}
     Dataset.from_dict(sentences).to_parquet(data / "sentences_tatoeba_en_zh.parquet")

@@ -46,7 +46,8 @@ def size_table(results: Results) -> str | None:
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
         values = [results.mean(model=model, stage=stage, set=None, language=None, metric=metric) for metric in metrics]
         title = ", ".join(filter(None, (model, stage)))
-        lines.append([title, *("" if value is None else _number(value) for value in values)])
+        cells = ["" if value is None else f"{value:,.2f}".removesuffix(".00") for value in values]
+        lines.append([title, *cells])
     return markdown_table(lines)
 
 
@@ -76,7 +77,3 @@ def export_table(results: Results) -> str | None:
         note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
         lines.append([f"`{entry['file']}`", *cells, note])
     return markdown_table(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
