@@ -37,10 +37,10 @@ TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
 FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
-# cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, 98 % of
-# brightened, mirrored, framed, watermarked, rotated or cropped copies are above it, half of the gray ones, and 3 % of
-# unrelated product images
-MAX_COSINE = 0.92
+# cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, at
+# least 95 % of brightened, mirrored, framed, compressed, rotated or slightly cropped copies are above it, 90 % of
+# watermarked ones, 75 % of those cropped by a tenth, half of the gray ones, and hardly any unrelated photographs
+MAX_COSINE = 0.9
 MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
 DEFAULT_SHARE = 0.15
 Embed = Callable[[Dataset], np.ndarray]  # rows with a column `image` to embeddings, (N, D) float32, L2-normalized
