@@ -302,6 +302,7 @@ class PhotoDemo:
             save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
             self._calibrate(scratch)
             (scratch / SPLITS_FOLDER).mkdir()
+            # of the first validation set, and of those with the same columns: a point of a few hundred is chance
             sources = [load_source(each.source) for each in self.sets]
             columns = ["image", *(name for name in LANGUAGES if name in sources[0].column_names)]
             parts = [rows.select_columns(columns) for rows in sources if {*columns} <= {*rows.column_names}]
