@@ -211,7 +211,7 @@ def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
     """What the sets cannot show: small losses, or losses on images that a model was trained on."""
     coarse: dict[str, int] = {}
     for name, number in queries.items():
-        if number < 100:  # one is more than a point
+        if 1 / number > MAX_GENERAL_LOSS:
             coarse[name.partition(",")[0]] = number
     notes = [
         f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
