@@ -66,9 +66,9 @@ def logistic(scores: np.ndarray, num_photos: int, slope: float, growth: float, o
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
 
-def expected_maximum(count: int) -> float:
-    """About how many standard deviations the largest of normal values is above their mean, if there are many."""
-    return float(np.sqrt(2 * np.log(count)))
+def expected_maximum(count: np.ndarray | int) -> np.ndarray:
+    """About how many standard deviations the largest of `count` normal values is above their mean."""
+    return np.sqrt(2 * np.log(count))
 
 
 def fitting(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -145,8 +145,8 @@ def _logistic(examples: np.ndarray) -> list[float]:
     groups = labels + 2 * np.floor(np.log2(sizes))
     for group in np.unique(groups):
         weights[groups == group] = 1 / (groups == group).sum()
-    inputs = np.stack([scores, [expected_maximum(size) for size in sizes], np.ones(len(scores))], 1)
-    x, y, w = (torch.from_numpy(each) for each in (inputs.astype(np.float64), labels, weights))
+    inputs = np.stack([scores, expected_maximum(sizes), np.ones(len(scores))], 1)
+    x, y, w = (torch.from_numpy(each) for each in (inputs, labels, weights))
     numbers = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe")
 

@@ -46,7 +46,7 @@ def size_table(results: Results) -> str | None:
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
         values = [results.mean(model=model, stage=stage, set=None, language=None, metric=metric) for metric in metrics]
         title = ", ".join(filter(None, (model, stage)))
-        cells = ["" if value is None else f"{value:,.2f}".removesuffix(".00") for value in values]
+        cells = ["" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}" for value in values]
         lines.append([title, *cells])
     return markdown_table(lines)
 
