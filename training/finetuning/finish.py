@@ -32,7 +32,7 @@ from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
-WEIGHTS = tuple(number / 10 for number in range(1, 11))  # of the end of training, in the text tower
+WEIGHTS = tuple(number / 10 for number in range(1, 11))  # of the end of training
 TOLERANCE = 1e-9  # of a comparison of shares
 
 
@@ -56,7 +56,7 @@ class Point:
     """Accuracy of one interpolation.
 
     Args:
-        weight: Weight of the end of training in the text tower, 0..1; 0 is the starting model.
+        weight: Weight of the end of training, 0..1; 0 is the starting model.
         validation: Mean accuracy on the validation split, 0..1.
         general: Every accuracy that should be kept, 0..1, by its name.
     """
@@ -108,9 +108,8 @@ class Outcome:
         name, loss = self.worst()
         fell = f"{_percent(loss)} points, {name} ({self.queries[name]} queries)" if loss > 0 else "none measured"
         chosen = (
-            f"The finished model is the starting model plus {self.chosen.weight:.1f} of the change of its text tower "
-            f"in training and {image_weight(self.chosen.weight):.1f} of the change of its image tower: the best point "
-            f"on the validation split {rule}. Largest loss: {fell}."
+            f"The finished model is the starting model plus {self.chosen.weight:.1f} of the change in training: the "
+            f"best point on the validation split {rule}. Largest loss: {fell}."
         )
         if not self.chosen.weight:
             chosen = (
@@ -126,19 +125,12 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: 
     Args:
         start: Weights of the starting model by name.
         end: Weights at the end of training by the same names.
-        weight: Weight of the end in the text tower, 0..1. The rest of the model has `image_weight` of it.
+        weight: Weight of the end, 0..1.
     """
     return {
-        name: start[name].lerp(tensor, weight if name.startswith("text_") else image_weight(weight))
-        if tensor.is_floating_point()
-        else tensor
+        name: start[name].lerp(tensor, weight) if tensor.is_floating_point() else tensor
         for name, tensor in end.items()
     }
-
-
-def image_weight(weight: float) -> float:
-    """Weight of the end in the image tower, whose last parts forget less than the text tower: twice as large."""
-    return min(1.0, 2 * weight)
 
 
 def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float) -> Point:
@@ -188,7 +180,6 @@ def finish(
         "notes": [*prepared.notes, *outcome.notes],
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},
         "weight": chosen.weight,
-        "image_weight": image_weight(chosen.weight),
         "curve": [asdict(point) for point in points],
         "kept": list(dict.fromkeys(name.partition(",")[0] for name in chosen.general)),
         "largest_loss": {"name": name, "value": loss, "queries": queries[name]},

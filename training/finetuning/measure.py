@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.corpus.free_photos import load_held_out
+from training.corpus.free_photos import NUM_VIEWS, load_held_out
 from training.data import load_source
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
@@ -50,15 +50,17 @@ class CaptionedImages:
         name: Name of the set, written to the rows.
         pairs: Images, captions and which belong together.
         names: All class names by language, if the captions are class names.
+        views: Number of images that show the same photograph. They rise and fall together, so they are one query.
     """
 
     name: str
     pairs: RetrievalSet
     names: Mapping[str, list[str]] = field(default_factory=dict)
+    views: int = 1
 
     @classmethod
     def of(
-        cls, name: str, rows: Dataset, languages: Sequence[str], training: Dataset | None = None
+        cls, name: str, rows: Dataset, languages: Sequence[str], training: Dataset | None = None, views: int = 1
     ) -> "CaptionedImages":
         """Open rows with the column `image` and one of lists of captions for each language.
 
@@ -67,6 +69,7 @@ class CaptionedImages:
             rows: The rows.
             languages: Languages of the captions (ISO 639-1 codes).
             training: Rows of the training split, if the captions are class names: they name further classes.
+            views: Number of rows for each photograph.
         """
         columns = {language: language for language in languages if any(rows[language])}
         parts = [] if training is None else [training, rows]
@@ -74,7 +77,7 @@ class CaptionedImages:
             language: sorted({text for part in parts for cell in part[language] for text in cell or []})
             for language in (columns if parts else ())
         }
-        return cls(name, make_retrieval_set(name, rows, columns, "image", name), names)
+        return cls(name, make_retrieval_set(name, rows, columns, "image", name), names, views)
 
     def encode(self, model: ZeroShotModel) -> Embeddings:
         """Encode the images and the captions."""
@@ -103,12 +106,14 @@ class CaptionedImages:
         if (labels.sum(1) <= 1).all():
             labels, metrics = labels.argmax(1), ["top1", "top5"]
         measured = measure(images[labelled], class_embeddings(model, names), labels[labelled], metrics)
-        return measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
+        rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
+        queries = len(measured.predictions) // self.views
+        return [replace(row, interval=wilson_interval(row.value, queries)) for row in rows]
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
         by_text = row.metric.startswith("text_to_image")
-        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique())
+        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique()) // self.views
 
 
 class Measurer:
@@ -137,7 +142,7 @@ class Measurer:
         languages = [language for language in model.config.languages if language in photos.column_names]
         self.sets = [
             self._open(VALIDATION, prepared),
-            CaptionedImages.of(HELD_OUT, photos, languages, training=photos),
+            CaptionedImages.of(HELD_OUT, photos, languages, training=photos, views=NUM_VIEWS),
         ]
         if general is not None and general.num_validation:
             self.sets.append(self._open(GENERAL_IMAGES, general))

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from training.corpus import free_photos as module
-from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS, load_held_out, photo_crops
+from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS, NUM_VIEWS, load_held_out, photo_crops
 
 
 def test_crops_are_reproducible_and_differ():
@@ -39,5 +39,5 @@ def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views
     monkeypatch.setattr(module, "HELD_OUT_PHOTOS", smallest)
     rows = load_held_out()
     views = {np.asarray(image).tobytes() for image in rows["image"]}
-    assert len(views) == len(rows) == 8 * len(smallest)
-    assert rows["zh"] == [[photo.query["zh"]] for photo in smallest for _ in range(8)]
+    assert len(views) == len(rows) == NUM_VIEWS * len(smallest)
+    assert rows["zh"] == [[photo.query["zh"]] for photo in smallest for _ in range(NUM_VIEWS)]

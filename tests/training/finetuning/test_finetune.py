@@ -82,6 +82,7 @@ def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(f
     assert "image column: file, zh captions: title\n20 images for training, 4" in printed
     assert "3 steps of 4 images, then" in printed
     assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
+    assert "Held-out photographs: 3 queries cannot show a loss below 33.3 points." in printed
     assert printed.splitlines()[-1].startswith(f"  {folder}: ")
     with torch.no_grad():
         assert DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
@@ -107,11 +108,10 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "held-out photographs"}
     lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
     assert max(lost.values()) == facts["largest_loss"]["value"] and chosen["validation"] >= first["validation"]
-    assert all(value <= (1 / 24 if "photo" in name else 0.01) + 1e-9 for name, value in lost.items())
+    assert all(value <= (1 / 3 if "photo" in name else 0.02) + 1e-9 for name, value in lost.items())
     before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
-        weight = facts["weight" if name.startswith("text_") else "image_weight"]
-        torch.testing.assert_close(after[name], before[name] + weight * (end[name] - before[name]))
+        torch.testing.assert_close(after[name], before[name] + facts["weight"] * (end[name] - before[name]))
 
 
 def test_early_image_layers_stay_as_they_were(finetuned, start):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
+from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.finetuning import measure
 from training.finetuning.measure import (
@@ -93,6 +94,18 @@ def test_labels_in_the_order_of_their_names_are_compared():
     images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 2)}))
     assert {row.metric: row.value for row in rows} == {"top1": pytest.approx(2 / 3), "top5": 1.0}
+
+
+def test_the_views_of_a_photograph_are_one_query():
+    """Two photographs of two views each, of which three are named correctly: the interval is that of two queries."""
+    names = ["cat", "dog"]
+    made = images_of([(0, 0), (1, 0), (2, 1), (3, 1)], names, names, 4)
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    (found,) = replace(made, views=2).score(
+        Fake({"cat": [1.0, 0.0], "dog": [0.0, 1.0]}), Embeddings(images, {"en": images})
+    )
+    assert (found.value, found.interval) == (0.75, wilson_interval(0.75, 2))
+    assert replace(made, views=2).num_queries(found) == 2
 
 
 def test_general_texts_are_the_half_that_no_training_uses(monkeypatch):

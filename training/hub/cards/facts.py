@@ -288,8 +288,7 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
     )
     cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
     interpolation = "weight" in measured and (
-        f"The weights have {measured['weight']:.1f} of the text tower's change in training and "
-        f"{measured['image_weight']:.1f} of the image tower's (WiSE-FT, "
+        f"The weights have {measured['weight']:.1f} of the change in training (WiSE-FT, "
         "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)), chosen on the validation split."
     )
     return {
