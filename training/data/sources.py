@@ -154,7 +154,7 @@ def _load(
     try:
         rows = _open(source, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
-        _check_parquet(source, field, error)
+        check_parquet(source, field)
         for name in filter(str.strip, [source] if isinstance(source, str) else source):
             folder = Path(name).expanduser()
             require_unicode(folder.rglob("*") if folder.is_dir() else (), field)
@@ -180,7 +180,7 @@ def refuse_special_file(name: str, field: str):
         raise ValueError(f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file.")
 
 
-def _check_parquet(source: str | list[str], field: str, error: Exception):
+def check_parquet(source: str | list[str], field: str):
     """Refuse local parquet files that are damaged. `datasets` does not name the file."""
     names = [source] if isinstance(source, str) else source
     for path in (found for name in names for found in sorted(glob(str(Path(name).expanduser()), recursive=True))):
@@ -188,7 +188,7 @@ def _check_parquet(source: str | list[str], field: str, error: Exception):
             if path.lower().endswith(".parquet"):
                 pq.read_schema(path)
         except (OSError, pyarrow.ArrowException) as damage:
-            raise ValueError(f"{field}: {path!r} is damaged ({damage}). Write or download the file again.") from error
+            raise ValueError(f"{field}: {path!r} is damaged ({damage}). Write or download the file again.") from damage
 
 
 def _open(source: str | list[str], subset: str | None, streaming: bool):

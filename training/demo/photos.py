@@ -30,6 +30,7 @@ from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.corpus.free_photos import FREE_PHOTOS
 from training.data import load_source
+from training.data.sources import check_parquet
 from training.demo.calibrate import calibrate
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
 from training.demo.pages import KINDS, write_pages
@@ -53,6 +54,7 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import (
     CLAIM_FOLDER,
+    read_mapping,
     recover_folder,
     remove_leftovers,
     replace_folder,
@@ -117,7 +119,7 @@ class PhotoDemo:
         path = self.folder / RUN_FILE
         if not path.exists():
             return
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_mapping(path, "output_dir", photos=str, recipes=dict, seconds=dict)
         before, now = _flat(earlier["recipes"]), _flat(self.state["recipes"])
         changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         changed = ["photos"] * (earlier["photos"] != self.state["photos"]) + changed
@@ -236,8 +238,8 @@ class PhotoDemo:
                 if (path := self.folder / DATA / file).exists():
                     found.append(replace(source, train=str(path)))
             elif self._has(file, f"{name} learns nothing from it"):
-                check_parquet(path := self._source / file)
-                found.append(replace(source, train=str(path)))
+                check_parquet(train := str(self._source / file), "photos")  # before hours of training
+                found.append(replace(source, train=train))
         if not found:
             raise ValueError(
                 f"photos: {str(self._source)!r} has none of the training files of {name}, which "
@@ -333,21 +335,19 @@ class PhotoDemo:
             print(verdict.line(), flush=True)
 
 
-def check_parquet(path: Path):
-    """Refuse a damaged file before hours of training."""
-    try:
-        pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"photos: {path} cannot be read ({error}). Write or download it again.") from error
-
-
 def read_class_names(path: Path) -> dict[str, list[str]]:
     """Read the names of ImageNet's classes, in the order of their WordNet ids.
 
     Args:
         path: JSON file, {id: {language: name}}.
+
+    Raises:
+        ValueError: The file is damaged, or a class has no name in a language.
     """
-    entries = sorted(json.loads(path.read_text(encoding="utf-8")).items())
+    entries = sorted(read_mapping(path, "photos").items())
+    for number, entry in entries:
+        if not (isinstance(entry, dict) and all(isinstance(entry.get(language), str) for language in LANGUAGES)):
+            raise ValueError(f"photos: in {path}, {number!r} needs a name in {' and '.join(LANGUAGES)}. Add it.")
     names = {language: [entry[language] for _, entry in entries] for language in LANGUAGES}
     names["zh"] = [CORRECTED.get(en, zh) for en, zh in zip(names["en"], names["zh"], strict=True)]
     return names
@@ -362,9 +362,12 @@ def write_object_names(nouns: Path, path: Path):
     Args:
         nouns: File of Chinese Open WordNet, with lines such as `02131777-n<TAB>cmn:lemma<TAB>熊`.
         path: Parquet file to write, with the lists `en` and `zh`.
+
+    Raises:
+        ValueError: The file of nouns has no Chinese name.
     """
     chinese: dict[str, list[str]] = {}
-    for line in nouns.read_text(encoding="utf-8").splitlines():
+    for line in nouns.read_text(encoding="utf-8", errors="replace").splitlines():
         synset, _, lemma = line.partition("\tcmn:lemma\t")
         chinese.setdefault(synset, []).append(lemma.replace("+", ""))
     rows = []
@@ -373,6 +376,8 @@ def write_object_names(nouns: Path, path: Path):
         first, *others = (lemma.strip() for lemma in lemmas.split(","))
         lower = [lemma for lemma in others if lemma == lemma.lower()]
         rows.append({"en": [first, *lower], "zh": chinese.get(f"{synset[1:]}-n", [])})
+    if not any(row["zh"] for row in rows):
+        raise ValueError(f"photos: {nouns} has no Chinese names of nouns. Copy Chinese Open WordNet again.")
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 

@@ -171,7 +171,7 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
             file = checkpoint / name
             if file_digest(file) != digest:
                 raise ValueError("checksum mismatch")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
     if changes := differences(before, identity):
         raise ValueError(

@@ -80,7 +80,7 @@ class ZeroShotModel:
             check_vocabulary("model", name, processor.tokenizer, model.config)
         except OSError as error:
             raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
-        except ValueError as error:
+        except (RuntimeError, ValueError) as error:  # RuntimeError: sizes in config.json do not match the weights
             if str(error).startswith("model: "):
                 raise
             if "trust_remote_code" not in str(error):

@@ -16,7 +16,7 @@ from training.corpus.free_photos import FREE_PHOTOS
 from training.demo import photos
 from training.demo.__main__ import main
 from training.demo.options import PHOTO_MODULES, DemoOptions, Plan
-from training.demo.photos import PhotoDemo, read_class_names
+from training.demo.photos import PhotoDemo, read_class_names, write_object_names
 from training.demo.pretrained import TowersOptions
 from training.utils.output import claim_folder
 
@@ -66,7 +66,7 @@ def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(phot
     [
         ("train", None, "_validation.parquet"),
         ("a_validation", None, "training files"),
-        ("a_validation", "photos_flickr8k_train", r"photos_flickr8k_train\.parquet cannot be read"),
+        ("a_validation", "photos_flickr8k_train", r"photos_flickr8k_train\.parquet' is damaged"),
     ],
 )
 def test_missing_and_damaged_files_are_named_before_training(photographs, tmp_path, name, damaged, message):
@@ -116,6 +116,24 @@ def test_names_come_from_the_files_of_the_folder(photographs, tmp_path, capsys):
     demo._open_data()
     assert demo.recipes["align"].classifier == str(folder / "classifier.safetensors")
     assert demo.recipes["align"].class_weight > 0
+
+
+def test_damaged_files_of_names_and_runs_are_named(photographs, tmp_path):
+    names, nouns = tmp_path / "names.json", tmp_path / "nouns.tab"
+    for content, message in (
+        ("[", "names.json cannot be used"),
+        ('{"n1": {"en": "a"}}', "'n1' needs a name in en and zh"),
+    ):
+        names.write_text(content)
+        with pytest.raises(ValueError, match=rf"^photos: .*{message}"):
+            read_class_names(names)
+    nouns.write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"^photos: .*nouns\.tab has no Chinese names"):
+        write_object_names(nouns, tmp_path / "names.parquet")
+    with claim_folder(tmp_path, ["run.json"], command="demo"):
+        (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^output_dir: .*run\.json cannot be used .*'photos' is missing"):
+        open_demo(photographs, tmp_path).run()
 
 
 @pytest.fixture
