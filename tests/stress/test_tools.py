@@ -1,9 +1,8 @@
 """One exported model folder in other tools gives the embeddings of transformers.
 
-The tools need an older huggingface_hub than training, so install them last, in an environment of their own:
+The tools are not among the extras:
 
-    pip install -e ".[test]"
-    pip install sentence-transformers lancedb
+    pip install -e ".[test]" sentence-transformers lancedb
     python -m pytest -m stress tests/stress/test_tools.py
 """
 
