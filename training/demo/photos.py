@@ -116,8 +116,7 @@ class PhotoDemo:
 
     def _continue(self):
         """Take over the finished steps of an earlier run with the same options."""
-        path = self.folder / RUN_FILE
-        if not path.exists():
+        if not (path := self.folder / RUN_FILE).exists():
             return
         earlier = read_mapping(path, "output_dir", photos=str, recipes=dict, seconds=dict)
         before, now = _flat(earlier["recipes"]), _flat(self.state["recipes"])

@@ -28,7 +28,7 @@ from training.evaluation.image_loading import ImagePreparation, prepared_batches
 from training.teachers import FAMILIES, Family, TextPreparation
 from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
-from training.teachers.loading import check_complete, check_vocabulary, read_config
+from training.teachers.loading import REPORTED, check_complete, check_vocabulary, read_config
 from training.teachers.targets import encode_by_length
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ class ZeroShotModel:
             commit = find_commit(name, revision)
             read_config("model", name, commit)
             fields: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
-            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
+            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, **REPORTED, **fields)
             processor = _load_processor(name, **fields)
             check_vocabulary("model", name, processor.tokenizer, model.config)
         except OSError as error:
             raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
-        except (RuntimeError, ValueError) as error:  # RuntimeError: sizes in config.json do not match the weights
+        except ValueError as error:
             if str(error).startswith("model: "):
                 raise
             if "trust_remote_code" not in str(error):
@@ -95,7 +95,7 @@ class ZeroShotModel:
                     f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
         parameters = {key for key, _ in model.named_parameters()}
-        check_complete("model", name, type(model), set(report["missing_keys"]) & parameters)
+        check_complete("model", name, type(model), report | {"missing_keys": parameters & report["missing_keys"]})
         # the fastest layout for convolutions
         loaded = cls(model.eval().to(memory_format=torch.channels_last), processor, name, commit)
         loaded.describe()  # raises now if the model does not state how its input is prepared

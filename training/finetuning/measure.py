@@ -107,8 +107,7 @@ class CaptionedImages:
             labels, metrics = labels.argmax(1), ["top1", "top5"]
         measured = measure(images[labelled], class_embeddings(model, names), labels[labelled], metrics)
         rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
-        queries = len(measured.predictions) // self.views
-        return [replace(row, interval=wilson_interval(row.value, queries)) for row in rows]
+        return [replace(row, interval=wilson_interval(row.value, int(labelled.sum()) // self.views)) for row in rows]
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""

@@ -35,6 +35,8 @@ MAX_SIZES = {
     "image_size": 4096,
     "projection_dim": 65_536,
 }
+# options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
+REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
@@ -119,8 +121,8 @@ def load_model(
     """
     absent = [module for tower, modules in family.tower_modules.items() if tower not in towers for module in modules]
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
-    model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", output_loading_info=True)
-    check_complete("teacher", name, family.model_class, report["missing_keys"])
+    model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", **REPORTED)
+    check_complete("teacher", name, family.model_class, report)
     return model
 
 
@@ -168,13 +170,13 @@ def check_vocabulary(field: str, name: str, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def check_complete(field: str, name: str, model_class: type, missing: Collection[str]):
+def check_complete(field: str, name: str, model_class: type, report: Mapping[str, Any]):
     """Refuse a checkpoint that lacks weights.
 
     Raises:
-        ValueError: A weight is missing.
+        ValueError: The report of `from_pretrained` has a weight that is missing or has a different shape.
     """
-    if missing:
+    if missing := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
         raise ValueError(
             f"{field}: {name!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
             f"{min(missing)!r}: they would be random. Name a finished checkpoint of the whole model."
@@ -193,7 +195,7 @@ def check_weights(field: str, name: str, model: PreTrainedModel, report: Mapping
     Raises:
         ValueError: Weights are missing, unknown, stored as integers or not finite.
     """
-    check_complete(field, name, type(model), report["missing_keys"])
+    check_complete(field, name, type(model), report)
     weights = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
     problems = {"has no place in the model": set(report["unexpected_keys"])}
     problems["is not finite"] = {key for key, tensor in weights.items() if not tensor.isfinite().all()}

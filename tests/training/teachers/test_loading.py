@@ -23,6 +23,16 @@ def test_a_missing_weight_matters_only_to_its_tower(tmp_path, tokenizer):
         load_model(str(cut), FAMILIES["clip"], ("text",), torch.float32, None)
 
 
+def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
+    folder = save_teacher("clip", tmp_path, tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
+        with pytest.raises(ValueError, match=rf"^{field}: .*lacks .*'text_model\..*mlp\.fc1\.bias'"):
+            load(str(folder))
+
+
 @pytest.mark.parametrize("size", [400, 800])
 def test_a_tokenizer_of_another_model_is_refused(size, tmp_path, train_rows, tokenizer):
     folder = save_teacher("clip", tmp_path, tokenizer)
