@@ -97,14 +97,16 @@ class OpenClipModel(PreTrainedModel):
             config: Configuration. Default: the folder's own.
             dtype: Precision of the weights in memory.
             revision: Commit of the Hub id.
-            output_loading_info: Whether to return the names of missing weights too.
+            output_loading_info: Whether to return the names of weights that are missing or do not fit too.
             kwargs: Unused.
         """
         model = cls(config or OpenClipConfig.from_pretrained(name, revision=revision))
         weights = load_file(cast(str, cached_file(name, WEIGHTS_FILE, revision=revision)))
-        missing = model.load_state_dict(weights, strict=False).missing_keys
+        shapes = {key: weight.shape for key, weight in model.state_dict().items()}
+        fitting = {key: weight for key, weight in weights.items() if weight.shape == shapes.get(key)}
+        missing = set(model.load_state_dict(fitting, strict=False).missing_keys)
         model.to(dtype).eval()  # type: ignore[arg-type]
-        return (model, {"missing_keys": missing}) if output_loading_info else model
+        return (model, {"missing_keys": missing, "mismatched_keys": set()}) if output_loading_info else model
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """Encode images.

@@ -1,6 +1,7 @@
 """Checkpoints of open_clip as teachers, compared with open_clip itself on tiny networks of its true classes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import BERT, IMAGE_SIZE, XLM_ROBERTA
 from training.evaluation.zero_shot_model import ZeroShotModel
@@ -136,6 +137,16 @@ def test_a_resnet_gives_pooled_targets_and_no_towers_to_inherit(converted):
     assert teacher.vision_width == 0 and targets.feature_map is None and targets.embedding.shape == (1, 16)
     with pytest.raises(ValueError, match=r"student.vision_init: .* open_clip"):
         source_config(str(converted["resnet"][1]), "vision")
+
+
+def test_weights_of_other_sizes_are_refused(converted, tmp_path):
+    folder = shutil.copytree(converted["bert"][1], tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    key = next(key for key in weights if key.endswith("proj.weight"))
+    save_file(weights | {key: weights[key][:-1].clone()}, folder / "model.safetensors", {"format": "pt"})
+    for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
+        with pytest.raises(ValueError, match=rf"^{field}: .*lacks 1 weights .*{key}"):
+            load(str(folder))
 
 
 def test_a_conversion_that_differs_is_refused(converted, tmp_path, monkeypatch, refusal):
