@@ -3,6 +3,7 @@
 Source of the interpolation: WiSE-FT (Wortsman et al., arXiv 2109.01903).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -32,8 +33,8 @@ from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
-WEIGHTS = tuple(number / 10 for number in range(1, 11))  # of the end of training
-TOLERANCE = 1e-9  # of a comparison of shares
+WEIGHTS = tuple(number / 10 for number in range(1, 8))  # of the end; beyond, photographs lost up to 3.5 points
+TOLERANCE = 1e-9  # of a comparison of numbers of queries
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Outcome:
 
     def choice(self) -> str:
         """Sentences about the chosen point, about the largest loss, and about what the sets cannot show."""
-        rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points or one query"
+        rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points beyond chance"
         name, loss = self.worst()
         fell = f"{_percent(loss)} points, {name} ({self.queries[name]} queries)" if loss > 0 else "none measured"
         chosen = (
@@ -140,12 +141,16 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
 
     Args:
         points: Points in ascending order of their weight, the starting model first.
-        queries: Number of queries of each accuracy, by name. One query may be lost, whatever its share.
+        queries: Number of queries of each accuracy, by name. Of n lost queries, sqrt(n) are chance: a standard error.
         max_loss: Largest loss of each accuracy, as a fraction.
     """
     start = points[0].general
-    least = {name: value - max(max_loss, 1 / queries[name]) - TOLERANCE for name, value in start.items()}
-    kept = [point for point in points if all(point.general[name] >= value for name, value in least.items())]
+
+    def keeps(name: str, value: float) -> bool:
+        lost = max(0.0, start[name] - value) * queries[name]
+        return lost - math.sqrt(lost) <= max_loss * queries[name] + TOLERANCE
+
+    kept = [point for point in points if all(keeps(name, value) for name, value in point.general.items())]
     return max(kept, key=lambda point: (point.validation, -point.weight))
 
 
