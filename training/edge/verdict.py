@@ -94,7 +94,10 @@ def reasons_against(verdict: Verdict) -> list[str]:
         f"The {verdict.variant} model" if verdict.tower == "both" else f"The {verdict.variant} {verdict.tower} tower"
     )
     reasons = []
-    allowed_top1, allowed_recall = (_allowed_points(verdict, number) for number in (verdict.images, verdict.queries))
+    allowed = ALLOWED_POINTS.get(verdict.variant, 0.0)
+    allowed_top1, allowed_recall = (  # one image or query of a small set is more than the points
+        max(allowed, 100 / max(number, 1)) if allowed else 0.0 for number in (verdict.images, verdict.queries)
+    )
     for language, points in verdict.lost_points.items():
         if points > allowed_top1 + 1e-9:
             after = 100 * verdict.top1[language]
@@ -126,12 +129,6 @@ def reasons_against(verdict: Verdict) -> list[str]:
             f"{subject} has {verdict.bytes_share:.2f} of the bytes of fp32, and {1 - MIN_SAVED_SHARE:.2f} is allowed."
         )
     return reasons
-
-
-def _allowed_points(verdict: Verdict, number: int) -> float:
-    """Largest loss in percentage points. A variant may lose one image or query, which is more in a small set."""
-    points = ALLOWED_POINTS.get(verdict.variant, 0.0)
-    return max(points, 100 / max(number, 1)) if points else 0.0
 
 
 def compare(
