@@ -78,7 +78,7 @@ def test_every_entry_of_the_table_is_a_message_and_keeps_its_values():
 @pytest.mark.parametrize(
     ("english", "chinese"),
     [
-        ("top: got 0, expected at least 1.", "top: 得到 0，至少应为 1。"),
+        ("top: got 0, expected at least 1.", "top: 值为 0，至少应为 1。"),
         ("error: argument --top: invalid int value: 'x'", "错误：参数 --top：不是有效的 int 值：'x'"),
         (
             "index: cannot use '/a (b)/c' (permission denied). Free some space or check the disk.",

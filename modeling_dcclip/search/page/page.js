@@ -3,7 +3,7 @@ const TEXTS = {
   en: {
     query: "Search photographs", example: "sunset at the sea -people", search: "Search", filters: "Filters",
     after: "From", before: "To", path: "Path", sort: "Sort by", fit: "best match", date: "date",
-    remove: "Remove the example image", similar: "Similar to", open: "Open folder", gone: "gone or changed",
+    remove: "Remove the example image", similar: "Similar to ", open: "Open folder: ", gone: "gone or changed",
     cleared: "Cleared: all photographs, newest first", newest: "newest first", esc: "Esc clears",
     byDate: "the best matches by date, at most 200", unlikely: "These probably do not fit",
     nothing: "No photograph seems to fit. The most similar ones", without: (words) => "without " + words.join(", "),
@@ -13,10 +13,10 @@ const TEXTS = {
   zh: {
     query: "搜索照片", example: "海边的日落 -人", search: "搜索", filters: "筛选",
     after: "从", before: "到", path: "路径", sort: "排序", fit: "最相似", date: "日期",
-    remove: "移除示例图片", similar: "查找相似照片：", open: "打开所在文件夹", gone: "已删除或已修改",
+    remove: "移除示例图片", similar: "查找相似照片：", open: "打开所在文件夹：", gone: "找不到或已修改",
     cleared: "已清除，显示全部照片，最新的在前", newest: "最新的在前", esc: "按 Esc 清除",
     byDate: "最相似的照片（最多 200 张），按日期排序", unlikely: "以下照片很可能不符合",
-    nothing: "似乎没有符合的照片。最相似的照片", without: (words) => "不含：" + words.join("、"),
+    nothing: "似乎没有符合的照片。以下是最相似的照片", without: (words) => "不含：" + words.join("、"),
     copies: (number) => "另有 " + number + " 个副本",
     count: (shown, total) => "已显示 " + shown + " 张，共 " + total + " 张", unreachable: "服务没有响应，请运行：dcclip serve",
   },
@@ -38,7 +38,7 @@ function figureOf(hit, canOpen) {
   const image = hit.is_current
     ? make("img", { src: "/thumbnail/" + address, alt: "", loading: "lazy" })
     : make("span", { className: "gone" }, text.gone);
-  const similar = make("button", { type: "button", className: "similar", title: text.similar + " " + hit.name }, image);
+  const similar = make("button", { type: "button", className: "similar", title: text.similar + hit.name }, image);
   similar.addEventListener("click", () => visit({ ...parameters(), q: "", sort: "", like: hit.id }));
   const name = hit.is_current
     ? make("a", { href: "/photo/" + address, target: "_blank" }, hit.name)
@@ -46,7 +46,7 @@ function figureOf(hit, canOpen) {
   const facts = [hit.date, hit.score?.toFixed(3), hit.copies ? text.copies(hit.copies) : null];
   const caption = make("figcaption", { title: hit.path }, name, make("span", {}, facts.filter(Boolean).join(" · ")));
   if (canOpen && hit.is_current) {
-    const open = make("button", { type: "button", className: "open", title: text.open + ": " + hit.path }, "↗");
+    const open = make("button", { type: "button", className: "open", title: text.open + hit.path }, "↗");
     open.addEventListener("click", () => ask("/open/" + hit.id, { method: "POST", headers: { "X-DCCLIP": "1" } }));
     caption.prepend(open);
   }
