@@ -318,9 +318,9 @@ class Index:
         edge = self.runtime.preprocess.edge if images else None
         examples = [each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge) for each in images]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
-        if texts or without or examples or not like:
-            query = self._to_space(embed_query(self.runtime, texts, without, examples))
-        with self.catalog.reading():
+        with self.catalog.reading():  # one thread at a time uses the tokenizer
+            if texts or without or examples or not like:
+                query = self._to_space(embed_query(self.runtime, texts, without, examples))
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
                 if (file := self.catalog.file(number, seconds)) is None:
@@ -328,7 +328,8 @@ class Index:
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
             calibration = self.runtime.fit if texts and not examples and not like else None
-            length = 0 if calibration is None else self._length(texts)
+            special = self.runtime.count_tokens("")
+            length = sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
             ranked = query if calibration is None else centered(query, self.nouns, length)
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
@@ -368,11 +369,6 @@ class Index:
         if self._nouns is None:
             self._nouns = self._to_space(self.runtime.encode_texts(NOUNS))
         return self._nouns
-
-    def _length(self, texts: Sequence[str]) -> int:
-        """Number of tokens of the terms of a query, without special tokens."""
-        special = self.runtime.count_tokens("")
-        return sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""

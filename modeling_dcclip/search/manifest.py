@@ -113,7 +113,8 @@ def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any
     """Create an empty index, again if a process was killed while it created one."""
     manifest = make_manifest(runtime, space, 1)
     data = data_folder(folder, manifest)
-    found = [path for path in folder.glob("*") if not path.name.startswith(".") and path != data]
+    paths = (*folder.glob("*"), *data.glob("*"))
+    found = [path for path in paths if path != data and not path.name.startswith((".", CATALOG, VECTORS))]
     # listed before the manifest is looked for: another process may be creating the index
     if found and not (folder / MANIFEST).exists():
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
@@ -168,7 +169,8 @@ def remove_stale_data(folder: Path):
     """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
     named = [read_manifest(folder, name) for name in (MANIFEST, UPGRADE) if (folder / name).is_file()]
     for data in {*folder.glob("data-*")} - {data_folder(folder, manifest) for manifest in named}:
-        shutil.rmtree(data, ignore_errors=True)
+        if data.name[5:].isdecimal():  # else a copy that somebody made
+            shutil.rmtree(data, ignore_errors=True)
 
 
 class BusyError(ValueError):

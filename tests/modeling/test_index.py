@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -558,7 +559,11 @@ def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(tmp_pa
             index.add()
 
 
-def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos):
+def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos, paint):
+    photo = paint(tmp_path / "mine" / "data-1" / "photo.jpg", "red")  # the name of an index's own folder
+    with pytest.raises(ValueError, match=r"index: '.*mine' has other files and no index"):
+        Index.open(tmp_path / "mine", color_model, create=True)
+    assert photo.exists()
     with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"):
         Index.open(tmp_path / "none", color_model)
     with pytest.raises(ValueError, match=r"index: '.*photos' has other files and no index"):
@@ -638,6 +643,23 @@ def test_a_long_query_is_truncated_with_a_warning(filled):
     with pytest.warns(QueryWarning, match=r"'red red .*' is longer than 6 tokens"):
         hits = filled.search("red " * 6 + "blue " * 20)
     assert names(hits)[0] == "red.jpg"
+
+
+def test_one_thread_at_a_time_tokenizes(filled, monkeypatch):
+    """The tokenizer of a model keeps the limit of the last call."""
+    other, waited = Thread(target=filled.search, args=("green",)), list[bool]()
+
+    def embed(*arguments):
+        if not waited:
+            waited.append(False)
+            other.start()
+            other.join(0.3)
+            waited[0] = other.is_alive()
+        return embed_query(*arguments)
+
+    monkeypatch.setattr("modeling_dcclip.search.index.embed_query", embed)
+    assert names(filled.search("red"))[0] == "red.jpg" and waited == [True]
+    other.join()
 
 
 def test_what_is_not_in_the_vocabulary_gets_a_note(filled):

@@ -37,10 +37,14 @@ def data_folders(index: Index) -> list[str]:
 
 def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     old = index.search("红")[0]
+    shutil.copytree(index.folder / "data-1", index.folder / "data-1-copy")  # by the user
     assert upgrade_index(index, new_model).embedded == 5
     assert index.space.model == str(new_model)
     assert first(index, "红") == Path(old.path).name == "red.jpg"
-    assert index.add().unchanged == 5 and data_folders(index) == ["data-2"]  # the old vectors are gone now
+    assert index.add().unchanged == 5 and data_folders(index) == [
+        "data-1-copy",
+        "data-2",
+    ]  # the old vectors are gone now
 
 
 def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint):
