@@ -65,7 +65,7 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(file, options={"format_whitelist": FORMATS}) as container:
             stream: Any = container.streams.best("video")
-            if stream is None:
+            if stream is None or stream.codec_context is None:  # no video, or a codec that is not known
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 raise UnreadablePhotoError("too many pixels", is_lasting=True)
