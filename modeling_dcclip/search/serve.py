@@ -105,7 +105,7 @@ class _PageHandler(LocalHandler):
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
         try:
-            with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
+            with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", QueryWarning)
                 if not NUMBER.fullmatch(number := parameters.get("skip", "0")):
                     raise ValueError(f"skip: {number!r} is not a number.")
@@ -140,7 +140,7 @@ class _PageHandler(LocalHandler):
             return
         answer = {
             "hits": [self._entry(hit, is_query) for hit in hits],
-            "notes": [self.translated(str(each.message)) for each in caught],
+            "notes": [self.translated(str(each.message)) for each in caught if each.category is QueryWarning],
             "total": total,
             "more": len(hits) == TOP,
             "without": without,

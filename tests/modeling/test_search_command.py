@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import webbrowser
+from pathlib import Path
 
 import pytest
 
@@ -178,12 +179,15 @@ def test_a_forgotten_folder_leaves(run, indexed):
 
 def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkeypatch, capsys):
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
-    monkeypatch.setattr(SearchServer, "serve_forever", lambda server: None)
+    folders: list[Path] = []
+    monkeypatch.setattr(SearchServer, "serve_forever", lambda server: folders.append(server.index.folder))
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     command.main([str(photos)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
+    command.main([str(photos), "--index", str(place.parent / "other")])
+    assert folders == [place, place.parent / "other"]
 
 
 def test_the_default_model_takes_the_place_of_a_removed_one(run, photos, color_model, tmp_path, monkeypatch):

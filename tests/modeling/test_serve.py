@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
 
@@ -122,7 +123,15 @@ def test_without_a_query_the_newest_come_first(get, photos):
     assert first["name"] == "white.png" and first["score"] is None and first["date"].startswith("2096-10-")
 
 
-def test_notes_and_errors_are_shown(get):
+def test_notes_and_errors_are_shown(get, server, monkeypatch):
+    search_index = server.index.search
+
+    def warn(*texts, **options):
+        warnings.warn("decompression bomb", Image.DecompressionBombWarning, stacklevel=1)  # of a different thread
+        return search_index(*texts, **options)
+
+    monkeypatch.setattr(server.index, "search", warn)
+    assert search(get, "q=red")["notes"] == []
     assert "закат" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
     response, body = get("/search?like=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
