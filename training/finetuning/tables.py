@@ -78,7 +78,7 @@ def decode(content: bytes, path: Path) -> tuple[str, str]:
 
 def _read_json_lines(text: str, path: Path) -> dict[str, list[Any]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may be in a text
         if not line.strip():
             continue
         try:
@@ -118,11 +118,11 @@ def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
             f"data: {str(path)!r} cannot be read in line {reader.line_num} ({error}). Put captions with quotation "
             f"marks or {separator!r} in quotation marks, and save the file again."
         ) from error
-    names = [name.strip() for name in rows[0]]
+    names = [name.strip() for row in rows[:1] for name in row]
     if len(names) < 2 or len(set(names)) < len(names) or len(rows) < 2:
         raise ValueError(
-            f"data: {str(path)!r} has the header {header[:80]!r} and {len(rows) - 1} rows. It needs different columns "
-            "for paths and captions, separated by ',' in every row."
+            f"data: {str(path)!r} has the header {header[:80]!r} and {len(rows[1:])} rows. It needs different columns "
+            f"for paths and captions, separated by {separator!r} in every row."
         )
     return {
         name: [None if len(row) <= number or row[number] in MISSING else row[number] for row in rows[1:]]

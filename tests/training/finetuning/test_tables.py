@@ -53,6 +53,8 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
     columns, *_ = read_table(write(tmp_path / "a.jsonl", text))
     assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
+    text = '{"file": "1.jpg", "en": "a\u2028b"}\r\n{"file": "2.jpg", "en": "c\x85d"}'
+    assert read_table(write(tmp_path / "a.jsonl", text))[0]["en"] == ["a\u2028b", "c\x85d"]
 
 
 def test_missing_values_are_not_captions(tmp_path):
@@ -74,6 +76,8 @@ def test_missing_values_are_not_captions(tmp_path):
         ("a.csv", b'file,title\n1.jpg,"a dog\n2.jpg,frog\n', "quotation mark"),
         ("a.csv", b"file,title\n1.jpg,a red, round apple\n", "line 2 .*3 cells"),
         ("a.jsonl", b'{"file": "1.jpg"}\n{"file"\n', "line 2"),
+        ("a.csv", b",,\n,,\n", "has the header ',,' and 0 rows"),
+        ("a.tsv", b"file,title\n1.jpg,apple\n", r"separated by '\\t'"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_an_error(tmp_path, name, content, message):
