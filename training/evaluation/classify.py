@@ -246,12 +246,13 @@ def make_evaluate(
     class_names = ClassNames.read(config.class_names, data.languages)
     names = {language: class_names.in_language(language) for language in data.languages}
     labelled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
+    wanted = [f"{TOP}{k}" for k in KS if k == 1 or labelled.labels.ndim == 1]  # several labels have no top-5
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = ZeroShotModel(model, processor, "student")
         images, metrics = student.encode_images(labelled.rows), dict[str, float]()
         for language, classes in names.items():
-            found = measure(images, class_embeddings(student, classes), labelled.labels, [f"{TOP}{k}" for k in KS])
+            found = measure(images, class_embeddings(student, classes), labelled.labels, wanted)
             metrics |= {f"{name}_{language}": value for name, value in found.values.items()}
         means = {name: [metrics[f"{name}_{language}"] for language in names] for name in found.values}
         return metrics | {name: statistics.fmean(values) for name, values in means.items()}

@@ -83,7 +83,6 @@ class Runner:
         other = None
         if text_model is not None:
             other = self._encode(text_model, outcome)
-            other.release()
         for name in models:
             encoder = self._encode(name, outcome)
             for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
@@ -92,9 +91,6 @@ class Runner:
                 own, others = encoder.comparable_with(other), other.comparable_with(encoder)
                 outcome.rows += self.measure(own, others)
                 outcome.rows += self.measure(others, own)
-            encoder.release()
-            del encoder
-            gc.collect()  # before the next model is loaded: two large models may not fit in memory together
         if other is not None:  # a card describes the first model of the results
             outcome.models.append(outcome.models.pop(0))
         return outcome
@@ -116,6 +112,9 @@ class Runner:
                 cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
         description = {"name": name, "weights": weights_fingerprint(model.model)} | model.describe()
         outcome.models.append(description | {"texts_cut": {key: count for key, count in cut.items() if count}})
+        encoder.release()
+        del model
+        gc.collect()  # before the next model is loaded: two large models may not fit in memory together
         return encoder
 
     def measure(self, image_encoder: Encoder, text_encoder: Encoder) -> list[Row]:

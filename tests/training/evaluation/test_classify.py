@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 
 from training.config import DataConfig, EvalConfig
 from training.evaluation import classify
@@ -110,3 +110,13 @@ def test_metrics_of_training_are_means_over_the_languages(corpus, model):
     metrics = classify.make_evaluate(config, model.processor, DataConfig(train="a.parquet"))(model.model)
     assert set(metrics) == {f"top{k}{suffix}" for k in (1, 5) for suffix in ("", "_en", "_zh")}
     assert metrics["top5"] == pytest.approx((metrics["top5_en"] + metrics["top5_zh"]) / 2)
+
+
+def test_training_measures_top1_of_images_with_several_labels(model, images, tmp_path):
+    features = Features({"image": Image(), "label": List(Value("string"))})
+    labels = [["frog", "cat"], ["dog"], ["fox"]]
+    Dataset.from_dict({"image": images[:3], "label": labels}, features).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "names.txt").write_text("frog\ncat\ndog\nfox\nowl\nbear\n")
+    config = EvalConfig(data=str(tmp_path / "a.parquet"), class_names=str(tmp_path / "names.txt"))
+    data = DataConfig(train="a.parquet", caption_columns={"en": "en"})
+    assert set(classify.make_evaluate(config, model.processor, data)(model.model)) == {"top1", "top1_en"}

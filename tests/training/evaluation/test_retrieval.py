@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -135,7 +136,19 @@ def test_queries_without_a_correct_candidate_are_left_out():
     assert found.tolist() == [3, 0]
 
 
-def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altclip_folder, tmp_path, capsys):
+def test_retrieval_alone_is_measured_and_described(
+    corpus, teacher_folder, altclip_folder, tmp_path, capsys, monkeypatch
+):
+    loaded: list[weakref.ref] = []
+    load = ZeroShotModel.from_pretrained
+
+    def note(name, **options):
+        assert not any(model() for model in loaded)  # large models may not fit in memory together
+        model = load(name, **options)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(ZeroShotModel, "from_pretrained", note)
     place = str(corpus / "unseen_style.parquet")
     arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
     first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
@@ -151,6 +164,9 @@ def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altcl
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
+    models = ["--model", str(teacher_folder), str(altclip_folder), "--text_model", str(teacher_folder)]
+    eval_script.main([*models, *arguments[2:]])
+    assert len(loaded) == 6
 
 
 @pytest.mark.parametrize("is_rotated", [False, True], ids=["student of its space", "rotated student"])
