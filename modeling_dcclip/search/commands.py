@@ -221,7 +221,7 @@ def run_status(options: argparse.Namespace):
             "has_model": (model / "config.json").is_file(),
             "dimension": index.space.dimension,
             "folders": {str(folder): catalog.count_below(folder) for folder in folders},
-            "missing": [str(folder) for folder in folders if not folder.is_dir()],
+            "missing": [str(folder) for folder in folders if not os.path.isdir(folder)],
             "excluded": {str(folder): patterns for folder, patterns in folders.items() if patterns},
             "failures": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         }

@@ -109,6 +109,9 @@ class Walk:
                 extension = extension_of(entry.name)
                 try:
                     status = entry.stat()
+                except PermissionError:  # the folder can be listed and not entered: what the index has of it stays
+                    self.unreadable += [path] * (path not in self.unreadable)
+                    continue
                 except OSError:  # such as a link to a directory on a disk that is not mounted
                     if extension not in EXTENSIONS:
                         self.unreadable.append(entry.path)

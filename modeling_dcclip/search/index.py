@@ -10,7 +10,6 @@
 An index is a folder with a manifest, a catalog of files and their vectors: see manifest.py.
 """
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from PIL import Image
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
-from modeling_dcclip.search.indexing import Progress, Report, update
+from modeling_dcclip.search.indexing import Progress, Report, absolute, update
 from modeling_dcclip.search.manifest import (
     MANIFEST,
     Space,
@@ -238,7 +237,6 @@ class Index:
         if not named and not self.catalog.folders():
             raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
         with self.writing():
-            self.refresh()
             runtime = self.runtime
             if change := Space.of(runtime).change(self.space):
                 raise ValueError(
@@ -257,10 +255,11 @@ class Index:
         Raises:
             ValueError: The folder is not one of those that were indexed, or another process writes to the index.
         """
-        path, known = Path(os.path.abspath(folder)), self.catalog.folders()
-        for each in known:
-            if path == each or path.resolve() == each.resolve():
-                with self.writing():
+        path = absolute(Path(folder))
+        with self.writing():
+            known = self.catalog.folders()
+            for each in known:
+                if path == each or path.resolve() == each.resolve():
                     return self.catalog.forget_folder(each)
         raise ValueError(
             f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. To leave out a folder "
@@ -271,6 +270,7 @@ class Index:
     def writing(self) -> Iterator[None]:
         """Hold the lock of the index."""
         with write_lock(self.folder):
+            self.refresh()
             remove_stale_data(self.folder)
             yield
 

@@ -95,7 +95,7 @@ def update(
     require_folders(named)
     recorded = catalog.folders()
     report = Report(repaired=catalog.repair(store.lost_rows))
-    missing = [folder for folder in recorded if not folder.is_dir()]
+    missing = [folder for folder in recorded if not os.path.isdir(folder)]
     outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
     inside = [_indexed_path(folder, outermost) for folder in named]
     folders = [
@@ -145,8 +145,13 @@ def _outermost(folders: Iterable[Path]) -> dict[Path, Path]:
     """The folders that are inside no other one, by their real paths. Of several paths to a folder the first counts."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        found.setdefault(folder.resolve(), Path(os.path.abspath(folder)))
+        found.setdefault(folder.resolve(), absolute(folder))
     return {real: path for real, path in sorted(found.items()) if not {*real.parents} & {*found}}
+
+
+def absolute(folder: Path) -> Path:
+    """Absolute path of a folder. `..` behind a link leads where the system leads."""
+    return folder.resolve() if ".." in folder.parts else Path(os.path.abspath(folder))
 
 
 def _indexed_path(folder: Path, outermost: Mapping[Path, Path]) -> Path:
@@ -170,7 +175,7 @@ def _require_patterns(exclude: Sequence[str] | None, replaced: Mapping[Path, lis
 def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = None):
     """Refuse paths that are not folders and, with patterns, folders without images."""
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(_lacks_images(folder))
         if exclude is not None and next(iter(Walk(folder.absolute(), patterns_of(exclude))), None) is None:
             raise ValueError(_lacks_images(folder))
@@ -181,11 +186,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     walk = Walk(folder.absolute())
     found = sum(1 for _ in walk)
     name = f"folder: {str(folder)!r}"
-    if folder.is_file():
+    if os.path.isfile(folder):
         return f"{name} is a file. Name its folder."
-    if folder.is_dir() and os.fsencode(walk.folder) in walk.unreadable:
+    if os.path.isdir(folder) and os.fsencode(walk.folder) in walk.unreadable:
         return f"{name} cannot be read. Check its permissions."
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{name} does not exist. Check its name, or mount its disk. To remove it from the index, pass --forget."
     if indexed:
         return (

@@ -53,13 +53,12 @@ def upgrade_index(
     runtime = open_model(model, truncate_dim)
     space = Space.of(runtime, model_id)
     with index.writing():
-        index.refresh()
         if space.change(index.space) is None:
             raise ValueError(
                 f"model: the index {str(index.folder)!r} has this model already, with {space.dimension} dimensions."
             )
         folders = index.catalog.folders()
-        if others := len(index) - sum(map(index.catalog.count_below, folders)):
+        if (others := len(index) - sum(map(index.catalog.count_below, folders))) > 0:
             raise ValueError(
                 f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
                 "data with the new model into a new index: training/embed.py."

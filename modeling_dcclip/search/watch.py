@@ -1,5 +1,6 @@
 """Keep an index current while its folders change: `dcclip index --watch`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def watch(index: Index) -> Iterator[Report]:
         folders = [*index.catalog.folders()]
         is_current = False  # files may have changed before the watch began
         for changes in watchfiles.watch(
-            *(folder for folder in folders if folder.is_dir()),
+            *filter(os.path.isdir, folders),
             watch_filter=lambda change, path: own.isdisjoint(Path(path).parents),
             debounce=LONGEST_MS,
             step=QUIET_MS,
@@ -38,7 +39,7 @@ def watch(index: Index) -> Iterator[Report]:
         ):
             if [*index.catalog.folders()] != folders:  # another process has added or removed one
                 break
-            if gone := next((folder for folder in folders if not folder.is_dir()), None):
+            if gone := next((folder for folder in folders if not os.path.isdir(folder)), None):
                 raise ValueError(
                     f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
                     "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -328,6 +329,45 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     assert report.unreadable == [str(photos / "link")] and report.moved + report.removed == 2 and len(index) == 5
     (photos / "link").unlink()
     assert index.add().removed == 1 and len(index) == 4
+
+
+def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, monkeypatch, paint):
+    paint(photos / "inner" / "far.jpg", "blue", width=80)
+    filled.add()
+
+    class Entry:
+        def __init__(self, entry):
+            self.name, self.path = entry.name, entry.path
+
+        def stat(self):
+            raise PermissionError(errno.EACCES, "Permission denied")  # the folder can be listed
+
+    @contextmanager
+    def scan(path):
+        with scandir(path) as entries:
+            yield [Entry(entry) if os.fsencode(path).endswith(b"inner") else entry for entry in entries]
+
+    scandir = os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan)
+        report = filled.add()
+    assert report.removed == 0 and report.unreadable == [str(photos / "inner")] and len(filled) == 6
+
+
+def test_a_folder_that_cannot_be_looked_for_is_missing(filled):
+    with pytest.raises(ValueError, match="does not exist"):
+        filled.add("x" * 300)  # for which the system has an error of its own
+
+
+def test_the_parent_of_a_link_is_the_one_of_the_system(index, tmp_path, paint):
+    for name in ("there", "here"):
+        paint(tmp_path / name / "pics" / f"{name}.jpg", "red")
+    (tmp_path / "there" / "deep").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "deep")
+    folder = tmp_path / "here" / "link" / ".." / "pics"
+    index.add(folder)
+    assert names(index.search("red")) == ["there.jpg"]
+    assert index.forget(folder) == 1
 
 
 def test_folders_without_images_change_nothing(filled, photos, tmp_path):

@@ -47,7 +47,7 @@ def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     ]  # the old vectors are gone now
 
 
-def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint):
+def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint, tmp_path):
     found: list[str] = []
 
     def search(done: int, total: int):
@@ -61,6 +61,12 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert found == ["blue.jpg", "green.png"] * 5
     paint(photos / "new.jpg", "red", width=60)
     assert long_running.add().embedded == 1  # with the new model
+    (photos / "link").symlink_to(tmp_path / "far")
+    paint(tmp_path / "far" / "new.jpg", "blue", width=60)
+    index.add()
+    index.add(photos / "link")  # inside the other by its path, and not by its real one
+    assert upgrade_index(index, new_model, truncate_dim=12).embedded == 7
+    assert long_running.forget(photos / "link") == 1
     assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
 
 
