@@ -63,7 +63,7 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
 
     file.seek(0)
     try:
-        with av.open(file, options={"format_whitelist": FORMATS}) as container:
+        with av.open(file, metadata_errors="replace", options={"format_whitelist": FORMATS}) as container:
             stream: Any = container.streams.best("video")
             if stream is None or stream.codec_context is None:  # no video, or a codec that is not known
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)

@@ -121,6 +121,9 @@ def test_what_cannot_be_read_has_a_cause(tmp_path, monkeypatch):
     content = film(tmp_path / "codec.mkv", "red").read_bytes()
     (tmp_path / "codec.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
     assert cause(tmp_path / "codec.mkv") == "video without a key frame"
+    content = film(tmp_path / "title.mkv", "red", title="abcd").read_bytes()
+    (tmp_path / "title.mkv").write_bytes(content.replace(b"abcd", "中文".encode("gbk")))
+    assert read_frames(io.BytesIO((tmp_path / "title.mkv").read_bytes()), 16)[1]
     monkeypatch.setattr(module, "MAX_PIXELS", 100)
     assert cause(path) == "too many pixels"
     monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)

@@ -86,7 +86,7 @@ async function load() {
     element.grid.append(figureOf(hit, answer.opens));
   });
   const { q, like, sort } = parameters();
-  const order = q || like ? (sort ? text.byDate : null) : isCleared ? text.cleared : text.newest;
+  const order = q || like ? (sort ? text.byDate : null) : isCleared && location.hash.length < 2 ? text.cleared : text.newest;
   const parts = [answer.without.length ? text.without(answer.without) : null, ...answer.notes];
   parts.push(text.count(shown.size.toLocaleString(), answer.total.toLocaleString()), order);
   parts.push(location.hash.length > 1 && matchMedia("(pointer: fine)").matches ? text.esc : null);
