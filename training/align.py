@@ -65,7 +65,7 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
             "none."
         )
     if teacher is not None and student.config.teacher != teacher.name:
-        earlier = [student.config.teacher_license] if student.config.teacher else []
+        earlier = [student.config.teacher_license] if student.config.teacher or student.config.teacher_license else []
         student.config.teacher_license = join_licenses([*earlier, teacher.license])
     return student, processor
 

@@ -51,7 +51,7 @@ MODEL_FILES = (
     "modules.json",
     "sentence_bert_config.json",
 )
-# patterns of further files to publish; one for each export format of training/edge/formats.py
+# patterns of further files to publish; one for each export format of training/edge/formats.py but open_clip
 OPTIONAL = (
     README,
     RECIPE_FILE,

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def read_license(name: str, commit: str | None) -> str | None:
-    """Licence of a model, from its card or, for a checkpoint of this package without one, from its config.
+    """Licence of a model, from its card or, if that names none or several, from the config of our own models.
 
     Args:
         name: Hub id or folder.
@@ -94,17 +95,20 @@ def read_license(name: str, commit: str | None) -> str | None:
         The licence; None if none is stated or the card is not available now.
 
     Raises:
-        ValueError: The config of a folder without a card is damaged.
+        ValueError: The config is damaged.
     """
-    if commit:
-        try:
-            return card_license(Path(hf_hub_download(name, "README.md", revision=commit)))
-        except OSError:  # no card, or offline and not in the cache
-            return None
-    card, config = Path(name, "README.md"), Path(name, "config.json")
-    if not card.is_file() and config.is_file():
-        return read_mapping(config, "teacher").get("teacher_license")
-    return card_license(card)
+
+    def find(file: str) -> Path:
+        return Path(hf_hub_download(name, file, revision=commit)) if commit else Path(name, file)
+
+    license = None
+    with suppress(OSError):  # no card, or offline and not in the cache
+        license = card_license(find("README.md"))
+        if license in (None, "other") and (config := find("config.json")).is_file():
+            fields = read_mapping(config, "teacher")
+            origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]
+            license = join_licenses(origins) or license
+    return license
 
 
 def card_license(card: Path) -> str | None:
@@ -126,10 +130,10 @@ def join_licenses(licenses: Sequence[str | None]) -> str | None:
         licenses: Licence of each model, which may be a joined one; None if it is unknown.
 
     Returns:
-        The licences, including `unknown` if some are unknown; None if all are.
+        The licences, including `unknown` if some are unknown; None without models.
     """
     parts = [part for license in licenses for part in split_licenses(license or UNKNOWN)]
-    return SEPARATOR.join(dict.fromkeys(parts)) if set(parts) - {UNKNOWN} else None
+    return SEPARATOR.join(dict.fromkeys(parts)) or None
 
 
 def split_licenses(licenses: str) -> list[str]:

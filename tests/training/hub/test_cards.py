@@ -132,6 +132,8 @@ def test_a_refreshed_card_keeps_what_was_edited(folder):
     before = path.read_bytes()
     write_card(folder, repo_id="me/model")
     assert path.read_bytes() == before
+    (folder / "results.json").unlink()  # as a new run does
+    assert not {"model-index", "metrics"} & card_of(folder).data.to_dict().keys()
     path.write_text("my words", encoding="utf-8")
     write_card(folder)
     assert path.read_text(encoding="utf-8") == "my words"
@@ -296,6 +298,8 @@ def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
         and facts["data"] == "titles.csv"
     )
     assert finetuned(facts={"base_model": None}) is None
+    start = replace(FACTS, base_model="me/start")
+    assert finetuning_facts(start, [TrainingRun("recipe", {})] * 2, None) is None  # aligned after it
 
 
 def test_the_card_of_a_finetuned_model_shows_before_and_after(folder, processor):

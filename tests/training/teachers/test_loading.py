@@ -10,6 +10,7 @@ from tests.tiny_teachers import save_teacher
 from training.demo.make_teacher import train_tokenizer
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import FAMILIES, Teacher
+from training.teachers.lineage import join_licenses, read_license
 from training.teachers.loading import load_model
 
 
@@ -40,6 +41,16 @@ def test_a_tokenizer_of_another_model_is_refused(size, tmp_path, train_rows, tok
     for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
         with pytest.raises(ValueError, match=f"^{field}: the tokenizer"):
             load(str(folder))
+
+
+def test_licences_of_our_own_models_are_those_of_their_origins(tmp_path):
+    """The Hub has one name for several licences: other."""
+    (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
+    assert read_license(str(tmp_path), None) == "other"
+    config = {"teacher_license": "openrail and mit", "base_model_license": "cc-by-nc-4.0"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_license(str(tmp_path), None) == "openrail and mit and cc-by-nc-4.0"
+    assert join_licenses([None]) == "unknown" and join_licenses([]) is None
 
 
 def test_a_damaged_size_is_refused_by_evaluation(tmp_path, tokenizer):

@@ -20,6 +20,8 @@ from training.utils.results import RESULTS_FILE, Results
 TEMPLATE = Path(__file__).with_name("template.jinja")
 README = "README.md"
 BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+# metadata that a new card leaves out where a model has none
+GENERATED = ("base_model", "base_model_relation", "datasets", "metrics", "model-index", "widget")
 DEFAULT_LABELS = {"en": ["a cat", "a dog"], "zh": ["猫", "狗"]}
 
 
@@ -75,7 +77,8 @@ def write_card(
         kept, fresh = ModelCard(old), ModelCard(new)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{README}: the metadata is damaged ({error}). Repair it, or remove the file.") from error
-    data = ModelCardData(**(kept.data.to_dict() | fresh.data.to_dict()), ignore_metadata_errors=True)
+    own = {name: value for name, value in kept.data.to_dict().items() if name not in GENERATED}
+    data = ModelCardData(**(own | fresh.data.to_dict()), ignore_metadata_errors=True)
     body = BLOCK.sub(lambda match: blocks.get(match[1], match[0]), kept.text.lstrip("\n"))
     write_text(path, f"---\n{data.to_yaml()}\n---\n\n{body}")
 

@@ -276,7 +276,7 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
         `summary`, `space`, `measured`, `interpolation` (False if the run has not chosen a point), `data` and
         `languages`, in words; None if the model was not fine-tuned from a finished model.
     """
-    if facts.base_model is None or not runs:
+    if facts.base_model is None or len(runs) != 1:  # a later stage has recipes of its own
         return None
     base, recipe = facts.base_model, runs[-1].recipe
     measured: Mapping[str, Any] = results.meta.get("finetune", {}) if results else {}
