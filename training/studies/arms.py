@@ -18,7 +18,7 @@ from training.utils.rng import keyed_uniform
 
 # stage 2 without a loss of the teacher, which provides the tokenizer and the statistics of the images
 INFONCE: dict[str, Any] = {"contrastive_weight": 1.0, "text_text_weight": 0.0}
-INFONCE |= {"anchor_weight": 0.0, "affinity_weight": 0.0}
+INFONCE |= {"anchor_weight": 0.0, "affinity_weight": 0.0, "class_weight": 0.0, "classifier": None}
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,11 @@ def compare(study: Study, trainer: Trainer, arms: Sequence[Arm], seeds: Sequence
         seeds: Training seeds.
         measure: Function of a model, its arm and a seed that returns rows.
     """
+    if not study.results.rows:  # what a run with other options has left
+        for path in (*trainer.folder.glob("distilled-*"), *trainer.folder.glob("targets-*")):
+            shutil.rmtree(path)
+        for path in trainer.folder.glob("pairs-*"):
+            path.unlink()
     for seed in seeds:
         for arm in arms:
             if not study.has(model=arm.name, seed=seed):

@@ -86,7 +86,7 @@ def make_trainer(options: Options) -> Trainer:
     data = DataConfig(train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False)
     student = replace(first.student, image_size=options.image_size or first.student.image_size)
     first = replace(first, student=student, data=data, tower="both", teacher_views=1)
-    first = replace(first, batch_size=options.batch_size)
+    first = replace(first, batch_size=options.batch_size, map_weight=first.map_weight or 1.0)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
     second = replace(second, batch_size=options.batch_size, teacher_views=1)  # the stages share the targets
     return Trainer(first, second, folder, options.distill_steps, options.align_steps)

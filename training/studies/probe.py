@@ -45,7 +45,7 @@ def main(spec: dict[str, Any]) -> list[dict[str, Any]]:
         fields = {"batch_size": batch_size}
         measured += time_calls(image, [(pixels[:batch_size],)], "image", fields, **limits)
         for language, texts in inputs["texts"].items():
-            batches = text_batches(texts, batch_size, pad)
+            batches = text_batches(texts * -(-batch_size // len(texts)), batch_size, pad)
             measured += time_calls(text, batches, "text", fields | {"language": language}, **limits)
         measured.append(fields | {"metric": "peak_bytes", "value": peak_bytes()})
     return measured

@@ -9,10 +9,10 @@ import pytest
 
 from tests.tiny import SMALL_XLM_ROBERTA, VIT, make_model
 from training.data import load_source
-from training.studies import ablations, budget, finetuning, probe
+from training.studies import ablations, budget, claims, finetuning, probe
 from training.studies.__main__ import main
 from training.studies.ablations import make_trainer
-from training.studies.arms import Trainer
+from training.studies.arms import Trainer, compare
 from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread
 from training.utils.results import RESULTS_FILE, Results, Row
 
@@ -60,11 +60,11 @@ def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeyp
     small.save_pretrained(tmp_path / "small")
     processor.save_pretrained(tmp_path / "small")
     command = ["budget", "--models", str(tmp_path / "small"), "--backends", "onnx-fp32", "--threads", "1"]
-    command += ["--batch_sizes", "1", "2", "--repeats", "3", "--output_dir", str(tmp_path)]
+    command += ["--batch_sizes", "1", "64", "--repeats", "3", "--output_dir", str(tmp_path)]
     main(command)
     results, name = Results.read(tmp_path / RESULTS_FILE), "small"
     assert not results.meta["failures"] and results.mean(model=name, protocol="onnx-fp32", metric="bytes")
-    for protocol in (f"onnx-fp32, threads 1, batch {batch}" for batch in (1, 2)):
+    for protocol in (f"onnx-fp32, threads 1, batch {batch}" for batch in (1, 64)):
         fields = {"model": name, "protocol": protocol}
         for what, language in (("image", None), ("text", "en"), ("text", "zh")):
             p50, p95 = (results.mean(**fields, language=language, metric=f"ms_per_{what}_p{q}") for q in (50, 95))
@@ -93,6 +93,25 @@ def test_all_arms_see_the_same_number_of_images(trainer):
         expected = 240 if arm.name.startswith(("stage 1:", "text tower:")) else 320
         assert steps == expected, arm.name
         assert first is None or first.seed == 3
+
+
+def test_claims_compare_what_they_say(corpus, tmp_path):
+    source = str(corpus / "train.parquet")
+    options = claims.Options(train=source, validation=source, output_dir=str(tmp_path))
+    trainer, arms = claims.make_trainer(options), {arm.name: arm for arm in claims.arms_of([1])}
+    weights = [trainer.distill_recipe(arms[f"stage 1, {name}"], 1).map_weight for name in ("feature map", "embedding")]
+    second = trainer.align_recipe(arms["stage 2, all pairs"], 1)
+    assert weights == [1.0, 0.0] and second.class_weight == 0 and second.classifier is None
+
+
+def test_what_other_options_left_is_not_used_again(trainer, monkeypatch, tmp_path):
+    (trainer.folder / "distilled-1").mkdir(parents=True)
+    (trainer.folder / "pairs-4-1.parquet").touch()
+    study = SimpleNamespace(results=SimpleNamespace(rows=[]), has=lambda **fields: False, add=list)
+    monkeypatch.setattr(Trainer, "train", lambda self, arm, seed: [path.name for path in self.folder.iterdir()])
+    found: list[str] = []
+    compare(study, trainer, ablations.ARMS[:1], [1], lambda names, arm, seed: found.extend(names) or [])
+    assert not {"distilled-1", "pairs-4-1.parquet"} & {*found}
 
 
 def test_a_share_of_the_pairs_is_drawn_by_the_seed(trainer, corpus):
