@@ -100,6 +100,8 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
         ({"teacher": None}, "teacher: "),
         ({"teachers": [{"teacher": "a"}]}, "config: has no field 'teachers"),
         ({"betas": [0.9, 1.0]}, "betas: "),
+        ({"seed": None}, "seed: has no value."),
+        ({"data": {"train": "x", "workers": None}}, "data.workers: has no value."),
         ({"student": {"image_mean": [0.5, 0.5]}}, "student.image_mean: "),
         ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std: "),
         ({"augment": {"\x1bflip": 1}}, r"augment: has no field '\x1bflip'. See --help"),  # it is escaped
@@ -145,6 +147,11 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
 def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):
     with pytest.raises(ValueError, match=f"^{field}: 'os:abort' in the recipe is a function.*--trust_recipe_code"):
         recipe_from_args(AlignRecipe, write(student="some/student", **values))
+
+
+def test_a_recipe_file_does_not_trust_itself(write):
+    with pytest.raises(ValueError, match=r"^data.train: 'os:abort' in the recipe is a function"):
+        recipe_from_args(DistillRecipe, write(data={"train": "os:abort"}, trust_recipe_code=True))
 
 
 def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write):

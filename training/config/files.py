@@ -9,14 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from training.config.recipes import TrainingRecipe
-from training.utils.cli import (
-    USER_ERROR,
-    command_name,
-    exit_with_error,
-    help_texts,
-    make_parser,
-    parse_arguments,
-)
+from training.utils.cli import USER_ERROR, command_name, exit_with_error, help_texts, make_parser, parse_arguments
 from training.utils.files import read_mapping, relative_path
 
 RECIPE_FILE = "recipe.yaml"
@@ -76,12 +69,13 @@ def recipe_from_args(
     for name in flags:
         parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
     values = parse_arguments(parser, argv)
-    trusts_code = values.pop("trust_recipe_code")
+    arguments = sys.argv[1:] if argv is None else argv
+    values.pop("trust_recipe_code")  # a file may not trust itself
     if values.pop("import") is not None:
         raise ValueError("import: a recipe file cannot run code. Name the modules on the command line.")
     recipe = recipe_class(**values)
-    if not trusts_code:
-        _check_code(recipe, sys.argv[1:] if argv is None else argv)
+    if "--trust_recipe_code" not in arguments:
+        _check_code(recipe, arguments)
     return recipe
 
 

@@ -1,8 +1,8 @@
 """Sections of a recipe: data, augmentation, student and evaluation; and the ranges of their numbers."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
 
 CHANNELS = 3  # of an image
 ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
@@ -30,7 +30,10 @@ class Checked:
     path: ClassVar[str] = ""  # where the dataclass is in a recipe, such as `data.`, for error messages
 
     def __post_init__(self):
-        for name, value in vars(self).items():
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
+            if value is None and type(None) not in get_args(option.type):
+                raise ValueError(f"{self.path}{name}: has no value. Give one, or remove the line.")
             limits = LIMITS.get(name, (0, MOST) if name.endswith("_weight") else None)
             if limits is None or not isinstance(value, (int, float)):
                 continue
