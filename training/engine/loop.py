@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,10 @@ from training.engine.state import (
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last
-from training.utils.process import use_cpu_fully
+from training.utils.process import LONGEST_WAIT, use_cpu_fully
 from training.utils.rng import keyed_uniform
 
 # the other processes wait for the main process while it saves, evaluates or uploads
-PROCESS_TIMEOUT = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
 BEST = "top1"  # the metric that selects the best student
@@ -92,7 +90,7 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         kwargs_handlers=[
             # some backbones have layers after their feature map, which no loss reaches
             DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
         ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):

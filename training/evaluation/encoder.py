@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Hashable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,19 +18,15 @@ from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.templates import Templates
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers.lineage import digest_folder
-from training.utils.process import use_cpu_fully
+from training.utils.process import LONGEST_WAIT, use_cpu_fully
 
 
-def find_processes(timeout: timedelta | None = None) -> PartialState:
-    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully.
-
-    Args:
-        timeout: Longest wait of a process for the others. Default: torch's own.
-    """
+def find_processes() -> PartialState:
+    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
     use_cpu_fully()
     # without this flag, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    group = {"timeout": timeout} if timeout and int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
+    group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return PartialState(cpu=is_cpu, **group)
 
 

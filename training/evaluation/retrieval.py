@@ -1,6 +1,7 @@
 """Image-text retrieval: images with captions from any source, and recall at k in both directions."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def open_retrieval_set(
     """
     check_split(location, split or "train", "split")
     split, image = split or "test", image_column or "image"
-    if not Path(location).expanduser().exists() and HUB_ID.fullmatch(location):
+    if not Path(os.path.expanduser(location)).exists() and HUB_ID.fullmatch(location):
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 SHARDS, INDEX, KEY = "shards", "index", b"key"
 FILES = (SHARDS, INDEX, RESULTS_FILE)
 ROW_GROUP = 8192  # rows in memory at once
-LONGEST_WAIT = timedelta(days=30)  # of the first process for the others
 REPEATED = "another image has the same name"
 
 
@@ -58,7 +56,7 @@ def embed(options: EmbedOptions) -> Results | None:
             model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    state, folder = find_processes(LONGEST_WAIT), Path(options.output_dir)
+    state, folder = find_processes(), Path(options.output_dir)
     shards = _open(options)
     roots = image_roots(options.data)
     rules = CellRules(options.allow_paths or roots is None, roots or ())
@@ -153,6 +151,8 @@ def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator
         cell = cells[options.image_column]
         if options.name_column:
             name = get_cell(cells, options.name_column)
+            if not isinstance(name, str | None):
+                raise ValueError(f"name_column: {options.name_column!r} has {name!r}. Name a column of strings.")
         elif isinstance(cell, dict) and cell.get("bytes") is None:
             name = cell.get("path")
         else:

@@ -9,10 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
+LONGEST_WAIT = timedelta(days=30)  # of a process for the others, such as for the targets of a large set
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 

@@ -18,7 +18,7 @@ from tests.modeling.color_model import save_color_model
 from tests.tiny import encoded
 from tests.training.data.shards import read_samples, write_shards
 from training import embed
-from training.data import open_image
+from training.data import load_source, open_image
 from training.search import embedder
 from training.utils.results import Results
 
@@ -166,7 +166,7 @@ def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_py
     assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
 
 
-def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal):
+def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal, capsys):
     embed_into(tmp_path / "out", color_model, table)
     before, other = rows_of(tmp_path / "out"), save_color_model(tmp_path / "other", turn=1)
     for run in (
@@ -175,6 +175,12 @@ def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, t
         (color_model, table, "--name_column", "key"),
     ):
         assert "embed: output_dir: " in refusal(embed.main, *arguments_of(tmp_path / "out", *run))
+    rows = load_source(str(table)).map(lambda row: {"names": [row["key"]]})
+    rows.to_parquet(tmp_path / "lists.parquet")
+    arguments = arguments_of(tmp_path / "lists", color_model, tmp_path / "lists.parquet", "--name_column", "names")
+    with pytest.raises(SystemExit):
+        embed.main(arguments)
+    assert "name_column: 'names' has [" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out" / "index")
     embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
     assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before

@@ -6,6 +6,7 @@ which translations are uncertain and why.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class ClassNames:
             ValueError: The file is missing or does not have this form, a class has no name in a language, two classes
                 share a name, or several languages are given for a plain list.
         """
-        path = NAMES / f"{source}.json" if source in SETS else Path(source).expanduser()
+        path = NAMES / f"{source}.json" if source in SETS else Path(os.path.expanduser(source))
         if path.suffix == ".txt":
             classes: Any = read_lines(path, "class_names")
         else:
