@@ -59,15 +59,15 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
     student, processor, teacher = models.student, models.processor, models.teacher
     assert teacher is not None  # `DistillRecipe` requires one
-    tokens = None  # not needed for images alone, and comparing large vocabularies takes long
-    if "text" in recipe.towers:
+    tokens, has_text = None, "text" in recipe.towers
+    if has_text or recipe.logits_weight:  # else captions are not needed, and comparing large vocabularies takes long
         tokens = caption_tokens(
             processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
         )
     losses = distill_losses(recipe)
     maps = any(loss.needs_map for loss in losses)
-    token_maps = maps and tokens is not None and tokens.has_token_targets
-    if maps and tokens is not None and not token_maps:
+    token_maps = maps and has_text and tokens is not None and tokens.has_token_targets
+    if maps and has_text and not token_maps:
         get_logger(__name__).warning(
             "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "
             "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."

@@ -91,7 +91,7 @@ class AlignTask(Task):
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
-        self.teacher_towers = recipe.teacher_towers
+        self.towers = self.teacher_towers = recipe.teacher_towers
         self.recipe, self.languages, self.teacher_logit_scale = recipe, languages, teacher_logit_scale
         self.chunk_size = recipe.chunk_size
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task

@@ -17,14 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import AlignRecipe
-from training.tasks.losses import (
-    affinity_loss,
-    class_loss,
-    embedding_loss,
-    info_nce,
-    sigmoid_loss,
-    text_positives,
-)
+from training.tasks.losses import affinity_loss, class_loss, embedding_loss, info_nce, sigmoid_loss, text_positives
 
 DISTANCES = ("photo_map",)  # outputs that are distances already, one for each image
 CLASS_SCALE = 40.0  # factor on cosines to class names; a sharper softmax than a small batch of captions needs

@@ -127,6 +127,14 @@ def test_a_rotated_teacher_is_compared_in_its_own_space(distilled, tmp_path, sou
     assert losses(folder, "anchor_image") == [pytest.approx(0, abs=1e-4)]  # the student is a copy of its teacher
 
 
+def test_a_frozen_image_tower_gives_the_axes_with_a_cache_of_its_images(tmp_path, source, teacher_folder):
+    fields = recipe_fields(tmp_path / "first", source, max_steps=1)
+    student = str(run(DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields)))
+    fields = recipe_fields(tmp_path / "run", source, max_steps=1, freeze=["vision_model"], prefixes=PREFIXES)
+    run(AlignRecipe(student=student, teacher=student, teacher_cache=str(tmp_path / "cache"), **fields))
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_prefixes_need_a_loss_between_embeddings(tmp_path):
     fields = recipe_fields(tmp_path, "rows", teacher="some/teacher", student=student_config(), embedding_weight=0.0)
     with pytest.raises(ValueError, match=r"^prefixes: "):
