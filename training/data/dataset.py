@@ -291,7 +291,8 @@ class _Rows(torch.utils.data.Dataset):
             row = int(rows[position % len(rows)])
             attempts.append((key._replace(row=row), self.pairs[row]))
         if isinstance(attempts[-1][1], str):
-            raise ValueError(f"data: no image of {self.pairs.config.name!r} decodes ({attempts[0][1]}). Fix the data.")
+            name = self.pairs.config.mixture[key.source].train
+            raise ValueError(f"data: no image of {name!r} decodes ({attempts[0][1]}). Fix the data.")
         return attempts
 
     def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:

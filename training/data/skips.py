@@ -92,8 +92,8 @@ class SkipReport(_Captions):
     def merge(self, states: Sequence[dict[str, Any]]):
         """Add the rows that other processes, or this run before it was resumed, have skipped."""
         for state in states:
-            for row, cause in state["causes"]:
-                self.add(row, cause)
+            for row, cause in state["causes"]:  # the share is checked when the next one is added
+                self.causes.setdefault(row, cause)
 
     def __str__(self) -> str:
         return self._list(Counter(self.causes.values()))

@@ -9,15 +9,7 @@ import torch
 from torch import Tensor
 
 from training.config import DataConfig
-from training.data.batch import (
-    Batch,
-    CaptionTokenizer,
-    Sample,
-    make_batch,
-    select_captions,
-    text_id,
-    usable_captions,
-)
+from training.data.batch import Batch, CaptionTokenizer, Sample, make_batch, select_captions, text_id, usable_captions
 from training.data.images import decode_images, rules_for
 from training.data.sampling import BatchPlan, MixtureSchedule, data_loader
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples

@@ -17,14 +17,7 @@ from transformers import ProcessorMixin
 
 from training.config import RECIPE_FILE
 from training.corpus.emoji import DEFAULT_CACHE
-from training.data import (
-    evenly_spaced_rows,
-    load_source,
-    open_image,
-    require_allowed,
-    require_columns,
-    rules_for,
-)
+from training.data import evenly_spaced_rows, load_source, open_image, require_allowed, require_columns, rules_for
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.text.writing_systems import LANGUAGES
@@ -87,6 +80,7 @@ class GateData:
         calibration = None
         if options.calibration is not None:
             calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
+            calibration = calibration if options.data else calibration.rename_columns({options.image_column: "image"})
         if options.data is None and options.class_names is not None:
             raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
         if options.data is None:
@@ -95,7 +89,7 @@ class GateData:
                 return cls._validation(splits, calibration)
             if is_of_emoji(_read_recipe(Path(options.folder) / RECIPE_FILE)):
                 return cls._embedded(calibration)
-            return cls._unchecked(calibration, options.image_column)
+            return cls._unchecked(calibration)
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
         rows, names = _load(options.data, options, "data"), ClassNames.read(options.class_names)
@@ -149,14 +143,14 @@ class GateData:
         return cls({"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source)
 
     @classmethod
-    def _unchecked(cls, calibration: Dataset | None, image_column: str) -> "GateData":
+    def _unchecked(cls, calibration: Dataset | None) -> "GateData":
         """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
         names = ClassNames(dict(zip(general.languages, (general.first, general.second), strict=True)))
         if calibration is None:
             return cls({NOISE: make_noise()}, names, None, "image", None, f"none: {NUM_NOISE} images of noise")
         chosen = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
-        return cls({CALIBRATION: chosen}, names, calibration, image_column, None, "none: images without labels")
+        return cls({CALIBRATION: chosen}, names, calibration, "image", None, "none: images without labels")
 
     def label_ids(self, name: str) -> Tensor:
         """Class ids of a labelled set's images, (N,)."""

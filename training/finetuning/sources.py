@@ -39,7 +39,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     Raises:
         ValueError: There is nothing of a known form, or a folder of images lacks captions and `needs_captions`.
     """
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if path.is_dir():
         return _open_folder(path, split, needs_captions)
     refuse_special_file(data, "data")

@@ -340,7 +340,8 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     """
     folder = Path(options.output_dir)
     names = [DATA_FOLDER, REPORT_FILE]
-    with claim_folder(folder, names, command="curate", overwrite=options.overwrite):
+    inputs = {"data": options.data}
+    with claim_folder(folder, names, command="curate", inputs=inputs, overwrite=options.overwrite):
         curation = Curation(options)
         if options.exclude:
             curation.drop_excluded()

@@ -22,7 +22,7 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
     try:
         # None, the default, asks on the terminal whether to run remote code
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises Exception itself
         raise ValueError(
             f"{field}: cannot load the tokenizer of {name!r}. Give a folder with a tokenizer.json or a Hub id. "
             f"({error})"

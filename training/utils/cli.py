@@ -134,8 +134,8 @@ def _check_config_files(arguments: Sequence[str]):
     for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"config: {str(path)!r} is not a YAML file in UTF-8 ({one_line(error)}).") from error
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)}).") from error
         if not isinstance(content, dict):
             raise ValueError(f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}.")
 

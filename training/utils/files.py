@@ -118,7 +118,7 @@ def remove_leftovers(folder: Path):
 
     Call it only while no other process writes to the folder. Claimed folders inside it are left alone.
     """
-    found = list(folder.parent.glob(f".{folder.name}.*{SCRATCH_SUFFIX}"))
+    found = list(folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 8}{SCRATCH_SUFFIX}"))
     for parent, names, files in os.walk(folder):
         scratch = [name for name in (*names, *files) if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)]
         found += [Path(parent, name) for name in scratch]

@@ -34,7 +34,8 @@ def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, im
 
 
 @pytest.mark.parametrize(
-    "source", ["nowhere.parquet", "no.such.module:function", "tests.tiny:no_function", "nobody/x"]
+    "source",
+    ["nowhere.parquet", "no.such.module:function", "tests.tiny:no_function", "nobody/x", "~no_such_user/x.parquet"],
 )
 def test_missing_source_raises_an_error_with_its_name(source):
     with pytest.raises(ValueError, match="cannot load") as error:

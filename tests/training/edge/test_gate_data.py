@@ -66,6 +66,11 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     other = from_options(tmp_path, **fields, calibration=str(corpus / "train.parquet"))
     assert len(labelled.calibration) == len(labelled.sets["unseen_style"]) != len(other.calibration)
     assert len(other.calibration) == len(load_source(str(corpus / "train.parquet")))
-    Dataset.from_dict({"photo": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
+    photos = load_source(str(corpus / "train.parquet")).select(range(3)).rename_columns({"image": "photo"})
+    photos.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / SPLITS_FOLDER).mkdir()
+    make_split(tmp_path / SPLITS_FOLDER / VALIDATION_FILE, zh=[["猫"], ["狗"]])
+    split = from_options(tmp_path, calibration=str(tmp_path / "a.parquet"), image_column="photo")
+    assert split.calibration.column_names == [split.image_column]
     with pytest.raises(ValueError, match=r"calibration: .*--image_column"):
         from_options(tmp_path, **fields, calibration=str(tmp_path / "a.parquet"))

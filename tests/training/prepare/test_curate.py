@@ -182,6 +182,14 @@ def test_images_of_excluded_sets_are_removed(distinct_images, tmp_path):
         curate(options_for(data, tmp_path / "other", exclude=[broken]))
 
 
+def test_the_data_are_not_overwritten(distinct_images, tmp_path):
+    (tmp_path / "data").mkdir()
+    distinct_images[0].save(tmp_path / "data" / "0.png")
+    (tmp_path / "data" / "metadata.jsonl").write_text('{"file_name": "0.png", "en": "a frog"}')
+    with pytest.raises(ValueError, match=r"output_dir: .* would overwrite data"):
+        curate(options_for(str(tmp_path / "data"), tmp_path, overwrite=True))
+
+
 # language, a caption that passes, one that is dropped, the cause
 CASES = [
     ("en", "ox", "a", "too few characters"),

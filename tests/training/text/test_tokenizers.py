@@ -53,6 +53,14 @@ def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer, loaded):
     assert matched.tolist() == [ids.get(piece, -1) for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"type": "none"}}'])
+def test_a_damaged_tokenizer_is_refused_by_name(tokenizer, tmp_path, content):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / TOKENIZER_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"^student.tokenizer: cannot load"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_tokenizer_with_remote_code_is_refused_without_a_question(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -1,6 +1,8 @@
 import errno
+import os
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -86,7 +88,7 @@ def test_usage_errors_exit_with_one_message_and_code_2(argv, message, capsys):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"- a", b"5", b"a: [1", b"a: \x00"])
-def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys):
+def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys, monkeypatch):
     path = tmp_path / "options.yaml"
     path.write_bytes(content)
     for arguments in (["--config", str(path)], [f"--config={path}"]):
@@ -94,6 +96,10 @@ def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys):
             parse("folder", "--data", "x", *arguments)
         line = capsys.readouterr().err
         assert stop.value.code == 2 and line.startswith(f"try: config: '{path}' ") and line.count("\n") == 1
+    monkeypatch.setattr(Path, "read_text", lambda *arguments, **options: os.scandir(path))  # an error of the system
+    with pytest.raises(SystemExit):
+        parse("folder", "--data", "x", "--config", str(path))
+    assert capsys.readouterr().err.startswith(f"try: config: '{path}' cannot be read")
 
 
 def test_user_errors_name_the_command_and_the_missing_extra(capsys):

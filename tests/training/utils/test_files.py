@@ -64,10 +64,11 @@ def test_leftovers_of_a_kill_are_removed_inside_and_beside_a_folder(tmp_path):
     with (
         scratch_folder(folder) as beside,
         scratch_folder(folder / "model") as inside,
+        scratch_folder(tmp_path / "run.2") as other,
         atomic_write(folder / "deep" / "a.json") as file,
     ):
         remove_leftovers(folder)
-        assert not any(path.exists() for path in (file, beside, inside))
+        assert not any(path.exists() for path in (file, beside, inside)) and other.exists()
         file.touch()  # so that the block can end
 
 
