@@ -254,8 +254,9 @@ def main(argv: list[str] | None = None) -> None:
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):  # dcclip ~/Photos
         if not Path(arguments[0]).is_dir():
             parser.error(f"{arguments[0]!r} is neither a folder nor a command ({', '.join(COMMANDS)})")
-        index = parser.parse_known_args(["index", *arguments])[0].index
-        runs = [["index", *arguments], ["serve", "--open", "--port", "0", "--index", str(index)]]
+        found = parser.parse_known_args(["index", *arguments])[0]
+        runs = [["index", *arguments], ["serve", "--open", "--port", "0", "--index", str(found.index)]]
+        runs = runs[:1] if found.watch else runs  # it watches until it is stopped
     for run in runs:
         options, unknown = parser.parse_known_args(run)
         if unknown:

@@ -110,7 +110,8 @@ class Walk:
                 try:
                     status = entry.stat()
                 except PermissionError:  # the folder can be listed and not entered: what the index has of it stays
-                    self.unreadable += [path] * (path not in self.unreadable)
+                    closed = entry.path if entry.is_symlink() else path
+                    self.unreadable += [closed] * (closed not in self.unreadable)
                     continue
                 except OSError:  # such as a link to a directory on a disk that is not mounted
                     if extension not in EXTENSIONS:

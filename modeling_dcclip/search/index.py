@@ -318,19 +318,22 @@ class Index:
         edge = self.runtime.preprocess.edge if images else None
         examples = [each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge) for each in images]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
-        with self.catalog.reading():  # one thread at a time uses the tokenizer
-            if texts or without or examples or not like:
+        calibration, length, nouns = None, 0, query[None]
+        if texts or without or examples or not like:
+            with self._lock:  # one thread at a time uses the tokenizer
                 query = self._to_space(embed_query(self.runtime, texts, without, examples))
+                calibration = self.runtime.fit if texts and not examples and not like else None
+                if calibration is not None:
+                    special, nouns = self.runtime.count_tokens(""), self.nouns
+                    length = sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
+        with self.catalog.reading():
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
                 if (file := self.catalog.file(number, seconds)) is None:
                     raise ValueError(f"id: the index has no file {number}.")
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
-            calibration = self.runtime.fit if texts and not examples and not like else None
-            special = self.runtime.count_tokens("")
-            length = sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
-            ranked = query if calibration is None else centered(query, self.nouns, length)
+            ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
             if first is None:
@@ -344,7 +347,7 @@ class Index:
             if calibration is not None:
                 vectors = self.store.read(rows)
                 searched = count if allowed is None else int(allowed.sum())
-                fits = fit_probability(vectors @ query, vectors @ self.nouns.T, length, max(searched, 1), calibration)
+                fits = fit_probability(vectors @ query, vectors @ nouns.T, length, max(searched, 1), calibration)
             rows = rows[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding

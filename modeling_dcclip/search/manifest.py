@@ -113,8 +113,8 @@ def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any
     """Create an empty index, again if a process was killed while it created one."""
     manifest = make_manifest(runtime, space, 1)
     data = data_folder(folder, manifest)
-    paths = (*folder.glob("*"), *data.glob("*"))
-    found = [path for path in paths if path != data and not path.name.startswith((".", CATALOG, VECTORS))]
+    found = [path for path in folder.glob("*") if not path.name.startswith(".") and path != data]
+    found += [path for path in data.glob("*") if path.name not in (CATALOG, f"{CATALOG}-journal", VECTORS)]
     # listed before the manifest is looked for: another process may be creating the index
     if found and not (folder / MANIFEST).exists():
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")

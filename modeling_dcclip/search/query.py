@@ -143,7 +143,7 @@ class Filter:
 def _parse_date(name: str, text: str) -> str:
     """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
     match = DATE.fullmatch(text.strip())
-    parts = [f"{int(part):02}" for part in match.groups() if part] if match else []
+    parts = [f"{int(part):0{max(2, len(part))}}" for part in match.groups() if part] if match else []
     try:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
     except (ValueError, TypeError) as error:

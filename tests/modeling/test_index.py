@@ -138,8 +138,8 @@ def test_filters_by_date_and_path(index, photos):
         with pytest.raises(ValueError, match=rf"after: '{text}' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"):
             index.search("red", after=text)
     index.search("red", after="2023-11-14", before="2023")
-    assert [Filter(text).after for text in ("2023年", "2023/5", "2023年5月1日", "2023.05.01")] == [
-        *("2023", "2023-05", "2023-05-01", "2023-05-01")
+    assert [Filter(text).after for text in ("2023年", "2023/5", "2023年5月1日", "0999.05.01")] == [
+        *("2023", "2023-05", "2023-05-01", "0999-05-01")
     ]
     with pytest.raises(ValueError, match=r"after: '2024-02' is later than before: '2024-01-31'"):
         index.search("red", after="2024-02", before="2024-01-31")
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, m
 
     class Entry:
         def __init__(self, entry):
-            self.name, self.path = entry.name, entry.path
+            self.name, self.path, self.is_symlink = entry.name, entry.path, entry.is_symlink
 
         def stat(self):
             raise PermissionError(errno.EACCES, "Permission denied")  # the folder can be listed
@@ -345,13 +345,19 @@ def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, m
     @contextmanager
     def scan(path):
         with scandir(path) as entries:
-            yield [Entry(entry) if os.fsencode(path).endswith(b"inner") else entry for entry in entries]
+            is_closed = os.fsencode(path).endswith(b"inner")
+            yield [Entry(entry) if is_closed or entry.name == b"link.jpg" else entry for entry in entries]
 
     scandir = os.scandir
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", scan)
         report = filled.add()
     assert report.removed == 0 and report.unreadable == [str(photos / "inner")] and len(filled) == 6
+    (photos / "link.jpg").symlink_to("closed/far.jpg")  # its folder stays open
+    (photos / "red.jpg").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan)
+        assert filled.add().removed == 1
 
 
 def test_a_folder_that_cannot_be_looked_for_is_missing(filled):
@@ -600,10 +606,11 @@ def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(tmp_pa
 
 
 def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos, paint):
-    photo = paint(tmp_path / "mine" / "data-1" / "photo.jpg", "red")  # the name of an index's own folder
-    with pytest.raises(ValueError, match=r"index: '.*mine' has other files and no index"):
-        Index.open(tmp_path / "mine", color_model, create=True)
-    assert photo.exists()
+    for number, name in enumerate(("data-1/vectors.jpg", "data-1/catalog.sqlite.jpg", "vectors/a.jpg")):
+        photo = paint(tmp_path / f"mine{number}" / name, "red")  # names of an index's own folders
+        with pytest.raises(ValueError, match=r"index: '.*mine.' has other files and no index"):
+            Index.open(tmp_path / f"mine{number}", color_model, create=True)
+        assert photo.exists()
     with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"):
         Index.open(tmp_path / "none", color_model)
     with pytest.raises(ValueError, match=r"index: '.*photos' has other files and no index"):
@@ -698,8 +705,9 @@ def test_one_thread_at_a_time_tokenizes(filled, monkeypatch):
         return embed_query(*arguments)
 
     monkeypatch.setattr("modeling_dcclip.search.index.embed_query", embed)
-    assert names(filled.search("red"))[0] == "red.jpg" and waited == [True]
+    found = names(filled.search("red"))
     other.join()
+    assert found[0] == "red.jpg" and waited == [True]
 
 
 def test_what_is_not_in_the_vocabulary_gets_a_note(filled):

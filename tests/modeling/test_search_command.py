@@ -188,6 +188,9 @@ def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkey
     assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
     command.main([str(photos), "--index", str(place.parent / "other")])
     assert folders == [place, place.parent / "other"]
+    monkeypatch.setattr("modeling_dcclip.search.commands.watch", lambda index: [])
+    command.main([str(photos), "--watch"])
+    assert len(folders) == 2  # it has ended, and serves nothing then
 
 
 def test_the_default_model_takes_the_place_of_a_removed_one(run, photos, color_model, tmp_path, monkeypatch):

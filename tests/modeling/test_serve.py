@@ -115,6 +115,11 @@ def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monke
     assert search(get, "q=red")["opens"] is False
 
 
+def test_similar_photographs_need_no_model(get, server):
+    server.index._runtime, server.index._model = None, "gone"
+    assert len(search(get, "like=1")["hits"]) == 6
+
+
 def test_without_a_query_the_newest_come_first(get, photos):
     os.utime(photos / "white.png", (4e9, 4e9))
     with Index.open(photos.parent / "index") as index:

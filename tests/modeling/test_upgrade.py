@@ -41,10 +41,8 @@ def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     assert upgrade_index(index, new_model).embedded == 5
     assert index.space.model == str(new_model)
     assert first(index, "红") == Path(old.path).name == "red.jpg"
-    assert index.add().unchanged == 5 and data_folders(index) == [
-        "data-1-copy",
-        "data-2",
-    ]  # the old vectors are gone now
+    assert index.add().unchanged == 5
+    assert data_folders(index) == ["data-1-copy", "data-2"]  # the old vectors are gone now
 
 
 def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint, tmp_path):
