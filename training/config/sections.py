@@ -22,7 +22,9 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Base class that checks every number of a dataclass against `LIMITS`; the weight of a loss is at least 0.
+    """Base class that checks every number of a dataclass against `LIMITS`, and that no field lacks its value.
+
+    The weight of a loss is at least 0.
 
     It is a dataclass itself, because jsonargparse expands `--data.train` only if all base classes are.
     """

@@ -139,7 +139,7 @@ def _load(
     source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
 ) -> Dataset | IterableDataset:
     name = source if isinstance(source, str) else next(iter(source), "")
-    if Path(name).suffix.lower() in TABLES and os.path.isfile(os.path.expanduser(name)):  # else the Hub is asked
+    if Path(name).suffix.lower() in TABLES and os.path.isfile(os.path.expanduser(name)):  # the Hub has none
         raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
     for each in [source] if isinstance(source, str) else source:
         refuse_special_file(each, field)

@@ -53,11 +53,12 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
         output_dir: The output folder.
     """
     earlier = _read_results(output_dir)
-    if earlier is None or earlier.meta.get("export", {}).get("weights") != files.weights:
+    is_new = earlier is None or earlier.meta.get("export", {}).get("weights") != files.weights
+    if earlier is None or is_new:
         earlier = Results({"export": {"runs": [], "verdicts": []}})
     if folder.resolve() != output_dir.resolve():
         shutil.copytree(folder, scratch / "repo", ignore=_ignored(output_dir))
-        for name in (RESULTS_FILE, *EARLIER_FILES):  # of the model that was exported there before
+        for name in (RESULTS_FILE, *EARLIER_FILES) if is_new else ():  # of the model that was exported there before
             (output_dir / name).unlink(missing_ok=True)
         _replace((scratch / "repo").iterdir(), output_dir)
     complete_folder(output_dir)

@@ -38,8 +38,6 @@ from training.tasks.task import forward_backward, sync_on_last
 from training.utils.process import LONGEST_WAIT, use_cpu_fully
 from training.utils.rng import keyed_uniform
 
-# the other processes wait for the main process while it saves, evaluates or uploads
-
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
 BEST = "top1"  # the metric that selects the best student
 

@@ -26,7 +26,7 @@ STATE_FOLDER = "training_state"
 WITHOUT_EFFECT = (
     *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
     "log_every", "trackers", "save_every", "keep_checkpoints", "eval_every", "push_to_hub", "hub_model_id",
-    "hub_private_repo", "data.train", "teacher",  # the last two are compared by their content
+    "hub_private_repo",
 )  # fmt: skip
 
 

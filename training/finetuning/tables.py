@@ -104,7 +104,7 @@ def _json_cells(cells: list[Any]) -> list[Any]:
 
 
 def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
-    header = text.splitlines()[0]
+    header = text.lstrip("\r\n").splitlines()[0]
     separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[list[str]] = []

@@ -147,7 +147,7 @@ class Curation:
     def __init__(self, options: CurateOptions):
         self.options = options
         self.rules = rules_for(options.data, options.allow_paths)
-        columns = list(options.caption_columns.values())
+        columns = list(dict.fromkeys(options.caption_columns.values()))
         rows = load_source(options.data, subset=options.subset)
         remedy = "Name the right one as image_column or caption_columns."
         rows = require_columns(rows, [options.image_column, *columns], options.data, remedy)

@@ -5,6 +5,7 @@ Example:
       --output_dir runs/cut
 """
 
+import os
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -64,9 +65,9 @@ def read_corpus(names: list[str]) -> Corpus:
 
 
 def _split_name(name: str) -> tuple[str, str | None]:
-    """Split `FILE[:COLUMN]` or `module:function[:COLUMN]` into source and column."""
+    """Split `FILE[:COLUMN]`, `FOLDER[:COLUMN]` or `module:function[:COLUMN]` into source and column."""
     source, _, column = name.rpartition(":")
-    if source.endswith((".parquet", ".txt")) or ":" in source:
+    if source.endswith((".parquet", ".txt", ".tar")) or ":" in source or os.path.isdir(source):
         return source, column
     return name, None
 

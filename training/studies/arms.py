@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from accelerate.state import AcceleratorState
@@ -86,8 +87,9 @@ class Trainer:
             before = getattr(student, name)
             student = replace(student, **{name: before | value if isinstance(before, dict) else value})
         steps = self.distill_steps + (self.align_steps if arm.longer else 0)
-        folder = self.folder / ("run" if arm.distill or arm.longer else f"distilled-{seed}")
         recipe = replace(self.distill, student=student, teacher_cache=str(self.folder / "targets"), **changes)
+        shared = f"distilled-{seed}-{crc32(repr((recipe, steps)).encode()):08x}"  # not of a run with other options
+        folder = self.folder / ("run" if arm.distill or arm.longer else shared)
         return replace(recipe, **self._run(recipe, folder, steps, seed))
 
     def align_recipe(self, arm: Arm, seed: int) -> AlignRecipe | None:
@@ -110,11 +112,10 @@ class Trainer:
     def pairs(self, share: int, seed: int) -> str:
         """Write a share of the pairs, drawn by the seed, and return the path of the parquet file."""
         path = self.folder / f"pairs-{share}-{seed}.parquet"
-        if not path.exists():
-            rows = load_source(str(self.distill.data.train))
-            order = keyed_uniform(seed, np.arange(len(rows)), num=1)[:, 0].argsort()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows.select(sorted(order[: max(2, len(rows) // share)].tolist())).to_parquet(path)
+        rows = load_source(str(self.distill.data.train))
+        order = keyed_uniform(seed, np.arange(len(rows)), num=1)[:, 0].argsort()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.select(sorted(order[: max(2, len(rows) // share)].tolist())).to_parquet(path)
         return str(path)
 
     def _run(self, recipe: Any, folder: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -137,14 +138,10 @@ def compare(study: Study, trainer: Trainer, arms: Sequence[Arm], seeds: Sequence
         seeds: Training seeds.
         measure: Function of a model, its arm and a seed that returns rows.
     """
-    if not study.results.rows:  # what a run with other options has left
-        for path in (*trainer.folder.glob("distilled-*"), *trainer.folder.glob("targets-*")):
-            shutil.rmtree(path)
-        for path in trainer.folder.glob("pairs-*"):
-            path.unlink()
     for seed in seeds:
         for arm in arms:
             if not study.has(model=arm.name, seed=seed):
                 study.add(measure(trainer.train(arm, seed), arm, seed))
-        shutil.rmtree(trainer.folder / f"distilled-{seed}", ignore_errors=True)
+        for path in trainer.folder.glob(f"distilled-{seed}-*"):
+            shutil.rmtree(path)
     shutil.rmtree(trainer.folder, ignore_errors=True)

@@ -104,6 +104,7 @@ def read_license(name: str, commit: str | None) -> str | None:
     license = None
     with suppress(OSError):  # no card, or offline and not in the cache
         license = card_license(find("README.md"))
+    with suppress(OSError):
         if license in (None, "other") and (config := find("config.json")).is_file():
             fields = read_mapping(config, "teacher")
             origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]

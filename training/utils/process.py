@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
-LONGEST_WAIT = timedelta(days=30)  # of a process for the others, such as for the targets of a large set
+LONGEST_WAIT = timedelta(days=3)  # of a process for the others, such as for the targets of a large set
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 

@@ -67,3 +67,12 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
         assert ((fit_probability(scores, similarities.numpy(), length, len(photos), numbers) > 0.5) == fits).all(), (
             text
         )
+
+
+def test_a_set_may_lack_sentences(monkeypatch):
+    shown = np.zeros((40, 4))
+    shown[:20, 0], shown[20:, 1] = 0.9, 0.9
+    monkeypatch.setattr(module, "_classify", lambda *_: (shown, NAMES))
+    sets = [make_set(0), make_set(1)]
+    sets[1].captions["zh"] = [NAMES["zh"][1]] * 40
+    assert calibrate(MODEL, None, sets, Path("unused"))[0] is not None

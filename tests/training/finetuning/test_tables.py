@@ -49,6 +49,11 @@ def test_the_separator_is_found(tmp_path, separator):
     assert read_table(write(tmp_path / "a.csv", text))[0]["title"] == ["红苹果", "青蛙，绿色"]
 
 
+def test_blank_lines_before_the_header_are_skipped(tmp_path):
+    columns, _ = read_table(write(tmp_path / "a.csv", "\n\nfile;title\n1.jpg;青蛙\n"))
+    assert columns == {"file": ["1.jpg"], "title": ["青蛙"]}
+
+
 def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
     columns, *_ = read_table(write(tmp_path / "a.jsonl", text))

@@ -139,6 +139,10 @@ def test_cell_with_several_captions_keeps_the_valid_ones(distinct_images, tmp_pa
     rows = load_source(str(tmp_path / "out/data"))
     assert rows["en"][:] == [["a frog", "a green frog"], ["a fox"]] and rows["zh"][:] == [["青蛙"], None]
     assert_counts_are_complete(report, tmp_path / "out")
+    both = {"en": "en", "zh": "en"}  # two languages may share a column
+    data = save_rows(tmp_path / "both.parquet", distinct_images[:2], [["a frog", "青蛙"], ["a fox"]])
+    curate(options_for(data, tmp_path / "shared", caption_columns=both))
+    assert load_source(str(tmp_path / "shared/data"))["en"][:] == [["a frog", "青蛙"], ["a fox"]]
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(3, []), (2, [0, 2, 4])])

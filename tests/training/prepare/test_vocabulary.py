@@ -280,6 +280,9 @@ def test_corpus_is_read_by_language(tmp_path):
     names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt:en"]
     assert read_corpus(names) == {"en": ["a", "c", "d"], "zh": ["甲", "乙"], "caption": ["b"]}
     assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == {"more": ["x", "y"], "text": ["c", "d"]}
+    (tmp_path / "shards").mkdir()
+    pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "shards" / "b.parquet")
+    assert read_corpus([f"{tmp_path}/shards:caption"]) == {"caption": ["b"]}
     assert read_corpus(["tests.tiny:load_tiny_rows"])["en"] == ["red apple", "frog"]
     assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == {"zh": ["红苹果", "青蛙"]}
     (tmp_path / "d.txt").write_bytes("苹果".encode("gb18030"))

@@ -12,7 +12,7 @@ from training.data import load_source
 from training.studies import ablations, budget, claims, finetuning, probe
 from training.studies.__main__ import main
 from training.studies.ablations import make_trainer
-from training.studies.arms import Trainer, compare
+from training.studies.arms import Trainer
 from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread
 from training.utils.results import RESULTS_FILE, Results, Row
 
@@ -104,14 +104,12 @@ def test_claims_compare_what_they_say(corpus, tmp_path):
     assert weights == [1.0, 0.0] and second.class_weight == 0 and second.classifier is None
 
 
-def test_what_other_options_left_is_not_used_again(trainer, monkeypatch, tmp_path):
-    (trainer.folder / "distilled-1").mkdir(parents=True)
-    (trainer.folder / "pairs-4-1.parquet").touch()
-    study = SimpleNamespace(results=SimpleNamespace(rows=[]), has=lambda **fields: False, add=list)
-    monkeypatch.setattr(Trainer, "train", lambda self, arm, seed: [path.name for path in self.folder.iterdir()])
-    found: list[str] = []
-    compare(study, trainer, ablations.ARMS[:1], [1], lambda names, arm, seed: found.extend(names) or [])
-    assert not {"distilled-1", "pairs-4-1.parquet"} & {*found}
+def test_a_stage_1_of_other_options_is_not_used_again(trainer):
+    arm = ablations.ARMS[0]
+    folders = [
+        each.distill_recipe(arm, 1).output_dir for each in (trainer, trainer, replace(trainer, distill_steps=9))
+    ]
+    assert folders[0] == folders[1] != folders[2]
 
 
 def test_a_share_of_the_pairs_is_drawn_by_the_seed(trainer, corpus):

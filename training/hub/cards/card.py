@@ -20,8 +20,7 @@ from training.utils.results import RESULTS_FILE, Results
 TEMPLATE = Path(__file__).with_name("template.jinja")
 README = "README.md"
 BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
-# metadata that a new card leaves out where a model has none
-GENERATED = ("base_model", "base_model_relation", "datasets", "metrics", "model-index", "widget")
+GENERATED = ("metrics", "model-index")  # metadata of results, which a model may have no longer
 DEFAULT_LABELS = {"en": ["a cat", "a dog"], "zh": ["猫", "狗"]}
 
 

@@ -281,7 +281,8 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
     base, recipe = facts.base_model, runs[-1].recipe
     measured: Mapping[str, Any] = results.meta.get("finetune", {}) if results else {}
     languages = [LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]]
-    license = f"licence `{facts.base_model_license}`" if facts.base_model_license else "no licence stated"
+    is_stated = facts.base_model_license not in (None, UNKNOWN)
+    license = f"licence `{facts.base_model_license}`" if is_stated else "no licence stated"
     anchored = bool(recipe.get("anchor_weight"))
     space = (
         f"held close to the embeddings of `{base}`" if anchored else f"not comparable with the embeddings of `{base}`"
