@@ -21,7 +21,7 @@ from training.data import (
     decode_images,
     make_loader,
 )
-from training.data.skips import MIN_SEEN, StreamSkipReport
+from training.data.skips import MIN_SEEN, SkipReport, StreamSkipReport
 from training.engine.inputs import open_pairs
 
 MODES = pytest.mark.parametrize("streaming", [False, True])
@@ -84,6 +84,17 @@ def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(
     }
     batch, skipped = load(change, streaming, num_skipped=0, skip_wrong_script=False)
     assert len(batch["owner"]) == 16 and not skipped.captions
+
+
+def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():
+    whole, part = (SkipReport(max_share=0.01, total=1000) for _ in range(2))
+    for row in range(10):
+        whole.add(row, "damaged")
+        part.add(row + 10, "damaged")
+    whole.merge([part.state()])
+    assert len(whole.causes) == 20
+    with pytest.raises(SkipError):
+        whole.add(30, "damaged")
 
 
 def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows, monkeypatch):

@@ -24,6 +24,7 @@ from tests.tiny import (
     train_unigram,
 )
 from tests.training.engine.runs import losses, read_log, run
+from training.align import open_student
 from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
@@ -127,6 +128,20 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     names = changed(before.state_dict(), weights(folder))
     parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
     assert names and all(name.startswith(parts[tower]) for name in names)
+
+
+def test_an_image_tower_learns_the_similarities_to_captions_alone(distill_recipe):
+    folder = run(distill_recipe(tower="vision", map_weight=0.0, embedding_weight=0.0, logits_weight=1.0, max_steps=1))
+    assert math.isfinite(losses(folder, "vision_logits")[0])
+
+
+def test_stage_2_keeps_a_licence_that_a_student_inherited(align_recipe, processor, tmp_path, teacher_folder):
+    make_model(WHOLE_MOBILENET, teacher_license="cc-by-nc-4.0").save_pretrained(tmp_path / "student")
+    processor.save_pretrained(tmp_path / "student")
+    start = {"student": str(tmp_path / "student"), "new_student": None, "teacher": str(teacher_folder)}
+    recipe = align_recipe(**start, anchor_weight=1.0)
+    student, _ = open_student(recipe, Teacher.from_pretrained(str(teacher_folder)))
+    assert student.config.teacher_license == "cc-by-nc-4.0 and unknown"
 
 
 def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_without_a_cache(

@@ -148,12 +148,13 @@ def test_exported_files_have_a_table_and_their_rows_are_not_results_of_the_model
     refused = kept | {"file": "onnx/b.onnx", "kept": False, "reasons": ["It loses 2.00 points in zh."], "bytes": 0}
     runs = [{"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set", "files": []}]
     rows = [row(0.9, model=name, stage=None) for name in ("PyTorch", "onnx/a.onnx", "onnx/b.onnx")]
-    meta = {"command": "python measure.py", "export": {"verdicts": [kept, refused], "runs": runs}}
+    unpublished = kept | {"file": "open_clip"}  # it works only where it was written
+    meta = {"command": "python measure.py", "export": {"verdicts": [kept, refused, unpublished], "runs": runs}}
     card = card_of(folder, Results(meta, rows))
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in card.text
     assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in card.text
     assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in card.text
-    assert "Not evaluated yet." in card.text and card.data.eval_results is None
+    assert "Not evaluated yet." in card.text and card.data.eval_results is None and "`open_clip`" not in card.text
 
 
 def test_results_of_the_final_student_alone_have_one_entry_for_each_language_and_protocol():
