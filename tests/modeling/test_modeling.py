@@ -1,11 +1,7 @@
 import pytest
 import torch
 
-from modeling_dcclip import (
-    DCCLIPModel,
-    DCCLIPTextModelWithProjection,
-    DCCLIPVisionModelWithProjection,
-)
+from modeling_dcclip import DCCLIPModel, DCCLIPTextModelWithProjection, DCCLIPVisionModelWithProjection
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,

@@ -43,10 +43,7 @@ def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpu
     output = tmp_path / "site"
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
     options = WebOptions(
-        model=str(folder),
-        images=str(corpus / "train.parquet"),
-        node_modules=str(libraries),
-        output_dir=str(output),
+        model=str(folder), images=str(corpus / "train.parquet"), node_modules=str(libraries), output_dir=str(output)
     )
     write_page(options)
     write_page(options)  # replaces the first

@@ -12,15 +12,7 @@ from datasets import Dataset, Image
 from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import read_samples, write_shards
 from training.config import DataConfig
-from training.data import (
-    BatchPlan,
-    CaptionTokenizer,
-    PairDataset,
-    SkipError,
-    decode_image,
-    decode_images,
-    make_loader,
-)
+from training.data import BatchPlan, CaptionTokenizer, PairDataset, SkipError, decode_image, decode_images, make_loader
 from training.data.skips import MIN_SEEN, SkipReport, StreamSkipReport
 from training.engine.inputs import open_pairs
 

@@ -5,14 +5,7 @@ import importlib.util
 import pytest
 
 from training.config import CONFIGS, AlignRecipe, parse_recipe
-from training.demo.options import (
-    PHOTO_MODULES,
-    DemoOptions,
-    emoji_plan,
-    load_photo_recipes,
-    load_recipes,
-    photo_plan,
-)
+from training.demo.options import PHOTO_MODULES, DemoOptions, emoji_plan, load_photo_recipes, load_recipes, photo_plan
 
 
 def test_data_and_augmentation_are_the_same_in_all_recipes_with_emoji():
@@ -45,10 +38,7 @@ def test_unusable_options_are_refused_by_name(options):
         DemoOptions(**options)
 
 
-@pytest.mark.parametrize(
-    ("options", "has_estimate"),
-    [({}, True), ({"max_steps": 2}, False), ({"every": 40}, False)],
-)
+@pytest.mark.parametrize(("options", "has_estimate"), [({}, True), ({"max_steps": 2}, False), ({"every": 40}, False)])
 def test_the_plan_has_an_estimate_if_the_committed_run_has_the_same_settings(options, has_estimate):
     assert ("minutes on two CPU cores" in str(emoji_plan(DemoOptions(**options)))) == has_estimate
 

@@ -142,11 +142,7 @@ def test_best_file_is_the_smallest_of_the_fastest():
     def entry(file, bytes, ms_share, kept=True):
         return {"file": file, "tower": "text", "kept": kept, "bytes": bytes, "ms_share": ms_share}
 
-    verdicts = [
-        entry("fp32", 4, 1.0),
-        entry("int8", 1, 0.5),
-        entry("refused", 1, 0.4, kept=False),
-    ]
+    verdicts = [entry("fp32", 4, 1.0), entry("int8", 1, 0.5), entry("refused", 1, 0.4, kept=False)]
     assert output.best_files(verdicts) == {"text": "int8"}
     assert output.best_files(verdicts[:1]) == {"text": "fp32"}
 

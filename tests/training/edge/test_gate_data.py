@@ -8,14 +8,7 @@ from datasets import Dataset, Features, Image, List, Value
 from training.corpus.emoji import DEFAULT_CACHE
 from training.data import load_source
 from training.edge.formats import ExportOptions
-from training.edge.gate_data import (
-    SPLITS_FOLDER,
-    TRAINING_FILE,
-    VALIDATION_FILE,
-    GateData,
-    is_of_emoji,
-    make_noise,
-)
+from training.edge.gate_data import SPLITS_FOLDER, TRAINING_FILE, VALIDATION_FILE, GateData, is_of_emoji, make_noise
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,7 @@ from datasets import Dataset, Features, Image, List, Value
 from training.config import DataConfig, EvalConfig
 from training.evaluation import classify
 from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
-from training.evaluation.metrics import (
-    eleven_point_map,
-    roc_auc,
-    wilson_interval,
-)
+from training.evaluation.metrics import eleven_point_map, roc_auc, wilson_interval
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.zero_shot_model import ZeroShotModel
 

@@ -12,12 +12,7 @@ from datasets import Image as ImageFeature
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 from torchvision import transforms
-from transformers import (
-    AutoModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Siglip2Tokenizer,
-)
+from transformers import AutoModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Siglip2Tokenizer
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, save_teacher
@@ -29,10 +24,7 @@ pytestmark = pytest.mark.slow
 KINDS = [*TEACHERS, "siglip2_fixed"]
 NUM_POSITIONS = 40
 TEXTS = ["A red Frog, jumping!", "青蛙", "owl"]
-CLEANED = {
-    "siglip": ["a red frog jumping", "青蛙", "owl"],
-    "siglip2_fixed": ["a red frog, jumping!", "青蛙", "owl"],
-}
+CLEANED = {"siglip": ["a red frog jumping", "青蛙", "owl"], "siglip2_fixed": ["a red frog, jumping!", "青蛙", "owl"]}
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,7 @@ from datasets import Dataset
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.finetuning import measure
-from training.finetuning.measure import (
-    CaptionedImages,
-    Embeddings,
-    Measurer,
-    general_rows,
-    mean_cosine,
-    mean_of,
-)
+from training.finetuning.measure import CaptionedImages, Embeddings, Measurer, general_rows, mean_cosine, mean_of
 from training.utils.results import Row
 
 

@@ -247,10 +247,7 @@ def test_the_claim_about_the_embedding_space_follows_from_the_recipes(recipes, c
 
 @pytest.mark.parametrize(
     ("fields", "num_processes", "text"),
-    [
-        ({}, 1, "batch size 8, "),
-        ({"accumulate_steps": 4}, 2, "batch size 64 (2 processes x 4 batches of 8), "),
-    ],
+    [({}, 1, "batch size 8, "), ({"accumulate_steps": 4}, 2, "batch size 64 (2 processes x 4 batches of 8), ")],
 )
 def test_the_batch_size_covers_all_processes_and_accumulated_batches(fields, num_processes, text, tmp_path):
     recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), batch_size=8, **fields)

@@ -7,13 +7,7 @@ import pytest
 from PIL import Image as PILImage
 
 from tests.training.data.rows import make_cell
-from training.prepare.duplicates import (
-    colours,
-    examine_image,
-    match_images,
-    normalise,
-    perceptual_hash,
-)
+from training.prepare.duplicates import colours, examine_image, match_images, normalise, perceptual_hash
 
 
 def low_contrast_image(contrast: int) -> PILImage.Image:

@@ -3,10 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import (
-    AltCLIPModel,
-    XLMRobertaTokenizer,
-)
+from transformers import AltCLIPModel, XLMRobertaTokenizer
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (

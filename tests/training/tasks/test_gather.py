@@ -16,16 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import (
-    IMAGE_SIZE,
-    NO_DROPOUT,
-    RESNET,
-    VIT,
-    WHOLE_MOBILENET,
-    XLM_ROBERTA,
-    make_model,
-    recipe_fields,
-)
+from tests.tiny import IMAGE_SIZE, NO_DROPOUT, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
 from tests.training.engine.runs import losses, run
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.corpus.free_photos import photo_crops
