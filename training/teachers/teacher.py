@@ -230,9 +230,7 @@ class Teacher:
                 f"with truncation=True, max_length={self.max_text_length}."
             )
         mask: Tensor | None = attention_mask
-        preparation = self.family.prepare_texts(self.tokenizer)
-        if preparation is not None and preparation.pad_to_max and not preparation.mask_padding:
-            # the model was trained on texts that are padded to the full length, without a mask
+        if self._attends_padding:
             padding = self.tokenizer.pad_token_id
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
             input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None  # (B, limit)
@@ -240,6 +238,12 @@ class Teacher:
             targets = self.family.encode_texts(self.model.eval(), input_ids, mask)
         feature_map = targets.feature_map
         return Targets(None if feature_map is None else feature_map[:, :length], targets.embedding)
+
+    @cached_property
+    def _attends_padding(self) -> bool:
+        """Whether the model was trained on texts that are padded to the full length, without a mask."""
+        preparation = self.family.prepare_texts(self.tokenizer)  # which may read the whole vocabulary
+        return preparation is not None and preparation.pad_to_max and not preparation.mask_padding
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that are loaded."""
