@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, load_dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from training.utils.files import expanded
+
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
 
@@ -94,7 +96,7 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
     names = [source] if isinstance(source, str) else list(source)
     if any(BUILDERS.get(_suffix(name)) for name in names):
         return ()
-    path = Path(os.path.expanduser(next(iter(names), "")))
+    path = expanded(next(iter(names), ""))
     if path.exists():
         return (path.resolve(),)
     if ":" in names[0]:
@@ -126,7 +128,7 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in _numbered(list(names)):
-        path = Path(os.path.expanduser(name))
+        path = expanded(name)
         listed = path.rglob("*") if path.is_dir() else map(Path, [str(path)] if path.exists() else glob(str(path)))
         for file in sorted(each for each in listed if each.is_file()):
             state = file.stat()
@@ -139,7 +141,7 @@ def _load(
     source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
 ) -> Dataset | IterableDataset:
     name = source if isinstance(source, str) else next(iter(source), "")
-    if Path(name).suffix.lower() in TABLES and os.path.isfile(os.path.expanduser(name)):  # the Hub has none
+    if Path(name).suffix.lower() in TABLES and expanded(name).is_file():  # would be looked up on the Hub
         raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
     for each in [source] if isinstance(source, str) else source:
         refuse_special_file(each, field)
@@ -148,7 +150,7 @@ def _load(
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
         check_parquet(source, field)
         for name in filter(str.strip, [source] if isinstance(source, str) else source):
-            folder = Path(os.path.expanduser(name))
+            folder = expanded(name)
             require_unicode(folder.rglob("*") if folder.is_dir() else (), field)
         raise ValueError(
             f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
@@ -167,7 +169,7 @@ def refuse_special_file(name: str, field: str):
     Raises:
         ValueError: The path exists, and is neither a file nor a folder.
     """
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file.")
 
@@ -175,7 +177,7 @@ def refuse_special_file(name: str, field: str):
 def check_parquet(source: str | list[str], field: str):
     """Refuse local parquet files that are damaged. `datasets` does not name the file."""
     names = [source] if isinstance(source, str) else source
-    for path in (found for name in names for found in sorted(glob(os.path.expanduser(name), recursive=True))):
+    for path in (found for name in names for found in sorted(glob(str(expanded(name)), recursive=True))):
         try:
             if path.lower().endswith(".parquet"):
                 pq.read_schema(path)
@@ -189,12 +191,12 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
         raise ValueError("the name is empty")
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
-        files = [name if "://" in name else os.path.expanduser(name) for name in _numbered(names)]
+        files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
         return load_dataset(builder, data_files=files, split="train", streaming=streaming)
     if len(names) != 1:
         raise ValueError("a list must contain only parquet files or only tar shards")
     (name,) = names
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     if ":" in name and not path.exists():
         module, function = name.split(":")
         return getattr(importlib.import_module(module), function)()

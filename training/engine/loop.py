@@ -25,13 +25,7 @@ from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, make_optimizer
-from training.engine.state import (
-    Progress,
-    TrainingState,
-    check_checkpoint,
-    load_weights,
-    run_identity,
-)
+from training.engine.state import Progress, TrainingState, check_checkpoint, load_weights, run_identity
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last

@@ -1,12 +1,10 @@
 """Image-text retrieval: images with captions from any source, and recall at k in both directions."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from training.evaluation.metrics import grouped_interval, right_ranks
 from training.evaluation.sets.sources import LoadedRows, read_hub
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
+from training.utils.files import expanded
 from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
@@ -97,7 +96,7 @@ def open_retrieval_set(
     """
     check_split(location, split or "train", "split")
     split, image = split or "test", image_column or "image"
-    if not Path(os.path.expanduser(location)).exists() and HUB_ID.fullmatch(location):
+    if not expanded(location).exists() and HUB_ID.fullmatch(location):
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location

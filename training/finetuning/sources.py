@@ -13,7 +13,7 @@ from training.data import load_source
 from training.data.sources import TABLES, check_split, image_roots, refuse_special_file, require_unicode
 from training.evaluation.sets.sources import SPLIT_FOLDERS, list_images
 from training.finetuning.tables import read_table
-from training.utils.files import is_claimed
+from training.utils.files import expanded, is_claimed
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     Raises:
         ValueError: There is nothing of a known form, or a folder of images lacks captions and `needs_captions`.
     """
-    path = Path(os.path.expanduser(data))
+    path = expanded(data)
     if path.is_dir():
         return _open_folder(path, split, needs_captions)
     refuse_special_file(data, "data")

@@ -25,6 +25,11 @@ CLAIM_FOLDER = ".dcclip"  # lock and record of an output folder, see output.py
 ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"(])(?:file://)?/[^\s'"(),;/]+/[^\s'"(),;]+""")
 
 
+def expanded(name: str) -> Path:
+    """Path with `~` as the home folder. A name of no user stays, where `Path.expanduser` has an error of its own."""
+    return Path(os.path.expanduser(name))
+
+
 def portable(name: str, num_parts: int = 1) -> str:
     """A name that means the same on any machine, for files that a run writes.
 

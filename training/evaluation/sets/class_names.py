@@ -6,7 +6,6 @@ which translations are uncertain and why.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from training.text.writing_systems import LANGUAGES, is_written_in
+from training.utils.files import expanded
 
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
@@ -55,7 +55,7 @@ class ClassNames:
             ValueError: The file is missing or does not have this form, a class has no name in a language, two classes
                 share a name, or several languages are given for a plain list.
         """
-        path = NAMES / f"{source}.json" if source in SETS else Path(os.path.expanduser(source))
+        path = NAMES / f"{source}.json" if source in SETS else expanded(str(source))
         if path.suffix == ".txt":
             classes: Any = read_lines(path, "class_names")
         else:

@@ -1,6 +1,5 @@
 """Loads the rows of a test set: image folders, parquet files, tar shards, data sets on the Hub."""
 
-import os
 import re
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +14,7 @@ from training.data import load_source
 from training.data.sources import check_split, require_unicode
 from training.evaluation.sets.class_names import read_lines
 from training.evaluation.sets.protocols import EvalSet
-from training.utils.files import is_claimed
+from training.utils.files import expanded, is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
@@ -89,7 +88,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
         except ValueError as error:
             reason = " ".join(str(error.__cause__ or error).split()).replace(eval_set.hub, "the data set")
             raise MissingDataError(reason[:200]) from error
-    path = Path(os.path.expanduser(source.location))
+    path = expanded(source.location)
     is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
     split = source.split or (eval_set.split if eval_set and is_own else "test")
     if path.is_dir():
