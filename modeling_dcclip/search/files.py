@@ -111,7 +111,8 @@ class Walk:
                     status = entry.stat()
                 except PermissionError:  # the folder can be listed and not entered: what the index has of it stays
                     closed = entry.path if entry.is_symlink() else path
-                    self.unreadable += [closed] * (closed not in self.unreadable)
+                    if closed not in self.unreadable:
+                        self.unreadable.append(closed)
                     continue
                 except OSError:  # such as a link to a directory on a disk that is not mounted
                     if extension not in EXTENSIONS:

@@ -95,7 +95,7 @@ def update(
     require_folders(named)
     recorded = catalog.folders()
     report = Report(repaired=catalog.repair(store.lost_rows))
-    missing = [folder for folder in recorded if not os.path.isdir(folder)]
+    missing = [folder for folder in recorded if not os.path.isdir(folder)]  # Path.is_dir fails if a disk does
     outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
     inside = [_indexed_path(folder, outermost) for folder in named]
     folders = [

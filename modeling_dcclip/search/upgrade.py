@@ -58,7 +58,7 @@ def upgrade_index(
                 f"model: the index {str(index.folder)!r} has this model already, with {space.dimension} dimensions."
             )
         folders = index.catalog.folders()
-        if (others := len(index) - sum(map(index.catalog.count_below, folders))) > 0:
+        if (others := len(index) - sum(map(index.catalog.count_below, folders))) > 0:  # nested ones count twice
             raise ValueError(
                 f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
                 "data with the new model into a new index: training/embed.py."

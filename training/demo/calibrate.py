@@ -74,7 +74,7 @@ def calibrate(
                 for (image, _), text in zip(each.pairs[language].tolist(), each.captions[language], strict=True)
                 if name_share(_length(model, text)) == 0
             }
-            queries = model.encode_texts([*captions.values()] or [""]).numpy()[: len(captions)]
+            queries = model.encode_texts([*captions.values()] or [""]).numpy()[: len(captions)]  # there may be none
             for other, photos, background in zip(sets, embeddings, backgrounds, strict=True):
                 scores = standardize(queries @ photos.T, background)
                 for part in _parts(len(photos)):

@@ -52,9 +52,9 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
         folder: Folder of the exported model; its files are copied to a different `output_dir`.
         output_dir: The output folder.
     """
-    earlier = _read_results(output_dir)
-    is_new = earlier is None or earlier.meta.get("export", {}).get("weights") != files.weights
-    if earlier is None or is_new:
+    earlier = _read_results(output_dir) or Results({})
+    is_new = earlier.meta.get("export", {}).get("weights") != files.weights
+    if is_new:
         earlier = Results({"export": {"runs": [], "verdicts": []}})
     if folder.resolve() != output_dir.resolve():
         shutil.copytree(folder, scratch / "repo", ignore=_ignored(output_dir))
