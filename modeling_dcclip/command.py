@@ -76,10 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     label = _add_command(commands, "label", run_label, "Rank labels for an image.", "label")
     label.add_argument("image", metavar="IMAGE", type=_path, help="Image file.")
     label.add_argument(
-        "labels",
-        metavar="LABEL",
-        nargs="+",
-        help="Labels in Chinese or English. Scores sum to 1, even if none fits.",
+        "labels", metavar="LABEL", nargs="+", help="Labels in Chinese or English. Scores sum to 1, even if none fits."
     )
     label.add_argument("--template", default="{}", help="Text around each label, with {} for the label. Default: {}.")
     label.add_argument("--json", action="store_true", help="Print a JSON list of labels and scores.")
@@ -156,14 +153,14 @@ def _add_index(commands: Any):
 def _add_search(commands: Any):
     summary = "Find photographs by texts in Chinese or English, or by an example image."
     search = _add_command(commands, "search", _on_index("run_search"), summary, "index")
-    text = "What the photograph shows. Several texts are added; TEXT^WEIGHT weights one, such as 雪^0.5."
+    text = "What the photograph shows. TEXT^WEIGHT adds a text with a weight, such as 雪^0.5."
     search.add_argument("texts", metavar="TEXT", nargs="*", help=text)
     repeated: dict[str, Any] = {"action": "append", "default": []}
     text = "What the photograph should not show, with weight 0.5 unless TEXT^WEIGHT gives one. May be repeated."
     search.add_argument("--not", dest="without", metavar="TEXT", help=text, **repeated)
     text = "Example image, added to the query. May be repeated."
     search.add_argument("--image", dest="images", metavar="FILE", type=_path, help=text, **repeated)
-    text = "Also list photographs that probably do not fit. JSON output always includes them."
+    text = "Also list less likely photographs. JSON output always includes them."
     search.add_argument("--all", action="store_true", help=text)
     text = "Maximum number of results. Default: 20."
     search.add_argument("--top", metavar="N", type=int, default=20, help=text)
@@ -199,6 +196,8 @@ def run_label(options: argparse.Namespace) -> None:
     labels = list(dict.fromkeys(label.strip() for label in options.labels))
     if not all(labels):
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
+    for label in filter(os.path.isfile, labels):
+        print_note(f"{label!r} is a file, and read as a label: label takes one image.")
     runtime = open_model(options.model or default_model(), threads=None)
     scores = runtime.zero_shot(read_example(options.image, runtime.preprocess.edge), labels, options.template)
     if len(labels) == 1:
@@ -260,7 +259,9 @@ def main(argv: list[str] | None = None) -> None:
     for run in runs:
         options, unknown = parser.parse_known_args(run)
         if unknown:
-            options.error(f"unrecognized arguments: {' '.join(unknown)}")
+            names = " ".join(unknown)
+            advice = '. To leave something out, write "beach -people" in quotes' if run[0] == "search" else ""
+            options.error(f"unrecognized arguments: {names}{advice}")
         _run(options)
 
 

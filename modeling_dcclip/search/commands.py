@@ -13,20 +13,15 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from tqdm import tqdm
-
 from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
 from modeling_dcclip.messages import translate
-from modeling_dcclip.search.api import ApiServer
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
-from modeling_dcclip.search.local_server import LOOPBACK, LocalServer
 from modeling_dcclip.search.manifest import MANIFEST, read_manifest
 from modeling_dcclip.search.query import QueryWarning, split_query
-from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.upgrade import upgrade_index
-from modeling_dcclip.search.watch import watch
+from modeling_dcclip.search.watch import load_watchfiles, watch
 
 SHOWN_FAILURES = 3  # of each cause
 SHOWN_MISFITS = 3  # if no photograph fits
@@ -45,6 +40,8 @@ def run_index(options: argparse.Namespace):
             removed = index.forget(options.forget)
         print_json({"removed": removed}) if options.json else _say(f"{_files(removed)} removed")
         return
+    if options.watch:
+        load_watchfiles()  # a missing package is reported before the work
     limits = {"model_id": options.model_id, "truncate_dim": options.truncate_dim}
     if options.upgrade is not None:
         with Index.open(options.index) as index, _progress("images") as show:
@@ -55,10 +52,7 @@ def run_index(options: argparse.Namespace):
             raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
         # before a model is loaded, and folders without images before an index is created
         require_folders(options.folders, None if exists else options.exclude or ())
-        with (
-            Index.open(options.index, _model(options), create=True, **limits) as index,
-            _progress("images") as show,
-        ):
+        with Index.open(options.index, _model(options), create=True, **limits) as index, _progress("images") as show:
             report = index.add(*options.folders, progress=show, exclude=options.exclude)
             files = len(index)
     _print_report(report, files, options)
@@ -119,8 +113,13 @@ def run_search(options: argparse.Namespace):
     """Print scores and paths, most similar first."""
     limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
     with Index.open(options.index, _model(options), model_id=options.model_id) as index, _notes_printed():
-        texts, without = [], [*options.without]
-        for each in options.texts:  # beach -people, as on the page
+        terms, texts, without = list[str](), list[str](), [*options.without]
+        for each in options.texts:
+            if os.path.isfile(each):
+                print_note(f"{each!r} is a file. To search by an image, pass --image {each}.")
+            is_next = terms and "^" not in terms[-1] + each  # of a text without quotation marks: a dog in the snow
+            terms.append(f"{terms.pop()} {each}" if is_next else each)
+        for each in terms:  # beach -people, as on the page
             text, left_out = split_query(each)
             texts += [text] if text or not left_out else []
             without += left_out
@@ -131,7 +130,7 @@ def run_search(options: argparse.Namespace):
         print_json(
             [
                 {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
-                | {"is_current": hit.is_current}
+                | {"is_current": hit.is_current, "fits": hit.fits}
                 | ({} if hit.fit is None else {"fit": round(hit.fit, 3)})
                 | ({} if hit.seconds is None else {"seconds": hit.seconds})
                 for hit in hits
@@ -143,7 +142,7 @@ def run_search(options: argparse.Namespace):
             shown = hits[:SHOWN_MISFITS]
             print_note("no photograph seems to fit; these are the most similar ones")
         elif len(shown) < len(hits):
-            print_note("photographs that probably do not fit are left out; --all lists them")
+            print_note("less likely photographs are left out; --all lists them")
         for hit in shown:
             number = len(hit.copies)
             marks = [hit.time] if hit.time else []
@@ -154,6 +153,9 @@ def run_search(options: argparse.Namespace):
 
 def run_serve(options: argparse.Namespace):
     """Serve the page or the API until the process is stopped."""
+    from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
+    from modeling_dcclip.search.serve import SearchServer
+
     if not 0 <= options.port < 65536:
         raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
     if options.api and options.open:
@@ -167,7 +169,9 @@ def run_serve(options: argparse.Namespace):
         _serve(partial(SearchServer, index), "sees the photographs of the index", options)
 
 
-def _serve(make: Callable[[str, int], LocalServer], risk: str, options: argparse.Namespace):
+def _serve(make: Callable[[str, int], Any], risk: str, options: argparse.Namespace):
+    from modeling_dcclip.search.local_server import LOOPBACK
+
     try:
         server = make(options.host, options.port)
     except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
@@ -276,6 +280,8 @@ def _notes_printed() -> Iterator[None]:
 @contextmanager
 def _progress(unit: str) -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
+    from tqdm import tqdm  # a search shows no bar
+
     with tqdm(unit=f" {translate(unit)}", disable=None, leave=False) as bar:
 
         def show(done: int, total: int):

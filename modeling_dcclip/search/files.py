@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 STILLS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2", ".avif"}
@@ -23,6 +24,8 @@ NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
+WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
+MILLISECONDS = re.compile(r"(?:mmexport|wx_camera_)(1\d{12})(?!\d)")  # WeChat, since 1970
 BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
@@ -128,6 +131,11 @@ class Walk:
                     self.others[extension] += 1
             waiting += reversed(below)
 
+    def excludes(self, path: Path) -> bool:
+        """Whether a path below the folder, or a folder on the way to it, is excluded."""
+        above = [each for each in (path, *path.parents) if self.folder in each.parents]
+        return any(self._is_excluded(os.fsencode(each)) for each in above)
+
     def _is_excluded(self, path: bytes) -> bool:
         whole = search_text(path).replace(os.sep, "/")
         below = search_text(path[len(with_separator(os.fsencode(self.folder))) :]).replace(os.sep, "/")
@@ -152,10 +160,14 @@ def search_text(path: bytes) -> str:
 
 def date_in_name(path: bytes) -> str | None:
     """Date and time that a camera or a messenger put into a file's name, such as `IMG_20230512_093012.jpg`."""
-    for match in NAME_DATE.finditer(os.path.basename(path).decode("ascii", "replace")):
+    name = os.path.basename(path).decode("utf-8", "replace")
+    if match := MILLISECONDS.search(name):
+        return str(datetime.fromtimestamp(int(match[1]) // 1000))
+    for match in chain(NAME_DATE.finditer(name), WRITTEN_DATE.finditer(name)):
         with suppress(ValueError):  # such as February 31
-            year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
-            return str(datetime(year, month, day, hour, minute, second))
+            found = datetime(*(int(part or 0) for part in match.groups()))
+            if found < datetime.now():
+                return str(found)
     return None
 
 

@@ -120,7 +120,11 @@ def update(
     if without or len(empty) == len(folders):
         folder = (without or empty or missing)[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    empty += [folder for folder in replaced if not catalog.count_seen(_indexed_path(folder, outermost))]
+    below = {folder: _indexed_path(folder, outermost) for folder in replaced}
+    empty += [
+        folder for folder, path in below.items()
+        if not (catalog.count_seen(path) or any(walk.excludes(path) for walk in walks))
+    ]  # fmt: skip
     replaced = [folder for folder in replaced if folder not in empty]
     catalog.set_folders({folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded)
     if pending:
@@ -191,7 +195,10 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     if os.path.isdir(folder) and os.fsencode(walk.folder) in walk.unreadable:
         return f"{name} cannot be read. Check its permissions."
     if not os.path.isdir(folder):
-        return f"{name} does not exist. Check its name, or mount its disk. To remove it from the index, pass --forget."
+        return (
+            f"{name} does not exist. Check its name, or mount its disk. If it was moved, index its new place: nothing "
+            "is embedded again. To remove it from the index, pass --forget."
+        )
     if indexed:
         return (
             f"{name} has no images now, and the index has {indexed:,} from it. If it is on a disk, mount it. To "

@@ -72,7 +72,7 @@ class Space:
     def change(self, other: "Space") -> str | None:
         """What gives an image a different embedding than in the other space; None if the embedding is the same."""
         labels = {"files": "fingerprint of the ONNX files, the tokenizer and the preprocessing"}
-        for name in ("weights", "dimension", "files"):
+        for name in ("dimension", "files"):
             if (found := getattr(self, name)) != (expected := getattr(other, name)):
                 return f"{labels.get(name, name)}: {found} instead of {expected}"
         return None
@@ -196,9 +196,10 @@ def write_lock(folder: Path) -> Iterator[None]:
                 f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
             ) from error
         cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = getattr(cause, "strerror", None) or cause
         raise OSError(
-            f"index: cannot write to {str(folder)!r} ({cause}). What was indexed before is intact. Free some space or "
-            "check the disk, and run the same command again."
+            f"index: cannot write to {str(folder)!r} ({cause}). What was indexed before is intact. Free some space, "
+            "or check the disk and its permissions, and run the same command again."
         ) from error
 
 

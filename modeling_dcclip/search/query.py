@@ -18,7 +18,7 @@ WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\
 MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 LEFT_OUT = re.compile(r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))""")  # -word or -"two words"
-NEGATION = re.compile(r"(?<!\S)not\s|不要", re.I)
+NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|不要|(?<=\S)没有(?!.*的)", re.I)
 
 
 class QueryWarning(UserWarning):
@@ -26,7 +26,10 @@ class QueryWarning(UserWarning):
 
 
 def split_query(query: str) -> tuple[str, list[str]]:
-    """Split a query such as `beach -people`, `beach not people` or `海滩不要人` into its text and what it excludes."""
+    """Split a query into its text and what it excludes.
+
+    Examples: `beach -people`, `beach not people`, `beach without people`, `海滩不要人`, `海滩没有人`.
+    """
     without = []
 
     def leave_out(match: re.Match) -> str:

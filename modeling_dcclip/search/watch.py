@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Report
@@ -12,19 +13,29 @@ QUIET_MS, LONGEST_MS = 1000, 10_000  # an update waits until nothing changes, at
 CHECK_MS = 2000  # between looks at the folders themselves
 
 
+def load_watchfiles() -> ModuleType:
+    """Import watchfiles.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        import watchfiles
+    except ImportError as error:
+        raise ValueError("watch: watchfiles is not installed. Run: pip install watchfiles") from error
+    return watchfiles
+
+
 def watch(index: Index) -> Iterator[Report]:
     """Update an index whenever one of its folders changes, and yield what each update did, until Ctrl-C.
 
     While another process writes to the index, an update waits.
 
     Raises:
-        ValueError: watchfiles is not installed, a folder has disappeared, or an update fails.
+        ValueError: A folder has disappeared, or an update fails.
         OSError: The system cannot watch so many folders, or the index cannot be written.
     """
-    try:
-        import watchfiles
-    except ImportError as error:
-        raise ValueError("watch: watchfiles is not installed. Run: pip install watchfiles") from error
+    watchfiles = load_watchfiles()
     own = {index.folder.absolute(), index.folder.resolve()}  # what an update itself changes
     while True:
         folders = [*index.catalog.folders()]

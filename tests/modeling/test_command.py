@@ -82,10 +82,13 @@ def test_user_errors_are_one_line(label, image, tmp_path):
         assert label(*arguments, **options).startswith(f"dcclip: {cause}")
 
 
-def test_unknown_and_single_labels_get_a_note(label):
+def test_unknown_and_single_labels_get_a_note(label, tmp_path, monkeypatch):
     assert "'獭' contains 獭, which is not in the model's vocabulary" in label("獭", "red")
     found = label("猫，狗")
     assert found.startswith("1.000  猫，狗\n") and "a single label always has the score 1" in found
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "red").touch()
+    assert "'red' is a file, and read as a label" in label("red", "green")
 
 
 def test_usage_errors_name_the_option(capsys):
@@ -93,6 +96,7 @@ def test_usage_errors_name_the_option(capsys):
         (["index", ""], "the name is empty"),  # such as of a variable that is not set, and not the current folder
         (["index", "--forget", ""], "the name is empty"),
         (["label", "image.png", "fox", "--no_such_option"], "dcclip label: error: unrecognized arguments: --no_"),
+        (["search", "beach", "-people"], '-people. To leave something out, write "beach -people" in quotes'),
         (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
     ):
         with pytest.raises(SystemExit):

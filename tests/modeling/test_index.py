@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -113,6 +114,11 @@ def test_results_come_in_parts(filled):
         ("海滩不要人", ("海滩", ["人"])),
         ("not red", ("", ["red"])),
         ("a knot - or -", ("a knot - or -", [])),
+        ("a beach without people", ("a beach", ["people"])),
+        ("without red", ("without red", [])),
+        ("海滩没有人", ("海滩", ["人"])),
+        ("没有人的海滩", ("没有人的海滩", [])),
+        ("海滩没有人的照片", ("海滩没有人的照片", [])),
     ],
 )
 def test_a_query_in_the_box_excludes(query, expected):
@@ -156,6 +162,11 @@ def test_filters_by_date_and_path(index, photos):
         "20230231 and 20230301.jpg": "2023-03-01 00:00:00",
         "DSC_12023051.jpg": None,
         "120230512.jpg": None,
+        "照片 2023年5月2日.jpg": "2023-05-02 00:00:00",
+        "mmexport1683859812345.jpg": str(datetime.fromtimestamp(1683859812)),
+        "wx_camera_1683859812345.mp4": str(datetime.fromtimestamp(1683859812)),
+        "export1683859812345.jpg": None,
+        "20391105.jpg": None,
     }.items(),
 )
 def test_names_of_files_have_dates(name, expected):
@@ -429,6 +440,21 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(index, phot
         assert {Path(file.path).name for file in index.catalog.files()} == {*left.split()}
     index.add(exclude=[""])
     assert len(index) == 5 and index.catalog.folders() == {photos: []}
+
+
+def test_a_folder_that_was_indexed_before_leaves_the_index_if_its_parent_excludes_it(index, photos):
+    index.add(photos / "a" / "b")
+    index.add(photos, exclude=["a"])
+    assert {Path(file.path).name for file in index.catalog.files()} == {"green.png", "red.jpg", "white.png"}
+    assert not index.add().missing and [*index.catalog.folders()] == [photos]
+
+
+def test_an_index_goes_on_with_a_model_of_the_same_files_without_weights(tmp_path, photos):
+    bundled, checkout = (save_color_model(tmp_path / name, "teacher") for name in ("bundled", "checkout"))
+    (checkout / "model.safetensors").write_bytes(b"not in the wheel")
+    for model, folder, embedded in ((bundled, photos / "a", 2), (checkout, photos, 3)):
+        with Index.open(tmp_path / "index", model, create=True) as index:
+            assert index.add(folder).embedded == embedded
 
 
 def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_path, paint):

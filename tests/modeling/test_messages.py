@@ -25,7 +25,7 @@ SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
 CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?")
 UNSEEN = {"no preview", "not a preview"}  # other causes take their place
 SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
-SYSTEM |= {text.lower() for text in SYSTEM}
+SYSTEM |= {text.lower() for text in SYSTEM} | {"attempt to write a readonly database"}  # of SQLite
 
 
 def strings(node: ast.AST) -> Iterator[str]:

@@ -98,6 +98,18 @@ def test_search_prints_json(run, indexed):
     assert run("search", "red -green", "--json") == run("search", "red", "--not", "green", "--json")
 
 
+def test_words_without_quotation_marks_are_one_text(run, indexed):
+    weighted = run("search", "red", "green^0.5", "--json")
+    assert run("search", "red", "green", "--json") == run("search", "red green", "--json") != weighted
+    assert run("search", "green^0.5", "red", "--json") == weighted
+    assert run("search", "red", "not", "green", "--json") == run("search", "red", "--not", "green", "--json")
+
+
+def test_a_file_in_place_of_a_text_gets_a_note(indexed, capsys):
+    command.main(["search", str(path := indexed / "red.jpg")])
+    assert f"'{path}' is a file. To search by an image, pass --image {path}." in capsys.readouterr().err
+
+
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
     for arguments in (["search", "red", "--path", "a/*.jpg"], ["search", "red", "--before", "1999"], ["duplicates"]):
         command.main([*arguments, "--json"])

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import command
-from modeling_dcclip.search import commands, serve
 from modeling_dcclip.search import photos as photos_module
+from modeling_dcclip.search import serve
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 from tests.local_server import serving
@@ -250,7 +250,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, m
     def stop(server):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands.SearchServer, "serve_forever", stop)
+    monkeypatch.setattr(SearchServer, "serve_forever", stop)
     command.main([*options, "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     command.main([*options, "0", "--host", "0.0.0.0"])

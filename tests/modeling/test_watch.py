@@ -1,5 +1,6 @@
 """`dcclip index --watch`: updates after changes, and how it ends."""
 
+import sys
 from contextlib import nullcontext
 from threading import Timer
 
@@ -64,3 +65,11 @@ def test_ctrl_c_ends_the_command(tmp_path, color_model, photos, paint, monkeypat
     assert first.startswith("5 files") and second.startswith("6 files in the index: 1 image embedded")
     with pytest.raises(SystemExit):
         command.main(["index", "--watch", "--forget", str(photos), *folders[:2]])
+
+
+def test_a_missing_package_is_reported_before_the_work(tmp_path, color_model, photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    folders = ["--index", str(tmp_path / "index"), "--model", str(color_model)]
+    with pytest.raises(SystemExit):
+        command.main(["index", str(photos), "--watch", *folders])
+    assert "watchfiles" in capsys.readouterr().err and not (tmp_path / "index").exists()
