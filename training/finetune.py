@@ -3,7 +3,8 @@ r"""Fine-tune a finished model on your own images with captions or class names.
 accelerate launch training/finetune.py --model runs/demo/model --data titles.csv --output_dir runs/mine
 python training/finetune.py --model FOLDER --data IMAGES --output_dir runs/mine
 
-DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of images, parquet files, tar shards, a Hub id.
+DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of images, parquet files, tar shards, a Hub id
+or module:function.
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
@@ -67,13 +68,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
                 f"a point between the starting model and the end of training. Output: {output_dir}",
                 flush=True,
             )
-        run_stage(
-            recipe,
-            command="finetune",
-            title="fine-tune",
-            open_student=open_student,
-            make_task=make_task,
-        )
+        run_stage(recipe, command="finetune", title="fine-tune", open_student=open_student, make_task=make_task)
         if not state.is_main_process:
             return None
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings))
@@ -126,7 +121,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE
     from training.hub import MODEL_FILES
     from training.utils.output import claim_folder
-    from training.utils.results import RESULTS_FILE
+    from training.utils.results import PLOT_FILE, RESULTS_FILE
 
     continues = options.resume and last_checkpoint_of(options) is not None
     replaces = options.overwrite or continues
@@ -138,7 +133,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         )
     if options.resume and not continues:
         print(f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning.")
-    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
+    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
     inputs = {"model": options.model, "data": options.data}
     if options.general_data is not None:
         inputs["general_data"] = options.general_data

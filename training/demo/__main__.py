@@ -8,7 +8,7 @@ A run on photographs that was interrupted continues when you run the same comman
 
 from training.demo.options import DemoOptions, emoji_plan, photo_plan
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
-from training.utils.results import RESULTS_FILE, Results, aligned
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, aligned
 
 
 def main(argv: list[str] | None = None):
@@ -38,6 +38,7 @@ def _run_emoji(options: DemoOptions):
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code and card",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
+        f"{plan.output_dir}/{PLOT_FILE}": "plot of the table",
     }
     print_ending(written)
 
@@ -55,6 +56,7 @@ def _run_photos(options: DemoOptions):
     written = {
         f"{plan.output_dir}/model": "Hub folder with model, code, card and exported files",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
+        f"{plan.output_dir}/{PLOT_FILE}": "plot of the table",
     }
     print_ending(written)
 

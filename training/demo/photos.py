@@ -62,7 +62,7 @@ from training.utils.files import (
     write_text,
 )
 from training.utils.output import check_replaceable, claim_folder, listed, record_tree
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta
 
 RUN_FILE = "run.json"
 DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED = "data", "towers", "targets", "teacher", "distilled", "aligned"
@@ -100,7 +100,7 @@ class PhotoDemo:
         """
         folders = (DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED, MODEL_FOLDER)
         recover_folder(self.folder / MODEL_FOLDER)
-        with claim_folder(self.folder, (*folders, RESULTS_FILE, RUN_FILE), command=COMMAND, flag=None):
+        with claim_folder(self.folder, (*folders, RESULTS_FILE, PLOT_FILE, RUN_FILE), command=COMMAND, flag=None):
             if (self.folder / MODEL_FOLDER).exists():
                 remove_leftovers(self.folder / MODEL_FOLDER)  # of an export that was interrupted
                 check_replaceable(self.folder / MODEL_FOLDER)
@@ -112,6 +112,7 @@ class PhotoDemo:
             self._step("align", self._align)
             self._step("report", self._write_model)
             self._step("export", self._export)
+            self._results().plot(self.folder)
         return self._results()
 
     def _continue(self):

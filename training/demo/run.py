@@ -30,7 +30,7 @@ from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
 from training.utils.process import interleaved_ms
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta
 
 COMMAND = "demo"
 STAGE_FOLDERS = ("untrained", "distilled", "aligned")
@@ -150,6 +150,7 @@ class Demo:
         shutil.copytree(self.output_dir / "aligned", folder, ignore=ignored, dirs_exist_ok=True)
         details = self._add_example(folder, results)
         results.write(self.output_dir)
+        results.plot(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         for name in (RESULTS_FILE, CROSS_MODEL_FILE):
             shutil.copy(self.output_dir / name, folder)
@@ -177,7 +178,7 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
         ValueError: The user has a file with a name that the demo writes, or in one of its folders. Nothing is removed.
     """
     intermediate = (CACHE_FOLDER, *STAGE_FOLDERS)
-    names = (*intermediate, MODEL_FOLDER, RESULTS_FILE, CROSS_MODEL_FILE)
+    names = (*intermediate, MODEL_FOLDER, RESULTS_FILE, PLOT_FILE, CROSS_MODEL_FILE)
     recover_folder(output_dir / MODEL_FOLDER)
     with claim_folder(output_dir, names, command=COMMAND, flag=None):
         for name in (*intermediate, MODEL_FOLDER):

@@ -6,7 +6,7 @@ image_loading.py    images decoded, resized and normalized in threads
 metrics.py          metrics as pure functions
 options.py          options of training/eval.py
 plan.py             options to tasks and data
-report.py           results.json and table.md
+report.py           results.json, table.md and results.png
 retrieval.py        images with captions, and recall at k
 runner.py           all models on all tasks of a plan
 zero_shot_model.py  models of all families with one interface

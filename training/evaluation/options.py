@@ -13,7 +13,7 @@ class EvalOptions:
 
     Args:
         model: Models with image and text features, each a folder or a Hub id with or without `@revision`.
-        output_dir: Folder for results.json and table.md.
+        output_dir: Folder for results.json, table.md and results.png.
         protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh.
         data: Sources of the sets, each SET=SOURCE. SOURCE is a folder with one folder per class, a parquet file, a Hub
             id with or without `@revision`, or `module:function`. With `protocol`, a set without a source, or with

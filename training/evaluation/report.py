@@ -1,4 +1,4 @@
-"""Files of a result: results.json, and table.md with one row per model and one column per set."""
+"""Files of a result: results.json, its plot, and table.md with one row per model and one column per set."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS, PROTOCOLS
 from training.evaluation.sets.templates import CLIP_BENCHMARK
 from training.utils.files import write_text
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta, markdown_table
 
 TABLE_FILE = "table.md"
-REPORT_FILES = (RESULTS_FILE, TABLE_FILE)
+REPORT_FILES = (RESULTS_FILE, TABLE_FILE, PLOT_FILE)
 TWO_NUMBERS = "Two numbers in a cell, such as 55.0 / 94.0, are the accuracy of top-1 and top-5, in percent."
 SCORE = "elevater_score"
 MISSING = "missing data"
 
 
 def write_report(options: EvalOptions, plan: EvalPlan, outcome: Outcome) -> tuple[Results, str]:
-    """Write results.json and table.md.
+    """Write results.json, table.md and results.png.
 
     Returns:
         The results, and the text to print: the tables and the paths of the files.
@@ -43,7 +43,7 @@ def write_report(options: EvalOptions, plan: EvalPlan, outcome: Outcome) -> tupl
     parts += [_tasks_table(plan)] if plan.tasks else []
     parts += [retrieval_table(results.rows, plan.retrieval_sets)] if plan.retrieval_sets else []
     text = "\n\n".join(parts)
-    paths = [results.write(folder), folder / TABLE_FILE]
+    paths = [results.write(folder), folder / TABLE_FILE, results.plot(folder)]
     write_text(folder / TABLE_FILE, f"{text}\n")
     return results, "\n\n".join([text, "\n".join(map(str, paths))])
 

@@ -30,7 +30,7 @@ from training.hub.cards.facts import read_runs
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.files import write_text
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
 WEIGHTS = tuple(number / 10 for number in range(1, 8))  # above 0.7, recall on photographs fell by up to 3.5 points
@@ -197,7 +197,9 @@ def finish(
         },
     }
     meta = make_meta(options.data, options.seed, command_of("python training/finetune.py", options), finetune=facts)
-    Results(meta, [*outcome.before, *outcome.after]).write(output_dir, RESULTS_FILE)
+    results = Results(meta, [*outcome.before, *outcome.after])
+    results.write(output_dir)
+    results.plot(output_dir)
     write_text(output_dir / TABLE_FILE, f"{outcome.table()}\n\n{outcome.choice()}\n")
     write_card(output_dir)
     return outcome

@@ -8,6 +8,7 @@ import json
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from training.utils.files import REPO_ROOT, portable, portable_text, write_text
+import numpy as np
 
-RESULTS_FILE = "results.json"
+from training.utils.files import REPO_ROOT, atomic_write, portable, portable_text, write_text
+
+RESULTS_FILE, PLOT_FILE = "results.json", "results.png"
 MAX_COLUMNS = 8  # of a table that people read
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
@@ -127,6 +130,36 @@ class Results:
             lines = [list(line) for line in zip(*lines, strict=True)]
         return markdown_table([lines[0], ["---"] * len(lines[0]), *lines[1:]])
 
+    def plot(self, folder: str | Path) -> Path:
+        """Draw the rows of `table` with their 95 % intervals to `PLOT_FILE` in a folder, and return its path.
+
+        It has one panel for each model and stage, one line for each set and metric, and one color for each language.
+        """
+        from matplotlib.figure import Figure  # without pyplot, which looks for a display
+
+        rows = [row for row in self.rows if row.language is not None]
+        several, models = with_several_protocols(rows), _unique((row.model, row.stage) for row in rows)
+        places = {label: place for place, label in enumerate(_unique(_label(row, several) for row in rows))}
+        names = _portable_names(row.model for row in rows)
+        figure = Figure((3 + 2 * len(models), 1.2 + 0.3 * len(places)), layout="constrained")
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for panel, (model, stage) in zip(panels, models, strict=True):
+            for number, language in enumerate(_unique(row.language for row in rows)):
+                drawn = [row for row in rows if (row.model, row.stage, row.language) == (model, stage, language)]
+                values = np.array([row.value for row in drawn])
+                ends = np.array([row.interval or (row.value, row.value) for row in drawn]).reshape(-1, 2)
+                heights = [places[_label(row, several)] + 0.2 * number for row in drawn]
+                errors = 100 * np.abs(ends.T - values)
+                panel.errorbar(100 * values, heights, xerr=errors, fmt="o", markersize=4, label=language)
+            panel.set(title=", ".join(filter(None, (names[model], stage))), xlim=(0, 100), xlabel="%")
+            panel.grid(axis="x", alpha=0.3)
+        panels[0].set_yticks(list(places.values()), list(places))
+        panels[0].invert_yaxis()
+        panels[0].legend()
+        with atomic_write(path := Path(folder) / PLOT_FILE) as scratch, warnings.catch_warnings(action="ignore"):
+            figure.savefig(scratch, format="png", dpi=150)  # warns of Chinese names, which the font lacks
+        return path
+
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
     """Render lines of cells as a Markdown table: the header, the delimiter row (`---` or `---:`), and the body."""
@@ -183,6 +216,12 @@ def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple
     """Fields that the values of a column of a table share, with their names."""
     fields = {"set": row.set, "language": row.language, "metric": row.metric}
     return tuple((fields | ({"protocol": row.protocol} if _key(row) in several else {})).items())
+
+
+def _label(row: Row, several: set[tuple[str | None, str | None, str]]) -> str:
+    """Set, metric and, where there are several, protocol of a row."""
+    parts = (row.set, row.metric, row.protocol if _key(row) in several else None)
+    return ", ".join(filter(None, parts)).replace("_", " ")
 
 
 def portable_values(value: Any) -> Any:

@@ -45,6 +45,7 @@ def test_rows_have_every_stage_set_language_and_metric(demo):
         assert {(*stage, None, None, metric) for metric in sizes} <= found
     parameters = {row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"}
     assert 6 * parameters["student"] <= parameters["teacher"]
+    assert (folder / "results.png").exists() and "results.png: plot of the table" in results["stdout"]
     cross = json.loads((folder / "cross_model.json").read_text(encoding="utf-8"))["rows"]
     assert {(row["model"], row["stage"]) for row in cross} == {
         (model, stage)

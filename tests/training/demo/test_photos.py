@@ -185,7 +185,7 @@ def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(
     command = ["--photos", str(data), "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     main(command)
     output = capsys.readouterr().out
-    assert "[6/6] export to ONNX" in output
+    assert "[6/6] export to ONNX" in output and (folder / "results.png").exists()
     steps = [json.loads(line) for line in (folder / "aligned" / "log.jsonl").read_text().splitlines()]
     assert {"classes", "anchor_text", "contrastive_zh"} <= set(steps[1])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

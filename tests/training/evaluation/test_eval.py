@@ -101,6 +101,7 @@ def test_results_describe_the_data_and_the_models(evaluated, data):
 def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(evaluated, teacher_folder, altclip_folder):
     results, folder = evaluated
     table = (folder / "table.md").read_text(encoding="utf-8")
+    assert (folder / "results.png").exists()
     rows = columns(table)
     for model in (str(teacher_folder), str(altclip_folder)):
         row = rows[model, "elevater-zh"]

@@ -96,6 +96,7 @@ def test_results_have_both_models_on_both_sets(finetuned):
         assert not any(name == "validation" and language == "en" for name, language, _ in names)
         assert {("general texts", language, "text_to_text_R@1") for language in ("en", "zh")} <= names
     assert results.meta["command"].startswith("python training/finetune.py --model")
+    assert (finetuned[0] / "results.png").exists()
     assert results.meta["finetune"]["cosine_to_start"]["images"] > 0.5
 
 

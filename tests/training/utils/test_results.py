@@ -1,7 +1,10 @@
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from training.utils.results import Results, Row, aligned, make_meta
 
@@ -52,6 +55,23 @@ def test_table_has_a_row_for_each_model_and_a_column_for_each_metric(results):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
     assert lines[0] == ["model", "unseen_style zh top1", "unseen_style en top1"]
     assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]
+
+
+def test_the_plot_has_a_panel_for_each_model_and_a_point_for_each_row(results, tmp_path, monkeypatch):
+    results.rows += [replace(ROWS[0], model="/home/me/teacher", set="雪景", language="en", interval=None)]
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda own, *args, **options: (figures.append(own), save(own, *args, **options))
+    )
+    with warnings.catch_warnings(action="error"), Image.open(results.plot(tmp_path)) as image:
+        assert image.format == "PNG" and min(image.size) > 200
+    panels = figures[0].axes
+    assert [panel.get_title() for panel in panels] == ["teacher", "student, aligned", "me/teacher"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["unseen style, top1", "雪景, top1"]
+    points = [{line.get_label(): line[0].get_xydata().tolist() for line in panel.containers} for panel in panels]
+    assert points[1] == {"zh": [[30.0, 0.0], [40.0, 0.0]], "en": [[35.0, 0.2]]}
+    (ends,) = panels[0].containers[0][2][0].get_segments()
+    assert ends.tolist() == [[pytest.approx(40), 0], [pytest.approx(60), 0]]
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
