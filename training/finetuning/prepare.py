@@ -206,9 +206,11 @@ def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_
     for language, found in texts.items():
         if needs_captions and len(found) == 1:
             kind = "one class only" if columns.are_labels else "the same caption for every image"
+            others = max(map(len, texts.values())) > 1
+            advice = ", or name the other columns alone with --caption_columns" if others else ""
             raise ValueError(
                 f"data: there is {kind}, {next(iter(found))!r} ({language}), so there is nothing to tell apart. Add "
-                "images of other classes, or captions that differ."
+                f"images of other classes, or captions that differ{advice}."
             )
     return [language for language in columns.captions if len(texts[language]) > 1]
 

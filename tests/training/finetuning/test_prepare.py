@@ -217,3 +217,10 @@ def test_one_class_only_is_refused(tmp_path, rows, titles):
     same = [(path, "青蛙") for path, _ in titles]
     with pytest.raises(ValueError, match=r"there is one class only, '青蛙' \(zh\)"):
         run(tmp_path, write_csv(tmp_path / "labels.csv", same, ("file", "label")))
+
+
+def test_one_caption_of_a_language_is_refused_with_the_way_to_leave_it_out(tmp_path, titles):
+    data = write_csv(tmp_path / "two.csv", [(*row, "a photo") for row in titles], ("file", "zh", "en"))
+    with pytest.raises(ValueError, match=r"'a photo' \(en\).* name the other columns alone with --caption_columns\."):
+        run(tmp_path, data)
+    assert run(tmp_path, data, caption_columns={"zh": "zh"}).languages == ["zh"]
