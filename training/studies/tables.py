@@ -28,8 +28,8 @@ BUDGET_MODELS = {
 WORDS = {
     "en": {
         "header": ["Model", "Parameters", "Size in int8", "Latency of an image and a text", "R@5, en / zh"],
-        "note": "Latency: int8, one thread, batch 1, from one run; AltCLIP, the paper's teacher, with random weights. "
-        "R@5: text to image, 690 photographs.",
+        "note": "Latency is for int8, one thread and batch 1, all models in one run. AltCLIP, the paper's "
+        "teacher, has random weights. R@5 is text to image on 690 photographs.",
     },
     "zh": {
         "header": ["模型", "参数量", "int8 大小", "一张图片加一条文本的延迟", "R@5（英 / 中）"],
