@@ -402,9 +402,4 @@ def _detect_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
     config.validate_architecture()
 
 
-__all__ = [
-    "DCCLIPModel",
-    "DCCLIPPreTrainedModel",
-    "DCCLIPTextModelWithProjection",
-    "DCCLIPVisionModelWithProjection",
-]
+__all__ = ["DCCLIPModel", "DCCLIPPreTrainedModel", "DCCLIPTextModelWithProjection", "DCCLIPVisionModelWithProjection"]

@@ -149,9 +149,5 @@ class KeyedBatchSampler:
 def data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
     """Make a DataLoader with `workers` decoding processes."""
     return DataLoader(
-        dataset,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        **options,
+        dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(), **options
     )

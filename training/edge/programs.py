@@ -59,11 +59,7 @@ def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, imag
 
 
 def to_int8(
-    module: nn.Module,
-    tower: str,
-    example: tuple[Tensor, ...],
-    shapes: dict[str, Any],
-    images: Iterable[np.ndarray],
+    module: nn.Module, tower: str, example: tuple[Tensor, ...], shapes: dict[str, Any], images: Iterable[np.ndarray]
 ) -> nn.Module:
     """Quantise a tower: weights in int8 per channel, embedding tables in int8 per row.
 

@@ -216,22 +216,13 @@ def score(
         "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
         "text_to_image": (found_images, len(images), pairs[:, 0]),
     }
+    fields: dict[str, Any] = {"model": model, "stage": stage, "set": retrieval_set.name, "protocol": PROTOCOL}
+    fields |= {"language": language, "seed": seed}
     for direction, (found, num_candidates, groups) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
             hits = found < k
-            rows.append(
-                Row(
-                    model=model,
-                    stage=stage,
-                    set=retrieval_set.name,
-                    protocol=PROTOCOL,
-                    language=language,
-                    metric=f"{direction}_R@{k}",
-                    value=int(hits.sum()) / len(hits),
-                    seed=seed,
-                    interval=grouped_interval(hits, groups),
-                )
-            )
+            value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, groups)
+            rows.append(Row(metric=f"{direction}_R@{k}", value=value, interval=interval, **fields))
     return rows
 
 

@@ -121,33 +121,27 @@ def _target(recipe: TrainingRecipe) -> Target:
     return Target(repo_id=str(recipe.hub_model_id), private=recipe.hub_private_repo)
 
 
-def open_repo(target: Target, wait_s: float = 1.0):
+def open_repo(target: Target):
     """Create repo and branch if they do not exist. A missing token or permission and an invalid name fail here.
-
-    Args:
-        target: The repo and branch to open.
-        wait_s: Seconds before the second attempt; the pause doubles with each attempt.
 
     Raises:
         PublishError: The Hub refuses or cannot be reached, or the repo is public although `private` is set.
     """
     api = HfApi()
     try:
-        _retry(
-            lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True), "the repo", wait_s
-        )
-        if target.private and not _retry(lambda: api.repo_info(target.repo_id), "the repo", wait_s).private:
+        _retry(lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True), "the repo")
+        if target.private and not _retry(lambda: api.repo_info(target.repo_id), "the repo").private:
             raise PublishError(
                 f"{target.repo_id} exists and is public, but --private is set. Make it private in its settings, "
                 "choose another --repo_id, or leave --private out."
             )
         if target.revision != DEFAULT_BRANCH:
-            _retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True), "branch", wait_s)
+            _retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True), "branch")
     except (OSError, ValueError) as error:
         raise PublishError(f"cannot open {target.repo_id} on the Hub: {_message(error)}") from error
 
 
-def upload(folder: str | Path, target: Target, message: str = "Publish the model", wait_s: float = 1.0) -> Published:
+def upload(folder: str | Path, target: Target, message: str = "Publish the model") -> Published:
     """Upload the publishable files of a folder in one commit.
 
     Files that the repo has already are not sent again. Files that an earlier upload sent and the folder no longer has
@@ -157,7 +151,6 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
         folder: A finished model folder.
         target: The repo, branch and tag to upload to.
         message: Message of the commit.
-        wait_s: Seconds before the second attempt; the pause doubles with each attempt.
 
     Returns:
         The commit that holds the files.
@@ -168,11 +161,11 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
     """
     paths = list_files(folder)
     api = HfApi()
-    open_repo(target, wait_s)
+    open_repo(target)
     try:
-        published = _retry(lambda: _commit(api, Path(folder), paths, target, message), f"{len(paths)} files", wait_s)
+        published = _retry(lambda: _commit(api, Path(folder), paths, target, message), f"{len(paths)} files")
         if target.tag is not None:
-            _retry(lambda: _tag(api, target.repo_id, str(target.tag), published.commit), f"tag {target.tag}", wait_s)
+            _retry(lambda: _tag(api, target.repo_id, str(target.tag), published.commit), f"tag {target.tag}")
     except (OSError, ValueError) as error:
         raise PublishError(
             f"the upload of {folder} to {target.repo_id} failed: {_message(error)}\nThe folder is complete and "
@@ -209,8 +202,9 @@ def _tag(api: HfApi, repo_id: str, tag: str, commit: str):
         )
 
 
-def _retry(call: Callable[[], Result], what: str, wait_s: float) -> Result:
+def _retry(call: Callable[[], Result], what: str) -> Result:
     """Repeat a call with growing pauses while its failure is temporary: a server error or a lost connection."""
+    wait_s = 1.0
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()

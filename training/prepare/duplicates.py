@@ -100,11 +100,7 @@ def colours(image: PILImage.Image) -> np.ndarray:
 
 
 def match_images(
-    hashes: np.ndarray,
-    colours: np.ndarray,
-    max_distance: int,
-    max_colour_distance: float,
-    num_reference: int = 0,
+    hashes: np.ndarray, colours: np.ndarray, max_distance: int, max_colour_distance: float, num_reference: int = 0
 ) -> np.ndarray:
     """Match each image with the first earlier image that it is a near-duplicate of.
 

@@ -195,10 +195,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
 
 
 def tower_config(
-    config: StudentConfig,
-    tower: str,
-    teacher: Teacher | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: StudentConfig, tower: str, teacher: Teacher | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PreTrainedConfig:
     """Build the transformers config of one tower.
 

@@ -81,10 +81,7 @@ class LossInputs:
 
     def for_language(self, number: int) -> "LossInputs":
         """The same batch with the captions of one language only."""
-        return self._with_captions(self.language == number)
-
-    def _with_captions(self, chosen: Tensor) -> "LossInputs":
-        """The same batch with some of its captions, (T,) bool."""
+        chosen = self.language == number
 
         def select(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value[chosen] if name.endswith("text") else value for name, value in embeddings.items()}

@@ -28,11 +28,7 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
 
 
 def feature_map_loss(
-    student: Tensor,
-    teacher: Tensor,
-    mask: Tensor | None = None,
-    beta: float = 2.0,
-    dim: int = 1,
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, beta: float = 2.0, dim: int = 1
 ) -> Tensor:
     """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
 

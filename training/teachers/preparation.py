@@ -105,11 +105,7 @@ def tokenizer_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
 
 
 def square_image_processor(
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    squash: bool = False,
-    resample: int = Resampling.BICUBIC,
+    size: int, mean: Sequence[float], std: Sequence[float], squash: bool = False, resample: int = Resampling.BICUBIC
 ) -> CLIPImageProcessor:
     """Build the image processor of a model with a square input.
 

@@ -113,7 +113,11 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
         space=teacher_space(runs),
         sources=sources,
         data_terms=data_terms(sources),
-        **_tables(results),
+        meta=results and results.meta,
+        accuracy=results and accuracy_table(results),
+        protocols=results and ", ".join(protocols(results)),
+        size=results and size_table(results),
+        exports=results and export_table(results),
     )
     return card.content.rstrip() + "\n"
 
@@ -123,17 +127,6 @@ def _answers(example: dict[str, Any], language: str) -> str:
     answers, correct = example["answers"][language], example["labels"][language][0]
     text = ", ".join(f"{answer['label']} {answer['score']:.3f}" for answer in answers)
     return text if answers[0]["label"] == correct else f"{text} (wrong: the correct label is {correct})"
-
-
-def _tables(results: Results | None) -> dict[str, Any]:
-    """Provenance and tables of the results; None for each that there is not."""
-    return {
-        "meta": results and results.meta,
-        "accuracy": results and accuracy_table(results),
-        "protocols": results and ", ".join(protocols(results)),
-        "size": results and size_table(results),
-        "exports": results and export_table(results),
-    }
 
 
 def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
