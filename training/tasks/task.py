@@ -153,11 +153,7 @@ class Task(nn.Module):
         return states, embeddings
 
     def before_batch(self, number: int):
-        """Hook that the training loop calls before each batch.
-
-        Args:
-            number: Number of the batch in the run, from 0; the same on all processes.
-        """
+        """Hook that the training loop calls before each batch of a run, with its number; the same on all processes."""
 
     def after_step(self):
         """Hook that the training loop calls after each optimizer step."""
@@ -226,12 +222,7 @@ def gather_pairs(batch: Batch) -> Batch:
     Returns:
         The fields of all processes; `owner` is an index into the images of all processes.
     """
-    fields = {
-        "rows": batch["rows"],
-        "owner": batch["owner"],
-        "caption_ids": batch["caption_ids"],
-        "language": batch["language"],
-    }
+    fields = {name: batch[name] for name in ("rows", "owner", "caption_ids", "language")}
     if dist.is_initialized() and dist.get_world_size() > 1:
         fields["owner"] = fields["owner"] + sum(_sizes(batch["rows"])[: dist.get_rank()])
     return cast(Batch, {name: gather(value) for name, value in fields.items()})

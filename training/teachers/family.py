@@ -46,15 +46,8 @@ class Targets:
 
     @property
     def required_map(self) -> Tensor:
-        """The feature map.
-
-        Raises:
-            ValueError: The targets were computed without it.
-        """
-        if self.feature_map is None:
-            raise ValueError(
-                "feature_map: the targets were computed without it. Set grid or token_maps in TargetSpec."
-            )
+        """The feature map, of targets for which `TargetSpec` sets `grid` or `token_maps`."""
+        assert self.feature_map is not None
         return self.feature_map
 
 

@@ -155,12 +155,8 @@ def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, A
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
-    (Path(folder) / TOKENIZER_FILE).write_text(file_content(pipeline), encoding="utf-8")
-
-
-def file_content(pipeline: dict[str, Any]) -> str:
-    """A pipeline without call state as the content of `tokenizer.json`, in as few bytes as JSON needs."""
-    return json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
+    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
+    (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
 
 
 def rebuild(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:

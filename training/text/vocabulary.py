@@ -69,32 +69,16 @@ class Vocabulary:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return backend is not None and digest(read_pipeline(tokenizer)) == self.source_digest
 
-    def check_source(self, tokenizer: PreTrainedTokenizerBase):
-        """Check that a tokenizer is the source.
-
-        Raises:
-            ValueError: It is not the source.
-        """
-        if not self.is_cut_of(tokenizer):
-            raise ValueError(
-                f"source tokenizer: {tokenizer.name_or_path!r} is not {self.source!r}, the source of this vocabulary. "
-                "Load that tokenizer, or cut the vocabulary again."
-            )
-
     def aligned(self, texts: Sequence[str], source_tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         """Find the texts that the cut and the source split into the same pieces. Texts are not truncated.
 
         Args:
             texts: List of T texts.
-            source_tokenizer: Source tokenizer of this vocabulary.
+            source_tokenizer: Source tokenizer of this vocabulary; see `is_cut_of`.
 
         Returns:
             (T,) bool, whether the source's ids of a text equal `to_source` of the cut's ids.
-
-        Raises:
-            ValueError: The tokenizer is not the source.
         """
-        self.check_source(source_tokenizer)
         same: list[bool] = []
         with untruncated(self.tokenizer) as cut, untruncated(source_tokenizer) as source:
             for chunk in chunks(texts):
