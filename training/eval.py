@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> "Results | None":
 
 def _run(options: EvalOptions) -> "Results | None":
     # imported after parsing: torch and transformers take seconds, and --help needs neither
-    from training.evaluation.encoder import find_processes
     from training.evaluation.plan import EvalPlan
     from training.evaluation.report import REPORT_FILES, write_report
     from training.evaluation.runner import Runner
     from training.utils.output import claim_folder
+    from training.utils.process import find_processes
 
     hide_library_bars()
     plan = EvalPlan.open(options)

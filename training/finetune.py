@@ -40,12 +40,12 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.align import make_task
     from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.engine.stage import run_stage
-    from training.evaluation.encoder import find_processes
     from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import make_recipe
     from training.finetuning.prepare import DATA_FOLDER
     from training.students import load_student
+    from training.utils.process import find_processes
 
     _ = [photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)]  # a missing package is reported before training
     state, output_dir = find_processes(), Path(options.output_dir)
@@ -155,6 +155,7 @@ def open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCC
     config.base_model = Path(name).resolve().name if Path(name).is_dir() else name
     config.base_model_license = base_license(name, student)
     config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
+    config.fit = None  # it was calibrated for other weights
     if not recipe.anchor_weight:
         config.teacher = config.teacher_weights = None  # its embeddings can no longer be compared with the teacher's
     return student, processor

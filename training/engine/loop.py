@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
-    InitProcessGroupKwargs,
     gather_object,
     send_to_device,
 )
@@ -29,7 +28,7 @@ from training.engine.state import Progress, TrainingState, check_checkpoint, loa
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last
-from training.utils.process import LONGEST_WAIT, use_cpu_fully
+from training.utils.process import find_processes
 from training.utils.rng import keyed_uniform
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
@@ -73,7 +72,7 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         ValueError: A tracker of the recipe is not installed, or Accelerate would shard the student.
     """
     require_trackers(recipe.trackers)
-    use_cpu_fully()
+    find_processes()  # Accelerator itself forms no group of processes on a CPU
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         step_scheduler_with_optimizer=False,
@@ -82,7 +81,6 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         kwargs_handlers=[
             # some backbones have layers after their feature map, which no loss reaches
             DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
         ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
@@ -249,7 +247,7 @@ class _Run:
                 values = {name: value.item() for name, value in losses.items()}
                 raise FloatingPointError(
                     f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
-                    "learning_rate, or check these rows. The last checkpoint is intact."
+                    "learning_rate, or check these rows. Checkpoints are intact."
                 )
             backward()
         for name, value in losses.items():

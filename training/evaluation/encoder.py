@@ -1,14 +1,12 @@
 """A model with the embeddings of images and texts that it has computed, by one process or several."""
 
 import copy
-import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from accelerate.utils import gather, parse_flag_from_env
+from accelerate.utils import gather
 from torch import Tensor
 from transformers import CONFIG_NAME
 
@@ -18,16 +16,6 @@ from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.templates import Templates
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers.lineage import digest_folder
-from training.utils.process import LONGEST_WAIT, use_cpu_fully
-
-
-def find_processes() -> PartialState:
-    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
-    use_cpu_fully()
-    # without this flag, processes on a machine without an accelerator do not form a group
-    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
-    return PartialState(cpu=is_cpu, **group)
 
 
 class Encoder:

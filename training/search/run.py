@@ -29,11 +29,11 @@ from modeling_dcclip.search.photos import UnreadablePhotoError
 from training.data.images import CellRules
 from training.data.shards import Shards, get_cell
 from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
-from training.evaluation.encoder import find_processes
 from training.search import EmbedOptions
 from training.search.embedder import Embedder, schema
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.output import claim_folder
+from training.utils.process import find_processes
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,28 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 LONGEST_WAIT = timedelta(days=3)  # of a process for the others, such as for the targets of a large set
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
+
+
+def find_processes() -> "PartialState":
+    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    use_cpu_fully()
+    # without this flag, processes on a machine without an accelerator do not form a group
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
+    return PartialState(cpu=is_cpu, **group)
 
 
 def use_cpu_fully():

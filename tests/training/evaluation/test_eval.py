@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
-from training.evaluation.encoder import find_processes
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan, protocol_tasks
 from training.evaluation.report import elevater_scores, results_table
@@ -19,6 +18,7 @@ from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import ELEVATER
 from training.evaluation.zero_shot_model import ZeroShotModel
+from training.utils.process import find_processes
 from training.utils.results import Results, Row
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
-from training.evaluation.encoder import Encoder, find_processes
+from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.retrieval import (
     RetrievalSet,
@@ -23,6 +23,7 @@ from training.evaluation.retrieval import (
 )
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub.cards.metadata import eval_results
+from training.utils.process import find_processes
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
