@@ -64,6 +64,7 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
             "none."
         )
+    student.config.fit = None  # it was calibrated for other weights
     if teacher is not None and student.config.teacher != teacher.name:
         earlier = [student.config.teacher_license] if student.config.teacher or student.config.teacher_license else []
         student.config.teacher_license = join_licenses([*earlier, teacher.license])

@@ -79,12 +79,12 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)
     assert inputs.targets is not None  # because there is a teacher
     bank = None
-    if any(loss.needs_bank for loss in losses):
+    if weight := next((loss.weight for loss in losses if loss.needs_bank), None):
         captions = [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
         if len(captions) < 2:
             raise ValueError(
-                "logits_weight: compares with the captions of the data, but the data are a stream or have fewer than "
-                "two captions. Set logits_weight to 0, or add captions."
+                f"{weight}: its loss compares with the captions of the data, but the data are a stream or have fewer "
+                f"than two captions. Set {weight} to 0, or add captions."
             )
         bank = encode_bank(teacher.with_towers(("text",)).to(accelerator.device), captions)
     map_widths = {"vision": teacher.vision_width} | ({"text": teacher.text_width} if token_maps else {})

@@ -96,6 +96,11 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
         ({"data": {"train": "x", "sources": [{"train": "y"}]}}, "data: "),
         ({"data": {"sources": [{"train": "y", "weight": 0}]}}, "data.sources.weight: must be above 0, got 0.0."),
         ({"data": {"sources": [{"train": "y", "caption_columns": {}}]}}, "data.caption_columns: "),
+        ({"data": {"train": "x", "caption_columns": {False: "en"}}}, "data.caption_columns: False is not a language"),
+        (
+            {"data": {"train": "x", "caption_columns": {"EN": "en"}}},
+            "data.caption_columns: 'EN' is not a ",
+        ),
         ({"data": {"train": "x", "streaming": True, "in_memory": True}}, "data.in_memory: "),
         ({"teacher": None}, "teacher: "),
         ({"teachers": [{"teacher": "a"}]}, "config: has no field 'teachers"),
@@ -164,6 +169,7 @@ def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write):
     ("fields", "message"),
     [
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
+        ({"classifier": "a.safetensors"}, "classifier: class_weight is 0, so it would not be used"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
         ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
         ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),

@@ -234,6 +234,10 @@ class AlignRecipe(TrainingRecipe):
             )
         if self.photos is not None and not self.photo_weight:
             raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
+        if self.classifier is not None and not self.class_weight:
+            raise ValueError(
+                "classifier: class_weight is 0, so it would not be used. Set it, or leave classifier out."
+            )
         if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
             raise ValueError(
                 "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "

@@ -1,6 +1,7 @@
 """Sections of a recipe: data, augmentation, student and evaluation; and the ranges of their numbers."""
 
 import math
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -121,10 +122,17 @@ class DataConfig(Checked):
         super().__post_init__()
         if (self.train is None) == (not self.sources):
             raise ValueError("data: set either train, for one source, or sources, for a mixture.")
-        if {} in (self.caption_columns, *(source.caption_columns for source in self.sources)):
+        columns = [self.caption_columns, *(source.caption_columns for source in self.sources)]
+        if {} in columns:
             raise ValueError(
                 "data.caption_columns: is empty; name a column for at least one language, such as {en: caption}."
             )
+        for language in (language for each in columns for language in each or {}):
+            if not (isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)):  # YAML reads no as false
+                raise ValueError(
+                    f"data.caption_columns: {language!r} is not a language code of ISO 639-1, such as en or zh. Write "
+                    'one; in YAML, write "no" with quotation marks.'
+                )
         if self.streaming and self.in_memory:
             raise ValueError("data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming.")
 

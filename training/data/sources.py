@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
@@ -32,9 +33,11 @@ ENCODED = frozenset({"binary", "large_binary", "string", "large_string", "null"}
 MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 
 
-def check_split(source: str | list[str], split: str, field: str = "data.sources.split"):
-    """Raise ValueError for a split other than `train` of parquet files or tar shards, which have no splits."""
+def check_split(source: str | list[str], split: str, field: str = "data.sources.split", subset: str | None = None):
+    """Raise ValueError for a split other than `train`, or a subset, of parquet files or tar shards: they have none."""
     names = [source] if isinstance(source, str) else list(source)
+    if subset is not None and any(BUILDERS.get(_suffix(name)) for name in names):
+        raise ValueError(f"{field.removesuffix('split')}subset: {names[0]!r} has none, got {subset!r}. Leave it out.")
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
         raise ValueError(f"{field}: {names[0]!r} has no splits, got {split!r}. Leave it out.")
 
@@ -199,6 +202,7 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
     path = expanded(name)
     if ":" in name and not path.exists():
         module, function = name.split(":")
+        sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
         return getattr(importlib.import_module(module), function)()
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
 

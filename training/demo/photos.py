@@ -222,7 +222,8 @@ class PhotoDemo:
             fields["teacher_cache"] = str(self.folder / TARGETS / name)
             if isinstance(recipe, AlignRecipe):
                 path = self.folder / DATA / CLASSIFIER
-                fields |= {"classifier": str(path), "class_weight": recipe.class_weight if path.exists() else 0.0}
+                fields |= {"class_weight": recipe.class_weight if path.exists() else 0.0}
+                fields |= {"classifier": str(path) if fields["class_weight"] else None}
             # continues at the last checkpoint; a finished stage whose step was not recorded is written again
             self.recipes[name] = replace(recipe, resume=True, overwrite=True, **fields)
 

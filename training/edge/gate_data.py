@@ -177,7 +177,7 @@ def make_noise() -> Dataset:
 
 def _load(source: str, options: ExportOptions, field: str) -> Dataset:
     """Load rows whose images may be opened."""
-    rows = load_source(source, options.split)
+    rows = load_source(source, options.split, field=field)
     require_columns(rows, (options.image_column,), source, "Name the right one with --image_column.", field)
     rules = rules_for(source, options.allow_paths)
     return require_allowed(rows, options.image_column, rules, source, field)

@@ -91,6 +91,8 @@ def caption_tokens(
     """
     if teacher is None:
         return CaptionTokenizer(tokenizer, max_text_length)
+    if preparation := teacher.family.prepare_texts(teacher.tokenizer):
+        preparation.require_end_token(teacher.config, teacher.tokenizer, f"teacher: {teacher.name!r}")
     max_text_length = min(max_text_length, teacher.max_text_length)
     if teacher.clean is not None:  # a text that is cleaned for the teacher alone has other tokens
         return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, clean=teacher.clean)
@@ -163,7 +165,7 @@ def open_pairs(
         ValueError: A source, split or column does not exist.
     """
     for source in data.mixture:
-        check_split(source.train, source.split)
+        check_split(source.train, source.split, subset=source.subset)
     if data.streaming:
         return PairStream(data, tokens, image_size, squash)
     rows = [load_source(source.train, source.split, source.subset) for source in data.mixture]

@@ -66,8 +66,8 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
     Raises:
         ValueError: A module cannot be imported, or registers a name that is taken.
     """
-    from training.tasks.distill import DISTILL_LOSSES
-    from training.tasks.loss_table import LOSSES
+    from training.tasks.distill import DISTILL_LOSSES, DistillLoss
+    from training.tasks.loss_table import LOSSES, Loss
     from training.teachers import FAMILIES
 
     families = dict(FAMILIES)
@@ -79,6 +79,13 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
                 f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
                 "environment or of the working directory."
             ) from error
+    for kind, table in ((DistillLoss, DISTILL_LOSSES), (Loss, LOSSES)):
+        for loss in table:
+            if not (isinstance(loss, kind) and loss.weight.isidentifier() and loss.weight.endswith("_weight")):
+                raise ValueError(
+                    f"import: {loss!r} is no row of its table: it needs a {kind.__name__} whose weight is a name that "
+                    f"ends in _weight. Change it, in {', '.join(modules)}."
+                )
     taken = [name for name, family in families.items() if FAMILIES.get(name) is not family]
     for table in (DISTILL_LOSSES, LOSSES):
         rows = [(loss.name, getattr(loss, "for_loss", None)) for loss in table]

@@ -270,11 +270,5 @@ def _find_text_preparation(
             f"model: {name!r} is of the family {config.model_type!r}, and neither its config nor its tokenizer states "
             "the longest text. Add the family to FAMILIES (training/teachers/families.py) with a text_preparation."
         )
-    if preparation.end_token is not None:
-        end, ids = preparation.end_token(config, tokenizer), tokenizer("a").input_ids
-        if ids[-1] != end:
-            raise ValueError(
-                f"model: {name!r} was trained on texts that end with token {end}, which its tokenizer does not add: "
-                f"'a' is {ids}. The tokenizer does not match the model, or its config is wrong."
-            )
+    preparation.require_end_token(config, tokenizer, f"model: {name!r}")
     return preparation

@@ -51,7 +51,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
         raise ValueError(
             f"data: {data!r} is not a table that can be read. Save it as CSV with one row per image: path, caption."
         )
-    check_split(data, split, "split")
+    check_split(data, split, "split", subset)
     rows = _undecoded(load_source(data, split, subset))
     form = f"{len(rows):,} rows of {path.name}"
     if path.is_file():

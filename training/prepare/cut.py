@@ -6,6 +6,7 @@ into the same pieces as before, under new ids: the teacher's ids are one lookup 
 teacher's token states.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,13 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, untruncated
 from training.text.vocabulary import Vocabulary, chunks
-from training.text.writing_systems import (
-    SUPPORTED_SCRIPTS,
-    has_supported_scripts,
-    is_ideograph,
-    is_punctuation,
-    script_of,
-)
+from training.text.writing_systems import SUPPORTED_SCRIPTS, is_ideograph, script_of
 
 METASPACE = "▁"
 IDEOGRAPH_SHARE = 0.25  # largest share of the kept pieces for Chinese characters that do not occur in the corpus
@@ -116,7 +111,8 @@ def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], piec
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
     characters = set("".join(pieces[number] for number in np.flatnonzero(counts)))
     single = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *characters}
-    return required | np.array([piece in single or is_punctuation(piece) for piece in pieces])
+    marks = {piece for piece in pieces if len(piece) == 1 and unicodedata.category(piece).startswith("P")}
+    return required | np.array([piece in single or piece in marks for piece in pieces])
 
 
 def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> tuple[list[str], np.ndarray]:
@@ -131,7 +127,8 @@ def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) ->
 def _tiers(
     tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: PieceCounts
 ) -> np.ndarray:
-    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.SUPPORTED, Tier.OTHER)
+    known = [all(script_of(each) in (*SUPPORTED_SCRIPTS, None) for each in piece) for piece in pieces]
+    tiers = np.where(known, Tier.SUPPORTED, Tier.OTHER)
     tiers[counts.pieces > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
     return tiers

@@ -13,7 +13,7 @@ from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.tasks.loss_table import Loss, LossInputs, active_losses
 from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, map_distances, positives
-from training.tasks.task import Task, gather, gather_pairs
+from training.tasks.task import Task, gather, gather_pairs, scalar
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 
@@ -259,7 +259,8 @@ class AlignTask(Task):
 def _add(values: dict[str, Tensor], loss: Loss, inputs: LossInputs, suffix: str = "") -> Tensor:
     """Compute a loss, add it to the logged values, and return the sum of its parts."""
     result = loss.function(inputs)
-    parts = result if isinstance(result, dict) else {"": result}
-    values.update({f"{loss.name}_{part}{suffix}" if part else f"{loss.name}{suffix}": v for part, v in parts.items()})
-    first, *others = parts.values()
-    return sum(others, first)
+    parts = result if isinstance(result, dict) and result else {"": result}
+    total, *others = (scalar(value, loss.name) for value in parts.values())
+    names = (f"{loss.name}_{part}{suffix}" if part else f"{loss.name}{suffix}" for part in parts)
+    values.update(zip(names, (total, *others), strict=True))
+    return sum(others, total)

@@ -12,7 +12,7 @@ from training.config import DistillRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, relational_loss
-from training.tasks.task import Task
+from training.tasks.task import Task, scalar
 from training.teachers.targets import TargetSource
 
 LEARNING = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
@@ -160,7 +160,7 @@ class DistillTask(Task):
                     continue
                 with torch.autocast(inputs.student.device.type, enabled=False):  # half precision destroys gradients
                     parts = [self._at_width(inputs, width) for width in self.widths] if loss.at_widths else [inputs]
-                    value = torch.stack([loss.function(part) for part in parts]).mean()
+                    value = torch.stack([scalar(loss.function(part), loss.name) for part in parts]).mean()
                 losses[f"{tower}_{loss.name}"] = value
                 total = total + getattr(self.recipe, loss.weight) * value
         return losses | {"loss": total}

@@ -228,6 +228,14 @@ def gather_pairs(batch: Batch) -> Batch:
     return cast(Batch, {name: gather(value) for name, value in fields.items()})
 
 
+def scalar(value: Any, name: str) -> Tensor:
+    """The value of the loss `name`; ValueError if it is not a scalar tensor."""
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"the loss {name!r} returned {found}, expected a scalar tensor. Change its function.")
+    return value
+
+
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
     """Split a batch into chunks of images, each with its own captions.
 

@@ -2,9 +2,7 @@
 
 A family outside this package is added to the same table before a model is loaded:
 
-    from training.teachers import FAMILIES, Family
-
-    FAMILIES["my_clip"] = Family(model_class=MyCLIPModel, text_preparation=TextPreparation(77))
+    FAMILIES["my_clip"] = dataclasses.replace(FAMILIES["clip"], model_class=MyCLIPModel)
 """
 
 from operator import attrgetter

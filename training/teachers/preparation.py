@@ -49,6 +49,21 @@ class TextPreparation:
     end_token: Callable[[PreTrainedConfig, PreTrainedTokenizerBase], int | None] | None = None
     stated_by: str = "training/teachers/families.py"
 
+    def require_end_token(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model: str):
+        """Check that the tokenizer ends a text with `end_token`: otherwise all texts can have the same embedding.
+
+        Raises:
+            ValueError: It does not; the message starts with `model`.
+        """
+        if self.end_token is None:
+            return
+        end, ids = self.end_token(config, tokenizer), tokenizer("a").input_ids
+        if ids[-1] != end:
+            raise ValueError(
+                f"{model} was trained on texts that end with token {end}, which its tokenizer does not add: 'a' is "
+                f"{ids}. The tokenizer does not match the model, or its config is wrong."
+            )
+
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
         """Tokenize texts.
 

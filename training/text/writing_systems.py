@@ -42,16 +42,6 @@ def is_ideograph(piece: str) -> bool:
     return len(piece) == 1 and script_of(piece) == "Han"
 
 
-def is_punctuation(piece: str) -> bool:
-    """Check whether a piece is a single punctuation mark."""
-    return len(piece) == 1 and unicodedata.category(piece).startswith("P")
-
-
-def has_supported_scripts(piece: str) -> bool:
-    """Check whether all letters of a piece are Latin or Chinese. A piece without letters passes."""
-    return all(script_of(character) in SUPPORTED_SCRIPTS for character in piece if script_of(character))
-
-
 def is_written_in(text: str, language: str) -> bool:
     """Check whether a text has a letter of a script of its language. A text without letters passes.
 

@@ -55,6 +55,8 @@ def claim_folder(
         ValueError: A file of the user or an input would be overwritten, or the folder is locked.
         OSError: The folder cannot be written to.
     """
+    if not str(folder).strip() or Path(folder).is_file():
+        raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
     folder, names = Path(folder), list(names)
     written = {path.resolve() for path in (folder, *(folder / name for name in names))}
     for name, value in (inputs or {}).items():

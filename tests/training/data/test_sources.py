@@ -1,11 +1,12 @@
 import os
+import sys
 
 import pytest
 from datasets import Dataset
 
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairStream, load_source
-from training.data.sources import digest_sources, open_stream
+from training.data.sources import check_split, digest_sources, open_stream
 from training.finetuning.sources import open_data
 
 
@@ -13,6 +14,21 @@ from training.finetuning.sources import open_data
 def test_a_function_that_returns_no_data_set_is_refused(load):
     with pytest.raises(ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a .* Return a datasets"):
         load("tests.tiny:list_tiny_rows")
+
+
+def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
+    code = "import datasets\n\n\ndef load():\n    return datasets.Dataset.from_dict({'en': ['a']})\n"
+    (tmp_path / "my_own_source.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert load_source("my_own_source:load")["en"] == ["a"]
+
+
+def test_parquet_files_have_no_subset(tmp_path):
+    with pytest.raises(ValueError, match=r"^data.sources.subset: 'x.parquet' has none, got 'fine'"):
+        check_split("x.parquet", "train", subset="fine")
+    with pytest.raises(ValueError, match=r"^subset: .*x.parquet' has none"):
+        open_data(str(tmp_path / "x.parquet"), subset="fine")
 
 
 def test_image_folder_with_metadata_is_a_source(tmp_path, images):

@@ -10,12 +10,13 @@ from transformers import CLIPImageProcessor
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import NO_DROPOUT, VIT, make_image_processor, make_model, recipe_fields, student_config
+from tests.tiny_teachers import save_teacher
 from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig
 from training.data import PairDataset
 from training.engine import inputs
 from training.engine.inputs import Models, caption_tokens, open_inputs, open_pairs, open_teacher
 from training.engine.stage import _check_batch
-from training.teachers import TOWERS
+from training.teachers import TOWERS, Teacher
 from training.teachers.targets import TargetSpec
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -57,6 +58,12 @@ def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teac
     assert same.has_token_targets and not tokens.has_token_targets
 
 
+def test_a_teacher_whose_texts_lack_their_end_token_is_refused(tokenizer, tmp_path):
+    teacher = Teacher.from_pretrained(str(save_teacher("clip", tmp_path, tokenizer)), towers=())
+    with pytest.raises(ValueError, match=rf"^teacher: '{tmp_path}' was trained on texts that end with token "):
+        caption_tokens(tokenizer, 99, teacher)
+
+
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 64), (96, 96)])
 def test_images_are_as_large_as_student_and_teacher_need_them(recipe, opened, image_size, expected, tmp_path):
     found = opened(recipe(teacher_cache=str(tmp_path), teacher_views=3), image_size)
@@ -83,10 +90,10 @@ def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe):
 def test_each_source_has_its_split_and_subset(tokenizer, train_rows, monkeypatch):
     asked = []
     monkeypatch.setattr(inputs, "load_source", lambda *arguments: asked.append(arguments) or train_rows.select([0]))
-    monkeypatch.setattr(inputs, "check_split", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(inputs, "check_split", lambda *arguments, subset: asked.append((*arguments, subset)))
     sources = [SourceConfig(train="a", split="dev", subset="s"), SourceConfig(train="b")]
     open_pairs(DataConfig(sources=sources), None, 64)
-    assert asked == [("a", "dev"), ("b", "train"), ("a", "dev", "s"), ("b", "train", None)]
+    assert asked == [("a", "dev", "s"), ("b", "train", None)] * 2
 
 
 @pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 0.0, "text_text_weight": 1.0}])

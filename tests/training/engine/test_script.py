@@ -55,6 +55,7 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     save_teacher("clip", Path("teacher"), tokenizer)
     config = json.loads(Path("teacher/config.json").read_text(encoding="utf-8"))
+    config["text_config"]["eos_token_id"] = tokenizer.eos_token_id
     Path("teacher/config.json").write_text(json.dumps(config | {"model_type": "my_clip"}), encoding="utf-8")
     for line, script in zip(commands.strip().splitlines(), (distill, align), strict=True):
         script.main(shlex.split(line)[2:])
@@ -70,6 +71,11 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
+        (
+            "from training.tasks.loss_table import LOSSES, Loss\nLOSSES.append(Loss('x', print, 'strength'))",
+            "a Loss whose weight is a name that ends in _weight",
+        ),
+        ("from training.tasks.distill import DISTILL_LOSSES\nDISTILL_LOSSES.append(5)", "5 is no row of its table"),
         ("1 / 0", "'my_module' cannot be imported .ZeroDivisionError"),
         ("from training.tasks.loss_table import LOSSES\nLOSSES.append(LOSSES[-1])", "is registered twice"),
         (

@@ -136,12 +136,13 @@ def test_an_image_tower_learns_the_similarities_to_captions_alone(distill_recipe
 
 
 def test_stage_2_keeps_a_licence_that_a_student_inherited(align_recipe, processor, tmp_path, teacher_folder):
-    make_model(WHOLE_MOBILENET, teacher_license="cc-by-nc-4.0").save_pretrained(tmp_path / "student")
+    make_model(WHOLE_MOBILENET, teacher_license="cc-by-nc-4.0", fit=[1.0] * 6).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
     start = {"student": str(tmp_path / "student"), "new_student": None, "teacher": str(teacher_folder)}
     recipe = align_recipe(**start, anchor_weight=1.0)
     student, _ = open_student(recipe, Teacher.from_pretrained(str(teacher_folder)))
     assert student.config.teacher_license == "cc-by-nc-4.0 and unknown"
+    assert student.config.fit is None  # it was calibrated for other weights
 
 
 def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_without_a_cache(

@@ -40,6 +40,7 @@ def start(processor, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
     model = make_model(MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
+    model.config.fit = [1.0] * 6
     save_student(folder, model, processor)
     return folder
 
@@ -97,6 +98,7 @@ def test_results_have_both_models_on_both_sets(finetuned):
         assert {("general texts", language, "text_to_text_R@1") for language in ("en", "zh")} <= names
     assert results.meta["command"].startswith("python training/finetune.py --model")
     assert (finetuned[0] / "results.png").exists()
+    assert json.loads((finetuned[0] / "config.json").read_text(encoding="utf-8"))["fit"] is None
     assert results.meta["finetune"]["cosine_to_start"]["images"] > 0.5
 
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from training.tasks import losses
+from training.tasks.align import _add
+from training.tasks.loss_table import Loss
 from training.tasks.losses import (
     affinity_loss,
     bank_loss,
@@ -15,6 +17,7 @@ from training.tasks.losses import (
     sigmoid_loss,
     text_positives,
 )
+from training.tasks.task import scalar
 
 
 @pytest.fixture
@@ -100,3 +103,10 @@ def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkey
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
     assert most[0] == 70 and most[1] < 70  # saved for the backward pass: embeddings, and no matrix
+
+
+@pytest.mark.parametrize("value", [1.0, None, {}, torch.zeros(2)])
+def test_a_loss_that_returns_no_scalar_is_named(value):
+    with pytest.raises(ValueError, match=r"^the loss 'own' returned .*, expected a scalar tensor"):
+        _add({}, Loss("own", lambda inputs: value, "own_weight"), None)
+    assert scalar(torch.tensor(2.0), "own") == 2

@@ -125,6 +125,14 @@ def test_a_file_of_the_user_is_refused_by_name(tmp_path, name):
     assert (tmp_path / name).read_text() == "model"
 
 
+def test_a_file_or_no_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("", "file"):
+        with pytest.raises(ValueError, match=f"^output_dir: '{name}' is not a folder"):
+            write_model(name, overwrite=True)
+
+
 def test_own_files_are_replaced_by_the_same_command_only(tmp_path):
     for _ in range(2):
         write_model(tmp_path)
