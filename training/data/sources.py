@@ -56,7 +56,7 @@ def load_source(
         field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: The source cannot be loaded or is a stream.
+        ValueError: The source cannot be loaded, is a stream, or has no rows.
     """
     rows = _load(source, split, subset, streaming=False, field=field)
     if not isinstance(rows, Dataset):
@@ -64,6 +64,8 @@ def load_source(
         raise ValueError(
             f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
         )
+    if not len(rows):
+        raise ValueError(f"{field}: {source!r} has no rows. Check what it reads.")
     return rows
 
 

@@ -18,10 +18,13 @@ def test_a_function_that_returns_no_data_set_is_refused(load):
 
 def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
     code = "import datasets\n\n\ndef load():\n    return datasets.Dataset.from_dict({'en': ['a']})\n"
+    code += "\n\ndef load_nothing():\n    return load().select([])\n"
     (tmp_path / "my_own_source.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
     assert load_source("my_own_source:load")["en"] == ["a"]
+    with pytest.raises(ValueError, match=r"^data: 'my_own_source:load_nothing' has no rows"):
+        load_source("my_own_source:load_nothing")
 
 
 def test_parquet_files_have_no_subset(tmp_path):
