@@ -240,7 +240,7 @@ def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
 def main(argv: list[str] | None = None) -> None:
     """Parse and run; exit with code 2 and one line on stderr after a user error, and in silence after a closed pipe.
 
-    A folder in place of a command is indexed, and then searched on the page of `serve`.
+    A folder in place of a command is indexed, and then searched on the page of `serve`, whose options may follow it.
 
     Args:
         argv: Command-line arguments. Default: the arguments of the process.
@@ -249,19 +249,23 @@ def main(argv: list[str] | None = None) -> None:
         if not is_utf8(stream):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
     arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    parser, runs = build_parser(), [arguments]
+    parser = build_parser()
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):  # dcclip ~/Photos
         if not Path(arguments[0]).is_dir():
             parser.error(f"{arguments[0]!r} is neither a folder nor a command ({', '.join(COMMANDS)})")
-        found = parser.parse_known_args(["index", *arguments])[0]
-        runs = [["index", *arguments], ["serve", "--open", "--port", "0", "--index", str(found.index)]]
-        runs = runs[:1] if found.watch else runs  # it watches until it is stopped
-    for run in runs:
-        options, unknown = parser.parse_known_args(run)
+        options, rest = parser.parse_known_args(["index", *arguments])
+        runs = [(options, rest)]  # it watches until it is stopped, or else
+        if not options.watch:
+            served = ["serve", "--open", "--port", "0", "--index", str(options.index), *rest]
+            runs = [(options, []), parser.parse_known_args(served)]
+    else:
+        runs = [parser.parse_known_args(arguments)]
+    for _, unknown in runs:
         if unknown:
             names = " ".join(unknown)
-            advice = '. To leave something out, write "beach -people" in quotes' if run[0] == "search" else ""
-            options.error(f"unrecognized arguments: {names}{advice}")
+            advice = '. To leave something out, write "beach -people" in quotes' if arguments[0] == "search" else ""
+            runs[0][0].error(f"unrecognized arguments: {names}{advice}")
+    for options, _ in runs:
         _run(options)
 
 

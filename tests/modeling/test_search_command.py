@@ -14,6 +14,7 @@ import pytest
 from modeling_dcclip import command
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
+from tests.local_server import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -198,8 +199,11 @@ def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkey
     command.main([str(photos)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
-    command.main([str(photos), "--index", str(place.parent / "other")])
-    assert folders == [place, place.parent / "other"]
+    command.main([str(photos), "--index", str(place.parent / "other"), "--port", str(port := free_port())])
+    assert folders == [place, place.parent / "other"] and opened[1].endswith(f":{port}/")
+    with pytest.raises(SystemExit):
+        command.main([str(photos), "--no_such_option"])
+    assert "dcclip index: error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
     monkeypatch.setattr("modeling_dcclip.search.commands.watch", lambda index: [])
     command.main([str(photos), "--watch"])
     assert len(folders) == 2  # it has ended, and serves nothing then
