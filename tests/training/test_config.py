@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,12 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
             "data.caption_columns: 'EN' is not a ",
         ),
         ({"data": {"train": "x", "streaming": True, "in_memory": True}}, "data.in_memory: "),
+        ({"data": {"sources": ["a.parquet"]}}, "sources: 'a.parquet' is neither a mapping of fields nor a YAML file"),
+        ({"mixed_precision": False}, "mixed_precision: Does not validate"),
+        (
+            {"own_weight": 1},
+            "config: has no field 'own_weight'. For a loss of your own, name its module with --import.",
+        ),
         ({"teacher": None}, "teacher: "),
         ({"teachers": [{"teacher": "a"}]}, "config: has no field 'teachers"),
         ({"betas": [0.9, 1.0]}, "betas: "),
@@ -118,6 +125,34 @@ def test_a_recipe_that_cannot_run_is_refused_by_its_field(write, capsys, changes
         parse_recipe(DistillRecipe, write(**changes), "python training/distill.py")
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.startswith(f"distill: {problem}") and message.count("\n") == 1
+
+
+def test_a_boolean_no_in_yaml_gets_a_hint(write):
+    with pytest.raises(ValueError, match=r'Given value: False\. In YAML, write "no" in quotation marks\.'):
+        recipe_from_args(DistillRecipe, write(mixed_precision=False))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data", "my_class.X"),
+        ("data", {"class_path": "my_class.X"}),
+        ("data", {"sources": ["my_class.X"]}),
+        ("data", {"sources": [{"class_path": "my_class.X"}]}),
+        ("augment", {"class_path": "my_class.X", "init_args": {}}),
+        ("eval", "my_class.X"),
+        ("student", "my_class.X"),
+        ("student", "nested.yaml"),
+    ],
+)
+def test_a_recipe_file_imports_no_class(write, field, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_class.py").write_text("class X:\n    pass\n", encoding="utf-8")
+    (tmp_path / "nested.yaml").write_text("class_path: my_class.X\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"names the class 'my_class.X'|'my_class.X' is neither a mapping"):
+        recipe_from_args(DistillRecipe, write(**{field: value}))
+    assert "my_class" not in sys.modules
 
 
 def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):

@@ -24,6 +24,9 @@ USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 # the other processes of a run get this error from torch's gloo or NCCL when one has ended
 LOST_PROCESS = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S)
+# fields of recipes that are a mapping, or a YAML file with one
+SECTIONS = ("data", "sources", "augment", "eval", "student", "new_student")
+DOTTED = re.compile(r"\w+(\.\w+)+")  # which jsonargparse takes for a class
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
 
@@ -112,7 +115,9 @@ def _readable(error: ArgumentError | TypeError) -> str:
     message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
     message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
+    hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
+    hint = "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
+    return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."
 
 
 def help_texts(options_class: type) -> dict[str, str]:
@@ -128,16 +133,36 @@ def help_texts(options_class: type) -> dict[str, str]:
 
 
 def _check_config_files(arguments: Sequence[str]):
-    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
+    """Check that every file after `--config`, and every file that a section names, is a YAML mapping without classes.
+
+    jsonargparse's own errors do not name the file, and it imports a class before it refuses it.
+    """
     names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
     names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
+    files = list(filter(Path.is_file, map(Path, names)))  # jsonargparse names a missing file
+    for path in files:  # of which there may be more with each one
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)}).") from error
         if not isinstance(content, dict):
             raise ValueError(f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}.")
+        for name, value in _fields(content):
+            if name == "class_path":
+                raise ValueError(f"config: {str(path)!r} names the class {value!r}, which may not run. Remove it.")
+            if name in SECTIONS and isinstance(value, str):
+                found = [each for each in (path.parent / value, Path(value)) if each.exists()]
+                files += [each for each in found[:1] if each.is_file() and each not in files]
+                if not found and DOTTED.fullmatch(value):
+                    raise ValueError(f"{name}: {value!r} is neither a mapping of fields nor a YAML file that exists.")
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a YAML mapping, nested ones too, with its name; an item of a list has the name of the list."""
+    for key, each in value.items() if isinstance(value, dict) else ((name, each) for each in value):
+        yield key, each
+        if isinstance(each, (dict, list)):
+            yield from _fields(each, key)
 
 
 class _Collect(Action):
