@@ -78,10 +78,11 @@ def build_student(
         )
     mean = config.image_mean or _from_teacher(teacher, "image_mean")
     std = config.image_std or _from_teacher(teacher, "image_std")
-    model_config = _model_config(
-        config,
-        tower_config(config, "vision", teacher),
-        tower_config(config, "text", teacher, tokenizer),
+    model_config = DCCLIPConfig(
+        vision_config=tower_config(config, "vision", teacher),
+        text_config=tower_config(config, "text", teacher, tokenizer),
+        vision_pooling=config.vision_pooling,
+        max_text_length=config.max_text_length,
         projection_dim=projection_dim,
         image_size=image_size,
         languages=languages,
@@ -104,31 +105,6 @@ def build_student(
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
     squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
-
-
-def student_from_config(config: StudentConfig) -> DCCLIPModel:
-    """Build a student from its config alone, with random weights.
-
-    Args:
-        config: Student with both towers, vocabulary size, image size and projection width stated.
-
-    Raises:
-        ValueError: One of these is left to a teacher.
-    """
-    if config.image_size is None or config.projection_dim is None:
-        raise ValueError(
-            f"student.image_size is {config.image_size}, student.projection_dim is {config.projection_dim}: without "
-            "a teacher both must be given."
-        )
-    return _build_model(
-        _model_config(
-            config,
-            tower_config(config, "vision"),
-            tower_config(config, "text"),
-            projection_dim=config.projection_dim,
-            image_size=config.image_size,
-        )
-    )
 
 
 def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLIPModel, DCCLIPProcessor]:
@@ -275,18 +251,6 @@ def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name
         raise ValueError(
             f"{name}.architecture: timm {timm.__version__} has no {architecture!r}. See timm.list_models()."
         )
-
-
-def _model_config(
-    config: StudentConfig, vision_config: PreTrainedConfig, text_config: PreTrainedConfig, **fields: Any
-) -> DCCLIPConfig:
-    return DCCLIPConfig(
-        vision_config=vision_config,
-        text_config=text_config,
-        vision_pooling=config.vision_pooling,
-        max_text_length=config.max_text_length,
-        **fields,
-    )
 
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:

@@ -20,9 +20,9 @@ from modeling_dcclip import DCCLIPModel
 from training.demo.make_teacher import TEACHER_FOLDER
 from training.edge.graphs import quantize, write_graph
 from training.evaluation.sets.class_names import SETS, ClassNames
-from training.students import SIZES, load_size
-from training.students.build import student_from_config
+from training.students import SIZES, build_student, load_size
 from training.text.tokenizers import load_tokenizer
+from training.text.writing_systems import LANGUAGES
 from training.utils.files import write_text
 
 FACTS, INPUTS = "facts.json", "inputs.json"
@@ -137,8 +137,8 @@ def prepare(name: str, model: str | None, folder: Path, backends: list[str]):
     weights = Path(model) if model else folder / "weights"
     torch.manual_seed(0)
     if model is None and name in SIZES:
-        size = load_size(name, vision_init="random", text_init="random")
-        student_from_config(size).save_pretrained(weights)
+        size = load_size(name, vision_init="random", text_init="random", tokenizer=str(TEACHER_FOLDER))
+        build_student(size, [*LANGUAGES])[0].save_pretrained(weights)
     if model is not None or name in SIZES:
         encoder = load_weights(name, weights)
     else:
