@@ -9,11 +9,12 @@ from training.utils.results import Row
 
 
 def test_weights_are_interpolated_and_counts_are_not():
-    start = {"weight": torch.tensor([0.0, 2.0]), "count": torch.tensor(3)}
-    end = {"weight": torch.tensor([1.0, 4.0]), "count": torch.tensor(7)}
+    start = {"weight": torch.tensor([0.0, 2.0]), "text_model.weight": torch.tensor([1.0]), "count": torch.tensor(3)}
+    end = {"weight": torch.tensor([1.0, 4.0]), "text_model.weight": torch.tensor([2.0]), "count": torch.tensor(7)}
     for weight in (0.0, 0.25, 1.0):
         found = interpolate(start, end, weight)
         torch.testing.assert_close(found["weight"], torch.tensor([weight, 2 + 2 * weight]))
+        torch.testing.assert_close(found["text_model.weight"], torch.tensor([1 + 0.7 * weight]))
         assert found["count"] == 7
 
 

@@ -289,7 +289,7 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
     )
     cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
     interpolation = "weight" in measured and (
-        f"The weights have {measured['weight']:.1f} of the change in training (WiSE-FT, "
+        f"The weights have {measured['weight']:.2f} of the change in training (WiSE-FT, "
         "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)), chosen on the validation split."
     )
     return {
