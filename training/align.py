@@ -72,16 +72,7 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
 
 
 def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
-    """Make the alignment task and open its data.
-
-    Args:
-        recipe: Recipe of stage 2.
-        models: Student, processor and teacher.
-        accelerator: Accelerator of this process.
-
-    Returns:
-        The task, and the data to train it on.
-    """
+    """Make the alignment task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
     from training.engine.inputs import caption_tokens, open_classifier, open_inputs, open_rehearsal

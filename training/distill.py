@@ -40,16 +40,7 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
 
 
 def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
-    """Make the distillation task and open its data.
-
-    Args:
-        recipe: Recipe of stage 1.
-        models: Student, processor and teacher.
-        accelerator: Accelerator of this process.
-
-    Returns:
-        The task, and the data to train it on.
-    """
+    """Make the distillation task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
     from training.data import PairStream

@@ -133,9 +133,11 @@ def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: s
         return AutoConfig.for_model(default)
     if isinstance(config, PreTrainedConfig):
         _check_loads_nothing(getattr(config, "model_args", None), field)
+        _check_architecture(getattr(config, "architecture", None), field)
         return config
     config = dict(config)
     _check_loads_nothing(config.get("model_args"), field)
+    _check_architecture(config.get("architecture"), field)
     if "model_type" not in config:
         raise ValueError(
             f"{field} has no 'model_type'. Set it to a transformers model type, such as 'vit', 'xlm-roberta' or "
@@ -150,6 +152,12 @@ def _check_loads_nothing(arguments: Any, field: str):
         raise ValueError(
             f"{field}.model_args: {found[0]!r} would load another file. Remove it; weights come from the folder."
         )
+
+
+def _check_architecture(name: Any, field: str):
+    """Refuse a name that makes timm read a file or ask the Hub, such as `hf-hub:NAME`."""
+    if isinstance(name, str) and ":" in name:
+        raise ValueError(f"{field}.architecture: {name!r} is not a name of timm's. See timm.list_models().")
 
 
 __all__ = ["DCCLIPConfig"]

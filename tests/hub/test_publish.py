@@ -84,6 +84,16 @@ def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder):
         dry_run(folder)
 
 
+@pytest.mark.parametrize("name", ["evil.DCCLIPModel", "attacker/repo--modeling_dcclip.DCCLIPModel"])
+def test_a_class_of_other_code_is_named(folder, name):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"]["AutoModel"] = name
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert changed_code(folder) == [name]
+    (folder / "modules.json").write_text('[{"type": "os_evil.Module"}]', encoding="utf-8")
+    assert changed_code(folder) == [name, "modules.json"]
+
+
 @pytest.mark.parametrize("fields", [{"repo_id": "me/a b"}, {"tag": "v 1"}, {"revision": "a..b c"}])
 def test_names_that_the_hub_refuses_are_refused_in_a_dry_run(folder, fields):
     with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):

@@ -37,6 +37,7 @@ def test_tower_without_model_type_raises_an_error_with_the_field(field):
     [
         (MOBILENET, {"vision_pooling": "cls"}, "vision_pooling='cls' needs"),
         (MOBILENET, {"vision_pooling": "tower"}, "vision_pooling='tower', but"),
+        (MOBILENET | {"architecture": "hf-hub:a/b"}, {}, "vision_config.architecture: 'hf-hub:a/b' is not a name"),
         (VIT | {"patch_size": 64}, {}, "vision_config: 'vit' returns no spatial"),  # one patch covers the image
     ],
 )

@@ -10,11 +10,9 @@ import yaml
 
 from training.config.recipes import TrainingRecipe
 from training.utils.cli import USER_ERROR, command_name, exit_with_error, help_texts, make_parser, parse_arguments
-from training.utils.files import read_mapping, relative_path
+from training.utils.files import FUNCTION, OWN_CODE, read_mapping, relative_path
 
 RECIPE_FILE = "recipe.yaml"
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
-OWN_CODE = "training.corpus."  # the data sets of this project
 CONFIGS = Path(__file__).parents[1] / "configs"
 # fields that apply to one start of a run, and are not saved
 OF_ONE_START = ("resume", "overwrite")

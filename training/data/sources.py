@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, load_dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from training.utils.files import expanded
+from training.utils.files import FUNCTION, expanded
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
@@ -202,7 +202,7 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
         raise ValueError("a list must contain only parquet files or only tar shards")
     (name,) = names
     path = expanded(name)
-    if ":" in name and not path.exists():
+    if FUNCTION.fullmatch(name) and not path.exists():
         module, function = name.split(":")
         sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
         return getattr(importlib.import_module(module), function)()

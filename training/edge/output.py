@@ -14,7 +14,7 @@ from training.edge.gate import REFERENCE
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder, write_card
-from training.hub.folder import EARLIER_FILES
+from training.hub.folder import EARLIER_FILES, refuse_links
 from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
@@ -57,6 +57,7 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
     if is_new:
         earlier = Results({"export": {"runs": [], "verdicts": []}})
     if folder.resolve() != output_dir.resolve():
+        refuse_links(folder, folder.rglob("*"))
         shutil.copytree(folder, scratch / "repo", ignore=_ignored(output_dir))
         for name in (RESULTS_FILE, *EARLIER_FILES) if is_new else ():  # of the model that was exported there before
             (output_dir / name).unlink(missing_ok=True)

@@ -136,9 +136,16 @@ def complete_folder(folder: str | Path):
 
 
 def changed_code(folder: str | Path) -> list[str]:
-    """Names of the code files of a folder that differ from this package's."""
+    """Names of the code files of a folder that differ from this package's, and of other classes that configs name."""
     files = [path for path in Path(folder).glob("*.py") if path.name in CODE]
-    return sorted(path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes())
+    changed = sorted(path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes())
+    for path in sorted(Path(folder).glob("*config.json")):
+        for value in (read_mapping(path, "folder").get("auto_map") or {}).values():
+            classes = value if isinstance(value, list) else [value]
+            changed += [each for each in classes if each and f"{str(each).rpartition('.')[0]}.py" not in CODE]
+    if (path := Path(folder, MODULES_FILE)).exists() and json.loads(path.read_text(encoding="utf-8")) != MODULES:
+        changed.append(MODULES_FILE)
+    return changed
 
 
 def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
@@ -152,7 +159,17 @@ def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
     """
     folders = [Path(start) for start in starts if start is not None and _is_finished(Path(start))]
     paths = [path for folder in folders for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)]
+    for folder in folders:
+        refuse_links(folder, (path for path in paths if path.parent == folder))
     return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[-len(EARLIER_FILES) :]
+
+
+def refuse_links(folder: Path, paths: Iterable[Path]):
+    """Refuse links that leave a folder, except to the Hub's cache: what is copied from it may be published."""
+    root = folder.resolve()
+    for path in paths:
+        if not any(path.resolve().is_relative_to(each) for each in (root, root.parents[1] / "blobs")):
+            raise ValueError(f"{path} is a link to a file outside the folder. Replace it with a copy.")
 
 
 def _is_finished(folder: Path) -> bool:

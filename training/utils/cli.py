@@ -17,17 +17,19 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from training.utils.files import FUNCTION, OWN_CODE
 
 Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 # the other processes of a run get this error from torch's gloo or NCCL when one has ended
 LOST_PROCESS = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S)
-# fields of recipes that are a mapping, or a YAML file with one
-SECTIONS = ("data", "sources", "augment", "eval", "student", "new_student")
-DOTTED = re.compile(r"\w+(\.\w+)+")  # which jsonargparse takes for a class
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
+
+# a value of a recipe may name a class, which jsonargparse imports before it refuses it; its own types are ours
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["training.config"])
 
 
 def parse_options(
@@ -62,9 +64,24 @@ def parse_options(
     for option in fields(options_class):  # type: ignore[arg-type]
         _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
     try:
-        return options_class(**parse_arguments(parser, argv))
+        values = parse_arguments(parser, argv)
+        _check_trust(values, " ".join(sys.argv[1:] if argv is None else argv))
+        return options_class(**values)
     except ValueError as error:
         exit_with_error(command_name(prog), error, USER_ERROR)
+
+
+def _check_trust(values: Mapping[str, Any], typed: str):
+    """Refuse code that runs because a file of options says so, and not the user."""
+    for name, value in values.items():
+        if name in ("trust_remote_code", "allow_changed_code") and value and f"--{name}" not in typed:
+            raise ValueError(f"{name}: a file of options cannot set this. Add --{name} to the command line.")
+        for text in value if isinstance(value, list) else [value]:
+            found = FUNCTION.match(str(text).rpartition("=")[2])  # of NAME=SOURCE or SOURCE:COLUMN
+            if found is None or found[0] in typed or Path(found[0].partition(":")[0]).exists():
+                continue
+            if not found[0].startswith(OWN_CODE):
+                raise ValueError(f"{name}: {text!r} names a function, which would run. Type it on the command line.")
 
 
 def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser:
@@ -116,6 +133,7 @@ def _readable(error: ArgumentError | TypeError) -> str:
     message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
+    hint = "Each source is a mapping such as {train: FILE}. " if message.startswith("data.sources:") else hint
     hint = "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
     return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."
 
@@ -133,36 +151,16 @@ def help_texts(options_class: type) -> dict[str, str]:
 
 
 def _check_config_files(arguments: Sequence[str]):
-    """Check that every file after `--config`, and every file that a section names, is a YAML mapping without classes.
-
-    jsonargparse's own errors do not name the file, and it imports a class before it refuses it.
-    """
+    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
     names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
     names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    files = list(filter(Path.is_file, map(Path, names)))  # jsonargparse names a missing file
-    for path in files:  # of which there may be more with each one
+    for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)}).") from error
         if not isinstance(content, dict):
             raise ValueError(f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}.")
-        for name, value in _fields(content):
-            if name == "class_path":
-                raise ValueError(f"config: {str(path)!r} names the class {value!r}, which may not run. Remove it.")
-            if name in SECTIONS and isinstance(value, str):
-                found = [each for each in (path.parent / value, Path(value)) if each.exists()]
-                files += [each for each in found[:1] if each.is_file() and each not in files]
-                if not found and DOTTED.fullmatch(value):
-                    raise ValueError(f"{name}: {value!r} is neither a mapping of fields nor a YAML file that exists.")
-
-
-def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of a YAML mapping, nested ones too, with its name; an item of a list has the name of the list."""
-    for key, each in value.items() if isinstance(value, dict) else ((name, each) for each in value):
-        yield key, each
-        if isinstance(each, (dict, list)):
-            yield from _fields(each, key)
 
 
 class _Collect(Action):

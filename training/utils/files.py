@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 
 REPO_ROOT = Path(__file__).parents[2]
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, a source of data
+OWN_CODE = "training.corpus."  # the data sets of this project
 SCRATCH_SUFFIX = ".dcclip-tmp"
 OLD_SUFFIX = ".dcclip-old"
 ELSEWHERE = "<elsewhere>"  # stands for a folder of this machine in files that a run writes

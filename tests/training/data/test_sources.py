@@ -25,6 +25,9 @@ def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
     assert load_source("my_own_source:load")["en"] == ["a"]
     with pytest.raises(ValueError, match=r"^data: 'my_own_source:load_nothing' has no rows"):
         load_source("my_own_source:load_nothing")
+    (tmp_path / "my-own.py").write_text(code, encoding="utf-8")  # which a recipe could name without being asked about
+    with pytest.raises(ValueError, match="cannot load 'my-own:load'"):
+        load_source("my-own:load")
 
 
 def test_parquet_files_have_no_subset(tmp_path):

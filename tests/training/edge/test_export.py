@@ -89,6 +89,14 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, la
     assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == ["onnx/text_model.onnx"]
 
 
+def test_a_link_that_leaves_the_model_is_not_copied(exported, labelled, tmp_path, refusal):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "config_sentence_transformers.json").symlink_to(tmp_path / "secret")
+    found = refusal(export.main, folder, "--output_dir", tmp_path / "out", "--towers", "text", *labelled)
+    assert "config_sentence_transformers.json is a link to a file outside the folder" in found
+
+
 def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labelled, tmp_path, monkeypatch):
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = files(folder)

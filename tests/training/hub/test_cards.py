@@ -269,6 +269,10 @@ def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
     foreign = write("foreign", "vit", recipe="of another tool")
     starts = [vision, text, foreign, "random", "teacher", None]
     assert earlier_recipes(starts) == ("vision", "first text", "second text")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "vision" / "recipe_01.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"recipe_01.yaml is a link to a file outside the folder"):
+        earlier_recipes(starts)
 
 
 def finetuned(measured: dict | None = None, facts: dict | None = None, **recipe) -> dict:

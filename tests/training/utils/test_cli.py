@@ -23,6 +23,7 @@ class Options:
         layout: Folder layout.
         columns: Column of each language.
         dry_run: Print the plan and stop.
+        trust_remote_code: Run code of the model.
     """
 
     folder: str
@@ -32,6 +33,7 @@ class Options:
     layout: Literal["onnx", "pte"] = "onnx"
     columns: dict[str, str] | None = None
     dry_run: bool = False
+    trust_remote_code: bool = False
 
 
 def parse(*argv: str) -> Options:
@@ -54,6 +56,17 @@ def test_the_command_line_overrides_the_file(tmp_path):
     file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
     options = parse("model", "--config", str(file), "--seeds", "6")
     assert options.data == ["x", "y"] and options.seeds == [6]
+
+
+@pytest.mark.parametrize("line", ["trust_remote_code: true", "data: [some.module:make]", "data: ['a=module:make:en']"])
+def test_a_file_of_options_runs_no_code(tmp_path, capsys, line):
+    (tmp_path / "options.yaml").write_text(line, encoding="utf-8")
+    arguments = ["model", "--config", str(tmp_path / "options.yaml")]
+    arguments += [] if line.startswith("data") else ["--data", "x"]
+    with pytest.raises(SystemExit):
+        parse(*arguments)
+    assert "on the command line" in (error := capsys.readouterr().err) or "to the command line" in error
+    assert parse("model", "--data", "some.module:make", "--trust_remote_code").trust_remote_code
 
 
 def test_every_option_has_help_and_examples_keep_their_lines(capsys):
