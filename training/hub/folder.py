@@ -168,7 +168,7 @@ def refuse_links(folder: Path, paths: Iterable[Path]):
     """Refuse links that leave a folder, except to the Hub's cache: what is copied from it may be published."""
     root = folder.resolve()
     for path in paths:
-        if not any(path.resolve().is_relative_to(each) for each in (root, root.parents[1] / "blobs")):
+        if not any(path.resolve().is_relative_to(each) for each in (root, root.parent.parent / "blobs")):
             raise ValueError(f"{path} is a link to a file outside the folder. Replace it with a copy.")
 
 
