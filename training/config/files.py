@@ -10,7 +10,7 @@ import yaml
 
 from training.config.recipes import TrainingRecipe
 from training.utils.cli import USER_ERROR, command_name, exit_with_error, help_texts, make_parser, parse_arguments
-from training.utils.files import FUNCTION, OWN_CODE, read_mapping, relative_path
+from training.utils.files import names_function, read_mapping, relative_path
 
 RECIPE_FILE = "recipe.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -81,7 +81,7 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
     """Refuse data functions that a recipe file names and the user did not type."""
     typed = " ".join(argv)
     for field, name in recipe.sources():
-        if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
+        if names_function(name, typed):
             raise ValueError(
                 f"{field}: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
                 "trust it, and add --trust_recipe_code."

@@ -19,7 +19,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from training.utils.files import FUNCTION, OWN_CODE
+from training.utils.files import names_function
 
 Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
@@ -77,11 +77,11 @@ def _check_trust(values: Mapping[str, Any], typed: str):
         if name in ("trust_remote_code", "allow_changed_code") and value and f"--{name}" not in typed:
             raise ValueError(f"{name}: a file of options cannot set this. Add --{name} to the command line.")
         for text in value if isinstance(value, list) else [value]:
-            found = FUNCTION.match(str(text).rpartition("=")[2])  # of NAME=SOURCE or SOURCE:COLUMN
-            if found is None or found[0] in typed or Path(found[0].partition(":")[0]).exists():
-                continue
-            if not found[0].startswith(OWN_CODE):
-                raise ValueError(f"{name}: {text!r} names a function, which would run. Type it on the command line.")
+            if names_function(str(text), typed):
+                raise ValueError(
+                    f"{name}: {text!r} names a function, which would run. Type it on the command line, or write a "
+                    "file as ./FILE."
+                )
 
 
 def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser:

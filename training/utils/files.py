@@ -32,6 +32,12 @@ def expanded(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def names_function(source: str, typed: str) -> bool:
+    """Whether SOURCE, NAME=SOURCE or SOURCE:COLUMN is a function, neither ours nor on the typed command line."""
+    found = FUNCTION.match(source.rpartition("=")[2])
+    return found is not None and found[0] not in typed and not found[0].startswith(OWN_CODE)
+
+
 def portable(name: str, num_parts: int = 1) -> str:
     """A name that means the same on any machine, for files that a run writes.
 

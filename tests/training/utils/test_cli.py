@@ -59,8 +59,10 @@ def test_the_command_line_overrides_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["trust_remote_code: true", "data: [some.module:make]", "data: ['a=module:make:en']"])
-def test_a_file_of_options_runs_no_code(tmp_path, capsys, line):
+def test_a_file_of_options_runs_no_code(tmp_path, capsys, monkeypatch, line):
     (tmp_path / "options.yaml").write_text(line, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.module").touch()  # a file beside the module changes nothing
     arguments = ["model", "--config", str(tmp_path / "options.yaml")]
     arguments += [] if line.startswith("data") else ["--data", "x"]
     with pytest.raises(SystemExit):
