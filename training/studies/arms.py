@@ -129,15 +129,7 @@ class Trainer:
 
 
 def compare(study: Study, trainer: Trainer, arms: Sequence[Arm], seeds: Sequence[int], measure: Any):
-    """Train and measure every arm with every seed, except for those whose rows are there.
-
-    Args:
-        study: Results.
-        trainer: Trains the arms.
-        arms: Arms to compare.
-        seeds: Training seeds.
-        measure: Function of a model, its arm and a seed that returns rows.
-    """
+    """Train every arm with every seed, unless its rows are there; `measure` returns those of a model, arm and seed."""
     for seed in seeds:
         for arm in arms:
             if not study.has(model=arm.name, seed=seed):

@@ -219,8 +219,8 @@ def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple
 
 
 def _label(row: Row, several: set[tuple[str | None, str | None, str]]) -> str:
-    """Set, metric and, where there are several, protocol of a row."""
-    parts = (row.set, row.metric, row.protocol if _key(row) in several else None)
+    """The column of a row without its language, in words."""
+    parts = (value for name, value in _column(row, several) if name != "language")
     return ", ".join(filter(None, parts)).replace("_", " ")
 
 
