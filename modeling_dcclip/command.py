@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -245,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command-line arguments. Default: the arguments of the process.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # of metadata that are cut short
     for stream in (sys.stdout, sys.stderr):
         if not is_utf8(stream):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
@@ -262,9 +264,10 @@ def main(argv: list[str] | None = None) -> None:
         runs = [parser.parse_known_args(arguments)]
     for _, unknown in runs:
         if unknown:
-            names = " ".join(unknown)
-            advice = '. To leave something out, write "beach -people" in quotes' if arguments[0] == "search" else ""
-            runs[0][0].error(f"unrecognized arguments: {names}{advice}")
+            message = f"unrecognized arguments: {' '.join(unknown)}"
+            if arguments[0] == "search":
+                message = f'{message}. To leave something out, write "beach -people" in quotes'
+            runs[0][0].error(message)
     for options, _ in runs:
         _run(options)
 

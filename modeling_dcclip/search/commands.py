@@ -102,9 +102,9 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         if number > SHOWN_FAILURES:
             _say(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
-        _say(f"unreadable folder: {folder} (its indexed photographs are kept)")
+        _say(f"unreadable folder: {str(folder)!r} (its indexed photographs are kept)")
     for folder in report.missing:
-        _say(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
+        _say(f"missing folder: {str(folder)!r} (its indexed photographs are kept; mount its disk, or pass --forget)")
     if report.others:
         _say(f"files of other types are not indexed: {count_extensions(report.others)}")
 
@@ -116,7 +116,7 @@ def run_search(options: argparse.Namespace):
         terms, texts, without = list[str](), list[str](), [*options.without]
         for each in options.texts:
             if os.path.isfile(each):
-                print_note(f"{each!r} is a file. To search by an image, pass --image {each}.")
+                print_note(f"{each!r} is a file. To search by an image, pass --image {each!r}.")
             is_next = terms and "^" not in terms[-1] + each  # of a text without quotation marks: a dog in the snow
             terms.append(f"{terms.pop()} {each}" if is_next else each)
         for each in terms:  # beach -people, as on the page
@@ -125,7 +125,8 @@ def run_search(options: argparse.Namespace):
             without += left_out
         hits = index.search(*texts, without=without, images=options.images, **limits)
         if not hits:
-            print_note(f"no photograph passes the filters (of {len(index):,} in the index)")
+            cause = f"no photograph passes the filters (of {len(index):,} in the index)"
+            print_note(cause if len(index) else "the index is empty: dcclip index FOLDER")
     if options.json:
         print_json(
             [
@@ -233,12 +234,12 @@ def run_status(options: argparse.Namespace):
         print_json(status)
         return
     missing = translate(" (missing)")
-    _say(f"{options.index}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors")
-    _say(f"model: {model}{'' if status['has_model'] else missing}; vectors: int8, {status['dimension']} dimensions")
+    _say(f"{str(options.index)!r}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors")
+    _say(f"model: {str(model)!r}{'' if status['has_model'] else missing}; vectors: int8, {status['dimension']} dimensions")
     for folder, files in status["folders"].items():
         _print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
-        _say(f"left out of {folder}: {', '.join(patterns)}")
+        _say(f"left out of {folder!r}: {', '.join(patterns)}")
     for cause, number in status["failures"].items():
         _say(f"unreadable: {_files(number)} ({cause})")
 

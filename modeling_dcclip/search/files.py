@@ -25,7 +25,7 @@ NAME_DATE = re.compile(
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
 WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
-MILLISECONDS = re.compile(r"(?:mmexport|wx_camera_)(1\d{12})(?!\d)")  # WeChat, since 1970
+MILLISECONDS = re.compile(r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})")  # WeChat, since 1970
 BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 

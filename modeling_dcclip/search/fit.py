@@ -7,7 +7,7 @@ import numpy as np
 
 # 66 common nouns, in English and in Chinese
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
-LINE, NEAR = 0.5, 0.9  # lowest probability of a fitting photograph, and its lowest share of the best one's
+LINE, NEAR = 0.5, 0.93  # lowest probability of a fitting photograph, and its lowest share of the best one's
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
 
@@ -72,9 +72,12 @@ def expected_maximum(count: np.ndarray | int) -> np.ndarray:
 
 
 def fitting(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Which photographs of a query fit: those more likely than not, unless a better one is much more likely."""
+    """Which photographs of a query, in the order of the search, are listed: up to the last that is more likely than
+    not and about as likely as the most likely one.
+    """
     best = probabilities.max(axis, keepdims=True, initial=0)
-    return probabilities >= np.maximum(LINE, NEAR * best)
+    near = probabilities >= np.maximum(LINE, NEAR * best)
+    return np.flip(np.logical_or.accumulate(np.flip(near, axis), axis), axis)
 
 
 def standardize(scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:

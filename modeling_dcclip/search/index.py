@@ -55,7 +55,7 @@ class Hit:
         seconds: Time of the key frame of a video that is most similar, from its start; None for a photograph.
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
-        fits: Whether this probability is above the line; see `fitting`. True without a probability.
+        fits: Whether the photograph is above the line; see `fitting`. True without a probability.
     """
 
     path: str

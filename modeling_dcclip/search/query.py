@@ -17,8 +17,10 @@ PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
-LEFT_OUT = re.compile(r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))""")  # -word or -"two words"
-NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|不要|(?<=\S)没有(?!.*的)", re.I)
+# -word, -"two words" or 没有人的 before what is searched
+LEFT_OUT = re.compile(r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))|^\s*(?:不要|[没沒]有)(.+?)的(?=.)""")
+# 有没有 and 要不要 ask whether something is there
+NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I)
 
 
 class QueryWarning(UserWarning):
@@ -28,16 +30,16 @@ class QueryWarning(UserWarning):
 def split_query(query: str) -> tuple[str, list[str]]:
     """Split a query into its text and what it excludes.
 
-    Examples: `beach -people`, `beach not people`, `beach without people`, `海滩不要人`, `海滩没有人`.
+    Examples: `beach -people`, `beach not people`, `beach without people`, `海滩不要人`, `海滩没有人`, `没有人的海滩`.
     """
     without = []
 
     def leave_out(match: re.Match) -> str:
-        without.append(match[1] or match[2])
+        without.append(match[1] or match[2] or match[3])
         return ""
 
     text, *others = NEGATION.split(LEFT_OUT.sub(leave_out, query))
-    return text.strip(), [each.strip() for each in [*without, *others] if each.strip()]
+    return text.strip(), [word for each in [*without, *others] if (word := each.strip(PUNCTUATION))]
 
 
 def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
@@ -145,7 +147,7 @@ class Filter:
 
 def _parse_date(name: str, text: str) -> str:
     """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
-    match = DATE.fullmatch(text.strip())
+    match = DATE.fullmatch("".join(text.split()))
     parts = [f"{int(part):0{max(2, len(part))}}" for part in match.groups() if part] if match else []
     try:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31

@@ -98,7 +98,8 @@ class _PageHandler(LocalHandler):
                 if subprocess.Popen(_file_manager(file.path)).wait(WAIT_S) and sys.platform != "win32":
                     raise OSError("This machine has no file manager.")
         except (OSError, ValueError) as error:
-            self.send_failure(HTTPStatus.NOT_FOUND, str(error))
+            lacks = isinstance(error, FileNotFoundError)  # such as xdg-open
+            self.send_failure(HTTPStatus.NOT_FOUND, "This machine has no file manager." if lacks else str(error))
             return
         self.send_json(HTTPStatus.OK, {})
 

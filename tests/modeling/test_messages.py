@@ -25,7 +25,11 @@ SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
 CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?")
 UNSEEN = {"no preview", "not a preview"}  # other causes take their place
 SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
-SYSTEM |= {text.lower() for text in SYSTEM} | {"attempt to write a readonly database"}  # of SQLite
+SYSTEM |= {text.lower() for text in SYSTEM}
+SYSTEM |= {os.strerror(getattr(errno, f"E{name}")) for name in
+           ("IO", "STALE", "ROFS", "ADDRNOTAVAIL", "EXIST", "NOTDIR", "MFILE")}  # fmt: skip
+SYSTEM |= {"attempt to write a readonly database", "database or disk is full", "database disk image is malformed",
+           "disk I/O error", "Name or service not known", "invalid int value: {}", "invalid float value: {}"}  # fmt: skip
 
 
 def strings(node: ast.AST) -> Iterator[str]:
@@ -79,7 +83,7 @@ def test_every_entry_of_the_table_is_a_message_and_keeps_its_values():
     ("english", "chinese"),
     [
         ("top: got 0, expected at least 1.", "top: 值为 0，至少应为 1。"),
-        ("error: argument --top: invalid int value: 'x'", "错误：参数 --top：不是有效的 int 值：'x'"),
+        ("error: argument --top: invalid int value: 'x'", "错误：参数 --top：不是整数：'x'"),
         (
             "index: cannot use '/a (b)/c' (permission denied). Free some space or check the disk.",
             "index: 无法使用 '/a (b)/c'（没有权限）。请清出一些空间，或检查磁盘。",

@@ -108,7 +108,7 @@ def test_words_without_quotation_marks_are_one_text(run, indexed):
 
 def test_a_file_in_place_of_a_text_gets_a_note(indexed, capsys):
     command.main(["search", str(path := indexed / "red.jpg")])
-    assert f"'{path}' is a file. To search by an image, pass --image {path}." in capsys.readouterr().err
+    assert f"'{path}' is a file. To search by an image, pass --image '{path}'." in capsys.readouterr().err
 
 
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
@@ -118,7 +118,7 @@ def test_nothing_found_is_said_on_stderr(indexed, capsys):
         assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
     command.main(["index", "--forget", str(indexed)])
     command.main(["search", "red"])
-    assert "(of 0 in the index)" in capsys.readouterr().err
+    assert "the index is empty: dcclip index" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_ends_a_command_in_silence(indexed):
@@ -163,12 +163,12 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     shutil.rmtree(tmp_path / "gone")
     shutil.rmtree(model)
     found = run("status").splitlines()
-    assert re.fullmatch(rf"{place}: 6 files, 0\.\d MB of vectors", found[0])
+    assert re.fullmatch(rf"'{place}': 6 files, 0\.\d MB of vectors", found[0])
     assert found[1:] == [
-        f"model: {model} (missing); vectors: int8, 16 dimensions",
+        f"model: '{model}' (missing); vectors: int8, 16 dimensions",
         f"        1  {tmp_path}/gone (missing)",
         f"        5  {photos}",
-        f"left out of {photos}: *.gif, private",
+        f"left out of '{photos}': *.gif, private",
         "unreadable: 2 files (not an image, or damaged)",
     ]
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
@@ -201,6 +201,12 @@ def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkey
     assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
     command.main([str(photos), "--index", str(place.parent / "other"), "--port", str(port := free_port())])
     assert folders == [place, place.parent / "other"] and opened[1].endswith(f":{port}/")
+    monkeypatch.setenv("LANGUAGE", "zh_CN")
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    with pytest.raises(SystemExit):
+        command.main(["search", "海滩", "-人"])
+    assert "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号" in capsys.readouterr().err
+    monkeypatch.setenv("LC_ALL", "C")
     with pytest.raises(SystemExit):
         command.main([str(photos), "--no_such_option"])
     assert "dcclip index: error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
@@ -227,7 +233,7 @@ def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, caps
     with pytest.raises(SystemExit) as stopped:
         command.main(["index"])
     assert stopped.value.code == 1
-    assert capsys.readouterr().out.splitlines()[1].startswith(f"missing folder: {tmp_path}/gone (")
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"missing folder: '{tmp_path}/gone' (")
 
 
 def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):

@@ -62,7 +62,8 @@ def calibrate(
         ranked = [centered(query, nouns, _length(model, text)) for query, text in zip(queries, texts, strict=True)]
         order = np.argsort(-np.stack(ranked)[is_there] @ photos.T, 1)[:, :NUM_NEAREST]
         right = np.take_along_axis(shown.T[is_there] > SHOWN, order, 1)
-        nearest[language] = np.take_along_axis(scores[is_there], order, 1), right
+        shares = np.array([[name_share(_length(model, text))] for text in texts])[is_there]
+        nearest[language] = np.take_along_axis(scores[is_there], order, 1), right, shares
         found = []
         for part in _parts(len(shown)):
             highest = shown[part].max(0)
@@ -95,8 +96,9 @@ def calibrate(
         logits = torch.from_numpy(np.stack([-scores, scores], 1)[is_whole])
         area = roc_auc(logits, torch.from_numpy(labels[is_whole] > 0))
         rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
-    for language, (scores, right) in nearest.items():
-        listed = fitting(logistic(scores, len(shown), *numbers[:3]), axis=1)
+    for language, (scores, right, share) in nearest.items():
+        mixed = [share * name + (1 - share) * other for name, other in zip(numbers[:3], numbers[3:], strict=True)]
+        listed = fitting(logistic(scores, len(shown), *mixed), axis=1)
         shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
         for metric, share in shares.items():
             rows.append(about(metric=metric, value=float(share), set="names", language=language))
