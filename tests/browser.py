@@ -11,12 +11,8 @@ PATIENCE_S = 90
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # no network requests except those of the page
 ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
 )
 
 
@@ -36,13 +32,7 @@ def open_browser() -> Iterator:
 
 
 class Visit:
-    """One page in a window of its own.
-
-    Args:
-        browser: of `open_browser`.
-        address: of the page.
-        window: Options of the window.
-    """
+    """One page in a window of its own; `window` has its options."""
 
     def __init__(self, browser, address: str, **window: Any):
         self.page = browser.new_page(**({"viewport": {"width": 1120, "height": 800}} | window))

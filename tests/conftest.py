@@ -7,15 +7,10 @@ import tempfile
 # before any library reads them: nothing is fetched, and nobody's caches are touched
 _SCRATCH = tempfile.mkdtemp(prefix="dcclip-tests-")
 os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HOME": f"{_SCRATCH}/hf",
-    "HF_DATASETS_CACHE": f"{_SCRATCH}/datasets",
-    "HF_MODULES_CACHE": f"{_SCRATCH}/modules",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-    "DCCLIP_CACHE": f"{_SCRATCH}/corpora",
-    "ACCELERATE_USE_CPU": "true",
+    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "OMP_NUM_THREADS"), "1"),
+    **{"HF_HOME": f"{_SCRATCH}/hf", "HF_DATASETS_CACHE": f"{_SCRATCH}/datasets"},
+    **{"HF_MODULES_CACHE": f"{_SCRATCH}/modules", "DCCLIP_CACHE": f"{_SCRATCH}/corpora"},
+    **{"TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"},
 }
 
 import shutil
@@ -40,9 +35,9 @@ from tests.tiny import (
     WHOLE_MOBILENET,
     make_image_processor,
     make_model,
-    save_altclip,
     save_student,
 )
+from tests.tiny_teachers import save_teacher
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
@@ -109,7 +104,7 @@ def teacher_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def altclip_folder(other_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher of the paper's family, whose tokens are others than the student's. Tests must not write into it."""
-    return save_altclip(tmp_path_factory.mktemp("altclip"), other_tokenizer)
+    return save_teacher("altclip", tmp_path_factory.mktemp("altclip"), other_tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -41,16 +41,7 @@ CAUGHT, MISSED, TIMED_OUT = "caught", "missed", "timed out"
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
-
-    Args:
-        area: Name of its file in tests/faults, without the suffix.
-        fault: What breaks.
-        file: File of the project, relative to its root.
-        find: Text that occurs once in the file.
-        replace: Text that takes its place.
-        tests: Arguments of pytest for the tests that should fail.
-    """
+    """One fault; `area` is the name of its file in tests/faults, without the suffix."""
 
     area: str
     fault: str
@@ -60,11 +51,7 @@ class Fault:
     tests: str
 
     def mutate(self, text: str) -> str:
-        """The content of the file with the fault.
-
-        Raises:
-            ValueError: `find` does not occur exactly once.
-        """
+        """The content of the file with the fault; `find` must occur exactly once."""
         if (count := text.count(self.find)) != 1:
             raise ValueError(
                 f"{self.area}: {self.fault!r}: `find` occurs {count} times in {self.file}. Renew the entry."
@@ -88,18 +75,7 @@ def copy_tracked(folder: Path):
 
 
 def run_tests(tests: str, folder: Path) -> str:
-    """Run tests in a copy of the project.
-
-    Args:
-        tests: Arguments of pytest.
-        folder: The copy.
-
-    Returns:
-        Whether they pass (`missed`), fail (`caught`), or do not end (`timed out`).
-
-    Raises:
-        RuntimeError: pytest found no test, or was called wrongly.
-    """
+    """Run tests in a copy of the project: whether they pass (`missed`), fail (`caught`), or do not end."""
     log = folder.with_name(f"{folder.name}.log")
     if not (process := os.fork()):
         _run_pytest(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *tests.split()], folder, log)

@@ -8,31 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.modeling.test_command import BLOCK
+from tests.mutants import copy_tracked
+
 ROOT = Path(__file__).parents[1]
-WITHOUT_TORCH = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "timm"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocked())
-from modeling_dcclip.command import main
-main(sys.argv[1:])
-"""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """Built as a release is: from a copy of the tracked files, by way of the sdist."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, files.split("\0")):
-        kept = not name.startswith(("model_cards/", "tests/")) or name.startswith("model_cards/dcclip-tiny-photo/")
-        if kept and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    copy_tracked(source)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not built.returncode, built.stdout + built.stderr
@@ -61,7 +47,7 @@ def test_the_command_labels_an_image_with_the_bundled_model_and_without_torch(wh
         archive.extractall(tmp_path / "site")
     example = ROOT / "model_cards/dcclip-tiny-photo/example.jpg"
     run = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "label", str(example), "狗", "猫"],
+        [sys.executable, "-c", BLOCK, "torch,transformers,timm", "label", str(example), "狗", "猫"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin"},
         capture_output=True,

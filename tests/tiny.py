@@ -9,14 +9,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    AltCLIPConfig,
-    AltCLIPModel,
-    AltCLIPProcessor,
-    CLIPImageProcessor,
-    PreTrainedTokenizerBase,
-    XLMRobertaTokenizer,
-)
+from transformers import CLIPImageProcessor, XLMRobertaTokenizer
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import AugmentConfig, DataConfig, DistillRecipe, StudentConfig
@@ -27,61 +20,25 @@ IMAGE_SIZE = 64
 PROJECTION_DIM = 16
 MAX_TEXT_LENGTH = 32
 
-XLM_ROBERTA: dict[str, Any] = {
-    "model_type": "xlm-roberta",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 40,
-    "type_vocab_size": 1,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-}
-NO_DROPOUT: dict[str, Any] = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+NO_DROPOUT: dict[str, Any] = SMALL | {"model_type": "xlm-roberta", "max_position_embeddings": 40, "type_vocab_size": 1}
+NO_DROPOUT |= dict.fromkeys(DROPOUT, 0.0)
+XLM_ROBERTA: dict[str, Any] = NO_DROPOUT | dict.fromkeys(DROPOUT, 0.1)
 BERT: dict[str, Any] = XLM_ROBERTA | {"model_type": "bert"}
-MOBILENET: dict[str, Any] = {
-    "model_type": "timm_wrapper",
-    "architecture": "mobilenetv4_conv_small_050",
-    "model_args": {"features_only": True, "out_indices": [4]},
-}
+WHOLE_MOBILENET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050"}
+MOBILENET: dict[str, Any] = WHOLE_MOBILENET | {"model_args": {"features_only": True, "out_indices": [4]}}
 # few layers, where tracing or conversion is slow
 SMALL_MOBILENET: dict[str, Any] = MOBILENET | {"model_args": {"features_only": True, "out_indices": [3]}}
 SMALL_XLM_ROBERTA: dict[str, Any] = XLM_ROBERTA | {"num_hidden_layers": 1}
-WHOLE_MOBILENET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050"}
-CUT_EFFICIENTNET: dict[str, Any] = {
-    "model_type": "timm_wrapper",
-    "architecture": "tf_efficientnet_lite0",
-    "model_args": {"features_only": True, "feature_cls": "getter", "out_indices": [3]},
-}
 WHOLE_EFFICIENTNET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0"}
-VIT: dict[str, Any] = {
-    "model_type": "vit",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": IMAGE_SIZE,
-    "patch_size": 16,
-}
-RESNET: dict[str, Any] = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-}
-TIMM_SWIN: dict[str, Any] = {
-    "model_type": "timm_wrapper",
-    "architecture": "swin_tiny_patch4_window7_224",
-    "model_args": {
-        "img_size": IMAGE_SIZE,
-        "window_size": 2,
-        "embed_dim": 8,
-        "depths": [1, 1, 1, 1],
-        "num_heads": [1, 1, 1, 1],
-    },
-}
+GETTER = {"features_only": True, "feature_cls": "getter", "out_indices": [3]}
+CUT_EFFICIENTNET: dict[str, Any] = WHOLE_EFFICIENTNET | {"model_args": GETTER}
+VIT: dict[str, Any] = SMALL | {"model_type": "vit", "image_size": IMAGE_SIZE, "patch_size": 16}
+RESNET: dict[str, Any] = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32]}
+RESNET |= {"depths": [1] * 4, "layer_type": "basic"}
+SWIN = {"img_size": IMAGE_SIZE, "window_size": 2, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4}
+TIMM_SWIN: dict[str, Any] = WHOLE_MOBILENET | {"architecture": "swin_tiny_patch4_window7_224", "model_args": SWIN}
 
 
 def make_config(vision: dict = VIT, text: dict = XLM_ROBERTA, vocabulary: int = 600, **fields: Any) -> DCCLIPConfig:
@@ -125,39 +82,6 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A teacher of the paper's family, whose text width, vision width and embedding width all differ."""
-    torch.manual_seed(0)
-    config = AltCLIPConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "max_position_embeddings": 40,
-            "project_dim": 28,
-        },
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": IMAGE_SIZE,
-            "patch_size": 16,
-        },
-        projection_dim=PROJECTION_DIM,
-    )
-    model = AltCLIPModel(config)
-    with torch.no_grad():  # a test would not notice a missing norm that is the identity
-        for norm in (model.vision_model.post_layernorm, model.text_model.pre_LN):
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.uniform_(-0.5, 0.5)
-    model.save_pretrained(folder)
-    AltCLIPProcessor(make_image_processor(), tokenizer).save_pretrained(folder)
-    return folder
-
-
 def student_config(**fields: Any) -> StudentConfig:
     defaults: dict[str, Any] = {"vision_config": RESNET, "text_config": XLM_ROBERTA, "max_text_length": 32}
     return StudentConfig(**(defaults | fields))
@@ -166,16 +90,8 @@ def student_config(**fields: Any) -> StudentConfig:
 def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[str, Any]:
     """Fields that all small runs share."""
     data = DataConfig(train=str(source), in_memory=True)
-    defaults: dict[str, Any] = {
-        "output_dir": str(output_dir),
-        "data": data,
-        "augment": AugmentConfig(),
-        "max_steps": 2,
-        "batch_size": 8,
-        "warmup_steps": 2,
-        "log_every": 1,
-    }
-    return defaults | fields
+    defaults = {"output_dir": str(output_dir), "data": data, "augment": AugmentConfig()}
+    return defaults | {"max_steps": 2, "batch_size": 8, "warmup_steps": 2, "log_every": 1} | fields
 
 
 def load_tiny_rows() -> Dataset:
@@ -193,12 +109,8 @@ def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
+    options = {"special_tokens": ["<s>", "<pad>", "</s>", "<unk>"], "unk_token": "<unk>", "show_progress": False}
+    trainer = trainers.UnigramTrainer(vocab_size=vocabulary_size, **options)
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)

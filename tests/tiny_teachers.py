@@ -4,78 +4,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AltCLIPConfig,
-    AltCLIPModel,
-    AltCLIPProcessor,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    ChineseCLIPProcessor,
-    CLIPConfig,
-    CLIPModel,
-    CLIPProcessor,
-    MetaClip2Config,
-    MetaClip2Model,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    SiglipConfig,
-    SiglipModel,
-    SiglipProcessor,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPProcessor
-from tests.tiny import IMAGE_SIZE, PROJECTION_DIM, WHOLE_MOBILENET, make_image_processor, make_model
+from tests.tiny import IMAGE_SIZE, PROJECTION_DIM, SMALL, WHOLE_MOBILENET, make_image_processor, make_model
 
 PATCH_SIZE = 16
 NUM_POSITIONS = 40
 
-VISION: dict[str, Any] = {
-    "hidden_size": 24,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": IMAGE_SIZE,
-    "patch_size": PATCH_SIZE,
-}
-TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": NUM_POSITIONS,
-}
+VISION = SMALL | {"hidden_size": 24, "intermediate_size": 48, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+NAMES = {"altclip": "AltCLIP", "chinese_clip": "ChineseCLIP", "clip": "CLIP", "metaclip_2": "MetaClip2"}
+NAMES |= {"siglip": "Siglip"}
 TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip"]
 
 
 def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
-    """One of `TEACHERS`, in eval mode; the last token id ends a text.
-
-    Args:
-        kind: Family.
-        vocabulary: Number of token ids.
-        text_fields: Fields to set in the text config.
-    """
+    """One of `TEACHERS`, in eval mode; the last token id ends a text. `text_fields` are set in the text config."""
     torch.manual_seed(0)
-    special = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": vocabulary - 1}
-    text = special | TEXT | text_fields
-    joint: dict[str, Any] = {"projection_dim": PROJECTION_DIM, "logit_scale_init_value": 3.0}
-    sizes: dict[str, Any] = {"text_config": text, "vision_config": VISION}
-    model: Any
+    if kind == "dcclip":
+        model: Any = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
+        return _leave_no_identity(model).eval()
+    text: dict[str, Any] = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0}
+    text |= {"eos_token_id": vocabulary - 1, "max_position_embeddings": NUM_POSITIONS} | SMALL | text_fields
+    fields: dict[str, Any] = {"projection_dim": PROJECTION_DIM, "logit_scale_init_value": 3.0}
     if kind == "altclip":
-        sizes["text_config"] = text | {"project_dim": 28}
-        model = AltCLIPModel(AltCLIPConfig(**sizes, **joint))
-    elif kind == "chinese_clip":
-        model = ChineseCLIPModel(ChineseCLIPConfig(**sizes, **joint))
-    elif kind == "clip":
-        model = CLIPModel(CLIPConfig(**sizes, **joint))
-    elif kind == "metaclip_2":
-        model = MetaClip2Model(MetaClip2Config(**sizes, **joint))
-    elif kind == "dcclip":
-        model = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
-    else:
-        sizes["text_config"] = text | {"projection_size": VISION["hidden_size"]}
-        model = SiglipModel(SiglipConfig(**sizes))
+        text["project_dim"] = 28
+    elif kind == "siglip":
+        fields, text["projection_size"] = {}, VISION["hidden_size"]
+    config = getattr(transformers, f"{NAMES[kind]}Config")(text_config=text, vision_config=VISION, **fields)
+    model = getattr(transformers, f"{NAMES[kind]}Model")(config)
     return _leave_no_identity(model).eval()
 
 
@@ -100,13 +59,7 @@ def save_teacher(
     """A checkpoint of one of `TEACHERS` with its processor."""
     model: Any = make_teacher_model(kind, len(tokenizer))
     model.to(dtype).save_pretrained(folder)
-    processors: dict[str, Any] = {
-        "altclip": AltCLIPProcessor,
-        "chinese_clip": ChineseCLIPProcessor,
-        "clip": CLIPProcessor,
-        "dcclip": DCCLIPProcessor,
-        "metaclip_2": CLIPProcessor,
-        "siglip": SiglipProcessor,
-    }
-    processors[kind](make_image_processor(), tokenizer).save_pretrained(folder)
+    names = NAMES | {"metaclip_2": "CLIP"}
+    processor: Any = getattr(transformers, f"{names[kind]}Processor") if kind in names else DCCLIPProcessor
+    processor(make_image_processor(), tokenizer).save_pretrained(folder)
     return folder

@@ -235,7 +235,8 @@ def run_status(options: argparse.Namespace):
         return
     missing = translate(" (missing)")
     _say(f"{str(options.index)!r}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors")
-    _say(f"model: {str(model)!r}{'' if status['has_model'] else missing}; vectors: int8, {status['dimension']} dimensions")
+    mark = "" if status["has_model"] else missing
+    _say(f"model: {str(model)!r}{mark}; vectors: int8, {status['dimension']} dimensions")
     for folder, files in status["folders"].items():
         _print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():

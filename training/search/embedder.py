@@ -37,17 +37,9 @@ def schema(dimension: int) -> pa.Schema:
         mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
         taken: Date by EXIF, `YYYY-MM-DD HH:MM:SS`, or null.
     """
-    return pa.schema(
-        {
-            "name": pa.string(),
-            "vector": pa.list_(pa.float32(), dimension),
-            "error": pa.string(),
-            "digest": pa.binary(16),
-            "size": pa.int64(),
-            "mtime_ns": pa.int64(),
-            "taken": pa.string(),
-        }
-    )
+    fields = {"name": pa.string(), "vector": pa.list_(pa.float32(), dimension), "error": pa.string()}
+    facts = {"digest": pa.binary(16), "size": pa.int64(), "mtime_ns": pa.int64(), "taken": pa.string()}
+    return pa.schema(fields | facts)
 
 
 class Embedder:

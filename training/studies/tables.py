@@ -18,12 +18,8 @@ from training.utils.results import RESULTS_FILE, Results, markdown_table, percen
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
 PHOTO_MODEL = REPO_ROOT / "model_cards" / "dcclip-tiny-photo"
-BUDGET_MODELS = {
-    "tiny": "`tiny`",
-    "small": "`small`",
-    "base": "`base`",
-    "chinese-clip-rn50": "Chinese-CLIP RN50",
-    "altclip": "AltCLIP",
+BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
+    **{"chinese-clip-rn50": "Chinese-CLIP RN50", "altclip": "AltCLIP"},
 }
 WORDS = {
     "en": {
@@ -37,24 +33,13 @@ WORDS = {
         "R@5：在 690 张照片中以文搜图。",
     },
 }
-# title in each language, set and metric
+FLICKR, BING = "flickr8k_validation", "bing_validation"
+# set, metric, and title in English and in Chinese
 PHOTOGRAPH_ROWS = (
-    (
-        {"en": "Flickr8k validation, text to image R@5", "zh": "Flickr8k 验证集，以文搜图 R@5"},
-        "flickr8k_validation",
-        "text_to_image_R@5",
-    ),
-    (
-        {"en": "Flickr8k validation, image to text R@5", "zh": "Flickr8k 验证集，以图搜文 R@5"},
-        "flickr8k_validation",
-        "image_to_text_R@5",
-    ),
-    (
-        {"en": "Bing photographs of the day, text to image R@5", "zh": "必应每日图片，以文搜图 R@5"},
-        "bing_validation",
-        "text_to_image_R@5",
-    ),
-    ({"en": "CIFAR-10, top-1", "zh": "CIFAR-10，top-1"}, "cifar-10", "top1"),
+    (FLICKR, "text_to_image_R@5", "Flickr8k validation, text to image R@5", "Flickr8k 验证集，以文搜图 R@5"),
+    (FLICKR, "image_to_text_R@5", "Flickr8k validation, image to text R@5", "Flickr8k 验证集，以图搜文 R@5"),
+    (BING, "text_to_image_R@5", "Bing photographs of the day, text to image R@5", "必应每日图片，以文搜图 R@5"),
+    ("cifar-10", "top1", "CIFAR-10, top-1", "CIFAR-10，top-1"),
 )
 
 
@@ -67,7 +52,7 @@ def models_table(language: str = "en") -> str:
     """The table of models at the head of a README, with a note below, in `en` or `zh`."""
     words = WORDS[language]
     budget, results = Results.read(BUDGET), Results.read(PHOTO_MODEL / RESULTS_FILE)
-    found = {"model": PHOTO_MODEL.name, "set": "flickr8k_validation", "metric": "text_to_image_R@5"}
+    found = {"model": PHOTO_MODEL.name, "set": FLICKR, "metric": "text_to_image_R@5"}
     recall = " / ".join(f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES)
     name = PHOTO_MODEL.name
     lines = [
@@ -103,22 +88,19 @@ def photographs_table(language: str = "en") -> str:
     """Recall at 5 and top-1 accuracy of the model of photographs, in percent."""
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
     lines = [["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])], ["---", "---:", "---:"]]
-    for title, name, metric in PHOTOGRAPH_ROWS:
+    for name, metric, *titles in PHOTOGRAPH_ROWS:
         fields = {"model": PHOTO_MODEL.name, "set": name, "metric": metric}
-        lines.append([title[language], *percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)])
+        cells = percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)
+        lines.append([titles[language == "zh"], *cells])
     return markdown_table(lines)
-
-
-def _read(path: str) -> Results:
-    return Results.read(REPO_ROOT / path)
 
 
 RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
     "photographs": photographs_table,
     "budget": budget_table,
-    "accuracy": lambda path: _read(path).table(),
-    "sizes": lambda path: size_table(_read(path)),
+    "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
+    "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
 }
 
 

@@ -17,17 +17,8 @@ TOWER_MODULES = {"vision": ("vision_model", "visual_projection"), "text": ("text
 
 # text towers whose position ids start after the padding id
 ROBERTA_LIKE = {
-    "altclip_text_model",
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
+    *("altclip_text_model", "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 
 

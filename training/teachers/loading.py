@@ -25,15 +25,10 @@ from training.utils.files import read_mapping
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
 MAX_SIZES = {
-    "num_hidden_layers": 1024,
-    "num_attention_heads": 1024,
-    "hidden_size": 65_536,
-    "intermediate_size": 1_048_576,
-    "vocab_size": 4_194_304,
-    "max_position_embeddings": 1_048_576,
-    "max_text_length": 8192,
-    "image_size": 4096,
-    "projection_dim": 65_536,
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1024),
+    **dict.fromkeys(("hidden_size", "projection_dim"), 65_536),
+    **dict.fromkeys(("intermediate_size", "max_position_embeddings"), 1_048_576),
+    **{"vocab_size": 4_194_304, "max_text_length": 8192, "image_size": 4096},
 }
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -109,13 +104,6 @@ def load_model(
 ) -> PreTrainedModel:
     """Load the logit scale and some towers of a checkpoint.
 
-    Args:
-        name: Hub id or folder.
-        family: Family of the checkpoint.
-        towers: Towers to load, some of `vision` and `text`.
-        dtype: Precision of the weights in memory, whatever the precision of the file.
-        commit: Commit of the Hub id; None for a folder.
-
     Raises:
         ValueError: The checkpoint lacks weights, so that a part of the model would be random.
     """
@@ -130,11 +118,6 @@ def open_processors(
     name: str, config: PreTrainedConfig, commit: str | None
 ) -> tuple[PreTrainedTokenizerBase | None, Any]:
     """Tokenizer and image processor of a checkpoint; None for a missing tokenizer.
-
-    Args:
-        name: Hub id or folder.
-        config: Config of the model.
-        commit: Commit of the Hub id; None for a folder.
 
     Raises:
         ValueError: The checkpoint lacks the image processor.
@@ -185,12 +168,6 @@ def check_complete(field: str, name: str, model_class: type, report: Mapping[str
 
 def check_weights(field: str, name: str, model: PreTrainedModel, report: Mapping[str, Collection[str]]):
     """Refuse a checkpoint of one of our models that would load with other weights than it was saved with.
-
-    Args:
-        field: Option that named the checkpoint; the error message starts with it.
-        name: Hub id or folder.
-        model: The loaded model.
-        report: Loading info of `from_pretrained`.
 
     Raises:
         ValueError: Weights are missing, unknown, stored as integers or not finite.

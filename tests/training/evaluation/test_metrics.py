@@ -126,13 +126,8 @@ SCORES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
 LABELS = torch.tensor([1, 0, 0])
 TARGETS = torch.tensor([[0, 1], [1, 0], [1, 1]])
 PAIRS = torch.tensor([[0, 1], [1, 0], [2, 0]])
-BY_SCORES = [
-    (top_k_accuracy, LABELS),
-    (mean_per_class_accuracy, LABELS),
-    (eleven_point_map, TARGETS),
-    (roc_auc, LABELS),
-]
-BY_SCORES += [(right_ranks, PAIRS)]
+BY_SCORES = [(metric, LABELS) for metric in (top_k_accuracy, mean_per_class_accuracy, roc_auc)]
+BY_SCORES += [(eleven_point_map, TARGETS), (right_ranks, PAIRS)]
 
 
 @pytest.mark.parametrize(("metric", "truth"), BY_SCORES)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from emoji import LANGUAGES
 from emoji.unicode_codes import EMOJI_DATA, load_from_json
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
+from tests.tiny import train_unigram
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.prepare.vocabulary import main, read_corpus
 from training.text.vocabulary import Vocabulary
@@ -42,23 +43,16 @@ def english_and_chinese(names) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pieces(names) -> list[tuple[str, float]]:
-    """Pieces and scores of all fourteen languages, after the four special tokens of XLM-R."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=9000, special_tokens=special, unk_token="<unk>", show_progress=False)
+def xlmr(names) -> XLMRobertaTokenizer:
+    """Transformers' own class, of all fourteen languages, with `<mask>` as the last piece of the model."""
     # without skin tones, which repeat the same words
-    chosen = [text for texts in names.values() for text in texts[::3] if ":" not in text]
-    tokenizer.train_from_iterator(chosen, trainer)
-    return [tuple(entry) for entry in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    return train_unigram([text for texts in names.values() for text in texts[::3] if ":" not in text], 9000)
 
 
 @pytest.fixture(scope="module")
-def xlmr(pieces) -> XLMRobertaTokenizer:
-    """Transformers' own class, with `<mask>` as the last piece of the model."""
-    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=512)
+def pieces(xlmr) -> list[tuple[str, float]]:
+    """Pieces and scores, after the four special tokens of XLM-R."""
+    return backend_pieces(xlmr)[:-1]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,
-    IMAGE_SIZE,
     PROJECTION_DIM,
     VIT,
     WHOLE_EFFICIENTNET,
@@ -17,6 +16,7 @@ from tests.tiny import (
     make_model,
     train_unigram,
 )
+from tests.tiny_teachers import VISION
 from training.engine.rotation import rotate
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
@@ -25,15 +25,7 @@ from training.text.tokenizers import load_tokenizer, match_tokens
 
 # four times as deep, twice as wide, with more heads of the same width
 LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}
-CLIP_VISION = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 24,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": IMAGE_SIZE,
-    "patch_size": 16,
-}
+CLIP_VISION = VISION | {"model_type": "clip_vision_model"}
 
 
 def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> SourceTower:

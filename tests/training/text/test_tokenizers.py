@@ -1,11 +1,10 @@
 import json
 
 import pytest
-import torch
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from training.text.pipeline import TOKENIZER_FILE, untruncated
-from training.text.tokenizers import load_tokenizer, match_tokens, reset_call_state, same_tokens
+from training.text.tokenizers import load_tokenizer, reset_call_state, same_tokens
 
 TEXTS = ["red apple", "a frog with a very long tail"]
 
@@ -45,12 +44,6 @@ def test_saved_tokenizer_has_no_call_state_after_a_reset(loaded, tmp_path):
     assert content["padding"] is None and content["truncation"] is None
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert not {"max_length", "padding_side", "is_local", "local_files_only"} & settings.keys()
-
-
-def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer, loaded):
-    assert torch.equal(match_tokens(tokenizer, loaded), torch.arange(len(tokenizer)))
-    matched, ids = match_tokens(tokenizer, other_tokenizer), other_tokenizer.get_vocab()
-    assert matched.tolist() == [ids.get(piece, -1) for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"type": "none"}}'])

@@ -76,13 +76,8 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
         parse("--help")
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for words in (
-        "Folder of the model.",
-        "Data sources, 100 % of them.",
-        "Number formats to write.",
-        "(default: 0 1)",
-    ):
-        assert words in text
+    expected = ("Folder of the model.", "Data sources, 100 % of them.", "Number formats to write.", "(default: 0 1)")
+    assert all(words in text for words in expected)
     assert "python training/try.py FOLDER --data A\n    --data B" in text
 
 
