@@ -218,12 +218,10 @@ class Runtime:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included. `truncate` cuts it after `max_text_length`."""
-        self._tokenizer.no_truncation()
         return len(self._tokenizer.encode(_valid(text)).ids)
 
     def unknown_parts(self, text: str) -> list[str]:
         """Parts of a text that are not in the vocabulary, each once. Emoji and rare characters all have one token."""
-        self._tokenizer.no_truncation()
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
         unknown = {self._tokenizer.token_to_id(name) for name in UNKNOWN_TOKENS}
@@ -324,15 +322,13 @@ class Runtime:
                     f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
                 ) from error
             self._loaded_tokenizer.no_padding()
+            self._loaded_tokenizer.no_truncation()
         return self._loaded_tokenizer
 
     def _tokenize(self, text: str, truncate: bool) -> list[int]:
-        tokenizer = self._tokenizer
-        if truncate:
-            tokenizer.enable_truncation(self.max_text_length)
-        else:
-            tokenizer.no_truncation()
-        ids = tokenizer.encode(_valid(text)).ids
+        ids = self._tokenizer.encode(_valid(text)).ids
+        if truncate and len(ids) > self.max_text_length:  # in threads, the tokenizer's own truncation is one setting
+            return ids[: self.max_text_length - 1] + ids[-1:]
         if len(ids) > self.max_text_length:
             raise ValueError(
                 f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "
@@ -465,8 +461,10 @@ def _valid(text: str) -> str:
     """The text, if a tokenizer can encode it.
 
     Raises:
-        ValueError: It has half a surrogate pair, as of bytes on the command line that are not UTF-8.
+        ValueError: It is not a string, or has half a surrogate pair, as of bytes that are not UTF-8.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"texts: {text!r} is not a string.")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -90,11 +90,10 @@ fun dot(a: FloatArray, b: FloatArray): Float = a.indices.fold(0f) { sum, i -> su
 fun pixelValues(bitmap: Bitmap): FloatArray {
     val (width, height) = bitmap.width to bitmap.height
     val colours = IntArray(width * height).also { bitmap.getPixels(it, 0, width, 0, 0, width, height) }
-    val channels = Array(3) { channel -> IntArray(width * height) { flatten(colours[it], 16 - 8 * channel) } }
     val (columns, lines) = windows(width, EDGE) to windows(height, EDGE)
     val output = FloatArray(3 * EDGE * EDGE)
     for (channel in 0 until 3) {
-        val narrow = resizeRows(channels[channel], width, height, columns)
+        val narrow = resizeRows(colours, 16 - 8 * channel, width, height, columns)
         for (y in 0 until EDGE) {
             val (start, weights) = lines[y]
             for (x in 0 until EDGE) {
@@ -114,12 +113,15 @@ private fun flatten(colour: Int, shift: Int): Int {
     return (((colour ushr shift) and 255) * alpha + 255 * (255 - alpha) + 127) / 255
 }
 
-private fun resizeRows(source: IntArray, width: Int, height: Int, columns: List<Pair<Int, DoubleArray>>): IntArray {
+/** The channel that is `shift` bits above blue, resized to the columns. */
+private fun resizeRows(
+    colours: IntArray, shift: Int, width: Int, height: Int, columns: List<Pair<Int, DoubleArray>>,
+): IntArray {
     val target = IntArray(height * columns.size)
     for (y in 0 until height) {
         columns.forEachIndexed { x, (start, weights) ->
             var sum = 0.0
-            for (k in weights.indices) sum += weights[k] * source[y * width + start + k]
+            for (k in weights.indices) sum += weights[k] * flatten(colours[y * width + start + k], shift)
             target[y * columns.size + x] = min(255, max(0, sum.roundToInt()))
         }
     }

@@ -88,7 +88,9 @@ func pixelValues(_ url: URL) throws -> [Float] {
     else { throw DcClipError.notAnImage }
     let (width, height) = (image.width, image.height)
     var rgba = [UInt8](repeating: 255, count: 4 * width * height)
-    let space = CGColorSpace(name: CGColorSpace.sRGB)!
+    // its own space: the model has learnt from pixels as they are stored, such as Display P3 of a phone
+    let space = image.colorSpace.flatMap { $0.model == .rgb && $0.supportsOutput ? $0 : nil }
+        ?? CGColorSpace(name: CGColorSpace.sRGB)!
     let info = CGImageAlphaInfo.premultipliedLast.rawValue
     let rectangle = CGRect(x: 0, y: 0, width: width, height: height)
     let isDrawn = rgba.withUnsafeMutableBytes { bytes -> Bool in

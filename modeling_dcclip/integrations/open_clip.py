@@ -43,7 +43,8 @@ def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: s
 
     Args:
         folder: Finished model folder.
-        output_dir: Folder for the open_clip model. Default: `open_clip` in `folder`.
+        output_dir: Folder for the open_clip model. Default: in `folder`, `open_clip` or, with a `repo_id`,
+            `open_clip_hub`.
         repo_id: Hub id that the folder will be published under. Default: the folder is loaded where it is written.
 
     Returns:
@@ -53,7 +54,7 @@ def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: s
         ValueError: open_clip cannot represent the image tower, the text tower or the image preprocessing.
     """
     folder = Path(folder)
-    output_dir = (Path(output_dir) if output_dir is not None else folder / "open_clip").resolve()
+    output_dir = Path(output_dir or folder / ("open_clip_hub" if repo_id else "open_clip")).resolve()
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     preprocess = preprocess_config(_read(folder / "preprocessor_config.json"), model.config.image_size)
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from modeling_dcclip import DCCLIPModel
@@ -131,6 +132,12 @@ def test_a_text_that_is_too_long_raises_an_error_or_is_truncated(full):
     with pytest.raises(ValueError, match=r"tokens; this model accepts at most 32.*truncate=True"):
         full.encode_texts(["红苹果" * 30])
     assert full.encode_texts(["红苹果" * 30], truncate=True).shape[0] == 1
+    tokenizer = Tokenizer.from_file(str(full.folder / "tokenizer.json"))
+    tokenizer.enable_truncation(full.max_text_length)
+    assert full._tokenize("红苹果" * 30, truncate=True) == tokenizer.encode("红苹果" * 30).ids
+    for wrong in (None, float("nan"), 3):
+        with pytest.raises(ValueError, match=r"^texts: .* is not a string"):
+            full.encode_texts(["cat", wrong])
     with pytest.raises(ValueError, match="list of strings"):
         full.encode_texts("fox")
 

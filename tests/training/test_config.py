@@ -159,7 +159,16 @@ def test_a_recipe_file_imports_no_class(write, field, value, tmp_path, monkeypat
 def test_evaluation_data_may_be_a_file(write, tmp_path):
     (tmp_path / "val.parquet").write_bytes(b"PAR1")
     fields = {"data": str(tmp_path / "val.parquet"), "class_names": "names.json"}
-    assert recipe_from_args(DistillRecipe, write(eval=fields)).eval.data == fields["data"]
+    assert recipe_from_args(DistillRecipe, write(eval=fields, eval_every=1)).eval.data == fields["data"]
+    with pytest.raises(ValueError, match=r"^eval.data: eval_every is 0"):
+        recipe_from_args(DistillRecipe, write(eval=fields))
+
+
+def test_the_file_of_a_section_may_be_in_the_working_directory(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crops.yaml").write_text("zoom: 0.375\n", encoding="utf-8")
+    for typed in (["--augment", "crops.yaml"], ["--augment=crops.yaml"]):
+        assert recipe_from_args(DistillRecipe, [*write(), *typed]).augment.zoom == 0.375
 
 
 def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
@@ -187,7 +196,7 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
     ("field", "values"),
     [
         ("data.train", {"data": {"train": "os:abort"}}),
-        ("eval.data", {"eval": {"data": "os:abort"}}),
+        ("eval.data", {"eval": {"data": "os:abort", "class_names": "names.json"}, "eval_every": 1}),
         ("photos", {"photos": "os:abort", "photo_weight": 1}),
     ],
 )

@@ -11,6 +11,7 @@ from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 from datasets import IterableDataset
 
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
@@ -90,6 +91,11 @@ class Shards:
                 raise ValueError(
                     f"data: {name!r} has no column {column!r}, only {sorted(first)}. Name the right one under data."
                 )
+        if image_column and isinstance(get_cell(first, image_column), PIL.Image.Image):
+            raise ValueError(
+                f"data: {name!r} holds decoded images. Give the generator features with datasets.Image for "
+                f"{image_column!r}."
+            )
         require_images(rows.features, [image_column] if image_column else [], name)
         require_texts(rows.features, caption_columns, name)
         if rows.column_names is not None:

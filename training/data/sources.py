@@ -16,15 +16,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, load_dataset
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from training.utils.files import FUNCTION, expanded
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
+ImageFolder.EXTENSIONS = [*ImageFolder.EXTENSIONS, ".avif", ".heic", ".heif"]  # it would leave them out in silence
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+# folder names that `datasets` takes for splits
+SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 # types of a column, as `datasets` names them; a column of missing values has the type null
@@ -151,14 +155,16 @@ def _load(
     for each in [source] if isinstance(source, str) else source:
         refuse_special_file(each, field)
     try:
-        rows = _open(source, subset, streaming)
+        rows = _open(source, split, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
         check_parquet(source, field)
         for name in filter(str.strip, [source] if isinstance(source, str) else source):
             folder = expanded(name)
             require_unicode(folder.rglob("*") if folder.is_dir() else (), field)
+        inner = error.__cause__ or error
+        cause = " ".join(f"{type(inner).__name__}: {inner}".split())
         raise ValueError(
-            f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
+            f"{field}: cannot load {source!r} ({cause}). Give parquet files, tar shards, an "
             "image folder, a Hub id, or module:function; write or download damaged files again."
         ) from error
     if isinstance(rows, (DatasetDict, IterableDatasetDict)):
@@ -190,7 +196,7 @@ def check_parquet(source: str | list[str], field: str):
             raise ValueError(f"{field}: {path!r} is damaged ({damage}). Write or download the file again.") from damage
 
 
-def _open(source: str | list[str], subset: str | None, streaming: bool):
+def _open(source: str | list[str], split: str, subset: str | None, streaming: bool):
     names = [source] if isinstance(source, str) else list(source)
     if not names or not all(name.strip() for name in names):  # an empty name would be the current folder
         raise ValueError("the name is empty")
@@ -206,6 +212,11 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
         module, function = name.split(":")
         sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
         return getattr(importlib.import_module(module), function)()
+    suffixes = {_suffix(each.name) for each in path.rglob("*")} if path.is_dir() else set()
+    if suffixes & {*ImageFolder.EXTENSIONS} and not suffixes & {*BUILDERS, ".arrow"}:
+        folders = {each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")}
+        if not folders or folders - SPLITS:  # `datasets` would take a photograph train.jpg for a split
+            return load_dataset("imagefolder", data_files={split: f"{path}/**"}, streaming=streaming)
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
 
 

@@ -192,7 +192,7 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     from training.text.writing_systems import LANGUAGES
 
     source = options.images
-    rows = require_columns(load_source(source), ["image"], source, "Rename yours.", "images")
+    rows = require_columns(load_source(source, field="images"), ["image"], source, "Rename yours.", "images")
     rules = rules_for(source, options.allow_paths)
     rows = require_allowed(rows, "image", rules, source, "images")
     folder.mkdir(parents=True)

@@ -134,7 +134,7 @@ def _describe(task: EvalTask, plan: EvalPlan) -> dict[str, Any]:
         "images_are": {True: "squashed", False: "cropped", None: "prepared by the model"}[task.squashed],
         "source": labelled and labelled.source,
         "split": labelled and labelled.split,
-        "revision": labelled and (labelled.revision or labelled.digest),
+        "revision": labelled and (labelled.revision or labelled.version),
         "images": labelled and len(labelled.rows),
         "differs": differs,
         "missing": plan.missing.get(task.set),

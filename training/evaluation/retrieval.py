@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
+from training.data.batch import EXPECTED_CAUSES
 from training.data.images import encoded_bytes
 from training.data.sources import check_split
 from training.evaluation.image_loading import digest_images
@@ -42,7 +43,9 @@ class RetrievalSet:
         pairs: Correct (image, caption) pairs by language, one per caption in order, (T, 2) int64.
         source: Location that the rows were loaded from.
         split: Split of the source; None if it has no splits.
-        revision: Commit of a data set on the Hub; None for other sources, whose versions `digest` identifies.
+        revision: Commit of a data set on the Hub; None for other sources, which a digest of images and captions
+            identifies.
+        unusable: Number of captions by language that are left out, because they have no letters or digits.
     """
 
     name: str
@@ -52,6 +55,7 @@ class RetrievalSet:
     source: str
     split: str | None = None
     revision: str | None = None
+    unusable: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -60,13 +64,15 @@ class RetrievalSet:
 
     def describe(self) -> dict[str, Any]:
         """Facts about the set for `results.json`."""
+        content = repr((self.digest, self.captions, {each: pairs.tolist() for each, pairs in self.pairs.items()}))
         return {
             "set": self.name,
             "source": self.source,
             "split": self.split,
-            "revision": self.revision or self.digest,
+            "revision": self.revision or hashlib.blake2b(content.encode(), digest_size=16).hexdigest(),
             "images": len(self.rows),
             "captions": {language: len(texts) for language, texts in self.captions.items()},
+            "unusable_captions": self.unusable,
         }
 
 
@@ -139,19 +145,18 @@ def make_retrieval_set(
             numbers[digest] = len(numbers)
             first_rows.append(row)
         image_numbers.append(numbers[digest])
-    captions, pairs = {}, {}
+    captions, pairs, unusable = {}, {}, {}
     for language, column in caption_columns.items():
-        found = [
-            (image, text)
-            for image, cell in zip(image_numbers, rows[column], strict=True)
-            for text in usable_captions(cell)[0]
-        ]
+        cells = [usable_captions(cell) for cell in rows[column]]
+        found = [(image, text) for image, (texts, _) in zip(image_numbers, cells, strict=True) for text in texts]
         found = list(dict.fromkeys(found))  # a caption that an image has twice counts once
+        if left_out := sum(cause not in EXPECTED_CAUSES for _, causes in cells for cause in causes):
+            unusable[language] = left_out
         if not found:
             raise ValueError(f"retrieval: {name} has no {language} caption in column {column!r}. Name the right one.")
         captions[language] = [text for _, text in found]
         pairs[language] = torch.tensor([(image, number) for number, (image, _) in enumerate(found)])
-    return RetrievalSet(name, images.select(first_rows), captions, pairs, source, split, revision)
+    return RetrievalSet(name, images.select(first_rows), captions, pairs, source, split, revision, unusable)
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, max_similarities: int = MAX_SIMILARITIES) -> Tensor:
@@ -254,6 +259,9 @@ def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet])
     parts = [markdown_table(lines)]
     for each in retrieval_sets:
         counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in each.captions.items())
+        counts += "".join(
+            f", {count:,} {language} without letters left out" for language, count in each.unusable.items()
+        )
         source = " ".join(filter(None, (each.source, each.split)))
         parts.append(f"{each.name}: {source}, {len(each.rows):,} images, {counts}")
     return "\n\n".join(parts)

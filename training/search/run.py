@@ -57,7 +57,7 @@ def embed(options: EmbedOptions) -> Results | None:
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
     state, folder = find_processes(), Path(options.output_dir)
-    shards = _open(options)
+    shards, num_rows = _open(options)
     roots = image_roots(options.data)
     rules = CellRules(options.allow_paths or roots is None, roots or ())
     cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -69,7 +69,7 @@ def embed(options: EmbedOptions) -> Results | None:
         state.wait_for_everyone()
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        columns = _columns(options, len(shards), embedder)
+        columns = _columns(options, [len(shards), num_rows], embedder)
         for path in {*paths} - {paths[number] for number in missing}:
             if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
                 raise ValueError(
@@ -94,23 +94,25 @@ def embed(options: EmbedOptions) -> Results | None:
     return results
 
 
-def _open(options: EmbedOptions) -> Shards:
-    """The images of a source in shards."""
+def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
+    """The images of a source in shards, and their number; None for a stream."""
+    count = None
     check_split(options.data, options.split)
     if options.streaming:
         stream = open_stream(options.data, options.split, options.subset)
     else:
         rows = load_source(options.data, options.split, options.subset)
-        stream = rows.to_iterable_dataset(num_shards=max(1, -(-len(rows) // options.rows_per_shard)))
+        count = len(rows)
+        stream = rows.to_iterable_dataset(num_shards=max(1, -(-count // options.rows_per_shard)))
     names = [options.name_column] if options.name_column else []
-    return Shards(stream, 0, " ".join(options.data), options.image_column, names)
+    return Shards(stream, 0, " ".join(options.data), options.image_column, names), count
 
 
-def _columns(options: EmbedOptions, num_shards: int, embedder: Embedder) -> pa.Schema:
+def _columns(options: EmbedOptions, sizes: list[int | None], embedder: Embedder) -> pa.Schema:
     """Schema of the shards, with a digest of what they depend on: a run continues only with its own shards."""
     runtime = embedder.runtime
     files = [runtime.file("vision")] if embedder.weights is None else sorted(runtime.folder.glob(WEIGHTS))
-    key: list[object] = [num_shards, digest_files([*files, runtime.folder / "preprocessor_config.json"])]
+    key: list[object] = [*sizes, digest_files([*files, runtime.folder / "preprocessor_config.json"])]
     # a shard of a stream that could not be read is repaired, and embedded by the next run
     key += [options.data, digest_sources(options.data, with_states=not options.streaming), embedder.encoder]
     names = ("split", "subset", "streaming", "image_column", "name_column", "allow_paths")

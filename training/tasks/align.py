@@ -96,6 +96,7 @@ class AlignTask(Task):
         self.chunk_size = recipe.chunk_size
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
         needs_bias = any(loss.needs_bias for loss in self.losses)
+        self.needs_teacher = any(loss.needs_teacher for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.rehearsed = tuple(rehearsal or {})
         self.batch_number = 0
@@ -198,9 +199,9 @@ class AlignTask(Task):
         Returns:
             `teacher_image` (B, D) and, for losses with the teacher's captions, `teacher_text` (T, D), not normalized,
             in the student's space; the classifier's `class_logits` (B, C) and the `name_ids` (M,) of the names that
-            the student encodes, class + C * language; nothing without a teacher.
+            the student encodes, class + C * language; nothing without a teacher or a loss that needs one.
         """
-        if self.targets is None:
+        if self.targets is None or not self.needs_teacher:
             return {}
         targets = self.targets.images(self.augmented_images(batch) if images is None else images, batch)
         outputs = {"teacher_image": self.to_student_space(targets.embedding)}

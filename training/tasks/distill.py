@@ -55,9 +55,8 @@ class DistillLoss:
         function: Function of `TowerInputs` that returns a scalar.
         weight: Field of the recipe with the weight. Weight 0 turns the loss off.
         needs_map: Whether the loss compares feature maps. It is left out for a tower whose teacher has none for the
-            student's tokens.
+            student's tokens. Other losses are the mean over the recipe's `prefixes` of the embeddings and all of them.
         needs_bank: Whether the loss needs the teacher's embeddings of the captions of the data.
-        at_widths: Whether the loss is the mean over the recipe's `prefixes` of the embeddings and all of them.
     """
 
     name: str
@@ -65,7 +64,6 @@ class DistillLoss:
     weight: str
     needs_map: bool = False
     needs_bank: bool = False
-    at_widths: bool = False
 
 
 def _map(inputs: TowerInputs) -> Tensor:
@@ -81,12 +79,10 @@ def _logits(inputs: TowerInputs) -> Tensor:
 
 DISTILL_LOSSES: list[DistillLoss] = [
     DistillLoss("map", _map, "map_weight", needs_map=True),
-    DistillLoss("embedding", lambda tower: embedding_loss(tower.student, tower.teacher), "embedding_weight",
-                at_widths=True),
+    DistillLoss("embedding", lambda tower: embedding_loss(tower.student, tower.teacher), "embedding_weight"),
     DistillLoss("logits", _logits, "logits_weight", needs_bank=True),
-    DistillLoss("relational", lambda tower: relational_loss(tower.student, tower.teacher), "relational_weight",
-                at_widths=True),
-]  # fmt: skip
+    DistillLoss("relational", lambda tower: relational_loss(tower.student, tower.teacher), "relational_weight"),
+]
 
 
 def distill_losses(recipe: DistillRecipe) -> list[DistillLoss]:
@@ -159,7 +155,7 @@ class DistillTask(Task):
                 if loss.needs_map and inputs.student_map is None:
                     continue
                 with torch.autocast(inputs.student.device.type, enabled=False):  # half precision destroys gradients
-                    parts = [self._at_width(inputs, width) for width in self.widths] if loss.at_widths else [inputs]
+                    parts = [inputs] if loss.needs_map else [self._at_width(inputs, width) for width in self.widths]
                     value = torch.stack([scalar(loss.function(part), loss.name) for part in parts]).mean()
                 losses[f"{tower}_{loss.name}"] = value
                 total = total + getattr(self.recipe, loss.weight) * value
@@ -211,4 +207,5 @@ class DistillTask(Task):
 
     @staticmethod
     def _at_width(inputs: TowerInputs, width: int) -> TowerInputs:
-        return replace(inputs, student=inputs.student[:, :width], teacher=inputs.teacher[:, :width])
+        bank = None if inputs.bank is None else inputs.bank[:, :width]
+        return replace(inputs, student=inputs.student[:, :width], teacher=inputs.teacher[:, :width], bank=bank)

@@ -112,7 +112,10 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[
     Raises:
         ValueError: An option is unknown, missing or invalid; the message is one line that names it.
     """
-    _check_config_files(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    _check_config_files(argv)
+    # without a slash, a file of a section would be taken for a class to import
+    argv = [re.sub(r"^(--[\w.]+=)?(?=[^/=-][^/=]*\.ya?ml$)", r"\g<1>./", each) for each in argv]
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
     except (ArgumentError, TypeError) as error:  # TypeError: a section is not a mapping
@@ -133,6 +136,7 @@ def _readable(error: ArgumentError | TypeError) -> str:
     message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
+    hint = "Write a file as ./FILE. " if "import_path_allowlist" in message else hint
     hint = "Each source is a mapping such as {train: FILE}. " if message.startswith("data.sources:") else hint
     hint = "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
     return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."

@@ -45,6 +45,20 @@ def test_image_folder_with_metadata_is_a_source(tmp_path, images):
     assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == images[0].size
 
 
+def test_every_image_of_a_folder_is_loaded_whatever_its_name_and_format(tmp_path, images):
+    for file in ("train.png", "beach.JPG", "c.avif", "test.png"):
+        images[0].convert("RGB").save(tmp_path / file)
+    for split in ("train", "test"):
+        assert len(load_source(str(tmp_path), split)) == 4
+    assert len([*open_stream(str(tmp_path))]) == 4
+    for folder in ("cat", "train"):
+        (tmp_path / "classes" / folder).mkdir(parents=True)
+        images[0].save(tmp_path / "classes" / folder / "a.png")
+    assert sorted(load_source(str(tmp_path / "classes"))["label"]) == [0, 1]
+    (tmp_path / "classes" / "cat").rename(tmp_path / "classes" / "test")
+    assert len(load_source(str(tmp_path / "classes"), "test")) == 1
+
+
 def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, images):
     images[0].save(tmp_path / "甲.png")
     for source in (str(tmp_path), [str(tmp_path)]):

@@ -1,6 +1,7 @@
 """Streams of tar shards, parquet files and HTTP: which worker reads which sample, and how a stream is resumed."""
 
 import gzip
+import io
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from tests.training.data.shards import assert_equal_batches, keys_of, read_sampl
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
 from training.data.batch import text_id
+from training.data.shards import Shards
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +156,13 @@ def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
     (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
     with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
         open_loader(**changes)
+
+
+def test_decoded_images_of_a_generator_are_refused(samples):
+    image = PILImage.open(io.BytesIO(samples[0]["png"]))
+    rows = IterableDataset.from_generator(lambda: iter([{"image": image, "en": "a"}]))
+    with pytest.raises(ValueError, match=r"^data: 'x' holds decoded images\. .* datasets\.Image for 'image'"):
+        Shards(rows, 0, "x", "image", ["en"])
 
 
 def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, open_loader):

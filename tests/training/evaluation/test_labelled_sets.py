@@ -1,6 +1,7 @@
 """Test sets are loaded from any source and compared with the protocol."""
 
 import io
+import shutil
 import tarfile
 
 import pytest
@@ -42,10 +43,12 @@ def test_one_folder_per_class(folder):
 def test_lists_of_one_label_are_single_labels(tmp_path):
     rows = rows_of(CIFAR_10)
     lists = rows.remove_columns("label").add_column("label", [[name] for name in rows["label"]])
-    assert names_of(open_cifar(write_parquet(tmp_path / "one.parquet", lists))) == EXPECTED
+    single = open_cifar(write_parquet(tmp_path / "one.parquet", lists))
+    assert names_of(single) == EXPECTED
     several = rows.remove_columns("label").add_column("label", [[name, "cat"] for name in rows["label"]])
     labelled = open_cifar(write_parquet(tmp_path / "several.parquet", several))
     assert labelled.labels.shape == (NUM, 10) and "several labels per image" in labelled.differences[1]
+    assert labelled.digest == single.digest and labelled.version != single.version
 
 
 def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
@@ -63,6 +66,9 @@ def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "results" / ".dcclip").mkdir(parents=True)
     assert names_of(open_cifar(tmp_path)) == ["dog", "dog"]
+    shutil.copyfile(next((tmp_path / "dog").glob("*.png")), tmp_path / "lost.png")
+    with pytest.raises(ValueError, match=r"^data: cifar-10: 'lost.png' is in no class folder of .* Move or remove it"):
+        open_cifar(tmp_path)
 
 
 def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
@@ -153,8 +159,18 @@ def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
         ([0], ["oak"], r"'oak' is not among"),
         ([None], None, r"got None, need a name"),
         ([["7"], ["oak"]], None, r"'oak' is not among"),
+        ([["7"], None], None, r"label: a set \(a file\): row 1 has none"),
     ],
-    ids=["another name", "no names", "beyond the list", "negative", "listed, not ours", "none", "one of several"],
+    ids=[
+        "another name",
+        "no names",
+        "beyond the list",
+        "negative",
+        "listed, not ours",
+        "none",
+        "one of several",
+        "none of several",
+    ],
 )
 def test_unknown_labels_are_refused_with_set_and_file(lookup, cells, listed, message):
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,6 @@
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,8 +54,20 @@ def test_captions_are_paired_with_their_images(retrieval_set):
     assert retrieval_set.pairs["en"].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [2, 4], [3, 5], [3, 6]]
     assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
-    description = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": retrieval_set.digest}
-    assert retrieval_set.describe() == description | {"images": 4, "captions": {"en": 7, "zh": 3}}
+    described = retrieval_set.describe()
+    revision = described.pop("revision")
+    sizes = {"images": 4, "captions": {"en": 7, "zh": 3}, "unusable_captions": {}}
+    assert described == {"set": "toy", "source": "toy.parquet", "split": "test"} | sizes
+    en = [*retrieval_set.captions["en"][:-1], "!!!"]
+    assert replace(retrieval_set, captions=retrieval_set.captions | {"en": en}).describe()["revision"] != revision
+
+
+def test_captions_without_letters_are_counted(rows):
+    cells = rows.remove_columns(["en", "zh"]).add_column("en", ["a", "!!!", "", "b"])
+    found = make_retrieval_set("toy", cells, {"en": "en"}, "image", "toy.parquet")
+    assert found.unusable == {"en": 1} and "2 en captions, 1 en without letters left out" in retrieval_table(
+        [], [found]
+    )
 
 
 def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieval_set):

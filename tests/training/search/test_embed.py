@@ -1,5 +1,6 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -87,6 +88,17 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_m
     assert counts == {"embedded": 20, "unreadable: not an image, or damaged": 1, "unreadable: no image": 1}
     with Index.open(tmp_path / "out" / "index") as index:
         assert index.catalog.failures() == [("key 20", "not an image, or damaged"), ("key 21", "no image")]
+
+
+def test_a_function_with_more_rows_is_not_taken_for_the_same_data(color_model, cells, tmp_path, monkeypatch):
+    (tmp_path / "own_rows.py").write_text("def load():\n    return rows\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own_rows, features = importlib.import_module("own_rows"), Features({"image": Image(decode=False)})
+    own_rows.rows = Dataset.from_dict({"image": cells[:3]}, features=features)
+    embed_into(tmp_path / "out", color_model, "own_rows:load")
+    own_rows.rows = Dataset.from_dict({"image": cells[:4]}, features=features)
+    with pytest.raises(SystemExit):
+        embed_into(tmp_path / "out", color_model, "own_rows:load")
 
 
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):

@@ -5,6 +5,7 @@ Labels are mapped by name, never by number: copies of a set order and spell thei
 are compared by letters and digits alone; the aliases of a set cover all other spellings.
 """
 
+import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,7 @@ class LabelledSet:
         labels: Class indices, (N,) int64, or (N, C) int8 with 1 where the image has the label.
         source: Location that the rows were loaded from.
         split: Split of the source; None if it has no splits.
-        revision: Commit of a data set on the Hub; None for other sources, whose versions `digest` identifies.
+        revision: Commit of a data set on the Hub; None for other sources, which `version` identifies.
         differences: Differences from the set of the protocol, in words.
     """
 
@@ -52,6 +53,11 @@ class LabelledSet:
     def digest(self) -> str:
         """Digest of all encoded images in their order, which cached embeddings are keyed by."""
         return digest_images(self.rows)
+
+    @property
+    def version(self) -> str:
+        """Digest of the images and their labels."""
+        return hashlib.blake2b(self.digest.encode() + self.labels.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None) -> LabelledSet:
@@ -79,6 +85,10 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     rules = rules_for(loaded.location, source.allow_paths or loaded.is_listing)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
+    if eval_set and eval_set.metric == "roc_auc" and len(labels.unique()) < 2:
+        raise ValueError(
+            f"label: {context}: all labels are equal, and the area under the ROC curve needs both classes."
+        )
     differences = _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
     return LabelledSet(name, images, labels, loaded.location, loaded.split, loaded.revision, differences)
 
@@ -236,6 +246,10 @@ def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] |
 
     if not any(isinstance(cell, list | tuple) for cell in cells):
         return torch.tensor([find(cell) for cell in cells])
+    if None in cells:
+        raise ValueError(
+            f"label: {lookup.context}: row {cells.index(None)} has none. Write its labels, or an empty list."
+        )
     targets = torch.zeros(len(cells), lookup.count, dtype=torch.int8)
     are_flags = listed is not None and all(len(cell) == len(listed) and set(cell) <= {0, 1} for cell in cells)
     for row, cell in enumerate(cells):

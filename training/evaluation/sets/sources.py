@@ -107,9 +107,7 @@ def _read_folder(name: str, path: Path, split: str, is_named: bool = False) -> L
     listed = read_lines(names, name) if names.exists() else None
     within = path / split if (path / split).is_dir() else path
     if shards := sorted(map(str, within.glob("*.tar"))):
-        # with the format, because `datasets` would read a folder with one shard and a shard count as text
-        rows = load_dataset("webdataset", data_files=shards, split="train")
-        return LoadedRows(rows, str(path), split, listed=listed)
+        return LoadedRows(load_source(shards, field=f"data: {name}"), str(path), split, listed=listed)
     if any(path.rglob("*.parquet")):
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
     if within != path:
@@ -147,7 +145,7 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """Rows of an image folder with one folder per class, named after the class.
 
     Raises:
-        ValueError: The folder has no class folders, or one of them has no images.
+        ValueError: The folder has no class folders, one of them has no images, or images are beside them.
     """
     paths: list[str] = []
     labels: list[str] = []
@@ -158,6 +156,8 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
         paths += found
         labels += [class_folder.name] * len(found)
     require_unicode(map(Path, paths), f"data: {name}")
+    if paths and (beside := [path.name for path in folder.iterdir() if is_image(path)]):
+        raise ValueError(f"data: {name}: {beside[0]!r} is in no class folder of {str(folder)!r}. Move or remove it.")
     if not paths:
         raise ValueError(f"data: {name}: folder {str(folder)!r} is empty. Add one folder per class.")
     features = Features({"image": Image(decode=False), "label": Value("string")})
