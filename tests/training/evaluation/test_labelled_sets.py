@@ -51,6 +51,12 @@ def test_lists_of_one_label_are_single_labels(tmp_path):
     assert labelled.digest == single.digest and labelled.version != single.version
 
 
+def test_a_set_of_one_label_has_no_area_under_the_curve(tmp_path):
+    write_folders(tmp_path, {"meme": ["1f415"]})
+    with pytest.raises(ValueError, match=r"^label: hateful-memes .*: all labels are equal, and the area"):
+        open_set("hateful-memes", Source(str(tmp_path)), ClassNames.read("hateful-memes"), SETS["hateful-memes"])
+
+
 def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
     for name in ("splits/train", "splits/val", "classes"):
         write_folders(tmp_path / name, {"dog": ["1f415"]})
