@@ -135,8 +135,9 @@ def _readable(error: ArgumentError | TypeError) -> str:
     message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
     message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    code = r"'\1' would be imported as code, which is not allowed. Write a file as ./FILE"
+    message = re.sub(r"Importing '([^']+)' is not allowed.*", code, message)
     hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
-    hint = "Write a file as ./FILE. " if "import_path_allowlist" in message else hint
     hint = "Each source is a mapping such as {train: FILE}. " if message.startswith("data.sources:") else hint
     hint = "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
     return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."
