@@ -159,9 +159,7 @@ def test_a_recipe_file_imports_no_class(write, field, value, tmp_path, monkeypat
 def test_evaluation_data_may_be_a_file(write, tmp_path):
     (tmp_path / "val.parquet").write_bytes(b"PAR1")
     fields = {"data": str(tmp_path / "val.parquet"), "class_names": "names.json"}
-    assert recipe_from_args(DistillRecipe, write(eval=fields, eval_every=1)).eval.data == fields["data"]
-    with pytest.raises(ValueError, match=r"^eval.data: eval_every is 0"):
-        recipe_from_args(DistillRecipe, write(eval=fields))
+    assert recipe_from_args(DistillRecipe, write(eval=fields)).eval.data == fields["data"]
 
 
 def test_the_file_of_a_section_may_be_in_the_working_directory(write, tmp_path, monkeypatch):
@@ -196,7 +194,7 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
     ("field", "values"),
     [
         ("data.train", {"data": {"train": "os:abort"}}),
-        ("eval.data", {"eval": {"data": "os:abort", "class_names": "names.json"}, "eval_every": 1}),
+        ("eval.data", {"eval": {"data": "os:abort"}}),
         ("photos", {"photos": "os:abort", "photo_weight": 1}),
     ],
 )

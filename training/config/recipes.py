@@ -95,8 +95,6 @@ class TrainingRecipe(Checked):
         super().__post_init__()
         if self.eval_every and not (self.eval.data and self.eval.class_names):
             raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
-        if self.eval.data and not self.eval_every:
-            raise ValueError("eval.data: eval_every is 0, so it would not be used. Set it, or leave eval.data out.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."

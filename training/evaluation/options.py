@@ -26,8 +26,8 @@ class EvalOptions:
         language: With `class_names`, languages of the candidate classes (ISO 639-1 codes). Default: en and zh, where
             the classes have names in them; for a plain list of names, the language of their script.
         templates: Prompt templates: auto (from the installed packages clip-benchmark and cn-clip, else ours), ours
-            (with `protocol`), or a JSON file of {language: [templates]} or {language: {set: [templates]}}. With `class_names`, auto
-            means the plain class name.
+            (with `protocol`), or a JSON file of {language: [templates]} or {language: {set: [templates]}}. With
+            `class_names`, auto means the plain class name.
         text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
             each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
         widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which truncated embeddings are

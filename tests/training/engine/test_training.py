@@ -19,10 +19,10 @@ from tests.tiny import (
     XLM_ROBERTA,
     make_model,
     recipe_fields,
-    save_altclip,
     student_config,
     train_unigram,
 )
+from tests.tiny_teachers import save_teacher
 from tests.training.engine.runs import losses, read_log, run
 from training.align import open_student
 from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
@@ -149,7 +149,7 @@ def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_w
     distill_recipe, train_rows, tmp_path
 ):
     texts = [*train_rows["en"], *train_rows["zh"]]
-    teacher = save_altclip(tmp_path / "teacher", train_unigram(texts, 700))
+    teacher = save_teacher("altclip", tmp_path / "teacher", train_unigram(texts, 700))
     source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
     cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(tmp_path / "cut")
     student = student_config(tokenizer=str(tmp_path / "cut"))
