@@ -125,6 +125,11 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
 
     continues = options.resume and last_checkpoint_of(options) is not None
     replaces = options.overwrite or continues
+    if last_checkpoint_of(options) is not None and not replaces:  # before its data are replaced
+        raise ValueError(
+            f"output_dir: {options.output_dir!r} has a checkpoint of another run. Add --resume to continue that run, "
+            "choose another folder, or add --overwrite to replace it."
+        )
     if (Path(options.output_dir) / WEIGHTS_FILE).exists() and not replaces:
         without = ", without a checkpoint to resume from" if options.resume else ""
         raise ValueError(

@@ -316,19 +316,22 @@ class Runtime:
                     f"folder: {str(self.folder)!r} has no tokenizer.json. Pass an exported model's folder."
                 )
             try:
-                self._loaded_tokenizer = Tokenizer.from_file(str(path))
+                tokenizer = Tokenizer.from_file(str(path))
             except Exception as error:  # tokenizers raises Exception itself
                 raise ValueError(
                     f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
                 ) from error
-            self._loaded_tokenizer.no_padding()
-            self._loaded_tokenizer.no_truncation()
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            self._loaded_tokenizer = tokenizer  # when it is ready for other threads
         return self._loaded_tokenizer
 
     def _tokenize(self, text: str, truncate: bool) -> list[int]:
-        ids = self._tokenizer.encode(_valid(text)).ids
+        encoding = self._tokenizer.encode(_valid(text))
+        ids, special = encoding.ids, encoding.special_tokens_mask
         if truncate and len(ids) > self.max_text_length:  # in threads, the tokenizer's own truncation is one setting
-            return ids[: self.max_text_length - 1] + ids[-1:]
+            end = special[::-1].index(0)  # closing special tokens
+            return ids[: self.max_text_length - end] + ids[len(ids) - end :]
         if len(ids) > self.max_text_length:
             raise ValueError(
                 f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "

@@ -8,6 +8,7 @@ import numpy as np
 # 66 common nouns, in English and in Chinese
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
 LINE, NEAR = 0.5, 0.93  # lowest probability of a fitting photograph, and its lowest share of the best one's
+FIRST = 20  # photographs whose list has no gaps
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
 
@@ -71,13 +72,16 @@ def expected_maximum(count: np.ndarray | int) -> np.ndarray:
     return np.sqrt(2 * np.log(count))
 
 
-def fitting(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Which photographs of a query, in the order of the search, are listed: up to the last that is more likely than
-    not and about as likely as the most likely one.
+def fitting(probabilities: np.ndarray) -> np.ndarray:
+    """Which photographs of each query are listed, (..., K) in the order of the search.
+
+    These are more likely than not and about as likely as the best of the first ones; of the first ones, also those
+    that rank above another of them. More photographs change nothing in the list of the first ones.
     """
-    best = probabilities.max(axis, keepdims=True, initial=0)
+    best = probabilities[..., :FIRST].max(-1, keepdims=True, initial=0)
     near = probabilities >= np.maximum(LINE, NEAR * best)
-    return np.flip(np.logical_or.accumulate(np.flip(near, axis), axis), axis)
+    near[..., :FIRST] = np.logical_or.accumulate(near[..., :FIRST][..., ::-1], -1)[..., ::-1]
+    return near
 
 
 def standardize(scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:

@@ -18,7 +18,9 @@ WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\
 MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word, -"two words" or 没有人的 before what is searched
-LEFT_OUT = re.compile(r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))|^\s*(?:不要|[没沒]有)(.+?)的(?=.)""")
+LEFT_OUT = re.compile(
+    r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"""
+)
 # 有没有 and 要不要 ask whether something is there
 NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I)
 

@@ -31,6 +31,7 @@ def test_the_list_ends_at_the_last_that_is_about_as_likely_as_the_best():
         ([0.52, 0.5, 0.49], [True, True, False]),
         ([0.4], [False]),
         ([], []),
+        ([0.9, 0.2, *[0.3] * 20, 0.99], [True, *[False] * 21, True]),
     ):
         assert fitting(np.array(probabilities)).tolist() == expected
 

@@ -26,8 +26,8 @@ CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOI
 UNSEEN = {"no preview", "not a preview"}  # other causes take their place
 SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
 SYSTEM |= {text.lower() for text in SYSTEM}
-SYSTEM |= {os.strerror(getattr(errno, f"E{name}")) for name in
-           ("IO", "STALE", "ROFS", "ADDRNOTAVAIL", "EXIST", "NOTDIR", "MFILE")}  # fmt: skip
+SYSTEM |= {"Input/output error", "Stale file handle", "Read-only file system", "Cannot assign requested address",
+           "File exists", "Not a directory", "Too many open files"}  # fmt: skip
 SYSTEM |= {"attempt to write a readonly database", "database or disk is full", "database disk image is malformed",
            "disk I/O error", "Name or service not known"}  # fmt: skip
 SYSTEM |= {"invalid int value: {}", "invalid float value: {}"}  # of argparse

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,12 @@ ImageFolder.EXTENSIONS = [*ImageFolder.EXTENSIONS, ".avif", ".heic", ".heif"]  #
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-# folder names that `datasets` takes for splits
-SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
+# words in names of files and folders that `datasets` takes for splits
+SPLITS = (
+    frozenset({"train", "training"}),
+    frozenset({"validation", "valid", "val", "dev"}),
+    frozenset({"test", "testing", "eval", "evaluation"}),
+)
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 # types of a column, as `datasets` names them; a column of missing values has the type null
@@ -212,12 +216,27 @@ def _open(source: str | list[str], split: str, subset: str | None, streaming: bo
         module, function = name.split(":")
         sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
         return getattr(importlib.import_module(module), function)()
-    suffixes = {_suffix(each.name) for each in path.rglob("*")} if path.is_dir() else set()
-    if suffixes & {*ImageFolder.EXTENSIONS} and not suffixes & {*BUILDERS, ".arrow"}:
-        folders = {each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")}
-        if not folders or folders - SPLITS:  # `datasets` would take a photograph train.jpg for a split
-            return load_dataset("imagefolder", data_files={split: f"{path}/**"}, streaming=streaming)
+    if path.is_dir() and _is_one_split(path):
+        if split not in ("train", "test") or subset is not None:  # which are the defaults of commands
+            raise ValueError(f"the folder has neither splits nor subsets, got {split!r}, {subset!r}")
+        return load_dataset("imagefolder", data_files={split: f"{escape(str(path))}/**"}, streaming=streaming)
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
+
+
+def _is_one_split(folder: Path) -> bool:
+    """Whether a folder holds images, perhaps in class folders, and no splits.
+
+    `datasets` would take the photograph train.jpg, or a class folder of this name, for a split and leave out all else.
+    """
+    words, files = set[str](), list[Path]()
+    for _, names, found in os.walk(folder):
+        words.update(word for name in names for word in re.split(r"[\W_]+", name.lower()))
+        files += map(Path, found)
+    kinds = sum(not words.isdisjoint(kind) for kind in SPLITS)
+    others = {*BUILDERS, ".arrow", ".json", *TABLES}  # with the data; metadata.csv and .jsonl belong to images
+    is_other = any(_suffix(file.name) in others and file.stem != "metadata" for file in files)
+    has_images = any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in files)
+    return has_images and kinds < 2 and not is_other and not (folder / "README.md").exists()
 
 
 def _suffix(name: str) -> str:

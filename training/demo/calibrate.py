@@ -98,7 +98,7 @@ def calibrate(
         rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
     for language, (scores, right, share) in nearest.items():
         mixed = [share * name + (1 - share) * other for name, other in zip(numbers[:3], numbers[3:], strict=True)]
-        listed = fitting(logistic(scores, len(shown), *mixed), axis=1)
+        listed = fitting(logistic(scores, len(shown), *mixed))
         shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
         for metric, share in shares.items():
             rows.append(about(metric=metric, value=float(share), set="names", language=language))

@@ -199,7 +199,8 @@ def score(
 ) -> list[Row]:
     """Recall at k in both directions, in one language of a set.
 
-    A caption is correct for its own image alone: an equal caption of another image is a miss, as in published results.
+    A caption is correct for the images that `pairs` names. In a set of `make_retrieval_set` this is its own image
+    alone: an equal caption of another image is a miss, as in published results.
 
     Args:
         retrieval_set: Images with captions.
@@ -219,7 +220,12 @@ def score(
     found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
     directions = {
         "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
-        "text_to_image": (found_images, len(images), pairs[:, 0]),
+        # a caption of several images is no group
+        "text_to_image": (
+            found_images,
+            len(images),
+            pairs[:, 0] if len(pairs) == len(texts) else torch.arange(len(texts)),
+        ),
     }
     fields: dict[str, Any] = {"model": model, "stage": stage, "set": retrieval_set.name, "protocol": PROTOCOL}
     fields |= {"language": language, "seed": seed}

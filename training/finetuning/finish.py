@@ -173,7 +173,7 @@ def finish(
     queries = {name_of(row): measurer.num_queries(row) for row in start.rows if name_of(row) in points[0].general}
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]
-    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(options, queries))
+    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(options, measurer, queries))
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
     output_dir = Path(options.output_dir)
     final = partial(
@@ -208,8 +208,8 @@ def finish(
     return outcome
 
 
-def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
-    """What the sets cannot show: small losses, or losses on images that a model was trained on."""
+def _notes(options: FinetuneOptions, measurer: Measurer, queries: Mapping[str, int]) -> list[str]:
+    """How the sets are counted, and what they cannot show: small losses, or losses on images of earlier training."""
     coarse: dict[str, int] = {}
     for name, number in queries.items():
         if 1 / number > MAX_GENERAL_LOSS:
@@ -218,6 +218,8 @@ def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
         f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
         for name, number in coarse.items()
     ]
+    if any(each.is_merged for each in measurer.sets):
+        notes.append("Merged: a caption of several images is one text, which all of them match.")
     trained_on = {Path(source).name for run in read_runs(Path(options.model)) for source in run.sources}
     if options.general_data is not None and Path(options.general_data).name in trained_on:
         notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")

@@ -64,6 +64,9 @@ class CaptionedImages:
     ) -> "CaptionedImages":
         """Open rows with the column `image` and one of lists of captions for each language.
 
+        A caption of several images, such as the title of a product, is one text, which all of them match: the
+        contrastive loss trains it so.
+
         Args:
             name: Name of the set.
             rows: The rows.
@@ -77,7 +80,20 @@ class CaptionedImages:
             language: sorted({text for part in parts for cell in part[language] for text in cell or []})
             for language in (columns if parts else ())
         }
-        return cls(name, make_retrieval_set(name, rows, columns, "image", name), names, views)
+        found = make_retrieval_set(name, rows, columns, "image", name)
+        captions, pairs = {}, {}
+        for language, texts in found.captions.items():
+            numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            captions[language] = list(numbers)
+            pairs[language] = torch.tensor(
+                [(image, numbers[texts[text]]) for image, text in found.pairs[language].tolist()]
+            )
+        return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether a caption has several images. Recall then has a name of its own."""
+        return not self.names and any(len(pairs) > len(pairs[:, 1].unique()) for pairs in self.pairs.pairs.values())
 
     def encode(self, model: ZeroShotModel) -> Embeddings:
         """Encode the images and the captions."""
@@ -92,7 +108,9 @@ class CaptionedImages:
                 rows += self._classify(model, embeddings.images, language)
             else:
                 rows += retrieval.score(self.pairs, language, embeddings.images, texts, MODEL)
-        return rows
+        return (
+            [replace(row, metric=row.metric.replace("_R@", "_merged_R@")) for row in rows] if self.is_merged else rows
+        )
 
     def _classify(self, model: ZeroShotModel, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
@@ -203,7 +221,7 @@ def kept_values(rows: Sequence[Row]) -> dict[str, float]:
     Returns:
         Value of each row by its set, language and metric, such as `general images, zh, image to text R@1`.
     """
-    kept = [row for row in rows if row.set != VALIDATION and row.metric in KEPT_METRICS]
+    kept = [row for row in rows if row.set != VALIDATION and row.metric.replace("_merged", "") in KEPT_METRICS]
     return {name_of(row): row.value for row in kept}
 
 

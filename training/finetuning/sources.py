@@ -118,6 +118,10 @@ def _open_images(folder: Path, paths: list[Path], needs_captions: bool) -> Opene
         )
     elif all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
         columns, form = columns | {"label": [name.replace("_", " ") for name in classes]}, "class folders"
+    elif needs_captions and 0 < len(beside := [path for path in paths if path.parent == folder.absolute()]) < len(
+        paths
+    ):
+        raise ValueError(f"data: {beside[0].name!r} is beside the class folders of {str(folder)!r}. Move it into one.")
     elif needs_captions:
         raise ValueError(
             f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "

@@ -23,9 +23,10 @@ BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 # as databases, pandas, Python and Excel write a missing cell; in lower case, `none` and `n/a` are names of classes
 MISSING = ["", "NULL", "nan", "NaN", "None", "N/A", "#N/A"]
 IMAGE_NAMES = ("image", "img", "photo", "picture", "file", "filename", "file_name", "path", "jpg", "png", "图片")
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "标签", "类别", "分类")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "标签", "类别", "分类", "类目", "品类")
+TITLES = ("caption", "title", "标题", "標題")
 CAPTION_NAMES = (
-    *("caption", "title", "标题", "標題", "text", "txt", "文本", "description", "描述", "name", "名称"),
+    *(*TITLES, "text", "txt", "文本", "description", "描述", "name", "名称"),
     *LABEL_NAMES,
 )
 OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})  # with Han characters among them, a text is not Chinese
@@ -94,10 +95,14 @@ def _read_json_lines(text: str, path: Path) -> dict[str, list[Any]]:
 
 
 def _json_cells(cells: list[Any]) -> list[Any]:
-    """Cells as strings or, if one of them is a list, as lists of strings."""
+    """Cells as strings or, if one of them is a list, as lists of strings. An object is a missing cell."""
     missing: list[Any] = [None, *MISSING]
     lists = [
-        [str(item) for item in (cell if isinstance(cell, list) else [cell]) if item not in missing and item == item]
+        [
+            str(item)
+            for item in (cell if isinstance(cell, list) else [cell])
+            if item not in missing and item == item and not isinstance(item, dict)
+        ]
         for cell in cells
     ]
     return lists if any(isinstance(cell, list) for cell in cells) else [each[0] if each else None for each in lists]
@@ -199,11 +204,12 @@ def find_columns(
         parts = [each for each in LANGUAGES if each in re.split(r"[\W_]+", name.lower()) and each not in captions]
         if parts and name != image and any(_probe(rows, name, features)):
             captions[parts[0]] = name
-    for column in () if captions else _usual(features, CAPTION_NAMES):
+    for column in () if caption_columns else _usual(features, CAPTION_NAMES):
+        if captions and column.lower() not in TITLES:  # a description or a class is not the other language's title
+            break
         found = [language_of(text) for text in _probe(rows, column, features)]
         if languages := [each for each in LANGUAGES if found and found.count(each) >= MIN_SHARE * len(found)]:
-            captions = dict.fromkeys(languages, column)
-            break
+            captions = dict.fromkeys(languages, column) | captions
     if not captions and needs_captions:
         raise ValueError(
             f"data: which column has the captions, of {listed}? Name it: --caption_columns.zh COLUMN, and in the same "

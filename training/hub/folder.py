@@ -41,7 +41,7 @@ OPTIONAL = (
     *("immich/config.json", "immich/*/model.onnx", "immich/*/*.json"),
 )
 # names that belong to one set of weights: what exports and measurements add, and recipes of earlier runs
-DERIVED = (RESULTS_FILE, "onnx", "executorch", "open_clip", "immich", *EARLIER_FILES)
+DERIVED = (RESULTS_FILE, "onnx", "executorch", "open_clip", "open_clip_hub", "immich", *EARLIER_FILES)
 IMAGES = ("*.png", "*.jpg")  # published only if the card shows them
 # sentence-transformers 6 loads both towers with these
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]

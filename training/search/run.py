@@ -69,7 +69,8 @@ def embed(options: EmbedOptions) -> Results | None:
         state.wait_for_everyone()
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        columns = _columns(options, [len(shards), num_rows], embedder)
+        sizes = [len(shards), *([num_rows] if roots is None else [])]  # of a function, all that is known
+        columns = _columns(options, sizes, embedder)
         for path in {*paths} - {paths[number] for number in missing}:
             if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
                 raise ValueError(

@@ -135,7 +135,7 @@ class Loss:
             applies to the sum of the parts.
         weight: Field of the recipe with the weight. Weight 0 turns the loss off.
         per_language: Whether the loss is computed for the captions of each language, and their mean is taken.
-        needs_teacher: Whether the loss needs the embeddings of a teacher.
+        needs_teacher: Whether the loss needs the embeddings of a teacher. Without such a loss, the inputs have none.
         needs_two_languages: Whether the loss compares captions of different languages.
         needs_bias: Whether the loss needs a learnt `logit_bias`.
         for_loss: Value of `AlignRecipe.loss` that selects the row; None for rows that do not depend on it.

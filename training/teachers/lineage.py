@@ -105,10 +105,11 @@ def read_license(name: str, commit: str | None) -> str | None:
     with suppress(OSError):  # no card, or offline and not in the cache
         license = card_license(find("README.md"))
     with suppress(OSError):
-        if license in (None, "other") and (config := find("config.json")).is_file():
+        if (config := find("config.json")).is_file():
             fields = read_mapping(config, "teacher")
             origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]
-            license = join_licenses(origins) or license
+            if license in (None, "other", *" and ".join(origins).split(" and ")):  # a card names one of several
+                license = join_licenses(origins) or license
     return license
 
 

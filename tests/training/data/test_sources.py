@@ -55,8 +55,28 @@ def test_every_image_of_a_folder_is_loaded_whatever_its_name_and_format(tmp_path
         (tmp_path / "classes" / folder).mkdir(parents=True)
         images[0].save(tmp_path / "classes" / folder / "a.png")
     assert sorted(load_source(str(tmp_path / "classes"))["label"]) == [0, 1]
-    (tmp_path / "classes" / "cat").rename(tmp_path / "classes" / "test")
-    assert len(load_source(str(tmp_path / "classes"), "test")) == 1
+    with pytest.raises(ValueError, match=r"the folder has neither splits nor subsets, got 'tset'"):
+        load_source(str(tmp_path / "classes"), "tset")
+    (special := tmp_path / "a [1]*").mkdir()
+    images[0].save(special / "a.png")
+    assert len(load_source(str(special))) == len([*open_stream(str(special))]) == 1
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "val", "docs"), ("data/train", "data/test"),
+                                   ("train-2021", "test_x", "extra")])  # fmt: skip
+def test_splits_of_a_folder_stay_apart(tmp_path, images, names):
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        images[0].save(tmp_path / name / "a.png")
+    assert len(load_source(str(tmp_path))) == 1
+
+
+def test_a_table_that_names_the_images_of_a_folder_is_read(tmp_path, images):
+    (tmp_path / "images").mkdir()
+    images[0].save(tmp_path / "images" / "a.png")
+    for part in range(3):
+        (tmp_path / f"part{part}.jsonl").write_text('{"image": "images/a.png", "en": "a"}\n', encoding="utf-8")
+    assert load_source(str(tmp_path)).column_names == ["image", "en"]
 
 
 def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, images):

@@ -168,6 +168,10 @@ def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, 
     assert "has no checkpoint to resume from: training starts from the beginning" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == ["checkpoint-000002"]
     AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(SystemExit):  # and leaves the data of the interrupted run
+        run(start, titles, tmp_path / "mine", "--validation_share", "0.4")
+    assert "has a checkpoint of another run. Add --resume" in capsys.readouterr().err
+    AcceleratorState._reset_state(reset_partial_state=True)
     run(start, titles, tmp_path / "mine", "--resume")
     for name in ("tuned", "."):
         unbroken, resumed = (

@@ -7,12 +7,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, Image
 
+from tests.tiny import encoded
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.finetuning import measure
-from training.finetuning.measure import CaptionedImages, Embeddings, Measurer, general_rows, mean_cosine, mean_of
+from training.finetuning.measure import (
+    CaptionedImages,
+    Embeddings,
+    Measurer,
+    general_rows,
+    kept_values,
+    mean_cosine,
+    mean_of,
+)
 from training.utils.results import Row
 
 
@@ -78,6 +87,18 @@ def test_queries_are_texts_with_an_image_or_images_with_a_text():
     made = images_of([(0, 0), (1, 1), (2, 1)], ["a", "b"], [], 4)
     by_text, by_image = (replace(row(0.5), metric=f"{each}_R@1") for each in ("text_to_image", "image_to_text"))
     assert (made.num_queries(by_text), made.num_queries(by_image)) == (2, 3)
+
+
+def test_a_title_of_several_images_is_one_text(images):
+    rows = Dataset.from_dict({"image": [encoded(each) for each in images[:3]], "en": [["a"], ["a"], ["b"]]})
+    made = CaptionedImages.of("validation", rows.cast_column("image", Image(decode=False)), ["en"])
+    assert made.pairs.captions == {"en": ["a", "b"]} and made.pairs.pairs["en"].tolist() == [[0, 0], [1, 0], [2, 1]]
+    perfect = Embeddings(torch.eye(2)[[0, 0, 1]], {"en": torch.eye(2)})
+    assert {row.metric: row.value for row in made.score(Fake({}), perfect)} == {
+        "image_to_text_merged_R@1": 1.0,
+        "text_to_image_merged_R@1": 1.0,
+    }
+    assert kept_values([replace(row(0.5, "general images"), metric="text_to_image_merged_R@1")])
 
 
 def test_labels_in_the_order_of_their_names_are_compared():

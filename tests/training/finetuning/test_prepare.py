@@ -214,6 +214,9 @@ def test_general_images_with_captions_have_a_validation_split(tmp_path, titles):
 def test_one_class_only_is_refused(tmp_path, rows, titles):
     with pytest.raises(ValueError, match="24 images of one class only, and no captions"):
         run(tmp_path, tmp_path / "images")
+    write_images(tmp_path / "classes", rows, lambda number: f"{['cats/', 'dogs/', ''][min(number, 2)]}{number}.png")
+    with pytest.raises(ValueError, match=r"^data: '\d+.png' is beside the class folders of .* Move it into one"):
+        run(tmp_path, tmp_path / "classes")
     same = [(path, "青蛙") for path, _ in titles]
     with pytest.raises(ValueError, match=r"there is one class only, '青蛙' \(zh\)"):
         run(tmp_path, write_csv(tmp_path / "labels.csv", same, ("file", "label")))

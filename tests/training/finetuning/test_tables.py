@@ -58,6 +58,8 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
     columns, *_ = read_table(write(tmp_path / "a.jsonl", text))
     assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
+    text = '{"file": "1.jpg", "caption": {"zh": "苹果"}}\n{"file": "2.jpg", "caption": "b"}'
+    assert read_table(write(tmp_path / "a.jsonl", text))[0]["caption"] == [None, "b"]
     text = '{"file": "1.jpg", "en": "a\u2028b"}\r\n{"file": "2.jpg", "en": "c\x85d"}'
     assert read_table(write(tmp_path / "a.jsonl", text))[0]["en"] == ["a\u2028b", "c\x85d"]
 
@@ -100,6 +102,9 @@ def rows(**columns) -> Dataset:
     [
         ({"title": TITLES}, {"zh": "title"}),
         ({"en": ENGLISH, "zh": TITLES}, {"en": "en", "zh": "zh"}),
+        ({"en": ENGLISH, "标题": TITLES}, {"en": "en", "zh": "标题"}),
+        ({"title": ENGLISH, "标题": TITLES, "类目": TITLES}, {"en": "title", "zh": "标题"}),
+        ({"title": ENGLISH, "描述": TITLES}, {"en": "title"}),
         ({"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES}, {"zh": "title"}),
         ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
     ],
