@@ -105,11 +105,10 @@ def read_license(name: str, commit: str | None) -> str | None:
     with suppress(OSError):  # no card, or offline and not in the cache
         license = card_license(find("README.md"))
     with suppress(OSError):
-        if (config := find("config.json")).is_file():
+        if license in (None, "other") and (config := find("config.json")).is_file():
             fields = read_mapping(config, "teacher")
             origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]
-            if license in (None, "other", *" and ".join(origins).split(" and ")):  # a card names one of several
-                license = join_licenses(origins) or license
+            license = join_licenses(origins) or license
     return license
 
 
