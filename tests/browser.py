@@ -11,8 +11,12 @@ PATIENCE_S = 90
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # no network requests except those of the page
 ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run"),
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
 )
 
 

@@ -7,10 +7,15 @@ import tempfile
 # before any library reads them: nothing is fetched, and nobody's caches are touched
 _SCRATCH = tempfile.mkdtemp(prefix="dcclip-tests-")
 os.environ |= {
-    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "OMP_NUM_THREADS"), "1"),
-    **{"HF_HOME": f"{_SCRATCH}/hf", "HF_DATASETS_CACHE": f"{_SCRATCH}/datasets"},
-    **{"HF_MODULES_CACHE": f"{_SCRATCH}/modules", "DCCLIP_CACHE": f"{_SCRATCH}/corpora"},
-    **{"TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"},
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": f"{_SCRATCH}/hf",
+    "HF_DATASETS_CACHE": f"{_SCRATCH}/datasets",
+    "HF_MODULES_CACHE": f"{_SCRATCH}/modules",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "DCCLIP_CACHE": f"{_SCRATCH}/corpora",
+    "ACCELERATE_USE_CPU": "true",
 }
 
 import shutil

@@ -18,9 +18,16 @@ def finished(tmp_path_factory, processor) -> Path:
     save_model(folder, model, processor, DistillRecipe(**fields))
     write_card(folder)
     for name in (
-        *("log.jsonl", "checkpoint-000002/model.safetensors", "training_state/tensors.safetensors", "private.png"),
-        *(".cache/huggingface/token", "__pycache__/modeling_dcclip.pyc", "optimizer.pt", "onnx/model.onnx"),
-        *("onnx/notes.txt", "executorch/text_model.pte"),
+        "log.jsonl",
+        "checkpoint-000002/model.safetensors",
+        "training_state/tensors.safetensors",
+        ".cache/huggingface/token",
+        "__pycache__/modeling_dcclip.pyc",
+        "optimizer.pt",
+        "private.png",
+        "onnx/model.onnx",
+        "onnx/notes.txt",
+        "executorch/text_model.pte",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"0123456789")

@@ -17,9 +17,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 COLORS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "yellow": (1, 1, -1), "white": (1, 1, 1)}
 CHINESE = dict(zip("红绿蓝黄白", COLORS, strict=True))
 SIZE, DIMENSION, MAX_TEXT_LENGTH = 8, 16, 6
-PREPROCESSING = dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True) | {
-    **{"size": {"height": SIZE, "width": SIZE}, "resample": 2, "rescale_factor": 1 / 255},
-    **{"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+PREPROCESSING = {
+    "do_resize": True,
+    "size": {"height": SIZE, "width": SIZE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
 }
 
 
@@ -31,14 +37,18 @@ def save_color_model(
     dtype: type = np.float32,
     teacher_weights: str | None = None,
 ) -> Path:
-    """Write the model folder, with embeddings rotated by `turn` dimensions: each is another embedding space.
+    """Write the model folder, with embeddings rotated by `turn` dimensions: a different number, a different space.
 
     If `rotated`, the folder states this rotation, as a student that was trained with prefixes does.
     """
     (folder / "onnx").mkdir(parents=True)
     config = {
-        **{"max_text_length": MAX_TEXT_LENGTH, "projection_dim": DIMENSION, "text_config": {"pad_token_id": 0}},
-        **{"languages": ["zh", "en"], "teacher": teacher, "teacher_weights": teacher_weights},
+        "max_text_length": MAX_TEXT_LENGTH,
+        "projection_dim": DIMENSION,
+        "text_config": {"pad_token_id": 0},
+        "languages": ["zh", "en"],
+        "teacher": teacher,
+        "teacher_weights": teacher_weights,
     }
     if rotated:
         config["rotation"] = f"turn {turn}"

@@ -34,8 +34,14 @@ def tower(request):
 
 def test_layout_grid_and_widths_are_detected(tower):
     config = tower[0].config
-    found = [config.vision_layout, list(config.vision_grid), config.vision_width, config.vision_prefix_tokens]
-    assert [*found, config.vision_pooled_width] == tower[1]
+    found = [
+        config.vision_layout,
+        list(config.vision_grid),
+        config.vision_width,
+        config.vision_prefix_tokens,
+        config.vision_pooled_width,
+    ]
+    assert found == tower[1]
 
 
 @torch.no_grad()

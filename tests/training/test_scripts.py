@@ -13,10 +13,15 @@ CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
 
 
 def test_two_processes_of_the_launcher_write_a_model_that_loads(corpus, teacher_folder, run_python, inputs, tmp_path):
-    recipe = {"output_dir": str(tmp_path / "distilled"), "teacher": str(teacher_folder), "save_every": 2}
-    recipe |= {"teacher_cache": str(tmp_path / "cache"), "data": {"train": str(corpus / "train.parquet")}}
-    recipe["batch_size"] = 8
-    recipe |= {"student": {"vision_config": VIT, "text_config": XLM_ROBERTA, "max_text_length": 32}}
+    recipe = {
+        "output_dir": str(tmp_path / "distilled"),
+        "teacher": str(teacher_folder),
+        "teacher_cache": str(tmp_path / "cache"),
+        "student": {"vision_config": VIT, "text_config": XLM_ROBERTA, "max_text_length": 32},
+        "data": {"train": str(corpus / "train.parquet")},
+        "batch_size": 8,
+        "save_every": 2,
+    }
     (tmp_path / "distill.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     arguments = ["--config", str(tmp_path / "distill.yaml"), "--max_steps", "3", "--teacher_views", "1"]
     run_python("-m", "accelerate.commands.launch", "--config_file", str(CLUSTER), "training/distill.py", *arguments)

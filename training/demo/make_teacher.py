@@ -27,14 +27,19 @@ from training.utils.cli import user_errors
 TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
 VOCABULARY_SIZE = 3000
 TEXT_CONFIG: dict[str, Any] = {
-    **{"model_type": "xlm-roberta", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
-    **{"intermediate_size": 1024, "max_position_embeddings": 66, "type_vocab_size": 1},
-    **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0},
-}
+    "model_type": "xlm-roberta", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "intermediate_size": 1024, "max_position_embeddings": 66, "type_vocab_size": 1,
+    "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer. It has a token for every byte, so no character is unknown."""
+    """Train a byte-level BPE tokenizer. It has a token for every byte, so no character is unknown.
+
+    Args:
+        texts: Training texts. Their order does not matter.
+        vocabulary_size: Number of tokens, special tokens included.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

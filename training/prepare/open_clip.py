@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m training.prepare.open_clip"
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "open_clip_config.json", "README.md"
-FILES = (
-    *("config.json", WEIGHTS_FILE, CARD_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("preprocessor_config.json", "processor_config.json"),
-)
+FILES = ("config.json", WEIGHTS_FILE, CARD_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+         "preprocessor_config.json", "processor_config.json")  # fmt: skip
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 TOLERANCE = 1e-4  # of L2-normalised embeddings
 TEXTS = ["a red apple", "Two dogs play in the snow.", "一只青蛙坐在叶子上"]

@@ -14,10 +14,8 @@ from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
 # config fields that describe the checkpoint's classes and file, not the tower
-_NOT_OF_THE_TOWER = {
-    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "label_names", "num_classes"),
-    *("problem_type", "transformers_version"),
-}
+_NOT_OF_THE_TOWER = {"_name_or_path", "architectures", "dtype", "id2label", "label2id", "label_names", "num_classes",
+                     "problem_type", "transformers_version"}  # fmt: skip
 
 
 @dataclass(frozen=True)

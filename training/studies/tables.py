@@ -19,7 +19,8 @@ BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", 
 BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
 PHOTO_MODEL = REPO_ROOT / "model_cards" / "dcclip-tiny-photo"
 BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
-    **{"chinese-clip-rn50": "Chinese-CLIP RN50", "altclip": "AltCLIP"},
+    "chinese-clip-rn50": "Chinese-CLIP RN50",
+    "altclip": "AltCLIP",
 }
 WORDS = {
     "en": {

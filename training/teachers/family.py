@@ -16,10 +16,8 @@ TOWERS = ("vision", "text")
 TOWER_MODULES = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
 
 # text towers whose position ids start after the padding id
-ROBERTA_LIKE = {
-    *("altclip_text_model", "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-}
+ROBERTA_LIKE = {"altclip_text_model", "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta",
+                "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}  # fmt: skip
 
 
 @dataclass(frozen=True)

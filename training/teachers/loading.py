@@ -25,11 +25,10 @@ from training.utils.files import read_mapping
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
 MAX_SIZES = {
-    **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1024),
-    **dict.fromkeys(("hidden_size", "projection_dim"), 65_536),
-    **dict.fromkeys(("intermediate_size", "max_position_embeddings"), 1_048_576),
-    **{"vocab_size": 4_194_304, "max_text_length": 8192, "image_size": 4096},
-}
+    "num_hidden_layers": 1024, "num_attention_heads": 1024, "hidden_size": 65_536, "projection_dim": 65_536,
+    "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
+    "max_text_length": 8192, "image_size": 4096,
+}  # fmt: skip
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has

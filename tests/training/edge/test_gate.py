@@ -106,12 +106,26 @@ def test_a_file_that_cannot_be_opened_is_refused_with_the_cause(gate, tmp_path, 
 
 # PyTorch classifies these four images correctly in both languages
 FOUR = Encoded("PyTorch", {"a": EYE[[0, 0, 1]], "b": EYE[[2]]}, {"en": EYE, "zh": EYE})
-MEASURES = {"bytes": 1, "bytes_share": 0.26, "ms": 1.0, "ms_share": 1.0}
-MEASURES |= {"mean_cosine": 0.9995, "lowest_cosine": 0.999, "images": 1000, "queries": 1000}
-MEASURES |= {"top1": {"en": 0.5, "zh": 0.5}, "lost_points": {"en": 1.0, "zh": -3.0}}
-MEASURES |= {"recall10": {"en": 0.9, "zh": 0.9}, "lost_recall_points": {"en": 1.0, "zh": -2.0}}
-MEASURES |= {"worst_classes": {"en": [], "zh": ["狐狸 (2 of 4)"]}}
-GOOD = Verdict("onnx/text_model_quantized.onnx", "text", "int8", True, [], **MEASURES)
+GOOD = Verdict(
+    "onnx/text_model_quantized.onnx",
+    "text",
+    "int8",
+    True,
+    [],
+    bytes=1,
+    bytes_share=0.26,
+    mean_cosine=0.9995,
+    lowest_cosine=0.999,
+    top1={"en": 0.5, "zh": 0.5},
+    lost_points={"en": 1.0, "zh": -3.0},
+    images=1000,
+    worst_classes={"en": [], "zh": ["狐狸 (2 of 4)"]},
+    recall10={"en": 0.9, "zh": 0.9},
+    lost_recall_points={"en": 1.0, "zh": -2.0},
+    queries=1000,
+    ms=1.0,
+    ms_share=1.0,
+)
 # a class is found if one of its images is among the ten best, so these sets have more images than that
 MANY = Encoded("PyTorch", {"a": EYE[[0] * 10], "b": EYE[[1] * 10]}, {"en": EYE, "zh": EYE})
 
@@ -154,9 +168,12 @@ def test_closeness_compares_only_the_exported_tower():
 @pytest.mark.parametrize(
     ("variant", "number", "points", "passes"),
     [
-        *(("fp32", 1000, 0.0, True), ("fp32", 45, 100 / 45, False)),
-        *(("int8", 1000, 1.0, True), ("int8", 1000, 1.01, False)),
-        *(("int8", 45, 100 / 45, True), ("int8", 45, 200 / 45, False)),  # one image or query, and two
+        ("fp32", 1000, 0.0, True),
+        ("fp32", 45, 100 / 45, False),
+        ("int8", 1000, 1.0, True),
+        ("int8", 1000, 1.01, False),
+        ("int8", 45, 100 / 45, True),  # one image or query
+        ("int8", 45, 200 / 45, False),
     ],
 )
 def test_limits_apply_to_chinese_in_top_1_and_in_recall(variant, number, points, passes):

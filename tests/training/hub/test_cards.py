@@ -24,8 +24,16 @@ from training.hub.cards.metadata import eval_results
 from training.hub.cards.tables import accuracy_table
 from training.utils.results import Results, Row
 
-SIZES = dict.fromkeys(("parameters", "bytes", "image_size", "max_text_length", "projection_dim"), 1)
-FACTS = ModelFacts(**SIZES, languages=("en", "zh"), teacher=None, teacher_license=None)
+FACTS = ModelFacts(
+    parameters=1,
+    bytes=4,
+    image_size=64,
+    max_text_length=32,
+    projection_dim=16,
+    languages=("en", "zh"),
+    teacher=None,
+    teacher_license=None,
+)
 
 
 @pytest.fixture(scope="module")

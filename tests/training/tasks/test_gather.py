@@ -34,8 +34,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 BATCH, CHUNK = 32, 8
 HALF = BATCH // 2
-ALL_LOSSES = {"text_text_weight": 0.5, "affinity_weight": 0.7, "anchor_weight": 2.0}
-ALL_LOSSES |= {"general_weight": 0.4, "photo_weight": 0.6, "class_weight": 0.8}
+ALL_LOSSES = {
+    "text_text_weight": 0.5,
+    "affinity_weight": 0.7,
+    "anchor_weight": 2.0,
+    "general_weight": 0.4,
+    "photo_weight": 0.6,
+    "class_weight": 0.8,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
     "all losses": ALL_LOSSES,

@@ -15,9 +15,16 @@ def test_script_of_a_character(character, script):
 @pytest.mark.parametrize(
     ("text", "language", "expected"),
     [
-        *(("a frog", "en", True), ("青蛙", "en", False), ("frog 青蛙", "zh", True), ("ｆｒｏｇ", "en", True)),
-        *(("ｆｒｏｇ", "zh", False), ("лягушка", "en", False), ("лягушка", "ru", True), ("かえる", "ja", True)),
-        *(("12:30 ✓", "zh", True), ("frog", "tlh", True)),
+        ("a frog", "en", True),
+        ("青蛙", "en", False),
+        ("frog 青蛙", "zh", True),
+        ("ｆｒｏｇ", "en", True),
+        ("ｆｒｏｇ", "zh", False),
+        ("лягушка", "en", False),
+        ("лягушка", "ru", True),
+        ("かえる", "ja", True),
+        ("12:30 ✓", "zh", True),
+        ("frog", "tlh", True),
     ],
 )
 def test_text_is_written_in_a_script_of_its_language(text, language, expected):

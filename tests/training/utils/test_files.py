@@ -95,9 +95,12 @@ def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setattr(Path, "home", lambda: Path("/opt/me"))
     for name, expected in (
-        *((here / "runs/a", "runs/a"), (tmp_path / "data/a.parquet", "../data/a.parquet")),
-        *(("/opt/me/data/*.tar", "~/data/*.tar"), ("/srv/data/a.parquet", "<elsewhere>/a.parquet")),
-        *(("some/id", "some/id"), ("module:function", "module:function")),
+        (here / "runs/a", "runs/a"),
+        (tmp_path / "data/a.parquet", "../data/a.parquet"),
+        ("/opt/me/data/*.tar", "~/data/*.tar"),
+        ("/srv/data/a.parquet", "<elsewhere>/a.parquet"),
+        ("some/id", "some/id"),
+        ("module:function", "module:function"),
     ):
         assert relative_path(str(name)) == expected
 
