@@ -123,9 +123,10 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     from training.utils.output import claim_folder
     from training.utils.results import PLOT_FILE, RESULTS_FILE
 
-    continues = options.resume and last_checkpoint_of(options) is not None
+    has_checkpoint = last_checkpoint_of(options) is not None
+    continues = options.resume and has_checkpoint
     replaces = options.overwrite or continues
-    if last_checkpoint_of(options) is not None and not replaces:  # before its data are replaced
+    if has_checkpoint and not replaces:  # before its data are replaced
         raise ValueError(
             f"output_dir: {options.output_dir!r} has a checkpoint of another run. Add --resume to continue that run, "
             "choose another folder, or add --overwrite to replace it."

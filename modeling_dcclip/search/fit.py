@@ -51,18 +51,20 @@ def fit_probability(
     Returns:
         Values in 0..1, (K,).
     """
-    share = name_share(num_tokens)
-    numbers = [
-        share * name + (1 - share) * other for name, other in zip(calibration[:3], calibration[3:], strict=True)
-    ]
-    return logistic(standardize(scores, similarities), num_photos, *numbers)
+    return logistic(standardize(scores, similarities), name_share(num_tokens), num_photos, calibration)
 
 
-def logistic(scores: np.ndarray, num_photos: int, slope: float, growth: float, offset: float) -> np.ndarray:
+def logistic(
+    scores: np.ndarray, share: np.ndarray | float, num_photos: int, calibration: Sequence[float]
+) -> np.ndarray:
     """Probability of standard scores, of the same shape: a logistic function that depends on the number searched.
 
-    The best of many photographs that do not fit has a higher score than the best of few.
+    The best of many photographs that do not fit has a higher score than the best of few. `share` tells how far the
+    text is a name: one value, or one for each row of scores.
     """
+    slope, growth, offset = (
+        share * name + (1 - share) * other for name, other in zip(calibration[:3], calibration[3:], strict=True)
+    )
     logits = slope * scores + growth * expected_maximum(num_photos) + offset
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 

@@ -17,9 +17,10 @@ PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
 WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
 MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
-# -word, -"two words" or 没有人的 before what is searched
+# -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
 LEFT_OUT = re.compile(
-    r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"""
+    r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))"""
+    r"|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"
 )
 # 有没有 and 要不要 ask whether something is there
 NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I)

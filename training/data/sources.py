@@ -27,11 +27,11 @@ ImageFolder.EXTENSIONS = [*ImageFolder.EXTENSIONS, ".avif", ".heic", ".heif"]  #
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-# words in names of files and folders that `datasets` takes for splits
-SPLITS = (
-    frozenset({"train", "training"}),
-    frozenset({"validation", "valid", "val", "dev"}),
-    frozenset({"test", "testing", "eval", "evaluation"}),
+# names of the folders of the train, validation and test splits; `datasets` knows the English ones
+SPLIT_FOLDERS = (
+    ("train", "training", "训练集", "训练", "訓練集", "訓練"),
+    ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
+    ("test", "testing", "eval", "evaluation", "测试集", "测试", "測試集", "測試"),
 )
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -232,7 +232,7 @@ def _is_one_split(folder: Path) -> bool:
     for _, names, found in os.walk(folder):
         words.update(word for name in names for word in re.split(r"[\W_]+", name.lower()))
         files += map(Path, found)
-    kinds = sum(not words.isdisjoint(kind) for kind in SPLITS)
+    kinds = sum(not words.isdisjoint(kind) for kind in SPLIT_FOLDERS)
     others = {*BUILDERS, ".arrow", ".json", *TABLES}  # with the data; metadata.csv and .jsonl belong to images
     is_other = any(_suffix(file.name) in others and file.stem != "metadata" for file in files)
     has_images = any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in files)

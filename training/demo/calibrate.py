@@ -59,11 +59,12 @@ def calibrate(
         queries, photos = model.encode_texts(texts).numpy(), np.concatenate(embeddings)
         scores = standardize(queries @ photos.T, np.concatenate(backgrounds))  # (C, I)
         # ranked as a search ranks them
-        ranked = [centered(query, nouns, _length(model, text)) for query, text in zip(queries, texts, strict=True)]
+        lengths = [_length(model, text) for text in texts]
+        ranked = [centered(query, nouns, length) for query, length in zip(queries, lengths, strict=True)]
         order = np.argsort(-np.stack(ranked)[is_there] @ photos.T, 1)[:, :NUM_NEAREST]
         right = np.take_along_axis(shown.T[is_there] > SHOWN, order, 1)
-        shares = np.array([[name_share(_length(model, text))] for text in texts])[is_there]
-        nearest[language] = np.take_along_axis(scores[is_there], order, 1), right, shares
+        share = np.array([[name_share(length)] for length in lengths])[is_there]
+        nearest[language] = np.take_along_axis(scores[is_there], order, 1), share, right
         found = []
         for part in _parts(len(shown)):
             highest = shown[part].max(0)
@@ -96,12 +97,11 @@ def calibrate(
         logits = torch.from_numpy(np.stack([-scores, scores], 1)[is_whole])
         area = roc_auc(logits, torch.from_numpy(labels[is_whole] > 0))
         rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
-    for language, (scores, right, share) in nearest.items():
-        mixed = [share * name + (1 - share) * other for name, other in zip(numbers[:3], numbers[3:], strict=True)]
-        listed = fitting(logistic(scores, len(shown), *mixed))
-        shares = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
-        for metric, share in shares.items():
-            rows.append(about(metric=metric, value=float(share), set="names", language=language))
+    for language, (scores, share, right) in nearest.items():
+        listed = fitting(logistic(scores, share, len(shown), numbers))
+        measures = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
+        for metric, value in measures.items():
+            rows.append(about(metric=metric, value=float(value), set="names", language=language))
     return [round(number, 3) for number in numbers], rows
 
 
@@ -140,7 +140,7 @@ def _length(model: ZeroShotModel, text: str) -> int:
 
 
 def _logistic(examples: np.ndarray) -> list[float]:
-    """The three numbers of `logistic` that make the labels of examples most likely.
+    """Slope, growth and offset of `logistic` that make the labels of examples most likely.
 
     Both labels have the same total weight, among few photographs and among many.
     """

@@ -218,18 +218,18 @@ def score(
     """
     pairs, rows = retrieval_set.pairs[language], []
     found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
-    # a caption of several images is no group
-    groups = pairs[:, 0] if len(pairs) == len(texts) else torch.arange(len(texts))
+    # the captions of an image are a group, unless a caption has several images
+    image_of_text = pairs[:, 0] if len(pairs) == len(texts) else torch.arange(len(texts))
     directions = {
         "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
-        "text_to_image": (found_images, len(images), groups),
+        "text_to_image": (found_images, len(images), image_of_text),
     }
     fields: dict[str, Any] = {"model": model, "stage": stage, "set": retrieval_set.name, "protocol": PROTOCOL}
     fields |= {"language": language, "seed": seed}
-    for direction, (found, num_candidates, together) in directions.items():
+    for direction, (found, num_candidates, groups) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
             hits = found < k
-            value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, together)
+            value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, groups)
             rows.append(Row(metric=f"{direction}_R@{k}", value=value, interval=interval, **fields))
     return rows
 

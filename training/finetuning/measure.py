@@ -25,7 +25,7 @@ from training.utils.results import Row
 VALIDATION, GENERAL = "validation", "general texts"
 GENERAL_IMAGES, HELD_OUT = "general images", "held-out photographs"
 # recall at 1 and top-1: what shows a loss first
-KEPT_METRICS = ("text_to_image_R@1", "image_to_text_R@1", "text_to_text_R@1", "top1")
+KEPT_METRICS = ("_R@1", "top1")  # endings
 MODEL = "student"
 
 
@@ -108,9 +108,9 @@ class CaptionedImages:
                 rows += self._classify(model, embeddings.images, language)
             else:
                 rows += retrieval.score(self.pairs, language, embeddings.images, texts, MODEL)
-        return (
-            [replace(row, metric=row.metric.replace("_R@", "_merged_R@")) for row in rows] if self.is_merged else rows
-        )
+        if self.is_merged:
+            rows = [replace(row, metric=row.metric.replace("_R@", "_merged_R@")) for row in rows]
+        return rows
 
     def _classify(self, model: ZeroShotModel, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
@@ -221,7 +221,7 @@ def kept_values(rows: Sequence[Row]) -> dict[str, float]:
     Returns:
         Value of each row by its set, language and metric, such as `general images, zh, image to text R@1`.
     """
-    kept = [row for row in rows if row.set != VALIDATION and row.metric.replace("_merged", "") in KEPT_METRICS]
+    kept = [row for row in rows if row.set != VALIDATION and row.metric.endswith(KEPT_METRICS)]
     return {name_of(row): row.value for row in kept}
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import TABLES, check_split, image_roots, refuse_special_file, require_unicode
-from training.evaluation.sets.sources import SPLIT_FOLDERS, list_images
+from training.data.sources import SPLIT_FOLDERS, TABLES, check_split, image_roots, refuse_special_file, require_unicode
+from training.evaluation.sets.sources import list_images
 from training.finetuning.tables import read_table
 from training.utils.files import expanded, is_claimed
 
@@ -107,6 +107,7 @@ def _open_images(folder: Path, paths: list[Path], needs_captions: bool) -> Opene
     require_unicode(paths)
     columns: dict[str, Sequence[str | None]] = {"file": list(map(str, paths))}
     classes = [path.relative_to(folder.absolute()).parts[0] for path in paths]
+    beside = [path for path in paths if path.parent == folder.absolute()]
     splits = {name for name in set(classes) if name.lower() in chain(*SPLIT_FOLDERS)}
     texts, form = [_text_of(path.with_suffix(".txt")) for path in paths], "images"
     if sum(text is not None for text in texts) > len(texts) / 2:
@@ -116,11 +117,9 @@ def _open_images(folder: Path, paths: list[Path], needs_captions: bool) -> Opene
             f"data: the folders of {str(folder)!r} are splits, not classes: {', '.join(sorted(splits))}. Name one of "
             "them as --data."
         )
-    elif all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
+    elif not beside and len(set(classes)) > 1:
         columns, form = columns | {"label": [name.replace("_", " ") for name in classes]}, "class folders"
-    elif needs_captions and 0 < len(beside := [path for path in paths if path.parent == folder.absolute()]) < len(
-        paths
-    ):
+    elif needs_captions and 0 < len(beside) < len(paths):
         raise ValueError(f"data: {beside[0].name!r} is beside the class folders of {str(folder)!r}. Move it into one.")
     elif needs_captions:
         raise ValueError(

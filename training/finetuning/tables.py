@@ -25,10 +25,7 @@ MISSING = ["", "NULL", "nan", "NaN", "None", "N/A", "#N/A"]
 IMAGE_NAMES = ("image", "img", "photo", "picture", "file", "filename", "file_name", "path", "jpg", "png", "图片")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "标签", "类别", "分类", "类目", "品类")
 TITLES = ("caption", "title", "标题", "標題")
-CAPTION_NAMES = (
-    *(*TITLES, "text", "txt", "文本", "description", "描述", "name", "名称"),
-    *LABEL_NAMES,
-)
+CAPTION_NAMES = (*TITLES, "text", "txt", "文本", "description", "描述", "name", "名称", *LABEL_NAMES)
 OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})  # with Han characters among them, a text is not Chinese
 
 

@@ -50,12 +50,12 @@ def read_corpus(names: list[str]) -> Corpus:
     Raises:
         ValueError: If a file is missing, is not UTF-8, or lacks the column.
     """
+    from training.evaluation.sets.class_names import read_lines
+
     corpus: Corpus = {}
     for name in names:
         source, column = _split_name(name)
         if source.endswith(".txt"):
-            from training.evaluation.sets.class_names import read_lines
-
             corpus.setdefault(column or "text", []).extend(read_lines(Path(source), "corpus"))
         else:
             _read_rows(source, column, corpus)

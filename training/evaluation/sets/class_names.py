@@ -124,7 +124,7 @@ class ClassNames:
 
 
 def read_lines(path: Path, field: str) -> list[str]:
-    """Lines of a UTF-8 text file with one name per line, without empty ones.
+    """Lines of a UTF-8 text file, without empty ones.
 
     Raises:
         ValueError: The file cannot be read; the message starts with `field`.
@@ -133,7 +133,7 @@ def read_lines(path: Path, field: str) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one name per line."
+            f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one entry per line."
         ) from error
     return [line.strip() for line in lines if line.strip()]
 

@@ -11,19 +11,13 @@ from huggingface_hub import constants, get_session, snapshot_download
 
 from modeling_dcclip.search.files import EXTENSIONS, is_hidden
 from training.data import load_source
-from training.data.sources import check_split, require_unicode
+from training.data.sources import SPLIT_FOLDERS, check_split, require_unicode
 from training.evaluation.sets.class_names import read_lines
 from training.evaluation.sets.protocols import EvalSet
 from training.utils.files import expanded, is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
-# usual folder names of the train, validation and test splits
-SPLIT_FOLDERS = (
-    ("train", "training", "训练集", "训练", "訓練集", "訓練"),
-    ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
-    ("test", "测试集", "测试", "測試集", "測試"),
-)
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
