@@ -16,7 +16,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "eval_every": (0, MOST), "teacher_views": (1, 1000), "seed": (0, 2**32 - 1), "image_size": (1, 4096),
     "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
     "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
-    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180), "captions_per_image": (1, 1000),
+    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180),
     **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale", "phrasing"), (0, 1)),
 }  # fmt: skip
 
@@ -91,8 +91,6 @@ class DataConfig(Checked):
             Otherwise the data are stored on disk and fully shuffled.
         shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
             process has its own buffer.
-        captions_per_image: Number of captions of an image that a batch has in each language, as far as the image has
-            that many. Several are taken in turn.
         phrasing: Share of the captions, 0..1, that the student reads in other words, as people type searches:
             requests, typing errors, spaces between Chinese characters. The teacher's target is unchanged.
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
@@ -113,7 +111,6 @@ class DataConfig(Checked):
     sources: list[SourceConfig] = field(default_factory=list)
     streaming: bool = False
     shuffle_buffer: int = 1024
-    captions_per_image: int = 1
     phrasing: float = 0.0
     skip_wrong_script: bool = True
     max_skip_share: float = 0.01

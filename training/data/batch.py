@@ -60,7 +60,7 @@ class Sample:
         source: Index of its source in the mixture.
         view_id: Number of the random view of the image.
         image: (3, S, S) uint8; None in a run without images.
-        captions: Usable captions of each language that has one; empty in a run without captions.
+        captions: One usable caption for each language that has one; empty in a run without captions.
         epoch: Pass over the rows, which keys the rewording of captions.
     """
 
@@ -68,7 +68,7 @@ class Sample:
     source: int
     view_id: int
     image: Tensor | None
-    captions: dict[str, list[str]]
+    captions: dict[str, str]
     epoch: int = 0
 
 
@@ -99,10 +99,7 @@ def make_batch(
     if tokens is None:
         return batch
     captions = [
-        (owner, language, text)
-        for owner, sample in enumerate(samples)
-        for language, found in sample.captions.items()
-        for text in found
+        (owner, language, text) for owner, sample in enumerate(samples) for language, text in sample.captions.items()
     ]
     texts = [text for _, _, text in captions]
     ids = [caption_id(text) for text in texts]
@@ -117,10 +114,9 @@ def make_batch(
     return batch
 
 
-def select_captions(captions: dict[str, list[str]], epoch: int, count: int) -> dict[str, list[str]]:
-    """Select up to `count` captions for each language; those of a language are used in turn, `count` in each epoch."""
-    numbers = range(epoch * count, (epoch + 1) * count)
-    return {language: [texts[n % len(texts)] for n in numbers[: len(texts)]] for language, texts in captions.items()}
+def select_captions(captions: dict[str, list[str]], epoch: int) -> dict[str, str]:
+    """Select one caption for each language; several captions of a language are used in turn, one in each epoch."""
+    return {language: texts[epoch % len(texts)] for language, texts in captions.items()}
 
 
 NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"

@@ -191,11 +191,13 @@ class PairDataset(torch.utils.data.Dataset):
         Returns:
             The batch; only `skipped` if no image decodes.
         """
-        count, decoded = self.config.captions_per_image, []
-        for row, view_id, epoch, image in samples:
-            if not isinstance(image, str):
-                captions = select_captions(self.captions.get(row, {}), epoch, count)
-                decoded.append(Sample(row, self._source_of(row), view_id, image, captions, epoch))
+        decoded = [
+            Sample(
+                row, self._source_of(row), view_id, image, select_captions(self.captions.get(row, {}), epoch), epoch
+            )
+            for row, view_id, epoch, image in samples
+            if not isinstance(image, str)
+        ]
         batch: CollatedBatch = {"skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]}
         if decoded:
             tokens, phrasing = self.tokens, self.config.phrasing

@@ -83,7 +83,7 @@ class PairStream:
                 skipped.add(raw.row, image if isinstance(image, str) else causes[0], self.shards[source].name)
                 samples.append(None)
             else:
-                selected = select_captions(captions, raw.epoch, self.config.captions_per_image)
+                selected = select_captions(captions, raw.epoch)
                 samples.append(Sample(raw.row, source, raw.epoch, image, selected, raw.epoch))
         return samples
 
@@ -107,7 +107,7 @@ class PairStream:
         batch = make_batch(samples, self.languages, self.tokens, text_id, self.config.phrasing)
         if self.tokens is not None:
             full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
-            texts = [text for sample in samples for found in sample.captions.values() for text in found]
+            texts = [text for sample in samples for text in sample.captions.values()]
             if num_cut := self.tokens.count_truncated(
                 [text for text, is_full in zip(texts, full, strict=True) if is_full]
             ):

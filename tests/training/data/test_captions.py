@@ -7,7 +7,7 @@ import torch
 from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, PairDataset, PairStream, make_loader
+from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import text_id, texts_digest, tokenize, usable_captions
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.text.phrasing import reword
@@ -60,26 +60,6 @@ def test_the_student_alone_reads_captions_in_other_words(train_rows, tokenizer, 
         assert batch["caption_ids"].tolist() == [built.caption_ids[text] for text in texts]
         aligned = [text not in built.tokens.unaligned for text in texts]
         assert batch["aligned"].tolist() == [a and b for a, b in zip(same, aligned, strict=True)]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_several_captions_of_an_image_take_turns_in_each_language(train_rows, tokenizer, tmp_path, streaming, count):
-    texts = {"en": ["a frog", "a toad", "an owl"], "zh": ["青蛙"]}
-    rows = train_rows.select(range(2)).select_columns(["image"])
-    for language, found in texts.items():
-        rows = rows.add_column(language, [found, found])
-    rows.to_parquet(tmp_path / "a.parquet")
-    config = DataConfig(train=str(tmp_path / "a.parquet"), streaming=streaming, captions_per_image=count)
-    tokens = CaptionTokenizer(tokenizer, 32)
-    pairs = PairStream(config, tokens, 64) if streaming else PairDataset(rows, config, tokens, 64)
-    id_of = text_id if streaming else pairs.caption_ids.__getitem__
-    for epoch, batch in enumerate(make_loader(pairs, BatchPlan(2, 0, 0, 0, 2))):
-        english = [texts["en"][(epoch * count + n) % 3] for n in range(min(count, 3))]
-        expected = [id_of(text) for text in [*english, *texts["zh"]]]
-        assert batch["caption_ids"].tolist() == expected * 2
-        assert batch["owner"].tolist() == [0] * len(expected) + [1] * len(expected)
-        assert batch["language"].tolist() == [*[0] * len(english), 1] * 2
 
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
