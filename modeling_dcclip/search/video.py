@@ -62,8 +62,10 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     import av  # here, because most indexes have no video
 
     file.seek(0)
+    # titles in other encodings are no error; PyAV 19, which needs Python 3.12, has no such option and never raises
+    tolerant: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
-        with av.open(file, metadata_errors="replace", options={"format_whitelist": FORMATS}) as container:
+        with av.open(file, options={"format_whitelist": FORMATS}, **tolerant) as container:
             stream: Any = container.streams.best("video")
             if stream is None or stream.codec_context is None:  # no video, or a codec that is not known
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)
