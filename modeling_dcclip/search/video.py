@@ -62,7 +62,7 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     import av  # here, because most indexes have no video
 
     file.seek(0)
-    # titles in other encodings are no error; PyAV 19, which needs Python 3.12, has no such option and never raises
+    # a title that is not UTF-8 must not fail; PyAV 19, for Python 3.12 and newer, has no such option and never raises
     tolerant: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         with av.open(file, options={"format_whitelist": FORMATS}, **tolerant) as container:
