@@ -182,6 +182,7 @@ class AlignRecipe(TrainingRecipe):
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients equal the whole batch's. With 0 the batch is not
             split.
+        dropout: Dropout of the text tower during training, at least 0 and below 1. Default: the student's own.
         freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """
 
@@ -198,6 +199,7 @@ class AlignRecipe(TrainingRecipe):
     class_weight: float = 0.0
     classifier: str | None = None
     chunk_size: int = 0
+    dropout: float | None = None
     freeze_batch_norm: bool = True
 
     @property

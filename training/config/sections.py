@@ -16,7 +16,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "eval_every": (0, MOST), "teacher_views": (1, 1000), "seed": (0, 2**32 - 1), "image_size": (1, 4096),
     "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
     "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
-    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180),
+    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180), "dropout": (0, BELOW_1),
     **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale", "phrasing"), (0, 1)),
 }  # fmt: skip
 

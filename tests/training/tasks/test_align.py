@@ -269,6 +269,22 @@ def test_the_logit_scale_is_clamped_after_a_step(before, after):
     assert task.student.logit_scale.item() == pytest.approx(after, rel=1e-6)
 
 
+@torch.no_grad()
+def test_dropout_of_the_text_tower_is_for_training_alone(batch):
+    ids, mask = (batch[name] for name in ("input_ids", "attention_mask"))
+
+    def embed(task: AlignTask) -> torch.Tensor:
+        torch.manual_seed(0)
+        return task.student.get_text_features(ids, mask).pooler_output
+
+    plain = embed(make_task())
+    task = make_task(dropout=0.5)
+    assert torch.equal(embed(task), plain)
+    assert not torch.allclose(embed(task.train()), plain)
+    assert task.student.config.text_config.hidden_dropout_prob == 0  # of the exported model
+    assert torch.equal(embed(make_task().train()), plain)
+
+
 @pytest.mark.parametrize("name", ["affinity_weight", "anchor_weight", "general_weight"])
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(name):
     with pytest.raises(ValueError, match=rf"^{name} is 0.5"):
