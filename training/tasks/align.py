@@ -94,9 +94,10 @@ class AlignTask(Task):
         self.towers = self.teacher_towers = recipe.teacher_towers
         self.recipe, self.languages, self.teacher_logit_scale = recipe, languages, teacher_logit_scale
         self.chunk_size = recipe.chunk_size
-        for module in student.text_model.modules() if recipe.dropout is not None else ():
-            if isinstance(module, nn.Dropout):
-                module.p = recipe.dropout
+        if recipe.dropout is not None:
+            for module in student.text_model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = recipe.dropout
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.needs_teacher = any(loss.needs_teacher for loss in self.losses)
