@@ -27,7 +27,7 @@ const val PAD = 1L
 const val EOS = 2L
 const val UNK = 3
 const val DIMENSION = 512
-const val LOGIT_SCALE = 32.411575f
+const val LOGIT_SCALE = 37.451504f
 
 /** Both towers. `tokenizerJson` is the content of tokenizer.json, the others are the paths of the ONNX files. */
 class DcClip(visionPath: String, textPath: String, tokenizerJson: String) : AutoCloseable {

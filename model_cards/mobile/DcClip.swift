@@ -15,7 +15,7 @@ let PAD: Int64 = 1
 let EOS: Int64 = 2
 let UNK = 3
 let DIMENSION = 512
-let LOGIT_SCALE: Float = 32.411575
+let LOGIT_SCALE: Float = 37.451504
 
 enum DcClipError: Error { case notAnImage, unknownNormalizer(String), missingOutput }
 
