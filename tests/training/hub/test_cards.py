@@ -90,7 +90,8 @@ def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder)
         row(0.9, protocol="retrieval", metric="has_photograph_auc", language="en"),
         row(5, set=None, protocol=None, language=None, metric="parameters"),
     ]
-    card = card_of(folder, Results({"command": "python measure.py"}, rows), revision="v1", repo_id="me/model")
+    results = Results({"command": "python measure.py", "seed": None}, rows)
+    card = card_of(folder, results, revision="v1", repo_id="me/model")
     found = [(r.task_type, r.metric_type, r.metric_name, r.metric_value) for r in card.data.eval_results]
     assert found == [
         ("zero-shot-image-classification", "accuracy", "top-5 accuracy", 0.4321),
@@ -98,6 +99,7 @@ def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder)
         ("image-text-retrieval", "has_photograph_auc", "has photograph auc", 0.9),
     ]
     assert "| student, aligned | 43.2 | 25.0 | 90.0 |" in card.text and "Command: `python measure.py`" in card.text
+    assert ", seed" not in card.text, "a measurement without a seed"
     calls = [line for line in card.text.splitlines() if "trust_remote_code=True" in line]
     assert len(calls) == 4 and all('revision="v1"' in line and "me/model" in line for line in calls)
 
