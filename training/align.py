@@ -48,7 +48,7 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
         teacher: Teacher of the student; None trains without a teacher.
 
     Raises:
-        ValueError: The student cannot be opened, or its embeddings are not as wide as the teacher's.
+        ValueError: The student cannot be opened.
     """
     from training.students import build_student, load_student
     from training.teachers.lineage import join_licenses
@@ -58,12 +58,6 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
         student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
     else:
         student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
-    if teacher is not None and teacher.projection_dim != student.config.projection_dim:
-        raise ValueError(
-            f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
-            f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
-            "none."
-        )
     student.config.fit = None  # it was calibrated for other weights
     if teacher is not None and student.config.teacher != teacher.name:
         earlier = [student.config.teacher_license] if student.config.teacher or student.config.teacher_license else []
@@ -80,6 +74,12 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     from training.teachers.targets import TargetSpec
 
     student, processor, teacher = models.student, models.processor, models.teacher
+    if teacher is not None and teacher.projection_dim != student.config.projection_dim:
+        raise ValueError(
+            f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
+            f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, "
+            "without `truncate_dim` in its config, or none."
+        )
     if recipe.loss == "infonce" and recipe.contrastive_weight and recipe.batch_size * accelerator.num_processes == 1:
         raise ValueError(
             "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "

@@ -53,6 +53,7 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
         output_dir: The output folder.
     """
     earlier = _read_results(output_dir) or Results({})
+    known = {verdict["file"] for verdict in earlier.meta.get("export", {}).get("verdicts", [])}
     is_new = earlier.meta.get("export", {}).get("weights") != files.weights
     if is_new:
         earlier = Results({"export": {"runs": [], "verdicts": []}})
@@ -67,7 +68,8 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
         kept = [scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
         _replace(kept, output_dir / files.format.name)
     results = _merge_results(files, earlier, output_dir)
-    _remove_stale(output_dir, {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
+    known |= {name := files.format.name, *(f"{name}/{path.name}" for path in (output_dir / name).glob("*"))}
+    _remove_stale(output_dir, known - {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         write_card(output_dir)
@@ -127,14 +129,14 @@ def _replace(files: Iterable[Path], folder: Path):
             file.replace(folder / file.name)
 
 
-def _remove_stale(output_dir: Path, kept: set[str]):
-    """Remove files and layouts that no verdict keeps, such as refused files and files of other weights."""
+def _remove_stale(output_dir: Path, dropped: set[str]):
+    """Remove files and layouts that no verdict keeps any longer, such as refused files and files of other weights."""
     for entry in FORMATS.values():
-        if not entry.suffix and entry.name not in kept:
+        if not entry.suffix and entry.name in dropped:
             shutil.rmtree(output_dir / entry.name, ignore_errors=True)
         for tower, variant in itertools.product(TOWERS, entry.variants) if entry.suffix else ():
             name = f"{entry.name}/{entry.file_name(tower, variant)}"
-            if name not in kept:
+            if name in dropped:
                 (output_dir / name).unlink(missing_ok=True)
 
 

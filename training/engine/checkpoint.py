@@ -131,7 +131,7 @@ def open_output_dir(
     resumes = recipe.resume and bool(found)
     if not (resumes or recipe.overwrite):
         kept = [found[-1].name] if found else []
-        kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
+        kept += [name for name in (WEIGHTS_FILE, *DERIVED) if (output_dir / name).exists()]
         if kept:
             resume = "add --resume to continue it, " if found else ""
             raise ValueError(
@@ -142,7 +142,4 @@ def open_output_dir(
         recover_folder(output_dir / BEST_FOLDER)
         for leftover in output_dir.glob(f".checkpoint-*{OLD_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)
-        if not recipe.resume:  # a later --resume must not find the checkpoints of the run that is replaced
-            for old in (*found, *(path for path in [output_dir / BEST_FOLDER] if path.exists())):
-                remove_folder(old)
         yield

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from accelerate import Accelerator
@@ -11,7 +12,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.data.stream import PairStream
-from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, open_output_dir
+from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, list_checkpoints, open_output_dir
 from training.engine.inputs import Models, open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
@@ -20,6 +21,7 @@ from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
 from training.tasks import Task
 from training.teachers import Teacher
+from training.utils.files import remove_folder
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
@@ -77,6 +79,9 @@ def run_stage(
                 task.teacher_revision = teacher.revision
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
+        if accelerator.is_main_process and not recipe.resume:  # of the run that is replaced
+            for old in (*list_checkpoints(recipe.output_dir), *Path(recipe.output_dir).glob(BEST_FOLDER)):
+                remove_folder(old)
         own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
         result = train(
             task,

@@ -58,9 +58,10 @@ def claim_folder(
     if not str(folder).strip() or Path(folder).is_file():
         raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
     folder, names = Path(folder), list(names)
-    written = {path.resolve() for path in (folder, *(folder / name for name in names))}
+    written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        if value is not None and Path(value).exists() and Path(value).resolve() in written:
+        path = Path(value or "").resolve()
+        if value is not None and path.exists() and (path == folder.resolve() or written & {path, *path.parents}):
             raise ValueError(
                 f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
                 "another folder."

@@ -84,7 +84,9 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, la
     (folder / "onnx/notes.txt").write_text("of the user", encoding="utf-8")
     assert "has onnx, which export did not write" in refusal(export.main, *options)
     (folder / "onnx/notes.txt").unlink()
+    (folder / "open_clip").mkdir()  # by `open_clip.convert`, without a verdict
     export.main(list(map(str, options)))
+    assert (folder / "open_clip").is_dir()
     assert (folder / "onnx/vision_model.onnx").read_bytes() == kept
     assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == ["onnx/text_model.onnx"]
 

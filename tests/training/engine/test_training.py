@@ -278,9 +278,26 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
             run(refused)
     assert (folder / "model.safetensors").read_bytes() == before
     (folder / "checkpoint-000009").mkdir()
+    with pytest.raises(ValueError, match=r"typo"):
+        run(replace(recipe, overwrite=True, teacher="typo"))
+    assert (folder / "checkpoint-000009").exists()  # nothing is removed before the run can start
     run(replace(recipe, overwrite=True))
     assert (folder / "model.safetensors").read_bytes() != before
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000001"]  # and none of the earlier run
+
+
+def test_files_that_a_new_model_would_remove_are_refused(tmp_path, distill_recipe):
+    (tmp_path / "x" / "onnx").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"output_dir: .* has onnx of an earlier run"):
+        run(distill_recipe(output_dir=tmp_path / "x"))
+
+
+def test_a_truncated_teacher_of_a_wider_student_is_refused(tmp_path, align_recipe, teacher_folder, kept_run):
+    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"teacher: .* embeds in 8 dimensions.* without `truncate_dim`"):
+        run(align_recipe(teacher=str(folder), student=str(kept_run[1]), new_student=None))
 
 
 def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(align_recipe, train_rows):

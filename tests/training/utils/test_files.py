@@ -163,7 +163,7 @@ def test_a_refused_or_failed_run_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("relation", ["equal", "link", "inside"])
+@pytest.mark.parametrize("relation", ["equal", "link", "inside", "deep inside"])
 def test_an_input_is_never_the_output(tmp_path, relation):
     teacher = tmp_path / "teacher"
     teacher.mkdir()
@@ -171,9 +171,9 @@ def test_an_input_is_never_the_output(tmp_path, relation):
     if relation == "link":
         output = tmp_path / "link"
         output.symlink_to(teacher)
-    if relation == "inside":
-        output, teacher = tmp_path, tmp_path / "README.md"
-        teacher.mkdir()
+    if "inside" in relation:
+        output, teacher = tmp_path, tmp_path / "README.md" / ("deep" if "deep" in relation else "")
+        teacher.mkdir(parents=True)
     with pytest.raises(ValueError, match="would overwrite teacher"):
         write_model(output, inputs={"teacher": str(teacher), "student": None}, overwrite=True)
 
