@@ -247,7 +247,7 @@ def _scale(image: Image.Image) -> float:
 
 
 def _finite(band: Image.Image) -> np.ndarray:
-    return np.nan_to_num(np.asarray(band).astype(np.float64))
+    return np.nan_to_num(np.asarray(band).astype(np.float64), posinf=0, neginf=0)
 
 
 __all__ = [

@@ -37,6 +37,11 @@ def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file
     assert np.abs(np.asarray(opened)[..., 0].astype(float) - ramp("float64", 255)).max() <= 1
 
 
+def test_infinite_gray_values_do_not_hide_the_others():
+    opened = open_image(encoded(Image.fromarray(np.array([[0.5, np.inf, -np.inf, np.nan]], np.float32)), "TIFF"))
+    assert [pixel[0] for pixel in opened.get_flattened_data()] == [128, 0, 0, 0]
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_dark_and_bright_images_of_16_bits_keep_their_brightness(file_format):
     """They are neither stretched to their largest value nor cut at 255."""

@@ -1,6 +1,7 @@
 """The search page in Chromium, on a desktop in English and on a phone in Chinese."""
 
 import os
+import re
 
 import pytest
 from PIL import Image
@@ -109,3 +110,24 @@ def test_a_line_is_above_what_does_not_fit(browser, calibrated):
         kinds = page.evaluate("[...document.querySelector('#grid').children].map((each) => each.localName)")
         assert kinds == ["figure", "h2", *["figure"] * 4]
         page.close()
+
+
+def test_the_line_moves_down_to_the_last_part_with_a_photograph_that_fits(browser, address):
+    def answer(route):
+        response, skip = route.fetch(), int(re.search(r"skip=(\d+)", route.request.url)[1])
+        hits = [
+            hit | {"fits": skip + number not in {59, *range(90, 200)}}
+            for number, hit in enumerate(response.json()["hits"])
+        ]
+        route.fulfill(response=response, json=response.json() | {"hits": hits})
+
+    page = Visit(browser, address, **WINDOWS["en"]).page
+    page.route("**/search?*", answer)
+    page.get_by_role("searchbox").fill("red")
+    page.keyboard.press("Enter")
+    page.get_by_text("Less likely").wait_for()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.locator("figure").nth(119).wait_for()
+    kinds = page.evaluate("[...document.querySelector('#grid').children].map((each) => each.localName)")
+    assert [number for number, kind in enumerate(kinds) if kind == "h2"] == [90]
+    page.close()

@@ -153,8 +153,8 @@ def find_image(folder: Path | None, name: str) -> Path | None:
     name = name.strip().removeprefix("file://").replace("\\", "/")
     if not name or "\0" in name:
         return None
-    for form in ("NFC", "NFD"):  # macOS writes an accent as a character of its own
-        path = (folder or Path()) / os.path.expanduser(unicodedata.normalize(form, name))
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):  # NFD is that of macOS
+        path = (folder or Path()) / os.path.expanduser(form)
         try:
             if path.is_file():
                 return path.absolute()

@@ -98,6 +98,8 @@ class AlignTask(Task):
             for module in student.text_model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = recipe.dropout
+                elif isinstance(getattr(module, "dropout", None), float):  # CLIP's attention
+                    module.dropout = recipe.dropout
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.needs_teacher = any(loss.needs_teacher for loss in self.losses)

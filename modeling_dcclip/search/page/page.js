@@ -79,6 +79,7 @@ async function load() {
   const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed since the last part
   hits.forEach((hit) => shown.add(hit.id));
   const last = hits.map((hit) => hit.fits).lastIndexOf(true);
+  if (last >= 0) element.grid.querySelector("h2")?.remove(); // the last that fits is in this part
   hits.forEach((hit, number) => {
     if (number > last && !element.grid.querySelector("h2")) {
       element.grid.append(make("h2", {}, element.grid.childElementCount ? text.unlikely : text.nothing));

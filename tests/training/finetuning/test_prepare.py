@@ -109,7 +109,9 @@ def test_captions_that_the_model_truncates_are_counted(tmp_path, titles, process
 
 def test_what_macos_leaves_is_passed_over_and_its_accents_are_found(tmp_path, titles):
     (tmp_path / "images" / "0.png").rename(tmp_path / "images" / unicodedata.normalize("NFD", "café.png"))
-    write_csv(tmp_path / "titles.csv", [("images/café.png", titles[0][1]), *titles[1:]])
+    compatible = "images/\ufa19社.png"  # a name that NFC and NFD change
+    (tmp_path / titles[1][0]).rename(tmp_path / compatible)
+    write_csv(tmp_path / "titles.csv", [("images/café.png", titles[0][1]), (compatible, titles[1][1]), *titles[2:]])
     (tmp_path / "._titles.csv").write_bytes(b"\0\5\x16\7")
     prepared = run(tmp_path, tmp_path)
     assert prepared.num_training + prepared.num_validation == NUM_IMAGES and not prepared.notes

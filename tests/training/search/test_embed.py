@@ -126,6 +126,13 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_p
     assert cosines.min() > 0.999  # Pillow's resize rounds differently
 
 
+def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
+    teacher_folder, table, tmp_path, refusal
+):
+    found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
+    assert "has no onnx/text_model" in found and not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_run_goes_on_with_the_missing_shards(tars, color_model, tmp_path, monkeypatch):
     embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
     written, tables = [], embedder.Embedder.tables

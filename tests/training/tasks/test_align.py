@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, make_model
+from tests.tiny import NO_DROPOUT, PROJECTION_DIM, SMALL, VIT, make_model
 from tests.training.tasks.hand_made import (
     NORMALIZE,
     FixedTargets,
@@ -269,20 +269,26 @@ def test_the_logit_scale_is_clamped_after_a_step(before, after):
     assert task.student.logit_scale.item() == pytest.approx(after, rel=1e-6)
 
 
+@pytest.mark.parametrize("text", [NO_DROPOUT, SMALL | {"model_type": "clip_text_model"}], ids=["modules", "attention"])
 @torch.no_grad()
-def test_dropout_of_the_text_tower_is_for_training_alone(batch):
+def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     ids, mask = (batch[name] for name in ("input_ids", "attention_mask"))
+
+    def task_of(**fields: Any) -> AlignTask:
+        return make_task(student=make_model(VIT, text, seed=3), **fields)
 
     def embed(task: AlignTask) -> torch.Tensor:
         torch.manual_seed(0)
         return task.student.get_text_features(ids, mask).pooler_output
 
-    plain = embed(make_task())
-    task = make_task(dropout=0.5)
+    plain = embed(task_of())
+    task = task_of(dropout=0.5)
     assert torch.equal(embed(task), plain)
     assert not torch.allclose(embed(task.train()), plain)
-    assert task.student.config.text_config.hidden_dropout_prob == 0  # of the exported model
-    assert torch.equal(embed(make_task().train()), plain)
+    config = task.student.config.text_config
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
+    assert not any(getattr(config, name, 0) for name in names)  # of the exported model
+    assert torch.equal(embed(task_of().train()), plain)
 
 
 @pytest.mark.parametrize("name", ["affinity_weight", "anchor_weight", "general_weight"])
