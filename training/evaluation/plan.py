@@ -200,9 +200,8 @@ def group_reasons(missing: dict[str, str]) -> dict[str, list[str]]:
 def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
     retrieval_sets: dict[str, RetrievalSet] = {}
     for entry in options.retrieval:
-        name, _, location = entry.rpartition("=")
-        name = name or location
-        if name in retrieval_sets or not location:
+        name, _, location = entry.partition("=") if "=" in entry else (entry, "", entry)
+        if name in retrieval_sets or not (name and location):
             raise ValueError(f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE.")
         columns = options.image_column, options.caption_columns
         retrieval_sets[name] = open_retrieval_set(name, location, options.split, *columns, options.allow_paths)

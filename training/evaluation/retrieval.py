@@ -102,7 +102,8 @@ def open_retrieval_set(
     """
     check_split(location, split or "train", "split")
     split, image = split or "test", image_column or "image"
-    if not expanded(location).exists() and HUB_ID.fullmatch(location):
+    is_file = expanded(location).exists() or location.endswith(".parquet")
+    if not is_file and HUB_ID.fullmatch(location):
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -287,8 +286,8 @@ class Curation:
         options = self.options
         features = Features({options.image_column: Image()})
         for column in options.caption_columns.values():
-            is_list = isinstance(self.rows.features[column], List)
-            features[column] = List(Value("string")) if is_list else Value("string")
+            is_text = isinstance(self.rows.features[column], Value)
+            features[column] = Value("string") if is_text else List(Value("string"))
         texts: dict[tuple[int, str], list[str]] = defaultdict(list)
         for caption in self.captions:
             if caption.cause is None:
@@ -339,8 +338,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
         ValueError: An option or a source is invalid, a file of the user would be overwritten, or no row is left.
     """
     folder = Path(options.output_dir)
-    names = [DATA_FOLDER, REPORT_FILE]
-    inputs = {"data": options.data}
+    names, inputs = [DATA_FOLDER, REPORT_FILE], {"data": options.data}
     with claim_folder(folder, names, command="curate", inputs=inputs, overwrite=options.overwrite):
         curation = Curation(options)
         if options.exclude:
@@ -360,7 +358,8 @@ def curate(options: CurateOptions) -> dict[str, Any]:
             raise ValueError(
                 f"data: no row of {options.data!r} is left. Relax the filters; {folder / REPORT_FILE} has the causes."
             )
-        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)  # of an earlier run
+        for old in (folder / DATA_FOLDER).glob("train-*-of-*.parquet"):  # of an earlier run
+            old.unlink()
         curation.write(folder / DATA_FOLDER)
     return report
 

@@ -7,14 +7,11 @@ Example:
 
 import os
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
 
 PROGRAM = "python -m training.prepare.vocabulary"
-
-Corpus = dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +20,7 @@ class VocabularyOptions:
 
     Args:
         tokenizer: Hub id or folder of the source tokenizer.
-        corpus: Files to count pieces on: `FILE.parquet[:COLUMN]` (default: columns en and zh), `FILE.txt[:LANGUAGE]`,
+        corpus: Files to count pieces on: `FILE.parquet[:COLUMN]` (default: columns en and zh), `FILE.txt`,
             or `module:function[:COLUMN]`.
         output_dir: Folder for the cut tokenizer with its ids.
         size: Number of pieces to keep, including special tokens.
@@ -37,51 +34,45 @@ class VocabularyOptions:
     overwrite: bool = False
 
 
-def read_corpus(names: list[str]) -> Corpus:
+def read_corpus(names: list[str]) -> list[str]:
     """Read sentences.
 
     Args:
         names: Files to read: `FILE.parquet[:COLUMN]` or another source of `load_source`, by default its columns `en`
-            and `zh`; or `FILE.txt[:LANGUAGE]` with one sentence per line. The language of a column is its name.
+            and `zh`; or `FILE.txt` with one sentence per line.
 
     Returns:
-        Sentences by language, in the order of the files, without empty cells.
+        The sentences in the order of the files, without empty cells.
 
     Raises:
         ValueError: If a file is missing, is not UTF-8, or lacks the column.
     """
+    from training.data import load_source, usable_captions
     from training.evaluation.sets.class_names import read_lines
 
-    corpus: Corpus = {}
+    corpus: list[str] = []
     for name in names:
+        if name.endswith(".txt"):
+            corpus += read_lines(Path(name), "corpus")
+            continue
         source, column = _split_name(name)
-        if source.endswith(".txt"):
-            corpus.setdefault(column or "text", []).extend(read_lines(Path(source), "corpus"))
-        else:
-            _read_rows(source, column, corpus)
+        rows = load_source(source)
+        columns = [column] if column else [each for each in ("en", "zh") if each in rows.column_names]
+        if not columns or not set(columns) <= set(rows.column_names):
+            raise ValueError(
+                f"corpus: {source!r} has no column {column or 'en or zh'}, only {', '.join(rows.column_names)}. Name "
+                f"the right one: {source}:COLUMN."
+            )
+        corpus += (text for each in columns for cell in rows[each] for text in usable_captions(cell)[0])
     return corpus
 
 
 def _split_name(name: str) -> tuple[str, str | None]:
     """Split `FILE[:COLUMN]`, `FOLDER[:COLUMN]` or `module:function[:COLUMN]` into source and column."""
     source, _, column = name.rpartition(":")
-    if source.endswith((".parquet", ".txt", ".tar")) or ":" in source or os.path.isdir(source):
+    if source.endswith((".parquet", ".tar")) or ":" in source or os.path.isdir(source):
         return source, column
     return name, None
-
-
-def _read_rows(source: str, column: str | None, corpus: Corpus):
-    from training.data import load_source, usable_captions
-
-    rows = load_source(source)
-    columns = [column] if column else [name for name in ("en", "zh") if name in rows.column_names]
-    if not columns or not set(columns) <= set(rows.column_names):
-        raise ValueError(
-            f"corpus: {source!r} has no column {column or 'en or zh'}, only {', '.join(rows.column_names)}. Name the "
-            f"right one: {source}:COLUMN."
-        )
-    for name in columns:
-        corpus.setdefault(name, []).extend(text for cell in rows[name] for text in usable_captions(cell)[0])
 
 
 def run(options: VocabularyOptions):
@@ -96,7 +87,7 @@ def run(options: VocabularyOptions):
 
     tokenizer = load_tokenizer(options.tokenizer, "tokenizer")
     read_unigram(tokenizer)  # fail before the corpus is read
-    counts = count_pieces(tokenizer, chain.from_iterable(read_corpus(options.corpus).values()))
+    counts = count_pieces(tokenizer, read_corpus(options.corpus))
     name = ", ".join(Path(_split_name(name)[0]).name for name in options.corpus)
     vocabulary = cut_vocabulary(tokenizer, counts, options.size, source=options.tokenizer, corpus=name)
     vocabulary.save(options.output_dir)

@@ -124,10 +124,8 @@ def _row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row
 
 def table(results: Results) -> str:
     """Markdown table at batch 1, with a line for each model, backend and number of threads."""
-    lines = [
-        ["Model", "Backend", "Threads", "Parameters", "MB", "Start, s", "Peak, MiB", "ms per image", "ms per text"]
-    ]
-    lines = [[*lines[0], f"x {REFERENCE}"], ["---", "---", *["---:"] * 8]]
+    columns = ["Parameters", "MB", "Start, s", "Peak, MiB", "ms per image", "ms per text", f"x {REFERENCE}"]
+    lines = [["Model", "Backend", "Threads", *columns], ["---", "---", *["---:"] * 8]]
     pairs = read_pairs(results)
     references = {(pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE}
     for pair in pairs:

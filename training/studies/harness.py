@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, Image
 
 from training.data import evenly_spaced_rows, load_source, require_columns
+from training.data.sources import digest_sources
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, portable_values
@@ -59,6 +60,7 @@ class Study:
     def __init__(self, name: str, options: StudyOptions, data: str, **conditions: Any):
         self.folder = Path(options.output_dir)
         settings = {key: value for key, value in asdict(options).items() if key not in EXTENDABLE} | conditions
+        settings["files_digest"] = digest_sources(value for value in settings.values() if isinstance(value, str))
         settings = portable_values(json.loads(json.dumps(settings)))  # as the file has them
         meta = make_meta(data, None, command_of(f"{PROGRAM} {name}", options), settings=settings)
         self.results = Results(meta)

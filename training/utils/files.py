@@ -68,7 +68,7 @@ def relative_path(name: str) -> str:
     """
     path, here = Path(name.removeprefix("file://")), Path.cwd()
     if not path.is_absolute() or path.is_relative_to(here):
-        return portable(name)
+        return portable(name) if path.is_absolute() else name
     if len(Path(os.path.commonpath([path, here])).parts) > 1:
         return os.path.relpath(path, here)
     if path.is_relative_to(home := Path.home()) and len(home.parts) > 1:

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import iglob
 from pathlib import Path
 
-from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+from training.utils.files import CLAIM_FOLDER, expanded, remove_leftovers, write_text
 
 try:
     import fcntl
@@ -60,7 +61,7 @@ def claim_folder(
     folder, names = Path(folder), list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        path = Path(value or "").resolve()
+        path = Path(next(iglob(str(expanded(str(value or "")))), value or "")).resolve()  # data may be a pattern
         if value is not None and path.exists() and (path == folder.resolve() or written & {path, *path.parents}):
             raise ValueError(
                 f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "

@@ -237,7 +237,7 @@ def _portable_names(models: Iterable[str]) -> dict[str, str]:
     """Portable names of models, with as many parts of their folders as it takes to tell them apart."""
     distinct = set(models)
     for num_parts in range(1, 100):
-        names = {name: portable(name, num_parts) for name in distinct}
+        names = {name: ", ".join(portable(each, num_parts) for each in name.split(", ")) for name in distinct}
         if len(set(names.values())) == len(names):
             break
     return names

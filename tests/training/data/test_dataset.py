@@ -4,6 +4,7 @@ import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 
+from tests.tiny import encoded
 from tests.training.data.rows import decode_tokens, make_cell, make_plan, make_rows
 from tests.training.data.shards import assert_equal_batches
 from training.config import DataConfig
@@ -68,8 +69,11 @@ def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows,
 def test_fields_of_a_nested_column_are_captions(tokenizer):
     rows = Dataset.from_dict({"translation": [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]})
     config = DataConfig(train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"})
-    built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), None)
-    assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
+    image = {"bytes": encoded(PILImage.new("RGB", (64, 64), "red")), "path": None}
+    with_images = Dataset.from_list([row | {"image": image} for row in rows])  # of pyarrow: a plain struct
+    for each, size in ((rows, None), (with_images, 64)):
+        built = PairDataset(each, config, CaptionTokenizer(tokenizer, 32), size)
+        assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
 
 
 def test_batch_without_captions_or_without_images(train_rows, tokenizer):

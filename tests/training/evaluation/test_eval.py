@@ -177,6 +177,8 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
         ({"sets": ["mnist"], "templates": "ours"}, "data: none of the sets is"),
         ({"protocol": [], "class_names": "cifar-10", "data": ["x=y"], "language": ["fr"]}, "no names in 'fr'"),
         ({"protocol": [], "retrieval": ["a=NOWHERE.parquet"]}, "NOWHERE"),
+        ({"protocol": [], "retrieval": ["a=split=test/NO.parquet"]}, "retrieval: .*'split=test/NO.parquet'"),
+        ({"protocol": [], "retrieval": ["a=data/NO.parquet"]}, "retrieval: .*'data/NO.parquet'.* Unable to find"),
     ],
 )
 def test_options_names_and_sources_that_cannot_be_used_are_refused(fields, message):

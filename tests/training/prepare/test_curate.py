@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -139,6 +140,11 @@ def test_cell_with_several_captions_keeps_the_valid_ones(distinct_images, tmp_pa
     rows = load_source(str(tmp_path / "out/data"))
     assert rows["en"][:] == [["a frog", "a green frog"], ["a fox"]] and rows["zh"][:] == [["青蛙"], None]
     assert_counts_are_complete(report, tmp_path / "out")
+    rows = pq.read_table(data)  # polars writes large lists
+    large = rows.set_column(1, "en", rows["en"].cast(pa.large_list(pa.large_string()))).replace_schema_metadata()
+    pq.write_table(large, tmp_path / "large.parquet")
+    curate(options_for(str(tmp_path / "large.parquet"), tmp_path / "large"))
+    assert load_source(str(tmp_path / "large/data"))["en"][:] == [["a frog", "a green frog"], ["a fox"]]
     both = {"en": "en", "zh": "en"}  # two languages may share a column
     data = save_rows(tmp_path / "both.parquet", distinct_images[:2], [["a frog", "青蛙"], ["a fox"]])
     curate(options_for(data, tmp_path / "shared", caption_columns=both))
@@ -190,8 +196,21 @@ def test_the_data_are_not_overwritten(distinct_images, tmp_path):
     (tmp_path / "data").mkdir()
     distinct_images[0].save(tmp_path / "data" / "0.png")
     (tmp_path / "data" / "metadata.jsonl").write_text('{"file_name": "0.png", "en": "a frog"}')
-    with pytest.raises(ValueError, match=r"output_dir: .* would overwrite data"):
-        curate(options_for(str(tmp_path / "data"), tmp_path, overwrite=True))
+    for data in ("data", "data/*.jsonl"):
+        with pytest.raises(ValueError, match=r"output_dir: .* would overwrite data"):
+            curate(options_for(str(tmp_path / data), tmp_path, overwrite=True))
+
+
+def test_files_of_the_user_next_to_the_data_stay(distinct_images, tmp_path):
+    options = options_for(
+        save_rows(tmp_path / "a.parquet", distinct_images[:2], ["a frog", "a fox"]), tmp_path / "out"
+    )
+    curate(options)
+    (tmp_path / "out/data/notes.txt").touch()
+    (tmp_path / "out/data/train-00001-of-00002.parquet").touch()  # of a larger run
+    curate(options)
+    found = sorted(path.name for path in (tmp_path / "out/data").iterdir())
+    assert found == ["notes.txt", "train-00000-of-00001.parquet"]
 
 
 # language, a caption that passes, one that is dropped, the cause

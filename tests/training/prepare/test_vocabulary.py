@@ -265,20 +265,20 @@ def test_unsuitable_corpora_are_refused(xlmr, names):
     assert len(cut_vocabulary(xlmr, counts, SIZE)) == SIZE
 
 
-def test_corpus_is_read_by_language(tmp_path):
+def test_a_corpus_is_read_from_columns_and_lines(tmp_path):
     pq.write_table(
         pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}), tmp_path / "a.parquet"
     )
     pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "b.parquet")
     (tmp_path / "c.txt").write_text("\ufeffc\n\nd \n", encoding="utf-8")
-    names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt:en"]
-    assert read_corpus(names) == {"en": ["a", "c", "d"], "zh": ["甲", "乙"], "caption": ["b"]}
-    assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == {"more": ["x", "y"], "text": ["c", "d"]}
+    names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt"]
+    assert read_corpus(names) == ["a", "甲", "乙", "b", "c", "d"]
+    assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == ["x", "y", "c", "d"]
     (tmp_path / "shards").mkdir()
     pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "shards" / "b.parquet")
-    assert read_corpus([f"{tmp_path}/shards:caption"]) == {"caption": ["b"]}
-    assert read_corpus(["tests.tiny:load_tiny_rows"])["en"] == ["red apple", "frog"]
-    assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == {"zh": ["红苹果", "青蛙"]}
+    assert read_corpus([f"{tmp_path}/shards:caption"]) == ["b"]
+    assert read_corpus(["tests.tiny:load_tiny_rows"]) == ["red apple", "frog", "红苹果", "青蛙"]
+    assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == ["红苹果", "青蛙"]
     (tmp_path / "d.txt").write_bytes("苹果".encode("gb18030"))
     for wrong in ("a.parquet:nothing", "b.parquet", "none.txt", "d.txt"):
         with pytest.raises(ValueError, match=f"corpus: .*{wrong.partition(':')[0]}"):

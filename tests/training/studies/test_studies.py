@@ -41,6 +41,18 @@ def test_rows_outlive_a_call_but_not_a_change_of_settings(tmp_path):
         Study("budget", options, "noise", weights="b", train="/data/a.parquet")
 
 
+def test_rows_of_other_data_of_the_same_name_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("flickr", "coco"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.parquet").touch()
+    options = StudyOptions(output_dir="out")
+    Study("claims", options, "noise", train=str(tmp_path / "flickr/train.parquet")).add([row(0.25, 1)])
+    with pytest.raises(ValueError, match="output_dir: .*files_digest"):
+        Study("claims", options, "noise", train=str(tmp_path / "coco/train.parquet"))
+
+
 def test_batches_of_texts_are_full_and_padded_to_their_longest():
     ((ids, mask),) = probe.text_batches([[1, 2], [3], [4, 5, 6]], 2, 9)
     assert ids.tolist() == [[1, 2], [3, 9]] and mask.tolist() == [[1, 1], [1, 0]] and ids.dtype == np.int64

@@ -54,8 +54,10 @@ def test_lists_take_several_values_or_several_flags():
 def test_the_command_line_overrides_the_file(tmp_path):
     file = tmp_path / "options.yaml"
     file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
-    options = parse("model", "--config", str(file), "--seeds", "6")
-    assert options.data == ["x", "y"] and options.seeds == [6]
+    for config in (["--config", str(file)], [f"--config={file}"]):
+        for arguments in ([*config, "--seeds", "6"], ["--seeds", "6", *config]):  # in any order
+            options = parse("model", *arguments)
+            assert options.data == ["x", "y"] and options.seeds == [6]
 
 
 @pytest.mark.parametrize("line", ["trust_remote_code: true", "data: [some.module:make]", "data: ['a=module:make:en']"])

@@ -99,8 +99,7 @@ def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
         (tmp_path / "data/a.parquet", "../data/a.parquet"),
         ("/opt/me/data/*.tar", "~/data/*.tar"),
         ("/srv/data/a.parquet", "<elsewhere>/a.parquet"),
-        ("some/id", "some/id"),
-        ("module:function", "module:function"),
+        *((name, name) for name in ("some/id", "module:function", "../data/a.tar", "~/a.tar", "<elsewhere>/a.tar")),
     ):
         assert relative_path(str(name)) == expected
 

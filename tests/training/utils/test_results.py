@@ -37,10 +37,11 @@ def test_read_returns_what_was_written(results, tmp_path):
 
 def test_a_file_has_no_absolute_path(results, tmp_path):
     results.meta["command"] = "python it.py --model /home/me/models/one"
-    results.rows = [replace(ROWS[0], model=f"/home/me/{name}/model") for name in ("one", "two")]
+    models = ("/home/me/one/model", "/home/me/two/model", "/home/me/three images, a/four texts")
+    results.rows = [replace(ROWS[0], model=name) for name in models]
     found = Results.read(results.write(tmp_path))
     assert found.meta["command"] == "python it.py --model one"
-    assert [row.model for row in found.rows] == ["one/model", "two/model"]
+    assert [row.model for row in found.rows] == ["one/model", "two/model", "me/three images, a/four texts"]
 
 
 def test_values_are_selected_by_field_and_averaged_over_seeds(results):

@@ -123,7 +123,7 @@ def _labels(
         feature = feature_of(name)
         if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
             return True
-        return lookup.has(str(rows[0][name]))
+        return lookup.has(str(rows[name][0]))
 
     chosen = next((name for name in columns if has_names(name)), columns[0])
     feature = feature_of(chosen)
