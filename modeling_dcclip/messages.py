@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+MAX_LENGTH = 1000  # matching takes time that grows with the cube of the length
 VALUE = r"""('[^']*'|"[^"]*"|.*?)"""  # a quoted one, such as a path, stays whole
 
 
@@ -34,7 +35,7 @@ def translate(message: str, language: str | None = None) -> str:
         message: English message.
         language: `zh` or `en`. Default: the language of the user.
     """
-    if (language or user_language()) != "zh":
+    if (language or user_language()) != "zh" or len(message) > MAX_LENGTH:
         return message
     for pieces, chinese in _table():
         if all(piece in message for piece in pieces):

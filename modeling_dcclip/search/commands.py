@@ -240,7 +240,7 @@ def run_status(options: argparse.Namespace):
     for folder, files in status["folders"].items():
         _print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
-        _say(f"left out of {folder!r}: {', '.join(patterns)}")
+        _say(f"left out of {folder!r}: {', '.join(map(repr, patterns))}")
     for cause, number in status["failures"].items():
         _say(f"unreadable: {_files(number)} ({cause})")
 

@@ -48,9 +48,10 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
     files: dict[int, list[File]] = {}
+    sound = {file.state for file in index.catalog.files() if file.state.is_current()}  # slow, so without the lock
     with index.catalog.reading():
         indexed = index.catalog.files()
-        current = [file for file in indexed if file.state.is_current()]
+        current = [file for file in indexed if file.state in sound]
         for file in current:
             files.setdefault(file.row, []).append(file)
         rows = np.array(sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64)

@@ -112,14 +112,14 @@ class Walk:
                 extension = extension_of(entry.name)
                 try:
                     status = entry.stat()
-                except PermissionError:  # the folder can be listed and not entered: what the index has of it stays
+                except FileNotFoundError:  # such as a link to a directory on a disk that is not mounted
+                    if extension not in EXTENSIONS:
+                        self.unreadable.append(entry.path)
+                    continue
+                except OSError:  # the folder cannot be entered, or its disk fails: what the index has of it stays
                     closed = entry.path if entry.is_symlink() else path
                     if closed not in self.unreadable:
                         self.unreadable.append(closed)
-                    continue
-                except OSError:  # such as a link to a directory on a disk that is not mounted
-                    if extension not in EXTENSIONS:
-                        self.unreadable.append(entry.path)
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     below.append(entry.path)
@@ -137,12 +137,11 @@ class Walk:
         return any(self._is_excluded(os.fsencode(each)) for each in above)
 
     def _is_excluded(self, path: bytes) -> bool:
-        whole = search_text(path).replace(os.sep, "/")
-        below = search_text(path[len(with_separator(os.fsencode(self.folder))) :]).replace(os.sep, "/")
+        whole, below = search_text(path), search_text(path[len(with_separator(os.fsencode(self.folder))) :])
         for pattern in self.excluded:
             glob = pattern.rstrip("/").replace("[", "[[]")
             is_match = fnmatchcase(below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/"))
-            if is_match or (glob.startswith("/") and fnmatchcase(whole, glob)):
+            if is_match or (os.path.isabs(glob) and fnmatchcase(whole, glob)):
                 return True
         return False
 
@@ -154,8 +153,8 @@ def patterns_of(texts: Sequence[str]) -> list[str]:
 
 
 def search_text(path: bytes) -> str:
-    """Path as patterns see it: lower case, composed characters, no invalid bytes."""
-    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()
+    """Path as patterns see it: lower case, composed characters, no invalid bytes, `/` between folders."""
+    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower().replace(os.sep, "/")
 
 
 def date_in_name(path: bytes) -> str | None:

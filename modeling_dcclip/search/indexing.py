@@ -86,10 +86,12 @@ def update(
     named: Sequence[Path] = (),
     progress: Progress | None = None,
     exclude: Sequence[str] | None = None,
+    earlier: Catalog | None = None,
 ) -> Report:
     """Bring an index up to date with folders, by default with its own. The caller holds the lock of the index.
 
-    A folder inside an indexed one updates that one. A folder around indexed ones takes their place.
+    A folder inside an indexed one updates that one. A folder around indexed ones takes their place. Of an upgrade,
+    `earlier` is the catalog that is replaced.
     """
     began = time.monotonic()
     require_folders(named)
@@ -130,10 +132,10 @@ def update(
     if pending:
         _check_model(catalog, store, runtime)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
-    unreadable = [path for walk in walks for path in walk.unreadable]
-    kept = [*unreadable, *map(os.fsencode, [*missing, *empty])]
+    unreadable = [os.fsdecode(path) for walk in walks for path in walk.unreadable]
+    kept = [*map(os.fsencode, unreadable), *map(os.fsencode, [*missing, *empty])]
     report.unreadable = [
-        os.fsdecode(path) for path in unreadable if os.path.isdir(path) or catalog.count_below(Path(os.fsdecode(path)))
+        path for path in unreadable if os.path.isdir(path) or (earlier or catalog).count_below(Path(path))
     ]
     report.removed, report.moved = catalog.remove_missing([*folders, *replaced], kept)
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
@@ -171,8 +173,8 @@ def _require_patterns(exclude: Sequence[str] | None, replaced: Mapping[Path, lis
     for folder, patterns in replaced.items():
         if patterns and exclude is None:
             raise ValueError(
-                f"exclude: {str(folder)!r} was indexed without {', '.join(patterns)}. Repeat the patterns for the new "
-                "folder, or pass an empty one."
+                f"exclude: {str(folder)!r} was indexed without {', '.join(map(repr, patterns))}. Repeat the patterns "
+                "for the new folder, or pass an empty one."
             )
 
 

@@ -30,7 +30,7 @@ HEADERS = {
 class LocalServer(ThreadingHTTPServer):
     """Server that no other site can use; `handler` is the class that answers a request."""
 
-    daemon_threads = True
+    allow_reuse_address = sys.platform != "win32"  # there, two servers could share a port
     request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
 
     def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8000):

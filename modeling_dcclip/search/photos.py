@@ -22,7 +22,7 @@ from modeling_dcclip.search.video import read_frame, read_frames
 
 DATE_TIME_DIGITIZED = 0x9004
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
-MAX_SHOWN_PIXELS = 25_000_000  # of a photograph that is decoded for a page
+MAX_SHOWN_PIXELS = 50_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -165,7 +165,7 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
 
 
 def _cause(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _date(image: Image.Image) -> str | None:

@@ -19,7 +19,7 @@ MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
 LEFT_OUT = re.compile(
-    r"""(?<!\S)[-－−](?:"([^"]+)"|([^\s"]+))"""
+    r"""(?<!\S)[-－−](?:["“”]([^"“”]+)["“”]|([^\s"“”]+))"""
     r"|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"
 )
 # 有没有 and 要不要 ask whether something is there

@@ -70,7 +70,7 @@ def upgrade_index(
             for folder in {*catalog.folders()} - {*folders}:  # of an interrupted upgrade, and forgotten since
                 catalog.forget_folder(folder)
             catalog.set_folders(folders)
-            report = update(catalog, store, runtime, [*folders], progress)
+            report = update(catalog, store, runtime, [*folders], progress, earlier=index.catalog)
         finally:
             catalog.close()
         for path in report.unreadable:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from PIL import Image
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import duplicates, indexing, manifest, vectors
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import date_in_name
+from modeling_dcclip.search.files import FileState, date_in_name, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term, split_query
 from modeling_dcclip.search.upgrade import upgrade_index
@@ -110,6 +111,7 @@ def test_results_come_in_parts(filled):
     [
         ("beach -people", ("beach", ["people"])),
         ('beach -"red sky" sea －人', ("beach  sea", ["red sky", "人"])),
+        ("海滩 -“红色 汽车” -“狗”", ("海滩", ["红色 汽车", "狗"])),
         ("a T-shirt not blue NOT a dog", ("a T-shirt", ["blue", "a dog"])),
         ("海滩不要人", ("海滩", ["人"])),
         ("not red", ("", ["red"])),
@@ -133,6 +135,12 @@ def test_results_come_in_parts(filled):
 )
 def test_a_query_in_the_box_excludes(query, expected):
     assert split_query(query) == expected
+
+
+def test_patterns_see_slashes_on_windows(monkeypatch):
+    monkeypatch.setattr(os, "sep", "\\")
+    assert search_text(b"C:\\Photos\\2021\\A.jpg") == "c:/photos/2021/a.jpg"
+    assert Filter(path="Photos\\2021").condition()[1] == ["*photos/2021*"]
 
 
 def test_filters_by_date_and_path(index, photos):
@@ -275,6 +283,21 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
+def test_an_index_can_be_written_while_duplicates_look_at_its_files(filled, photos, monkeypatch, paint):
+    monkeypatch.setattr("modeling_dcclip.search.catalog.BUSY_S", 0.1)
+    real = FileState.is_current
+
+    def check(state):
+        with Index.open(filled.folder) as other:
+            paint(photos / f"{len(filled)}.jpg", "red", width=50 + len(filled))
+            assert other.add().embedded == 1
+        return real(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileState, "is_current", check)
+        find_duplicates(filled, 0.9999)
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
 def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 16)
@@ -335,7 +358,7 @@ def test_a_file_that_cannot_be_read_now_stays(filled, photos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("modeling_dcclip.search.photos.open", refuse, raising=False)
         report = filled.add(photos)
-    assert [cause for _, cause in report.failures] == ["permission denied"]
+    assert [cause for _, cause in report.failures] == ["Permission denied"]
     assert names(filled.search("red", top=1)) == ["red.jpg"]
     assert not filled.add(photos).failures  # read again, unlike a damaged file
 
@@ -353,7 +376,8 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     assert index.add().removed == 1 and len(index) == 4
 
 
-def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, monkeypatch, paint):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])  # without the right to enter, and on a failing disk
+def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, monkeypatch, paint, code):
     paint(photos / "inner" / "far.jpg", "blue", width=80)
     filled.add()
 
@@ -362,7 +386,7 @@ def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, m
             self.name, self.path, self.is_symlink = entry.name, entry.path, entry.is_symlink
 
         def stat(self):
-            raise PermissionError(errno.EACCES, "Permission denied")  # the folder can be listed
+            raise OSError(code, os.strerror(code))  # the folder can be listed
 
     @contextmanager
     def scan(path):
@@ -407,7 +431,7 @@ def test_folders_without_images_change_nothing(filled, photos, tmp_path):
         tmp_path / "none": "does not exist",
         photos / "red.jpg": "is a file",
     }.items():
-        with pytest.raises(ValueError, match=f"folder: '{folder}' {cause}"):
+        with pytest.raises(ValueError, match=f"folder: {re.escape(repr(str(folder)))} {cause}"):
             filled.add(photos, folder)
     photos.rename(tmp_path / "unmounted")
     photos.mkdir()

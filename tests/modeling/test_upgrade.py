@@ -68,6 +68,16 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
 
 
+def test_an_upgrade_is_refused_while_a_link_leads_to_an_unplugged_disk(index, new_model, photos, paint, tmp_path):
+    paint(tmp_path / "disk" / "far.jpg", "blue", width=60)
+    (photos / "usb").symlink_to(tmp_path / "disk")
+    index.add()
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    with pytest.raises(ValueError, match=r"upgrade: .*usb' cannot be read now, and the index has 1 images from it"):
+        upgrade_index(index, new_model)
+    assert len(index) == 6
+
+
 def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, tmp_path):
     monkeypatch.setattr(indexing, "COMMIT_FILES", 1)
     index.add(paint(tmp_path / "before" / "one.jpg", "blue", width=60).parent)

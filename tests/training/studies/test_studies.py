@@ -49,7 +49,7 @@ def test_rows_of_other_data_of_the_same_name_are_refused(tmp_path, monkeypatch):
         (tmp_path / name / "train.parquet").touch()
     options = StudyOptions(output_dir="out")
     Study("claims", options, "noise", train=str(tmp_path / "flickr/train.parquet")).add([row(0.25, 1)])
-    with pytest.raises(ValueError, match="output_dir: .*files_digest"):
+    with pytest.raises(ValueError, match=r"output_dir: .*files_digest"):
         Study("claims", options, "noise", train=str(tmp_path / "coco/train.parquet"))
 
 
