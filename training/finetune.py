@@ -126,15 +126,11 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     has_checkpoint = last_checkpoint_of(options) is not None
     continues = options.resume and has_checkpoint
     replaces = options.overwrite or continues
-    if has_checkpoint and not replaces:  # before its data are replaced
+    if (has_checkpoint or (Path(options.output_dir) / WEIGHTS_FILE).exists()) and not replaces:
+        found = "a checkpoint" if has_checkpoint else "a model and no checkpoint"
+        resume = "Add --resume to continue that run, choose" if has_checkpoint else "Choose"
         raise ValueError(
-            f"output_dir: {options.output_dir!r} has a checkpoint of another run. Add --resume to continue that run, "
-            "choose another folder, or add --overwrite to replace it."
-        )
-    if (Path(options.output_dir) / WEIGHTS_FILE).exists() and not replaces:
-        without = ", without a checkpoint to resume from" if options.resume else ""
-        raise ValueError(
-            f"output_dir: {options.output_dir!r} has a model of another run{without}. Choose another folder, or add "
+            f"output_dir: {options.output_dir!r} has {found} of another run. {resume} another folder, or add "
             "--overwrite to replace it."
         )
     if options.resume and not continues:

@@ -90,8 +90,8 @@ def update(
 ) -> Report:
     """Bring an index up to date with folders, by default with its own. The caller holds the lock of the index.
 
-    A folder inside an indexed one updates that one. A folder around indexed ones takes their place. Of an upgrade,
-    `earlier` is the catalog that is replaced.
+    A folder inside an indexed one updates that one. A folder around indexed ones takes their place. `earlier` is
+    the catalog that an upgrade replaces.
     """
     began = time.monotonic()
     require_folders(named)

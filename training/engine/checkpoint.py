@@ -34,7 +34,6 @@ from training.utils.files import (
 from training.utils.output import claim_folder, record_names
 
 BEST_FOLDER = "best"
-CHECKPOINT_COMMAND = "checkpoint"  # command name recorded for checkpoints
 WEIGHTS_FILE = "model.safetensors"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
@@ -56,7 +55,7 @@ def save_checkpoint(recipe: TrainingRecipe, write: Write, progress: Progress, st
         state.save(scratch / STATE_FOLDER, progress)
         set_modes(scratch)
         replace_folder(scratch, folder)
-    record_names(output_dir, [folder.name], CHECKPOINT_COMMAND)
+    record_names(output_dir, [folder.name], command="checkpoint")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
         remove_folder(old)
     return folder

@@ -53,9 +53,10 @@ def run_stage(
     accelerator = make_accelerator(recipe)
     if accelerator.mixed_precision in ("bf16", "fp16"):  # by `accelerate launch`; saved, and compared by a resumed run
         recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
-    with _interruptible(recipe.output_dir), ExitStack() as claimed:
+    with ExitStack() as claimed:
+        replaced: list[Path] = [] if recipe.resume else list_checkpoints(recipe.output_dir)
         if accelerator.is_main_process:
-            names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
+            names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER, *(path.name for path in replaced))
             claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)
@@ -79,9 +80,10 @@ def run_stage(
                 task.teacher_revision = teacher.revision
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
-        if accelerator.is_main_process and not recipe.resume:  # of the run that is replaced
-            for old in (*list_checkpoints(recipe.output_dir), *Path(recipe.output_dir).glob(BEST_FOLDER)):
+        if accelerator.is_main_process and not recipe.resume:
+            for old in (*replaced, *Path(recipe.output_dir).glob(BEST_FOLDER)):
                 remove_folder(old)
+        claimed.enter_context(_interruptible(recipe.output_dir))
         own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
         result = train(
             task,

@@ -153,7 +153,7 @@ def find_image(folder: Path | None, name: str) -> Path | None:
     name = name.strip().removeprefix("file://").replace("\\", "/")
     if not name or "\0" in name:
         return None
-    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):  # NFD is that of macOS
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):  # macOS writes NFD
         path = (folder or Path()) / os.path.expanduser(form)
         try:
             if path.is_file():

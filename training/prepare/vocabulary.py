@@ -56,7 +56,7 @@ def read_corpus(names: list[str]) -> list[str]:
             corpus += read_lines(Path(name), "corpus")
             continue
         source, column = _split_name(name)
-        rows = load_source(source)
+        rows = load_source(source, field="corpus")
         columns = [column] if column else [each for each in ("en", "zh") if each in rows.column_names]
         if not columns or not set(columns) <= set(rows.column_names):
             raise ValueError(

@@ -1,6 +1,7 @@
 """What all studies share: options, rows that outlive an interruption, tables of means over seeds."""
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from training.data import evenly_spaced_rows, load_source, require_columns
 from training.data.sources import digest_sources
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
+from training.utils.files import expanded
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, portable_values
 
 PROGRAM = "python -m training.studies"
@@ -60,14 +62,15 @@ class Study:
     def __init__(self, name: str, options: StudyOptions, data: str, **conditions: Any):
         self.folder = Path(options.output_dir)
         settings = {key: value for key, value in asdict(options).items() if key not in EXTENDABLE} | conditions
-        settings["files_digest"] = digest_sources(value for value in settings.values() if isinstance(value, str))
+        named = [os.path.abspath(expanded(value)) for value in settings.values() if isinstance(value, str)]
+        settings["files_digest"] = digest_sources(named)
         settings = portable_values(json.loads(json.dumps(settings)))  # as the file has them
         meta = make_meta(data, None, command_of(f"{PROGRAM} {name}", options), settings=settings)
         self.results = Results(meta)
         path = self.folder / RESULTS_FILE
         if path.exists():
             earlier = Results.read(path)
-            before = earlier.meta.get("settings", {})
+            before = {"files_digest": settings["files_digest"]} | earlier.meta.get("settings", {})
             changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if changed:
                 key = changed[0]

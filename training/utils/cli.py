@@ -1,6 +1,7 @@
 """Command lines: every command builds its options, types and help texts from a dataclass and its docstring."""
 
 import errno
+import itertools
 import os
 import re
 import shlex
@@ -111,11 +112,13 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[
     Raises:
         ValueError: An option is unknown, missing or invalid; the message is one line that names it.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    flags = [at for at, each in enumerate(argv) if re.match("--config(=|$)", each)]
-    config = {*flags, *(at + 1 for at in flags if argv[at] == "--config" and at + 1 < len(argv))}
-    argv = [argv[at] for at in sorted(range(len(argv)), key=lambda at: at not in config)]  # the others override it
-    _check_config_files(argv[: len(config)])
+    groups: list[list[str]] = [[]]  # an option and what follows it
+    for each in sys.argv[1:] if argv is None else argv:
+        groups += [[]] if each.startswith("-") else []
+        groups[-1].append(each)
+    groups[1:] = sorted(groups[1:], key=lambda group: group[0].partition("=")[0] != "--config")  # others override it
+    argv = [each for group in groups for each in group]
+    _check_config_files(argv)
     # without a slash, a file of a section would be taken for a class to import
     argv = [re.sub(r"^(--[\w.]+=)?(?=[^/=-][^/=]*\.ya?ml$)", r"\g<1>./", each) for each in argv]
     try:
@@ -158,9 +161,10 @@ def help_texts(options_class: type) -> dict[str, str]:
 
 
 def _check_config_files(arguments: Sequence[str]):
-    """Check that every file of `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
-    paths = (Path(argument.removeprefix("--config=")) for argument in arguments)
-    for path in filter(Path.is_file, paths):  # jsonargparse names a missing file
+    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
+    names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
+    names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:

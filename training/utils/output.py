@@ -6,6 +6,7 @@ names that our commands wrote. All other files in the folder belong to the user.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -46,7 +47,7 @@ def claim_folder(
         folder: Output folder; it is created if it does not exist, and removed again if nothing is written to it.
         names: Names of the files and folders that the command writes to it.
         command: Name of the command. It may replace what the same command wrote before.
-        inputs: Folders that the command reads, by the name of their option. None of them may be written to.
+        inputs: Folders, files or patterns that the command reads and must not write to, by the name of their option.
         overwrite: Whether existing files of these names may be replaced.
         field: Option that names the folder, for error messages.
         flag: Option that replaces existing files, for error messages; None if there is none.
@@ -61,8 +62,9 @@ def claim_folder(
     folder, names = Path(folder), list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        path = Path(next(iglob(str(expanded(str(value or "")))), value or "")).resolve()  # data may be a pattern
-        if value is not None and path.exists() and (path == folder.resolve() or written & {path, *path.parents}):
+        pattern = re.sub(r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or ""))))  # of numbered files
+        paths = [Path(each).resolve() for each in (pattern, *iglob(pattern, recursive=True)) if os.path.exists(each)]
+        if value and any(path == folder.resolve() or written & {path, *path.parents} for path in paths):
             raise ValueError(
                 f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
                 "another folder."

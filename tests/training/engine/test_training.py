@@ -292,6 +292,14 @@ def test_files_that_a_new_model_would_remove_are_refused(tmp_path, distill_recip
         run(distill_recipe(output_dir=tmp_path / "x"))
 
 
+def test_a_checkpoint_that_a_run_reads_is_not_replaced(tmp_path, align_recipe, kept_run):
+    folder = shutil.copytree(kept_run[1], tmp_path / "x")
+    start = {"student": str(folder / "checkpoint-000004"), "new_student": None}
+    with pytest.raises(ValueError, match=r"output_dir: .* would overwrite student"):
+        run(align_recipe(output_dir=folder, overwrite=True, **start))
+    assert (folder / "checkpoint-000004").exists()
+
+
 def test_a_truncated_teacher_of_a_wider_student_is_refused(tmp_path, align_recipe, teacher_folder, kept_run):
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -54,9 +54,10 @@ def test_lists_take_several_values_or_several_flags():
 def test_the_command_line_overrides_the_file(tmp_path):
     file = tmp_path / "options.yaml"
     file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
+    seeds = ["--seeds", "6"]
     for config in (["--config", str(file)], [f"--config={file}"]):
-        for arguments in ([*config, "--seeds", "6"], ["--seeds", "6", *config]):  # in any order
-            options = parse("model", *arguments)
+        for arguments in (["model", *config, *seeds], ["model", *seeds, *config], [*seeds, *config, "model"]):
+            options = parse(*arguments)
             assert options.data == ["x", "y"] and options.seeds == [6]
 
 

@@ -162,7 +162,7 @@ def test_a_refused_or_failed_run_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("relation", ["equal", "link", "inside", "deep inside"])
+@pytest.mark.parametrize("relation", ["equal", "link", "inside", "deep inside", "match inside"])
 def test_an_input_is_never_the_output(tmp_path, relation):
     teacher = tmp_path / "teacher"
     teacher.mkdir()
@@ -171,8 +171,10 @@ def test_an_input_is_never_the_output(tmp_path, relation):
         output = tmp_path / "link"
         output.symlink_to(teacher)
     if "inside" in relation:
-        output, teacher = tmp_path, tmp_path / "README.md" / ("deep" if "deep" in relation else "")
+        output, teacher = tmp_path, tmp_path / "README.md" / ("" if relation == "inside" else "deep")
         teacher.mkdir(parents=True)
+        (tmp_path / "a" / "deep").mkdir(parents=True)
+        teacher = tmp_path / "**" / "deep" if "match" in relation else teacher  # and another match, which is elsewhere
     with pytest.raises(ValueError, match="would overwrite teacher"):
         write_model(output, inputs={"teacher": str(teacher), "student": None}, overwrite=True)
 
