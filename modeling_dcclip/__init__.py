@@ -63,7 +63,6 @@ def __getattr__(name: str) -> Any:
     AutoProcessor.register(config, processor, exist_ok=True)
     # a saved folder then carries these files, so it loads where this package is not installed
     config.register_for_auto_class()
-    model.register_for_auto_class("AutoModel")
     processor.register_for_auto_class("AutoProcessor")
     return globals()[name]
 

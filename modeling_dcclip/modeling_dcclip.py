@@ -59,6 +59,7 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
     config_class = DCCLIPConfig
     config: DCCLIPConfig
     base_model_prefix = "dcclip"
+    _auto_class: Any = "AutoModel"  # a saved folder has the code of the model or tower
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -62,6 +62,8 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
     if teacher is not None and student.config.teacher != teacher.name:
         earlier = [student.config.teacher_license] if student.config.teacher or student.config.teacher_license else []
         student.config.teacher_license = join_licenses([*earlier, teacher.license])
+        if recipe.anchor_weight and not recipe.starts_from_teacher:
+            student.config.teacher, student.config.teacher_weights = teacher.name, teacher.revision
     return student, processor
 
 

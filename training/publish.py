@@ -65,7 +65,7 @@ def run(options: PublishOptions) -> "Published | None":
         )
     difference = check_folder(folder)
     if not options.dry_run:
-        write_card(folder, repo_id=target.repo_id, revision=tag)
+        write_card(folder, repo_id=target.repo_id, revision=tag or options.revision)
     sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
     print(f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}")
     for path, size in sizes.items():

@@ -51,6 +51,6 @@ export class ImageIndex {
   /** Return an image's title in a language, or in another one if it has none. */
   title(number, language) {
     const names = this.titles[number];
-    return names[language] ?? Object.values(names)[0];
+    return names[language] ?? Object.values(names)[0] ?? "";
   }
 }

@@ -214,6 +214,8 @@ def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypa
     assert "model.safetensors" in printed and 'revision="v1"' in printed
     card = ModelCard(hub.files()["README.md"].decode())
     assert f'model="{REPO}", revision="v1"' in card.text
+    publish.main([str(folder), "--repo_id", REPO, "--private", "--revision", "next"])
+    assert 'revision="next"' in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_dry_run_lists_files_and_sends_nothing(folder, capsys, monkeypatch):

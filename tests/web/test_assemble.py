@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Image
 from huggingface_hub import metadata_load
 from safetensors import safe_open
 
@@ -83,6 +84,16 @@ def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, im
     for path in photos.iterdir():
         path.write_bytes(b"not an image")
     assert "none of the 3 images" in refusal(main, *arguments, "--output_dir", tmp_path / "other")
+
+
+def test_a_title_is_the_first_caption_of_each_language_that_has_one(folder, libraries, images, tmp_path):
+    captions = {"en": [None, ["", "a fox"]], "zh": [["猫", "小猫"], []]}
+    rows = Dataset.from_dict({"image": images[:2], **captions}).cast_column("image", Image())
+    rows.to_parquet(tmp_path / "rows.parquet")
+    arguments = ["--model", str(folder), "--images", str(tmp_path / "rows.parquet"), "--node_modules", str(libraries)]
+    main([*arguments, "--output_dir", str(tmp_path / "site")])
+    with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
+        assert json.loads(index.metadata()["titles"]) == [{"zh": "猫"}, {"en": "a fox"}]
 
 
 def test_all_page_files_and_imported_modules_are_listed():

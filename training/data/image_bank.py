@@ -24,7 +24,6 @@ VARIETY = AugmentConfig(
     downscale=0.25,
     background=124,
 )
-MIXED_SHARE = 0.5
 MIX_STREAM = 0x6D6978  # separates these random numbers from the draws of the views
 
 
@@ -74,7 +73,7 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
         views = augment(images[numbers], numbers, torch.zeros_like(numbers))
         draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)).float()
-        parts.append(mix_images(views, draws, MIXED_SHARE).round().to(torch.uint8))
+        parts.append(mix_images(views, draws, 0.5).round().to(torch.uint8))
     return torch.cat(parts)
 
 

@@ -25,7 +25,6 @@ from training.text.tokenizers import reset_call_state
 from training.utils.cli import user_errors
 
 TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
-VOCABULARY_SIZE = 3000
 TEXT_CONFIG: dict[str, Any] = {
     "model_type": "xlm-roberta", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
     "intermediate_size": 1024, "max_position_embeddings": 66, "type_vocab_size": 1,
@@ -33,7 +32,7 @@ TEXT_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], vocabulary_size: int = 3000) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer. It has a token for every byte, so no character is unknown.
 
     Args:

@@ -40,6 +40,8 @@ def export(options: ExportOptions) -> list[Verdict]:
     export_format = find_format(options.format)
     export_format.check(options)
     student, processor = load_student(options.folder, "folder")
+    if export_format.suffix:  # layouts of other tools have all dimensions
+        student.config.truncate_dim = type(student.config).from_pretrained(options.folder).truncate_dim
     data = GateData.from_options(options)
     model = ZeroShotModel(student.eval(), processor, options.folder)
     files = ExportedFiles(export_format, weights_fingerprint(student), data.source)

@@ -61,8 +61,7 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
     _write(textual / "tokenizer_config.json", {"pad_token": tokenizer["pad_token"]})
     _write(visual / "preprocess_cfg.json", preprocess)
-    width = config.get("truncate_dim") or config["projection_dim"]
-    _write(target / "config.json", {"embed_dim": width, "text_cfg": {"context_length": length}})
+    _write(target / "config.json", {"embed_dim": config["projection_dim"], "text_cfg": {"context_length": length}})
 
 
 def _write(path: Path, content: dict):

@@ -19,7 +19,7 @@ from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
-EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "data", "tuned", "__pycache__", ".*")
+EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "best", "tracking", "data", "tuned", "__pycache__", ".*")
 
 
 @dataclass

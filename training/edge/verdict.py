@@ -18,7 +18,6 @@ ALLOWED_POINTS = {"fp32": 0.0, "int8": 1.0}
 TOLERANCE = {"int8": 0.0}  # largest slow-down against fp32, as a fraction
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
 MIN_COSINE = 0.999  # of every embedding in fp32: a runtime or a tool may round pixels and sums differently
-NUM_WORST = 3
 TOP = 10  # images that a query of the retrieval finds
 
 
@@ -170,7 +169,7 @@ def compare(
     for language in data.languages:
         before, after = _scores(reference, reference, language), _scores(image_encoded, text_encoded, language)
         was_right, is_right = before.argmax(0) == labels, after.argmax(0) == labels  # (N,)
-        worst = Counter(labels[was_right & ~is_right].tolist()).most_common(NUM_WORST)
+        worst = Counter(labels[was_right & ~is_right].tolist()).most_common(3)
         class_names = data.class_names.in_language(language)
         was_found, is_found = (right_ranks(scores[classes], pairs_of_queries) < TOP for scores in (before, after))
         values = (

@@ -110,7 +110,7 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
             shutil.copy(folder / example, scratch)
             site["example"] = example
         failures = _write_images(ZeroShotModel.from_pretrained(folder), options, scratch / "images")
-        card = SPACE_CARD.format(title=site["name"], license=site.pop("license"))
+        card = SPACE_CARD.format(title=json.dumps(site["name"], ensure_ascii=False), license=site.pop("license"))
         (scratch / "README.md").write_text(card, encoding="utf-8")
         # written last: a folder with this file is complete
         (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
@@ -187,7 +187,7 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     from tqdm.auto import tqdm
 
     from modeling_dcclip.image_dcclip import ImageError
-    from training.data import load_source, open_image, require_allowed, require_columns, rules_for
+    from training.data import load_source, open_image, require_allowed, require_columns, rules_for, usable_captions
     from training.text.writing_systems import LANGUAGES
 
     source = options.images
@@ -215,7 +215,9 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
         raise ValueError(f"images: none of the {len(rows)} images of {source!r} decodes. Name another source.")
     rows, credit = rows.select(kept), rows.info.description
     languages = [language for language in LANGUAGES if language in rows.column_names]
-    titles = list(rows.select_columns(languages)) if languages else [{"en": name} for name in names]
+    cells = rows.select_columns(languages) if languages else []
+    titles = [{key: found[0] for key in row if (found := usable_captions(row[key])[0])} for row in cells]
+    titles = titles or [{"en": name} for name in names]
     metadata = {"titles": json.dumps(titles, ensure_ascii=False), "credit": credit}
     save_file({"embeddings": model.encode_images(rows).half()}, folder / "index.safetensors", metadata)
     return failures

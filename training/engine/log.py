@@ -17,7 +17,6 @@ from training.config import TrainingRecipe
 from training.utils.files import write_text
 
 LOG_FILE = "log.jsonl"
-PROJECT = "dcclip"
 
 
 class Log:
@@ -39,7 +38,7 @@ class Log:
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
         if recipe.trackers:
-            accelerator.init_trackers(PROJECT, config=_flatten(asdict(recipe)))
+            accelerator.init_trackers("dcclip", config=_flatten(asdict(recipe)))
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
         self.progress = tqdm(
             total=recipe.max_steps,

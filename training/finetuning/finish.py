@@ -29,7 +29,7 @@ from training.hub import save_model, write_card
 from training.hub.cards.facts import read_runs
 from training.students import load_student
 from training.utils.cli import command_of
-from training.utils.files import write_text
+from training.utils.files import portable, write_text
 from training.utils.results import Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
@@ -183,7 +183,7 @@ def finish(
     name, loss = outcome.worst()
     languages = start.embeddings.captions
     facts = {
-        "data": Path(options.data).name if Path(options.data).exists() else options.data,
+        "data": portable(options.data),
         "found": prepared.found,
         "notes": [*prepared.notes, *outcome.notes],
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},

@@ -108,7 +108,7 @@ def build_student(
 
 
 def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLIPModel, DCCLIPProcessor]:
-    """Load a saved student with its processor.
+    """Load a saved student, with all dimensions of its embeddings, and its processor.
 
     Raises:
         ValueError: The student is not named, does not exist, is not a DC-CLIP model, or is damaged.
@@ -260,8 +260,9 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     for init, tower in inits.items():
         source: Any = open_config(f"student.{tower}_init", init)
         is_free = source.model_type == DCCLIPConfig.model_type and not (source.teacher or source.teacher_license)
-        if not is_free:  # the weights of a model of ours without a teacher are under this package's licence
-            licenses.append(read_license(init, find_commit(init)))
+        license = read_license(init, find_commit(init))
+        if license or not is_free:  # a model of ours without a teacher has this package's licence, if it states none
+            licenses.append(license)
     return licenses
 
 

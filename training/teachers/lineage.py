@@ -120,7 +120,7 @@ def card_license(card: Path) -> str | None:
         return None
     license = metadata.get("license")
     # for a licence without an identifier, the Hub has "other" and a field with the name
-    license = metadata.get("license_name", license) if license == "other" else license
+    license = f"other: {metadata['license_name']}" if license == "other" and "license_name" in metadata else license
     return license if isinstance(license, str) else None
 
 

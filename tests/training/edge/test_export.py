@@ -91,6 +91,15 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, la
     assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == ["onnx/text_model.onnx"]
 
 
+def test_a_truncated_model_is_exported_with_its_dimensions(exported, labelled, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip", "onnx"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
+    export.main([str(folder), "--output_dir", str(folder), "--towers", "text", "--variants", "fp32", *labelled])
+    (output,) = onnx.load(folder / "onnx/text_model.onnx").graph.output
+    assert output.type.tensor_type.shape.dim[1].dim_value == 8
+
+
 def test_a_link_that_leaves_the_model_is_not_copied(exported, labelled, tmp_path, refusal):
     folder = shutil.copytree(exported, tmp_path / "model")
     (tmp_path / "secret").write_text("secret")

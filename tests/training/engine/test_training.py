@@ -143,6 +143,10 @@ def test_stage_2_keeps_a_licence_that_a_student_inherited(align_recipe, processo
     student, _ = open_student(recipe, Teacher.from_pretrained(str(teacher_folder)))
     assert student.config.teacher_license == "cc-by-nc-4.0 and unknown"
     assert student.config.fit is None  # it was calibrated for other weights
+    teacher = Teacher.from_pretrained(str(teacher_folder))
+    assert (student.config.teacher, student.config.teacher_weights) == (teacher.name, teacher.revision)
+    student, _ = open_student(replace(recipe, anchor_weight=0.0), teacher)
+    assert student.config.teacher is None  # its embeddings need not be those of the teacher
 
 
 def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_without_a_cache(

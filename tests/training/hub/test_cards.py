@@ -184,6 +184,7 @@ def test_a_set_of_elevater_is_shown_with_its_own_metric_for_each_model_and_proto
         ({}, "apache-2.0", "without a teacher. They are licensed under the Apache"),
         ({"teacher": "a/b", "teacher_license": None}, "other", "states no licence"),
         ({"teacher": "a/b", "teacher_license": "mit and apache-2.0"}, "mit", "terms of `mit` and of `apache-2.0`"),
+        ({"teacher": "a/b", "teacher_license": "other: tongyi"}, "other", "The terms of `tongyi` apply"),
         ({"teacher": "a/b", "teacher_license": "mit and unknown"}, "other", "`mit` apply to them. An origin"),
         (
             {"base_model": "a/b", "base_model_license": "mit", "teacher": "c/d"},

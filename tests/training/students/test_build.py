@@ -18,6 +18,7 @@ from tests.tiny import (
 )
 from training.config import StudentConfig
 from training.students import build_student, load_size, load_student
+from training.students.build import _inherited_licenses
 from training.teachers import Teacher
 
 LANGUAGES = ["en", "zh"]
@@ -77,6 +78,9 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
     assert len(student.text_model.encoder.layer) == 1
     assert (student.config.teacher, student.config.teacher_license) == (None, "unknown and mit")
+    make_model().save_pretrained(tmp_path / "free")  # a model of ours without a teacher, whose card states a licence
+    (tmp_path / "free/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert _inherited_licenses(replace(config, text_init=str(tmp_path / "free"))) == [None, "cc-by-nc-4.0"]
     # class names belong to the checkpoint, not to the tower
     assert not getattr(student.config.vision_config, "label_names", None)
 

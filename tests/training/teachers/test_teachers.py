@@ -283,7 +283,7 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
     ("metadata", "expected"),
     [
         ("---\nlicense: mit\n---\n", "mit"),
-        ("---\nlicense: other\nlicense_name: tongyi\n---\n", "tongyi"),
+        ("---\nlicense: other\nlicense_name: tongyi\n---\n", "other: tongyi"),
         ("---\nlicense: other\n---\n", "other"),
         ("---\ntags: [clip]\n---\n", "creativeml-openrail-m"),
         ("# no metadata\n", "creativeml-openrail-m"),

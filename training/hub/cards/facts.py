@@ -153,7 +153,7 @@ class ModelFacts:
         others = [name for name in self.licenses if name != OWN_LICENSE]
         if not others:
             return OWN_LICENSE
-        return others[0] if len(others) == 1 and others[0] != UNKNOWN else OTHER_LICENSE
+        return others[0] if len(others) == 1 and not others[0].startswith((UNKNOWN, OTHER_LICENSE)) else OTHER_LICENSE
 
     @property
     def terms(self) -> str:
@@ -161,7 +161,7 @@ class ModelFacts:
         text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from `{self.origin}`."
         if not self.origin:
             text = "The weights were trained without a teacher."
-        known = [name for name in self.licenses if name != UNKNOWN]
+        known = [name.removeprefix("other: ") for name in self.licenses if name != UNKNOWN]
         if known == [OWN_LICENSE] and len(self.licenses) == 1:
             return f"{text} They are licensed under the Apache License 2.0."
         if known:

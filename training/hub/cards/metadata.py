@@ -12,7 +12,6 @@ TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-MAX_DECIMALS = 4
 EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
 TITLES = {"en": "English", "zh": "中文"}
 
@@ -95,7 +94,7 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             dataset_config=config,
             metric_type="accuracy" if row.metric in ACCURACY else "recall" if "@" in row.metric else row.metric,
             metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
-            metric_value=round(row.value, MAX_DECIMALS),
+            metric_value=round(row.value, 4),
         )
         for row, config in zip(rows, configs, strict=True)
     ]
