@@ -68,7 +68,8 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
         kept = [scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
         _replace(kept, output_dir / files.format.name)
     results = _merge_results(files, earlier, output_dir)
-    known |= {name := files.format.name, *(f"{name}/{path.name}" for path in (output_dir / name).glob("*"))}
+    own = files.format.name
+    known |= {own, *(f"{own}/{path.name}" for path in (output_dir / own).glob("*"))}
     _remove_stale(output_dir, known - {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():

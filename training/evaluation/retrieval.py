@@ -26,7 +26,7 @@ from training.utils.results import Row, markdown_table
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
 MAX_SIMILARITIES = 2**24  # in memory at a time: 64 MiB in float32
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
+HUB_ID = re.compile(r"(?!.*\.parquet$)[\w.-]+/[\w.-]+(@\S+)?")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def open_retrieval_set(
     """
     check_split(location, split or "train", "split")
     split, image = split or "test", image_column or "image"
-    is_file = expanded(location).exists() or location.endswith(".parquet")
-    if not is_file and HUB_ID.fullmatch(location):
+    if not expanded(location).exists() and HUB_ID.fullmatch(location):
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location

@@ -71,7 +71,8 @@ def embed(options: EmbedOptions) -> Results | None:
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         sizes = [len(shards), *([num_rows] if roots is None else [])]  # of a function, all that is known
         columns = _columns(options, sizes, embedder)
-        _ = options.format == "parquet" or embedder.runtime.file("text")  # which searches need
+        if options.format == "index":
+            embedder.runtime.file("text")  # a model without it cannot search the index
         for path in {*paths} - {paths[number] for number in missing}:
             if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
                 raise ValueError(

@@ -70,7 +70,7 @@ class Study:
         path = self.folder / RESULTS_FILE
         if path.exists():
             earlier = Results.read(path)
-            before = {"files_digest": settings["files_digest"]} | earlier.meta.get("settings", {})
+            before = earlier.meta.get("settings", {})
             changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if changed:
                 key = changed[0]

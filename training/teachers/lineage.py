@@ -18,6 +18,7 @@ from training.utils.files import read_mapping
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licences of several models
+OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 
 
 def find_commit(name: str, revision: str | None = None) -> str | None:
@@ -105,7 +106,7 @@ def read_license(name: str, commit: str | None) -> str | None:
     with suppress(OSError):  # no card, or offline and not in the cache
         license = card_license(find("README.md"))
     with suppress(OSError):
-        if license in (None, "other") and (config := find("config.json")).is_file():
+        if license in (None, OTHER_LICENSE) and (config := find("config.json")).is_file():
             fields = read_mapping(config, "teacher")
             origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]
             license = join_licenses(origins) or license
@@ -119,8 +120,8 @@ def card_license(card: Path) -> str | None:
     except (ValueError, yaml.YAMLError):  # damaged by hand
         return None
     license = metadata.get("license")
-    # for a licence without an identifier, the Hub has "other" and a field with the name
-    license = f"other: {metadata['license_name']}" if license == "other" and "license_name" in metadata else license
+    if license == OTHER_LICENSE and "license_name" in metadata:
+        license = f"{OTHER_LICENSE}: {metadata['license_name']}"
     return license if isinstance(license, str) else None
 
 

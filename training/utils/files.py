@@ -67,8 +67,8 @@ def relative_path(name: str) -> str:
         unchanged.
     """
     path, here = Path(name.removeprefix("file://")), Path.cwd()
-    if not path.is_absolute() or path.is_relative_to(here):
-        return portable(name) if path.is_absolute() else name
+    if not path.is_absolute():
+        return name
     if len(Path(os.path.commonpath([path, here])).parts) > 1:
         return os.path.relpath(path, here)
     if path.is_relative_to(home := Path.home()) and len(home.parts) > 1:

@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
-from training.teachers.lineage import UNKNOWN, card_license, split_licenses
+from training.teachers.lineage import OTHER_LICENSE, UNKNOWN, card_license, split_licenses
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import portable, read_mapping
 from training.utils.results import Results
@@ -20,7 +20,6 @@ WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
 EARLIER_RECIPES = "recipe_*.yaml"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 OWN_LICENSE = "apache-2.0"
-OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 # full texts of licences that restrict use and must be passed on to every recipient
 OPENRAIL_TEXTS = {
     "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
@@ -161,7 +160,7 @@ class ModelFacts:
         text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from `{self.origin}`."
         if not self.origin:
             text = "The weights were trained without a teacher."
-        known = [name.removeprefix("other: ") for name in self.licenses if name != UNKNOWN]
+        known = [name.removeprefix(f"{OTHER_LICENSE}: ") for name in self.licenses if name != UNKNOWN]
         if known == [OWN_LICENSE] and len(self.licenses) == 1:
             return f"{text} They are licensed under the Apache License 2.0."
         if known:
