@@ -9,7 +9,13 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 MODEL = Path("model_cards/dcclip-tiny-photo")
 # what the runtime opens; README.md has the license of the weights
-MODEL_FILES = ("README.md", "config.json", "preprocessor_config.json", "tokenizer.json", "onnx/*.onnx")
+MODEL_FILES = (
+    "README.md",
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "onnx/*.onnx",
+)
 
 
 class BuildWithModel(build_py):
@@ -17,7 +23,11 @@ class BuildWithModel(build_py):
 
     def model_files(self) -> list[Path]:
         """Paths of the files, from the root."""
-        return [path.relative_to(ROOT) for name in MODEL_FILES for path in sorted((ROOT / MODEL).glob(name))]
+        return [
+            path.relative_to(ROOT)
+            for name in MODEL_FILES
+            for path in sorted((ROOT / MODEL).glob(name))
+        ]
 
     def get_source_files(self) -> list[str]:
         """Files of the sdist."""
@@ -43,5 +53,7 @@ if (
     extras |= config["checkout.extras_require"]
 setup(
     cmdclass={"build_py": BuildWithModel},
-    extras_require={name: [line for line in lines.splitlines() if line] for name, lines in extras.items()},
+    extras_require={
+        name: [line for line in lines.splitlines() if line] for name, lines in extras.items()
+    },
 )

@@ -49,7 +49,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForZeroShotImageClassification,
+        AutoProcessor,
+    )
 
     from . import configuration_dcclip, modeling_dcclip, processing_dcclip
 

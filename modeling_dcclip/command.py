@@ -50,13 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_index(commands)
     _add_search(commands)
-    serve = _add_command(commands, "serve", _on_index("run_serve"), "Search an index on a local web page.", "index")
+    serve = _add_command(
+        commands, "serve", _on_index("run_serve"), "Search an index on a local web page.", "index"
+    )
     serve.add_argument(
         "--host",
         default="127.0.0.1",
         help="Address to listen on. Everyone who reaches it sees the photographs of the index. Default: 127.0.0.1.",
     )
-    serve.add_argument("--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000.")
+    serve.add_argument(
+        "--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000."
+    )
     serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
     text = "Serve embeddings and labels to other programs at /api instead of the page; no index is needed."
     serve.add_argument("--api", action="store_true", help=text)
@@ -77,15 +81,28 @@ def build_parser() -> argparse.ArgumentParser:
     label = _add_command(commands, "label", run_label, "Rank labels for an image.", "label")
     label.add_argument("image", metavar="IMAGE", type=_path, help="Image file.")
     label.add_argument(
-        "labels", metavar="LABEL", nargs="+", help="Labels in Chinese or English. Scores sum to 1, even if none fits."
+        "labels",
+        metavar="LABEL",
+        nargs="+",
+        help="Labels in Chinese or English. Scores sum to 1, even if none fits.",
     )
-    label.add_argument("--template", default="{}", help="Text around each label, with {} for the label. Default: {}.")
-    label.add_argument("--json", action="store_true", help="Print a JSON list of labels and scores.")
+    label.add_argument(
+        "--template",
+        default="{}",
+        help="Text around each label, with {} for the label. Default: {}.",
+    )
+    label.add_argument(
+        "--json", action="store_true", help="Print a JSON list of labels and scores."
+    )
     return parser
 
 
 def _add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str, model: str | None
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    summary: str,
+    model: str | None,
 ) -> argparse.ArgumentParser:
     """Add a subcommand with the options for its index and its model: of the `index`, for a `label`, or None."""
     command = commands.add_parser(name, help=summary, description=summary)
@@ -94,7 +111,9 @@ def _add_command(
         default = "the variable DCCLIP_MODEL, else the bundled model of photographs"
         if model == "index":
             default = (
-                f"the model of the index; for a new index {default}" if name == "index" else "the model of the index"
+                f"the model of the index; for a new index {default}"
+                if name == "index"
+                else "the model of the index"
             )
             command.add_argument(
                 "--model_id",
@@ -105,7 +124,9 @@ def _add_command(
         command.add_argument("--model", metavar="FOLDER", type=_path, help=text)
     if model != "label":
         text = "Folder of the index. Default: the variable DCCLIP_INDEX, else ~/.local/share/dcclip/index."
-        command.add_argument("--index", metavar="DIR", type=_path, default=default_index(), help=text)
+        command.add_argument(
+            "--index", metavar="DIR", type=_path, default=default_index(), help=text
+        )
     return command
 
 
@@ -148,7 +169,9 @@ def _add_index(commands: Any):
     index.add_argument("--watch", action="store_true", help=text)
     text = "Remove an indexed folder from the index instead. No photograph is touched."
     index.add_argument("--forget", metavar="FOLDER", type=_path, help=text)
-    index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
+    index.add_argument(
+        "--json", action="store_true", help="Print a JSON object with all counts and failures."
+    )
 
 
 def _add_search(commands: Any):
@@ -165,7 +188,9 @@ def _add_search(commands: Any):
     search.add_argument("--all", action="store_true", help=text)
     text = "Maximum number of results. Default: 20."
     search.add_argument("--top", metavar="N", type=int, default=20, help=text)
-    search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
+    search.add_argument(
+        "--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD."
+    )
     search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")
     text = "Part of the path, or a pattern of the whole path with * and ?, such as */2021/*."
     search.add_argument("--path", metavar="PATTERN", help=text)
@@ -196,16 +221,24 @@ def run_label(options: argparse.Namespace) -> None:
 
     labels = list(dict.fromkeys(label.strip() for label in options.labels))
     if not all(labels):
-        raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
+        raise ValueError(
+            "label: one is empty. Name what the image may show, in Chinese or English."
+        )
     for label in filter(os.path.isfile, labels):
         print_note(f"{label!r} is a file, and read as a label: label takes one image.")
     runtime = open_model(options.model or default_model(), threads=None)
-    scores = runtime.zero_shot(read_example(options.image, runtime.preprocess.edge), labels, options.template)
+    scores = runtime.zero_shot(
+        read_example(options.image, runtime.preprocess.edge), labels, options.template
+    )
     if len(labels) == 1:
-        print_note("a single label always has the score 1. To compare several, separate them with spaces.")
+        print_note(
+            "a single label always has the score 1. To compare several, separate them with spaces."
+        )
     for label in labels:
         if unknown := runtime.unknown_parts(label):
-            print_note(f"{label!r} contains {', '.join(unknown)}, which is not in the model's vocabulary")
+            print_note(
+                f"{label!r} contains {', '.join(unknown)}, which is not in the model's vocabulary"
+            )
     if options.json:
         print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:
@@ -254,7 +287,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):  # dcclip ~/Photos
         if not Path(arguments[0]).is_dir():
-            parser.error(f"{arguments[0]!r} is neither a folder nor a command ({', '.join(COMMANDS)})")
+            parser.error(
+                f"{arguments[0]!r} is neither a folder nor a command ({', '.join(COMMANDS)})"
+            )
         options, rest = parser.parse_known_args(["index", *arguments])
         runs = [(options, rest)]  # it watches until it is stopped, or else
         if not options.watch:
@@ -277,7 +312,9 @@ def _run(options: argparse.Namespace):
         options.run(options)
         sys.stdout.flush()  # here, because a closed pipe is not a user error
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what Python flushes at its end
         raise SystemExit(BROKEN_PIPE) from None
     except ModuleNotFoundError as error:
         package = RUNTIME_PACKAGES.get((error.name or "").partition(".")[0])
@@ -287,7 +324,9 @@ def _run(options: argparse.Namespace):
     except (ValueError, OSError) as error:
         _exit(str(error))
     except KeyboardInterrupt:
-        message = "stopped. The same command goes on where it stopped." if options.resumes else "stopped."
+        message = (
+            "stopped. The same command goes on where it stopped." if options.resumes else "stopped."
+        )
         print(f"\n{PROGRAM}: {translate(message)}", file=sys.stderr)
         raise SystemExit(130) from None
 

@@ -102,7 +102,11 @@ class DCCLIPConfig(PreTrainedConfig):
         if self.fit is not None and len(self.fit) != 6:
             raise ValueError(f"fit must have 6 numbers, got {len(self.fit)}.")
         check_prefixes(self.prefixes, self.projection_dim)
-        if self.vision_pooling == "cls" and self.vision_layout is not None and self.vision_prefix_tokens == 0:
+        if (
+            self.vision_pooling == "cls"
+            and self.vision_layout is not None
+            and self.vision_prefix_tokens == 0
+        ):
             raise ValueError(
                 "vision_pooling='cls' needs a tower with a CLS token, but this tower has none. Use "
                 "vision_pooling='mean'."
@@ -120,7 +124,9 @@ def check_prefixes(prefixes: Sequence[int], projection_dim: int):
         ValueError: They do not ascend, one is repeated, or one is less than 1 or more than `projection_dim`.
     """
     if list(prefixes) != sorted(set(prefixes)):
-        raise ValueError(f"prefixes: must ascend without repetition, got {list(prefixes)}. Sort them.")
+        raise ValueError(
+            f"prefixes: must ascend without repetition, got {list(prefixes)}. Sort them."
+        )
     if prefixes and not 1 <= prefixes[0] <= prefixes[-1] <= projection_dim:
         raise ValueError(
             f"prefixes: must be in 1..{projection_dim} (the width of the embedding), got {list(prefixes)}. Remove the "
@@ -128,7 +134,9 @@ def check_prefixes(prefixes: Sequence[int], projection_dim: int):
         )
 
 
-def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: str) -> PreTrainedConfig:
+def _tower_config(
+    config: PreTrainedConfig | dict | None, default: str, field: str
+) -> PreTrainedConfig:
     if config is None:
         return AutoConfig.for_model(default)
     if isinstance(config, PreTrainedConfig):
@@ -157,7 +165,9 @@ def _check_loads_nothing(arguments: Any, field: str):
 def _check_architecture(name: Any, field: str):
     """Refuse a name that makes timm read a file or ask the Hub, such as `hf-hub:NAME`."""
     if isinstance(name, str) and ":" in name:
-        raise ValueError(f"{field}.architecture: {name!r} is not a name of timm's. See timm.list_models().")
+        raise ValueError(
+            f"{field}.architecture: {name!r} is not a name of timm's. See timm.list_models()."
+        )
 
 
 __all__ = ["DCCLIPConfig"]

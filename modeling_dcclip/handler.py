@@ -64,10 +64,16 @@ class EndpointHandler:
         from transformers import AutoModel, AutoProcessor
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
+        self.model = (
+            AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
+        )
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
-        self.size = max(value for value in dict(self.processor.image_processor.size).values() if value)
-        self.lock = threading.Lock()  # one large image at a time; a forward pass uses all cores anyway
+        self.size = max(
+            value for value in dict(self.processor.image_processor.size).values() if value
+        )
+        self.lock = (
+            threading.Lock()
+        )  # one large image at a time; a forward pass uses all cores anyway
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
         """Answer one request: rank labels for an image, or embed images and texts.
@@ -111,7 +117,9 @@ class EndpointHandler:
             {name: value[start : start + TEXTS_AT_ONCE] for name, value in inputs.items()}
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
-        return np.concatenate([_normalized(self.model.get_text_features(**part).pooler_output) for part in parts])
+        return np.concatenate(
+            [_normalized(self.model.get_text_features(**part).pooler_output) for part in parts]
+        )
 
 
 def _normalized(features: Any) -> np.ndarray:
@@ -132,7 +140,9 @@ def answer(
     The functions return L2-normalised embeddings, (N, D). `size` is the short side of the resized image, in pixels.
     """
     if not isinstance(data, dict):
-        raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
+        raise BadRequest(
+            f"The request is of type {type(data).__name__}; send a JSON object with `inputs`."
+        )
     if (task := data.get("task", TASKS[0])) not in TASKS:
         raise BadRequest(f"task is {reprlib.repr(task):.80}; send one of {', '.join(TASKS)}.")
     if task == "embed":
@@ -146,20 +156,30 @@ def answer(
     logits = logit_scale * (encode_texts(texts) @ encode_images([image])[0])
     scores = np.exp(logits - logits.max())
     scores = (scores / scores.sum()).tolist()
-    predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+    predictions = [
+        {"score": score, "label": label} for score, label in zip(scores, labels, strict=True)
+    ]
     return sorted(predictions, key=lambda prediction: -prediction["score"])
 
 
-def parse_inputs(data: dict[str, Any], size: int | None = None) -> tuple[list[str], Iterator[Image.Image]]:
+def parse_inputs(
+    data: dict[str, Any], size: int | None = None
+) -> tuple[list[str], Iterator[Image.Image]]:
     """Texts and images of a request for embeddings. Each image is decoded when the iterator reaches it."""
     inputs = data.get("inputs")
     if not isinstance(inputs, dict) or not inputs or inputs.keys() - MAX_INPUTS.keys():
-        raise BadRequest("inputs: to embed, send an object with the lists `texts`, `images` or both.")
+        raise BadRequest(
+            "inputs: to embed, send an object with the lists `texts`, `images` or both."
+        )
     for field, value in inputs.items():
         if not isinstance(value, list) or not value:
-            raise BadRequest(f"{field} is {reprlib.repr(value):.80}; send a list of 1 to {MAX_INPUTS[field]}.")
+            raise BadRequest(
+                f"{field} is {reprlib.repr(value):.80}; send a list of 1 to {MAX_INPUTS[field]}."
+            )
         if len(value) > MAX_INPUTS[field]:
-            raise BadRequest(f"{field} has {len(value)} items; send at most {MAX_INPUTS[field]}.", 413)
+            raise BadRequest(
+                f"{field} has {len(value)} items; send at most {MAX_INPUTS[field]}.", 413
+            )
     texts = inputs.get("texts", [])
     for text in texts:
         if not isinstance(text, str) or not text.strip():
@@ -176,7 +196,9 @@ def _decode_images(values: list[Any], size: int | None) -> Iterator[Image.Image]
             raise BadRequest(f"images[{number}]: {error}", error.status_code) from error
 
 
-def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.Image, list[str], str]:
+def parse_request(
+    data: dict[str, Any], size: int | None = None
+) -> tuple[Image.Image, list[str], str]:
     """Image, labels and template of a request in the format of [`EndpointHandler.__call__`].
 
     Args:
@@ -194,17 +216,27 @@ def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.
     if isinstance(inputs, dict):
         sources.append(inputs)
         inputs = inputs.get("image", inputs.get("inputs"))
-    labels = next((each["candidate_labels"] for each in sources if each.get("candidate_labels") is not None), None)
-    template = next((each["hypothesis_template"] for each in sources if each.get("hypothesis_template")), None)
+    labels = next(
+        (each["candidate_labels"] for each in sources if each.get("candidate_labels") is not None),
+        None,
+    )
+    template = next(
+        (each["hypothesis_template"] for each in sources if each.get("hypothesis_template")), None
+    )
     return _decode_image(inputs, size), _parse_labels(labels), _check_template(template)
 
 
 def _decode_image(value: Any, size: int | None) -> Image.Image:
     if isinstance(value, str):
         if len(value) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
-            raise BadRequest(f"inputs has {len(value):,} characters; send at most {MAX_BYTES:,} bytes as base64.", 413)
+            raise BadRequest(
+                f"inputs has {len(value):,} characters; send at most {MAX_BYTES:,} bytes as base64.",
+                413,
+            )
         if value.startswith(("http://", "https://")):
-            raise BadRequest("inputs is a URL; this endpoint does not download images. Send the image as base64.")
+            raise BadRequest(
+                "inputs is a URL; this endpoint does not download images. Send the image as base64."
+            )
         try:
             value = base64.b64decode(_base64_characters(value), validate=True)
         except (binascii.Error, ValueError) as error:
@@ -217,7 +249,9 @@ def _decode_image(value: Any, size: int | None) -> Image.Image:
         kind = "missing" if value is None else f"of type {type(value).__name__}"
         raise BadRequest(f"inputs is {kind}; send an image as base64.")
     if value.width * value.height > MAX_PIXELS:
-        raise BadRequest(f"inputs has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413)
+        raise BadRequest(
+            f"inputs has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413
+        )
     return _reduced(to_rgb(value), size)
 
 
@@ -234,7 +268,9 @@ def _open_file(content: bytes, size: int | None) -> Image.Image:
         raise BadRequest(f"inputs has {error}; send fewer pixels.", 413) from error
     except ImageError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
-            raise BadRequest("inputs cannot be decoded as an image. Send a PNG, JPEG or WebP image.") from error
+            raise BadRequest(
+                "inputs cannot be decoded as an image. Send a PNG, JPEG or WebP image."
+            ) from error
         raise BadRequest(f"inputs is a damaged image ({error}).") from error
 
 
@@ -248,18 +284,25 @@ def _reduced(image: Image.Image, size: int | None) -> Image.Image:
 def _parse_labels(value: Any) -> list[str]:
     if isinstance(value, str):
         if len(value) > MAX_LABELS * MAX_CHARACTERS:
-            raise BadRequest(f"candidate_labels has {len(value):,} characters; send at most {MAX_LABELS} labels.", 413)
+            raise BadRequest(
+                f"candidate_labels has {len(value):,} characters; send at most {MAX_LABELS} labels.",
+                413,
+            )
         value = LABEL_SEPARATOR.split(value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
         kind = "missing" if value is None else f"{reprlib.repr(value):.80}"
-        raise BadRequest(f"candidate_labels is {kind}; send a list of strings, or one string with commas.")
+        raise BadRequest(
+            f"candidate_labels is {kind}; send a list of strings, or one string with commas."
+        )
     if len(value) > MAX_LABELS:
         raise BadRequest(f"candidate_labels has {len(value)} labels; send 1 to {MAX_LABELS}.")
     for label in value:
         _check_text("candidate_labels", label)
     labels = list(dict.fromkeys(label.strip() for label in value if label.strip()))
     if not 1 <= len(labels) <= MAX_LABELS:
-        raise BadRequest(f"candidate_labels has {len(labels)} non-empty labels; send 1 to {MAX_LABELS}.")
+        raise BadRequest(
+            f"candidate_labels has {len(labels)} non-empty labels; send 1 to {MAX_LABELS}."
+        )
     return labels
 
 
@@ -271,7 +314,9 @@ def _check_template(value: Any) -> str:
         )
     _check_text("hypothesis_template", value)
     if value.count("{}") > MAX_PLACES:
-        raise BadRequest(f"hypothesis_template has {value.count('{}')} places {{}}; send at most {MAX_PLACES}.")
+        raise BadRequest(
+            f"hypothesis_template has {value.count('{}')} places {{}}; send at most {MAX_PLACES}."
+        )
     return value
 
 
@@ -279,9 +324,12 @@ def _check_text(field: str, text: str):
     """Refuse texts that take long to tokenize, and lone surrogates, which are not valid Unicode."""
     if len(text) > MAX_CHARACTERS:
         raise BadRequest(
-            f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.", 413
+            f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.",
+            413,
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(f"{field}: {text[:40]!r} is not valid Unicode ({error.reason}). Send UTF-8 text.") from error
+        raise BadRequest(
+            f"{field}: {text[:40]!r} is not valid Unicode ({error.reason}). Send UTF-8 text."
+        ) from error

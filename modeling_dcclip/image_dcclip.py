@@ -15,13 +15,36 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)
+MAX_ASPECT_RATIO = (
+    32  # longer images are cropped to it before they are resized, to save time and memory
+)
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 # in the file of a JPEG that is not progressive: libjpeg decodes it at 1/8 of its size with little memory
 MAX_JPEG_PIXELS = 500_000_000
 JPEG_START = b"\xff\xd8\xff"
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # in the first box of a HEIC file
+HEIF_BRANDS = (
+    b"heic",
+    b"heix",
+    b"heim",
+    b"heis",
+    b"hevc",
+    b"mif1",
+    b"msf1",
+)  # in the first box of a HEIC file
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 # what makes an image of each orientation upright, as in Pillow's exif_transpose
 TURNS = {
@@ -35,7 +58,9 @@ TURNS = {
 }
 FROM_BELOW = (3, 4, 6, 7)  # orientations whose last row becomes the first row or column
 SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows become columns
-BAND_PIXELS = 2**20  # that are converted at once; a second copy of a large image would take as much memory again
+BAND_PIXELS = (
+    2**20
+)  # that are converted at once; a second copy of a large image would take as much memory again
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -69,7 +94,9 @@ def open_image(
         OSError: The file does not exist or cannot be read.
     """
     if isinstance(source, (str, Path)):
-        if os.path.exists(source) and not os.path.isfile(source):  # reading a pipe or a device may never end
+        if os.path.exists(source) and not os.path.isfile(
+            source
+        ):  # reading a pipe or a device may never end
             raise ImageError("it is not a file")
         source = Path(source).read_bytes()
     try:
@@ -164,7 +191,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         orientation = 1
     is_plain = image.mode == "RGB" and "transparency" not in image.info
     if is_plain and orientation not in TURNS:
-        return image if type(image) is Image.Image else image.convert("RGB")  # the copy lets go of the file's content
+        return (
+            image if type(image) is Image.Image else image.convert("RGB")
+        )  # the copy lets go of the file's content
     scale = _scale(image) if _is_wide(image) else None
     width, height = image.size
     canvas = Image.new("RGB", (height, width) if orientation in SIDEWAYS else (width, height))
@@ -226,7 +255,10 @@ def _band_to_rgb(band: Image.Image, scale: float | None) -> Image.Image:
         return band.convert("RGB")
     if band.mode != "RGBA":  # convert would copy an RGBA image
         band = band.convert("RGBA")
-    if band.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step
+    if band.getchannel("A").getextrema() == (
+        255,
+        255,
+    ):  # opaque; compositing would be the slowest step
         return band.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
 

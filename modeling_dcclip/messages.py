@@ -25,7 +25,9 @@ def user_language() -> str:
     chosen = next(filter(None, names), locale.getlocale()[0] or "C")
     if chosen.partition(".")[0] not in ("C", "POSIX"):
         chosen = os.environ.get("LANGUAGE") or chosen
-    return "zh" if chosen.lower().startswith(("zh", "chinese")) else "en"  # Windows: Chinese (Simplified)_China
+    return (
+        "zh" if chosen.lower().startswith(("zh", "chinese")) else "en"
+    )  # Windows: Chinese (Simplified)_China
 
 
 def translate(message: str, language: str | None = None) -> str:
@@ -49,7 +51,10 @@ def translate(message: str, language: str | None = None) -> str:
 def _table() -> list[tuple[list[str], str]]:
     """The parts of each English message around its values, and the Chinese; the most specific first."""
     table = json.loads((Path(__file__).parent / "zh.json").read_text(encoding="utf-8"))
-    return [(key.split("{}"), table[key]) for key in sorted(table, key=lambda key: -len(key.replace("{}", "")))]
+    return [
+        (key.split("{}"), table[key])
+        for key in sorted(table, key=lambda key: -len(key.replace("{}", "")))
+    ]
 
 
 class TranslatedParser(argparse.ArgumentParser):
@@ -66,7 +71,9 @@ class TranslatedParser(argparse.ArgumentParser):
 
 class _TranslatedHelp(argparse.RawDescriptionHelpFormatter):
     def add_usage(self, usage, actions, groups, prefix=None):
-        super().add_usage(usage, actions, groups, translate("usage: ") if prefix is None else prefix)
+        super().add_usage(
+            usage, actions, groups, translate("usage: ") if prefix is None else prefix
+        )
 
     def start_section(self, heading):
         super().start_section(translate(heading or ""))

@@ -54,7 +54,9 @@ class DCCLIPProcessor(ProcessorMixin):
             return [self.prepare_images(image) for image in images]
         if isinstance(images, Image.Image):
             image = to_rgb(images)
-        elif isinstance(images, (str, Path)) and os.path.isfile(images):  # transformers would drop transparency
+        elif isinstance(images, (str, Path)) and os.path.isfile(
+            images
+        ):  # transformers would drop transparency
             image = _open(images)
         else:
             return images
@@ -71,7 +73,9 @@ def _open(path: str | Path) -> Image.Image:
     try:
         return open_image(path)
     except ImageError as error:
-        raise ValueError(f"images: {str(path)!r} does not decode ({error}). Pass another file.") from error
+        raise ValueError(
+            f"images: {str(path)!r} does not decode ({error}). Pass another file."
+        ) from error
 
 
 __all__ = ["DCCLIPProcessor"]

@@ -45,10 +45,15 @@ class Visit:
         self.errors: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda entry: self.errors.append(entry.text) if entry.type == "error" else None)
+        self.page.on(
+            "console",
+            lambda entry: self.errors.append(entry.text) if entry.type == "error" else None,
+        )
         self.address = address
         self.page.goto(address)
 
     def foreign(self) -> list[str]:
         """What was asked of another host."""
-        return [url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))]
+        return [
+            url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))
+        ]

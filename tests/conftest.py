@@ -107,7 +107,9 @@ def teacher_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def altclip_folder(other_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def altclip_folder(
+    other_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A teacher of the paper's family, whose tokens are others than the student's. Tests must not write into it."""
     return save_teacher("altclip", tmp_path_factory.mktemp("altclip"), other_tokenizer)
 
@@ -185,11 +187,18 @@ def browser() -> Iterator:
 @pytest.fixture(scope="session")
 def labelled(corpus: Path) -> list[str]:
     """Options that name a labelled set."""
-    return ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
+    return [
+        "--data",
+        str(corpus / "unseen_style.parquet"),
+        "--class_names",
+        str(corpus / "class_names.json"),
+    ]
 
 
 @pytest.fixture(scope="session")
-def exported(processor: DCCLIPProcessor, labelled: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    processor: DCCLIPProcessor, labelled: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A student's folder with its exported towers in all formats. Tests must not write into it."""
     from training import export
     from training.edge import gate_data, verdict
@@ -216,4 +225,6 @@ def traced(exported: Path, monkeypatch: pytest.MonkeyPatch):
     """The graphs of `exported` are copied instead of traced again, which takes the longest."""
     from training.edge import graphs
 
-    monkeypatch.setattr(graphs, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
+    monkeypatch.setattr(
+        graphs, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path)
+    )

@@ -30,8 +30,19 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).parents[1]
 FAULTS = Path(__file__).parent / "faults"
 LIBRARIES = (
-    *("accelerate", "datasets", "hypothesis.strategies", "jsonargparse", "onnxruntime", "timm", "torchvision.io"),
-    *(f"transformers.models.{name}.modeling_{name}" for name in ("altclip", "chinese_clip", "metaclip_2", "siglip")),
+    *(
+        "accelerate",
+        "datasets",
+        "hypothesis.strategies",
+        "jsonargparse",
+        "onnxruntime",
+        "timm",
+        "torchvision.io",
+    ),
+    *(
+        f"transformers.models.{name}.modeling_{name}"
+        for name in ("altclip", "chinese_clip", "metaclip_2", "siglip")
+    ),
     *("transformers.models.auto.processing_auto", "transformers.models.clip.image_processing_clip"),
 )
 MIN_SHARE = 0.9
@@ -62,12 +73,18 @@ class Fault:
 def read_faults() -> list[Fault]:
     """All faults, by area."""
     paths = sorted(FAULTS.glob("*.yaml"))
-    return [Fault(path.stem, **entry) for path in paths for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    return [
+        Fault(path.stem, **entry)
+        for path in paths
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))
+    ]
 
 
 def copy_tracked(folder: Path):
     """Copy the tracked files to an empty folder."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, names.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +95,9 @@ def run_tests(tests: str, folder: Path) -> str:
     """Run tests in a copy of the project: whether they pass (`missed`), fail (`caught`), or do not end."""
     log = folder.with_name(f"{folder.name}.log")
     if not (process := os.fork()):
-        _run_pytest(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *tests.split()], folder, log)
+        _run_pytest(
+            ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", *tests.split()], folder, log
+        )
     deadline = time.monotonic() + TIMEOUT_S
     while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
@@ -87,7 +106,9 @@ def run_tests(tests: str, folder: Path) -> str:
             return TIMED_OUT
         time.sleep(0.05)
     if (code := os.waitstatus_to_exitcode(ended[1])) > 2:
-        raise RuntimeError(f"pytest {tests} exited with {code}:\n{log.read_text(encoding='utf-8')[-3000:]}")
+        raise RuntimeError(
+            f"pytest {tests} exited with {code}:\n{log.read_text(encoding='utf-8')[-3000:]}"
+        )
     return CAUGHT if code else MISSED
 
 
@@ -110,9 +131,13 @@ def _run_pytest(arguments: list[str], folder: Path, log: Path):
 
 def main(argv: list[str] | None = None) -> int:
     """Try the faults, and print those that are missed and a table of the areas."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--areas", nargs="+", help="areas to try (default: all)")
-    parser.add_argument("--matching", default="", help="text in the description of the faults to try")
+    parser.add_argument(
+        "--matching", default="", help="text in the description of the faults to try"
+    )
     options = parser.parse_args(argv)
     faults = [each for each in read_faults() if not options.areas or each.area in options.areas]
     faults = [each for each in faults if options.matching in each.fault]
@@ -126,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(scratch, "project")
         folder.mkdir()
         copy_tracked(folder)
-        for tests in tqdm(dict.fromkeys(each.tests for each in faults), desc="without a fault", unit="run"):
+        for tests in tqdm(
+            dict.fromkeys(each.tests for each in faults), desc="without a fault", unit="run"
+        ):
             if (outcome := run_tests(tests, folder)) != MISSED:
                 raise SystemExit(
                     f"mutants: {tests} {'fails' if outcome == CAUGHT else 'does not end'} without a fault."

@@ -44,7 +44,8 @@ def structure(text: str) -> list[str]:
     """Headings by level, code blocks by content, images, tables and list items, in order."""
     found: list[str] = []
     pattern = (
-        r"^```(?P<code>.*?)^```|^(?P<heading>#+) |^(?P<item>- )|!\[.*?\]\((?P<image>.*?)\)|<!-- table: (?P<table>\S+)"
+        r"^```(?P<code>.*?)^```|^(?P<heading>#+) |^(?P<item>- )"
+        r"|!\[.*?\]\((?P<image>.*?)\)|<!-- table: (?P<table>\S+)"
     )
     for match in re.finditer(pattern, text, re.S | re.M):
         kind = match.lastgroup or ""
@@ -68,5 +69,7 @@ def test_local_links_and_named_files_exist(path):
     scripts = re.findall(r"(?<![\w/])training/[\w/]+\.(?:py|yaml)\b", text)
     modules = [name.replace(".", "/") for name in re.findall(r"python -m (training[\w.]*)", text)]
     missing += [name for name in scripts if not (ROOT / name).exists()]
-    found = [(ROOT / f"{name}.py").exists() or (ROOT / name / "__main__.py").exists() for name in modules]
+    found = [
+        (ROOT / f"{name}.py").exists() or (ROOT / name / "__main__.py").exists() for name in modules
+    ]
     assert not missing and all(found), modules

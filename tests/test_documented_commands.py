@@ -30,7 +30,9 @@ def code_of(path: Path) -> str:
     if path.suffix == ".md":
         blocks = re.findall(r"^```(?:console|bash)\n(.*?)^```", text, re.S | re.M)
         cells = re.findall(r"^\|.*\|$", text, re.M)
-        return "\n".join([*blocks, *(code for cell in cells for code in re.findall(r"`([^`]+)`", cell))])
+        return "\n".join(
+            [*blocks, *(code for cell in cells for code in re.findall(r"`([^`]+)`", cell))]
+        )
     if path.suffix == ".yaml":
         return "\n".join(line[1:] for line in text.splitlines() if line.startswith("#   "))
     examples = re.match(r'r?"""[^"]*?\nExamples:\n((?:  .*\n)+)', text)
@@ -59,7 +61,11 @@ def module_and_arguments(words: list[str]) -> tuple[str, list[str]]:
     return name, [places.get(word, word) for word in words[position + 1 :]]
 
 
-FILES = [*list_readmes(), *sorted((ROOT / "training").rglob("*.yaml")), *sorted((ROOT / "training").rglob("*.py"))]
+FILES = [
+    *list_readmes(),
+    *sorted((ROOT / "training").rglob("*.yaml")),
+    *sorted((ROOT / "training").rglob("*.py")),
+]
 CASES = [(path, words) for path in FILES for words in commands_of(path)]
 
 
@@ -84,7 +90,9 @@ def parse_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("path", "words"), CASES, ids=[f"{path.relative_to(ROOT)}-{' '.join(words)[:60]}" for path, words in CASES]
+    ("path", "words"),
+    CASES,
+    ids=[f"{path.relative_to(ROOT)}-{' '.join(words)[:60]}" for path, words in CASES],
 )
 def test_a_documented_command_is_taken(path, words, parse_only, capsys):
     name, arguments = module_and_arguments(words)

@@ -19,7 +19,15 @@ def wheel(tmp_path_factory) -> Path:
     """Built as a release is: from a copy of the tracked files, by way of the sdist."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     copy_tracked(source)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        str(output),
+        str(source),
+    ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not built.returncode, built.stdout + built.stderr
     return next(output.glob("*.whl"))
@@ -29,15 +37,28 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("METADATA"))).decode())
-        entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+        metadata = Parser().parsestr(
+            archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+        )
+        entry_points = archive.read(
+            next(n for n in names if n.endswith("entry_points.txt"))
+        ).decode()
     expected = ("search/page/page.js", "search/openapi.json", "integrations/open_clip.py")
     assert {f"modeling_dcclip/{each}" for each in expected} <= {*names}
-    assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {"modeling_dcclip"}
+    assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {
+        "modeling_dcclip"
+    }
     assert {*metadata.get_all("Provides-Extra")} == {"runtime", "video", "watch", "torch"}
-    assert not [line for line in metadata.get_all("Requires-Dist") if "torch" in line and "extra" not in line]
+    assert not [
+        line
+        for line in metadata.get_all("Requires-Dist")
+        if "torch" in line and "extra" not in line
+    ]
     assert "dcclip = modeling_dcclip.command:main" in entry_points
-    assert metadata["License"] == "Apache-2.0 AND CC-BY-NC-4.0" and "modeling_dcclip/model/README.md" in names
+    assert (
+        metadata["License"] == "Apache-2.0 AND CC-BY-NC-4.0"
+        and "modeling_dcclip/model/README.md" in names
+    )
     assert wheel.stat().st_size < 20e6
 
 

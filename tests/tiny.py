@@ -20,34 +20,74 @@ IMAGE_SIZE = 64
 PROJECTION_DIM = 16
 MAX_TEXT_LENGTH = 32
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-NO_DROPOUT: dict[str, Any] = SMALL | {"model_type": "xlm-roberta", "max_position_embeddings": 40, "type_vocab_size": 1}
+NO_DROPOUT: dict[str, Any] = SMALL | {
+    "model_type": "xlm-roberta",
+    "max_position_embeddings": 40,
+    "type_vocab_size": 1,
+}
 NO_DROPOUT |= dict.fromkeys(DROPOUT, 0.0)
 XLM_ROBERTA: dict[str, Any] = NO_DROPOUT | dict.fromkeys(DROPOUT, 0.1)
 BERT: dict[str, Any] = XLM_ROBERTA | {"model_type": "bert"}
-WHOLE_MOBILENET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050"}
-MOBILENET: dict[str, Any] = WHOLE_MOBILENET | {"model_args": {"features_only": True, "out_indices": [4]}}
+WHOLE_MOBILENET: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "mobilenetv4_conv_small_050",
+}
+MOBILENET: dict[str, Any] = WHOLE_MOBILENET | {
+    "model_args": {"features_only": True, "out_indices": [4]}
+}
 # few layers, where tracing or conversion is slow
-SMALL_MOBILENET: dict[str, Any] = MOBILENET | {"model_args": {"features_only": True, "out_indices": [3]}}
+SMALL_MOBILENET: dict[str, Any] = MOBILENET | {
+    "model_args": {"features_only": True, "out_indices": [3]}
+}
 SMALL_XLM_ROBERTA: dict[str, Any] = XLM_ROBERTA | {"num_hidden_layers": 1}
-WHOLE_EFFICIENTNET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0"}
+WHOLE_EFFICIENTNET: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "tf_efficientnet_lite0",
+}
 GETTER = {"features_only": True, "feature_cls": "getter", "out_indices": [3]}
 CUT_EFFICIENTNET: dict[str, Any] = WHOLE_EFFICIENTNET | {"model_args": GETTER}
 VIT: dict[str, Any] = SMALL | {"model_type": "vit", "image_size": IMAGE_SIZE, "patch_size": 16}
-RESNET: dict[str, Any] = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32]}
+RESNET: dict[str, Any] = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 24, 32],
+}
 RESNET |= {"depths": [1] * 4, "layer_type": "basic"}
-SWIN = {"img_size": IMAGE_SIZE, "window_size": 2, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4}
-TIMM_SWIN: dict[str, Any] = WHOLE_MOBILENET | {"architecture": "swin_tiny_patch4_window7_224", "model_args": SWIN}
+SWIN = {
+    "img_size": IMAGE_SIZE,
+    "window_size": 2,
+    "embed_dim": 8,
+    "depths": [1] * 4,
+    "num_heads": [1] * 4,
+}
+TIMM_SWIN: dict[str, Any] = WHOLE_MOBILENET | {
+    "architecture": "swin_tiny_patch4_window7_224",
+    "model_args": SWIN,
+}
 
 
-def make_config(vision: dict = VIT, text: dict = XLM_ROBERTA, vocabulary: int = 600, **fields: Any) -> DCCLIPConfig:
+def make_config(
+    vision: dict = VIT, text: dict = XLM_ROBERTA, vocabulary: int = 600, **fields: Any
+) -> DCCLIPConfig:
     special = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    fields = {"image_size": IMAGE_SIZE, "projection_dim": PROJECTION_DIM, "max_text_length": MAX_TEXT_LENGTH} | fields
+    fields = {
+        "image_size": IMAGE_SIZE,
+        "projection_dim": PROJECTION_DIM,
+        "max_text_length": MAX_TEXT_LENGTH,
+    } | fields
     return DCCLIPConfig(vision_config=dict(vision), text_config=special | text, **fields)
 
 
-def make_model(vision: dict = VIT, text: dict = XLM_ROBERTA, seed: int = 0, **fields: Any) -> DCCLIPModel:
+def make_model(
+    vision: dict = VIT, text: dict = XLM_ROBERTA, seed: int = 0, **fields: Any
+) -> DCCLIPModel:
     torch.manual_seed(seed)
     return settle_statistics(DCCLIPModel(make_config(vision, text, **fields)))
 
@@ -57,7 +97,11 @@ def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
     """Set the BatchNorm statistics from a batch, as after training. With the initial statistics, a deep random tower
     returns the same for every image, and a test would not notice that the statistics were lost.
     """
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     if norms:
         size = (model.config.image_size, model.config.image_size)
         patches = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -72,7 +116,9 @@ def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
 
 
 def make_image_processor(size: int = IMAGE_SIZE) -> CLIPImageProcessor:
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    )
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -83,7 +129,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def student_config(**fields: Any) -> StudentConfig:
-    defaults: dict[str, Any] = {"vision_config": RESNET, "text_config": XLM_ROBERTA, "max_text_length": 32}
+    defaults: dict[str, Any] = {
+        "vision_config": RESNET,
+        "text_config": XLM_ROBERTA,
+        "max_text_length": 32,
+    }
     return StudentConfig(**(defaults | fields))
 
 
@@ -96,7 +146,9 @@ def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[s
 
 def load_tiny_rows() -> Dataset:
     """A data source that recipes name as `tests.tiny:load_tiny_rows`."""
-    return Dataset.from_dict({"image": ["a.png", "b.png"], "en": ["red apple", "frog"], "zh": ["红苹果", "青蛙"]})
+    return Dataset.from_dict(
+        {"image": ["a.png", "b.png"], "en": ["red apple", "frog"], "zh": ["红苹果", "青蛙"]}
+    )
 
 
 def list_tiny_rows() -> list[dict[str, Any]]:
@@ -109,7 +161,11 @@ def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    options = {"special_tokens": ["<s>", "<pad>", "</s>", "<unk>"], "unk_token": "<unk>", "show_progress": False}
+    options = {
+        "special_tokens": ["<s>", "<pad>", "</s>", "<unk>"],
+        "unk_token": "<unk>",
+        "show_progress": False,
+    }
     trainer = trainers.UnigramTrainer(vocab_size=vocabulary_size, **options)
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
@@ -118,5 +174,7 @@ def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer
 
 def save_student(folder: Path, model: DCCLIPModel, processor: DCCLIPProcessor):
     """Write a student as training leaves it."""
-    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    recipe = DistillRecipe(
+        **recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config())
+    )
     save_model(folder, model, processor, recipe)

@@ -40,7 +40,9 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     )
 
 
-def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
+def open_student(
+    recipe: AlignRecipe, teacher: "Teacher | None"
+) -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
     """Load the student of stage 1, or build the recipe's `new_student` if it names none.
 
     Args:
@@ -55,19 +57,29 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
-        student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
+        student.config.languages = list(
+            dict.fromkeys([*student.config.languages, *recipe.data.languages])
+        )
     else:
-        student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
+        student, processor = build_student(
+            recipe.new_student, recipe.data.languages, teacher, recipe.seed
+        )
     student.config.fit = None  # it was calibrated for other weights
     if teacher is not None and student.config.teacher != teacher.name:
-        earlier = [student.config.teacher_license] if student.config.teacher or student.config.teacher_license else []
+        earlier = (
+            [student.config.teacher_license]
+            if student.config.teacher or student.config.teacher_license
+            else []
+        )
         student.config.teacher_license = join_licenses([*earlier, teacher.license])
         if recipe.anchor_weight and not recipe.starts_from_teacher:
             student.config.teacher, student.config.teacher_weights = teacher.name, teacher.revision
     return student, processor
 
 
-def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
+def make_task(
+    recipe: AlignRecipe, models: "Models", accelerator: "Accelerator"
+) -> tuple["Task", "Pairs"]:
     """Make the alignment task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
@@ -82,7 +94,11 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, "
             "without `truncate_dim` in its config, or none."
         )
-    if recipe.loss == "infonce" and recipe.contrastive_weight and recipe.batch_size * accelerator.num_processes == 1:
+    if (
+        recipe.loss == "infonce"
+        and recipe.contrastive_weight
+        and recipe.batch_size * accelerator.num_processes == 1
+    ):
         raise ValueError(
             "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
             "learned. Set at least 2."
@@ -103,7 +119,9 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         rehearsal=open_rehearsal(recipe, models, inputs.targets, accelerator),
         classifier=classifier,
     )
-    num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
+    num_parts = accelerator.num_processes * math.ceil(
+        recipe.batch_size / (recipe.chunk_size or recipe.batch_size)
+    )
     if task.follows_batches and num_parts > 1:
         get_logger(__name__).warning(
             "freeze_batch_norm is false, so BatchNorm takes its statistics from each of the %d parts of a batch: "
@@ -116,7 +134,9 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
     recipe = run_script(AlignRecipe, run, argv, "python training/align.py", __doc__)
-    print_ending({recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"})
+    print_ending(
+        {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}
+    )
 
 
 if __name__ == "__main__":

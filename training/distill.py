@@ -39,7 +39,9 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
     )
 
 
-def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
+def make_task(
+    recipe: DistillRecipe, models: "Models", accelerator: "Accelerator"
+) -> tuple["Task", "Pairs"]:
     """Make the distillation task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
@@ -51,9 +53,14 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     student, processor, teacher = models.student, models.processor, models.teacher
     assert teacher is not None  # `DistillRecipe` requires one
     tokens, has_text = None, "text" in recipe.towers
-    if has_text or recipe.logits_weight:  # else captions are not needed, and comparing large vocabularies takes long
+    if (
+        has_text or recipe.logits_weight
+    ):  # else captions are not needed, and comparing large vocabularies takes long
         tokens = caption_tokens(
-            processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
+            processor.tokenizer,
+            student.config.max_text_length,
+            teacher,
+            folder=recipe.student.tokenizer,
         )
     losses = distill_losses(recipe)
     maps = any(loss.needs_map for loss in losses)
@@ -64,21 +71,31 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
             "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."
         )
     if maps and "vision" in recipe.towers and not teacher.vision_width:
-        raise ValueError(f"map_weight: the image tower of {teacher.name!r} gives no feature map. Set map_weight to 0.")
+        raise ValueError(
+            f"map_weight: the image tower of {teacher.name!r} gives no feature map. Set map_weight to 0."
+        )
     grid = student.config.vision_grid if maps else None
-    spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
-    inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)
+    spec = TargetSpec(
+        towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps
+    )
+    inputs = open_inputs(
+        recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers
+    )
     assert inputs.targets is not None  # because there is a teacher
     bank = None
     if weight := next((loss.weight for loss in losses if loss.needs_bank), None):
-        captions = [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
+        captions = (
+            [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
+        )
         if len(captions) < 2:
             raise ValueError(
                 f"{weight}: its loss compares with the captions of the data, but the data are a stream or have fewer "
                 f"than two captions. Set {weight} to 0, or add captions."
             )
         bank = encode_bank(teacher.with_towers(("text",)).to(accelerator.device), captions)
-    map_widths = {"vision": teacher.vision_width} | ({"text": teacher.text_width} if token_maps else {})
+    map_widths = {"vision": teacher.vision_width} | (
+        {"text": teacher.text_width} if token_maps else {}
+    )
     task = DistillTask(
         student,
         inputs.augment,
@@ -95,7 +112,9 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
     recipe = run_script(DistillRecipe, run, argv, "python training/distill.py", __doc__)
-    print_ending({recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"})
+    print_ending(
+        {recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,11 @@ def main(argv: list[str] | None = None):
         if results is None:
             return
     for row in results.rows:
-        print(f"{row.metric}: {row.value:,.1f}" if row.metric == "images_per_s" else f"{row.metric}: {row.value:,}")
+        print(
+            f"{row.metric}: {row.value:,.1f}"
+            if row.metric == "images_per_s"
+            else f"{row.metric}: {row.value:,}"
+        )
     written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
     if options.format == "index":
         written[f"{options.output_dir}/index"] = "index of the collection"

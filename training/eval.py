@@ -47,7 +47,9 @@ def _run(options: EvalOptions) -> "Results | None":
     state = find_processes()
     with ExitStack() as claimed:
         if state.is_main_process:
-            claim = claim_folder(options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite)
+            claim = claim_folder(
+                options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite
+            )
             claimed.enter_context(claim)
         runner = Runner(plan, state, options.trust_remote_code, options.widths)
         outcome = runner.run(options.model, options.text_model)

@@ -16,10 +16,16 @@ from training.utils.process import keep_freed_memory
 def main(argv: list[str] | None = None):
     """Parse the options, export, and print a line for each file."""
     options = parse_options(
-        ExportOptions, argv, prog="python training/export.py", description=__doc__, positional=("folder",)
+        ExportOptions,
+        argv,
+        prog="python training/export.py",
+        description=__doc__,
+        positional=("folder",),
     )
     keep_freed_memory()  # for the accuracy checks
-    with user_errors("export", extra=FORMATS[options.format].extra if options.format in FORMATS else "edge"):
+    with user_errors(
+        "export", extra=FORMATS[options.format].extra if options.format in FORMATS else "edge"
+    ):
         # after parsing, so that --help answers without PyTorch and without the extra
         from training.edge.export import UNCHECKED, export
 
@@ -30,7 +36,11 @@ def main(argv: list[str] | None = None):
         print(f"\n{UNCHECKED}")
     kept = {verdict.tower for verdict in verdicts if verdict.kept}
     refused = {verdict.tower for verdict in verdicts} - kept
-    print_ending({options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"})
+    print_ending(
+        {
+            options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"
+        }
+    )
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
         sys.exit(1)

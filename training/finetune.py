@@ -47,14 +47,18 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.students import load_student
     from training.utils.process import find_processes
 
-    _ = [photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)]  # a missing package is reported before training
+    _ = [
+        photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)
+    ]  # a missing package is reported before training
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
             license = base_license(options.model, start)
-            print(f"Licence of the finished model, inherited from {options.model}: {license or 'not stated there'}.")
+            print(
+                f"Licence of the finished model, inherited from {options.model}: {license or 'not stated there'}."
+            )
             _prepare(options, start, processor, state.num_processes)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
@@ -68,18 +72,32 @@ def run(options: FinetuneOptions) -> "Outcome | None":
                 f"a point between the starting model and the end of training. Output: {output_dir}",
                 flush=True,
             )
-        run_stage(recipe, command="finetune", title="fine-tune", open_student=open_student, make_task=make_task)
+        run_stage(
+            recipe,
+            command="finetune",
+            title="fine-tune",
+            open_student=open_student,
+            make_task=make_task,
+        )
         if not state.is_main_process:
             return None
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings))
 
 
-def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
+def _prepare(
+    options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int
+):
     """Write both splits of the data. They replace an earlier run's only if this run can use them."""
     from training.data.batch import CaptionTokenizer
     from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
-    from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits
+    from training.finetuning.prepare import (
+        DATA_FOLDER,
+        SKIPPED_FILE,
+        prepare,
+        prepare_general,
+        same_splits,
+    )
     from training.utils.files import recover_folder, replace_folder, scratch_folder
 
     output_dir = Path(options.output_dir)
@@ -95,7 +113,9 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
         if (found := prepare_general(options, scratch, embed)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start, num_processes)
-        (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused
+        (output_dir / SKIPPED_FILE).unlink(
+            missing_ok=True
+        )  # the list of an earlier run that was refused
         if not options.resume or (checkpoint := last_checkpoint_of(options)) is None:
             replace_folder(scratch, folder)
         elif not same_splits(scratch, folder):
@@ -134,16 +154,30 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
             "--overwrite to replace it."
         )
     if options.resume and not continues:
-        print(f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning.")
-    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
+        print(
+            f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning."
+        )
+    names = [
+        *MODEL_FILES,
+        RESULTS_FILE,
+        TABLE_FILE,
+        PLOT_FILE,
+        DATA_FOLDER,
+        TUNED_FOLDER,
+        SKIPPED_FILE,
+    ]
     inputs = {"model": options.model, "data": options.data}
     if options.general_data is not None:
         inputs["general_data"] = options.general_data
-    with claim_folder(options.output_dir, names, command="finetune", inputs=inputs, overwrite=replaces):
+    with claim_folder(
+        options.output_dir, names, command="finetune", inputs=inputs, overwrite=replaces
+    ):
         yield
 
 
-def open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+def open_student(
+    recipe: "AlignRecipe", teacher: "Teacher | None"
+) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config.
 
     Args:
@@ -159,7 +193,9 @@ def open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCC
     config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
     config.fit = None  # it was calibrated for other weights
     if not recipe.anchor_weight:
-        config.teacher = config.teacher_weights = None  # its embeddings can no longer be compared with the teacher's
+        config.teacher = config.teacher_weights = (
+            None  # its embeddings can no longer be compared with the teacher's
+        )
     return student, processor
 
 
@@ -172,7 +208,9 @@ def base_license(name: str, student: "DCCLIPModel") -> str | None:
 
 def main(argv: list[str] | None = None):
     """Parse the options, fine-tune, print the table."""
-    options = parse_options(FinetuneOptions, argv, prog="python training/finetune.py", description=__doc__ or "")
+    options = parse_options(
+        FinetuneOptions, argv, prog="python training/finetune.py", description=__doc__ or ""
+    )
     with user_errors("finetune", extra="finetune"):
         hide_library_bars()
         outcome = run(options)

@@ -56,8 +56,12 @@ def run(options: PublishOptions) -> "Published | None":
     from training.hub import Target, changed_code, check_folder, list_files, upload, write_card
 
     folder, tag = Path(options.folder), options.tag
-    target = Target(repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag)
-    list_files(folder)  # first, since an incomplete folder is found at once and loading takes seconds
+    target = Target(
+        repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag
+    )
+    list_files(
+        folder
+    )  # first, since an incomplete folder is found at once and loading takes seconds
     if (changed := changed_code(folder)) and not options.allow_changed_code:
         raise ValueError(
             f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "
@@ -67,7 +71,9 @@ def run(options: PublishOptions) -> "Published | None":
     if not options.dry_run:
         write_card(folder, repo_id=target.repo_id, revision=tag or options.revision)
     sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
-    print(f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}")
+    print(
+        f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}"
+    )
     for path, size in sizes.items():
         print(f"{size:>14,}  {path}")
     where = f"{options.repo_id} ({options.revision}{f', tag {tag}' if tag else ''})"
@@ -87,7 +93,11 @@ def run(options: PublishOptions) -> "Published | None":
 def main(argv: list[str] | None = None):
     """Parse the options and publish."""
     options = parse_options(
-        PublishOptions, argv, prog="python training/publish.py", description=__doc__, positional=("folder",)
+        PublishOptions,
+        argv,
+        prog="python training/publish.py",
+        description=__doc__,
+        positional=("folder",),
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with user_errors("publish", extra="train"):

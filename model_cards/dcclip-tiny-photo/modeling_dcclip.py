@@ -50,7 +50,9 @@ class DCCLIPOutput(ModelOutput):
 
     def to_tuple(self) -> tuple:
         """Convert to a tuple of the fields that are not None, with nested outputs as tuples."""
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+        return tuple(
+            value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values()
+        )
 
 
 class DCCLIPPreTrainedModel(PreTrainedModel):
@@ -100,7 +102,9 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
                 tower.activation_checkpointing_disable()
 
     def _towers(self) -> list[PreTrainedModel]:
-        return [getattr(self, name) for name in ("vision_model", "text_model") if hasattr(self, name)]
+        return [
+            getattr(self, name) for name in ("vision_model", "text_model") if hasattr(self, name)
+        ]
 
 
 class _VisionTower(DCCLIPPreTrainedModel):
@@ -115,7 +119,9 @@ class _VisionTower(DCCLIPPreTrainedModel):
             _drop_unused_pooler(self.vision_model)
         if config.vision_width is None:
             _detect_vision_map(self.vision_model, config)
-        self.visual_projection = nn.Linear(cast(int, config.vision_pooled_width), config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(
+            cast(int, config.vision_pooled_width), config.projection_dim, bias=False
+        )
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
@@ -159,7 +165,11 @@ class _TextTower(DCCLIPPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **kwargs
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts.
 
@@ -185,7 +195,9 @@ class _TextTower(DCCLIPPreTrainedModel):
             )
         if attention_mask is None:
             pad = cast(Any, self.config.text_config).pad_token_id
-            attention_mask = torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
+            attention_mask = (
+                torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
+            )
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -256,7 +268,11 @@ class DCCLIPTextModelWithProjection(_TextTower):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **kwargs
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts with `get_text_features`."""
         return self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
@@ -305,15 +321,22 @@ class DCCLIPModel(_VisionTower, _TextTower):
             kwargs: Arguments of both towers, such as `output_hidden_states`.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        text_outputs = self.get_text_features(
+            input_ids, attention_mask, position_ids, return_dict=True, **kwargs
+        )
         image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
-        logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T.to(text_embeds.device)
+        logits_per_text = (
+            self.logit_scale.exp() * text_embeds @ image_embeds.T.to(text_embeds.device)
+        )
         logits_per_image = logits_per_text.T
         loss = None
         if return_loss:
             target = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            losses = [nn.functional.cross_entropy(logits, target) for logits in (logits_per_image, logits_per_text)]
+            losses = [
+                nn.functional.cross_entropy(logits, target)
+                for logits in (logits_per_image, logits_per_text)
+            ]
             loss = (losses[0] + losses[1]) / 2
         return DCCLIPOutput(
             loss=loss,
@@ -329,7 +352,9 @@ class DCCLIPModel(_VisionTower, _TextTower):
         """Save weights, config and the model code, so that the folder loads with `trust_remote_code=True`."""
         auto_map = getattr(self.config, "auto_map", None) or {}
         # required by the zero-shot pipeline; `super().save_pretrained` adds the entries of AutoConfig and AutoModel
-        self.config.auto_map = auto_map | {"AutoModelForZeroShotImageClassification": "modeling_dcclip.DCCLIPModel"}
+        self.config.auto_map = auto_map | {
+            "AutoModelForZeroShotImageClassification": "modeling_dcclip.DCCLIPModel"
+        }
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -342,7 +367,9 @@ def _drop_unused_pooler(tower: PreTrainedModel):
 
 def _last_hidden(outputs: ModelOutput) -> Tensor:
     hidden = outputs["last_hidden_state"]
-    return hidden[-1] if isinstance(hidden, (list, tuple)) else hidden  # timm's features_only: a map per stage
+    return (
+        hidden[-1] if isinstance(hidden, (list, tuple)) else hidden
+    )  # timm's features_only: a map per stage
 
 
 def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Tensor]:
@@ -351,7 +378,9 @@ def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Ten
         return None, hidden
     if config.vision_layout == "nhwc":
         return None, hidden.permute(0, 3, 1, 2)
-    prefix, patches = hidden.split([config.vision_prefix_tokens, hidden.shape[1] - config.vision_prefix_tokens], dim=1)
+    prefix, patches = hidden.split(
+        [config.vision_prefix_tokens, hidden.shape[1] - config.vision_prefix_tokens], dim=1
+    )
     height, width = config.vision_grid or (0, 0)
     if patches.shape[1] != height * width:  # another input size: the grid keeps its aspect ratio
         scale = math.sqrt(patches.shape[1] / (height * width))
@@ -369,7 +398,9 @@ def _detect_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
     training = tower.training
     tower.eval()
     outputs = tower(
-        pixel_values=torch.zeros(1, 3, config.image_size, config.image_size, device=tower.device, dtype=tower.dtype)
+        pixel_values=torch.zeros(
+            1, 3, config.image_size, config.image_size, device=tower.device, dtype=tower.dtype
+        )
     )
     tower.train(training)
     hidden = _last_hidden(outputs)
@@ -396,11 +427,18 @@ def _detect_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
     if config.vision_pooling == "tower":
         pooled = getattr(outputs, "pooler_output", None)
         if pooled is None:
-            raise ValueError(f"vision_pooling='tower', but {name!r} has no pooled output. Use vision_pooling='mean'.")
+            raise ValueError(
+                f"vision_pooling='tower', but {name!r} has no pooled output. Use vision_pooling='mean'."
+            )
         config.vision_pooled_width = pooled.flatten(1).shape[1]
     else:
         config.vision_pooled_width = config.vision_width
     config.validate_architecture()
 
 
-__all__ = ["DCCLIPModel", "DCCLIPPreTrainedModel", "DCCLIPTextModelWithProjection", "DCCLIPVisionModelWithProjection"]
+__all__ = [
+    "DCCLIPModel",
+    "DCCLIPPreTrainedModel",
+    "DCCLIPTextModelWithProjection",
+    "DCCLIPVisionModelWithProjection",
+]

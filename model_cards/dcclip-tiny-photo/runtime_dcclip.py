@@ -29,7 +29,10 @@ ImageInput = str | Path | bytes | Image.Image
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
-UNKNOWN_TOKENS = ("<unk>", "[UNK]")  # of SentencePiece and of BERT; tokenizers of bytes know everything
+UNKNOWN_TOKENS = (
+    "<unk>",
+    "[UNK]",
+)  # of SentencePiece and of BERT; tokenizers of bytes know everything
 BATCH_SIZE = 32
 MAX_SIZE = 2**16  # of what a config may state, such as the width of embeddings
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -51,10 +54,17 @@ class Runtime:
             `truncate_dim` does not fit the model.
     """
 
-    def __init__(self, folder: str | Path | None = None, threads: int | None = None, truncate_dim: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        threads: int | None = None,
+        truncate_dim: int | None = None,
+    ):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.config: dict = self._read("config.json")
-        self.dimension = self._size("truncate_dim" if self.config.get("truncate_dim") else "projection_dim")
+        self.dimension = self._size(
+            "truncate_dim" if self.config.get("truncate_dim") else "projection_dim"
+        )
         if truncate_dim is not None:
             self.dimension = self.truncated(truncate_dim).dimension
         self.max_text_length = self._size("max_text_length")
@@ -67,9 +77,15 @@ class Runtime:
                 f"a wrong type ({error}). Copy or export the model again."
             ) from error
         fit = self.config.get("fit")
-        is_fit = isinstance(fit, list) and len(fit) == 6 and all(type(each) in (int, float) for each in fit)
+        is_fit = (
+            isinstance(fit, list)
+            and len(fit) == 6
+            and all(type(each) in (int, float) for each in fit)
+        )
         if fit is not None and not (is_fit and np.isfinite(fit).all()):
-            raise ValueError(f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 6 numbers or null.")
+            raise ValueError(
+                f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 6 numbers or null."
+            )
         self.fit: list[float] | None = fit
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
@@ -85,7 +101,9 @@ class Runtime:
             ValueError: The model has fewer dimensions.
         """
         if not 1 <= truncate_dim <= self.dimension:
-            raise ValueError(f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim}.")
+            raise ValueError(
+                f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim}."
+            )
         runtime = copy.copy(self)  # which shares the loaded towers
         runtime.dimension = truncate_dim
         return runtime
@@ -105,7 +123,9 @@ class Runtime:
             ValueError: `images` is a single image or holds something else, or a file does not decode.
         """
         if isinstance(images, (str, Path, bytes, Image.Image)):
-            raise ValueError("images: got a single image; pass a list of paths, contents of files or Pillow images.")
+            raise ValueError(
+                "images: got a single image; pass a list of paths, contents of files or Pillow images."
+            )
         session = self._session("vision")
         batches = [
             self._run(session, pixel_values=_joined([self.preprocess(image) for image in batch]))
@@ -132,7 +152,10 @@ class Runtime:
         ids = [self._tokenize(text, truncate) for text in texts]
         # batches of texts of similar length need less padding
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        batches = [self._encode_ids(session, [ids[number] for number in batch]) for batch in _batches(order)]
+        batches = [
+            self._encode_ids(session, [ids[number] for number in batch])
+            for batch in _batches(order)
+        ]
         embeddings = self._stack(batches)
         embeddings[order] = embeddings.copy()
         return embeddings
@@ -159,14 +182,20 @@ class Runtime:
         if not labels:
             raise ValueError("labels: got none. Pass at least one label.")
         if "{}" not in template:
-            raise ValueError(f"template: {template!r} has no {{}}. Write {{}} where the label goes.")
+            raise ValueError(
+                f"template: {template!r} has no {{}}. Write {{}} where the label goes."
+            )
         texts = self.encode_texts([template.replace("{}", label) for label in labels], truncate)
         logits = self.logit_scale * (texts @ self.encode_images([image])[0])
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
-        return [(labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")]
+        return [
+            (labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")
+        ]
 
-    def search(self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10) -> list[tuple[int, float]]:
+    def search(
+        self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10
+    ) -> list[tuple[int, float]]:
         """Find the rows of an index that are most similar to a query.
 
         Args:
@@ -225,7 +254,11 @@ class Runtime:
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
         unknown = {self._tokenizer.token_to_id(name) for name in UNKNOWN_TOKENS}
-        spans = [span for number, span in zip(encoding.ids, encoding.offsets, strict=True) if number in unknown]
+        spans = [
+            span
+            for number, span in zip(encoding.ids, encoding.offsets, strict=True)
+            if number in unknown
+        ]
         return list(dict.fromkeys(text[start:end] for start, end in spans))
 
     def file(self, tower: str) -> Path:
@@ -262,13 +295,16 @@ class Runtime:
         failures = []
         for path in self._files(tower):
             try:
-                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                session = onnxruntime.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"]
+                )
             except Exception as error:  # ONNX Runtime's exceptions share no other base class
                 failures.append(f"{path.name}: {str(error).strip().splitlines()[0]}")
                 continue
             if failures:
                 warnings.warn(
-                    f"using {path.name}, because other files failed to load: {'; '.join(failures)}", stacklevel=3
+                    f"using {path.name}, because other files failed to load: {'; '.join(failures)}",
+                    stacklevel=3,
                 )
             self._sessions[tower] = session
             return session
@@ -280,13 +316,17 @@ class Runtime:
     def _read(self, name: str) -> dict:
         path = self.folder / name
         if not path.exists():
-            raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder.")
+            raise ValueError(
+                f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder."
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError(f"it holds a {type(content).__name__}, not an object")
         except (ValueError, OSError, RecursionError) as error:
-            raise ValueError(f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again.") from error
+            raise ValueError(
+                f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
+            ) from error
         return content
 
     def _size(self, name: str) -> int:
@@ -329,7 +369,9 @@ class Runtime:
     def _tokenize(self, text: str, truncate: bool) -> list[int]:
         encoding = self._tokenizer.encode(_valid(text))
         ids, special = encoding.ids, encoding.special_tokens_mask
-        if truncate and len(ids) > self.max_text_length:  # in threads, the tokenizer's own truncation is one setting
+        if (
+            truncate and len(ids) > self.max_text_length
+        ):  # in threads, the tokenizer's own truncation is one setting
             end = special[::-1].index(0)  # closing special tokens
             return ids[: self.max_text_length - end] + ids[len(ids) - end :]
         if len(ids) > self.max_text_length:
@@ -345,13 +387,17 @@ class Runtime:
             return np.zeros((0, self.dimension), np.float32)
         embeddings = np.concatenate(batches)
         if not np.isfinite(embeddings).all():
-            raise ValueError(f"model: {str(self.folder)!r} gives embeddings that are not finite. Export it again.")
+            raise ValueError(
+                f"model: {str(self.folder)!r} gives embeddings that are not finite. Export it again."
+            )
         if embeddings.shape[1] == self.dimension:
             return embeddings
         leading = embeddings[:, : self.dimension]
         return leading / np.linalg.norm(leading, axis=1, keepdims=True)
 
-    def _encode_ids(self, session: onnxruntime.InferenceSession, ids: list[list[int]]) -> np.ndarray:
+    def _encode_ids(
+        self, session: onnxruntime.InferenceSession, ids: list[list[int]]
+    ) -> np.ndarray:
         input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)
         attention_mask = np.zeros_like(input_ids)
         for row, tokens in enumerate(ids):
@@ -374,7 +420,11 @@ class ImagePreprocessor:
     """
 
     def __init__(self, config: dict):
-        unknown = [name for name, value in config.items() if name.startswith("do_") and value and name not in STEPS]
+        unknown = [
+            name
+            for name, value in config.items()
+            if name.startswith("do_") and value and name not in STEPS
+        ]
         if unknown:
             raise ValueError(
                 f"preprocessor_config.json: {', '.join(unknown)} is not supported by this runtime, which supports "
@@ -383,7 +433,9 @@ class ImagePreprocessor:
         self.size = config["size"] if config.get("do_resize") else None
         self.crop = config["crop_size"] if config.get("do_center_crop") else None
         self.resample = config.get("resample", Image.Resampling.BILINEAR)
-        is_known = self.resample in RESAMPLING and {"shortest_edge", "height"} & set(self.size or {})
+        is_known = self.resample in RESAMPLING and {"shortest_edge", "height"} & set(
+            self.size or {}
+        )
         if self.size is not None and not is_known:
             raise ValueError(
                 f"preprocessor_config.json: size {self.size} with resample {self.resample} is not supported by this "
@@ -391,8 +443,14 @@ class ImagePreprocessor:
             )
         factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale") else 1.0
         has_statistics = config.get("do_normalize")
-        mean, std = (config["image_mean"], config["image_std"]) if has_statistics else ([0, 0, 0], [1, 1, 1])
-        self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
+        mean, std = (
+            (config["image_mean"], config["image_std"])
+            if has_statistics
+            else ([0, 0, 0], [1, 1, 1])
+        )
+        self.mean, self.std = (
+            np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std)
+        )
 
     @property
     def edge(self) -> int | None:
@@ -407,7 +465,9 @@ class ImagePreprocessor:
         """
         opened = open_rgb(image, self.edge)
         if self.size is None or "height" not in self.size:
-            opened = crop_to_aspect(opened)  # a center crop keeps less; a model that squashes images takes them whole
+            opened = crop_to_aspect(
+                opened
+            )  # a center crop keeps less; a model that squashes images takes them whole
         width, height = self._new_size(*opened.size)
         if (width, height) != opened.size:
             opened = opened.resize((width, height), self.resample)
@@ -420,7 +480,9 @@ class ImagePreprocessor:
                 )
             top, left = (height - rows) // 2, (width - columns) // 2
             opened = opened.crop((left, top, left + columns, top + rows))
-        pixels = np.ascontiguousarray(np.asarray(opened, np.float32).transpose(2, 0, 1))  # (3, height, width)
+        pixels = np.ascontiguousarray(
+            np.asarray(opened, np.float32).transpose(2, 0, 1)
+        )  # (3, height, width)
         pixels -= self.mean
         pixels /= self.std
         return pixels
@@ -431,7 +493,11 @@ class ImagePreprocessor:
         if "height" in self.size:
             return self.size["width"], self.size["height"]
         edge = self.size["shortest_edge"]
-        return (int(edge * width / height), edge) if height <= width else (edge, int(edge * height / width))
+        return (
+            (int(edge * width / height), edge)
+            if height <= width
+            else (edge, int(edge * height / width))
+        )
 
 
 def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
@@ -471,7 +537,9 @@ def _valid(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text.") from error
+        raise ValueError(
+            f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text."
+        ) from error
     return text
 
 

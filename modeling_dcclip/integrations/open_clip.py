@@ -35,7 +35,9 @@ HEAD_SCALE = 2.0**-6
 TOLERANCE = 1e-5
 
 
-def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: str | None = None) -> Path:
+def convert(
+    folder: str | Path, output_dir: str | Path | None = None, repo_id: str | None = None
+) -> Path:
     """Write a model as an open_clip model: config, weights, tokenizer, and the config of the text tower.
 
     The image tower becomes a timm model, and the text tower a transformers model. Both are compared with the model
@@ -54,9 +56,13 @@ def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: s
         ValueError: open_clip cannot represent the image tower, the text tower or the image preprocessing.
     """
     folder = Path(folder)
-    output_dir = Path(output_dir or folder / ("open_clip_hub" if repo_id else "open_clip")).resolve()
+    output_dir = Path(
+        output_dir or folder / ("open_clip_hub" if repo_id else "open_clip")
+    ).resolve()
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-    preprocess = preprocess_config(_read(folder / "preprocessor_config.json"), model.config.image_size)
+    preprocess = preprocess_config(
+        _read(folder / "preprocessor_config.json"), model.config.image_size
+    )
     with tempfile.TemporaryDirectory() as scratch:
         model.config.text_config.save_pretrained(scratch)
         config, network = _fitting_network(model, scratch)
@@ -67,8 +73,13 @@ def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: s
     for name in ("auto_map", "processor_class"):  # of the model folder's code
         tokenizer_config.pop(name, None)
     _write(output_dir / "tokenizer_config.json", tokenizer_config)
-    config["text_cfg"] |= dict.fromkeys(("hf_model_name", "hf_tokenizer_name"), repo_id or str(output_dir))
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, output_dir / WEIGHTS_FILE)
+    config["text_cfg"] |= dict.fromkeys(
+        ("hf_model_name", "hf_tokenizer_name"), repo_id or str(output_dir)
+    )
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        output_dir / WEIGHTS_FILE,
+    )
     _write(output_dir / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocess})
     return output_dir
 
@@ -98,7 +109,11 @@ def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[
     square = {"height": image_size, "width": image_size}
     if size == square:
         mode = "squash"
-    elif size.get("shortest_edge") == image_size and image_processor.get("do_center_crop") and crop == square:
+    elif (
+        size.get("shortest_edge") == image_size
+        and image_processor.get("do_center_crop")
+        and crop == square
+    ):
         mode = "shortest"
     else:
         raise ValueError(
@@ -141,7 +156,9 @@ def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
             f"{config.vision_pooling!r} pooling."
         )
     if text.model_type not in arch_dict:
-        raise ValueError(f"text_config: open_clip loads {', '.join(arch_dict)}. Got {text.model_type!r}.")
+        raise ValueError(
+            f"text_config: open_clip loads {', '.join(arch_dict)}. Got {text.model_type!r}."
+        )
     for projection in ("linear", ""):
         yield {
             "embed_dim": config.embedding_dim,
@@ -173,12 +190,17 @@ def _fill(network: CustomTextCLIP, model: nn.Module) -> list[str]:
             weight = weight[: cast(Any, model.config).embedding_dim]
         if name.startswith("vision_model.timm_model."):
             # timm's getter of feature maps holds the backbone as `model`
-            filled["visual.trunk." + name.removeprefix("vision_model.timm_model.").removeprefix("model.")] = weight
+            filled[
+                "visual.trunk."
+                + name.removeprefix("vision_model.timm_model.").removeprefix("model.")
+            ] = weight
         else:
             filled[names.get(name, name.replace("text_model.", "text.transformer.", 1))] = weight
     filled |= _image_head(network, filled.pop("visual_projection.weight"))
     state = network.state_dict()
-    missing = [name for name in state if name not in filled or filled[name].shape != state[name].shape]
+    missing = [
+        name for name in state if name not in filled or filled[name].shape != state[name].shape
+    ]
     if not missing:
         network.load_state_dict({name: filled[name] for name in state})
     return missing
@@ -207,7 +229,13 @@ def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str
     """
     weight = torch.zeros_like(trunk.conv_head.weight)  # (H, W, 1, 1)
     width, is_last_relu = weight.shape[1], _ends_with_relu(trunk.blocks)
-    signs = (1.0, -1.0) if len(weight) >= 2 * width else (1.0,) if len(weight) >= width and is_last_relu else ()
+    signs = (
+        (1.0, -1.0)
+        if len(weight) >= 2 * width
+        else (1.0,)
+        if len(weight) >= width and is_last_relu
+        else ()
+    )
     wide = projection.new_zeros(len(projection), len(weight))
     for part, sign in enumerate(signs):
         rows = torch.arange(part * width, (part + 1) * width)
@@ -237,7 +265,9 @@ def _largest_difference(network: CustomTextCLIP, model: nn.Module) -> float:
     config: Any = model.config
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, config.image_size, config.image_size, generator=generator)
-    texts = torch.randint(0, config.text_config.vocab_size, (4, config.max_text_length), generator=generator)
+    texts = torch.randint(
+        0, config.text_config.vocab_size, (4, config.max_text_length), generator=generator
+    )
     texts[texts == config.text_config.pad_token_id] += 1
     for row, length in enumerate((2, 5, config.max_text_length // 2)):
         texts[row, length:] = config.text_config.pad_token_id
@@ -247,4 +277,6 @@ def _largest_difference(network: CustomTextCLIP, model: nn.Module) -> float:
         (network.encode_text(texts), encoders.get_text_features(texts).pooler_output),
     )
     normalize = partial(nn.functional.normalize, dim=-1)
-    return max((normalize(found) - normalize(expected)).abs().max().item() for found, expected in pairs)
+    return max(
+        (normalize(found) - normalize(expected)).abs().max().item() for found, expected in pairs
+    )

@@ -31,7 +31,9 @@ class ApiServer(LocalServer):
         """Answer a request as `EndpointHandler` does."""
         own = self.runtime
         with self.lock:
-            return answer(data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale)
+            return answer(
+                data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale
+            )
 
 
 class _ApiHandler(LocalHandler):
@@ -44,7 +46,10 @@ class _ApiHandler(LocalHandler):
         if self.path == "/openapi.json":
             self.send_content("application/json", OPENAPI.read_bytes())
         else:
-            self.send_failure(HTTPStatus.NOT_FOUND, "Send requests to POST /api; GET /openapi.json describes them.")
+            self.send_failure(
+                HTTPStatus.NOT_FOUND,
+                "Send requests to POST /api; GET /openapi.json describes them.",
+            )
 
     def do_POST(self):
         """Answer a request of the API."""
@@ -60,7 +65,10 @@ class _ApiHandler(LocalHandler):
     def _read_json(self) -> Any:
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
-            raise BadRequest("Content-Length is missing; send the length of the body.", HTTPStatus.LENGTH_REQUIRED)
+            raise BadRequest(
+                "Content-Length is missing; send the length of the body.",
+                HTTPStatus.LENGTH_REQUIRED,
+            )
         if int(length) > MAX_BODY:
             remaining = min(int(length), MAX_DRAINED)
             while remaining and (part := self.rfile.read(min(remaining, 2**16))):
@@ -68,9 +76,16 @@ class _ApiHandler(LocalHandler):
             raise BadRequest(f"The body has {int(length):,} bytes; send at most {MAX_BODY:,}.", 413)
         body = self.rfile.read(int(length))
         if self.path != "/api":
-            raise BadRequest("Send requests to POST /api; GET /openapi.json describes them.", HTTPStatus.NOT_FOUND)
-        if self.headers.get_content_type() != "application/json":  # which no form of another site can send
-            raise BadRequest("Content-Type: send application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+            raise BadRequest(
+                "Send requests to POST /api; GET /openapi.json describes them.",
+                HTTPStatus.NOT_FOUND,
+            )
+        if (
+            self.headers.get_content_type() != "application/json"
+        ):  # which no form of another site can send
+            raise BadRequest(
+                "Content-Type: send application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            )
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:

@@ -91,7 +91,9 @@ class Catalog:
         self._path, self._key, self._lock = path, key, threading.RLock()
         with self._errors_reported():
             # autocommit: transactions are explicit
-            self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, BUSY_S, isolation_level=None, check_same_thread=False
+            )
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.create_function("search_text", 1, search_text, deterministic=True)
             self._connection.create_function("date_in_name", 1, date_in_name, deterministic=True)
@@ -148,7 +150,10 @@ class Catalog:
         except sqlite3.OperationalError as error:
             message = f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
             raise OSError(message) from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its message may have damaged names
+        except (
+            sqlite3.DatabaseError,
+            UnicodeDecodeError,
+        ) as error:  # its message may have damaged names
             raise self._damage(str(error)) from error
 
     def _damage(self, cause: str) -> ValueError:
@@ -162,7 +167,9 @@ class Catalog:
         """Number of rows of vectors, free ones included. Each is either of a content or free."""
         ((rows, entries, both),) = self._execute(_COUNT_ROWS)
         if rows != entries or both:
-            raise self._damage(f"{rows} rows of vectors have {entries} entries, {both} of them twice")
+            raise self._damage(
+                f"{rows} rows of vectors have {entries} entries, {both} of them twice"
+            )
         return rows
 
     @property
@@ -172,7 +179,9 @@ class Catalog:
 
     def free_rows(self) -> np.ndarray:
         """Rows that hold no vector of a file, (N,) int64."""
-        return np.array([row for (row,) in self._execute("SELECT row FROM free_rows ORDER BY row")], np.int64)
+        return np.array(
+            [row for (row,) in self._execute("SELECT row FROM free_rows ORDER BY row")], np.int64
+        )
 
     def knows(self, digest: bytes) -> bool:
         """Whether a content has a vector."""
@@ -180,12 +189,16 @@ class Catalog:
 
     def digest(self, path: bytes) -> bytes | None:
         """Digest of a file's content; None if the path is not in the index."""
-        found = self._execute("SELECT digest FROM files JOIN contents USING (row) WHERE path = ?", path)
+        found = self._execute(
+            "SELECT digest FROM files JOIN contents USING (row) WHERE path = ?", path
+        )
         return found[0][0] if found else None
 
     def folders(self) -> dict[Path, list[str]]:
         """The indexed folders, sorted, each with the patterns of what stays out of it."""
-        found = self._execute("SELECT path, patterns, sum = checksum(path, patterns) FROM folders ORDER BY path")
+        found = self._execute(
+            "SELECT path, patterns, sum = checksum(path, patterns) FROM folders ORDER BY path"
+        )
         if not all(is_sound for _, _, is_sound in found):
             raise self._damage("a folder has a wrong checksum")
         return {Path(os.fsdecode(path)): json.loads(patterns) for path, patterns, _ in found}
@@ -195,7 +208,9 @@ class Catalog:
         if folders != self.folders():
             with self.writing():
                 self._execute("DELETE FROM folders")
-                rows = [(os.fsencode(path), json.dumps(patterns)) for path, patterns in folders.items()]
+                rows = [
+                    (os.fsencode(path), json.dumps(patterns)) for path, patterns in folders.items()
+                ]
                 self._many("INSERT INTO folders VALUES (?1, ?2, checksum(?1, ?2))", rows)
 
     def failures(self) -> list[tuple[str, str]]:
@@ -212,26 +227,38 @@ class Catalog:
         first[frames[:, 0]] = frames[:, 1]
         return first
 
-    def files_of_rows(self, rows: Iterable[int], chosen: Filter | None = None) -> dict[int, list[File]]:
+    def files_of_rows(
+        self, rows: Iterable[int], chosen: Filter | None = None
+    ) -> dict[int, list[File]]:
         """The files of each row that pass a filter, the one to show first."""
         where, values = (chosen or Filter()).condition()
         query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY {_AGE}, path"
         found = {}
         for row in map(int, rows):
-            frame = self._execute(f"SELECT content, seconds, {_SOUND_FRAME} FROM frames WHERE row = ?", row)
+            frame = self._execute(
+                f"SELECT content, seconds, {_SOUND_FRAME} FROM frames WHERE row = ?", row
+            )
             content, seconds, is_sound = frame[0] if frame else (row, None, True)
             if not is_sound:
-                raise ValueError(f"index: row {row} of {str(self._path)!r} is damaged. Repair it: dcclip index.")
+                raise ValueError(
+                    f"index: row {row} of {str(self._path)!r} is damaged. Repair it: dcclip index."
+                )
             files = [self._file(each) for each in self._execute(query, content, *values)]
-            found[row] = [replace(each, row=row, seconds=seconds) for each in files] if frame else files
+            found[row] = (
+                [replace(each, row=row, seconds=seconds) for each in files] if frame else files
+            )
         if not all(found.values()):
-            raise ValueError(f"index: {str(self._path)!r} has rows without files. Repair it: dcclip index.")
+            raise ValueError(
+                f"index: {str(self._path)!r} has rows without files. Repair it: dcclip index."
+            )
         return found
 
     def _file(self, entry: tuple) -> File:
         number, path, row, date, size, mtime_ns, is_sound = entry
         if not is_sound:
-            raise ValueError(f"index: entry {number} of {str(self._path)!r} is damaged. Repair it: dcclip index.")
+            raise ValueError(
+                f"index: entry {number} of {str(self._path)!r} is damaged. Repair it: dcclip index."
+            )
         seconds = 0.0 if extension_of(path) in VIDEOS else None
         return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
 
@@ -241,7 +268,9 @@ class Catalog:
         file = self._file(found[0]) if found else None
         if file is None or not seconds:
             return file
-        rows = self._execute("SELECT row FROM frames WHERE content = ? AND seconds = ?", file.row, seconds)
+        rows = self._execute(
+            "SELECT row FROM frames WHERE content = ? AND seconds = ?", file.row, seconds
+        )
         return replace(file, row=rows[0][0], seconds=seconds) if rows else None
 
     def files(self) -> list[File]:
@@ -253,7 +282,9 @@ class Catalog:
         where, values = chosen.condition()
         # SQLite takes the other columns from the file of the minimum
         query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
-        found = self._execute(f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip)
+        found = self._execute(
+            f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip
+        )
         return [row for row, *_ in found]
 
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
@@ -266,7 +297,9 @@ class Catalog:
         """Remove an indexed folder with its files, and return their number."""
         limits = _range(os.fsencode(folder))
         with self.writing():
-            self.set_folders({path: patterns for path, patterns in self.folders().items() if path != folder})
+            self.set_folders(
+                {path: patterns for path, patterns in self.folders().items() if path != folder}
+            )
             found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
             self._execute(f"DELETE FROM failures WHERE {_BELOW}", *limits)
             self._free([row for (row,) in found])
@@ -289,7 +322,11 @@ class Catalog:
             removed = self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING path")
             self._execute("DELETE FROM contents WHERE row NOT IN (SELECT row FROM files)")
             self._execute("DELETE FROM frames WHERE content NOT IN (SELECT row FROM contents)")
-            entries = dict(self._execute("SELECT row, row FROM contents UNION ALL SELECT row, content FROM frames"))
+            entries = dict(
+                self._execute(
+                    "SELECT row, row FROM contents UNION ALL SELECT row, content FROM frames"
+                )
+            )
             rows = np.array([*entries], np.int64)
             free = np.setdiff1d(np.arange(rows.max(initial=-1) + 1), rows)
             if not np.array_equal(free, self.free_rows()):
@@ -299,7 +336,9 @@ class Catalog:
             query = "DELETE FROM files WHERE row = ? RETURNING path"
             removed += [each for row in lost for each in self._execute(query, row)]
             self._free(lost)
-            if outside := sum(not {*Path(os.fsdecode(path)).parents} & folders for (path,) in removed):
+            if outside := sum(
+                not {*Path(os.fsdecode(path)).parents} & folders for (path,) in removed
+            ):
                 raise ValueError(
                     f"index: {str(self._path.parents[1])!r} lacks the vectors of {outside} images that are in none of "
                     "the folders of the index. Restore it, or embed their data again: training/embed.py."
@@ -321,7 +360,9 @@ class Catalog:
     def rotation(self, matrix: np.ndarray):
         with self.writing():
             self._execute("DELETE FROM rotation")
-            self._execute("INSERT INTO rotation VALUES (?1, checksum(?1))", matrix.astype("<f4").tobytes())
+            self._execute(
+                "INSERT INTO rotation VALUES (?1, checksum(?1))", matrix.astype("<f4").tobytes()
+            )
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
         """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
@@ -335,18 +376,24 @@ class Catalog:
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self._execute(_FIND_PENDING)
         counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
-        found, unchanged, pending = (self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted)
+        found, unchanged, pending = (
+            self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted
+        )
         return found, unchanged, pending
 
     def unchanged(self, limit: int) -> list[tuple[bytes, int]]:
         """Paths and rows of some files that `compare` found unchanged."""
-        return self._execute("SELECT path, row FROM seen JOIN files USING (path, size, mtime_ns) LIMIT ?", limit)
+        return self._execute(
+            "SELECT path, row FROM seen JOIN files USING (path, size, mtime_ns) LIMIT ?", limit
+        )
 
     def pending(self, size: int = 1000) -> Iterator[bytes]:
         """Paths of the files that are new or changed, in order, read in parts of a size."""
         position = 0
         while found := self._execute(
-            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?", position, size
+            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?",
+            position,
+            size,
         ):
             yield from (path for _, path in found)
             position = found[-1][0]
@@ -365,7 +412,9 @@ class Catalog:
         numbers = iter(rows)
         for digest, taken, times in contents:
             row = next(numbers)
-            self._execute("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", row, digest, taken)
+            self._execute(
+                "INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", row, digest, taken
+            )
             frames = [(next(numbers), row, seconds) for seconds in times]
             self._many("INSERT INTO frames VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", frames)
         return np.array(rows, np.int64)
@@ -373,7 +422,10 @@ class Catalog:
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
         replaced = [row for state, _ in files for (row,) in self._execute(_ROW_OF_PATH, state.path)]
-        self._many(_ENTER_FILE, [(state.path, state.size, state.mtime_ns, digest) for state, digest in files])
+        self._many(
+            _ENTER_FILE,
+            [(state.path, state.size, state.mtime_ns, digest) for state, digest in files],
+        )
         self._many("DELETE FROM failures WHERE path = ?", [(state.path,) for state, _ in files])
         self._free(replaced)
 
@@ -386,9 +438,18 @@ class Catalog:
         known = (state.size, state.mtime_ns) if state else (None, None)
         self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
         if state is not None:
-            self._free([row for (row,) in self._execute("DELETE FROM files WHERE path = ? RETURNING row", path)])
+            self._free(
+                [
+                    row
+                    for (row,) in self._execute(
+                        "DELETE FROM files WHERE path = ? RETURNING row", path
+                    )
+                ]
+            )
 
-    def remove_missing(self, folders: Iterable[Path], unreadable: Iterable[bytes]) -> tuple[int, int]:
+    def remove_missing(
+        self, folders: Iterable[Path], unreadable: Iterable[bytes]
+    ) -> tuple[int, int]:
         """Remove the files below folders that `compare` did not see, except below unreadable directories.
 
         Returns the numbers of files that were removed, and of those that were moved: their content has a new path.
@@ -396,29 +457,44 @@ class Catalog:
         with self.writing():
             for path in unreadable:
                 self._execute(
-                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}", *_range(path)
+                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}",
+                    *_range(path),
                 )
             rows: list[int] = []
             for folder in folders:
                 limits = _range(os.fsencode(folder))
-                rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {_MISSING} RETURNING row", *limits)]
+                rows += [
+                    row
+                    for (row,) in self._execute(
+                        f"DELETE FROM files WHERE {_MISSING} RETURNING row", *limits
+                    )
+                ]
                 self._execute(f"DELETE FROM failures WHERE {_MISSING}", *limits)
             self._free(rows)
-            moved = sum(min(number, self._execute(_COUNT_ENTERED, row)[0][0]) for row, number in Counter(rows).items())
+            moved = sum(
+                min(number, self._execute(_COUNT_ENTERED, row)[0][0])
+                for row, number in Counter(rows).items()
+            )
         return len(rows) - moved, moved
 
     def count_below(self, folder: Path) -> int:
         """Number of files below a folder."""
-        return self._execute(f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+        return self._execute(
+            f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder))
+        )[0][0]
 
     def count_seen(self, folder: Path) -> int:
         """Number of files below a folder that the last `compare` saw."""
-        return self._execute(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+        return self._execute(
+            f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder))
+        )[0][0]
 
     def _free(self, rows: Iterable[int]):
         """Free the rows that no file refers to any more."""
         candidates = [(row,) for row in set(rows)]
-        unused = "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
+        unused = (
+            "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
+        )
         self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
         self._many(f"DELETE FROM contents WHERE {unused}", candidates)
         orphans = "content NOT IN (SELECT row FROM contents)"
@@ -473,7 +549,9 @@ def distinct_files(files: Sequence[File]) -> list[File]:
         return [*files]
     chosen: dict[tuple[int, int], File] = {}
     for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
-        with suppress(OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
+        with suppress(
+            OSError, ValueError
+        ):  # the file is gone, or the path is the name of an image in a collection
             found = os.stat(file.path)
             chosen.setdefault((found.st_dev, found.st_ino), file)
     return [file for file in files if file in chosen.values()] or [*files]

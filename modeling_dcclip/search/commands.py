@@ -31,10 +31,16 @@ CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes tha
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
     exists = (options.index / MANIFEST).is_file()
-    given = {name for name in ("folders", "model", "exclude", "forget", "upgrade", "watch") if getattr(options, name)}
+    given = {
+        name
+        for name in ("folders", "model", "exclude", "forget", "upgrade", "watch")
+        if getattr(options, name)
+    }
     for name in {"forget", "upgrade"} & given:
         if others := given - {name}:
-            raise ValueError(f"{name}: cannot be combined with {', '.join(sorted(others))}. Run two commands.")
+            raise ValueError(
+                f"{name}: cannot be combined with {', '.join(sorted(others))}. Run two commands."
+            )
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
@@ -49,17 +55,25 @@ def run_index(options: argparse.Namespace):
             files = len(index)
     else:
         if not exists and not options.folders:
-            raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
+            raise ValueError(
+                f"folder: got none, and {str(options.index)!r} has no index. Name a folder."
+            )
         # before a model is loaded, and folders without images before an index is created
         require_folders(options.folders, None if exists else options.exclude or ())
-        with Index.open(options.index, _model(options), create=True, **limits) as index, _progress("images") as show:
+        with (
+            Index.open(options.index, _model(options), create=True, **limits) as index,
+            _progress("images") as show,
+        ):
             report = index.add(*options.folders, progress=show, exclude=options.exclude)
             files = len(index)
     _print_report(report, files, options)
     if report.missing:
         raise SystemExit(1)
     if options.watch:
-        with Index.open(options.index, _model(options)) as index, suppress(KeyboardInterrupt):  # how a user ends it
+        with (
+            Index.open(options.index, _model(options)) as index,
+            suppress(KeyboardInterrupt),
+        ):  # how a user ends it
             for update in watch(index):
                 changed = update.embedded + update.copies + update.moved + update.removed
                 if changed or update.failures != report.failures:
@@ -88,11 +102,17 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         return
     parts = ["1 image embedded" if report.embedded == 1 else f"{report.embedded:,} images embedded"]
     parts += [f"{report.unchanged:,} unchanged"]
-    parts += [f"{report.copies:,} copies of others"] if report.copies > 1 else ["1 copy of others"] * report.copies
+    parts += (
+        [f"{report.copies:,} copies of others"]
+        if report.copies > 1
+        else ["1 copy of others"] * report.copies
+    )
     parts += [f"{report.moved:,} moved"] if report.moved else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
     parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
-    _say(f"{_files(files)} in the index: {translate(', ').join(map(translate, parts))} ({report.seconds:.1f} s)")
+    _say(
+        f"{_files(files)} in the index: {translate(', ').join(map(translate, parts))} ({report.seconds:.1f} s)"
+    )
     if report.repaired:
         _say(f"the vectors of {_files(report.repaired)} were lost, and are embedded again")
     for cause, number in Counter(cause for _, cause in report.failures).most_common():
@@ -104,20 +124,32 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     for folder in report.unreadable:
         _say(f"unreadable folder: {str(folder)!r} (its indexed photographs are kept)")
     for folder in report.missing:
-        _say(f"missing folder: {str(folder)!r} (its indexed photographs are kept; mount its disk, or pass --forget)")
+        _say(
+            f"missing folder: {str(folder)!r} (its indexed photographs are kept; mount its disk, or pass --forget)"
+        )
     if report.others:
         _say(f"files of other types are not indexed: {count_extensions(report.others)}")
 
 
 def run_search(options: argparse.Namespace):
     """Print scores and paths, most similar first."""
-    limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
-    with Index.open(options.index, _model(options), model_id=options.model_id) as index, _notes_printed():
+    limits = {
+        "top": options.top,
+        "after": options.after,
+        "before": options.before,
+        "path": options.path,
+    }
+    with (
+        Index.open(options.index, _model(options), model_id=options.model_id) as index,
+        _notes_printed(),
+    ):
         terms, texts, without = list[str](), list[str](), [*options.without]
         for each in options.texts:
             if os.path.isfile(each):
                 print_note(f"{each!r} is a file. To search by an image, pass --image {each!r}.")
-            is_next = terms and "^" not in terms[-1] + each  # of a text without quotation marks: a dog in the snow
+            is_next = (
+                terms and "^" not in terms[-1] + each
+            )  # of a text without quotation marks: a dog in the snow
             terms.append(f"{terms.pop()} {each}" if is_next else each)
         for each in terms:  # beach -people, as on the page
             text, left_out = split_query(each)
@@ -130,7 +162,12 @@ def run_search(options: argparse.Namespace):
     if options.json:
         print_json(
             [
-                {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
+                {
+                    "path": hit.path,
+                    "score": round(hit.score, 6),
+                    "date": hit.taken,
+                    "copies": list(hit.copies),
+                }
                 | {"is_current": hit.is_current, "fits": hit.fits}
                 | ({} if hit.fit is None else {"fit": round(hit.fit, 3)})
                 | ({} if hit.seconds is None else {"seconds": hit.seconds})
@@ -148,8 +185,12 @@ def run_search(options: argparse.Namespace):
             number = len(hit.copies)
             marks = [hit.time] if hit.time else []
             marks += [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []
-            marks += [] if hit.is_current else ["(changed)" if os.path.exists(hit.path) else "(gone)"]
-            _print_line("  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.path, *map(translate, marks)]))
+            marks += (
+                [] if hit.is_current else ["(changed)" if os.path.exists(hit.path) else "(gone)"]
+            )
+            _print_line(
+                "  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.path, *map(translate, marks)])
+            )
 
 
 def run_serve(options: argparse.Namespace):
@@ -195,9 +236,13 @@ def run_duplicates(options: argparse.Namespace):
         with _progress("pairs") as show:
             groups = find_duplicates(index, options.threshold, show)
         if not groups:
-            print_note(f"no near duplicates among {_files(len(index))} at a cosine of {options.threshold}")
+            print_note(
+                f"no near duplicates among {_files(len(index))} at a cosine of {options.threshold}"
+            )
     if options.json:
-        fields = [[each._asdict() | {"score": round(each.score, 6)} for each in group] for group in groups]
+        fields = [
+            [each._asdict() | {"score": round(each.score, 6)} for each in group] for group in groups
+        ]
         print_json(fields)
         return
     for group in groups:
@@ -205,7 +250,10 @@ def run_duplicates(options: argparse.Namespace):
             _print_line(f"{each.score:.3f}  {each.path}")
         print()
     if groups:
-        spare = sum(sum(sizes) - max(sizes) for sizes in ([each.bytes for each in group] for group in groups))
+        spare = sum(
+            sum(sizes) - max(sizes)
+            for sizes in ([each.bytes for each in group] for group in groups)
+        )
         count = f"{len(groups):,} groups" if len(groups) > 1 else "1 group"
         _say(
             f"{count} of {sum(map(len, groups)):,} files: keeping the largest file of each group frees "
@@ -234,7 +282,9 @@ def run_status(options: argparse.Namespace):
         print_json(status)
         return
     missing = translate(" (missing)")
-    _say(f"{str(options.index)!r}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors")
+    _say(
+        f"{str(options.index)!r}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors"
+    )
     mark = "" if status["has_model"] else missing
     _say(f"model: {str(model)!r}{mark}; vectors: int8, {status['dimension']} dimensions")
     for folder, files in status["folders"].items():
@@ -260,7 +310,8 @@ def _print_line(text: str):
     """
     controls = CONTROLS if sys.stdout.isatty() else ()
     text = "".join(
-        f"\\x{ord(each) & 0xFF:02x}" if each in "\n\r" or category(each) in controls else each for each in text
+        f"\\x{ord(each) & 0xFF:02x}" if each in "\n\r" or category(each) in controls else each
+        for each in text
     )
     if is_utf8(sys.stdout):
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test

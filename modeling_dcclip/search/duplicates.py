@@ -22,7 +22,9 @@ class Duplicate(NamedTuple):
     bytes: int
 
 
-def find_duplicates(index: Index, threshold: float, progress: Progress | None = None) -> list[list[Duplicate]]:
+def find_duplicates(
+    index: Index, threshold: float, progress: Progress | None = None
+) -> list[list[Duplicate]]:
     """Find groups of near duplicates. The first photograph of a group is similar to all others in it.
 
     Of videos, only copies are found.
@@ -48,27 +50,42 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
     files: dict[int, list[File]] = {}
-    sound = {file.state for file in index.catalog.files() if file.state.is_current()}  # slow, so without the lock
+    sound = {
+        file.state for file in index.catalog.files() if file.state.is_current()
+    }  # slow, so without the lock
     with index.catalog.reading():
         indexed = index.catalog.files()
         current = [file for file in indexed if file.state in sound]
         for file in current:
             files.setdefault(file.row, []).append(file)
-        rows = np.array(sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64)
+        rows = np.array(
+            sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64
+        )
         codes, scales = index.store.read_codes(rows)
     if left_out := len(indexed) - len(current):
         message = (
-            f"left out: files that are gone, or have changed since the last index: {left_out:,}. Run dcclip index"
+            f"left out: files that are gone, or have changed since the last index: {left_out:,}. "
+            "Run dcclip index"
         )
         warnings.warn(message, QueryWarning, stacklevel=2)
     groups = []
     for positions in _group(codes, scales, threshold, progress):
-        scored = {file: score for position, score in positions for file in files[int(rows[position])]}
+        scored = {
+            file: score for position, score in positions for file in files[int(rows[position])]
+        }
         if len(scored) > 1:
-            groups.append([Duplicate(file.path, scored[file], file.state.size) for file in distinct_files([*scored])])
+            groups.append(
+                [
+                    Duplicate(file.path, scored[file], file.state.size)
+                    for file in distinct_files([*scored])
+                ]
+            )
     # two videos may start with the same frame, so only copies of them are listed
     videos = [group for group in files.values() if group[0].seconds is not None]
-    groups += [[Duplicate(file.path, 1.0, file.state.size) for file in distinct_files(group)] for group in videos]
+    groups += [
+        [Duplicate(file.path, 1.0, file.state.size) for file in distinct_files(group)]
+        for group in videos
+    ]
     return [group for group in groups if len(group) > 1]
 
 
@@ -82,13 +99,21 @@ def _group(
         end = min(start + BLOCK, count)
         groups: dict[int, list[tuple[int, float]]] = {}
         for other in range(start, count, BLOCK):
-            left, right = (first + np.flatnonzero(is_free[first : first + BLOCK]) for first in (start, other))
-            cosines = (codes[left].astype(np.float32) @ codes[right].astype(np.float32).T) * scales[left][:, None]
+            left, right = (
+                first + np.flatnonzero(is_free[first : first + BLOCK]) for first in (start, other)
+            )
+            cosines = (codes[left].astype(np.float32) @ codes[right].astype(np.float32).T) * scales[
+                left
+            ][:, None]
             cosines *= scales[right]
-            for row, column in np.argwhere((cosines >= threshold) & (left[:, None] < right)).tolist():
+            for row, column in np.argwhere(
+                (cosines >= threshold) & (left[:, None] < right)
+            ).tolist():
                 first, second = int(left[row]), int(right[column])
                 if is_free[first] and is_free[second]:
-                    groups.setdefault(first, []).append((second, min(float(cosines[row, column]), 1.0)))
+                    groups.setdefault(first, []).append(
+                        (second, min(float(cosines[row, column]), 1.0))
+                    )
                     is_free[second] = False
         for first in (start + np.flatnonzero(is_free[start:end])).tolist():
             yield [(first, 1.0), *groups.get(first, [])]

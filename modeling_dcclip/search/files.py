@@ -14,10 +14,51 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
-STILLS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2", ".avif"}
+STILLS = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".webp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".jp2",
+    ".avif",
+}
 STILLS |= {".heic", ".heif", ".hif"}
-RAW_PHOTOS = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srw"}
-VIDEOS = {".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
+RAW_PHOTOS = {
+    ".arw",
+    ".cr2",
+    ".cr3",
+    ".dng",
+    ".nef",
+    ".nrw",
+    ".orf",
+    ".pef",
+    ".raf",
+    ".rw2",
+    ".rwl",
+    ".sr2",
+    ".srw",
+}
+VIDEOS = {
+    ".3gp",
+    ".avi",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+    ".webm",
+    ".wmv",
+}
 EXTENSIONS = STILLS | RAW_PHOTOS | VIDEOS
 LIVE_BYTES = 10 * 2**20
 NAME_DATE = re.compile(
@@ -25,9 +66,13 @@ NAME_DATE = re.compile(
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
 WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
-MILLISECONDS = re.compile(r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})")  # WeChat, since 1970
+MILLISECONDS = re.compile(
+    r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})"
+)  # WeChat, since 1970
 BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
-SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +92,9 @@ class FileState:
     @property
     def version(self) -> str:
         """Digest of all fields, 16 hexadecimal digits."""
-        return hashlib.blake2b(b"%d %d " % (self.size, self.mtime_ns) + self.path, digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            b"%d %d " % (self.size, self.mtime_ns) + self.path, digest_size=8
+        ).hexdigest()
 
     @classmethod
     def of(cls, path: bytes, status: os.stat_result) -> "FileState":
@@ -57,7 +104,9 @@ class FileState:
     def is_current(self) -> bool:
         """Whether the file is there and has not changed. An image of a collection is always current."""
         try:
-            return not os.path.isabs(self.path) or FileState.of(self.path, os.stat(self.path)) == self
+            return (
+                not os.path.isabs(self.path) or FileState.of(self.path, os.stat(self.path)) == self
+            )
         except OSError:
             return False
 
@@ -104,7 +153,11 @@ class Walk:
             except OSError:
                 self.unreadable.append(path)
                 continue
-            stills = {os.path.splitext(each.name)[0] for each in inside if extension_of(each.name) in STILLS}
+            stills = {
+                os.path.splitext(each.name)[0]
+                for each in inside
+                if extension_of(each.name) in STILLS
+            }
             below = []
             for entry in inside:
                 if is_hidden(entry.name) or self._is_excluded(entry.path):
@@ -112,7 +165,9 @@ class Walk:
                 extension = extension_of(entry.name)
                 try:
                     status = entry.stat()
-                except FileNotFoundError:  # such as a link to a directory on a disk that is not mounted
+                except (
+                    FileNotFoundError
+                ):  # such as a link to a directory on a disk that is not mounted
                     if extension not in EXTENSIONS:
                         self.unreadable.append(entry.path)
                     continue
@@ -123,7 +178,11 @@ class Walk:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     below.append(entry.path)
-                elif extension == ".mov" and status.st_size < LIVE_BYTES and os.path.splitext(entry.name)[0] in stills:
+                elif (
+                    extension == ".mov"
+                    and status.st_size < LIVE_BYTES
+                    and os.path.splitext(entry.name)[0] in stills
+                ):
                     continue  # the motion of an iPhone's live photo
                 elif stat.S_ISREG(status.st_mode) and extension in EXTENSIONS:
                     yield FileState.of(entry.path, status)
@@ -137,10 +196,15 @@ class Walk:
         return any(self._is_excluded(os.fsencode(each)) for each in above)
 
     def _is_excluded(self, path: bytes) -> bool:
-        whole, below = search_text(path), search_text(path[len(with_separator(os.fsencode(self.folder))) :])
+        whole, below = (
+            search_text(path),
+            search_text(path[len(with_separator(os.fsencode(self.folder))) :]),
+        )
         for pattern in self.excluded:
             glob = pattern.rstrip("/").replace("[", "[[]")
-            is_match = fnmatchcase(below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/"))
+            is_match = fnmatchcase(
+                below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/")
+            )
             if is_match or (os.path.isabs(glob) and fnmatchcase(whole, glob)):
                 return True
         return False
@@ -149,12 +213,18 @@ class Walk:
 def patterns_of(texts: Sequence[str]) -> list[str]:
     """Non-empty patterns in the normal form of paths."""
     plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
-    return [pattern for pattern in (search_text(os.fsencode(text)) for text in plain) if pattern.strip("/")]
+    return [
+        pattern
+        for pattern in (search_text(os.fsencode(text)) for text in plain)
+        if pattern.strip("/")
+    ]
 
 
 def search_text(path: bytes) -> str:
     """Path as patterns see it: lower case, composed characters, no invalid bytes, `/` between folders."""
-    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower().replace(os.sep, "/")
+    return (
+        unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower().replace(os.sep, "/")
+    )
 
 
 def date_in_name(path: bytes) -> str | None:
@@ -164,7 +234,12 @@ def date_in_name(path: bytes) -> str | None:
         return str(datetime.fromtimestamp(int(match[1]) // 1000))
     for match in chain(NAME_DATE.finditer(name), WRITTEN_DATE.finditer(name)):
         with suppress(ValueError):  # such as February 31
-            year, month, day, hour, minute, second = [*(int(part or 0) for part in match.groups()), 0, 0, 0][:6]
+            year, month, day, hour, minute, second = [
+                *(int(part or 0) for part in match.groups()),
+                0,
+                0,
+                0,
+            ][:6]
             found = datetime(year, month, day, hour, minute, second)
             if found < datetime.now():
                 return str(found)

@@ -6,8 +6,17 @@ from pathlib import Path
 import numpy as np
 
 # 66 common nouns, in English and in Chinese
-NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").strip().replace("\t", "\n").split("\n")
-LINE, NEAR = 0.5, 0.93  # lowest probability of a fitting photograph, and its lowest share of the best one's
+NOUNS = (
+    (Path(__file__).parent / "nouns.txt")
+    .read_text(encoding="utf-8")
+    .strip()
+    .replace("\t", "\n")
+    .split("\n")
+)
+LINE, NEAR = (
+    0.5,
+    0.93,
+)  # lowest probability of a fitting photograph, and its lowest share of the best one's
 FIRST = 20  # photographs whose list has no gaps
 SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
 
@@ -36,7 +45,11 @@ def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarra
 
 
 def fit_probability(
-    scores: np.ndarray, similarities: np.ndarray, num_tokens: int, num_photos: int, calibration: Sequence[float]
+    scores: np.ndarray,
+    similarities: np.ndarray,
+    num_tokens: int,
+    num_photos: int,
+    calibration: Sequence[float],
 ) -> np.ndarray:
     """Probability that a photograph shows what a text says, if no other matches the text better.
 
@@ -51,7 +64,9 @@ def fit_probability(
     Returns:
         Values in 0..1, (K,).
     """
-    return logistic(standardize(scores, similarities), name_share(num_tokens), num_photos, calibration)
+    return logistic(
+        standardize(scores, similarities), name_share(num_tokens), num_photos, calibration
+    )
 
 
 def logistic(
@@ -63,7 +78,8 @@ def logistic(
     text is a name: one value, or one for each row of scores.
     """
     slope, growth, offset = (
-        share * name + (1 - share) * other for name, other in zip(calibration[:3], calibration[3:], strict=True)
+        share * name + (1 - share) * other
+        for name, other in zip(calibration[:3], calibration[3:], strict=True)
     )
     logits = slope * scores + growth * expected_maximum(num_photos) + offset
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))

@@ -136,7 +136,9 @@ class Index:
             raise ValueError(f"index: {str(folder)!r} is a file. Name a folder with --index.")
         if not (folder / MANIFEST).is_file():
             if not create:
-                raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
+                raise ValueError(
+                    f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS."
+                )
             runtime = open_model(model, truncate_dim)
             return cls(folder, create_folder(folder, runtime, Space.of(runtime, model_id)), runtime)
         manifest = read_manifest(folder)
@@ -169,11 +171,17 @@ class Index:
         """The model, loaded on first use."""
         with self._lock:
             if self._runtime is None:
-                runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
+                runtime = open_model(
+                    self.manifest["model_folder"] if self._model is None else self._model
+                )
                 space = Space.of(runtime, self._model_id)
                 found = self.match(runtime, space)
                 if found is None:
-                    missing = "" if (Path(self.manifest["model_folder"]) / "config.json").is_file() else " (missing)"
+                    missing = (
+                        ""
+                        if (Path(self.manifest["model_folder"]) / "config.json").is_file()
+                        else " (missing)"
+                    )
                     raise ValueError(
                         f"model: {space.model!r} (dimensions: {space.dimension}) has a different embedding space than "
                         f"the index {str(self.folder)!r}, which belongs to {self.space.model!r}{missing} "
@@ -192,7 +200,9 @@ class Index:
         """Record the folder of the model if the recorded one is gone and the index can be written."""
         if not (Path(self.manifest["model_folder"]) / "config.json").is_file():
             with suppress(OSError, ValueError), write_lock(self.folder):
-                self.manifest = read_manifest(self.folder) | {"model_folder": str(folder.absolute())}
+                self.manifest = read_manifest(self.folder) | {
+                    "model_folder": str(folder.absolute())
+                }
                 write_manifest(self.folder, self.manifest)
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
@@ -206,14 +216,30 @@ class Index:
             return None
         if rotations[0] == rotations[1]:
             return runtime.truncated(dimension), None
-        ours = self.catalog.rotation if rotations[0] is not None else np.eye(space.dimension, dtype=np.float32)
-        theirs = runtime.rotation if rotations[1] is not None else np.eye(space.dimension, dtype=np.float32)
-        if ours is None or theirs is None or len(ours) != space.dimension or len(theirs) != space.dimension:
+        ours = (
+            self.catalog.rotation
+            if rotations[0] is not None
+            else np.eye(space.dimension, dtype=np.float32)
+        )
+        theirs = (
+            runtime.rotation
+            if rotations[1] is not None
+            else np.eye(space.dimension, dtype=np.float32)
+        )
+        if (
+            ours is None
+            or theirs is None
+            or len(ours) != space.dimension
+            or len(theirs) != space.dimension
+        ):
             return None  # the rotation is not known, or the model is truncated
         return runtime, (theirs.T @ ours)[:, :dimension]
 
     def add(
-        self, *folders: str | Path, progress: Progress | None = None, exclude: Sequence[str] | None = None
+        self,
+        *folders: str | Path,
+        progress: Progress | None = None,
+        exclude: Sequence[str] | None = None,
     ) -> Report:
         """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
 
@@ -235,7 +261,9 @@ class Index:
         """
         named = [Path(folder) for folder in folders]
         if not named and not self.catalog.folders():
-            raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
+            raise ValueError(
+                "folder: got none, and the index has none yet. Name a folder of photographs."
+            )
         with self.writing():
             runtime = self.runtime
             if change := Space.of(runtime).change(self.space):
@@ -316,7 +344,10 @@ class Index:
         chosen = Filter(after, before, path)
         self.refresh()
         edge = self.runtime.preprocess.edge if images else None
-        examples = [each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge) for each in images]
+        examples = [
+            each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge)
+            for each in images
+        ]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         calibration, length, nouns = None, 0, query[None]
         if texts or without or examples or not like:
@@ -325,7 +356,9 @@ class Index:
                 calibration = self.runtime.fit if texts and not examples and not like else None
                 if calibration is not None:
                     special, nouns = self.runtime.count_tokens(""), self.nouns
-                    length = sum(self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts)
+                    length = sum(
+                        self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts
+                    )
         with self.catalog.reading():
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
@@ -341,13 +374,17 @@ class Index:
             else:
                 allowed = None if allowed is None else allowed[first]
                 rows, scores = self.store.search(ranked, count, (skip + top) * MAX_FRAMES, allowed)
-                best = np.sort(np.unique(first[rows], return_index=True)[1])[: skip + top]  # one frame of each video
+                best = np.sort(np.unique(first[rows], return_index=True)[1])[
+                    : skip + top
+                ]  # one frame of each video
                 rows, scores = rows[best], scores[best]
             fits = None
             if calibration is not None:
                 vectors = self.store.read(rows)
                 searched = count if allowed is None else int(allowed.sum())
-                fits = fit_probability(vectors @ query, vectors @ nouns.T, length, max(searched, 1), calibration)
+                fits = fit_probability(
+                    vectors @ query, vectors @ nouns.T, length, max(searched, 1), calibration
+                )
             rows = rows[skip:]
             files = self.catalog.files_of_rows(rows, chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
@@ -397,10 +434,22 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
     for (first, *others), score in zip(found, scores, strict=True):
         copies, is_current = tuple(other.path for other in others), first.state.is_current()
         version, seconds = first.state.version, first.seconds
-        hits.append(Hit(first.path, float(score), first.taken, copies, first.id, version, is_current, seconds))
+        hits.append(
+            Hit(
+                first.path,
+                float(score),
+                first.taken,
+                copies,
+                first.id,
+                version,
+                is_current,
+                seconds,
+            )
+        )
     if outdated := sum(not hit.is_current for hit in hits):
         message = (
-            f"among them files that are gone, or have changed since the last index: {outdated:,}. Run dcclip index"
+            "among them files that are gone, or have changed since the last index: "
+            f"{outdated:,}. Run dcclip index"
         )
         warnings.warn(message, QueryWarning, stacklevel=4)
     return hits
@@ -417,5 +466,7 @@ def open_model(
     if isinstance(model, Runtime):
         return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():
-        raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
+        raise ValueError(
+            f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER."
+        )
     return Runtime(model, threads=threads, truncate_dim=truncate_dim)

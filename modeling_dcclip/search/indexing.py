@@ -27,7 +27,9 @@ from modeling_dcclip.search.vectors import VectorStore
 COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
 SHOWN_EXTENSIONS = 5  # of files that are not indexed
-MIN_COSINE = 0.99  # of the stored and the new embedding of a photograph; processors differ in the last bits
+MIN_COSINE = (
+    0.99  # of the stored and the new embedding of a photograph; processors differ in the last bits
+)
 
 Progress = Callable[[int, int], None]
 
@@ -76,7 +78,9 @@ class Outcome:
     taken: str | None = None  # date by EXIF
     vector: np.ndarray | None = None  # embedding, (D,) float32; None if the content is known
     failure: UnreadablePhotoError | None = None  # why it could not be read
-    frames: Sequence[tuple[float, np.ndarray]] = ()  # time in seconds and embedding of further frames of a video
+    frames: Sequence[
+        tuple[float, np.ndarray]
+    ] = ()  # time in seconds and embedding of further frames of a video
 
 
 def update(
@@ -97,7 +101,9 @@ def update(
     require_folders(named)
     recorded = catalog.folders()
     report = Report(repaired=catalog.repair(store.lost_rows))
-    missing = [folder for folder in recorded if not os.path.isdir(folder)]  # Path.is_dir fails if a disk does
+    missing = [
+        folder for folder in recorded if not os.path.isdir(folder)
+    ]  # Path.is_dir fails if a disk does
     outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
     inside = [_indexed_path(folder, outermost) for folder in named]
     folders = [
@@ -111,7 +117,9 @@ def update(
         if folder not in (*missing, *outermost.values())
         and any(_indexed_path(folder, outermost).is_relative_to(each) for each in folders)
     ]
-    _require_patterns(exclude, {folder: recorded[folder] for folder in replaced}, {*inside} - {*folders})
+    _require_patterns(
+        exclude, {folder: recorded[folder] for folder in replaced}, {*inside} - {*folders}
+    )
     excluded = {each: recorded.get(each, []) for each in folders}
     if exclude is not None:
         excluded |= dict.fromkeys(inside or folders, patterns_of(exclude))
@@ -128,20 +136,26 @@ def update(
         if not (catalog.count_seen(path) or any(walk.excludes(path) for walk in walks))
     ]  # fmt: skip
     replaced = [folder for folder in replaced if folder not in empty]
-    catalog.set_folders({folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded)
+    catalog.set_folders(
+        {folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded
+    )
     if pending:
         _check_model(catalog, store, runtime)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [os.fsdecode(path) for walk in walks for path in walk.unreadable]
     kept = [*map(os.fsencode, unreadable), *map(os.fsencode, [*missing, *empty])]
     report.unreadable = [
-        path for path in unreadable if os.path.isdir(path) or (earlier or catalog).count_below(Path(path))
+        path
+        for path in unreadable
+        if os.path.isdir(path) or (earlier or catalog).count_below(Path(path))
     ]
     report.removed, report.moved = catalog.remove_missing([*folders, *replaced], kept)
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
     report.failures = catalog.failures()
-    report.missing = sorted(str(folder) for folder in [*missing, *empty] if not named or folder in folders)
+    report.missing = sorted(
+        str(folder) for folder in [*missing, *empty] if not named or folder in folders
+    )
     report.others = sum((walk.others for walk in walks), Counter())
     report.seconds = time.monotonic() - began
     return report
@@ -163,13 +177,21 @@ def absolute(folder: Path) -> Path:
 def _indexed_path(folder: Path, outermost: Mapping[Path, Path]) -> Path:
     """The path of a folder below the outermost one that it is in."""
     real = folder.resolve()
-    return next(path / real.relative_to(each) for each, path in outermost.items() if real.is_relative_to(each))
+    return next(
+        path / real.relative_to(each)
+        for each, path in outermost.items()
+        if real.is_relative_to(each)
+    )
 
 
-def _require_patterns(exclude: Sequence[str] | None, replaced: Mapping[Path, list[str]], inside: set[Path]):
+def _require_patterns(
+    exclude: Sequence[str] | None, replaced: Mapping[Path, list[str]], inside: set[Path]
+):
     """Refuse to change the patterns of a folder that was not named, because what they leave out may be private."""
     if exclude is not None and inside:
-        raise ValueError(f"exclude: {str(min(inside))!r} is inside an indexed folder. Name that folder instead.")
+        raise ValueError(
+            f"exclude: {str(min(inside))!r} is inside an indexed folder. Name that folder instead."
+        )
     for folder, patterns in replaced.items():
         if patterns and exclude is None:
             raise ValueError(
@@ -183,7 +205,10 @@ def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = Non
     for folder in folders:
         if not os.path.isdir(folder):
             raise ValueError(_lacks_images(folder))
-        if exclude is not None and next(iter(Walk(folder.absolute(), patterns_of(exclude))), None) is None:
+        if (
+            exclude is not None
+            and next(iter(Walk(folder.absolute(), patterns_of(exclude))), None) is None
+        ):
             raise ValueError(_lacks_images(folder))
 
 
@@ -208,7 +233,9 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
         )
     others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
     others = f", but {found:,} that are excluded or in hidden folders" if found else others
-    return f"{name} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
+    return (
+        f"{name} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
+    )
 
 
 def _check_model(catalog: Catalog, store: VectorStore, runtime: Runtime):
@@ -252,11 +279,17 @@ def _embed_pending(
     entered: Counter[str] = Counter()
     done, committed = 0, time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about damaged files; they are listed as failures
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's, about damaged files; they are listed as failures
         for outcome in _read_all(catalog.pending(), read):
             batch.append(outcome)
             done += 1
-            if done == pending or len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S:
+            if (
+                done == pending
+                or len(batch) >= COMMIT_FILES
+                or time.monotonic() - committed > COMMIT_S
+            ):
                 entered += _commit(catalog, store, batch, read)
                 batch, committed = [], time.monotonic()
             if progress is not None:
@@ -295,7 +328,9 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
         vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
         frames = [(seconds, runtime.encode_images([image])[0]) for seconds, image in photo.frames]
     except ValueError:  # perhaps of this image alone
-        return Outcome(path, failure=UnreadablePhotoError("its embedding is not finite", is_lasting=False))
+        return Outcome(
+            path, failure=UnreadablePhotoError("its embedding is not finite", is_lasting=False)
+        )
     return Outcome(path, photo.state, photo.digest, photo.taken, vector, frames=frames)
 
 
@@ -305,12 +340,18 @@ def _commit(
     """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to."""
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
-        is_lost = [each.state and each.vector is None and not catalog.knows(each.digest) for each in batch]
-        batch = [read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)]
+        is_lost = [
+            each.state and each.vector is None and not catalog.knows(each.digest) for each in batch
+        ]
+        batch = [
+            read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)
+        ]
         files = [each for each in batch if each.state is not None]
         unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
         embedded = enter(catalog, store, batch)
-        return Counter(embedded=embedded, unchanged=unchanged, known=len(files) - embedded - unchanged)
+        return Counter(
+            embedded=embedded, unchanged=unchanged, known=len(files) - embedded - unchanged
+        )
 
 
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
@@ -320,9 +361,15 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         if outcome.vector is not None and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        times = {digest: [seconds for seconds, _ in outcome.frames] for digest, outcome in new.items()}
-        rows = catalog.allocate([(digest, outcome.taken, times[digest]) for digest, outcome in new.items()])
-        vectors = chain.from_iterable((each.vector, *(vector for _, vector in each.frames)) for each in new.values())
+        times = {
+            digest: [seconds for seconds, _ in outcome.frames] for digest, outcome in new.items()
+        }
+        rows = catalog.allocate(
+            [(digest, outcome.taken, times[digest]) for digest, outcome in new.items()]
+        )
+        vectors = chain.from_iterable(
+            (each.vector, *(vector for _, vector in each.frames)) for each in new.values()
+        )
         store.write(rows, np.stack([vector for vector in vectors if vector is not None]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:

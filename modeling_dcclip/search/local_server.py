@@ -31,7 +31,9 @@ class LocalServer(ThreadingHTTPServer):
     """Server that no other site can use; `handler` is the class that answers a request."""
 
     allow_reuse_address = sys.platform != "win32"  # there, two servers could share a port
-    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
+    request_queue_size = (
+        256  # a page asks for its images at once; the default of 5 refuses connections
+    )
 
     def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8000):
         self.host = host.lower()
@@ -90,15 +92,25 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def send_json(self, status: HTTPStatus, content: dict[str, Any]):
         """Answer with JSON."""
-        text = json.dumps(content, ensure_ascii=True)  # a path may have bytes that UTF-8 cannot encode
+        text = json.dumps(
+            content, ensure_ascii=True
+        )  # a path may have bytes that UTF-8 cannot encode
         self.send_content("application/json", text.encode(), status=status)
 
     def send_content(
-        self, content_type: str, content: bytes, cache: str = "no-store", status: HTTPStatus = HTTPStatus.OK
+        self,
+        content_type: str,
+        content: bytes,
+        cache: str = "no-store",
+        status: HTTPStatus = HTTPStatus.OK,
     ):
         """Answer with any content."""
         self.send_response(status)
-        of_content = {"Content-Type": content_type, "Content-Length": str(len(content)), "Cache-Control": cache}
+        of_content = {
+            "Content-Type": content_type,
+            "Content-Length": str(len(content)),
+            "Cache-Control": cache,
+        }
         for name, value in (HEADERS | of_content).items():
             self.send_header(name, value)
         self.end_headers()

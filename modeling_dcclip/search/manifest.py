@@ -24,7 +24,13 @@ from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.vectors import VectorStore
 
 FORMAT, VERSION = "dcclip-index", 4
-MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
+MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = (
+    "manifest.json",
+    "upgrade.json",
+    ".lock",
+    "catalog.sqlite",
+    "vectors",
+)
 WEIGHTS = "model*.safetensors"
 
 
@@ -61,7 +67,13 @@ class Space:
             model or str(runtime.folder.absolute()),
             # without model.safetensors, the ONNX files are all there is
             digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
-            digest_files([*files, runtime.folder / "tokenizer.json", runtime.folder / "preprocessor_config.json"]),
+            digest_files(
+                [
+                    *files,
+                    runtime.folder / "tokenizer.json",
+                    runtime.folder / "preprocessor_config.json",
+                ]
+            ),
             runtime.config.get("teacher"),
             runtime.config.get("teacher_weights"),
             runtime.dimension,
@@ -114,10 +126,14 @@ def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any
     manifest = make_manifest(runtime, space, 1)
     data = data_folder(folder, manifest)
     found = [path for path in folder.glob("*") if not path.name.startswith(".") and path != data]
-    found += [path for path in data.glob("*") if path.name not in (CATALOG, f"{CATALOG}-journal", VECTORS)]
+    found += [
+        path for path in data.glob("*") if path.name not in (CATALOG, f"{CATALOG}-journal", VECTORS)
+    ]
     # listed before the manifest is looked for: another process may be creating the index
     if found and not (folder / MANIFEST).exists():
-        raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
+        raise ValueError(
+            f"index: {str(folder)!r} has other files and no index. Name an empty or new folder."
+        )
     with write_lock(folder):
         if not (folder / MANIFEST).exists():  # else another process was faster
             shutil.rmtree(data, ignore_errors=True)  # of a process that was killed
@@ -145,7 +161,9 @@ def data_folder(folder: Path, manifest: dict[str, Any]) -> Path:
     return folder / f"data-{manifest['data']}"
 
 
-def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> tuple[Catalog, VectorStore]:
+def open_data(
+    folder: Path, manifest: dict[str, Any], create: bool = False
+) -> tuple[Catalog, VectorStore]:
     """Open the catalog and the vectors that a manifest names."""
     data = data_folder(folder, manifest)
     if create:
@@ -156,7 +174,9 @@ def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> t
             f"{str(folder)!r} and index the photographs again."
         )
     key = manifest["id"]
-    return Catalog(data / CATALOG, key), VectorStore(data / VECTORS, manifest["space"]["dimension"], key)
+    return Catalog(data / CATALOG, key), VectorStore(
+        data / VECTORS, manifest["space"]["dimension"], key
+    )
 
 
 def store_rotation(catalog: Catalog, runtime: Runtime):
@@ -167,7 +187,9 @@ def store_rotation(catalog: Catalog, runtime: Runtime):
 
 def remove_stale_data(folder: Path):
     """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
-    named = [read_manifest(folder, name) for name in (MANIFEST, UPGRADE) if (folder / name).is_file()]
+    named = [
+        read_manifest(folder, name) for name in (MANIFEST, UPGRADE) if (folder / name).is_file()
+    ]
     for data in {*folder.glob("data-*")} - {data_folder(folder, manifest) for manifest in named}:
         if data.name[5:].isdecimal():  # else a copy that somebody made
             shutil.rmtree(data, ignore_errors=True)
@@ -224,14 +246,18 @@ def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
         manifest = json.loads((folder / file).read_text(encoding="utf-8"))
         found, checksum = (manifest["format"], manifest["version"]), manifest.pop("checksum", None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}). {hint}") from error
+        raise ValueError(
+            f"index: {str(folder / file)!r} is not the manifest of an index ({error}). {hint}"
+        ) from error
     if found != (FORMAT, VERSION):
         raise ValueError(
             f"index: {str(folder)!r} has format {found[0]!r} version {found[1]}, expected {FORMAT!r} version "
             f"{VERSION}. {hint}"
         )
     if checksum != _checksum(manifest):
-        raise ValueError(f"index: {str(folder / file)!r} is damaged or was edited. Restore it. {hint}")
+        raise ValueError(
+            f"index: {str(folder / file)!r} is damaged or was edited. Restore it. {hint}"
+        )
     return manifest
 
 

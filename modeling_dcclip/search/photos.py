@@ -16,7 +16,14 @@ from typing import BinaryIO
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
-from modeling_dcclip.search.files import RAW_PHOTOS, STILLS, VIDEOS, FileState, UnreadablePhotoError, extension_of
+from modeling_dcclip.search.files import (
+    RAW_PHOTOS,
+    STILLS,
+    VIDEOS,
+    FileState,
+    UnreadablePhotoError,
+    extension_of,
+)
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 from modeling_dcclip.search.video import read_frame, read_frames
 
@@ -33,9 +40,15 @@ class Photo:
 
     state: FileState  # while it was read
     digest: bytes  # of its content, 16 bytes
-    taken: str | None  # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
-    image: Image.Image | None  # upright 8-bit RGB on white, of a video its first frame; None if the content is known
-    frames: Sequence[tuple[float, Image.Image]] = ()  # of a video, further ones, each with its time in seconds
+    taken: (
+        str | None
+    )  # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
+    image: (
+        Image.Image | None
+    )  # upright 8-bit RGB on white, of a video its first frame; None if the content is known
+    frames: Sequence[
+        tuple[float, Image.Image]
+    ] = ()  # of a video, further ones, each with its time in seconds
 
 
 def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
@@ -87,7 +100,9 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
     try:
         image = read_photo(os.fsencode(path), lambda digest: False, edge).image
     except UnreadablePhotoError as error:
-        raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
+        raise ValueError(
+            f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file."
+        ) from error
     assert image is not None  # no content is known
     return image
 
@@ -106,7 +121,10 @@ def decode_photo(
             if "progressive" not in image.info:  # else libjpeg has all coefficients in memory
                 pixels = image.width * image.height
             limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-            if max_pixels and image.format in ("WEBP", "AVIF"):  # whose decoders have copies of their own
+            if max_pixels and image.format in (
+                "WEBP",
+                "AVIF",
+            ):  # whose decoders have copies of their own
                 limit /= 2
             if pixels > limit:
                 raise Image.DecompressionBombError
@@ -120,7 +138,9 @@ def decode_photo(
         raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
         is_io = isinstance(error, OSError) and error.errno is not None
-        raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
+        raise UnreadablePhotoError(
+            _cause(error) if is_io else "damaged", is_lasting=not is_io
+        ) from error
 
 
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:
@@ -154,7 +174,9 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
         raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
     if extension in STILLS and lacks_plugin(extension):
         package = "pillow-heif" if extension.startswith(".h") else "pillow"
-        raise UnreadablePhotoError(f"{extension} needs {package}: pip install -U {package}", is_lasting=False)
+        raise UnreadablePhotoError(
+            f"{extension} needs {package}: pip install -U {package}", is_lasting=False
+        )
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UnreadablePhotoError("not a file", is_lasting=False)
@@ -175,7 +197,11 @@ def _date(image: Image.Image) -> str | None:
         details: Mapping[int, object] = {}
         with suppress(Exception):  # of a damaged part; the rest may be sound
             details = exif.get_ifd(EXIF_IFD)
-        for text in (details.get(DATE_TIME_ORIGINAL), details.get(DATE_TIME_DIGITIZED), exif.get(DATE_TIME)):
+        for text in (
+            details.get(DATE_TIME_ORIGINAL),
+            details.get(DATE_TIME_DIGITIZED),
+            exif.get(DATE_TIME),
+        ):
             with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
                 return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
     return None

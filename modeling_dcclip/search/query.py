@@ -14,7 +14,9 @@ from modeling_dcclip.search.files import search_text
 
 DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
 PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
-WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
+WEIGHTED = re.compile(
+    r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I
+)
 MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
@@ -23,7 +25,9 @@ LEFT_OUT = re.compile(
     r"|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"
 )
 # 有没有 and 要不要 ask whether something is there
-NEGATION = re.compile(r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I)
+NEGATION = re.compile(
+    r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I
+)
 
 
 class QueryWarning(UserWarning):
@@ -50,17 +54,26 @@ def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"], float(match["weight"])) if match else (term, default)
     if not match and "^" in term:
-        raise ValueError(f"query: the weight of {term!r} is not a number. Write TEXT^0.5, or leave ^ out.")
+        raise ValueError(
+            f"query: the weight of {term!r} is not a number. Write TEXT^0.5, or leave ^ out."
+        )
     text = text.strip().rstrip(PUNCTUATION)
     if not text:
-        raise ValueError(f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English.")
+        raise ValueError(
+            f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English."
+        )
     if abs(weight) > MAX_WEIGHT:
-        raise ValueError(f"query: {term!r} has the weight {weight:g}, expected {-MAX_WEIGHT} to {MAX_WEIGHT}.")
+        raise ValueError(
+            f"query: {term!r} has the weight {weight:g}, expected {-MAX_WEIGHT} to {MAX_WEIGHT}."
+        )
     return text, weight
 
 
 def embed_query(
-    runtime: Runtime, texts: Sequence[str], without: Sequence[str] = (), images: Sequence[ImageInput] = ()
+    runtime: Runtime,
+    texts: Sequence[str],
+    without: Sequence[str] = (),
+    images: Sequence[ImageInput] = (),
 ) -> np.ndarray:
     """Embed a query: the weighted sum of the embeddings of its terms.
 
@@ -82,7 +95,9 @@ def embed_query(
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
     if not terms and not images:
-        raise ValueError("query: got none. Describe a photograph in Chinese or English, or pass an example image.")
+        raise ValueError(
+            "query: got none. Describe a photograph in Chinese or English, or pass an example image."
+        )
     for text, _ in terms:
         _warn(runtime, text)
     total = np.zeros(runtime.dimension, np.float32)
@@ -100,7 +115,9 @@ def embed_query(
 def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
     if runtime.count_tokens(text) > (limit := runtime.max_text_length):
-        warnings.warn(f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3)
+        warnings.warn(
+            f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3
+        )
     if unknown := runtime.unknown_parts(text):
         message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"
         warnings.warn(message, QueryWarning, stacklevel=3)
@@ -132,7 +149,9 @@ class Filter:
         if self.after is not None and self.before is not None:
             length = min(len(self.after), len(self.before))
             if self.after[:length] > self.before[:length]:
-                raise ValueError(f"after: {self.after!r} is later than before: {self.before!r}. Change one of them.")
+                raise ValueError(
+                    f"after: {self.after!r} is later than before: {self.before!r}. Change one of them."
+                )
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
@@ -151,9 +170,13 @@ class Filter:
 def _parse_date(name: str, text: str) -> str:
     """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
     match = DATE.fullmatch("".join(text.split()))
-    parts = [f"{int(part):0{max(2, len(part))}}" for part in match.groups() if part] if match else []
+    parts = (
+        [f"{int(part):0{max(2, len(part))}}" for part in match.groups() if part] if match else []
+    )
     try:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {text!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.") from error
+        raise ValueError(
+            f"{name}: {text!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD."
+        ) from error
     return "-".join(parts)

@@ -26,7 +26,9 @@ TOP = 60  # photographs in an answer
 BEST = 200  # photographs that a search sorts by date
 WAIT_S = 1.0  # for a file manager that fails
 NUMBER = re.compile("[0-9]{1,18}")
-PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")  # id, and time of the frame of a video
+PHOTOGRAPH = re.compile(
+    "([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?"
+)  # id, and time of the frame of a video
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
 IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
 PAGE = Path(__file__).parent / "page"
@@ -51,7 +53,9 @@ class SearchServer(LocalServer):
 
     def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
         self.index = index
-        self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
+        self.query_lock = (
+            threading.Lock()
+        )  # warnings are caught for the process, so one query at a time
         # one large image in memory at a time, in one thread, whose allocator uses the memory again
         self.image_reader = ThreadPoolExecutor(1)
         super().__init__(_PageHandler, host, port)
@@ -95,11 +99,16 @@ class _PageHandler(LocalHandler):
             if file is None or not os.path.exists(file.path):
                 raise OSError(f"photograph {number}: it is gone.")
             with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
-                if subprocess.Popen(_file_manager(file.path)).wait(WAIT_S) and sys.platform != "win32":
+                if (
+                    subprocess.Popen(_file_manager(file.path)).wait(WAIT_S)
+                    and sys.platform != "win32"
+                ):
                     raise OSError("This machine has no file manager.")
         except (OSError, ValueError) as error:
             lacks = isinstance(error, FileNotFoundError)  # such as xdg-open
-            self.send_failure(HTTPStatus.NOT_FOUND, "This machine has no file manager." if lacks else str(error))
+            self.send_failure(
+                HTTPStatus.NOT_FOUND, "This machine has no file manager." if lacks else str(error)
+            )
             return
         self.send_json(HTTPStatus.OK, {})
 
@@ -134,14 +143,20 @@ class _PageHandler(LocalHandler):
                     )
                     if top == BEST:
                         fitting = [hit for hit in hits if hit.fits] or hits
-                        hits = sorted(fitting, key=lambda hit: hit.taken, reverse=True)[skip : skip + TOP]
+                        hits = sorted(fitting, key=lambda hit: hit.taken, reverse=True)[
+                            skip : skip + TOP
+                        ]
             total = len(index.catalog.rows_of_files(chosen))
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
             return
         answer = {
             "hits": [self._entry(hit, is_query) for hit in hits],
-            "notes": [self.translated(str(each.message)) for each in caught if each.category is QueryWarning],
+            "notes": [
+                self.translated(str(each.message))
+                for each in caught
+                if each.category is QueryWarning
+            ],
             "total": total,
             "more": len(hits) == TOP,
             "without": without,
@@ -158,7 +173,9 @@ class _PageHandler(LocalHandler):
                 raise UnreadablePhotoError("changed since the search", is_lasting=True)
             if not os.path.isabs(file.path) or not file.state.is_current():
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
-            content = self.server.image_reader.submit(make_thumbnail, file.path, edge, file.seconds or 0).result()
+            content = self.server.image_reader.submit(
+                make_thumbnail, file.path, edge, file.seconds or 0
+            ).result()
         except (OSError, ValueError) as error:
             self.send_failure(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
@@ -168,9 +185,21 @@ class _PageHandler(LocalHandler):
         """What the page shows of a photograph."""
         path = os.fsencode(hit.path).decode("utf-8", "replace")
         score = round(hit.score, 4) if has_score else None
-        entry = {"id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id, "version": hit.version, "path": path}
-        entry |= {"name": f"{Path(path).name} {self.translated(hit.time)}".rstrip(), "is_current": hit.is_current}
-        return entry | {"date": hit.taken[:10], "score": score, "copies": len(hit.copies), "fits": hit.fits}
+        entry = {
+            "id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id,
+            "version": hit.version,
+            "path": path,
+        }
+        entry |= {
+            "name": f"{Path(path).name} {self.translated(hit.time)}".rstrip(),
+            "is_current": hit.is_current,
+        }
+        return entry | {
+            "date": hit.taken[:10],
+            "score": score,
+            "copies": len(hit.copies),
+            "fits": hit.fits,
+        }
 
 
 def _photograph(text: str) -> tuple[int, float | None]:
@@ -184,4 +213,8 @@ def _file_manager(path: str) -> list[str]:
     """Command that shows a file in the file manager."""
     if sys.platform == "darwin":
         return ["open", "-R", path]
-    return ["explorer", "/select,", path] if sys.platform == "win32" else ["xdg-open", os.path.dirname(path)]
+    return (
+        ["explorer", "/select,", path]
+        if sys.platform == "win32"
+        else ["xdg-open", os.path.dirname(path)]
+    )

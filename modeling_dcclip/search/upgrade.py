@@ -58,7 +58,9 @@ def upgrade_index(
                 f"model: the index {str(index.folder)!r} has this model already, with {space.dimension} dimensions."
             )
         folders = index.catalog.folders()
-        if (others := len(index) - sum(map(index.catalog.count_below, folders))) > 0:  # nested ones count twice
+        if (
+            others := len(index) - sum(map(index.catalog.count_below, folders))
+        ) > 0:  # nested ones count twice
             raise ValueError(
                 f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
                 "data with the new model into a new index: training/embed.py."
@@ -67,7 +69,9 @@ def upgrade_index(
         catalog, store = open_data(index.folder, manifest, create=True)
         try:
             store_rotation(catalog, runtime)
-            for folder in {*catalog.folders()} - {*folders}:  # of an interrupted upgrade, and forgotten since
+            for folder in {*catalog.folders()} - {
+                *folders
+            }:  # of an interrupted upgrade, and forgotten since
                 catalog.forget_folder(folder)
             catalog.set_folders(folders)
             report = update(catalog, store, runtime, [*folders], progress, earlier=index.catalog)

@@ -17,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-BLOCK_ROWS = 2048  # rows converted to float32 at once: a block of 256 dimensions fits the second-level cache
+BLOCK_ROWS = (
+    2048  # rows converted to float32 at once: a block of 256 dimensions fits the second-level cache
+)
 MAX_WEIGHT = 255  # of a value in the checksum
-MULTIPLIER = 2_654_435_761  # spreads row numbers over 32 bits (Knuth, The Art of Computer Programming, 6.4)
+MULTIPLIER = (
+    2_654_435_761  # spreads row numbers over 32 bits (Knuth, The Art of Computer Programming, 6.4)
+)
 
 
 class VectorStore:
@@ -63,7 +67,9 @@ class VectorStore:
         if not np.isfinite(vectors).all():
             raise ValueError("vectors: an embedding is not finite. Export the model again.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        scales = np.maximum(np.abs(vectors).max(1), np.finfo(np.float32).tiny).astype(np.float32) / np.float32(127)
+        scales = np.maximum(np.abs(vectors).max(1), np.finfo(np.float32).tiny).astype(
+            np.float32
+        ) / np.float32(127)
         values = np.rint(vectors / scales[:, None]).astype(np.int8)
         checks = self._checksums(rows, values.astype(np.float32), scales)
         for path, column in zip(self._types, (values, scales, checks), strict=True):
@@ -86,7 +92,9 @@ class VectorStore:
 
     def read_codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stored values in -127..127, (N, D) int8, and scales, (N,) float32, of rows. Damaged ones are refused."""
-        values, scales, checks = (column[rows] for column in self._map(int(rows.max(initial=-1)) + 1))
+        values, scales, checks = (
+            column[rows] for column in self._map(int(rows.max(initial=-1)) + 1)
+        )
         for start in range(0, len(rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
             found = self._checksums(rows[part], values[part].astype(np.float32), scales[part])
@@ -159,7 +167,9 @@ class VectorStore:
                 raise ValueError(
                     f"index: {str(self.folder)!r} has {stored} vectors, expected {rows}. Repair it: dcclip index."
                 )
-            maps = (np.memmap(path, dtype, "r", shape=(stored,)) for path, dtype in self._types.items())
+            maps = (
+                np.memmap(path, dtype, "r", shape=(stored,)) for path, dtype in self._types.items()
+            )
             self._mapped = [np.asarray(each) for each in maps]
         return [column[:rows] for column in self._mapped]
 
@@ -171,7 +181,9 @@ class VectorStore:
             rows = slice(start, min(start + BLOCK_ROWS, count))
             values = block[: rows.stop - start]
             np.copyto(values, codes[rows])
-            found = self._checksums(np.arange(start, rows.stop), values, scales[rows]) == checks[rows]
+            found = (
+                self._checksums(np.arange(start, rows.stop), values, scales[rows]) == checks[rows]
+            )
             yield rows, values, scales[rows], found
 
 
@@ -179,7 +191,9 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
     """Write rows of a file in place. Ordinary writes report a full disk as an error; a memory map would be killed."""
     size = values[0].nbytes
     with path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
-        starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)  # a run of successive rows is one write
+        starts = np.flatnonzero(
+            np.diff(rows, prepend=rows[0] - 2) != 1
+        )  # a run of successive rows is one write
         for begin, end in zip(starts, [*starts[1:], len(rows)], strict=True):
             file.seek(int(rows[begin]) * size)
             remaining = values[begin:end].data.cast("B")

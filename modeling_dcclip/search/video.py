@@ -19,7 +19,9 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf"
 DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of an iPhone; UTC
 
 
-def read_frames(file: BinaryIO, edge: int | None) -> tuple[str | None, list[tuple[float, Image.Image]]]:
+def read_frames(
+    file: BinaryIO, edge: int | None
+) -> tuple[str | None, list[tuple[float, Image.Image]]]:
     """Read the local date of a video, `YYYY-MM-DD HH:MM:SS` or None, and its key frames, at least one.
 
     Each frame is its time in seconds and an upright 8-bit RGB image, whose shorter side has at least `edge` pixels if
@@ -63,11 +65,15 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
 
     file.seek(0)
     # a title that is not UTF-8 must not fail; PyAV 19, for Python 3.12 and newer, has no such option and never raises
-    tolerant: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    tolerant: Any = (
+        {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    )
     try:
         with av.open(file, options={"format_whitelist": FORMATS}, **tolerant) as container:
             stream: Any = container.streams.best("video")
-            if stream is None or stream.codec_context is None:  # no video, or a codec that is not known
+            if (
+                stream is None or stream.codec_context is None
+            ):  # no video, or a codec that is not known
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 raise UnreadablePhotoError("too many pixels", is_lasting=True)
@@ -92,7 +98,9 @@ def _frame_at(container: Any, stream: Any, seconds: float) -> Any:
 
 def _image(frame: Any, edge: int | None) -> Image.Image:
     scale = 1.0 if edge is None else min(1.0, 2 * edge / min(frame.width, frame.height))
-    image = frame.to_image(width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale)))
+    image = frame.to_image(
+        width=max(1, round(frame.width * scale)), height=max(1, round(frame.height * scale))
+    )
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 

@@ -22,7 +22,9 @@ def load_watchfiles() -> ModuleType:
     try:
         import watchfiles
     except ImportError as error:
-        raise ValueError("watch: watchfiles is not installed. Run: pip install watchfiles") from error
+        raise ValueError(
+            "watch: watchfiles is not installed. Run: pip install watchfiles"
+        ) from error
     return watchfiles
 
 

@@ -31,10 +31,14 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "without_its_last_byte": lambda content: content[:-1],
     "twice": lambda content: content * 2,
     "zeros": lambda content: bytes(len(content)),
-    "a_block_of_zeros": lambda content: content[: len(content) // 3] + bytes(64) + content[len(content) // 3 + 64 :],
+    "a_block_of_zeros": lambda content: (
+        content[: len(content) // 3] + bytes(64) + content[len(content) // 3 + 64 :]
+    ),
     "noise": lambda content: random.Random(0).randbytes(len(content)),
     "a_web_page": lambda content: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-    "a_pointer_of_git_lfs": lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+    "a_pointer_of_git_lfs": lambda content: (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    ),
     "a_conflict": lambda content: b"<<<<<<< HEAD\n" + content + b"\n=======\n>>>>>>> main\n",
 }
 # what a program may write where an object of JSON belongs
@@ -102,7 +106,9 @@ def run(main: Callable[[list[str]], None], *arguments: object) -> tuple[int, str
 
 def refused(program: str, errors: str) -> bool:
     """Whether a message is one line that names a field: `dcclip: model: ...`."""
-    lines = [line for line in re.split(r"[\r\n]+", errors) if line.strip()]  # a progress bar ends with \r
+    lines = [
+        line for line in re.split(r"[\r\n]+", errors) if line.strip()
+    ]  # a progress bar ends with \r
     head, _, rest = lines[-1].partition(": ") if lines else ("", "", "")
     return head == program and ": " in rest and len(rest) > 20 and "Traceback" not in errors
 
@@ -110,7 +116,9 @@ def refused(program: str, errors: str) -> bool:
 def cases(files: Iterable[str], flips: int, places: Iterable[str] = PLACES) -> list[Any]:
     """Every file with every damage that it can have, and with flipped bits; few of them belong to the daily suite."""
     return [
-        pytest.param(file, damage, marks=() if damage in DAILY else pytest.mark.stress, id=f"{file}-{damage}")
+        pytest.param(
+            file, damage, marks=() if damage in DAILY else pytest.mark.stress, id=f"{file}-{damage}"
+        )
         for file in files
         for damage in [
             *BYTES,

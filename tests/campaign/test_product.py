@@ -13,7 +13,13 @@ from tests.modeling.color_model import save_color_model
 from tests.modeling.conftest import RGB
 
 FORMATS = ("jpg", "png", "webp", "tiff", "avif")
-MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "onnx/text_model.onnx", "onnx/vision_model.onnx")
+MODEL = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "onnx/text_model.onnx",
+    "onnx/vision_model.onnx",
+)
 INDEX = (
     "manifest.json",
     "data-1/catalog.sqlite",
@@ -29,9 +35,17 @@ def original(tmp_path_factory) -> Path:
     (place / "photos").mkdir()
     for number in range(40):
         color = list(RGB)[number % len(RGB)]
-        Image.new("RGB", (24 + number, 16), RGB[color]).save(place / "photos" / f"{color}{number}.png")
+        Image.new("RGB", (24 + number, 16), RGB[color]).save(
+            place / "photos" / f"{color}{number}.png"
+        )
     code, _, errors = run(
-        command.main, "index", place / "photos", "--model", place / "model", "--index", place / "index"
+        command.main,
+        "index",
+        place / "photos",
+        "--model",
+        place / "model",
+        "--index",
+        place / "index",
     )
     assert not code, errors
     return place
@@ -47,7 +61,9 @@ def place(original, tmp_path) -> Path:
 
 def search(place: Path) -> tuple[int, str, str]:
     model = ("--model", place / "model")
-    return run(command.main, "search", "red", "--top", "40", "--json", *model, "--index", place / "index")
+    return run(
+        command.main, "search", "red", "--top", "40", "--json", *model, "--index", place / "index"
+    )
 
 
 def assert_noticed(place: Path, undamaged: str):
@@ -67,12 +83,17 @@ def test_a_damaged_model_is_noticed(file, damage, original, place):
     Image.new("RGB", (99, 16), RGB["red"]).save(place / "new.png")
     shutil.copytree(original / "photos", place / "photos")
     model = ("--model", place / "model")
-    code, _, errors = run(command.main, "index", place / "photos", *model, "--index", place / "index")
+    code, _, errors = run(
+        command.main, "index", place / "photos", *model, "--index", place / "index"
+    )
     assert not code or refused("dcclip", errors), errors  # foreign vectors are never added
     shutil.rmtree(place / "model")
     shutil.copytree(original / "model", place / "model")
     scores = {hit["path"]: hit["score"] for hit in json.loads(search(place)[1])}
-    assert all(scores[path] == score for path, score in ((hit["path"], hit["score"]) for hit in json.loads(undamaged)))
+    assert all(
+        scores[path] == score
+        for path, score in ((hit["path"], hit["score"]) for hit in json.loads(undamaged))
+    )
 
 
 @pytest.mark.parametrize(("file", "damage"), cases(INDEX, flips=40))
@@ -83,7 +104,9 @@ def test_a_damaged_index_is_noticed_and_repaired(file, damage, original, place):
     for name in ("status", "duplicates"):
         code, _, errors = run(command.main, name, "--json", "--index", place / "index")
         assert not code or refused("dcclip", errors), errors
-    code, _, errors = run(command.main, "index", "--model", place / "model", "--index", place / "index")
+    code, _, errors = run(
+        command.main, "index", "--model", place / "model", "--index", place / "index"
+    )
     if code:
         assert refused("dcclip", errors), errors
     else:
@@ -92,7 +115,9 @@ def test_a_damaged_index_is_noticed_and_repaired(file, damage, original, place):
         )
 
 
-@pytest.mark.parametrize(("file", "damage"), cases([f"photo.{name}" for name in FORMATS], 20, NAMED))
+@pytest.mark.parametrize(
+    ("file", "damage"), cases([f"photo.{name}" for name in FORMATS], 20, NAMED)
+)
 def test_a_damaged_photograph_is_counted_or_read(file, damage, place, tmp_path):
     photo = tmp_path / "more" / file
     photo.parent.mkdir()
@@ -104,7 +129,9 @@ def test_a_damaged_photograph_is_counted_or_read(file, damage, place, tmp_path):
         assert refused("dcclip", errors), errors
     else:
         report = json.loads(found)
-        assert report["embedded"] + len(report["failures"]) + report["copies"] == 1 or damage in NAMED, report
+        assert (
+            report["embedded"] + len(report["failures"]) + report["copies"] == 1 or damage in NAMED
+        ), report
     code, found, errors = run(command.main, "search", "--image", photo, *model)
     assert not code or refused("dcclip", errors), errors
     code, found, errors = run(command.main, "label", photo, "red", "blue", *model[:2])

@@ -17,8 +17,18 @@ from training.data import load_source
 from training.finetuning.sources import open_data
 from training.finetuning.tables import cells_of
 
-MODEL = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
-ROWS = {"image": ["1.jpg", "2.jpg", "3.jpg"], "zh": ["苹果", "狗", "一只猫"], "en": ["an apple", "a dog", "a cat"]}
+MODEL = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "model.safetensors",
+)
+ROWS = {
+    "image": ["1.jpg", "2.jpg", "3.jpg"],
+    "zh": ["苹果", "狗", "一只猫"],
+    "en": ["an apple", "a dog", "a cat"],
+}
 TABLES = ("pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet")
 
 
@@ -35,11 +45,18 @@ def test_a_damaged_model_is_not_evaluated(file, damage, finished, corpus, tmp_pa
     folder = tmp_path / "model"
     shutil.copytree(finished, folder)
     put(folder / file, damage)
-    data = ("--data", f"mine={corpus / 'unseen_style.parquet'}", "--class_names", corpus / "class_names.json")
+    data = (
+        "--data",
+        f"mine={corpus / 'unseen_style.parquet'}",
+        "--class_names",
+        corpus / "class_names.json",
+    )
     code, _, errors = run(evaluate.main, "--model", folder, *data, "--output_dir", tmp_path / "out")
     # a wrong weight or word cannot be seen, and processor_config.json comes before preprocessor_config.json
     unseen = damage in ("without_its_last_byte", "a_block_of_zeros") or damage.startswith("flip")
-    assert (not code and (unseen or file.startswith("pre"))) or (code == 2 and refused("eval", errors)), errors
+    assert (not code and (unseen or file.startswith("pre"))) or (
+        code == 2 and refused("eval", errors)
+    ), errors
 
 
 @pytest.fixture
@@ -50,7 +67,10 @@ def table(request, tmp_path) -> Path:
         Dataset.from_dict(ROWS).to_parquet(path)
     elif path.suffix == ".jsonl":
         path.write_text(
-            "\n".join(json.dumps(dict(zip(ROWS, row, strict=True))) for row in zip(*ROWS.values(), strict=True))
+            "\n".join(
+                json.dumps(dict(zip(ROWS, row, strict=True)))
+                for row in zip(*ROWS.values(), strict=True)
+            )
         )
     else:
         separator = "\t" if path.suffix == ".tsv" else ","
@@ -103,11 +123,15 @@ def test_a_wrong_recipe_names_its_field(content, tmp_path):
 
 @pytest.mark.parametrize(("file", "damage"), cases(["recipe.yaml"], 10))
 def test_a_damaged_recipe_names_its_field(file, damage, tmp_path):
-    recipe = DistillRecipe(**recipe_fields(tmp_path, "some/images", teacher="some/teacher", student=student_config()))
+    recipe = DistillRecipe(
+        **recipe_fields(tmp_path, "some/images", teacher="some/teacher", student=student_config())
+    )
     save_recipe(recipe, tmp_path)
     put(tmp_path / file, damage)
     with time_limit():
         try:
-            recipe_from_args(DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"])
+            recipe_from_args(
+                DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"]
+            )
         except ValueError as error:
             assert re.match(r"[\w.]+: |Problems parsing config", str(error)), error

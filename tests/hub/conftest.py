@@ -13,8 +13,12 @@ from training.hub import save_model, write_card
 def finished(tmp_path_factory, processor) -> Path:
     """A finished model folder with files that must not be uploaded. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
-    fields = recipe_fields(folder, "/data/some/images", teacher="some/teacher", student=student_config())
-    model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")
+    fields = recipe_fields(
+        folder, "/data/some/images", teacher="some/teacher", student=student_config()
+    )
+    model = make_model(
+        CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m"
+    )
     save_model(folder, model, processor, DistillRecipe(**fields))
     write_card(folder)
     for name in (

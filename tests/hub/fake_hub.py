@@ -10,7 +10,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 
 def http_error(status: int) -> HfHubHTTPError:
-    return HfHubHTTPError(f"status {status}", response=SimpleNamespace(status_code=status, headers={}, request=None))
+    return HfHubHTTPError(
+        f"status {status}", response=SimpleNamespace(status_code=status, headers={}, request=None)
+    )
 
 
 @dataclass
@@ -18,7 +20,9 @@ class FakeHub:
     """One repo. A failure is the name of a method, an error, and whether the response alone is lost."""
 
     private: bool | None = None  # None before the repo is created
-    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("initial", {".gitattributes": b""})])
+    commits: list[tuple[str, dict[str, bytes]]] = field(
+        default_factory=lambda: [("initial", {".gitattributes": b""})]
+    )
     branches: dict[str, str] = field(default_factory=lambda: {"main": "0"})
     tags: dict[str, str] = field(default_factory=dict)
     failures: list[tuple[str, Exception, bool]] = field(default_factory=list)
@@ -35,7 +39,9 @@ class FakeHub:
         method = getattr(type(self), f"_{name}")
 
         def call(*arguments: object, **options: object):
-            inspect.signature(getattr(HfApi, name)).bind(self, *arguments, **options)  # as the real one would
+            inspect.signature(getattr(HfApi, name)).bind(
+                self, *arguments, **options
+            )  # as the real one would
             failure = next((each for each in self.failures if each[0] == name), None)
             if failure is None or failure[2]:
                 result = method(self, *arguments, **options)
@@ -59,7 +65,9 @@ class FakeHub:
         return [*self.files(revision)]
 
     def _list_repo_refs(self, repo_id):
-        return SimpleNamespace(tags=[SimpleNamespace(name=n, target_commit=oid) for n, oid in self.tags.items()])
+        return SimpleNamespace(
+            tags=[SimpleNamespace(name=n, target_commit=oid) for n, oid in self.tags.items()]
+        )
 
     def _create_tag(self, repo_id, tag, revision):
         assert tag not in self.tags

@@ -19,7 +19,9 @@ def read_json(name: str) -> dict:
 def expected() -> dict[str, list[float]]:
     """Constants of the model folder, by their names in the source files."""
     config, images = read_json("config.json"), read_json("preprocessor_config.json")
-    tokens = {entry["content"]: entry["id"] for entry in read_json("tokenizer.json")["added_tokens"]}
+    tokens = {
+        entry["content"]: entry["id"] for entry in read_json("tokenizer.json")["added_tokens"]
+    }
     session = onnxruntime.InferenceSession(str(MODEL / "onnx" / "text_model_quantized.onnx"))
     return {
         "EDGE": [images["crop_size"]["height"]],
@@ -44,9 +46,13 @@ def test_constants_of_the_code_are_those_of_the_model(name):
     source = (MOBILE / name).read_text(encoding="utf-8")
     found = {
         constant: numbers(re.sub(r"\bInt64\b", "", value))
-        for constant, value in re.findall(r"^(?:const val|val|let) ([A-Z_]+)(?:: [\w\[\]]+)? = (.+)$", source, re.M)
+        for constant, value in re.findall(
+            r"^(?:const val|val|let) ([A-Z_]+)(?:: [\w\[\]]+)? = (.+)$", source, re.M
+        )
     }
-    assert {constant: pytest.approx(values, rel=1e-6) for constant, values in expected().items()} == found
+    assert {
+        constant: pytest.approx(values, rel=1e-6) for constant, values in expected().items()
+    } == found
     assert "LOGIT_SCALE * " in source and "Not run: " in source
     for tensor in ("pixel_values", "image_embeds", "input_ids", "attention_mask", "text_embeds"):
         assert f'"{tensor}"' in source

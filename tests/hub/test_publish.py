@@ -12,13 +12,24 @@ from tests.hub.fake_hub import FakeHub, http_error
 from tests.tiny import CUT_EFFICIENTNET, recipe_fields, student_config
 from training import distill, publish
 from training.config import DistillRecipe
-from training.hub import FolderError, PublishError, Target, changed_code, check, check_folder, list_files, upload
+from training.hub import (
+    FolderError,
+    PublishError,
+    Target,
+    changed_code,
+    check,
+    check_folder,
+    list_files,
+    upload,
+)
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
 REPO = "me/dcclip-tiny"
-LOST = importlib.import_module(errors.Response.__module__.partition(".")[0]).ConnectError  # of httpx or httpx2
+LOST = importlib.import_module(
+    errors.Response.__module__.partition(".")[0]
+).ConnectError  # of httpx or httpx2
 
 
 @pytest.fixture
@@ -41,22 +52,54 @@ def target(**fields) -> Target:
 
 
 def dry_run(folder: Path, **fields):
-    publish.run(publish.PublishOptions(**({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)))
+    publish.run(
+        publish.PublishOptions(
+            **({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)
+        )
+    )
 
 
 def test_only_listed_files_are_published(folder):
     (folder / "onnx/.hidden.onnx").touch()
     names = {*list_files(folder)}
-    assert {"model.safetensors", "config.json", "handler.py", "preprocessor_config.json", "README.md"} <= names
-    assert {"LICENSE", "requirements.txt", "modules.json", "onnx/model.onnx", "executorch/text_model.pte"} <= names
-    refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes", "hidden")
+    assert {
+        "model.safetensors",
+        "config.json",
+        "handler.py",
+        "preprocessor_config.json",
+        "README.md",
+    } <= names
+    assert {
+        "LICENSE",
+        "requirements.txt",
+        "modules.json",
+        "onnx/model.onnx",
+        "executorch/text_model.pte",
+    } <= names
+    refused = (
+        "log.",
+        "checkpoint",
+        "training_state",
+        "cache",
+        "pyc",
+        "optimizer",
+        "private",
+        "notes",
+        "hidden",
+    )
     assert not [name for name in names if any(part in name for part in refused)]
 
 
 def test_no_file_of_a_run_has_an_absolute_path(folder):
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    assert "/data/some" not in recipe and "train: <elsewhere>/images" in recipe and "teacher: some/teacher" in recipe
-    results = Results({"command": f"eval.py --data {folder}/a.parquet", "models": [{"name": str(folder)}]})
+    assert (
+        "/data/some" not in recipe
+        and "train: <elsewhere>/images" in recipe
+        and "teacher: some/teacher" in recipe
+    )
+    results = Results(
+        {"command": f"eval.py --data {folder}/a.parquet", "models": [{"name": str(folder)}]}
+    )
     text = results.write(folder).read_text(encoding="utf-8")
     assert str(folder) not in text and "--data a.parquet" in text and '"dcclip-tiny"' in text
     list_files(folder)
@@ -114,7 +157,11 @@ def isolated(finished) -> tuple[float, dict]:
     """The largest difference of a sound folder, and the outputs of its model in a process of its own."""
     found, original = [], check._load_isolated
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "_load_isolated", lambda *arguments: found.append(original(*arguments)) or found[0])
+        patch.setattr(
+            check,
+            "_load_isolated",
+            lambda *arguments: found.append(original(*arguments)) or found[0],
+        )
         return check_folder(finished), found[0]
 
 
@@ -122,12 +169,19 @@ def isolated(finished) -> tuple[float, dict]:
     ("change", "message"),
     [
         (lambda outputs: outputs, None),
-        (lambda outputs: outputs["text_embeds"][0].__setitem__(0, outputs["text_embeds"][0][0] + 0.01), "embeddings"),
+        (
+            lambda outputs: outputs["text_embeds"][0].__setitem__(
+                0, outputs["text_embeds"][0][0] + 0.01
+            ),
+            "embeddings",
+        ),
         (lambda outputs: outputs["image_embeds"][0].__setitem__(3, float("nan")), "embeddings"),
         (lambda outputs: outputs["predictions"]["zh"][0].update(score=2.0), "pipeline"),
     ],
 )
-def test_embeddings_and_scores_without_this_package_are_compared(finished, isolated, monkeypatch, change, message):
+def test_embeddings_and_scores_without_this_package_are_compared(
+    finished, isolated, monkeypatch, change, message
+):
     difference, outputs = isolated[0], json.loads(json.dumps(isolated[1]))
     change(outputs)
     monkeypatch.setattr(check, "_load_isolated", lambda *arguments: outputs)
@@ -140,7 +194,9 @@ def test_embeddings_and_scores_without_this_package_are_compared(finished, isola
 
 def test_a_folder_that_does_not_load_alone_is_refused_with_the_cause(finished, tmp_path):
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'ImportError: no such package' >&2\nexit 1\n", encoding="utf-8")
+    python.write_text(
+        "#!/bin/sh\necho 'ImportError: no such package' >&2\nexit 1\n", encoding="utf-8"
+    )
     python.chmod(0o755)
     with pytest.raises(FolderError, match="no such package"):
         check_folder(finished, str(python))
@@ -164,7 +220,9 @@ def test_deleted_files_are_removed_and_other_files_of_the_repo_kept(hub, folder)
 def test_branch_and_tag(hub, folder):
     done = upload(folder, target(revision="next", tag="v1"))
     assert hub.branches["next"] == hub.tags["v1"] == done.commit != hub.branches["main"]
-    assert upload(folder, target(revision="next", tag="v1")).commit == done.commit  # repeating is no conflict
+    assert (
+        upload(folder, target(revision="next", tag="v1")).commit == done.commit
+    )  # repeating is no conflict
     (folder / "requirements.txt").write_text("torch\n", encoding="utf-8")
     with pytest.raises(PublishError, match="tag v1 is already on commit"):
         upload(folder, target(revision="next", tag="v1"))
@@ -172,7 +230,9 @@ def test_branch_and_tag(hub, folder):
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-@pytest.mark.parametrize("error", [http_error(503), http_error(429), LOST("lost"), ConnectionResetError()])
+@pytest.mark.parametrize(
+    "error", [http_error(503), http_error(429), LOST("lost"), ConnectionResetError()]
+)
 @pytest.mark.parametrize("method", ["create_repo", "list_repo_files", "create_commit"])
 def test_temporary_fault_is_retried(hub, folder, method, error, is_late):
     """Also if only the response was lost, there is one commit."""
@@ -198,13 +258,17 @@ def test_public_repo_is_refused_if_private_is_set(hub, folder):
 def test_training_publishes_the_model(hub, corpus, teacher_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("training.hub.publish.check_folder", lambda folder: 0.0)  # tested above
     output_dir, student = tmp_path / "run", student_config(vision_config=CUT_EFFICIENTNET)
-    fields = recipe_fields(output_dir, corpus / "train.parquet", teacher=str(teacher_folder), student=student)
+    fields = recipe_fields(
+        output_dir, corpus / "train.parquet", teacher=str(teacher_folder), student=student
+    )
     fields |= {"push_to_hub": True, "hub_model_id": REPO, "hub_private_repo": True, "max_steps": 1}
     distill.run(DistillRecipe(**fields))
     assert hub.private and [title for title, _ in hub.commits[1:]] == ["Publish the model"]
     files = hub.files()
     assert files["model.safetensors"] == (output_dir / "model.safetensors").read_bytes()
-    assert not [path for path in files if "training_state" in path or path.endswith((".pt", ".bin", ".pkl"))]
+    assert not [
+        path for path in files if "training_state" in path or path.endswith((".pt", ".bin", ".pkl"))
+    ]
 
 
 def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypatch, capsys):
@@ -220,7 +284,9 @@ def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypa
 
 def test_dry_run_lists_files_and_sends_nothing(folder, capsys, monkeypatch):
     monkeypatch.setattr("training.hub.check_folder", lambda folder: 0.0)
-    monkeypatch.setattr("training.hub.upload", lambda *arguments: pytest.fail("a dry run must send nothing"))
+    monkeypatch.setattr(
+        "training.hub.upload", lambda *arguments: pytest.fail("a dry run must send nothing")
+    )
     before = (folder / "README.md").read_bytes()
     publish.main([str(folder), "--repo_id", REPO, "--dry_run"])
     lines = capsys.readouterr().out

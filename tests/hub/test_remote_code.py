@@ -54,7 +54,11 @@ print("FOUND " + json.dumps(found))
 
 
 def test_the_shipped_folder_works_alone_in_every_loader(run_python, tmp_path):
-    environment = {"HF_HOME": f"{tmp_path}/hf", "HF_MODULES_CACHE": f"{tmp_path}/modules", "PYTHONPATH": ""}
+    environment = {
+        "HF_HOME": f"{tmp_path}/hf",
+        "HF_MODULES_CACHE": f"{tmp_path}/modules",
+        "PYTHONPATH": "",
+    }
     run = run_python("-I", "-c", ISOLATED, str(ROOT), str(PHOTO_MODEL), **environment)
     found = json.loads(run.stdout.partition("FOUND ")[2])
     assert set(found.values()) == {"cat"} and {"runtime", "handler"} <= set(found)
@@ -63,8 +67,16 @@ def test_the_shipped_folder_works_alone_in_every_loader(run_python, tmp_path):
 def test_the_model_imports_torch_and_transformers_alone():
     """timm, pandas and the like would make loading slow, and are not needed by every model."""
     for name in ("configuration", "modeling", "processing", "image"):
-        tree = ast.parse((ROOT / "modeling_dcclip" / f"{name}_dcclip.py").read_text(encoding="utf-8"))
-        names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-        names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level]
+        tree = ast.parse(
+            (ROOT / "modeling_dcclip" / f"{name}_dcclip.py").read_text(encoding="utf-8")
+        )
+        names = [
+            alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
+        ]
+        names += [
+            node.module or ""
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and not node.level
+        ]
         packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
         assert packages <= {"torch", "transformers", "PIL", "numpy", "huggingface_hub"}, name

@@ -14,7 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-COLORS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "yellow": (1, 1, -1), "white": (1, 1, 1)}
+COLORS = {
+    "red": (1, -1, -1),
+    "green": (-1, 1, -1),
+    "blue": (-1, -1, 1),
+    "yellow": (1, 1, -1),
+    "white": (1, 1, 1),
+}
 CHINESE = dict(zip("红绿蓝黄白", COLORS, strict=True))
 SIZE, DIMENSION, MAX_TEXT_LENGTH = 8, 16, 6
 PREPROCESSING = {
@@ -59,13 +65,17 @@ def save_color_model(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING))
     words = ["[PAD]", "[UNK]", *COLORS, *CHINESE]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]")
+    )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     values = [COLORS.get(CHINESE.get(word, word), (0, 0, 0)) for word in words]
     table = np.zeros((len(words), DIMENSION), np.float32)
-    table[:, :12] = np.repeat(np.array(values, np.float32), 4, axis=1)  # each channel in each quarter
+    table[:, :12] = np.repeat(
+        np.array(values, np.float32), 4, axis=1
+    )  # each channel in each quarter
     table[1, 15] = 0.1  # an unknown word is no colour
     onnx.save(_text_tower(np.roll(table, turn, 1)), folder / "onnx" / "text_model.onnx")
     projection = np.roll(np.eye(12, DIMENSION, dtype=np.float32), turn, 1)
@@ -76,12 +86,16 @@ def save_color_model(
 def _vision_tower(projection: np.ndarray) -> onnx.ModelProto:
     half = SIZE // 2
     nodes = [
-        helper.make_node("AveragePool", ["pixel_values"], ["pooled"], kernel_shape=[half] * 2, strides=[half] * 2),
+        helper.make_node(
+            "AveragePool", ["pixel_values"], ["pooled"], kernel_shape=[half] * 2, strides=[half] * 2
+        ),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("MatMul", ["flat", "projection"], ["projected"]),
         helper.make_node("LpNormalization", ["projected"], ["embeds"], axis=-1, p=2),
     ]
-    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
+    pixels = helper.make_tensor_value_info(
+        "pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE]
+    )
     return _model(nodes, [pixels], {"projection": projection})
 
 
@@ -96,12 +110,15 @@ def _text_tower(table: np.ndarray) -> onnx.ModelProto:
     ]
     shape = ["batch", "length"]
     inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")
+        helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+        for name in ("input_ids", "attention_mask")
     ]
     return _model(nodes, inputs, {"table": table, "last": np.array([-1]), "second": np.array([1])})
 
 
-def _model(nodes: Sequence[onnx.NodeProto], inputs: Sequence, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+def _model(
+    nodes: Sequence[onnx.NodeProto], inputs: Sequence, constants: dict[str, np.ndarray]
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "tower",

@@ -12,7 +12,13 @@ from modeling_dcclip.search import index as index_module
 from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import save_color_model
 
-RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "white": (255,) * 3}
+RGB = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "white": (255,) * 3,
+}
 
 
 @pytest.fixture(autouse=True)

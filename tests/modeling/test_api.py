@@ -45,7 +45,10 @@ def red(tmp_path, paint) -> str:
 def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
     texts = ["红", "green"]
     status, answer = post(
-        {"task": "embed", "inputs": {"texts": texts, "images": [red, "data:image/png;base64," + red]}}
+        {
+            "task": "embed",
+            "inputs": {"texts": texts, "images": [red, "data:image/png;base64," + red]},
+        }
     )
     assert status == 200 and answer.keys() == {"texts", "images"}
     np.testing.assert_allclose(answer["texts"], runtime.encode_texts(texts), atol=1e-6)
@@ -107,7 +110,16 @@ def test_the_description_is_served(server):
 
 def test_the_command_needs_no_index(tmp_path, color_model, monkeypatch, capsys):
     monkeypatch.setattr(ApiServer, "serve_forever", lambda server: None)
-    arguments = ["serve", "--api", "--index", str(tmp_path), "--model", str(color_model), "--port", "0"]
+    arguments = [
+        "serve",
+        "--api",
+        "--index",
+        str(tmp_path),
+        "--model",
+        str(color_model),
+        "--port",
+        "0",
+    ]
     command.main(arguments)
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     with pytest.raises(SystemExit):

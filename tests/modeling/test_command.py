@@ -48,16 +48,22 @@ def test_label_prints_scores(label, color_model, image):
     assert label(*LABELS).splitlines() == [f"{score:.3f}  {name}" for name, score in expected]
     expected = Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
     found = json.loads(label(*LABELS, "--json", "--template", "a {} photo"))
-    assert [(each["label"], each["score"]) for each in found] == [(name, round(score, 6)) for name, score in expected]
+    assert [(each["label"], each["score"]) for each in found] == [
+        (name, round(score, 6)) for name, score in expected
+    ]
 
 
 def test_help_needs_no_packages(run_python):
-    run = run_python("-c", BLOCK, "torch,transformers,numpy,onnxruntime,tokenizers,PIL", "label", "--help")
+    run = run_python(
+        "-c", BLOCK, "torch,transformers,numpy,onnxruntime,tokenizers,PIL", "label", "--help"
+    )
     assert "usage: dcclip" in run.stdout
 
 
 @pytest.mark.parametrize(("module", "package"), command.RUNTIME_PACKAGES.items())
-def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys, module, package):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch, capsys, module, package
+):
     def fail(options):
         raise ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
 
@@ -93,10 +99,19 @@ def test_unknown_and_single_labels_get_a_note(label, tmp_path, monkeypatch):
 
 def test_usage_errors_name_the_option(capsys):
     for arguments, named in (
-        (["index", ""], "the name is empty"),  # such as of a variable that is not set, and not the current folder
+        (
+            ["index", ""],
+            "the name is empty",
+        ),  # such as of a variable that is not set, and not the current folder
         (["index", "--forget", ""], "the name is empty"),
-        (["label", "image.png", "fox", "--no_such_option"], "dcclip label: error: unrecognized arguments: --no_"),
-        (["search", "beach", "-people"], '-people. To leave something out, write "beach -people" in quotes'),
+        (
+            ["label", "image.png", "fox", "--no_such_option"],
+            "dcclip label: error: unrecognized arguments: --no_",
+        ),
+        (
+            ["search", "beach", "-people"],
+            '-people. To leave something out, write "beach -people" in quotes',
+        ),
         (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
     ):
         with pytest.raises(SystemExit):

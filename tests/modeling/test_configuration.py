@@ -6,7 +6,9 @@ from tests.tiny import BERT, MOBILENET, VIT, make_config
 
 
 def test_saved_config_loads_equal(tmp_path):
-    config = make_config(MOBILENET, BERT, vision_pooling="mean", text_pooling="cls", teacher="some/teacher")
+    config = make_config(
+        MOBILENET, BERT, vision_pooling="mean", text_pooling="cls", teacher="some/teacher"
+    )
     config.save_pretrained(tmp_path)
     assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
@@ -14,7 +16,10 @@ def test_saved_config_loads_equal(tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        *({field: 0} for field in ("projection_dim", "image_size", "max_text_length", "truncate_dim")),
+        *(
+            {field: 0}
+            for field in ("projection_dim", "image_size", "max_text_length", "truncate_dim")
+        ),
         *({field: "max"} for field in ("vision_pooling", "text_pooling")),
         *({"prefixes": widths} for widths in ([8, 4], [8, 8], [8, 17])),
         {"truncate_dim": 17},
@@ -37,8 +42,16 @@ def test_tower_without_model_type_raises_an_error_with_the_field(field):
     [
         (MOBILENET, {"vision_pooling": "cls"}, "vision_pooling='cls' needs"),
         (MOBILENET, {"vision_pooling": "tower"}, "vision_pooling='tower', but"),
-        (MOBILENET | {"architecture": "hf-hub:a/b"}, {}, "vision_config.architecture: 'hf-hub:a/b' is not a name"),
-        (VIT | {"patch_size": 64}, {}, "vision_config: 'vit' returns no spatial"),  # one patch covers the image
+        (
+            MOBILENET | {"architecture": "hf-hub:a/b"},
+            {},
+            "vision_config.architecture: 'hf-hub:a/b' is not a name",
+        ),
+        (
+            VIT | {"patch_size": 64},
+            {},
+            "vision_config: 'vit' returns no spatial",
+        ),  # one patch covers the image
     ],
 )
 def test_image_towers_that_do_not_fit_raise_an_error_with_the_field(vision, fields, message):

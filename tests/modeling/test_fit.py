@@ -11,7 +11,9 @@ from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 
 
 def test_nouns_are_in_both_languages_and_each_once():
-    assert len({*NOUNS}) == len(NOUNS) == 132 and all(each == each.strip() and each for each in NOUNS)
+    assert len({*NOUNS}) == len(NOUNS) == 132 and all(
+        each == each.strip() and each for each in NOUNS
+    )
     assert sum(each.isascii() for each in NOUNS) == 66
 
 
@@ -19,10 +21,17 @@ def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
     similarities = np.array([[0.0, 0.2], [0.1, 0.3]])  # mean 0.1 and 0.2, deviation 0.1
     scores, numbers = np.array([0.3, 0.3]), (2, -1, -3, 1, -2, -4)
     for length, logits in ((1, [1, -1]), (5, [1, -1]), (8, [-2, -3]), (30, [-2, -3])):
-        for count, growth in ((1, 0), (1000, -3.717 if length <= 5 else -7.434)):  # times the root of 2 ln(1000)
+        for count, growth in (
+            (1, 0),
+            (1000, -3.717 if length <= 5 else -7.434),
+        ):  # times the root of 2 ln(1000)
             found = fit_probability(scores, similarities, length, count, numbers)
-            np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits) - growth)), rtol=1e-3)
-    assert [name_share(length) for length in (5, 8)] == [1, 0] and 0 < name_share(7) < name_share(6) < 1
+            np.testing.assert_allclose(
+                found, 1 / (1 + np.exp(-np.array(logits) - growth)), rtol=1e-3
+            )
+    assert [name_share(length) for length in (5, 8)] == [1, 0] and 0 < name_share(7) < name_share(
+        6
+    ) < 1
 
 
 def test_the_list_ends_at_the_last_that_is_about_as_likely_as_the_best():
@@ -47,10 +56,15 @@ def test_a_name_is_compared_without_what_all_nouns_share():
 
 def test_only_the_photograph_of_the_colour_fits_and_without_it_none(calibrated, photos):
     hits = calibrated.search("red")
-    assert [hit.fits for hit in hits] == [True, False, False, False, False] and hits[0].path.endswith("red.jpg")
+    assert [hit.fits for hit in hits] == [True, False, False, False, False] and hits[
+        0
+    ].path.endswith("red.jpg")
     assert all(0 <= hit.fit <= 1 for hit in hits)
     assert all(hit.fit > 0.9 for hit in calibrated.search(*["red"] * 8))  # a sentence
-    assert all(hit.fit is None and hit.fits for hit in calibrated.search("red", images=[photos / "red.jpg"]))
+    assert all(
+        hit.fit is None and hit.fits
+        for hit in calibrated.search("red", images=[photos / "red.jpg"])
+    )
     (photos / "red.jpg").unlink()
     calibrated.add()
     assert not any(hit.fits for hit in calibrated.search("red"))
@@ -73,12 +87,17 @@ def test_search_leaves_out_what_does_not_fit(calibrated, capsys):
     assert printed.out.count("\n") == 1 and "red.jpg" in printed.out and "--all" in printed.err
     printed = run("red", "--all")
     assert printed.out.count("\n") == 5 and not printed.err
-    assert [each["fit"] > 0.5 for each in json.loads(run("red", "--json").out)] == [True, *[False] * 4]
+    assert [each["fit"] > 0.5 for each in json.loads(run("red", "--json").out)] == [
+        True,
+        *[False] * 4,
+    ]
     printed = run("red", "--path", "green.png")
     assert printed.out.count("\n") == 1 and "no photograph seems to fit; these are" in printed.err
 
 
-@pytest.mark.parametrize("fit", [[1, 2, 3, 4], "123456", [1, 2, 3, 4, 5, float("nan")], [1, 2, 3, 4, 5, "6"]])
+@pytest.mark.parametrize(
+    "fit", [[1, 2, 3, 4], "123456", [1, 2, 3, 4, 5, float("nan")], [1, 2, 3, 4, 5, "6"]]
+)
 def test_unusable_numbers_are_named(calibrated, fit):
     model = calibrated.runtime.folder
     config = json.loads((model / "config.json").read_text()) | {"fit": fit}

@@ -38,7 +38,9 @@ def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file
 
 
 def test_infinite_gray_values_do_not_hide_the_others():
-    opened = open_image(encoded(Image.fromarray(np.array([[0.5, np.inf, -np.inf, np.nan]], np.float32)), "TIFF"))
+    opened = open_image(
+        encoded(Image.fromarray(np.array([[0.5, np.inf, -np.inf, np.nan]], np.float32)), "TIFF")
+    )
     assert [pixel[0] for pixel in opened.get_flattened_data()] == [128, 0, 0, 0]
 
 
@@ -47,7 +49,9 @@ def test_dark_and_bright_images_of_16_bits_keep_their_brightness(file_format):
     """They are neither stretched to their largest value nor cut at 255."""
     for values in ([0, 128, 255], [0, 1000, 2000], [300, 40000, 65535]):
         opened = open_image(encoded(Image.fromarray(np.array([values], np.uint16)), file_format))
-        assert [pixel[0] for pixel in opened.get_flattened_data()] == [round(value / 257) for value in values]
+        assert [pixel[0] for pixel in opened.get_flattened_data()] == [
+            round(value / 257) for value in values
+        ]
 
 
 def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
@@ -61,7 +65,10 @@ def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
     assert expected.shape == (4, 3, 3)
     opened = Image.open(tmp_path / "a.png")
     ours = [open_rgb(tmp_path / "a.png"), open_rgb(opened), processor.prepare_images(opened)]
-    ours += [parse_request({"inputs": value, "candidate_labels": ["a"]})[0] for value in (content, opened)]
+    ours += [
+        parse_request({"inputs": value, "candidate_labels": ["a"]})[0]
+        for value in (content, opened)
+    ]
     for image in ours:
         assert np.array_equal(np.asarray(image), expected)
 
@@ -83,7 +90,11 @@ def test_long_images_are_cropped_before_they_are_resized(processor):
     assert crop_to_aspect(Image.new("RGB", (5, 500))).size == (5, 5 * MAX_ASPECT_RATIO)
     image = Image.new("RGB", (64, 48))
     assert crop_to_aspect(image) is image
-    for prepared in (image, Image.new("RGB", (400, 2)), Image.new("RGB", (3, 500))):  # by the processor
+    for prepared in (
+        image,
+        Image.new("RGB", (400, 2)),
+        Image.new("RGB", (3, 500)),
+    ):  # by the processor
         assert processor.prepare_images(prepared).size == crop_to_aspect(prepared).size
     # without the crop the image processor would make 64 x 12,800,000 pixels
     assert processor(images=Image.new("L", (200_000, 1)))["pixel_values"][0].shape == (3, 64, 64)
@@ -92,7 +103,9 @@ def test_long_images_are_cropped_before_they_are_resized(processor):
 def test_images_of_a_model_that_squashes_them_are_not_cropped(processor):
     image = Image.new("RGB", (400, 1), "red")
     image.paste((0, 0, 255), (0, 0, 100, 1))
-    squashing = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False)
+    squashing = CLIPImageProcessor(
+        size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False
+    )
     pixels = DCCLIPProcessor(squashing, processor.tokenizer)(images=image)["pixel_values"][0]
     assert pixels.shape == (3, 64, 64) and (pixels[2] > 0.5).float().mean() == 0.25
     assert squashes(squashing) and not squashes(processor.image_processor) and not squashes(None)
@@ -106,14 +119,30 @@ MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]
 def test_bands_give_the_pixels_of_the_whole_image(mode, orientation, monkeypatch):
     """An image is converted and turned band by band, so that no second copy of it is in memory."""
     values = np.random.default_rng(0).integers(0, 256, (23, 17, 4), np.uint8)
-    image = Image.fromarray(values[..., 0].astype("uint16") * 99) if mode == "I;16" else Image.fromarray(values)
-    image = image if image.mode == mode else image.convert("RGB" if mode in ("CMYK", "YCbCr") else "RGBA")
-    image = image if image.mode == mode else image.convert("L" if mode in ("I", "F") else image.mode).convert(mode)
+    image = (
+        Image.fromarray(values[..., 0].astype("uint16") * 99)
+        if mode == "I;16"
+        else Image.fromarray(values)
+    )
+    image = (
+        image
+        if image.mode == mode
+        else image.convert("RGB" if mode in ("CMYK", "YCbCr") else "RGBA")
+    )
+    image = (
+        image
+        if image.mode == mode
+        else image.convert("L" if mode in ("I", "F") else image.mode).convert(mode)
+    )
     whole = to_rgb(image).copy()
     if mode in ("RGBA", "LA"):
-        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+        flat = Image.alpha_composite(
+            Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+        ).convert("RGB")
         assert np.array_equal(np.asarray(whole), np.asarray(flat))
-    image.getexif()[image_dcclip.ORIENTATION] = whole.getexif()[image_dcclip.ORIENTATION] = orientation
+    image.getexif()[image_dcclip.ORIENTATION] = whole.getexif()[image_dcclip.ORIENTATION] = (
+        orientation
+    )
     monkeypatch.setattr(image_dcclip, "BAND_PIXELS", 17 * 4)
     assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(ImageOps.exif_transpose(whole)))
 
@@ -165,4 +194,7 @@ def test_the_endpoint_makes_very_large_images_smaller_at_once(file_format):
 def test_a_jpeg_is_decoded_no_smaller_than_the_gap_allows(gap, size):
     content = encoded(Image.new("RGB", (1000, 750)), "JPEG")
     assert open_image(content, 90, gap=gap).size == size
-    assert open_image(encoded(Image.new("RGB", (1000, 750)), "PNG"), 90, gap=gap).size == (1000, 750)
+    assert open_image(encoded(Image.new("RGB", (1000, 750)), "PNG"), 90, gap=gap).size == (
+        1000,
+        750,
+    )

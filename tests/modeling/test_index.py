@@ -60,11 +60,19 @@ def names(hits) -> list[str]:
 def content(index: Index) -> dict[str, bytes]:
     """Every file with its vector."""
     with index.catalog.reading():
-        return {file.path: index.store.read(np.array([file.row])).tobytes() for file in index.catalog.files()}
+        return {
+            file.path: index.store.read(np.array([file.row])).tobytes()
+            for file in index.catalog.files()
+        }
 
 
 def test_texts_in_both_languages_find_photographs(filled):
-    for text, name in {"red": "red.jpg", "红": "red.jpg", "blue": "blue.jpg", "黄": "yellow.webp"}.items():
+    for text, name in {
+        "red": "red.jpg",
+        "红": "red.jpg",
+        "blue": "blue.jpg",
+        "黄": "yellow.webp",
+    }.items():
         hits = filled.search(text, top=3)
         assert names(hits)[0] == name and len(hits) == 3
         assert hits[0].score == pytest.approx(1, abs=0.02)
@@ -91,7 +99,10 @@ def test_scores_are_cosines_also_below_0(filled, color_model):
 
 def test_scores_of_similar_photographs_are_cosines(filled, color_model):
     """Stored vectors are rounded, and so not quite of unit length."""
-    stored = {hit.path: filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0] for hit in filled.newest()}
+    stored = {
+        hit.path: filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0]
+        for hit in filled.newest()
+    }
     (example,) = filled.search("yellow", top=1)
     (green,) = Runtime(color_model).encode_texts(["green"])
     for texts, query in (([], stored[example.path]), (["green"], green + stored[example.path])):
@@ -123,7 +134,11 @@ def test_results_come_in_parts(filled):
         ("不要狗的雪地", ("雪地", ["狗"])),
         *(
             (each, (each, []))
-            for each in ("没有目的的旅行", "没有红色的花的海滩", "没有人在海边散步，夕阳照在金色的沙滩上")
+            for each in (
+                "没有目的的旅行",
+                "没有红色的花的海滩",
+                "没有人在海边散步，夕阳照在金色的沙滩上",
+            )
         ),
         ("海滩 没有人", ("海滩", ["人"])),
         ("海灘沒有人", ("海灘", ["人"])),
@@ -151,20 +166,27 @@ def test_filters_by_date_and_path(index, photos):
         os.utime(path, (1700000000, 1700000000))  # 2023-11-14
     index.add(photos)
     assert (
-        names(index.search("red", before="2021")) == ["dated.jpg"] == names(index.search("red", before="2021-05-09"))
+        names(index.search("red", before="2021"))
+        == ["dated.jpg"]
+        == names(index.search("red", before="2021-05-09"))
     )
     assert not index.search("red", before="2021-05-08") and not index.search("red", after="2024")
-    assert len(index.search("red", after="2021-05-10")) == 5 and len(index.search("red", after="2021-05")) == 6
+    assert (
+        len(index.search("red", after="2021-05-10")) == 5
+        and len(index.search("red", after="2021-05")) == 6
+    )
     assert names(index.search("red", path="A/B/")) == ["yellow.webp"]
     assert {*names(index.search("red", path="*.JPG"))} == {"red.jpg", "dated.jpg", "blue.jpg"}
     assert not index.search("red", path="[a]")
     for text in ("may", "2023-02-31", "0000", "2023年13月"):
-        with pytest.raises(ValueError, match=rf"after: '{text}' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"):
+        with pytest.raises(
+            ValueError, match=rf"after: '{text}' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"
+        ):
             index.search("red", after=text)
     index.search("red", after="2023-11-14", before="2023")
-    assert [Filter(text).after for text in ("2023年", "2023 年 5 月", "2023年5月1日", "0999.05.01")] == [
-        *("2023", "2023-05", "2023-05-01", "0999-05-01")
-    ]
+    assert [
+        Filter(text).after for text in ("2023年", "2023 年 5 月", "2023年5月1日", "0999.05.01")
+    ] == [*("2023", "2023-05", "2023-05-01", "0999-05-01")]
     with pytest.raises(ValueError, match=r"after: '2024-02' is later than before: '2024-01-31'"):
         index.search("red", after="2024-02", before="2024-01-31")
 
@@ -195,11 +217,16 @@ def test_names_of_files_have_dates(name, expected):
 def test_the_date_in_a_name_comes_after_exif_and_before_the_file(index, photos, paint):
     paint(photos / "IMG_20190203_101112.jpg", "red", width=90)
     index.add(photos)
-    assert [hit.taken for hit in index.search("red", after="2019", before="2019-02-03")] == ["2019-02-03 10:11:12"]
+    assert [hit.taken for hit in index.search("red", after="2019", before="2019-02-03")] == [
+        "2019-02-03 10:11:12"
+    ]
 
 
 def test_a_weight_that_is_no_number_is_refused_and_punctuation_ignored():
-    assert parse_term("海边的日落。") == ("海边的日落", 1.0) and parse_term("a dog?^0.5") == ("a dog", 0.5)
+    assert parse_term("海边的日落。") == ("海边的日落", 1.0) and parse_term("a dog?^0.5") == (
+        "a dog",
+        0.5,
+    )
     with pytest.raises(ValueError, match=r"query: the weight of '雪\^abc'"):
         parse_term("雪^abc")
 
@@ -224,7 +251,11 @@ def test_touched_moved_and_swapped_files_are_not_embedded_again(filled, photos, 
     (photos / "swap").rename(photos / "white.png")
     report = filled.add(photos)
     assert not embedded and (report.embedded, report.moved, report.removed) == (0, 1, 0)
-    assert (report.found, report.unchanged, report.copies) == (5, 2, 2)  # two have changed their names
+    assert (report.found, report.unchanged, report.copies) == (
+        5,
+        2,
+        2,
+    )  # two have changed their names
     after = content(filled)
     assert after[str(photos / "a" / "moved.png")] == before[str(photos / "green.png")]
     assert after[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
@@ -236,13 +267,23 @@ def test_copies_are_one_result(filled, photos):
     report = filled.add(photos)
     assert (report.embedded, report.unchanged, report.copies) == (0, 5, 1) and len(filled) == 6
     hits = filled.search("red")
-    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["red.jpg", "copy.jpg"]
-    for name, seconds in {"backup 2020/red.jpg": 1, "备份/red.jpg": 2, "copyright/red.jpg": 3}.items():
+    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == [
+        "red.jpg",
+        "copy.jpg",
+    ]
+    for name, seconds in {
+        "backup 2020/red.jpg": 1,
+        "备份/red.jpg": 2,
+        "copyright/red.jpg": 3,
+    }.items():
         (photos / name).parent.mkdir()
         shutil.copy(photos / "red.jpg", photos / name)
         os.utime(photos / name, (seconds, seconds))
     filled.add(photos)
-    found = [Path(path).parent.name for path in (filled.search("red")[0].path, *filled.search("red")[0].copies)]
+    found = [
+        Path(path).parent.name
+        for path in (filled.search("red")[0].path, *filled.search("red")[0].copies)
+    ]
     assert found == ["copyright", "photos", "a", "backup 2020", "备份"]
     for name in ("backup 2020", "备份", "copyright"):
         shutil.rmtree(photos / name)
@@ -250,12 +291,19 @@ def test_copies_are_one_result(filled, photos):
     (photos / "a" / "copy.jpg").unlink()
     os.utime(photos / "red.jpg", (1, 1))
     report = filled.add(photos)  # a copy that is deleted has not moved
-    assert (report.removed, report.moved, report.copies) == (1, 0, 0) and filled.search("red")[0].copies == ()
+    assert (report.removed, report.moved, report.copies) == (1, 0, 0) and filled.search("red")[
+        0
+    ].copies == ()
 
 
 def test_the_newest_are_shown_once_with_their_copies(filled, photos):
     (photos / "backup").mkdir()
-    for name, seconds in {"white.png": 4e9, "a/white too.png": 3e9, "backup/white.png": 1, "red.jpg": 3.5e9}.items():
+    for name, seconds in {
+        "white.png": 4e9,
+        "a/white too.png": 3e9,
+        "backup/white.png": 1,
+        "red.jpg": 3.5e9,
+    }.items():
         if not (photos / name).exists():
             shutil.copy(photos / "white.png", photos / name)
         os.utime(photos / name, (seconds, seconds))
@@ -283,7 +331,9 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
-def test_an_index_can_be_written_while_duplicates_look_at_its_files(filled, photos, monkeypatch, paint):
+def test_an_index_can_be_written_while_duplicates_look_at_its_files(
+    filled, photos, monkeypatch, paint
+):
     monkeypatch.setattr("modeling_dcclip.search.catalog.BUSY_S", 0.1)
     real = FileState.is_current
 
@@ -303,7 +353,9 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatc
     monkeypatch.setattr(duplicates, "BLOCK", 16)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 1, 32)) + 0.1 * rng.normal(size=(40, 3, 32))
-    codes = np.rint(40 * rng.permutation(values.reshape(120, 32) + 0.5)).clip(-127, 127).astype(np.int8)
+    codes = (
+        np.rint(40 * rng.permutation(values.reshape(120, 32) + 0.5)).clip(-127, 127).astype(np.int8)
+    )
     scales = (1 / np.linalg.norm(codes, axis=1)).astype(np.float32)
     units = codes * scales[:, None]
     expected: list[list[int]] = []
@@ -312,11 +364,15 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatc
         near[0].append(row) if near else expected.append([row])
     done: list[tuple[int, int]] = []
     groups = duplicates._group(codes, scales, threshold, lambda *numbers: done.append(numbers))
-    assert [[row for row, _ in group] for group in groups] == expected and max(map(len, expected)) > 2
+    assert [[row for row, _ in group] for group in groups] == expected and max(
+        map(len, expected)
+    ) > 2
     assert len(done) == 8 and done[-1] == (120 * 119 // 2,) * 2 and done == sorted(done)
 
 
-def test_content_that_left_the_index_after_it_was_read_is_embedded_again(filled, photos, monkeypatch, paint):
+def test_content_that_left_the_index_after_it_was_read_is_embedded_again(
+    filled, photos, monkeypatch, paint
+):
     """White moves to another name, and is overwritten, with a commit in between."""
     monkeypatch.setattr(indexing, "COMMIT_FILES", 1)
     shutil.copy(photos / "white.png", photos / "z.png")
@@ -337,7 +393,10 @@ def test_rows_of_removed_files_are_used_again(filled, photos, paint):
 def test_broken_files_are_counted_listed_and_not_read_again(index, photos, monkeypatch, paint):
     (photos / "broken.jpg").write_bytes(b"not an image")
     report = index.add(photos)
-    assert report.failures == [(str(photos / "broken.jpg"), "not an image, or damaged")] and len(index) == 5
+    assert (
+        report.failures == [(str(photos / "broken.jpg"), "not an image, or damaged")]
+        and len(index) == 5
+    )
     with monkeypatch.context() as patch:
         patch.setattr(indexing, "read_photo", None)
         again = index.add(photos)
@@ -371,13 +430,21 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     (tmp_path / "disk").rename(tmp_path / "unmounted")
     (photos / "red.jpg").unlink()
     report = index.add()
-    assert report.unreadable == [str(photos / "link")] and report.moved + report.removed == 2 and len(index) == 5
+    assert (
+        report.unreadable == [str(photos / "link")]
+        and report.moved + report.removed == 2
+        and len(index) == 5
+    )
     (photos / "link").unlink()
     assert index.add().removed == 1 and len(index) == 4
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])  # without the right to enter, and on a failing disk
-def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, monkeypatch, paint, code):
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EIO]
+)  # without the right to enter, and on a failing disk
+def test_a_folder_that_cannot_be_entered_keeps_its_photographs(
+    filled, photos, monkeypatch, paint, code
+):
     paint(photos / "inner" / "far.jpg", "blue", width=80)
     filled.add()
 
@@ -392,7 +459,10 @@ def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, m
     def scan(path):
         with scandir(path) as entries:
             is_closed = os.fsencode(path).endswith(b"inner")
-            yield [Entry(entry) if is_closed or entry.name == b"link.jpg" else entry for entry in entries]
+            yield [
+                Entry(entry) if is_closed or entry.name == b"link.jpg" else entry
+                for entry in entries
+            ]
 
     scandir = os.scandir
     with monkeypatch.context() as patch:
@@ -450,7 +520,11 @@ def test_an_indexed_folder_is_forgotten_by_any_of_its_paths(index, photos, tmp_p
     for folder in (photos / "a", tmp_path):
         with pytest.raises(ValueError, match="folder: "):
             index.forget(folder)
-    assert index.forget(tmp_path / "link") == 5 and [*index.catalog.folders()] == [other] and len(index) == 1
+    assert (
+        index.forget(tmp_path / "link") == 5
+        and [*index.catalog.folders()] == [other]
+        and len(index) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +536,9 @@ def test_an_indexed_folder_is_forgotten_by_any_of_its_paths(index, photos, tmp_p
         (["[a]", "a/blue", "b/*"], "green.png red.jpg white.png blue.jpg yellow.webp"),
     ],
 )
-def test_patterns_leave_files_and_folders_out_until_there_are_others(index, photos, color_model, patterns, left):
+def test_patterns_leave_files_and_folders_out_until_there_are_others(
+    index, photos, color_model, patterns, left
+):
     index.add(photos)
     for run in (
         lambda: index.add(photos, exclude=patterns),
@@ -480,12 +556,18 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(index, phot
 def test_a_folder_that_was_indexed_before_leaves_the_index_if_its_parent_excludes_it(index, photos):
     index.add(photos / "a" / "b")
     index.add(photos, exclude=["a"])
-    assert {Path(file.path).name for file in index.catalog.files()} == {"green.png", "red.jpg", "white.png"}
+    assert {Path(file.path).name for file in index.catalog.files()} == {
+        "green.png",
+        "red.jpg",
+        "white.png",
+    }
     assert not index.add().missing and [*index.catalog.folders()] == [photos]
 
 
 def test_an_index_goes_on_with_a_model_of_the_same_files_without_weights(tmp_path, photos):
-    bundled, checkout = (save_color_model(tmp_path / name, "teacher") for name in ("bundled", "checkout"))
+    bundled, checkout = (
+        save_color_model(tmp_path / name, "teacher") for name in ("bundled", "checkout")
+    )
     (checkout / "model.safetensors").write_bytes(b"not in the wheel")
     for model, folder, embedded in ((bundled, photos / "a", 2), (checkout, photos, 3)):
         with Index.open(tmp_path / "index", model, create=True) as index:
@@ -506,18 +588,28 @@ def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_
             filled.add(photos, tmp_path / name)
         with pytest.raises(ValueError, match="folder: "):
             upgrade_index(filled, filled.runtime, truncate_dim=12)
-    assert filled.add(tmp_path).missing == []  # a folder around the others, of which two are missing
-    assert len(filled) == 6 and {*filled.catalog.folders()} == {tmp_path, tmp_path / "gone", tmp_path / "empty"}
+    assert (
+        filled.add(tmp_path).missing == []
+    )  # a folder around the others, of which two are missing
+    assert len(filled) == 6 and {*filled.catalog.folders()} == {
+        tmp_path,
+        tmp_path / "gone",
+        tmp_path / "empty",
+    }
 
 
 def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos, tmp_path):
     index.add(photos / "a")
-    assert index.add(photos / "a" / "b").unchanged == 2 and [*index.catalog.folders()] == [photos / "a"]
+    assert index.add(photos / "a" / "b").unchanged == 2 and [*index.catalog.folders()] == [
+        photos / "a"
+    ]
     report = index.add(photos)
     assert (report.unchanged, report.embedded, report.removed) == (2, 3, 0)
     assert [*index.catalog.folders()] == [photos]
     (tmp_path / "link").symlink_to(photos)
-    assert index.add(tmp_path / "link" / "a").unchanged == 5 and [*index.catalog.folders()] == [photos]
+    assert index.add(tmp_path / "link" / "a").unchanged == 5 and [*index.catalog.folders()] == [
+        photos
+    ]
 
 
 def test_an_index_that_was_replaced_is_opened_anew(filled, photos, tmp_path, color_model, paint):
@@ -540,7 +632,8 @@ def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(vectors, "_write_rows", full)
         with pytest.raises(
-            OSError, match=r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is"
+            OSError,
+            match=r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is",
         ):
             filled.add(photos)
     assert content(filled) == before and names(filled.search("red", top=1)) == ["red.jpg"]
@@ -557,12 +650,21 @@ def test_a_second_writer_is_refused(filled, photos):
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [("{", "not the manifest"), ("[]", "not the manifest"), ('"version": 4', "version 2"), ('"data": 1', "damaged")],
+    [
+        ("{", "not the manifest"),
+        ("[]", "not the manifest"),
+        ('"version": 4', "version 2"),
+        ('"data": 1', "damaged"),
+    ],
 )
 def test_a_damaged_or_old_manifest_is_refused(filled, content, cause):
     path = filled.folder / "manifest.json"
     text = path.read_text()
-    path.write_text(text.replace(content, content[:-1] + "2") if content in text and len(content) > 2 else content)
+    path.write_text(
+        text.replace(content, content[:-1] + "2")
+        if content in text and len(content) > 2
+        else content
+    )
     with pytest.raises(ValueError, match=f"index: .* {cause}"):
         Index.open(filled.folder)
 
@@ -584,12 +686,17 @@ def test_every_flipped_bit_of_a_vector_is_noticed_and_repaired(filled, name):
         damaged = bytearray(sound)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        with Index.open(filled.folder) as index, pytest.raises(ValueError, match=r"1 vectors in .* are damaged"):
+        with (
+            Index.open(filled.folder) as index,
+            pytest.raises(ValueError, match=r"1 vectors in .* are damaged"),
+        ):
             index.search("red")
     assert filled.add().repaired == 1 and content(filled) == expected
 
 
-def test_vectors_and_catalog_of_a_different_index_are_noticed(filled, photos, tmp_path, color_model):
+def test_vectors_and_catalog_of_a_different_index_are_noticed(
+    filled, photos, tmp_path, color_model
+):
     with Index.open(tmp_path / "twin", color_model, create=True) as twin:
         twin.add(photos)
     filled.close()
@@ -598,8 +705,13 @@ def test_vectors_and_catalog_of_a_different_index_are_noticed(filled, photos, tm
         with pytest.raises(ValueError, match="5 vectors"):
             index.search("red")
         assert index.add().repaired == 5 and names(index.search("red", top=1)) == ["red.jpg"]
-    shutil.copy(twin.folder / "data-1" / "catalog.sqlite", filled.folder / "data-1" / "catalog.sqlite")
-    with Index.open(filled.folder) as index, pytest.raises(ValueError, match=r"entry . of .* is damaged"):
+    shutil.copy(
+        twin.folder / "data-1" / "catalog.sqlite", filled.folder / "data-1" / "catalog.sqlite"
+    )
+    with (
+        Index.open(filled.folder) as index,
+        pytest.raises(ValueError, match=r"entry . of .* is damaged"),
+    ):
         index.search("red")
 
 
@@ -623,10 +735,16 @@ def test_lost_rows_of_the_catalog_are_noticed_and_repaired(filled, statement):
     assert len(filled.search("red")) == 5
 
 
-@pytest.mark.parametrize("column", ["files.path", "files.row", "files.mtime_ns", "contents.digest", "contents.taken"])
+@pytest.mark.parametrize(
+    "column", ["files.path", "files.row", "files.mtime_ns", "contents.digest", "contents.taken"]
+)
 def test_a_changed_entry_of_the_catalog_is_noticed_and_repaired(filled, photos, column):
     table, _, name = column.partition(".")
-    value = {"path": f"CAST('{photos}/wed.jpg' AS BLOB)", "row": "(row + 1) % 5", "mtime_ns": "mtime_ns + 1"}
+    value = {
+        "path": f"CAST('{photos}/wed.jpg' AS BLOB)",
+        "row": "(row + 1) % 5",
+        "mtime_ns": "mtime_ns + 1",
+    }
     value |= {"digest": "zeroblob(16)", "taken": "'2020-01-01 00:00:00'"}
     filled.catalog._execute(f"UPDATE {table} SET {name} = {value[name]} WHERE row = 0")
     with pytest.raises(ValueError, match=r"is damaged. Repair it: dcclip index"):
@@ -638,20 +756,29 @@ def test_an_embedding_that_is_not_finite_is_refused(filled, photos, paint, monke
     paint(photos / "new.jpg", "red", width=33)
     session = filled.runtime._session("vision")
     nothing = [np.full((1, 16), np.nan, np.float32)]
-    monkeypatch.setitem(filled.runtime._sessions, "vision", SimpleNamespace(run=lambda *arguments: nothing))
+    monkeypatch.setitem(
+        filled.runtime._sessions, "vision", SimpleNamespace(run=lambda *arguments: nothing)
+    )
     with pytest.raises(ValueError, match="model: "):
         filled.add(photos)
     monkeypatch.setattr(indexing, "_check_model", lambda *arguments: None)  # as in an empty index
     report = filled.add(photos)
-    assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")] and len(filled) == 5
+    assert (
+        report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
+        and len(filled) == 5
+    )
     monkeypatch.setitem(filled.runtime._sessions, "vision", session)
     assert filled.add(photos).embedded == 1
-    monkeypatch.setitem(filled.runtime._sessions, "text", SimpleNamespace(run=lambda *arguments: nothing))
+    monkeypatch.setitem(
+        filled.runtime._sessions, "text", SimpleNamespace(run=lambda *arguments: nothing)
+    )
     with pytest.raises(ValueError, match=r"model: .*not finite"):
         filled.search("red")
 
 
-def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(tmp_path, color_model, photos, paint):
+def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(
+    tmp_path, color_model, photos, paint
+):
     model = shutil.copytree(color_model, tmp_path / "model")
     (model / "model.safetensors").write_bytes(b"the weights stay")
     with Index.open(tmp_path / "index", model, create=True) as index:
@@ -667,12 +794,16 @@ def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(tmp_pa
 
 
 def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos, paint):
-    for number, name in enumerate(("data-1/vectors.jpg", "data-1/catalog.sqlite.jpg", "vectors/a.jpg")):
+    for number, name in enumerate(
+        ("data-1/vectors.jpg", "data-1/catalog.sqlite.jpg", "vectors/a.jpg")
+    ):
         photo = paint(tmp_path / f"mine{number}" / name, "red")  # names of an index's own folders
         with pytest.raises(ValueError, match=r"index: '.*mine.' has other files and no index"):
             Index.open(tmp_path / f"mine{number}", color_model, create=True)
         assert photo.exists()
-    with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"):
+    with pytest.raises(
+        ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"
+    ):
         Index.open(tmp_path / "none", color_model)
     with pytest.raises(ValueError, match=r"index: '.*photos' has other files and no index"):
         Index.open(photos, color_model, create=True)
@@ -697,32 +828,55 @@ def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
         assert names(index.search("blue", top=1)) == ["blue.jpg"]
     spaces = [manifest.Space.of(Runtime(student)) for student in students]
     same = [spaces[0].rotations(space) is not None for space in spaces]
-    assert same == [True, False, True, True]  # equal names of two teachers, and a student that tells the name alone
+    assert same == [
+        True,
+        False,
+        True,
+        True,
+    ]  # equal names of two teachers, and a student that tells the name alone
     with pytest.raises(ValueError, match="different embedding space"):
         Index.open(tmp_path / "index", students[1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(tmp_path, color_model, photos, dtype):
+def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
+    tmp_path, color_model, photos, dtype
+):
     students = [
-        save_color_model(tmp_path / f"student {turn}", teacher="some/teacher", turn=turn, rotated=True, dtype=dtype)
+        save_color_model(
+            tmp_path / f"student {turn}",
+            teacher="some/teacher",
+            turn=turn,
+            rotated=True,
+            dtype=dtype,
+        )
         for turn in (3, 7)
     ]
-    with Index.open(tmp_path / "of teacher", color_model, create=True, model_id="some/teacher") as index:
+    with Index.open(
+        tmp_path / "of teacher", color_model, create=True, model_id="some/teacher"
+    ) as index:
         index.add(photos)
     with Index.open(tmp_path / "of student", students[0], create=True, truncate_dim=9) as index:
         index.add(photos)
     shutil.rmtree(students[0])  # its rotation is in the index
-    for name, model in {"of teacher": students[1], "of student": students[1], "of student ": color_model}.items():
+    for name, model in {
+        "of teacher": students[1],
+        "of student": students[1],
+        "of student ": color_model,
+    }.items():
         with Index.open(tmp_path / name.strip(), model, model_id="some/teacher") as index:
             (hit,) = index.search("红", top=1)
             assert Path(hit.path).name == "red.jpg" and hit.score == pytest.approx(1, abs=0.02)
     (students[1] / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"folder: .*model.safetensors' has no rotation of the teacher's space"):
+    with pytest.raises(
+        ValueError, match=r"folder: .*model.safetensors' has no rotation of the teacher's space"
+    ):
         Index.open(tmp_path / "of teacher", students[1], model_id="another/name")
 
 
-def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, color_model, photos, paint):
+def test_a_truncated_index_is_searched_and_extended_with_its_width(
+    tmp_path, color_model, photos, paint
+):
     folder = tmp_path / "index"
     with Index.open(folder, color_model, create=True, truncate_dim=8) as index:
         index.add(photos)
@@ -737,11 +891,15 @@ def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, col
         Index.open(folder, color_model, truncate_dim=4)
     with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
         Index.open(folder, Runtime(color_model, truncate_dim=4))
-    with pytest.raises(ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."):
+    with pytest.raises(
+        ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."
+    ):
         Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
 
 
-@pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",), ("red^1e3",), ("red^-101",), ("red", "red^-1")])
+@pytest.mark.parametrize(
+    "texts", [(), ("",), ("red", "  "), ("^2",), ("red^1e3",), ("red^-101",), ("red", "red^-1")]
+)
 def test_a_query_without_a_direction_is_refused(filled, texts):
     with pytest.raises(ValueError, match="query: "):
         filled.search(*texts)
@@ -779,7 +937,9 @@ def test_what_is_not_in_the_vocabulary_gets_a_note(filled):
         filled.search("red 红")
 
 
-def test_a_model_that_embeds_a_stored_photograph_differently_may_not_add(filled, photos, tmp_path, paint):
+def test_a_model_that_embeds_a_stored_photograph_differently_may_not_add(
+    filled, photos, tmp_path, paint
+):
     """Its files were replaced after they were compared with the fingerprints of the index."""
     other = Runtime(save_color_model(tmp_path / "other", turn=3))
     filled.runtime._sessions["vision"] = other._session("vision")

@@ -17,14 +17,28 @@ from modeling_dcclip import command
 from modeling_dcclip.messages import translate, user_language
 
 PACKAGE = Path(modeling_dcclip.__file__).parent
-SOURCES = [PACKAGE / name for name in ("command.py", "messages.py", "runtime_dcclip.py", "image_dcclip.py")]
-SOURCES += sorted({*(PACKAGE / "search").glob("*.py")} - {PACKAGE / "search" / "api.py"})  # which programs read
+SOURCES = [
+    PACKAGE / name for name in ("command.py", "messages.py", "runtime_dcclip.py", "image_dcclip.py")
+]
+SOURCES += sorted(
+    {*(PACKAGE / "search").glob("*.py")} - {PACKAGE / "search" / "api.py"}
+)  # which programs read
 TABLE: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
-SPEAKERS = {"translate", "_say", "print_note", "warn", "UnreadablePhotoError"}  # functions whose text people read
+SPEAKERS = {
+    "translate",
+    "_say",
+    "print_note",
+    "warn",
+    "UnreadablePhotoError",
+}  # functions whose text people read
 SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
-CODE = re.compile(r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?")
+CODE = re.compile(
+    r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?"
+)
 UNSEEN = {"no preview", "not a preview"}  # other causes take their place
-SYSTEM = {os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)}
+SYSTEM = {
+    os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)
+}
 SYSTEM |= {"Input/output error", "Stale file handle", "Read-only file system", "Cannot assign requested address",
            "File exists", "Not a directory", "Too many open files"}  # fmt: skip
 SYSTEM |= {"attempt to write a readonly database", "database or disk is full", "database disk image is malformed",
@@ -38,7 +52,9 @@ def strings(node: ast.AST) -> Iterator[str]:
         if isinstance(node.value, str):
             yield node.value
     elif isinstance(node, ast.JoinedStr):
-        yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        yield "".join(
+            part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+        )
         for part in node.values:
             yield from strings(part) if isinstance(part, ast.FormattedValue) else ()
     elif isinstance(node, ast.Subscript):
@@ -52,9 +68,15 @@ def spoken(tree: ast.Module) -> Iterator[str]:
     """Every string of a module that people read."""
     for statement in tree.body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):  # constants are SQL and patterns
-            yield from (text for text in strings(statement) if SENTENCE.search(text) and not CODE.search(text))
+            yield from (
+                text
+                for text in strings(statement)
+                if SENTENCE.search(text) and not CODE.search(text)
+            )
     for node in ast.walk(tree):
-        name = getattr(getattr(node, "func", None), "id", None) or getattr(getattr(node, "func", None), "attr", None)
+        name = getattr(getattr(node, "func", None), "id", None) or getattr(
+            getattr(node, "func", None), "attr", None
+        )
         if isinstance(node, ast.Call) and name in SPEAKERS:
             texts = (text for argument in node.args for text in strings(argument))
             yield from (text for text in texts if re.search("[a-z]{3}", text))
@@ -71,12 +93,15 @@ def test_every_message_has_its_chinese():
 
 def test_every_entry_of_the_table_is_a_message_and_keeps_its_values():
     known = {text for tree in trees() for text in strings(tree)} | SYSTEM
-    known |= {re.sub(r"%(\(\w+\))?[sr]", "{}", text) for text in strings(ast.parse(inspect.getsource(argparse)))}
+    known |= {
+        re.sub(r"%(\(\w+\))?[sr]", "{}", text)
+        for text in strings(ast.parse(inspect.getsource(argparse)))
+    }
     assert {*TABLE} - known == {command.__doc__.partition("\n")[0]}
     for english, chinese in TABLE.items():
-        assert english.count("{}") == chinese.count("{}") and re.search("[\u3001-\u9fff\uff01-\uff5e]", chinese), (
-            english
-        )
+        assert english.count("{}") == chinese.count("{}") and re.search(
+            "[\u3001-\u9fff\uff01-\uff5e]", chinese
+        ), english
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@ import json
 import pytest
 import torch
 
-from modeling_dcclip import DCCLIPModel, DCCLIPTextModelWithProjection, DCCLIPVisionModelWithProjection
+from modeling_dcclip import (
+    DCCLIPModel,
+    DCCLIPTextModelWithProjection,
+    DCCLIPVisionModelWithProjection,
+)
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,
@@ -18,7 +22,12 @@ from tests.tiny import (
 )
 
 TEXTS = {"xlm-roberta": XLM_ROBERTA, "bert": BERT}
-VISIONS = {"mobilenet": MOBILENET, "cut efficientnet": CUT_EFFICIENTNET, "vit": VIT, "resnet": RESNET}
+VISIONS = {
+    "mobilenet": MOBILENET,
+    "cut efficientnet": CUT_EFFICIENTNET,
+    "vit": VIT,
+    "resnet": RESNET,
+}
 VISIONS["swin"] = TIMM_SWIN
 
 
@@ -44,7 +53,9 @@ def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
     torch.testing.assert_close(output.logits_per_image, logits)
     assert torch.equal(output.logits_per_text, output.logits_per_image.T)
     positive = logits.diag()
-    expected = ((logits.logsumexp(1) - positive).mean() + (logits.logsumexp(0) - positive).mean()) / 2
+    expected = (
+        (logits.logsumexp(1) - positive).mean() + (logits.logsumexp(0) - positive).mean()
+    ) / 2
     torch.testing.assert_close(output.loss, expected)
 
 
@@ -54,7 +65,9 @@ def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
 @pytest.mark.parametrize("has_mask", [True, False], ids=["mask", "no mask"])
 def test_padding_does_not_change_the_text_embedding(text, pooling, has_mask, processor, texts):
     model = make_model(VIT, TEXTS[text], text_pooling=pooling)
-    padded = processor(text=texts, padding="max_length", max_length=MAX_TEXT_LENGTH, return_tensors="pt")
+    padded = processor(
+        text=texts, padding="max_length", max_length=MAX_TEXT_LENGTH, return_tensors="pt"
+    )
     assert padded["input_ids"].shape[1] == MAX_TEXT_LENGTH
     if not has_mask:
         padded.pop("attention_mask")
@@ -80,9 +93,16 @@ def test_padding_on_the_left_pools_the_first_real_token(processor, texts):
 def test_batch_order_does_not_matter(vision, inputs):
     model = make_model(VISIONS[vision])
     order = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
-    straight, shuffled = model(**inputs), model(**{name: value[order] for name, value in inputs.items()})
-    torch.testing.assert_close(shuffled.image_embeds, straight.image_embeds[order], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(shuffled.text_embeds, straight.text_embeds[order], rtol=1e-5, atol=1e-6)
+    straight, shuffled = (
+        model(**inputs),
+        model(**{name: value[order] for name, value in inputs.items()}),
+    )
+    torch.testing.assert_close(
+        shuffled.image_embeds, straight.image_embeds[order], rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        shuffled.text_embeds, straight.text_embeds[order], rtol=1e-5, atol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -99,7 +119,13 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
         for name, tensor in expected.items():
             assert torch.equal(found[name], tensor), name
     assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
-    for name in ("vision_layout", "vision_grid", "vision_width", "vision_prefix_tokens", "text_width"):
+    for name in (
+        "vision_layout",
+        "vision_grid",
+        "vision_width",
+        "vision_prefix_tokens",
+        "text_width",
+    ):
         assert getattr(loaded.config, name) == getattr(model.config, name)
 
 
@@ -108,27 +134,37 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
 def test_single_towers_load_from_the_whole_folder(vision, rotation, inputs, tmp_path):
     whole = make_model(VISIONS[vision], rotation=rotation)
     whole.save_pretrained(tmp_path)
-    image, info = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
+    image, info = DCCLIPVisionModelWithProjection.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     text, info = DCCLIPTextModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()  # 1: the logit scale
+    assert (
+        image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()
+    )  # 1: the logit scale
     tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     expected = whole.get_image_features(inputs["pixel_values"])
     assert torch.equal(image.eval()(inputs["pixel_values"]).pooler_output, expected.pooler_output)
     assert torch.equal(image(inputs["pixel_values"]).feature_map, expected.feature_map)
-    assert torch.equal(text.eval()(**tokens).pooler_output, whole.get_text_features(**tokens).pooler_output)
+    assert torch.equal(
+        text.eval()(**tokens).pooler_output, whole.get_text_features(**tokens).pooler_output
+    )
     image.save_pretrained(tmp_path / "image")  # complete, too
     config = json.loads((tmp_path / "image/config.json").read_text(encoding="utf-8"))
     assert config["auto_map"]["AutoModel"] == "modeling_dcclip.DCCLIPVisionModelWithProjection"
     assert (tmp_path / "image/modeling_dcclip.py").exists()
     if rotation:
-        assert torch.equal(DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM))
+        assert torch.equal(
+            DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM)
+        )
 
 
 def test_text_longer_than_the_maximum_raises_an_error(model):
     tokens = torch.full((1, MAX_TEXT_LENGTH + 1), 5)
-    with pytest.raises(ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens per text.*{MAX_TEXT_LENGTH}"):
+    with pytest.raises(
+        ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens per text.*{MAX_TEXT_LENGTH}"
+    ):
         model.get_text_features(tokens)
     model.get_text_features(tokens[:, 1:])  # the maximum length
 
@@ -143,6 +179,11 @@ def test_truncate_dim_returns_leading_dimensions(model, inputs, tmp_path):
     norms = found.image_embeds.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
     short.save_pretrained(tmp_path / "short")
-    again = DCCLIPModel.from_pretrained(tmp_path / "short").eval()  # whole weights, and the width is kept
+    again = DCCLIPModel.from_pretrained(
+        tmp_path / "short"
+    ).eval()  # whole weights, and the width is kept
     assert torch.equal(again(**inputs).image_embeds, found.image_embeds)
-    assert DCCLIPModel.from_pretrained(tmp_path / "short", truncate_dim=None).config.embedding_dim == PROJECTION_DIM
+    assert (
+        DCCLIPModel.from_pretrained(tmp_path / "short", truncate_dim=None).config.embedding_dim
+        == PROJECTION_DIM
+    )

@@ -15,7 +15,12 @@ pytestmark = pytest.mark.slow
 
 WINDOWS = {
     "en": {"locale": "en-US", "viewport": {"width": 1280, "height": 800}},
-    "zh": {"locale": "zh-CN", "viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True},
+    "zh": {
+        "locale": "zh-CN",
+        "viewport": {"width": 375, "height": 812},
+        "has_touch": True,
+        "is_mobile": True,
+    },
 }
 
 
@@ -57,7 +62,9 @@ def test_one_scrolls_filters_and_clears(browser, address, language):
     shown(200, 199, "200 shown of 200" if english else "已显示 200 张，共 200 张")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
-    page.get_by_role("searchbox", name="Search photographs" if english else "搜索照片").fill("red -green")
+    page.get_by_role("searchbox", name="Search photographs" if english else "搜索照片").fill(
+        "red -green"
+    )
     page.keyboard.press("Enter")
     shown(60, 0, "without green" if english else "不含：green")
     page.get_by_text("Filters" if english else "筛选", exact=True).click()
@@ -75,7 +82,9 @@ def test_one_scrolls_filters_and_clears(browser, address, language):
 
     page.keyboard.press("Escape")
     shown(60, 199, "Cleared" if english else "已清除")
-    assert not any(page.locator(f"#{name}").input_value() for name in ("q", "after", "before", "path", "sort"))
+    assert not any(
+        page.locator(f"#{name}").input_value() for name in ("q", "after", "before", "path", "sort")
+    )
     page.get_by_label("Path" if english else "路径").fill("nowhere")
     page.keyboard.press("Enter")
     page.wait_for_function("() => !document.querySelector('figure')")
@@ -87,7 +96,9 @@ def test_one_scrolls_filters_and_clears(browser, address, language):
     page.go_forward()
     shown(60, 199, "60")
     page.locator(".similar").nth(2).click()
-    remove = page.get_by_role("button", name="Remove the example image" if english else "移除示例图片")
+    remove = page.get_by_role(
+        "button", name="Remove the example image" if english else "移除示例图片"
+    )
     remove.wait_for()
     shown(60, 197, "60")
     remove.click()
@@ -96,7 +107,9 @@ def test_one_scrolls_filters_and_clears(browser, address, language):
 
     page.get_by_label("To" if english else "到", exact=True).fill("2020-13")
     page.keyboard.press("Enter")
-    page.wait_for_function("() => document.querySelector('#status').textContent.includes('2020-13')")
+    page.wait_for_function(
+        "() => document.querySelector('#status').textContent.includes('2020-13')"
+    )
     assert ("is not a date" if english else "不是日期") in page.locator("#status").text_content()
     page.close()
 
@@ -107,7 +120,9 @@ def test_a_line_is_above_what_does_not_fit(browser, calibrated):
         page.get_by_role("searchbox").fill("red")
         page.keyboard.press("Enter")
         page.get_by_text("Less likely").wait_for()
-        kinds = page.evaluate("[...document.querySelector('#grid').children].map((each) => each.localName)")
+        kinds = page.evaluate(
+            "[...document.querySelector('#grid').children].map((each) => each.localName)"
+        )
         assert kinds == ["figure", "h2", *["figure"] * 4]
         page.close()
 
@@ -128,6 +143,8 @@ def test_the_line_moves_down_to_the_last_part_with_a_photograph_that_fits(browse
     page.get_by_text("Less likely").wait_for()
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.locator("figure").nth(119).wait_for()
-    kinds = page.evaluate("[...document.querySelector('#grid').children].map((each) => each.localName)")
+    kinds = page.evaluate(
+        "[...document.querySelector('#grid').children].map((each) => each.localName)"
+    )
     assert [number for number, kind in enumerate(kinds) if kind == "h2"] == [90]
     page.close()

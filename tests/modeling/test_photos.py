@@ -14,7 +14,11 @@ from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, 
 
 
 def names(folders, root) -> list[str]:
-    return [os.path.relpath(os.fsdecode(state.path), root) for folder in folders for state in Walk(folder)]
+    return [
+        os.path.relpath(os.fsdecode(state.path), root)
+        for folder in folders
+        for state in Walk(folder)
+    ]
 
 
 def read(path, **options):
@@ -26,7 +30,13 @@ def test_a_walk_finds_images_in_the_order_of_names(photos, paint):
         paint(photos / name, "red")
     (photos / "notes.txt").write_text("no image")
     (photos / "folder.jpg").mkdir()
-    assert names([photos], photos) == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp"]
+    assert names([photos], photos) == [
+        "green.png",
+        "red.jpg",
+        "white.png",
+        "a/blue.jpg",
+        "a/b/yellow.webp",
+    ]
 
 
 def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, paint):
@@ -37,7 +47,14 @@ def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, 
     (photos / "self.jpg").symlink_to(photos / "self.jpg")
     (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
     found = names([photos], photos)
-    assert found == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp", "a/far/far.jpg"]
+    assert found == [
+        "green.png",
+        "red.jpg",
+        "white.png",
+        "a/blue.jpg",
+        "a/b/yellow.webp",
+        "a/far/far.jpg",
+    ]
 
 
 @pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2", ".hif"])
@@ -60,7 +77,11 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     exif.get_ifd(0x8769)[0x9003] = "2023:07:14 18:22:01"
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     photo = read(tmp_path / "a.jpg")
-    assert photo.taken == "2023-07-14 18:22:01" and photo.image is not None and photo.image.size == (20, 40)
+    assert (
+        photo.taken == "2023-07-14 18:22:01"
+        and photo.image is not None
+        and photo.image.size == (20, 40)
+    )
 
 
 def test_known_content_is_not_decoded(photos):
@@ -77,7 +98,11 @@ def failure_of(path, **options) -> UnreadablePhotoError:
 
 def test_failures_that_may_pass_are_told_apart(photos, tmp_path):
     failure = failure_of(tmp_path / "none.jpg")
-    assert failure.cause == "No such file or directory" and not failure.is_lasting and failure.state is None
+    assert (
+        failure.cause == "No such file or directory"
+        and not failure.is_lasting
+        and failure.state is None
+    )
     if not hasattr(os, "mkfifo"):  # on Windows
         return
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -137,7 +162,15 @@ def raw_photo(preview: bytes, magic: bytes = b"II*\0") -> bytes:
     small, date = encoded((30, 20), "blue"), b"2023:05:12 09:30:12\0"
     exif = struct.pack("<H", 1) + entry(0x9003, 2, len(date), 56) + bytes(4) + date  # at byte 38
     tags = struct.pack("<H", 2) + entry(0x0112, 3, 1, 6) + entry(0x8769, 4, 1, 38) + bytes(4)
-    return magic + struct.pack("<I", 8) + tags + exif + small + b"\xff\xd8\xff sensor \xff\xd8\xff" + preview
+    return (
+        magic
+        + struct.pack("<I", 8)
+        + tags
+        + exif
+        + small
+        + b"\xff\xd8\xff sensor \xff\xd8\xff"
+        + preview
+    )
 
 
 def encoded(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
@@ -146,7 +179,9 @@ def encoded(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("name", "magic"), [("a.NEF", b"II*\0"), ("a.orf", b"IIRO"), ("a.cr3", None)])
+@pytest.mark.parametrize(
+    ("name", "magic"), [("a.NEF", b"II*\0"), ("a.orf", b"IIRO"), ("a.cr3", None)]
+)
 def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, magic):
     content = raw_photo(encoded((60, 40), "red"), magic or b"II*\0")
     if magic is None:  # a file of boxes, one of which has the EXIF data
@@ -163,4 +198,8 @@ def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):
     (tmp_path / "gray.dng").write_bytes(encoded((60, 40), "white", "L"))
     for name in ("a.dng", "gray.dng"):
         failure = failure_of(tmp_path / name)
-        assert failure.cause == "raw photograph without a preview" and failure.is_lasting and failure.state
+        assert (
+            failure.cause == "raw photograph without a preview"
+            and failure.is_lasting
+            and failure.state
+        )

@@ -59,20 +59,36 @@ def test_preprocessing_is_close_to_the_hugging_face_image_processor(odd_images, 
     preprocess = ImagePreprocessor(PROCESSORS[name].to_dict())
     for image in odd_images:
         expected = PROCESSORS[name]([image], return_tensors="np")["pixel_values"][0]
-        difference = np.abs(preprocess(image) - expected) * 255 * np.array(PROCESSORS[name].image_std)[:, None, None]
+        difference = (
+            np.abs(preprocess(image) - expected)
+            * 255
+            * np.array(PROCESSORS[name].image_std)[:, None, None]
+        )
         assert difference.max() < 12 and difference.mean() < 0.25, f"{image.size} {image.mode}"
 
 
 def test_preprocessing_without_a_resize_is_exact():
-    config = {"do_center_crop": True, "crop_size": {"height": 2, "width": 3}, "do_rescale": True, "do_normalize": True}
-    config |= {"rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    config = {
+        "do_center_crop": True,
+        "crop_size": {"height": 2, "width": 3},
+        "do_rescale": True,
+        "do_normalize": True,
+    }
+    config |= {
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+    }
     pixels = np.random.default_rng(0).integers(0, 256, (7, 6, 3), np.uint8)
     expected = (pixels[2:4, 1:4] / 255 - config["image_mean"]) / config["image_std"]
     found = ImagePreprocessor(config)(Image.fromarray(pixels))
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
     with pytest.raises(ValueError, match="crop_size"):
         ImagePreprocessor(config)(Image.new("RGB", (9, 1)))
-    for fields, name in (({"do_pad": True}, "do_pad"), ({"do_resize": True, "resample": 1}, "resample 1")):
+    for fields, name in (
+        ({"do_pad": True}, "do_pad"),
+        ({"do_resize": True, "resample": 1}, "resample 1"),
+    ):
         with pytest.raises(ValueError, match=name):
             ImagePreprocessor(PROCESSORS["crop"].to_dict() | fields)
 
@@ -86,7 +102,9 @@ def test_runtime_equals_the_pytorch_model(full, exported, processor, images, tex
     np.testing.assert_allclose(full.encode_texts(texts), outputs.text_embeds.numpy(), atol=1e-4)
     scores = outputs.logits_per_image[0].softmax(-1)
     found = full.zero_shot(images[0], texts)
-    assert [label for label, _ in found] == [texts[number] for number in scores.argsort(descending=True).tolist()]
+    assert [label for label, _ in found] == [
+        texts[number] for number in scores.argsort(descending=True).tolist()
+    ]
     assert dict(found) == pytest.approx(dict(zip(texts, scores.tolist(), strict=True)), abs=0.01)
 
 
@@ -94,7 +112,9 @@ def test_order_and_batch_do_not_matter(full, texts):
     many = texts * 9  # more than one batch
     together = full.encode_texts(many)
     for number in (0, 5, 40, len(many) - 1):
-        np.testing.assert_allclose(together[number], full.encode_texts([many[number]])[0], atol=1e-5)
+        np.testing.assert_allclose(
+            together[number], full.encode_texts([many[number]])[0], atol=1e-5
+        )
     assert full.encode_texts([]).shape == (0, together.shape[1])
 
 
@@ -113,7 +133,9 @@ def test_truncated_embeddings_are_normalised_again(color_model, images):
 
 @pytest.mark.parametrize("width", [0, 17])
 def test_a_width_that_does_not_fit_raises_an_error(color_model, width):
-    with pytest.raises(ValueError, match=rf"truncate_dim: must be in 1\.\.16 \(the model's width\), got {width}"):
+    with pytest.raises(
+        ValueError, match=rf"truncate_dim: must be in 1\.\.16 \(the model's width\), got {width}"
+    ):
         Runtime(color_model, truncate_dim=width)
 
 
@@ -146,7 +168,9 @@ def test_a_file_that_does_not_load_falls_back_to_the_next(full, texts):
     expected = full.encode_texts(texts)
     (full.folder / "onnx" / "text_model_quantized.onnx").write_bytes(b"not for this machine")
     again = Runtime(full.folder, threads=1)
-    with pytest.warns(UserWarning, match=r"using text_model.onnx, because .* text_model_quantized.onnx"):
+    with pytest.warns(
+        UserWarning, match=r"using text_model.onnx, because .* text_model_quantized.onnx"
+    ):
         np.testing.assert_array_equal(again.encode_texts(texts), expected)
     (full.folder / "onnx" / "text_model.onnx").unlink()
     with pytest.raises(ValueError, match=r"cannot run any text tower.*fp32"):
@@ -169,5 +193,9 @@ def test_labels_templates_and_images_that_cannot_be_used_are_named(full, images,
 
 
 def test_the_best_files_of_the_results_are_used(exported, runtime):
-    best = json.loads((exported / "results.json").read_text(encoding="utf-8"))["meta"]["export"]["best"]
-    assert {tower: runtime.file(tower) for tower in best} == {tower: exported / name for tower, name in best.items()}
+    best = json.loads((exported / "results.json").read_text(encoding="utf-8"))["meta"]["export"][
+        "best"
+    ]
+    assert {tower: runtime.file(tower) for tower in best} == {
+        tower: exported / name for tower, name in best.items()
+    }

@@ -78,14 +78,23 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
     os.utime(indexed / "a copy.jpg", (1_700_000_000, 1_700_000_000))
     run("index")
-    assert run("search", "red").splitlines()[0] == f"1.000  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
+    assert (
+        run("search", "red").splitlines()[0]
+        == f"1.000  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
+    )
 
 
 def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
     marks = {line.partition(f"{indexed}/")[2] for line in run("search", "red").splitlines()}
-    assert marks == {"red.jpg  (gone)", "white.png  (changed)", "green.png", "a/blue.jpg", "a/b/yellow.webp"}
+    assert marks == {
+        "red.jpg  (gone)",
+        "white.png  (changed)",
+        "green.png",
+        "a/blue.jpg",
+        "a/b/yellow.webp",
+    }
     found = json.loads(run("search", "red", "--json"))
     assert found[0]["is_current"] is False and sum(each["is_current"] for each in found) == 3
 
@@ -95,24 +104,39 @@ def test_search_prints_json(run, indexed):
     run("index")
     first, *others = json.loads(run("search", "red", "--json"))
     assert first["path"] == f"{indexed}/red.jpg" and first["copies"] == [f"{indexed}/a copy.jpg"]
-    assert first["score"] == pytest.approx(1, abs=0.01) and len(first["date"]) == 19 and len(others) == 4
+    assert (
+        first["score"] == pytest.approx(1, abs=0.01)
+        and len(first["date"]) == 19
+        and len(others) == 4
+    )
     assert run("search", "red -green", "--json") == run("search", "red", "--not", "green", "--json")
 
 
 def test_words_without_quotation_marks_are_one_text(run, indexed):
     weighted = run("search", "red", "green^0.5", "--json")
-    assert run("search", "red", "green", "--json") == run("search", "red green", "--json") != weighted
+    assert (
+        run("search", "red", "green", "--json") == run("search", "red green", "--json") != weighted
+    )
     assert run("search", "green^0.5", "red", "--json") == weighted
-    assert run("search", "red", "not", "green", "--json") == run("search", "red", "--not", "green", "--json")
+    assert run("search", "red", "not", "green", "--json") == run(
+        "search", "red", "--not", "green", "--json"
+    )
 
 
 def test_a_file_in_place_of_a_text_gets_a_note(indexed, capsys):
     command.main(["search", str(path := indexed / "red.jpg")])
-    assert f"'{path}' is a file. To search by an image, pass --image '{path}'." in capsys.readouterr().err
+    assert (
+        f"'{path}' is a file. To search by an image, pass --image '{path}'."
+        in capsys.readouterr().err
+    )
 
 
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
-    for arguments in (["search", "red", "--path", "a/*.jpg"], ["search", "red", "--before", "1999"], ["duplicates"]):
+    for arguments in (
+        ["search", "red", "--path", "a/*.jpg"],
+        ["search", "red", "--before", "1999"],
+        ["duplicates"],
+    ):
         command.main([*arguments, "--json"])
         printed = capsys.readouterr()
         assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
@@ -131,11 +155,15 @@ def test_a_closed_pipe_ends_a_command_in_silence(indexed):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(run, photos, color_model, monkeypatch):
+def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(
+    run, photos, color_model, monkeypatch
+):
     path = os.fsencode(photos) + b"/\x1b[2J\x85\xff \xe7\xba\xa2.png"
     os.rename(photos / "green.png", path)
     run("index", photos, "--model", color_model)
-    assert os.fsencode(run("search", "--image", os.fsdecode(path), "--top", 1)).endswith(path + b"\n")
+    assert os.fsencode(run("search", "--image", os.fsdecode(path), "--top", 1)).endswith(
+        path + b"\n"
+    )
     assert os.fsencode(json.loads(run("search", "green", "--top", 1, "--json"))[0]["path"]) == path
     assert "texts: " in run("search", os.fsdecode(b"a\xff"))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -151,7 +179,9 @@ def test_duplicates_lists_groups(run, indexed, paint):
     names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
     assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
     found = json.loads(run("duplicates", "--json", "--threshold", "0.3"))
-    assert len(found) > 2 and all(group[0]["score"] == 1 and group[1]["score"] > 0.3 for group in found)
+    assert len(found) > 2 and all(
+        group[0]["score"] == 1 and group[1]["score"] > 0.3 for group in found
+    )
     assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
 
 
@@ -159,7 +189,13 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     for name in ("broken.jpg", "half.png"):
         (photos / name).write_bytes(b"no")
     model = shutil.copytree(color_model, tmp_path / "model")
-    run("index", photos, paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent, "--model", model)
+    run(
+        "index",
+        photos,
+        paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent,
+        "--model",
+        model,
+    )
     run("index", photos, "--exclude", "*.gif", "--exclude", "private")
     shutil.rmtree(tmp_path / "gone")
     shutil.rmtree(model)
@@ -175,8 +211,12 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
 
 
-@pytest.mark.parametrize("pattern", ["{photos}/a", "{photos}/a/", "{photos}/A/*", "~/photos/a", "./a", "/a"])
-def test_a_folder_is_left_out_by_any_of_its_paths(run, place, photos, color_model, pattern, monkeypatch):
+@pytest.mark.parametrize(
+    "pattern", ["{photos}/a", "{photos}/a/", "{photos}/A/*", "~/photos/a", "./a", "/a"]
+)
+def test_a_folder_is_left_out_by_any_of_its_paths(
+    run, place, photos, color_model, pattern, monkeypatch
+):
     monkeypatch.setenv("HOME", str(photos.parent))
     run("index", photos, "--exclude", pattern.format(photos=photos), "--model", color_model)
     with Index.open(place) as index:
@@ -194,29 +234,41 @@ def test_a_forgotten_folder_leaves(run, indexed):
 def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkeypatch, capsys):
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
     folders: list[Path] = []
-    monkeypatch.setattr(SearchServer, "serve_forever", lambda server: folders.append(server.index.folder))
+    monkeypatch.setattr(
+        SearchServer, "serve_forever", lambda server: folders.append(server.index.folder)
+    )
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     command.main([str(photos)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
-    command.main([str(photos), "--index", str(place.parent / "other"), "--port", str(port := free_port())])
+    assert (
+        lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
+    )
+    command.main(
+        [str(photos), "--index", str(place.parent / "other"), "--port", str(port := free_port())]
+    )
     assert folders == [place, place.parent / "other"] and opened[1].endswith(f":{port}/")
     monkeypatch.setenv("LANGUAGE", "zh_CN")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     with pytest.raises(SystemExit):
         command.main(["search", "海滩", "-人"])
-    assert "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号" in capsys.readouterr().err
+    assert (
+        "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号" in capsys.readouterr().err
+    )
     monkeypatch.setenv("LC_ALL", "C")
     with pytest.raises(SystemExit):
         command.main([str(photos), "--no_such_option"])
-    assert "dcclip index: error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
+    assert (
+        "dcclip index: error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
+    )
     monkeypatch.setattr("modeling_dcclip.search.commands.watch", lambda index: [])
     command.main([str(photos), "--watch"])
     assert len(folders) == 2  # it has ended, and serves nothing then
 
 
-def test_the_default_model_takes_the_place_of_a_removed_one(run, photos, color_model, tmp_path, monkeypatch):
+def test_the_default_model_takes_the_place_of_a_removed_one(
+    run, photos, color_model, tmp_path, monkeypatch
+):
     shutil.copytree(color_model, tmp_path / "old")
     run("index", photos, "--model", tmp_path / "old")
     shutil.rmtree(tmp_path / "old")
@@ -234,7 +286,9 @@ def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, caps
     with pytest.raises(SystemExit) as stopped:
         command.main(["index"])
     assert stopped.value.code == 1
-    assert capsys.readouterr().out.splitlines()[1].startswith(f"missing folder: '{tmp_path}/gone' (")
+    assert (
+        capsys.readouterr().out.splitlines()[1].startswith(f"missing folder: '{tmp_path}/gone' (")
+    )
 
 
 def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):

@@ -57,7 +57,11 @@ def search(get, query: str) -> dict:
 def test_a_query_finds_photographs(get):
     answer = search(get, "q=%E7%BA%A2")  # 红
     assert answer["hits"][0]["name"] == "red.jpg"
-    assert answer["total"] == 6 and answer["notes"] == [] and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    assert (
+        answer["total"] == 6
+        and answer["notes"] == []
+        and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    )
     similar = search(get, f"like={answer['hits'][0]['id']}")
     assert similar["hits"][0]["name"] == "red.jpg" and len(similar["hits"]) == 6
 
@@ -77,7 +81,11 @@ def test_filters_parts_dates_and_negation(get, photos, monkeypatch):
     with Index.open(photos.parent / "index") as index:
         index.add()
     for query in ("", "q=red", "q=red&sort=date"):
-        assert [search(get, f"{query}&before={year}")["total"] for year in (2019, 2020, 2023)] == [0, 1, 2]
+        assert [search(get, f"{query}&before={year}")["total"] for year in (2019, 2020, 2023)] == [
+            0,
+            1,
+            2,
+        ]
     (photos / "copy.jpg").unlink()
     assert names("q=red&sort=date&before=2026-09") == ["white.png", "green.png", "red.jpg"]
     answer = search(get, "q=white%20-red%20not%20blue")
@@ -125,14 +133,20 @@ def test_without_a_query_the_newest_come_first(get, photos):
     with Index.open(photos.parent / "index") as index:
         index.add()
     (first, *_) = search(get, "q=")["hits"]
-    assert first["name"] == "white.png" and first["score"] is None and first["date"].startswith("2096-10-")
+    assert (
+        first["name"] == "white.png"
+        and first["score"] is None
+        and first["date"].startswith("2096-10-")
+    )
 
 
 def test_notes_and_errors_are_shown(get, server, monkeypatch):
     search_index = server.index.search
 
     def warn(*texts, **options):
-        warnings.warn("decompression bomb", Image.DecompressionBombWarning, stacklevel=1)  # of a different thread
+        warnings.warn(
+            "decompression bomb", Image.DecompressionBombWarning, stacklevel=1
+        )  # of a different thread
         return search_index(*texts, **options)
 
     monkeypatch.setattr(server.index, "search", warn)
@@ -141,7 +155,9 @@ def test_notes_and_errors_are_shown(get, server, monkeypatch):
     response, body = get("/search?like=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
     response, body = get("/search?like=99", Accept_Language="zh-CN,zh;q=0.9,en;q=0.8")
-    assert response.status == 400 and json.loads(body)["error"] == "id: 索引中没有编号为 99 的文件。"
+    assert (
+        response.status == 400 and json.loads(body)["error"] == "id: 索引中没有编号为 99 的文件。"
+    )
     for number in ("x", "-1", "1" * 40):
         assert get(f"/search?like={number}")[0].status == 400
 
@@ -171,7 +187,9 @@ def test_other_host_names_are_refused(get, server):
         assert get("/search?q=red", Host=host)[0].status == 200
     for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", ""):
         response, body = get("/search?q=red", Host=host)
-        assert response.status == 403 and "is not a name of this server" in json.loads(body)["error"]
+        assert (
+            response.status == 403 and "is not a name of this server" in json.loads(body)["error"]
+        )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
@@ -185,7 +203,9 @@ def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
     hits = {hit["name"]: hit for hit in search(get, "q=red")["hits"]}
     address = "/thumbnail/{id}?version={version}"
     paths = {name: address.format(**hit) for name, hit in hits.items()}
-    assert {get(path)[0].headers["Cache-Control"] for path in paths.values()} == {"private, max-age=600"}
+    assert {get(path)[0].headers["Cache-Control"] for path in paths.values()} == {
+        "private, max-age=600"
+    }
     assert get(f"/thumbnail/{hits['red.jpg']['id']}")[0].headers["Cache-Control"] == "no-store"
     last = max(hits.values(), key=lambda hit: hit["id"])
     (photos.parent / last["path"]).unlink()
@@ -195,7 +215,10 @@ def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
         index.add()
     (late,) = [hit for hit in search(get, "q=red")["hits"] if hit["name"] == "late.png"]
     assert late["id"] == last["id"]
-    assert get(address.format(**last))[0].status == 404 and get(address.format(**late))[0].status == 200
+    assert (
+        get(address.format(**last))[0].status == 404
+        and get(address.format(**late))[0].status == 200
+    )
 
 
 def test_other_sites_are_refused(get):
@@ -206,7 +229,14 @@ def test_other_sites_are_refused(get):
 
 @pytest.mark.parametrize(
     "path",
-    ["/photo/../../etc/passwd", "/photo/%2e%2e%2fetc%2fpasswd", "/photo/", "/photo/-1", "/photo/99", "//etc/passwd"],
+    [
+        "/photo/../../etc/passwd",
+        "/photo/%2e%2e%2fetc%2fpasswd",
+        "/photo/",
+        "/photo/-1",
+        "/photo/99",
+        "//etc/passwd",
+    ],
 )
 def test_nothing_but_photographs_of_the_index_can_be_read(get, path):
     response, body = get(path)
@@ -223,7 +253,9 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     assert response.status == 404 and "changed since it was indexed" in body.decode()
 
 
-def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(get, server, photos, monkeypatch):
+def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(
+    get, server, photos, monkeypatch
+):
     running, most, make = [], [], serve.make_thumbnail
 
     def slow(*arguments):
@@ -235,7 +267,9 @@ def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(get, se
 
     monkeypatch.setattr(serve, "make_thumbnail", slow)
     with ThreadPoolExecutor(20) as pool:
-        assert {response.status for response, _ in pool.map(lambda _: get("/thumbnail/1"), range(20))} == {200}
+        assert {
+            response.status for response, _ in pool.map(lambda _: get("/thumbnail/1"), range(20))
+        } == {200}
     assert max(most) == 1
     monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 100)
     response, body = get("/thumbnail/1")

@@ -45,7 +45,9 @@ def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     assert data_folders(index) == ["data-1-copy", "data-2"]  # the old vectors are gone now
 
 
-def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model, photos, paint, tmp_path):
+def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(
+    index, new_model, photos, paint, tmp_path
+):
     found: list[str] = []
 
     def search(done: int, total: int):
@@ -68,12 +70,16 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
 
 
-def test_an_upgrade_is_refused_while_a_link_leads_to_an_unplugged_disk(index, new_model, photos, paint, tmp_path):
+def test_an_upgrade_is_refused_while_a_link_leads_to_an_unplugged_disk(
+    index, new_model, photos, paint, tmp_path
+):
     paint(tmp_path / "disk" / "far.jpg", "blue", width=60)
     (photos / "usb").symlink_to(tmp_path / "disk")
     index.add()
     (tmp_path / "disk").rename(tmp_path / "unplugged")
-    with pytest.raises(ValueError, match=r"upgrade: .*usb' cannot be read now, and the index has 1 images from it"):
+    with pytest.raises(
+        ValueError, match=r"upgrade: .*usb' cannot be read now, and the index has 1 images from it"
+    ):
         upgrade_index(index, new_model)
     assert len(index) == 6
 
@@ -92,7 +98,9 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, 
     assert index.add().unchanged == 6  # the old index is still in use
     index.forget(tmp_path / "before")
     report = upgrade_index(index, new_model)
-    assert (report.embedded, report.unchanged, len(index)) == (3, 2, 5) and first(index, "red") == "red.jpg"
+    assert (report.embedded, report.unchanged, len(index)) == (3, 2, 5) and first(
+        index, "red"
+    ) == "red.jpg"
 
 
 def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, monkeypatch):
@@ -107,19 +115,25 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
     assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
 
 
-def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(index, color_model, tmp_path):
+def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(
+    index, color_model, tmp_path
+):
     student = save_color_model(tmp_path / "student", teacher=str(color_model), turn=3, rotated=True)
     assert upgrade_index(index, student, truncate_dim=9).embedded == 5
     assert index.space.dimension == 9 and index.space.rotation == "turn 3"
     assert first(index, "红") == "red.jpg" and index.add().unchanged == 5
-    with Index.open(index.folder, save_color_model(tmp_path / "other", str(color_model), 7, rotated=True)) as other:
+    with Index.open(
+        index.folder, save_color_model(tmp_path / "other", str(color_model), 7, rotated=True)
+    ) as other:
         assert first(other, "red") == "red.jpg"
     assert upgrade_index(index, student, truncate_dim=11).embedded == 5
     with pytest.raises(ValueError, match="has this model already, with 11 dimensions"):
         upgrade_index(index, student, truncate_dim=11)
 
 
-def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(index, color_model, tmp_path):
+def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(
+    index, color_model, tmp_path
+):
     changed = Path(shutil.copytree(color_model, tmp_path / "changed"))
     path = changed / "preprocessor_config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))

@@ -19,7 +19,9 @@ def small_blocks(monkeypatch):
 def vectors() -> np.ndarray:
     random = np.random.default_rng(0)
     centres = random.standard_normal((12, DIMENSION))
-    vectors = centres[random.integers(12, size=730)] + 0.5 * random.standard_normal((730, DIMENSION))
+    vectors = centres[random.integers(12, size=730)] + 0.5 * random.standard_normal(
+        (730, DIMENSION)
+    )
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -35,8 +37,12 @@ def store(tmp_path, vectors) -> VectorStore:
 def test_vectors_are_read_as_they_were_written(store, vectors):
     rows = np.array([3, 729, 0, 410, 99, 100])
     # half a step of int8 in the largest dimension
-    np.testing.assert_allclose(store.read(rows), vectors[rows], atol=np.abs(vectors).max() / 254 + 1e-6)
-    assert sum(file.stat().st_size for file in store.folder.iterdir()) == len(vectors) * (DIMENSION + 8)
+    np.testing.assert_allclose(
+        store.read(rows), vectors[rows], atol=np.abs(vectors).max() / 254 + 1e-6
+    )
+    assert sum(file.stat().st_size for file in store.folder.iterdir()) == len(vectors) * (
+        DIMENSION + 8
+    )
     assert store.bytes_per_row == DIMENSION + 8
 
 
@@ -54,7 +60,9 @@ def test_search_equals_a_sort_of_the_stored_vectors(store, vectors, row, top):
 def test_equal_scores_come_in_the_order_of_rows(tmp_path):
     store = VectorStore(tmp_path, DIMENSION)
     store.write(np.arange(300), np.tile(np.eye(1, DIMENSION, dtype=np.float32), (300, 1)))
-    assert store.search(np.eye(1, DIMENSION, dtype=np.float32)[0], 300, 7)[0].tolist() == list(range(7))
+    assert store.search(np.eye(1, DIMENSION, dtype=np.float32)[0], 300, 7)[0].tolist() == list(
+        range(7)
+    )
 
 
 def test_rows_are_overwritten_in_any_order(store, vectors):
@@ -81,7 +89,10 @@ def test_damaged_rows_are_lost_and_only_matter_where_they_may_be_found(store, ve
     damaged = VectorStore(store.folder, DIMENSION, key=7)
     allowed = np.arange(730) != 205
     assert damaged.search(vectors[0], 730, 1, allowed)[0].tolist() == [0]
-    for use in (lambda: damaged.search(vectors[0], 730, 3), lambda: damaged.read(np.array([4, 205]))):
+    for use in (
+        lambda: damaged.search(vectors[0], 730, 3),
+        lambda: damaged.read(np.array([4, 205])),
+    ):
         with pytest.raises(ValueError, match=r"1 vectors in .* are damaged"):
             use()
     assert damaged.lost_rows(732).tolist() == [205, 730, 731]

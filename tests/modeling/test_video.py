@@ -28,7 +28,9 @@ from tests.modeling.conftest import RGB
 av = pytest.importorskip("av")
 
 
-def film(path: Path, *colors: str, seconds: int = 10, has_rotation: bool = False, **metadata: str) -> Path:
+def film(
+    path: Path, *colors: str, seconds: int = 10, has_rotation: bool = False, **metadata: str
+) -> Path:
     """A video that shows each colour for some seconds, with a key frame at the start of each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -66,11 +68,18 @@ def index(tmp_path, color_model, photos):
 def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
     path = film(tmp_path / "a.mp4", "red", "green", "blue", seconds=10)
     taken, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
-    assert [(seconds, color_at(image)) for seconds, image in frames] == [(0, "red"), (10, "green"), (20, "blue")]
+    assert [(seconds, color_at(image)) for seconds, image in frames] == [
+        (0, "red"),
+        (10, "green"),
+        (20, "blue"),
+    ]
     assert taken is None and {image.size for _, image in frames} == {(43, 32)}
     assert color_at(read_frame(io.BytesIO(path.read_bytes()), 10.0, 16)) == "green"
     assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
-    assert len(read_frames(io.BytesIO(film(tmp_path / "b.mp4", *RGB, seconds=4).read_bytes()), 16)[1]) == 2
+    assert (
+        len(read_frames(io.BytesIO(film(tmp_path / "b.mp4", *RGB, seconds=4).read_bytes()), 16)[1])
+        == 2
+    )
 
 
 def test_a_long_video_has_twenty_frames_over_its_whole_length_or_none(tmp_path, monkeypatch):
@@ -83,14 +92,19 @@ def test_a_long_video_has_twenty_frames_over_its_whole_length_or_none(tmp_path, 
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"creation_time": "2023-05-12T09:30:12Z"}, {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0800"}],
+    [
+        {"creation_time": "2023-05-12T09:30:12Z"},
+        {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0800"},
+    ],
 )
 def test_the_date_is_the_local_one(tmp_path, monkeypatch, metadata):
     monkeypatch.setenv("TZ", "UTC")
     assert module._date(metadata) == "2023-05-12 09:30:12"
     assert module._date({"creation_time": "1904-01-01T00:00:00Z"}) is None
     if "creation_time" in metadata:
-        assert read_photo(os.fsencode(film(tmp_path / "a.mp4", "red", **metadata)), lambda digest: False).taken
+        assert read_photo(
+            os.fsencode(film(tmp_path / "a.mp4", "red", **metadata)), lambda digest: False
+        ).taken
 
 
 def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
@@ -102,14 +116,22 @@ def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
     )
     content = path.read_bytes()
     start = content.index(plain, content.index(b"tkhd"))
-    _, [(_, image)] = read_frames(io.BytesIO(content[:start] + turned + content[start + len(plain) :]), None)
-    assert image.size == (48, 64) and color_at(image, 24, 3) == "red" and max(image.getpixel((24, 60))) < 60
+    _, [(_, image)] = read_frames(
+        io.BytesIO(content[:start] + turned + content[start + len(plain) :]), None
+    )
+    assert (
+        image.size == (48, 64)
+        and color_at(image, 24, 3) == "red"
+        and max(image.getpixel((24, 60))) < 60
+    )
 
 
 def test_what_cannot_be_read_has_a_cause(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", "red")
     (tmp_path / "cut.mp4").write_bytes(b"no video" * 99)
-    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")  # which opens the other file
+    (tmp_path / "list.mp4").write_text(
+        "ffconcat version 1.0\nfile a.mp4\n"
+    )  # which opens the other file
     monkeypatch.chdir(tmp_path)
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
@@ -141,8 +163,13 @@ def test_a_video_is_one_hit_with_the_time_of_its_best_frame(index, photos):
     assert (hit.seconds, hit.time) == (10.0, "(at 0:10)")
     assert replace(hit, seconds=3725.9).time == "(at 62:05)" and not replace(hit, seconds=None).time
     for like, name in {(hit.id, hit.seconds): "green.png", hit.id: "red.jpg"}.items():
-        assert {each.path for each in index.search(like=[like], top=2)} == {hit.path, str(photos / name)}
-    assert [each.path for each in index.search(like=[hit.id], top=1, skip=2)] == [index.search("red", top=3)[2].path]
+        assert {each.path for each in index.search(like=[like], top=2)} == {
+            hit.path,
+            str(photos / name),
+        }
+    assert [each.path for each in index.search(like=[hit.id], top=1, skip=2)] == [
+        index.search("red", top=3)[2].path
+    ]
     with pytest.raises(ValueError, match="id"):
         index.search(like=[(hit.id, 11.0)])
 
@@ -167,7 +194,9 @@ def test_copies_moves_changes_and_removal_keep_the_frames_whole(index, photos):
     (photos / "copy.mp4").rename(photos / "moved.mp4")
     report = index.add()
     assert (report.moved, report.removed, index.catalog.num_rows) == (1, 1, 8)
-    film(photos / "moved.mp4", "white", "blue")  # two frames, written while the old ones may still be read
+    film(
+        photos / "moved.mp4", "white", "blue"
+    )  # two frames, written while the old ones may still be read
     assert index.add().embedded == 1
     (hit,) = index.search("blue", path="*.mp4")
     assert hit.seconds == 10.0 and index.catalog.num_rows == 10
@@ -206,7 +235,9 @@ def test_the_page_shows_the_frame_that_was_found(index):
         hits = json.loads(urlopen(f"{ask}/search?q=green").read())["hits"]
         hit = next(each for each in hits if each["path"].endswith(".mp4"))
         assert hit["name"] == "clip.mp4 (at 0:10)"
-        chinese = urlopen(Request(f"{ask}/search?q=green&path=mp4", headers={"Accept-Language": "zh-CN"})).read()
+        chinese = urlopen(
+            Request(f"{ask}/search?q=green&path=mp4", headers={"Accept-Language": "zh-CN"})
+        ).read()
         assert [each["name"] for each in json.loads(chinese)["hits"]] == ["clip.mp4 （0:10 处）"]
         image = urlopen(f"{ask}/thumbnail/{hit['id']}?version={hit['version']}").read()
         assert color_at(Image.open(io.BytesIO(image))) == "green"

@@ -4,7 +4,15 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig
 
-from tests.tiny import CUT_EFFICIENTNET, MOBILENET, RESNET, TIMM_SWIN, VIT, WHOLE_MOBILENET, make_model
+from tests.tiny import (
+    CUT_EFFICIENTNET,
+    MOBILENET,
+    RESNET,
+    TIMM_SWIN,
+    VIT,
+    WHOLE_MOBILENET,
+    make_model,
+)
 
 CLIP_VISION = {**CLIPVisionConfig().to_diff_dict(), **VIT, "model_type": "clip_vision_model"}
 TIMM_REGISTERS = {
@@ -75,4 +83,8 @@ def test_embedding_is_the_projection_of_the_pooled_vector(tower, inputs):
 def test_unused_pooler_has_no_parameters():
     names = [name for name, _ in make_model(VIT, vision_pooling="cls").named_parameters()]
     assert not [name for name in names if "pooler" in name]
-    assert [name for name, _ in make_model(VIT, vision_pooling="tower").named_parameters() if "pooler" in name]
+    assert [
+        name
+        for name, _ in make_model(VIT, vision_pooling="tower").named_parameters()
+        if "pooler" in name
+    ]

@@ -15,13 +15,17 @@ from modeling_dcclip.search.manifest import write_lock
 pytest.importorskip("watchfiles")
 
 
-def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model, photos, paint, monkeypatch):
+def test_an_index_follows_its_folders_until_one_disappears(
+    tmp_path, color_model, photos, paint, monkeypatch
+):
     monkeypatch.setattr(module, "QUIET_MS", 50)
     monkeypatch.setattr(module, "CHECK_MS", 100)
     with Index.open(photos / "index", color_model, create=True) as index:
         index.add(photos)
         paint(photos / "before.jpg", "red", width=30)  # before the watch begins
-        late = Timer(10, (photos / "late.jpg").touch)  # else a watch that misses it would wait for ever
+        late = Timer(
+            10, (photos / "late.jpg").touch
+        )  # else a watch that misses it would wait for ever
         late.start()
         reports = module.watch(index)
         report = next(reports)
@@ -36,7 +40,10 @@ def test_an_index_follows_its_folders_until_one_disappears(tmp_path, color_model
         assert next(reports).embedded == 0
         paint(tmp_path / "more" / "second.jpg", "red", width=46)
         assert (next(reports).embedded, len(index)) == (1, 8)
-        locks, add = iter([write_lock(index.folder), write_lock(index.folder), nullcontext()]), index.add
+        locks, add = (
+            iter([write_lock(index.folder), write_lock(index.folder), nullcontext()]),
+            index.add,
+        )
 
         def add_beside_another_process():
             with next(locks):
@@ -62,12 +69,16 @@ def test_ctrl_c_ends_the_command(tmp_path, color_model, photos, paint, monkeypat
     folders = ["--index", str(tmp_path / "index"), "--model", str(color_model)]
     command.main(["index", str(photos), "--watch", *folders])
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("5 files") and second.startswith("6 files in the index: 1 image embedded")
+    assert first.startswith("5 files") and second.startswith(
+        "6 files in the index: 1 image embedded"
+    )
     with pytest.raises(SystemExit):
         command.main(["index", "--watch", "--forget", str(photos), *folders[:2]])
 
 
-def test_a_missing_package_is_reported_before_the_work(tmp_path, color_model, photos, monkeypatch, capsys):
+def test_a_missing_package_is_reported_before_the_work(
+    tmp_path, color_model, photos, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     folders = ["--index", str(tmp_path / "index"), "--model", str(color_model)]
     with pytest.raises(SystemExit):

@@ -51,14 +51,24 @@ class Job:
     is_ready: Callable[[], bool] = lambda: True
 
     def start(self, log: Path, *more: str) -> subprocess.Popen:
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         with log.open("a", encoding="utf-8") as file:
             return subprocess.Popen(
-                [sys.executable, *self.command, *more], cwd=ROOT, env=environment, stdout=file, stderr=file
+                [sys.executable, *self.command, *more],
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=file,
             )
 
     def finish(self, log: Path, *more: str):
-        assert self.start(log, *more).wait(TIMEOUT_S) == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        assert self.start(log, *more).wait(TIMEOUT_S) == 0, log.read_text(
+            encoding="utf-8", errors="replace"
+        )[-3000:]
 
     def kill(self, log: Path, moment_s: float, number: signal.Signals) -> float:
         """Start the command, wait until it is ready, and end it with all its processes after a time.
@@ -74,7 +84,10 @@ class Job:
                 time.sleep(0.005)
             time.sleep(moment_s)
             if process.poll() is None:
-                family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                family = [
+                    *psutil.Process(process.pid).children(recursive=True),
+                    psutil.Process(process.pid),
+                ]
                 for each in family if number == signal.SIGKILL else family[-1:]:
                     each.send_signal(number)
                 if process.wait(TIMEOUT_S):
@@ -91,8 +104,21 @@ def student(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def training_job(script: str, output: Path, arguments: list[str], launcher: tuple[str, ...] = ()) -> Job:
-    common = ["--max_steps", "24", "--save_every", "2", "--log_every", "1", "--warmup_steps", "2", "--batch_size", "8"]
+def training_job(
+    script: str, output: Path, arguments: list[str], launcher: tuple[str, ...] = ()
+) -> Job:
+    common = [
+        "--max_steps",
+        "24",
+        "--save_every",
+        "2",
+        "--log_every",
+        "1",
+        "--warmup_steps",
+        "2",
+        "--batch_size",
+        "8",
+    ]
     return Job(
         [*launcher, f"training/{script}.py", *arguments, *common, "--output_dir", str(output)],
         output,
@@ -113,12 +139,21 @@ def streamed_job(folder: Path, student: Path, corpus: Path) -> Job:
     rows = load_source(str(corpus / "train.parquet"))
     shards = write_shards(folder / "shards", read_samples(rows, len(rows)), 4)
     data = ["--data.train", shards, "--data.streaming", "true", "--data.image_column", "png"]
-    data += ["--data.shuffle_buffer", "16", "--data.caption_columns", '{"en": "en.txt", "zh": "zh.txt"}']
-    return training_job("align", folder / "out", ["--student", str(student), *data], tuple(TORCHRUN))
+    data += [
+        "--data.shuffle_buffer",
+        "16",
+        "--data.caption_columns",
+        '{"en": "en.txt", "zh": "zh.txt"}',
+    ]
+    return training_job(
+        "align", folder / "out", ["--student", str(student), *data], tuple(TORCHRUN)
+    )
 
 
 def distill_job(folder: Path, teacher: Path, corpus: Path) -> Job:
-    recipe = {"student": {"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32}}
+    recipe = {
+        "student": {"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32}
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     data = ["--data.train", str(corpus / "train.parquet"), "--teacher", str(teacher)]
     return training_job("distill", folder / "out", ["--config", str(folder / "recipe.yaml"), *data])
@@ -137,16 +172,26 @@ def index_job(folder: Path) -> Job:
     def read() -> list[str]:
         search = [*DCCLIP, "search", "--index", str(index), "--json", "--top", "400"]
         runs = [
-            subprocess.run([sys.executable, *search, word], cwd=ROOT, capture_output=True, text=True, check=True)
+            subprocess.run(
+                [sys.executable, *search, word],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             for word in ("red", "green", "blue")
         ]
         return [run.stdout for run in runs]
 
-    return Job([*DCCLIP, "index", str(photos), "--index", str(index), "--model", str(model)], index, read)
+    return Job(
+        [*DCCLIP, "index", str(photos), "--index", str(index), "--model", str(model)], index, read
+    )
 
 
 @pytest.mark.parametrize("name", ["align", "streamed on two processes", "distill", "index"])
-def test_a_killed_command_ends_like_an_unbroken_one(name, student, teacher_folder, corpus, tmp_path):
+def test_a_killed_command_ends_like_an_unbroken_one(
+    name, student, teacher_folder, corpus, tmp_path
+):
     job = {
         "align": lambda: align_job(tmp_path, student, corpus),
         "streamed on two processes": lambda: streamed_job(tmp_path, student, corpus),

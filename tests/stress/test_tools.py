@@ -55,8 +55,13 @@ def model_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def expected(model_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    home, model = tmp_path_factory.mktemp("images"), DCCLIPModel.from_pretrained(model_folder).eval()
+def expected(
+    model_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Expected:
+    home, model = (
+        tmp_path_factory.mktemp("images"),
+        DCCLIPModel.from_pretrained(model_folder).eval(),
+    )
     processor = DCCLIPProcessor.from_pretrained(model_folder)
     rows = load_source(str(corpus / "train.parquet")).select(range(40))
     images, paths = [image.convert("RGB") for image in rows["image"]], []
@@ -66,7 +71,8 @@ def expected(model_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPath
     texts = {language: list(rows[language]) for language in LANGUAGES}
     with torch.no_grad():
         outputs = {
-            name: model(**processor(images=images, text=each, return_tensors="pt")) for name, each in texts.items()
+            name: model(**processor(images=images, text=each, return_tensors="pt"))
+            for name, each in texts.items()
         }
     embeddings = {language: output.text_embeds.numpy() for language, output in outputs.items()}
     return Expected(paths, texts, outputs["en"].image_embeds.numpy(), embeddings)
@@ -75,13 +81,20 @@ def expected(model_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPath
 def test_sentence_transformers(model_folder, expected):
     tools = pytest.importorskip("sentence_transformers")
     encoder = tools.SentenceTransformer(str(model_folder), trust_remote_code=True, device="cpu")
-    texts = {name: encoder.encode(each, normalize_embeddings=True) for name, each in expected.texts.items()}
+    texts = {
+        name: encoder.encode(each, normalize_embeddings=True)
+        for name, each in expected.texts.items()
+    }
     images = [Image.open(path) for path in expected.paths]
     expected.check(encoder.encode(images, normalize_embeddings=True), texts)
-    short = tools.SentenceTransformer(str(model_folder), trust_remote_code=True, device="cpu", truncate_dim=8)
+    short = tools.SentenceTransformer(
+        str(model_folder), trust_remote_code=True, device="cpu", truncate_dim=8
+    )
     first = expected.embeddings["zh"][:, :8]
     found = short.encode(expected.texts["zh"], normalize_embeddings=True)
-    np.testing.assert_allclose(found, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(
+        found, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5
+    )
 
 
 def test_lancedb_loads_the_open_clip_folder(model_folder, expected, tmp_path):
@@ -93,5 +106,7 @@ def test_lancedb_loads_the_open_clip_folder(model_folder, expected, tmp_path):
         language: np.stack([function.compute_query_embeddings(name)[0] for name in names])
         for language, names in expected.texts.items()
     }
-    vectors = function.compute_source_embeddings([Path(path).read_bytes() for path in expected.paths])
+    vectors = function.compute_source_embeddings(
+        [Path(path).read_bytes() for path in expected.paths]
+    )
     expected.check(np.stack(vectors), texts)

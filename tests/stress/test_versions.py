@@ -37,13 +37,19 @@ def lowest_requirements(extra: str) -> list[str]:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     lines = setup["options"]["install_requires"] + setup["options.extras_require"][extra]
-    return [re.sub(r">=([\w.]+).*", r"==\1", line) for line in lines.splitlines() if line and line[0] != "#"]
+    return [
+        re.sub(r">=([\w.]+).*", r"==\1", line)
+        for line in lines.splitlines()
+        if line and line[0] != "#"
+    ]
 
 
 @pytest.mark.parametrize("transformers", TRANSFORMERS)
 def test_a_folder_gives_the_same_embeddings_under_every_transformers(transformers, tmp_path):
     python = make_environment(tmp_path)
-    shared = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
+    shared = [path for path in sys.path if path.endswith("site-packages")] or [
+        sysconfig.get_path("purelib")
+    ]
     site_packages = next(tmp_path.glob("lib/python*/site-packages"))
     (site_packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
@@ -55,5 +61,11 @@ def test_the_runtime_works_with_the_lowest_declared_versions(tmp_path):
     python = make_environment(tmp_path)
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     subprocess.run([*install, *lowest_requirements("runtime")], check=True)
-    run = subprocess.run([str(python), "-c", LABEL, str(MODEL)], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [str(python), "-c", LABEL, str(MODEL)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.stdout.strip() == "cat", run.stderr

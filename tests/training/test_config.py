@@ -26,12 +26,17 @@ from training.config import (
 from training.config.sections import LIMITS, MOST
 
 FOLDER = ROOT / "training/configs"
-CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students")
+CONFIGS = sorted(
+    path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students"
+)
 MINIMAL = {
     "output_dir": "runs/x",
     "teacher": "some/teacher",
     "data": {"train": "train.parquet"},
-    "student": {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert", "hidden_size": 8}},
+    "student": {
+        "vision_config": {"model_type": "vit"},
+        "text_config": {"model_type": "bert", "hidden_size": 8},
+    },
 }
 
 
@@ -53,7 +58,9 @@ def arguments_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_every_published_recipe_parses_to_its_own_numbers(path: Path):
-    recipe = parse_recipe(DistillRecipe if "distill" in path.stem else AlignRecipe, arguments_of(path))
+    recipe = parse_recipe(
+        DistillRecipe if "distill" in path.stem else AlignRecipe, arguments_of(path)
+    )
     written = yaml.safe_load((FOLDER / path).read_text(encoding="utf-8"))
     numbers = {key: value for key, value in written.items() if isinstance(value, (int, float))}
     assert numbers and {key: getattr(recipe, key) for key in numbers} == numbers
@@ -69,9 +76,14 @@ def test_command_line_wins_over_yaml(write):
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 def test_the_student_can_be_a_separate_file(write, size):
     file = FOLDER / f"students/{size}.yaml"
-    recipe = parse_recipe(DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"])
+    recipe = parse_recipe(
+        DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"]
+    )
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert recipe.student.vision_init == written["vision_init"] and recipe.student.max_text_length == 12
+    assert (
+        recipe.student.vision_init == written["vision_init"]
+        and recipe.student.max_text_length == 12
+    )
 
 
 def test_exponent_without_a_point_is_a_number(tmp_path):
@@ -81,8 +93,12 @@ def test_exponent_without_a_point_is_a_number(tmp_path):
     assert parse_recipe(DistillRecipe, ["--config", str(path)]).learning_rate == 1e-4
 
 
-@pytest.mark.parametrize("name", ["resume", "gradient_checkpointing", "torch_compile", "hub_private_repo"])
-@pytest.mark.parametrize(("values", "expected"), [(None, False), ([], True), (["false"], False), (["true"], True)])
+@pytest.mark.parametrize(
+    "name", ["resume", "gradient_checkpointing", "torch_compile", "hub_private_repo"]
+)
+@pytest.mark.parametrize(
+    ("values", "expected"), [(None, False), ([], True), (["false"], False), (["true"], True)]
+)
 def test_booleans_that_are_false_by_default_are_flags(write, name, values, expected):
     arguments = [] if values is None else [f"--{name}", *values]
     assert getattr(parse_recipe(DistillRecipe, [*write(), *arguments]), name) is expected
@@ -95,15 +111,24 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
         ({"push_to_hub": True}, "push_to_hub: "),
         ({"data": {"train": None}}, "data: "),
         ({"data": {"train": "x", "sources": [{"train": "y"}]}}, "data: "),
-        ({"data": {"sources": [{"train": "y", "weight": 0}]}}, "data.sources.weight: must be above 0, got 0.0."),
+        (
+            {"data": {"sources": [{"train": "y", "weight": 0}]}},
+            "data.sources.weight: must be above 0, got 0.0.",
+        ),
         ({"data": {"sources": [{"train": "y", "caption_columns": {}}]}}, "data.caption_columns: "),
-        ({"data": {"train": "x", "caption_columns": {False: "en"}}}, "data.caption_columns: False is not a language"),
+        (
+            {"data": {"train": "x", "caption_columns": {False: "en"}}},
+            "data.caption_columns: False is not a language",
+        ),
         (
             {"data": {"train": "x", "caption_columns": {"EN": "en"}}},
             "data.caption_columns: 'EN' is not a ",
         ),
         ({"data": {"train": "x", "streaming": True, "in_memory": True}}, "data.in_memory: "),
-        ({"data": {"sources": ["a.parquet"]}}, "data.sources: Problem with given class_path 'a.parquet'"),
+        (
+            {"data": {"sources": ["a.parquet"]}},
+            "data.sources: Problem with given class_path 'a.parquet'",
+        ),
         ({"mixed_precision": False}, "mixed_precision: Does not validate"),
         (
             {"own_weight": 1},
@@ -116,7 +141,10 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
         ({"data": {"train": "x", "workers": None}}, "data.workers: has no value."),
         ({"student": {"image_mean": [0.5, 0.5]}}, "student.image_mean: "),
         ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std: "),
-        ({"augment": {"\x1bflip": 1}}, r"augment: has no field '\x1bflip'. See --help"),  # it is escaped
+        (
+            {"augment": {"\x1bflip": 1}},
+            r"augment: has no field '\x1bflip'. See --help",
+        ),  # it is escaped
         ({"path": {";": None}}, "config: has no field 'path.;'. See --help"),
     ],
 )
@@ -124,11 +152,17 @@ def test_a_recipe_that_cannot_run_is_refused_by_its_field(write, capsys, changes
     with pytest.raises(SystemExit) as stopped:
         parse_recipe(DistillRecipe, write(**changes), "python training/distill.py")
     message = capsys.readouterr().err
-    assert stopped.value.code == 2 and message.startswith(f"distill: {problem}") and message.count("\n") == 1
+    assert (
+        stopped.value.code == 2
+        and message.startswith(f"distill: {problem}")
+        and message.count("\n") == 1
+    )
 
 
 def test_a_boolean_no_in_yaml_gets_a_hint(write):
-    with pytest.raises(ValueError, match=r'Given value: False\. In YAML, write "no" in quotation marks\.'):
+    with pytest.raises(
+        ValueError, match=r'Given value: False\. In YAML, write "no" in quotation marks\.'
+    ):
         recipe_from_args(DistillRecipe, write(mixed_precision=False))
 
 
@@ -176,18 +210,29 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
     ]
     expected = [
         SourceConfig(
-            train=["a.tar", "b.tar"], split="train", image_column="image", caption_columns={"en": "txt"}, weight=2
+            train=["a.tar", "b.tar"],
+            split="train",
+            image_column="image",
+            caption_columns={"en": "txt"},
+            weight=2,
         ),
-        SourceConfig(train="zh.parquet", split="train", image_column="jpg", caption_columns={"zh": "caption"}),
+        SourceConfig(
+            train="zh.parquet", split="train", image_column="jpg", caption_columns={"zh": "caption"}
+        ),
     ]
     from_yaml = parse_recipe(DistillRecipe, write(data={"sources": sources}))
-    typed = parse_recipe(DistillRecipe, [*write(data={"train": None}), "--data.sources", json.dumps(sources)])
+    typed = parse_recipe(
+        DistillRecipe, [*write(data={"train": None}), "--data.sources", json.dumps(sources)]
+    )
     for recipe in (from_yaml, typed):
         assert recipe.data.mixture == expected and recipe.data.languages == ["en", "zh"]
     save_recipe(typed, tmp_path)
     assert parse_recipe(DistillRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == typed
     one = parse_recipe(DistillRecipe, write(data={"train": "x"}))
-    assert [source.train for source in one.data.mixture] == ["x"] and one.data.languages == ["en", "zh"]
+    assert [source.train for source in one.data.mixture] == ["x"] and one.data.languages == [
+        "en",
+        "zh",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +244,9 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
     ],
 )
 def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):
-    with pytest.raises(ValueError, match=f"^{field}: 'os:abort' in the recipe is a function.*--trust_recipe_code"):
+    with pytest.raises(
+        ValueError, match=f"^{field}: 'os:abort' in the recipe is a function.*--trust_recipe_code"
+    ):
         recipe_from_args(AlignRecipe, write(student="some/student", **values))
 
 
@@ -220,7 +267,10 @@ def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write):
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
         ({"classifier": "a.safetensors"}, "classifier: class_weight is 0, so it would not be used"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
-        ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
+        (
+            {"photo_weight": 1, "teacher_cache": "cache"},
+            "photo_weight: is 1, but a cache has no targets",
+        ),
         ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
     ],
 )
@@ -232,15 +282,27 @@ def test_a_stage_2_that_would_learn_nothing_is_refused(fields, message):
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, tmp_path):
     recipe_class = DistillRecipe if "distill" in path.stem else AlignRecipe
-    recipe = parse_recipe(recipe_class, [*arguments_of(path), "--betas", "[0.8, 0.95]", "--resume", "--overwrite"])
+    recipe = parse_recipe(
+        recipe_class, [*arguments_of(path), "--betas", "[0.8, 0.95]", "--resume", "--overwrite"]
+    )
     save_recipe(recipe, tmp_path)
     saved = parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")])
     assert saved == replace(recipe, resume=False, overwrite=False)
 
 
 NEEDED: dict[type, dict[str, Any]] = {
-    DistillRecipe: {"output_dir": "x", "data": DataConfig(train="x"), "teacher": "x", "student": StudentConfig()},
-    AlignRecipe: {"output_dir": "x", "data": DataConfig(train="x"), "student": "x", "anchor_weight": 1.0},
+    DistillRecipe: {
+        "output_dir": "x",
+        "data": DataConfig(train="x"),
+        "teacher": "x",
+        "student": StudentConfig(),
+    },
+    AlignRecipe: {
+        "output_dir": "x",
+        "data": DataConfig(train="x"),
+        "student": "x",
+        "anchor_weight": 1.0,
+    },
     DataConfig: {"train": "x.parquet"},
     SourceConfig: {"train": "x.parquet"},
     AugmentConfig: {},

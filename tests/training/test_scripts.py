@@ -12,7 +12,9 @@ pytestmark = pytest.mark.slow
 CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
 
 
-def test_two_processes_of_the_launcher_write_a_model_that_loads(corpus, teacher_folder, run_python, inputs, tmp_path):
+def test_two_processes_of_the_launcher_write_a_model_that_loads(
+    corpus, teacher_folder, run_python, inputs, tmp_path
+):
     recipe = {
         "output_dir": str(tmp_path / "distilled"),
         "teacher": str(teacher_folder),
@@ -23,8 +25,22 @@ def test_two_processes_of_the_launcher_write_a_model_that_loads(corpus, teacher_
         "save_every": 2,
     }
     (tmp_path / "distill.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    arguments = ["--config", str(tmp_path / "distill.yaml"), "--max_steps", "3", "--teacher_views", "1"]
-    run_python("-m", "accelerate.commands.launch", "--config_file", str(CLUSTER), "training/distill.py", *arguments)
+    arguments = [
+        "--config",
+        str(tmp_path / "distill.yaml"),
+        "--max_steps",
+        "3",
+        "--teacher_views",
+        "1",
+    ]
+    run_python(
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(CLUSTER),
+        "training/distill.py",
+        *arguments,
+    )
     model = AutoModel.from_pretrained(tmp_path / "distilled").eval()
     with torch.no_grad():
         assert model(**inputs).logits_per_image.isfinite().all()
@@ -34,6 +50,8 @@ def test_two_processes_of_the_launcher_write_a_model_that_loads(corpus, teacher_
 @pytest.mark.parametrize("script", ["distill", "align"])
 def test_help_is_complete_and_needs_no_torch(run_python, script):
     code = f"import runpy, sys; sys.argv = ['{script}.py', '--help']; sys.modules['torch'] = None\n"
-    output = run_python("-c", f"{code}runpy.run_path('training/{script}.py', run_name='__main__')").stdout
+    output = run_python(
+        "-c", f"{code}runpy.run_path('training/{script}.py', run_name='__main__')"
+    ).stdout
     assert "Number of optimizer steps of the whole run." in output and "--data.train" in output
     assert f"python training/{script}.py --config" in output

@@ -59,7 +59,9 @@ def photos(images, tmp_path_factory) -> Path:
 @pytest.fixture(scope="package")
 def address(node_modules, exported, corpus, tmp_path_factory):
     site = str(tmp_path_factory.mktemp("web") / "site")
-    write_page(WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=site))
+    write_page(
+        WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=site)
+    )
     handler = partial(SimpleHTTPRequestHandler, directory=site)
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}/"

@@ -40,11 +40,18 @@ def folder(teacher_folder, tmp_path) -> Path:
     return folder
 
 
-def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpus, train_rows, tmp_path):
+def test_the_folder_has_page_libraries_model_and_images(
+    folder, libraries, corpus, train_rows, tmp_path
+):
     output = tmp_path / "site"
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8"
+    )
     options = WebOptions(
-        model=str(folder), images=str(corpus / "train.parquet"), node_modules=str(libraries), output_dir=str(output)
+        model=str(folder),
+        images=str(corpus / "train.parquet"),
+        node_modules=str(libraries),
+        output_dir=str(output),
     )
     write_page(options)
     write_page(options)  # replaces the first
@@ -63,12 +70,16 @@ def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpu
     with safe_open(output / "images" / "index.safetensors", framework="pt") as index:
         embeddings, titles = index.get_tensor("embeddings"), json.loads(index.metadata()["titles"])
     assert embeddings.dtype == torch.float16
-    torch.testing.assert_close(embeddings.float().norm(dim=-1), torch.ones(len(train_rows)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        embeddings.float().norm(dim=-1), torch.ones(len(train_rows)), rtol=0, atol=1e-3
+    )
     assert titles[3] == {"en": train_rows[3]["en"], "zh": train_rows[3]["zh"]}
     assert len(list((output / "images").glob("*.webp"))) == len(train_rows)
 
 
-def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, images, tmp_path, capsys, refusal):
+def test_images_that_do_not_decode_are_left_out_and_listed(
+    folder, libraries, images, tmp_path, capsys, refusal
+):
     photos = tmp_path / "photos"
     photos.mkdir()
     images[0].save(photos / "a cat.png")
@@ -78,7 +89,9 @@ def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, im
     main([*arguments, "--output_dir", str(tmp_path / "site")])
     output = capsys.readouterr().out
     assert re.search(r"left out .*broken\.png: UnidentifiedImageError", output)
-    assert f"{tmp_path / 'site'}: the page is complete" in output and "python -m http.server" in output
+    assert (
+        f"{tmp_path / 'site'}: the page is complete" in output and "python -m http.server" in output
+    )
     with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
         assert json.loads(index.metadata()["titles"]) == [{"en": "a cat"}, {"en": "狗"}]
     for path in photos.iterdir():
@@ -86,11 +99,20 @@ def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, im
     assert "none of the 3 images" in refusal(main, *arguments, "--output_dir", tmp_path / "other")
 
 
-def test_a_title_is_the_first_caption_of_each_language_that_has_one(folder, libraries, images, tmp_path):
+def test_a_title_is_the_first_caption_of_each_language_that_has_one(
+    folder, libraries, images, tmp_path
+):
     captions = {"en": [None, ["", "a fox"]], "zh": [["猫", "小猫"], []]}
     rows = Dataset.from_dict({"image": images[:2], **captions}).cast_column("image", Image())
     rows.to_parquet(tmp_path / "rows.parquet")
-    arguments = ["--model", str(folder), "--images", str(tmp_path / "rows.parquet"), "--node_modules", str(libraries)]
+    arguments = [
+        "--model",
+        str(folder),
+        "--images",
+        str(tmp_path / "rows.parquet"),
+        "--node_modules",
+        str(libraries),
+    ]
     main([*arguments, "--output_dir", str(tmp_path / "site")])
     with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
         assert json.loads(index.metadata()["titles"]) == [{"zh": "猫"}, {"en": "a fox"}]
@@ -102,7 +124,9 @@ def test_all_page_files_and_imported_modules_are_listed():
     for name in names:
         for module in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
             assert module in names
-    assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(LIBRARIES)
+    assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(
+        LIBRARIES
+    )
 
 
 def test_the_page_runs_nothing_but_its_own_scripts():
@@ -111,15 +135,28 @@ def test_the_page_runs_nothing_but_its_own_scripts():
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page).group(1)
     (import_map,) = re.findall(r"<script(?![^>]* src=)[^>]*>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(import_map.encode()).digest()).decode()
-    assert f"'sha256-{digest}'" in policy and policy.startswith("default-src 'none'; script-src 'self' ")
-    assert "unsafe-inline" not in policy and "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
+    assert f"'sha256-{digest}'" in policy and policy.startswith(
+        "default-src 'none'; script-src 'self' "
+    )
+    assert "unsafe-inline" not in policy and "unsafe-eval" not in policy.replace(
+        "wasm-unsafe-eval", ""
+    )
     assert not re.search(r"""\s(style|on[a-z]+)=["']""", page)
     scripts = "".join(path.read_text(encoding="utf-8") for path in PAGE.glob("*.js"))
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", scripts)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", scripts
+    )
 
 
 def test_a_folder_with_other_files_is_not_replaced(folder, libraries, tmp_path, refusal):
     (mine := tmp_path / "mine").mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(mine)]
+    arguments = [
+        "--model",
+        str(folder),
+        "--node_modules",
+        str(libraries),
+        "--output_dir",
+        str(mine),
+    ]
     assert "output_dir" in refusal(main, *arguments) and (mine / "thesis.txt").exists()

@@ -27,12 +27,17 @@ ENCODE = """async (images) => {
 }"""
 
 
-def encode(model, processor, images: list[Image.Image], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    model, processor, images: list[Image.Image], texts: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         image_embeddings = [
-            model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output for image in images
+            model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output
+            for image in images
         ]
-        text_embeddings = model.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
+        text_embeddings = model.get_text_features(
+            **processor(text=texts, return_tensors="pt")
+        ).pooler_output
     return F.normalize(torch.cat(image_embeddings), dim=-1), F.normalize(text_embeddings, dim=-1)
 
 
@@ -40,11 +45,18 @@ def test_an_image_with_chinese_labels_gets_the_scores_of_python(visit, model, pr
     visit.page.fill("#labels", "，".join(LABELS))
     before = visit.page.inner_text("#answer")
     visit.page.set_input_files("#file", str(photos / "0.png"))
-    visit.page.wait_for_function("text => document.getElementById('answer').innerText !== text", arg=before)
-    image_embeddings, text_embeddings = encode(model, processor, [Image.open(photos / "0.png")], LABELS)
+    visit.page.wait_for_function(
+        "text => document.getElementById('answer').innerText !== text", arg=before
+    )
+    image_embeddings, text_embeddings = encode(
+        model, processor, [Image.open(photos / "0.png")], LABELS
+    )
     scores = (model.logit_scale.exp() * image_embeddings @ text_embeddings.T)[0].softmax(0).tolist()
     expected = dict(sorted(zip(LABELS, scores, strict=True), key=lambda pair: -pair[1]))
-    rows = [(row.locator(".name"), row.locator(".score")) for row in visit.page.locator("#answer li").all()]
+    rows = [
+        (row.locator(".name"), row.locator(".score"))
+        for row in visit.page.locator("#answer li").all()
+    ]
     found = {name.inner_text(): float(score.inner_text().rstrip("%")) / 100 for name, score in rows}
     assert found == pytest.approx(expected, abs=5e-3)
     assert next(iter(found)) == next(iter(expected))
@@ -58,7 +70,9 @@ def test_preprocessing_equals_the_processor_for_every_shape(visit, model, proces
     expected, _ = encode(model, processor, [to_rgb(Image.open(file)) for file in files], LABELS)
     cosines = (found * expected).sum(-1)
     others = (expected @ expected.T)[~torch.eye(len(files), dtype=torch.bool)]
-    assert cosines.min() > 0.99, dict(zip([file.name for file in files], cosines.tolist(), strict=True))
+    assert cosines.min() > 0.99, dict(
+        zip([file.name for file in files], cosines.tolist(), strict=True)
+    )
     assert others.median() < 0.99  # otherwise any two images would pass
 
 
@@ -72,18 +86,24 @@ def test_search_ranks_as_python_does(visit, model, processor, train_rows, query)
     visit.page.wait_for_function(
         "number => document.querySelector('#found li')?.dataset.number === number", arg=str(best)
     )
-    numbers = [int(tile.get_attribute("data-number")) for tile in visit.page.locator("#found li").all()]
+    numbers = [
+        int(tile.get_attribute("data-number")) for tile in visit.page.locator("#found li").all()
+    ]
     # half precision can swap images with almost equal scores
     np.testing.assert_allclose(scores[numbers], np.sort(scores)[::-1][: len(numbers)], atol=1e-3)
     language = "zh" if query == "红苹果" else "en"
     assert visit.page.locator("#found li").first.inner_text() == train_rows[best][language]
-    assert visit.page.locator("#found li img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert visit.page.locator("#found li img").first.evaluate(
+        "image => image.decode().then(() => image.naturalWidth)"
+    )
 
 
 def test_a_file_that_is_not_an_image_shows_a_message(visit, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"not an image")
     visit.page.set_input_files("#file", str(tmp_path / "a.png"))
-    visit.page.wait_for_function("() => document.getElementById('answer-note').textContent.includes('cannot decode')")
+    visit.page.wait_for_function(
+        "() => document.getElementById('answer-note').textContent.includes('cannot decode')"
+    )
     assert visit.page.locator("#answer li").count() == 0
 
 

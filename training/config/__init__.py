@@ -16,4 +16,10 @@ from training.config.files import (
     save_recipe,
 )
 from training.config.recipes import AlignRecipe, DistillRecipe, TrainingRecipe
-from training.config.sections import AugmentConfig, DataConfig, EvalConfig, SourceConfig, StudentConfig
+from training.config.sections import (
+    AugmentConfig,
+    DataConfig,
+    EvalConfig,
+    SourceConfig,
+    StudentConfig,
+)

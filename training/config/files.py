@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 import yaml
 
 from training.config.recipes import TrainingRecipe
-from training.utils.cli import USER_ERROR, command_name, exit_with_error, help_texts, make_parser, parse_arguments
+from training.utils.cli import (
+    USER_ERROR,
+    command_name,
+    exit_with_error,
+    help_texts,
+    make_parser,
+    parse_arguments,
+)
 from training.utils.files import names_function, read_mapping, relative_path
 
 RECIPE_FILE = "recipe.yaml"
@@ -23,7 +30,9 @@ STEPS = re.compile(r"^# number of steps done: (\d+)$", re.MULTILINE)
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
-def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe") -> Recipe:
+def parse_recipe(
+    recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe"
+) -> Recipe:
     """Parse a command line into a recipe as `recipe_from_args` does; a user's mistake ends the process with code 2."""
     try:
         return recipe_from_args(recipe_class, argv, prog)
@@ -32,7 +41,10 @@ def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog
 
 
 def recipe_from_args(
-    recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe", description: str | None = None
+    recipe_class: type[Recipe],
+    argv: list[str] | None = None,
+    prog: str = "recipe",
+    description: str | None = None,
 ) -> Recipe:
     """Parse a command line into a recipe.
 
@@ -59,18 +71,28 @@ def recipe_from_args(
         help="Run functions (module:function) that the recipe file names as data. Check them first.",
     )
     parser.add_argument(
-        "--import", help="Python modules that register losses or teacher families.", metavar="MODULE ..."
+        "--import",
+        help="Python modules that register losses or teacher families.",
+        metavar="MODULE ...",
     )
-    flags = [option.name for option in fields(recipe_class) if option.type is bool and option.default is False]
+    flags = [
+        option.name
+        for option in fields(recipe_class)
+        if option.type is bool and option.default is False
+    ]
     parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
     helps = help_texts(recipe_class)
     for name in flags:
-        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
+        parser.add_argument(
+            f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name]
+        )
     values = parse_arguments(parser, argv)
     arguments = sys.argv[1:] if argv is None else argv
     values.pop("trust_recipe_code")  # a file may not trust itself
     if values.pop("import") is not None:
-        raise ValueError("import: a recipe file cannot run code. Name the modules on the command line.")
+        raise ValueError(
+            "import: a recipe file cannot run code. Name the modules on the command line."
+        )
     recipe = recipe_class(**values)
     if "--trust_recipe_code" not in arguments:
         _check_code(recipe, arguments)
@@ -88,7 +110,9 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
             )
 
 
-def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
+def save_recipe(
+    recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None
+):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
     Absolute paths become relative to the working directory, or to the home directory. A path that shares no folder
@@ -100,7 +124,9 @@ def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int =
         num_processes: Number of processes of the run, each with batches of its own.
         num_steps: Number of steps that the run has done so far. Default: all of the recipe.
     """
-    fields_of_recipe = {name: value for name, value in asdict(recipe).items() if name not in OF_ONE_START}
+    fields_of_recipe = {
+        name: value for name, value in asdict(recipe).items() if name not in OF_ONE_START
+    }
     resolved = yaml.safe_dump(plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     comment = f"# number of processes: {num_processes}\n" if num_processes > 1 else ""
     if num_steps is not None and num_steps < recipe.max_steps:

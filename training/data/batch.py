@@ -99,7 +99,9 @@ def make_batch(
     if tokens is None:
         return batch
     captions = [
-        (owner, language, text) for owner, sample in enumerate(samples) for language, text in sample.captions.items()
+        (owner, language, text)
+        for owner, sample in enumerate(samples)
+        for language, text in sample.captions.items()
     ]
     texts = [text for _, _, text in captions]
     ids = [caption_id(text) for text in texts]
@@ -144,7 +146,9 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
             causes.append(NO_CAPTION if text is None else "caption is not a string")
         elif not (text := text.strip()):
             causes.append(EMPTY)
-        elif any("\ud800" <= character <= "\udfff" for character in text):  # half of a surrogate pair
+        elif any(
+            "\ud800" <= character <= "\udfff" for character in text
+        ):  # half of a surrogate pair
             causes.append(NOT_UNICODE)
         elif not any(character.isalnum() for character in text):
             causes.append(NO_LETTERS)
@@ -165,7 +169,9 @@ def texts_digest(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int
+) -> dict[str, Tensor]:
     """Tokenize texts, pad them on the right to the longest one, and truncate longer ones.
 
     Args:
@@ -214,7 +220,11 @@ class CaptionTokenizer:
         vocabulary: Vocabulary | None = None,
         clean: Callable[[str], str] | None = None,
     ):
-        self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
+        self.tokenizer, self.teacher_tokenizer, self.vocabulary = (
+            tokenizer,
+            teacher_tokenizer,
+            vocabulary,
+        )
         self.max_text_length, self.clean = max_text_length, clean
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
@@ -243,7 +253,9 @@ class CaptionTokenizer:
         if self.vocabulary is not None:
             texts = list(texts)
             aligned = self.vocabulary.aligned(texts, self.teacher)
-            self.unaligned = frozenset(text for text, same in zip(texts, aligned, strict=True) if not same)
+            self.unaligned = frozenset(
+                text for text, same in zip(texts, aligned, strict=True) if not same
+            )
         return len(self.unaligned or ())
 
     def count_truncated(self, texts: list[str]) -> int:
@@ -251,7 +263,10 @@ class CaptionTokenizer:
         if not texts:
             return 0
         # not verbose: transformers would announce indexing errors, but these tokens are only counted
-        return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
+        return sum(
+            len(ids) > self.max_text_length
+            for ids in self.tokenizer(texts, verbose=False).input_ids
+        )
 
     def __call__(self, texts: list[str], reworded: list[str] | None = None) -> Batch:
         """Tokenize T captions.
@@ -268,12 +283,18 @@ class CaptionTokenizer:
         reworded = reworded or texts
         same = torch.tensor([text == given for text, given in zip(texts, reworded, strict=True)])
         tokens = tokenize(self.tokenizer, reworded, self.max_text_length)
-        batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        batch: Batch = {
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+        }
         if self.vocabulary is not None:
             if self.unaligned is not None:
                 aligned = [text not in self.unaligned for text in texts]
             else:  # a stream, whose captions are not known before
-                with untruncated(self.vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
+                with (
+                    untruncated(self.vocabulary.tokenizer) as cut,
+                    untruncated(self.teacher) as source,
+                ):
                     pair = cut.encode_batch_fast(texts), source.encode_batch_fast(texts)
                 aligned = self.vocabulary.same_ids(*pair)
             batch["aligned"] = torch.tensor(aligned) & same

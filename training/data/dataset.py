@@ -28,7 +28,9 @@ IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once
 TOKENIZED_AT_ONCE = 8192
 
-Attempt = tuple[SampleKey, Tensor | str | None]  # a key, and its image or the cause why it does not decode
+Attempt = tuple[
+    SampleKey, Tensor | str | None
+]  # a key, and its image or the cause why it does not decode
 
 
 class CollatedBatch(Batch, total=False):
@@ -65,9 +67,13 @@ class PairDataset(torch.utils.data.Dataset):
         self._digests: dict[str, str] = {}
         tables = [
             self._select(table, source)
-            for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
+            for table, source in zip(
+                [rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True
+            )
         ]
-        self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each source
+        self.starts = np.cumsum(
+            [0, *(len(table) for table in tables)]
+        )  # (sources + 1,) first row of each source
         self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
@@ -75,27 +81,43 @@ class PairDataset(torch.utils.data.Dataset):
         for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
             if image_size is not None:
                 column = source.image_column or config.image_column
-                self.images.append((table.select_columns([column]).cast_column(column, Image(decode=False)), column))
+                self.images.append(
+                    (
+                        table.select_columns([column]).cast_column(column, Image(decode=False)),
+                        column,
+                    )
+                )
             if tokens is not None:
                 self._check_captions(table, source.caption_columns or {}, start)
-        texts = {text for captions in self.captions.values() for listed in captions.values() for text in listed}
+        texts = {
+            text
+            for captions in self.captions.values()
+            for listed in captions.values()
+            for text in listed
+        }
         self.caption_ids = {text: number for number, text in enumerate(sorted(texts))}
         if tokens is not None:
             self._check_languages()
             self._count_lengths(tokens)
         self.skipped.num_known = len(self.skipped.causes)
         self.rows = [self._usable_rows(number) for number in range(len(tables))]
-        num_kept, edge = (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
+        num_kept, edge = (
+            (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
+        )
         # the system allocates this memory page by page when images are written to it
         self._memory = torch.empty(num_kept, 3, edge, edge, dtype=torch.uint8)
         self._in_memory = torch.zeros(num_kept, dtype=torch.bool)
-        if config.workers:  # all decoding processes share the memory, which is then allocated at once
+        if (
+            config.workers
+        ):  # all decoding processes share the memory, which is then allocated at once
             self._memory.share_memory_()
             self._in_memory.share_memory_()
 
     def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
         """Check that a source has all columns of this run."""
-        images = [source.image_column or self.config.image_column] if self.image_size is not None else []
+        images = (
+            [source.image_column or self.config.image_column] if self.image_size is not None else []
+        )
         captions = list((source.caption_columns or {}).values()) if self.tokens is not None else []
         name = str(source.train)
         rows = require_columns(rows, [*images, *captions], name, "Name the right one under data.")
@@ -108,13 +130,17 @@ class PairDataset(torch.utils.data.Dataset):
         rows = range(*self.starts[number : number + 2].tolist())
         usable = [row for row in rows if row not in self.skipped.causes]
         if not usable:
-            raise ValueError(f"data: {self.config.mixture[number].train!r} has no usable row ({self.skipped}).")
+            raise ValueError(
+                f"data: {self.config.mixture[number].train!r} has no usable row ({self.skipped})."
+            )
         return np.array(usable)
 
     def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
         """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
         cells = {language: _read_column(rows, column) for language, column in columns.items()}
-        script_of = {language: language if self.config.skip_wrong_script else None for language in columns}
+        script_of = {
+            language: language if self.config.skip_wrong_script else None for language in columns
+        }
         for number in range(len(rows)):
             captions: dict[str, list[str]] = {}
             row_causes = []
@@ -142,10 +168,14 @@ class PairDataset(torch.utils.data.Dataset):
         """Count captions that are truncated, and captions that the vocabulary's source splits differently."""
         texts = list(self.caption_ids)
         parts = range(0, len(texts), TOKENIZED_AT_ONCE)
-        if num_cut := sum(tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
+        if num_cut := sum(
+            tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts
+        ):
             self.skipped.captions[f"cut to {tokens.max_text_length} tokens"] = num_cut
         if num_unaligned := tokens.find_unaligned(self.caption_ids):
-            self.skipped.captions["split differently by the teacher, pooled target only"] = num_unaligned
+            self.skipped.captions["split differently by the teacher, pooled target only"] = (
+                num_unaligned
+            )
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -163,7 +193,11 @@ class PairDataset(torch.utils.data.Dataset):
         """
         if self.image_size is None:
             return [None] * len(rows)
-        absent = [row for row in dict.fromkeys(rows) if not (self.config.in_memory and self._in_memory[row])]
+        absent = [
+            row
+            for row in dict.fromkeys(rows)
+            if not (self.config.in_memory and self._in_memory[row])
+        ]
         images = decode_images([self._cell(row) for row in absent], self.image_size, self.squash)
         decoded = dict(zip(absent, images, strict=True))
         if self.config.in_memory:
@@ -182,7 +216,9 @@ class PairDataset(torch.utils.data.Dataset):
     def _source_of(self, row: int) -> int:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
-    def collate(self, samples: Sequence[tuple[int, int, int, Tensor | str | None]]) -> CollatedBatch:
+    def collate(
+        self, samples: Sequence[tuple[int, int, int, Tensor | str | None]]
+    ) -> CollatedBatch:
         """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
@@ -193,15 +229,24 @@ class PairDataset(torch.utils.data.Dataset):
         """
         decoded = [
             Sample(
-                row, self._source_of(row), view_id, image, select_captions(self.captions.get(row, {}), epoch), epoch
+                row,
+                self._source_of(row),
+                view_id,
+                image,
+                select_captions(self.captions.get(row, {}), epoch),
+                epoch,
             )
             for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]
-        batch: CollatedBatch = {"skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]}
+        batch: CollatedBatch = {
+            "skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]
+        }
         if decoded:
             tokens, phrasing = self.tokens, self.config.phrasing
-            batch.update(make_batch(decoded, self.languages, tokens, self.caption_ids.__getitem__, phrasing))
+            batch.update(
+                make_batch(decoded, self.languages, tokens, self.caption_ids.__getitem__, phrasing)
+            )
         return batch
 
     def image_fingerprint(self) -> str:
@@ -254,7 +299,9 @@ class RowLoader:
         rows = _Rows(pairs)
         weights = [source.weight for source in pairs.config.mixture]
         sampler = KeyedBatchSampler(pairs.rows, weights, plan)
-        self._loader = data_loader(rows, pairs.config.workers, batch_sampler=sampler, collate_fn=rows.collate)
+        self._loader = data_loader(
+            rows, pairs.config.workers, batch_sampler=sampler, collate_fn=rows.collate
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         batch: CollatedBatch
@@ -292,9 +339,13 @@ class _Rows(torch.utils.data.Dataset):
             attempts.append((key._replace(row=row), self.pairs[row]))
         if isinstance(attempts[-1][1], str):
             name = self.pairs.config.mixture[key.source].train
-            raise ValueError(f"data: no image of {name!r} decodes ({attempts[0][1]}). Fix the data.")
+            raise ValueError(
+                f"data: no image of {name!r} decodes ({attempts[0][1]}). Fix the data."
+            )
         return attempts
 
     def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
-        attempts = [(key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample]
+        attempts = [
+            (key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample
+        ]
         return self.pairs.collate(attempts)

@@ -43,7 +43,9 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
         ValueError: The source cannot be loaded, has no images, or has one that cannot be used.
     """
     column, rows = config.image_column, load_source(source, field="photos")
-    rows = require_columns(rows, [column], source, "Name it under data.image_column.", field="photos")
+    rows = require_columns(
+        rows, [column], source, "Name it under data.image_column.", field="photos"
+    )
     numbers = evenly_spaced_rows(len(rows), MAX_IMAGES)
     rules = rules_for(source, config.allow_paths)
     rows = require_allowed(rows.select(numbers), column, rules, source, "photos")
@@ -52,7 +54,9 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
         cells = rows[start : start + ROWS_AT_ONCE][column]
         for row, image in enumerate(decode_images(cells, size, squash), start):
             if isinstance(image, str):
-                raise ValueError(f"photos: row {numbers[row]} of {source!r}: {image}. Fix or remove the row.")
+                raise ValueError(
+                    f"photos: row {numbers[row]} of {source!r}: {image}. Fix or remove the row."
+                )
             images[row] = image
     return images
 
@@ -72,7 +76,9 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     augment, parts = Augment(VARIETY, seed), []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
         views = augment(images[numbers], numbers, torch.zeros_like(numbers))
-        draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)).float()
+        draws = torch.from_numpy(
+            keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)
+        ).float()
         parts.append(mix_images(views, draws, 0.5).round().to(torch.uint8))
     return torch.cat(parts)
 

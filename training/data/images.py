@@ -31,7 +31,9 @@ from training.utils.rng import keyed_uniform
 URL_REFUSED = "image is a URL, and must be downloaded first"
 PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
 ROWS_AT_ONCE = 1024
-THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
+THREADED_FROM = (
+    128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
+)
 
 
 def decode_image(cell: dict | str | None, size: int, squash: bool = False) -> Tensor | str:
@@ -71,10 +73,14 @@ def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if (width, height) == image.size:
         return pixels
-    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+    return F.interpolate(
+        pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False
+    )[0]
 
 
-def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = False) -> list[Tensor | str]:
+def decode_images(
+    cells: Sequence[dict | str | None], size: int, squash: bool = False
+) -> list[Tensor | str]:
     """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses."""
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
@@ -104,7 +110,10 @@ def encoded_bytes(cell: dict | str | None) -> bytes:
 
 def embedded_cell(cell: dict) -> dict[str, Any]:
     """A cell with the content of its file and the name alone, for data that travel without the file."""
-    return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
+    return {
+        "bytes": encoded_bytes(cell),
+        "path": Path(cell["path"]).name if cell.get("path") else None,
+    }
 
 
 def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
@@ -149,7 +158,9 @@ class CellRules:
             return cell
         if is_url(path):
             return URL_REFUSED
-        if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
+        if self.allow_paths or any(
+            Path(path).resolve().is_relative_to(root) for root in self.roots
+        ):
             return cell
         return PATH_REFUSED
 
@@ -160,7 +171,9 @@ def rules_for(source: str | list[str], allow_paths: bool = False) -> CellRules:
     return CellRules(allow_paths or roots is None, roots or ())
 
 
-def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
+def require_allowed(
+    rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data"
+) -> Dataset:
     """Return rows with undecoded images.
 
     Raises:
@@ -177,7 +190,11 @@ def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, fi
         for index in pc.indices_nonzero(is_named).to_pylist():
             cause = rules({"bytes": None, "path": paths[index].as_py()})
             if isinstance(cause, str):
-                remedy = "Turn it on if you trust the data." if cause == PATH_REFUSED else "Use its file instead."
+                remedy = (
+                    "Turn it on if you trust the data."
+                    if cause == PATH_REFUSED
+                    else "Use its file instead."
+                )
                 raise ValueError(f"{field}: row {first + index} of {where!r}: {cause}. {remedy}")
         first += len(cells)
     return rows
@@ -222,13 +239,17 @@ class Augment:
     def _view(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         draws = self.draws(image_ids, view_ids).to(images.device)
         # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
-        warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
+        warped = self._warp(
+            images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6]
+        )
         recolored = self._recolor(warped, draws[:, 6:])
         return self._blur(self._downscale(recolored, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views, (B, NUM_DRAWS) float32 in 0..1."""
-        uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), view_ids.cpu().numpy(), num=NUM_DRAWS)
+        uniform = keyed_uniform(
+            self.seed, image_ids.cpu().numpy(), view_ids.cpu().numpy(), num=NUM_DRAWS
+        )
         return torch.from_numpy(uniform).float()
 
     def _warp(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -249,26 +270,36 @@ class Augment:
     def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change saturation, tint, contrast and brightness. Each is affine in the channels, so one product does it."""
         config = self.config
-        contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws[:, :3].T)
+        contrast, saturation, brightness = (
+            _signed(column)[:, None, None] for column in draws[:, :3].T
+        )
         factor = torch.exp2(config.saturation * saturation)
         identity = torch.eye(3, device=images.device)
         matrix = factor * identity + (1 - factor) / 3
         if config.tint:
-            offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(1, (3, 3))  # (B, 3, 3), unit variance
+            offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(
+                1, (3, 3)
+            )  # (B, 3, 3), unit variance
             matrix = (identity + config.tint * offsets) @ matrix
         factor = torch.exp2(config.contrast * contrast)
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
         flat = images.flatten(2)  # (B, 3, H * W)
-        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
+        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(
+            2, images.shape[2:]
+        )
 
     def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen, amount = draws.T
-        factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** amount).round().long()  # log-uniform
+        factors = (
+            (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** amount).round().long()
+        )  # log-uniform
         factors = factors.where(chosen < self.config.downscale, 1)
         size = images.shape[-1]
         for factor in factors[factors > 1].unique().tolist():
             reduced = factors == factor
-            small = F.interpolate(images[reduced], size=max(1, size // factor), mode="bilinear", antialias=True)
+            small = F.interpolate(
+                images[reduced], size=max(1, size // factor), mode="bilinear", antialias=True
+            )
             images[reduced] = F.interpolate(small, size=size, mode="bicubic")
         return images
 
@@ -315,12 +346,16 @@ class Normalize:
         """
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
-            images = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(
-                0, 255
-            )
+            images = F.interpolate(
+                images.float(), size, mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 255)
         images = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
-        mean, std = (torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std)
+        )
         # vectorize over a whole row of pixels with their channels: three channels alone would be slow
         rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, S, S * 3)
-        torch.addcmul((-mean / std).repeat(self.image_size), rows, (1 / std).repeat(self.image_size), out=rows)
+        torch.addcmul(
+            (-mean / std).repeat(self.image_size), rows, (1 / std).repeat(self.image_size), out=rows
+        )
         return images

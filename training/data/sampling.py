@@ -54,13 +54,19 @@ class MixtureSchedule:
     def __init__(self, weights: Sequence[float], key: Sequence[int]):
         shares = CYCLE * np.array(weights, np.float64) / sum(weights)
         counts = np.floor(shares).astype(int)
-        counts[np.argsort(counts - shares, kind="stable")[: CYCLE - counts.sum()]] += 1  # largest remainders
+        counts[np.argsort(counts - shares, kind="stable")[: CYCLE - counts.sum()]] += (
+            1  # largest remainders
+        )
         if not counts.all():
             raise ValueError(
                 f"data.sources: weight {weights[int(counts.argmin())]} is less than 1/{CYCLE} of the sum of all. "
                 "Remove the source or raise its weight."
             )
-        self.counts, self.key, self._cycles = counts, key, dict[int, tuple[np.ndarray, np.ndarray]]()
+        self.counts, self.key, self._cycles = (
+            counts,
+            key,
+            dict[int, tuple[np.ndarray, np.ndarray]](),
+        )
 
     def __call__(self, number: int) -> tuple[int, int]:
         """Look up a draw.
@@ -75,7 +81,9 @@ class MixtureSchedule:
             return 0, number
         cycle, index = divmod(number, CYCLE)
         if cycle not in self._cycles:
-            self._cycles = {kept: value for kept, value in self._cycles.items() if kept == cycle - 1}
+            self._cycles = {
+                kept: value for kept, value in self._cycles.items() if kept == cycle - 1
+            }
             self._cycles[cycle] = self._shuffle(cycle)
         sources, earlier = self._cycles[cycle]
         source = int(sources[index])
@@ -137,8 +145,14 @@ class KeyedBatchSampler:
                 rows = self.rows[source]
                 epoch, offset = divmod(position, len(rows))
                 if (source, epoch) not in epochs:
-                    epochs = {key: kept for key, kept in epochs.items() if key[0] != source or key[1] == epoch - 1}
-                    shuffled = np.random.default_rng((plan.seed, epoch, source)).permutation(len(rows))
+                    epochs = {
+                        key: kept
+                        for key, kept in epochs.items()
+                        if key[0] != source or key[1] == epoch - 1
+                    }
+                    shuffled = np.random.default_rng((plan.seed, epoch, source)).permutation(
+                        len(rows)
+                    )
                     epochs[source, epoch] = rows[shuffled]
                 row = int(epochs[source, epoch][offset])
                 view_id = epoch if plan.num_views == 0 else (epoch + row) % plan.num_views
@@ -149,5 +163,9 @@ class KeyedBatchSampler:
 def data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
     """Make a DataLoader with `workers` decoding processes."""
     return DataLoader(
-        dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(), **options
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
     )

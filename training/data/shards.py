@@ -71,7 +71,12 @@ class Shards:
     """
 
     def __init__(
-        self, rows: IterableDataset, number: int, name: str, image_column: str | None, caption_columns: Iterable[str]
+        self,
+        rows: IterableDataset,
+        number: int,
+        name: str,
+        image_column: str | None,
+        caption_columns: Iterable[str],
     ):
         self.number, self.name = number, name
         try:
@@ -156,7 +161,12 @@ def _has_cell(row: dict[str, Any], column: str) -> bool:
 
 
 def read_samples(
-    shards: Shards, key: tuple[int, ...], worker: int, num_workers: int, unit: int = 0, index: int = 0
+    shards: Shards,
+    key: tuple[int, ...],
+    worker: int,
+    num_workers: int,
+    unit: int = 0,
+    index: int = 0,
 ) -> Iterator[RawSample]:
     """Read the undecoded samples of one worker from one source, epoch after epoch without end.
 
@@ -180,11 +190,18 @@ def read_samples(
             yield RawSample(row, epoch, number, last, cells)
         num_empty = num_empty + 1 if last < 0 else 0
         if num_empty > MAX_EMPTY * num_units:
-            raise ValueError(f"data: {shards.name!r} has no rows for {num_workers} decoding processes.")
+            raise ValueError(
+                f"data: {shards.name!r} has no rows for {num_workers} decoding processes."
+            )
 
 
 def shuffled_samples(
-    shards: Shards, key: tuple[int, ...], worker: int, num_workers: int, size: int, position: StreamPosition
+    shards: Shards,
+    key: tuple[int, ...],
+    worker: int,
+    num_workers: int,
+    size: int,
+    position: StreamPosition,
 ) -> Iterator[tuple[RawSample, StreamPosition]]:
     """Read the samples of one worker from one source, shuffled block by block within an epoch.
 

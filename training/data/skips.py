@@ -53,9 +53,12 @@ class _Captions:
 
     def _list(self, samples: Counter[str]) -> str:
         skipped, unusable = (
-            [f"{cause}: {count}" for cause, count in counts.most_common()] for counts in (samples, self.captions)
+            [f"{cause}: {count}" for cause, count in counts.most_common()]
+            for counts in (samples, self.captions)
         )
-        return ", ".join(skipped or ["none skipped"]) + (f"; captions: {', '.join(unusable)}" if unusable else "")
+        return ", ".join(skipped or ["none skipped"]) + (
+            f"; captions: {', '.join(unusable)}" if unusable else ""
+        )
 
 
 @dataclass(kw_only=True)
@@ -87,7 +90,11 @@ class SkipReport(_Captions):
 
     def state(self) -> dict[str, Any]:
         """Return, as JSON, the rows skipped during training. Other processes and a resumed run do not know them."""
-        return {"causes": [[row, cause] for row, cause in islice(self.causes.items(), self.num_known, None)]}
+        return {
+            "causes": [
+                [row, cause] for row, cause in islice(self.causes.items(), self.num_known, None)
+            ]
+        }
 
     def merge(self, states: Sequence[dict[str, Any]]):
         """Add the rows that other processes, or this run before it was resumed, have skipped."""

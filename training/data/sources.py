@@ -15,7 +15,15 @@ import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, load_dataset
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+)
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -23,7 +31,12 @@ from training.utils.files import FUNCTION, expanded
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
-ImageFolder.EXTENSIONS = [*ImageFolder.EXTENSIONS, ".avif", ".heic", ".heif"]  # it would leave them out in silence
+ImageFolder.EXTENSIONS = [
+    *ImageFolder.EXTENSIONS,
+    ".avif",
+    ".heic",
+    ".heif",
+]  # it would leave them out in silence
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
@@ -41,11 +54,18 @@ ENCODED = frozenset({"binary", "large_binary", "string", "large_string", "null"}
 MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 
 
-def check_split(source: str | list[str], split: str, field: str = "data.sources.split", subset: str | None = None):
+def check_split(
+    source: str | list[str],
+    split: str,
+    field: str = "data.sources.split",
+    subset: str | None = None,
+):
     """Raise ValueError for a split other than `train`, or a subset, of parquet files or tar shards: they have none."""
     names = [source] if isinstance(source, str) else list(source)
     if subset is not None and any(BUILDERS.get(_suffix(name)) for name in names):
-        raise ValueError(f"{field.removesuffix('split')}subset: {names[0]!r} has none, got {subset!r}. Leave it out.")
+        raise ValueError(
+            f"{field.removesuffix('split')}subset: {names[0]!r} has none, got {subset!r}. Leave it out."
+        )
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
         raise ValueError(f"{field}: {names[0]!r} has no splits, got {split!r}. Leave it out.")
 
@@ -68,7 +88,9 @@ def load_source(
     """
     rows = _load(source, split, subset, streaming=False, field=field)
     if not isinstance(rows, Dataset):
-        remedy = "Set data.streaming: true, or return" if isinstance(rows, IterableDataset) else "Return"
+        remedy = (
+            "Set data.streaming: true, or return" if isinstance(rows, IterableDataset) else "Return"
+        )
         raise ValueError(
             f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
         )
@@ -77,7 +99,9 @@ def load_source(
     return rows
 
 
-def open_stream(source: str | list[str], split: str = "train", subset: str | None = None) -> IterableDataset:
+def open_stream(
+    source: str | list[str], split: str = "train", subset: str | None = None
+) -> IterableDataset:
     """Open a source as a stream. Rows are read when the stream is iterated.
 
     Args:
@@ -114,7 +138,11 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
         return (path.resolve(),)
     if ":" in names[0]:
         return None
-    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    caches = (
+        datasets.config.HF_DATASETS_CACHE,
+        datasets.config.DOWNLOADED_DATASETS_PATH,
+        HF_HUB_CACHE,
+    )
     return tuple(Path(cache).resolve() for cache in caches)
 
 
@@ -142,7 +170,11 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name in _numbered(list(names)):
         path = expanded(name)
-        listed = path.rglob("*") if path.is_dir() else map(Path, [str(path)] if path.exists() else glob(str(path)))
+        listed = (
+            path.rglob("*")
+            if path.is_dir()
+            else map(Path, [str(path)] if path.exists() else glob(str(path)))
+        )
         for file in sorted(each for each in listed if each.is_file()):
             state = file.stat()
             states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
@@ -154,8 +186,12 @@ def _load(
     source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
 ) -> Dataset | IterableDataset:
     name = source if isinstance(source, str) else next(iter(source), "")
-    if Path(name).suffix.lower() in TABLES and expanded(name).is_file():  # would be looked up on the Hub
-        raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
+    if (
+        Path(name).suffix.lower() in TABLES and expanded(name).is_file()
+    ):  # would be looked up on the Hub
+        raise ValueError(
+            f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet."
+        )
     for each in [source] if isinstance(source, str) else source:
         refuse_special_file(each, field)
     try:
@@ -173,7 +209,9 @@ def _load(
         ) from error
     if isinstance(rows, (DatasetDict, IterableDatasetDict)):
         if split not in rows:
-            raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}. Name one of these.")
+            raise ValueError(
+                f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}. Name one of these."
+            )
         return rows[split]
     return rows
 
@@ -186,23 +224,31 @@ def refuse_special_file(name: str, field: str):
     """
     path = expanded(name)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file.")
+        raise ValueError(
+            f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file."
+        )
 
 
 def check_parquet(source: str | list[str], field: str):
     """Refuse local parquet files that are damaged. `datasets` does not name the file."""
     names = [source] if isinstance(source, str) else source
-    for path in (found for name in names for found in sorted(glob(str(expanded(name)), recursive=True))):
+    for path in (
+        found for name in names for found in sorted(glob(str(expanded(name)), recursive=True))
+    ):
         try:
             if path.lower().endswith(".parquet"):
                 pq.read_schema(path)
         except (OSError, pyarrow.ArrowException) as damage:
-            raise ValueError(f"{field}: {path!r} is damaged ({damage}). Write or download the file again.") from damage
+            raise ValueError(
+                f"{field}: {path!r} is damaged ({damage}). Write or download the file again."
+            ) from damage
 
 
 def _open(source: str | list[str], split: str, subset: str | None, streaming: bool):
     names = [source] if isinstance(source, str) else list(source)
-    if not names or not all(name.strip() for name in names):  # an empty name would be the current folder
+    if not names or not all(
+        name.strip() for name in names
+    ):  # an empty name would be the current folder
         raise ValueError("the name is empty")
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
@@ -214,12 +260,20 @@ def _open(source: str | list[str], split: str, subset: str | None, streaming: bo
     path = expanded(name)
     if FUNCTION.fullmatch(name) and not path.exists():
         module, function = name.split(":")
-        sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
+        sys.path.append(
+            os.getcwd()
+        )  # a user's modules; `python training/X.py` has the script's folder alone
         return getattr(importlib.import_module(module), function)()
     if path.is_dir() and _is_one_split(path):
-        if split not in ("train", "test") or subset is not None:  # which are the defaults of commands
-            raise ValueError(f"the folder has neither splits nor subsets, got {split!r}, {subset!r}")
-        return load_dataset("imagefolder", data_files={split: f"{escape(str(path))}/**"}, streaming=streaming)
+        if (
+            split not in ("train", "test") or subset is not None
+        ):  # which are the defaults of commands
+            raise ValueError(
+                f"the folder has neither splits nor subsets, got {split!r}, {subset!r}"
+            )
+        return load_dataset(
+            "imagefolder", data_files={split: f"{escape(str(path))}/**"}, streaming=streaming
+        )
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
 
 
@@ -233,7 +287,12 @@ def _is_one_split(folder: Path) -> bool:
         words.update(word for name in names for word in re.split(r"[\W_]+", name.lower()))
         files += map(Path, found)
     kinds = sum(not words.isdisjoint(kind) for kind in SPLIT_FOLDERS)
-    others = {*BUILDERS, ".arrow", ".json", *TABLES}  # with the data; metadata.csv and .jsonl belong to images
+    others = {
+        *BUILDERS,
+        ".arrow",
+        ".json",
+        *TABLES,
+    }  # with the data; metadata.csv and .jsonl belong to images
     is_other = any(_suffix(file.name) in others and file.stem != "metadata" for file in files)
     has_images = any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in files)
     return has_images and kinds < 2 and not is_other and not (folder / "README.md").exists()
@@ -252,13 +311,19 @@ def _numbered(names: list[str]) -> list[str]:
             continue
         first, last = match.groups()
         if int(last) - int(first) >= MAX_FILES:
-            raise ValueError(f"{match.group()} names more than {MAX_FILES:,} files; write a glob pattern instead")
+            raise ValueError(
+                f"{match.group()} names more than {MAX_FILES:,} files; write a glob pattern instead"
+            )
         numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        expanded += _numbered([name[: match.start()] + number + name[match.end() :] for number in numbers])
+        expanded += _numbered(
+            [name[: match.start()] + number + name[match.end() :] for number in numbers]
+        )
     return expanded
 
 
-def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data") -> Dataset:
+def require_columns(
+    rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data"
+) -> Dataset:
     """Check that rows have the given columns, and flatten nested columns if one is given.
 
     Args:
@@ -278,15 +343,23 @@ def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: 
     if any("." in name and name not in rows.column_names for name in columns):
         for name in columns:  # the images stay whole
             kind = rows.features.get(name)
-            rows = rows.cast_column(name, Image()) if isinstance(kind, dict) and "bytes" in kind else rows
+            rows = (
+                rows.cast_column(name, Image())
+                if isinstance(kind, dict) and "bytes" in kind
+                else rows
+            )
         rows = rows.flatten()
     for name in columns:
         if name not in rows.column_names:
-            raise ValueError(f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}")
+            raise ValueError(
+                f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}"
+            )
     return rows
 
 
-def require_images(features: Features | None, columns: Iterable[str], source: str, field: str = "data"):
+def require_images(
+    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
+):
     """Check that columns hold encoded images or their paths. `datasets` would turn lists of floats into black images.
 
     Args:
@@ -301,7 +374,12 @@ def require_images(features: Features | None, columns: Iterable[str], source: st
     for name in columns:
         kind = (features or {}).get(name)
         is_struct = isinstance(kind, dict) and "bytes" in kind
-        if kind is None or isinstance(kind, Image) or is_struct or getattr(kind, "dtype", None) in ENCODED:
+        if (
+            kind is None
+            or isinstance(kind, Image)
+            or is_struct
+            or getattr(kind, "dtype", None) in ENCODED
+        ):
             continue
         raise ValueError(
             f"{field}: column {name!r} of {source!r} holds {_type_name(kind)}, not encoded images. Store images as "
@@ -309,7 +387,9 @@ def require_images(features: Features | None, columns: Iterable[str], source: st
         )
 
 
-def require_texts(features: Features | None, columns: Iterable[str], source: str, field: str = "data"):
+def require_texts(
+    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
+):
     """Check that columns hold strings or lists of strings, with the arguments of `require_images`.
 
     Raises:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from training.config import DataConfig
-from training.data.batch import Batch, CaptionTokenizer, Sample, make_batch, select_captions, text_id, usable_captions
+from training.data.batch import (
+    Batch,
+    CaptionTokenizer,
+    Sample,
+    make_batch,
+    select_captions,
+    text_id,
+    usable_captions,
+)
 from training.data.images import decode_images, rules_for
 from training.data.sampling import BatchPlan, MixtureSchedule, data_loader
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
@@ -36,12 +44,18 @@ class PairStream:
     """
 
     def __init__(
-        self, config: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None, squash: bool = False
+        self,
+        config: DataConfig,
+        tokens: CaptionTokenizer | None,
+        image_size: int | None,
+        squash: bool = False,
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
-        self.image_columns = [source.image_column or config.image_column for source in config.mixture]
+        self.image_columns = [
+            source.image_column or config.image_column for source in config.mixture
+        ]
         self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
@@ -59,7 +73,9 @@ class PairStream:
         """Return a short description of the streams, which a resumed run compares: the shards of each source."""
         return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
 
-    def decode(self, raw_samples: Sequence[tuple[RawSample, int]], skipped: StreamSkipReport) -> list[Sample | None]:
+    def decode(
+        self, raw_samples: Sequence[tuple[RawSample, int]], skipped: StreamSkipReport
+    ) -> list[Sample | None]:
         """Decode raw samples, each with the index of its source, and count those that are skipped.
 
         Returns:
@@ -69,18 +85,30 @@ class PairStream:
         found = [self._captions(raw, source, skipped) for raw, source in raw_samples]
         images: dict[int, Tensor | str] = {}
         if self.image_size is not None:
-            numbers = [number for number, (captions, _) in enumerate(found) if captions or self.tokens is None]
+            numbers = [
+                number
+                for number, (captions, _) in enumerate(found)
+                if captions or self.tokens is None
+            ]
             cells = [
                 self.rules[source](raw.cells[self.image_columns[source]])
                 for raw, source in (raw_samples[number] for number in numbers)
             ]
-            images = dict(zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True))
+            images = dict(
+                zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True)
+            )
         samples: list[Sample | None] = []
-        for number, ((raw, source), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
+        for number, ((raw, source), (captions, causes)) in enumerate(
+            zip(raw_samples, found, strict=True)
+        ):
             skipped.num_seen += 1
             image = images.get(number)
             if isinstance(image, str) or (self.tokens is not None and not captions):
-                skipped.add(raw.row, image if isinstance(image, str) else causes[0], self.shards[source].name)
+                skipped.add(
+                    raw.row,
+                    image if isinstance(image, str) else causes[0],
+                    self.shards[source].name,
+                )
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch)
@@ -93,9 +121,13 @@ class PairStream:
         """Usable captions by language, and the cause of each other one."""
         captions: dict[str, list[str]] = {}
         all_causes: list[str] = []
-        for language, column in self.caption_columns[source].items() if self.tokens is not None else ():
+        for language, column in (
+            self.caption_columns[source].items() if self.tokens is not None else ()
+        ):
             cell = get_cell(raw.cells, column)
-            texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
+            texts, causes = usable_captions(
+                cell, language if self.config.skip_wrong_script else None
+            )
             skipped.add_captions(language, len(texts), causes)
             all_causes += causes
             if texts:
@@ -139,7 +171,9 @@ class StreamBatches(torch.utils.data.IterableDataset):
         states: State of each worker to resume from; empty to start at the beginning.
     """
 
-    def __init__(self, pairs: PairStream, plan: BatchPlan, num_workers: int, states: Sequence[dict[str, Any]]):
+    def __init__(
+        self, pairs: PairStream, plan: BatchPlan, num_workers: int, states: Sequence[dict[str, Any]]
+    ):
         super().__init__()
         self.pairs, self.plan, self.num_workers, self.states = pairs, plan, num_workers, states
 
@@ -150,22 +184,33 @@ class StreamBatches(torch.utils.data.IterableDataset):
         first = self.plan.start + (info.id if info is not None else 0)
         stream = _WorkerStream(self, first % self.num_workers)
         for step in range(first, self.plan.stop, self.num_workers):
-            yield stream.batch(step)  # not kept in a variable, so that the training loop can release the images
+            yield stream.batch(
+                step
+            )  # not kept in a variable, so that the training loop can release the images
 
 
 class _WorkerStream:
     """The share of one worker in the batches of a training process: every `num_workers`-th batch."""
 
     def __init__(self, owner: StreamBatches, worker: int):
-        self.pairs, self.plan, self.worker, self.num_workers = owner.pairs, owner.plan, worker, owner.num_workers
+        self.pairs, self.plan, self.worker, self.num_workers = (
+            owner.pairs,
+            owner.plan,
+            worker,
+            owner.num_workers,
+        )
         config, seed = self.pairs.config, self.plan.seed
         global_worker = self.plan.rank * self.num_workers + worker
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.positions = [StreamPosition() for _ in self.pairs.shards]
-        if owner.states and (state := owner.states[worker]):  # empty for a worker that has not made a batch yet
+        if owner.states and (
+            state := owner.states[worker]
+        ):  # empty for a worker that has not made a batch yet
             self.positions = [StreamPosition(**position) for position in state["positions"]]
             self.skipped.merge([state["skipped"]])
-        self.schedule = MixtureSchedule([source.weight for source in config.mixture], (seed, global_worker))
+        self.schedule = MixtureSchedule(
+            [source.weight for source in config.mixture], (seed, global_worker)
+        )
         self.streams = [
             shuffled_samples(
                 shards,
@@ -175,7 +220,9 @@ class _WorkerStream:
                 config.shuffle_buffer,
                 position,
             )
-            for number, (shards, position) in enumerate(zip(self.pairs.shards, self.positions, strict=True))
+            for number, (shards, position) in enumerate(
+                zip(self.pairs.shards, self.positions, strict=True)
+            )
         ]
 
     def batch(self, step: int) -> WorkerBatch:
@@ -184,7 +231,10 @@ class _WorkerStream:
         first = step // self.num_workers * size
         sources = [self.schedule(draw)[0] for draw in range(first, first + size)]
         batch = self.pairs.collate(self._samples(sources), self.skipped)
-        state = {"positions": [asdict(position) for position in self.positions], "skipped": self.skipped.state()}
+        state = {
+            "positions": [asdict(position) for position in self.positions],
+            "skipped": self.skipped.state(),
+        }
         return WorkerBatch(self.worker, state, batch)
 
     def _samples(self, sources: Sequence[int]) -> list[Sample]:
@@ -193,7 +243,8 @@ class _WorkerStream:
         first_epoch: dict[int, int] = {}  # epoch of the first attempt for each index of the batch
         while missing := [index for index in range(len(sources)) if index not in samples]:
             raw_samples = [
-                (self._raw_sample(sources[index], first_epoch.get(index)), sources[index]) for index in missing
+                (self._raw_sample(sources[index], first_epoch.get(index)), sources[index])
+                for index in missing
             ]
             decoded = self.pairs.decode(raw_samples, self.skipped)
             for index, (raw, _), sample in zip(missing, raw_samples, decoded, strict=True):
@@ -206,7 +257,9 @@ class _WorkerStream:
         """Take the next sample of a source; raise ValueError if a whole epoch had no usable sample."""
         raw, self.positions[source] = next(self.streams[source])
         if first_epoch is not None and raw.epoch > first_epoch + 1:
-            raise ValueError(f"data: {self.pairs.shards[source].name!r} has no usable sample ({self.skipped}).")
+            raise ValueError(
+                f"data: {self.pairs.shards[source].name!r} has no usable sample ({self.skipped})."
+            )
         return raw
 
 
@@ -227,7 +280,9 @@ class StreamLoader:
             self._states = _worker_states(states, plan, num_workers)
             self._merge_skips()
         self._loader = data_loader(
-            StreamBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
+            StreamBatches(pairs, plan, num_workers, list(self._states)),
+            pairs.config.workers,
+            batch_size=None,
         )
         self._states = self._states or [{}] * num_workers
 
@@ -245,7 +300,9 @@ class StreamLoader:
         return {WORKER_STATES: list(self._states)}
 
 
-def _worker_states(states: Sequence[dict[str, Any]], plan: BatchPlan, num_workers: int) -> list[dict[str, Any]]:
+def _worker_states(
+    states: Sequence[dict[str, Any]], plan: BatchPlan, num_workers: int
+) -> list[dict[str, Any]]:
     """Select the worker states of this process, after a check that the stream is divided as before."""
     before = [len(state.get(WORKER_STATES, ())) for state in states]
     if before != [num_workers] * plan.num_processes:

@@ -13,7 +13,9 @@ from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, aligned
 
 def main(argv: list[str] | None = None):
     """Parse, print the plan, run, print the tables."""
-    options = parse_options(DemoOptions, argv, prog="python -m training.demo", description=__doc__ or "")
+    options = parse_options(
+        DemoOptions, argv, prog="python -m training.demo", description=__doc__ or ""
+    )
     _run_emoji(options) if options.photos is None else _run_photos(options)
 
 

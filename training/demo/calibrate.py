@@ -14,7 +14,15 @@ import torch
 from datasets import concatenate_datasets
 from torch import Tensor, nn
 
-from modeling_dcclip.search.fit import NOUNS, centered, expected_maximum, fitting, logistic, name_share, standardize
+from modeling_dcclip.search.fit import (
+    NOUNS,
+    centered,
+    expected_maximum,
+    fitting,
+    logistic,
+    name_share,
+    standardize,
+)
 from training.engine.inputs import read_classifier
 from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
@@ -25,7 +33,10 @@ from training.utils.results import Row
 SMALLEST = 8  # photographs of a part
 NUM_NEAREST = 10  # photographs of each name
 SHOWN = 0.15  # probability of the classifier from which a photograph shows a name
-PRESENT, ABSENT = 0.6, 0.03  # highest probability of a name that is, and of one that is not, in the photographs
+PRESENT, ABSENT = (
+    0.6,
+    0.03,
+)  # highest probability of a name that is, and of one that is not, in the photographs
 
 
 def calibrate(
@@ -60,7 +71,9 @@ def calibrate(
         scores = standardize(queries @ photos.T, np.concatenate(backgrounds))  # (C, I)
         # ranked as a search ranks them
         lengths = [_length(model, text) for text in texts]
-        ranked = [centered(query, nouns, length) for query, length in zip(queries, lengths, strict=True)]
+        ranked = [
+            centered(query, nouns, length) for query, length in zip(queries, lengths, strict=True)
+        ]
         order = np.argsort(-np.stack(ranked)[is_there] @ photos.T, 1)[:, :NUM_NEAREST]
         right = np.take_along_axis(shown.T[is_there] > SHOWN, order, 1)
         share = np.array([[name_share(length)] for length in lengths])[is_there]
@@ -75,15 +88,21 @@ def calibrate(
         for each in sets:
             captions = {
                 image: text
-                for (image, _), text in zip(each.pairs[language].tolist(), each.captions[language], strict=True)
+                for (image, _), text in zip(
+                    each.pairs[language].tolist(), each.captions[language], strict=True
+                )
                 if name_share(_length(model, text)) == 0
             }
-            queries = model.encode_texts([*captions.values()] or [""]).numpy()[: len(captions)]  # there may be none
+            queries = model.encode_texts([*captions.values()] or [""]).numpy()[
+                : len(captions)
+            ]  # there may be none
             for other, photos, background in zip(sets, embeddings, backgrounds, strict=True):
                 scores = standardize(queries @ photos.T, background)
                 for part in _parts(len(photos)):
                     asked = np.isin([*captions], part) | (other is not each)
-                    found.append(_examples(scores[asked][:, part], np.full(asked.sum(), other is each)))
+                    found.append(
+                        _examples(scores[asked][:, part], np.full(asked.sum(), other is each))
+                    )
         examples["sentences", language] = np.concatenate(found)
     numbers = [
         number
@@ -92,14 +111,21 @@ def calibrate(
     ]
     about = partial(Row, model=model.name, protocol=PROTOCOL)
     rows = []
-    for (kind, language), (scores, labels, sizes) in ((key, each.T) for key, each in examples.items()):
-        is_whole = np.isin(sizes, [len(shown)] if kind == "names" else [len(each) for each in embeddings])
+    for (kind, language), (scores, labels, sizes) in (
+        (key, each.T) for key, each in examples.items()
+    ):
+        is_whole = np.isin(
+            sizes, [len(shown)] if kind == "names" else [len(each) for each in embeddings]
+        )
         logits = torch.from_numpy(np.stack([-scores, scores], 1)[is_whole])
         area = roc_auc(logits, torch.from_numpy(labels[is_whole] > 0))
         rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
     for language, (scores, share, right) in nearest.items():
         listed = fitting(logistic(scores, share, len(shown), numbers))
-        measures = {"fitting_precision": right[listed].mean(), "fitting_names": listed.any(1).mean()}
+        measures = {
+            "fitting_precision": right[listed].mean(),
+            "fitting_names": listed.any(1).mean(),
+        }
         for metric, value in measures.items():
             rows.append(about(metric=metric, value=float(value), set="names", language=language))
     return [round(number, 3) for number in numbers], rows

@@ -108,7 +108,9 @@ def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
     tensors = {}
     for _ in range(cursor.number("<i4")):
         name = cursor.bytes(cursor.number("<u2")).decode()
-        _, count, offset, num_bytes = (cursor.number(dtype) for dtype in ("u1", "<u4", "<u8", "<u8"))
+        _, count, offset, num_bytes = (
+            cursor.number(dtype) for dtype in ("u1", "<u4", "<u8", "<u8")
+        )
         raw = np.frombuffer(cursor.data, np.uint8, num_bytes, offset)
         tensors[name] = raw.view("<f4") if num_bytes == 4 * count else dequantise(raw)
     return tensors
@@ -145,7 +147,9 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
     positions = tensor("emb.pos", width)
     state = {
         "embeddings.word_embeddings.weight": tensor("emb.word", width)[: len(e5.pieces)],
-        "embeddings.position_embeddings.weight": torch.cat([torch.zeros(POSITION_OFFSET, width), positions]),
+        "embeddings.position_embeddings.weight": torch.cat(
+            [torch.zeros(POSITION_OFFSET, width), positions]
+        ),
         "embeddings.token_type_embeddings.weight": tensor("emb.type", width)[:1],
         "embeddings.LayerNorm.weight": tensor("emb.ln.w"),
         "embeddings.LayerNorm.bias": tensor("emb.ln.b"),
@@ -157,7 +161,9 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
     }  # fmt: skip
     for layer in range(e5.num_layers):
         for name, short in names.items():
-            columns = None if "Norm" in name else e5.feed_forward if name == "output.dense" else width
+            columns = (
+                None if "Norm" in name else e5.feed_forward if name == "output.dense" else width
+            )
             state[f"encoder.layer.{layer}.{name}.weight"] = tensor(f"l{layer}.{short}.w", columns)
             state[f"encoder.layer.{layer}.{name}.bias"] = tensor(f"l{layer}.{short}.b")
     return state
@@ -188,7 +194,9 @@ def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
         e5: Content of the package, with the pieces, their scores and the table.
         max_length: Largest number of tokens of a text, special tokens included.
     """
-    tokenizer = Tokenizer(models.Unigram(list(zip(e5.pieces, e5.scores.tolist(), strict=True)), e5.special["unk"]))
+    tokenizer = Tokenizer(
+        models.Unigram(list(zip(e5.pieces, e5.scores.tolist(), strict=True)), e5.special["unk"])
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex(_any_of(e5, "")), ""),

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -40,7 +48,9 @@ def train_tokenizer(texts: list[str], vocabulary_size: int = 3000) -> PreTrained
         vocabulary_size: Number of tokens, special tokens included.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     special = ["<s>", "<pad>", "</s>"]
     trainer = trainers.BpeTrainer(
@@ -90,7 +100,9 @@ def build_untrained_teacher(folder: Path):
 def main(argv: list[str] | None = None):
     """Train the teacher, then write it in fp16 to the folder that the demo uses."""
     with user_errors("make_teacher"):
-        recipe = recipe_from_args(AlignRecipe, argv, "python -m training.demo.make_teacher", __doc__)
+        recipe = recipe_from_args(
+            AlignRecipe, argv, "python -m training.demo.make_teacher", __doc__
+        )
         student = Path(recipe.student or Path(recipe.output_dir) / "untrained")
         if not (student / "config.json").exists():
             build_untrained_teacher(student)

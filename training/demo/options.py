@@ -47,7 +47,9 @@ class DemoOptions:
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
         if self.photos is not None and self.every != 1:
-            raise ValueError("every: is an option of the demo with emoji. Leave it out with --photos.")
+            raise ValueError(
+                "every: is an option of the demo with emoji. Leave it out with --photos."
+            )
 
 
 class Plan:
@@ -60,13 +62,22 @@ class Plan:
         minutes: Expected duration on two CPU cores; None if it is unknown.
     """
 
-    def __init__(self, name: str, titles: dict[str, str], output_dir: Path, minutes: int | None = None):
+    def __init__(
+        self, name: str, titles: dict[str, str], output_dir: Path, minutes: int | None = None
+    ):
         self.name, self.titles, self.output_dir, self.minutes = name, titles, output_dir, minutes
 
     def __str__(self) -> str:
-        duration = "" if self.minutes is None else f", about {self.minutes} minutes on two CPU cores"
+        duration = (
+            "" if self.minutes is None else f", about {self.minutes} minutes on two CPU cores"
+        )
         lines = [f"{self.name}: {len(self.titles)} steps{duration}, output in {self.output_dir}"]
-        return "\n".join([*lines, *(f"  {number}. {title}" for number, title in enumerate(self.titles.values(), 1))])
+        return "\n".join(
+            [
+                *lines,
+                *(f"  {number}. {title}" for number, title in enumerate(self.titles.values(), 1)),
+            ]
+        )
 
     def start(self, step: str, note: str = ""):
         """Print the heading of a step."""
@@ -76,7 +87,9 @@ class Plan:
 
 def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
     """Load the recipes of the demo with emoji."""
-    return _read(DistillRecipe, "demo_distill.yaml", options), _read(AlignRecipe, "demo_align.yaml", options)
+    return _read(DistillRecipe, "demo_distill.yaml", options), _read(
+        AlignRecipe, "demo_align.yaml", options
+    )
 
 
 def load_photo_recipes(options: DemoOptions) -> dict[str, AlignRecipe | DistillRecipe]:

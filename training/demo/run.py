@@ -117,7 +117,9 @@ class Demo:
         """Save the student with random weights in both towers."""
         folder = self.output_dir / "untrained"
         student = replace(recipe.student, vision_init="random", text_init="random")
-        model, processor = build_student(student, list(LANGUAGES), open_teacher(recipe), recipe.seed)
+        model, processor = build_student(
+            student, list(LANGUAGES), open_teacher(recipe), recipe.seed
+        )
         save_model(folder, model, processor, recipe)
         record_tree(folder, COMMAND)
 
@@ -133,15 +135,26 @@ class Demo:
         sets, class_names = self.held_out.sets, self.held_out.class_names
         encoded = encode(model, sets, class_names, LANGUAGES)
         rows = score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
-        values = ", ".join(f"{row.set} {row.language} {100 * row.value:.0f} %" for row in rows if row.metric == "top5")
-        print(f"{', '.join(filter(None, (name, stage)))}: top-5 {values}".replace("_", " "), flush=True)
+        values = ", ".join(
+            f"{row.set} {row.language} {100 * row.value:.0f} %"
+            for row in rows
+            if row.metric == "top5"
+        )
+        print(
+            f"{', '.join(filter(None, (name, stage)))}: top-5 {values}".replace("_", " "),
+            flush=True,
+        )
         if stage in ("distilled", "aligned"):
             for image_model, text_model in ((encoded, self.teacher), (self.teacher, encoded)):
-                self.cross_rows += score(image_model, text_model, sets, class_names, stage=stage, seed=seed)
+                self.cross_rows += score(
+                    image_model, text_model, sets, class_names, stage=stage, seed=seed
+                )
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
-        self.rows += rows + [self._row(name, stage, metric, value) for metric, value in size.items()]
+        self.rows += rows + [
+            self._row(name, stage, metric, value) for metric, value in size.items()
+        ]
         return encoded
 
     def _write_model(self, folder: Path, results: Results):
@@ -161,7 +174,9 @@ class Demo:
         rows = self.held_out.sets["unseen_style"]
         names = self.held_out.class_names
         ids = list(dict.fromkeys(names.label_ids(rows["label"]).tolist()))[:NUM_CANDIDATES]
-        labels = {language: [texts[label] for label in ids] for language, texts in names.names.items()}
+        labels = {
+            language: [texts[label] for label in ids] for language, texts in names.names.items()
+        }
         rows[0]["image"].save(folder / EXAMPLE_FILE)
         results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
         return CardDetails(**yaml.safe_load(CARD.read_text(encoding="utf-8")))
@@ -189,7 +204,9 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def measure_latency(models: Mapping[ModelKey, ZeroShotModel], rows: Dataset) -> dict[tuple[ModelKey, str], float]:
+def measure_latency(
+    models: Mapping[ModelKey, ZeroShotModel], rows: Dataset
+) -> dict[tuple[ModelKey, str], float]:
     """Measure the median latency of each model for one preprocessed image and for one text, at batch 1.
 
     The models take turns, so that load on the machine affects all of them.
@@ -203,8 +220,12 @@ def measure_latency(models: Mapping[ModelKey, ZeroShotModel], rows: Dataset) -> 
     """
     calls: dict[tuple[ModelKey, str], Callable[[], object]] = {}
     for key, model in models.items():
-        image = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
+        image = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")[
+            "pixel_values"
+        ]
         tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
         calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=image)
         calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
-    return {name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()}
+    return {
+        name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()
+    }

@@ -20,7 +20,9 @@ from training.utils.files import scratch_folder
 from training.utils.output import claim_folder
 from training.utils.results import RESULTS_FILE, Row
 
-NO_CALIBRATION = "Photographs or other images of the model's kind set its ranges: name some with --calibration."
+NO_CALIBRATION = (
+    "Photographs or other images of the model's kind set its ranges: name some with --calibration."
+)
 UNCHECKED = (
     "No accuracy check is possible: the folder names no validation set. The files are marked as unchecked. To check "
     "them, name a labelled set: --data PATH --class_names NAMES.json"
@@ -41,7 +43,9 @@ def export(options: ExportOptions) -> list[Verdict]:
     export_format.check(options)
     student, processor = load_student(options.folder, "folder")
     if export_format.suffix:  # layouts of other tools have all dimensions
-        student.config.truncate_dim = type(student.config).from_pretrained(options.folder).truncate_dim
+        student.config.truncate_dim = (
+            type(student.config).from_pretrained(options.folder).truncate_dim
+        )
     data = GateData.from_options(options)
     model = ZeroShotModel(student.eval(), processor, options.folder)
     files = ExportedFiles(export_format, weights_fingerprint(student), data.source)
@@ -50,7 +54,9 @@ def export(options: ExportOptions) -> list[Verdict]:
         if export_format.suffix:
             _write_files(options, files, Gate(model, data, export_format, options.threads), scratch)
         else:
-            target = output_dir / export_format.name  # its final place, which some layouts contain as a path
+            target = (
+                output_dir / export_format.name
+            )  # its final place, which some layouts contain as a path
             shutil.rmtree(target, ignore_errors=True)
             try:
                 export_format.functions.write(folder, student, target)

@@ -102,11 +102,15 @@ class Format:
         Raises:
             ValueError: A number format does not exist, a package is missing, or a layout is exported in parts.
         """
-        if not self.suffix and (options.towers != "both" or options.variants not in (None, ["fp32"])):
+        if not self.suffix and (
+            options.towers != "both" or options.variants not in (None, ["fp32"])
+        ):
             raise ValueError(
                 f"format: {self.name} holds both towers in fp32. Leave out --towers, and name no --variants but fp32."
             )
-        if unknown := [variant for variant in options.variants or () if variant not in self.variants]:
+        if unknown := [
+            variant for variant in options.variants or () if variant not in self.variants
+        ]:
             raise ValueError(
                 f"variants: --format {self.name} has no {', '.join(unknown)}. Expected: {', '.join(self.variants)}. "
                 "Change --variants, or choose another --format."
@@ -142,8 +146,16 @@ FORMATS = {
             suffix=".pte",
             variants={"fp32": "", "int8": "_quantized"},
         ),
-        Format(name="open_clip", module="training.edge.open_clip_layout", packages=("open-clip-torch", "timm")),
-        Format(name="immich", module="training.edge.immich_layout", packages=("onnx", "onnxscript", "onnxruntime")),
+        Format(
+            name="open_clip",
+            module="training.edge.open_clip_layout",
+            packages=("open-clip-torch", "timm"),
+        ),
+        Format(
+            name="immich",
+            module="training.edge.immich_layout",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+        ),
     )
 }
 

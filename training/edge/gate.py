@@ -40,7 +40,9 @@ class Gate:
         threads: Threads of one operator during the latency measurement.
     """
 
-    def __init__(self, student: ZeroShotModel, data: GateData, export_format: Format, threads: int = 1):
+    def __init__(
+        self, student: ZeroShotModel, data: GateData, export_format: Format, threads: int = 1
+    ):
         self.student, self.data, self.format, self.threads = student, data, export_format, threads
         self.reference = self._encode(student, data.sets, data.languages)
 
@@ -65,14 +67,23 @@ class Gate:
         except ValueError as error:
             return self.refuse(tower, variant, path, str(error)), []
         sides = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
-        verdict = replace(self.refuse(tower, variant, path, ""), **compare(tower, *sides, self.reference, self.data))
+        verdict = replace(
+            self.refuse(tower, variant, path, ""),
+            **compare(tower, *sides, self.reference, self.data),
+        )
         if not math.isfinite(verdict.lowest_cosine):
-            return self.refuse(tower, variant, path, f"Embeddings of {path.name} are not finite."), []
+            return self.refuse(
+                tower, variant, path, f"Embeddings of {path.name} are not finite."
+            ), []
         ms, ms_share = self._time(tower, path, fp32)
         size = path.stat().st_size
-        verdict = replace(verdict, bytes=size, bytes_share=size / fp32.stat().st_size, ms=ms, ms_share=ms_share)
+        verdict = replace(
+            verdict, bytes=size, bytes_share=size / fp32.stat().st_size, ms=ms, ms_share=ms_share
+        )
         rows = self._score(*sides, verdict.file)
-        rows += [Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES]
+        rows += [
+            Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES
+        ]
         reasons = reasons_against(verdict)
         return replace(verdict, kept=not reasons, reasons=reasons), rows
 
@@ -89,7 +100,9 @@ class Gate:
         model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
         return self._encode(model, sets, languages)
 
-    def _encode(self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]) -> Encoded:
+    def _encode(
+        self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]
+    ) -> Encoded:
         return encode(model, sets, self.data.class_names, languages, self.data.image_column)
 
     def _score(self, image_encoded: Encoded, text_encoded: Encoded, name: str) -> list[Row]:
@@ -106,7 +119,9 @@ class Gate:
         inputs = []
         for language in self.data.languages:
             names = self.data.class_names.in_language(language)
-            lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)["length"]
+            lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)[
+                "length"
+            ]
             median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
             tokens = self.student.tokenize([names[median]])
             inputs.append({name: tokens[name].numpy() for name in INPUTS["text"]})
@@ -115,10 +130,16 @@ class Gate:
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
         files = (("fp32", fp32), ("variant", path))
-        runners = {name: self.format.functions.open_tower(file, self.threads) for name, file in files}
+        runners = {
+            name: self.format.functions.open_tower(file, self.threads) for name, file in files
+        }
         inputs = self._inputs(tower)
-        times = interleaved_ms({name: partial(_run, runner, inputs) for name, runner in runners.items()})
-        ratios = [variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)]
+        times = interleaved_ms(
+            {name: partial(_run, runner, inputs) for name, runner in runners.items()}
+        )
+        ratios = [
+            variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)
+        ]
         return statistics.median(times["variant"]) / len(inputs), statistics.median(ratios)
 
 
@@ -135,21 +156,36 @@ def check_layout(layout: Format, folder: Path, model: ZeroShotModel, data: GateD
     found: dict[str, Any] = {}
     expected: dict[str, Any] = {}
     for name, rows in data.sets.items():
-        cells = rows.select_columns([data.image_column]).cast_column(data.image_column, Image(decode=False))
+        cells = rows.select_columns([data.image_column]).cast_column(
+            data.image_column, Image(decode=False)
+        )
         tool_parts, parts = [], []
         for batch in cells.iter(BATCH_SIZE):
-            images = [_with_even_margins(open_image(cell), model.image_size) for cell in batch[data.image_column]]
+            images = [
+                _with_even_margins(open_image(cell), model.image_size)
+                for cell in batch[data.image_column]
+            ]
             tool_parts.append(torch.from_numpy(tool.encode_images(images)))
             # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
-            inputs = (processor(images=image, return_tensors="pt")["pixel_values"] for image in images)
+            inputs = (
+                processor(images=image, return_tensors="pt")["pixel_values"] for image in images
+            )
             parts += [model.embed_images(pixels).cpu() for pixels in inputs]
         found[name], expected[name] = torch.cat(tool_parts), torch.cat(parts)
     names = {language: data.class_names.in_language(language) for language in data.languages}
-    texts = {language: torch.from_numpy(tool.encode_texts(each)) for language, each in names.items()}
+    texts = {
+        language: torch.from_numpy(tool.encode_texts(each)) for language, each in names.items()
+    }
     encoded = Encoded(layout.name, found, texts)
-    reference = Encoded(REFERENCE, expected, {language: model.encode_texts(each) for language, each in names.items()})
+    reference = Encoded(
+        REFERENCE,
+        expected,
+        {language: model.encode_texts(each) for language, each in names.items()},
+    )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    verdict = Verdict(layout.name, "both", "fp32", False, [], bytes=size, bytes_share=1.0, checked=data.is_checked)
+    verdict = Verdict(
+        layout.name, "both", "fp32", False, [], bytes=size, bytes_share=1.0, checked=data.is_checked
+    )
     verdict = replace(verdict, **compare("both", encoded, encoded, reference, data))
     reasons = reasons_against(verdict)
     return replace(verdict, kept=not reasons, reasons=reasons)
@@ -161,6 +197,8 @@ def _with_even_margins(image: PILImage.Image, size: int) -> PILImage.Image:
     Tools round half a pixel up or down. That moves the crop by a pixel, and tells nothing about the conversion.
     """
     short, long = sorted(image.size)
-    length = next(length for length in range(long, 0, -1) if (size * length // short - size) % 2 == 0)
+    length = next(
+        length for length in range(long, 0, -1) if (size * length // short - size) % 2 == 0
+    )
     left, top = (max(0, edge - length) // 2 for edge in image.size)
     return image.crop((left, top, left + min(image.width, length), top + min(image.height, length)))

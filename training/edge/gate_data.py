@@ -17,7 +17,14 @@ from transformers import ProcessorMixin
 
 from training.config import RECIPE_FILE
 from training.corpus.emoji import DEFAULT_CACHE
-from training.data import evenly_spaced_rows, load_source, open_image, require_allowed, require_columns, rules_for
+from training.data import (
+    evenly_spaced_rows,
+    load_source,
+    open_image,
+    require_allowed,
+    require_columns,
+    rules_for,
+)
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.text.writing_systems import LANGUAGES
@@ -55,7 +62,11 @@ class GateData:
     def __post_init__(self):
         for name, rows in self.sets.items():
             remedy = "Name the right one with --image_column or --label_column."
-            columns = [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
+            columns = (
+                [self.image_column]
+                if self.label_column is None
+                else [self.image_column, self.label_column]
+            )
             require_columns(rows, columns, name, remedy)
             if self.label_column is not None:
                 self.label_ids(name)  # an unknown label is reported before the export starts
@@ -79,10 +90,18 @@ class GateData:
         """
         calibration = None
         if options.calibration is not None:
-            calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
-            calibration = calibration if options.data else calibration.rename_columns({options.image_column: "image"})
+            calibration = _load(options.calibration, options, "calibration").select_columns(
+                [options.image_column]
+            )
+            calibration = (
+                calibration
+                if options.data
+                else calibration.rename_columns({options.image_column: "image"})
+            )
         if options.data is None and options.class_names is not None:
-            raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
+            raise ValueError(
+                f"class_names: {options.class_names!r} is given without data. Name a labelled set."
+            )
         if options.data is None:
             splits = Path(options.folder) / SPLITS_FOLDER
             if (splits / VALIDATION_FILE).is_file():
@@ -91,7 +110,9 @@ class GateData:
                 return cls._embedded(calibration)
             return cls._unchecked(calibration)
         if options.class_names is None:
-            raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
+            raise ValueError(
+                f"data: {options.data!r} needs class_names, the names of its classes in both languages."
+            )
         rows, names = _load(options.data, options, "data"), ClassNames.read(options.class_names)
         if missing := [language for language in LANGUAGES if language not in names.names]:
             raise ValueError(
@@ -100,7 +121,9 @@ class GateData:
             )
         sets = {Path(options.data).stem: rows}
         calibration = rows if calibration is None else calibration
-        return cls(sets, names, calibration, options.image_column, options.label_column, options.data)
+        return cls(
+            sets, names, calibration, options.image_column, options.label_column, options.data
+        )
 
     @classmethod
     def _embedded(cls, calibration: Dataset | None) -> "GateData":
@@ -111,8 +134,14 @@ class GateData:
         from training.evaluation.sets.held_out import HeldOut
 
         held_out = HeldOut.open()
-        calibration = load_source(str(held_out.corpus / "train.parquet")) if calibration is None else calibration
-        return cls(held_out.sets, held_out.class_names, calibration, "image", "label", held_out.corpus.name)
+        calibration = (
+            load_source(str(held_out.corpus / "train.parquet"))
+            if calibration is None
+            else calibration
+        )
+        return cls(
+            held_out.sets, held_out.class_names, calibration, "image", "label", held_out.corpus.name
+        )
 
     @classmethod
     def _validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
@@ -122,35 +151,64 @@ class GateData:
         rows = load_source(str(folder / VALIDATION_FILE))
         languages = [language for language in LANGUAGES if language in rows.column_names]
         # rows without a caption in one of the languages have no class there
-        captions = {language: [texts[0] if texts else "" for texts in rows[language]] for language in languages}
-        complete = [row for row, texts in enumerate(zip(*captions.values(), strict=True)) if all(texts)]
-        if len(complete) < 2:  # no image has captions in both languages: the language with more of them is checked
+        captions = {
+            language: [texts[0] if texts else "" for texts in rows[language]]
+            for language in languages
+        }
+        complete = [
+            row for row, texts in enumerate(zip(*captions.values(), strict=True)) if all(texts)
+        ]
+        if (
+            len(complete) < 2
+        ):  # no image has captions in both languages: the language with more of them is checked
             languages = [max(languages, key=lambda language: sum(map(bool, captions[language])))]
             complete = [row for row, text in enumerate(captions[languages[0]]) if text]
         chosen = [complete[row] for row in evenly_spaced_rows(len(complete), MAX_VALIDATION)]
         classes: dict[tuple[str, ...], int] = {}
         labels = [
-            classes.setdefault(tuple(captions[language][row] for language in languages), len(classes))
+            classes.setdefault(
+                tuple(captions[language][row] for language in languages), len(classes)
+            )
             for row in chosen
         ]
-        names = {language: [texts[number] for texts in classes] for number, language in enumerate(languages)}
+        names = {
+            language: [texts[number] for texts in classes]
+            for number, language in enumerate(languages)
+        }
         names[ROW] = list(map(str, range(len(classes))))
-        labelled = rows.select(chosen).select_columns(["image"]).add_column("label", list(map(str, labels)))
+        labelled = (
+            rows.select(chosen)
+            .select_columns(["image"])
+            .add_column("label", list(map(str, labels)))
+        )
         if calibration is None and (folder / TRAINING_FILE).exists():
             calibration = load_source(str(folder / TRAINING_FILE))
         calibration = labelled if calibration is None else calibration
         source = str(folder / VALIDATION_FILE)
-        return cls({"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source)
+        return cls(
+            {"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source
+        )
 
     @classmethod
     def _unchecked(cls, calibration: Dataset | None) -> "GateData":
         """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
-        names = ClassNames(dict(zip(general.languages, (general.first, general.second), strict=True)))
+        names = ClassNames(
+            dict(zip(general.languages, (general.first, general.second), strict=True))
+        )
         if calibration is None:
-            return cls({NOISE: make_noise()}, names, None, "image", None, f"none: {NUM_NOISE} images of noise")
+            return cls(
+                {NOISE: make_noise()},
+                names,
+                None,
+                "image",
+                None,
+                f"none: {NUM_NOISE} images of noise",
+            )
         chosen = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
-        return cls({CALIBRATION: chosen}, names, calibration, "image", None, "none: images without labels")
+        return cls(
+            {CALIBRATION: chosen}, names, calibration, "image", None, "none: images without labels"
+        )
 
     def label_ids(self, name: str) -> Tensor:
         """Class ids of a labelled set's images, (N,)."""
@@ -170,15 +228,21 @@ class GateData:
 
 def make_noise() -> Dataset:
     """Images of noise, the same at each call: enough to see whether a file computes what PyTorch computes."""
-    pixels = np.random.default_rng(0).integers(0, 256, (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3), np.uint8
+    )
     features = Features({"image": Image()})
-    return Dataset.from_dict({"image": [PILImage.fromarray(image) for image in pixels]}, features=features)
+    return Dataset.from_dict(
+        {"image": [PILImage.fromarray(image) for image in pixels]}, features=features
+    )
 
 
 def _load(source: str, options: ExportOptions, field: str) -> Dataset:
     """Load rows whose images may be opened."""
     rows = load_source(source, options.split, field=field)
-    require_columns(rows, (options.image_column,), source, "Name the right one with --image_column.", field)
+    require_columns(
+        rows, (options.image_column,), source, "Name the right one with --image_column.", field
+    )
     rules = rules_for(source, options.allow_paths)
     return require_allowed(rows, options.image_column, rules, source, field)
 
@@ -195,7 +259,9 @@ def is_of_emoji(recipe: dict[str, Any]) -> bool:
     """Whether all training data of a recipe are the embedded corpus of emoji."""
     found = recipe.get("data")
     data: dict[str, Any] = found if isinstance(found, dict) else {}
-    sources = [source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)]
+    sources = [
+        source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)
+    ]
     sources += [data["train"]] if data.get("train") else []
     cache = DEFAULT_CACHE.expanduser().resolve()
     return bool(sources) and all(

@@ -27,7 +27,9 @@ from training.edge.towers import INPUTS, OUTPUTS, STEM, Runner, cannot_export, t
 OPSET = 20
 
 
-def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+def write_tower(
+    student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]
+):
     """Write a graph; `training.edge.formats.Format` describes the arguments.
 
     Raises:
@@ -106,7 +108,13 @@ def _finish(path: Path, student: DCCLIPModel):
     single towers into logits.
     """
     model = onnx.load(path)
-    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+    for part in (
+        model.graph,
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
         part.ClearField("metadata_props")
     for node in model.graph.node:
         node.ClearField("doc_string")
@@ -127,11 +135,19 @@ def quantize(source: Path, tower: str, path: Path, images: Iterable[np.ndarray])
         # weights and the token table in int8, activations by their own range at run time; one scale for each output
         # channel of a product: half the error of one scale for all, in 0.5 % more bytes
         operators = ["MatMul", "Gemm", "Gather"]
-        quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=operators, per_channel=True)
+        quantize_dynamic(
+            source,
+            path,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=operators,
+            per_channel=True,
+        )
     else:
         _to_static_int8(source, path, images)
     model = onnx.load(path)
-    helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
+    helper.set_model_props(
+        model, {entry.key: entry.value for entry in onnx.load(source).metadata_props}
+    )
     onnx.save(model, path)
 
 
@@ -172,7 +188,11 @@ def _to_static_int8(source: Path, path: Path, images: Iterable[np.ndarray]):
 def _last_product(model: onnx.ModelProto) -> onnx.NodeProto:
     """The last product with a stored matrix: the projection to the embedding."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul") and node.input[1] in stored]
+    products = [
+        node
+        for node in model.graph.node
+        if node.op_type in ("Gemm", "MatMul") and node.input[1] in stored
+    ]
     return products[-1]
 
 
@@ -186,7 +206,10 @@ def _store_weight_in_int8(model: onnx.ModelProto, node: onnx.NodeProto):
     rounded = np.round(weight / np.expand_dims(scale, 1 - axis)).astype(np.int8)
     graph.initializer.remove(tensor)
     graph.initializer.extend(
-        [numpy_helper.from_array(rounded, f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
+        [
+            numpy_helper.from_array(rounded, f"{name}_int8"),
+            numpy_helper.from_array(scale, f"{name}_scale"),
+        ]
     )
     cast = helper.make_node(
         "DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], f"{name}_dequant", axis=axis

@@ -61,7 +61,10 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
     _write(textual / "tokenizer_config.json", {"pad_token": tokenizer["pad_token"]})
     _write(visual / "preprocess_cfg.json", preprocess)
-    _write(target / "config.json", {"embed_dim": config["projection_dim"], "text_cfg": {"context_length": length}})
+    _write(
+        target / "config.json",
+        {"embed_dim": config["projection_dim"], "text_cfg": {"context_length": length}},
+    )
 
 
 def _write(path: Path, content: dict):
@@ -94,13 +97,17 @@ def _with_image_input(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     return _with_input(model, value, [rename, *graph.node], list(graph.initializer))
 
 
-def _with_input(model: onnx.ModelProto, value: Any, nodes: list, initializers: list) -> onnx.ModelProto:
+def _with_input(
+    model: onnx.ModelProto, value: Any, nodes: list, initializers: list
+) -> onnx.ModelProto:
     """The model with a new input, a batch of one and fixed shapes."""
     (output,) = model.graph.output
     width = output.type.tensor_type.shape.dim[1].dim_value
     outputs = [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, width])]
     graph = helper.make_graph(nodes, model.graph.name, [value], outputs, initializers)
-    wrapped = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    wrapped = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
     onnx.checker.check_model(wrapped)
     return wrapped
 
@@ -116,13 +123,17 @@ class ToolEncoder:
         length = _read(target / "config.json")["text_cfg"]["context_length"]
         self.tokenizer = Tokenizer.from_file(str(target / "textual/tokenizer.json"))
         pad = _read(target / "textual/tokenizer_config.json")["pad_token"]
-        self.tokenizer.enable_padding(length=length, pad_token=pad, pad_id=self.tokenizer.token_to_id(pad))
+        self.tokenizer.enable_padding(
+            length=length, pad_token=pad, pad_id=self.tokenizer.token_to_id(pad)
+        )
         self.tokenizer.enable_truncation(max_length=length)
         preprocess = _read(target / "visual/preprocess_cfg.json")
         self.size, self.mode = preprocess["size"], preprocess["resize_mode"]
         self.resampling = Image.Resampling[preprocess["interpolation"].upper()]
         self.mean, self.std = (np.array(preprocess[name], np.float32) for name in ("mean", "std"))
-        self.textual, self.visual = (open_session(target / tower / "model.onnx") for tower in ("textual", "visual"))
+        self.textual, self.visual = (
+            open_session(target / tower / "model.onnx") for tower in ("textual", "visual")
+        )
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Encode RGB images of any size to (N, D) float32, as the server does."""
@@ -132,7 +143,9 @@ class ToolEncoder:
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts of any length to (N, D) float32, as the server does."""
         ids = (self.tokenizer.encode(" ".join(text.split())).ids for text in texts)
-        return np.stack([self.textual.run(None, {TEXT_INPUT: np.array([row], np.int32)})[0][0] for row in ids])
+        return np.stack(
+            [self.textual.run(None, {TEXT_INPUT: np.array([row], np.int32)})[0][0] for row in ids]
+        )
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
         width, height = image.size
@@ -140,7 +153,9 @@ class ToolEncoder:
             image = image.resize((self.size, self.size), self.resampling)
         else:
             short = min(width, height)
-            image = image.resize((int(width / short * self.size), int(height / short * self.size)), self.resampling)
+            image = image.resize(
+                (int(width / short * self.size), int(height / short * self.size)), self.resampling
+            )
             left, top = (int(edge / 2 - self.size / 2) for edge in image.size)
             image = image.crop((left, top, left + self.size, top + self.size))
         pixels = np.asarray(image.convert("RGB"), np.float32) / 255

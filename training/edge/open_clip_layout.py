@@ -41,10 +41,16 @@ class ToolEncoder:
         """Encode RGB images of any size to (N, D) float32, L2-normalised."""
         parts = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
         batches = (torch.stack([self.transform(image) for image in part]) for part in parts)
-        return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches]).numpy()
+        return torch.cat(
+            [self.model.encode_image(batch, normalize=True) for batch in batches]
+        ).numpy()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts of any length to (N, D) float32, L2-normalised."""
-        parts = (list(texts[start : start + BATCH_SIZE]) for start in range(0, len(texts), BATCH_SIZE))
-        return torch.cat([self.model.encode_text(self.tokenizer(part), normalize=True) for part in parts]).numpy()
+        parts = (
+            list(texts[start : start + BATCH_SIZE]) for start in range(0, len(texts), BATCH_SIZE)
+        )
+        return torch.cat(
+            [self.model.encode_text(self.tokenizer(part), normalize=True) for part in parts]
+        ).numpy()

@@ -19,7 +19,17 @@ from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
-EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "best", "tracking", "data", "tuned", "__pycache__", ".*")
+EXCLUDED = (
+    "checkpoint-*",
+    "log.jsonl",
+    "training_state",
+    "best",
+    "tracking",
+    "data",
+    "tuned",
+    "__pycache__",
+    ".*",
+)
 
 
 @dataclass
@@ -60,7 +70,9 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
     if folder.resolve() != output_dir.resolve():
         refuse_links(folder, folder.rglob("*"))
         shutil.copytree(folder, scratch / "repo", ignore=_ignored(output_dir))
-        for name in (RESULTS_FILE, *EARLIER_FILES) if is_new else ():  # of the model that was exported there before
+        for name in (
+            (RESULTS_FILE, *EARLIER_FILES) if is_new else ()
+        ):  # of the model that was exported there before
             (output_dir / name).unlink(missing_ok=True)
         _replace((scratch / "repo").iterdir(), output_dir)
     complete_folder(output_dir)
@@ -70,7 +82,10 @@ def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: 
     results = _merge_results(files, earlier, output_dir)
     own = files.format.name
     known |= {own, *(f"{own}/{path.name}" for path in (output_dir / own).glob("*"))}
-    _remove_stale(output_dir, known - {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
+    _remove_stale(
+        output_dir,
+        known - {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]},
+    )
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         write_card(output_dir)
@@ -100,7 +115,13 @@ def _read_results(folder: Path) -> Results | None:
     export = results.meta.get("export", {})
     try:
         for verdict in export.get("verdicts", []):
-            verdict["file"], verdict["kept"], verdict["tower"], verdict["bytes"], verdict["ms_share"]
+            (
+                verdict["file"],
+                verdict["kept"],
+                verdict["tower"],
+                verdict["bytes"],
+                verdict["ms_share"],
+            )
         for run in export.get("runs", []):
             run["files"]
     except (AttributeError, LookupError, TypeError) as error:
@@ -150,7 +171,10 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     run = make_meta(files.source, None, files=new)
     run["versions"] |= files.format.versions()
     before = earlier.meta["export"]
-    runs = [each | {"files": [file for file in each["files"] if file not in new]} for each in before["runs"]]
+    runs = [
+        each | {"files": [file for file in each["files"] if file not in new]}
+        for each in before["runs"]
+    ]
     runs = [each for each in [*runs, run] if each["files"]]
     old = [verdict for verdict in before["verdicts"] if verdict["file"] not in new]
     verdicts = old + [asdict(verdict) for verdict in files.verdicts]
@@ -159,16 +183,24 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     sets = {row.set for row in files.rows}
     results, formats = _read_results(output_dir) or Results(run), FORMATS.values()
     rows = [
-        row for row in results.rows if row.model != REFERENCE and not any(each.contains(row.model) for each in formats)
+        row
+        for row in results.rows
+        if row.model != REFERENCE and not any(each.contains(row.model) for each in formats)
     ]
-    rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
+    rows += [
+        row
+        for row in earlier.rows
+        if row.model in known and not (row.model == REFERENCE and row.set in sets)
+    ]
     export = {
         "weights": files.weights,
         "allowed_points": limits.ALLOWED_POINTS,
         "tolerance": limits.TOLERANCE,
         "runs": runs,
         "verdicts": verdicts,
-        "best": best_files([verdict for verdict in verdicts if FORMATS["onnx"].contains(verdict["file"])]),
+        "best": best_files(
+            [verdict for verdict in verdicts if FORMATS["onnx"].contains(verdict["file"])]
+        ),
     }
     return Results(results.meta | {"export": export}, rows + files.rows)
 
@@ -179,5 +211,7 @@ def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
     for tower in TOWERS:
         kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]
         if kept:
-            best[tower] = min(kept, key=lambda verdict: (verdict["ms_share"], verdict["bytes"]))["file"]
+            best[tower] = min(kept, key=lambda verdict: (verdict["ms_share"], verdict["bytes"]))[
+                "file"
+            ]
     return best

@@ -21,7 +21,9 @@ CONVOLUTION = torch.ops.aten.conv2d.default
 CLAMPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)  # such as ReLU6
 
 
-def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+def write_tower(
+    student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]
+):
     """Write one tower as a program for up to `MAX_BATCH` images, or texts of any supported length.
 
     Its method `forward` returns L2-normalised embeddings, and `logit_scale` the factor that turns cosines into logits.
@@ -49,7 +51,9 @@ def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, imag
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={"logit_scale": student.logit_scale.exp().item()},
             ).to_executorch()
-    except Exception as error:  # the exceptions of exporter, quantiser and backend have no common base class
+    except (
+        Exception
+    ) as error:  # the exceptions of exporter, quantiser and backend have no common base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         remedy = ", or only fp32 with --variants fp32" if variant != "fp32" else ""
         target = f"lowered to an ExecuTorch program in {variant}"
@@ -59,7 +63,11 @@ def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, imag
 
 
 def to_int8(
-    module: nn.Module, tower: str, example: tuple[Tensor, ...], shapes: dict[str, Any], images: Iterable[np.ndarray]
+    module: nn.Module,
+    tower: str,
+    example: tuple[Tensor, ...],
+    shapes: dict[str, Any],
+    images: Iterable[np.ndarray],
 ) -> nn.Module:
     """Quantise a tower: weights in int8 per channel, embedding tables in int8 per row.
 
@@ -76,7 +84,9 @@ def to_int8(
     Returns:
         The quantised tower, with the same inputs and output.
     """
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        get_symmetric_quantization_config,
+    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     dynamic = tower == "text"
@@ -176,10 +186,14 @@ def open_tower(path: Path, threads: int = 0) -> Runner:
         program = Runtime.get().load_program(path)
         method = program.load_method("forward")
     except RuntimeError as error:
-        raise ValueError(f"{path.name}: ExecuTorch on this machine cannot run it ({error}).") from error
+        raise ValueError(
+            f"{path.name}: ExecuTorch on this machine cannot run it ({error})."
+        ) from error
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        batches = zip(*(torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()), strict=True)
+        batches = zip(
+            *(torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()), strict=True
+        )
         return np.concatenate([method.execute(batch)[0].numpy() for batch in batches])
 
     return run

@@ -31,7 +31,9 @@ class VisionTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images: (B, 3, S, S) to (B, D)."""
-        return nn.functional.normalize(self.student.get_image_features(pixel_values).pooler_output, dim=-1)
+        return nn.functional.normalize(
+            self.student.get_image_features(pixel_values).pooler_output, dim=-1
+        )
 
 
 class TextTower(nn.Module):
@@ -65,16 +67,28 @@ def trace_inputs(
         batch = {0: Dim("image_batch_size", max=max_batch)}
         images = torch.zeros(2, 3, config.image_size, config.image_size)
         return VisionTower(student).eval(), (images,), {"pixel_values": batch}
-    length, pad = min(7, config.max_text_length), getattr(config.text_config, "pad_token_id", None) or 0
+    length, pad = (
+        min(7, config.max_text_length),
+        getattr(config.text_config, "pad_token_id", None) or 0,
+    )
     # with a batch of one text, or without padding, the tracer would take these values as constant
     input_ids = torch.full((2, length), pad + 1)
     attention_mask = torch.ones_like(input_ids)
     input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = pad, 0
-    dynamic = {0: Dim("text_batch_size", max=max_batch), 1: Dim("sequence_length", max=config.max_text_length)}
-    return TextTower(student).eval(), (input_ids, attention_mask), dict.fromkeys(INPUTS["text"], dynamic)
+    dynamic = {
+        0: Dim("text_batch_size", max=max_batch),
+        1: Dim("sequence_length", max=config.max_text_length),
+    }
+    return (
+        TextTower(student).eval(),
+        (input_ids, attention_mask),
+        dict.fromkeys(INPUTS["text"], dynamic),
+    )
 
 
-def cannot_export(student: DCCLIPModel, tower: str, target: str, reason: str, remedy: str = "") -> ValueError:
+def cannot_export(
+    student: DCCLIPModel, tower: str, target: str, reason: str, remedy: str = ""
+) -> ValueError:
     """The error for a tower that an exporter refuses, such as `vision tower 'vit'`, with the way to the other one."""
     config = getattr(student.config, f"{tower}_config")
     name = f"{tower} tower {getattr(config, 'architecture', config.model_type)!r}"

@@ -17,7 +17,9 @@ from training.evaluation.metrics import right_ranks
 ALLOWED_POINTS = {"fp32": 0.0, "int8": 1.0}
 TOLERANCE = {"int8": 0.0}  # largest slow-down against fp32, as a fraction
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
-MIN_COSINE = 0.999  # of every embedding in fp32: a runtime or a tool may round pixels and sums differently
+MIN_COSINE = (
+    0.999  # of every embedding in fp32: a runtime or a tool may round pixels and sums differently
+)
 TOP = 10  # images that a query of the retrieval finds
 
 
@@ -90,12 +92,15 @@ class Verdict:
 def reasons_against(verdict: Verdict) -> list[str]:
     """Reasons to refuse a file, a sentence each. The list is empty if the file passes."""
     subject = (
-        f"The {verdict.variant} model" if verdict.tower == "both" else f"The {verdict.variant} {verdict.tower} tower"
+        f"The {verdict.variant} model"
+        if verdict.tower == "both"
+        else f"The {verdict.variant} {verdict.tower} tower"
     )
     reasons = []
     allowed = ALLOWED_POINTS.get(verdict.variant, 0.0)
     allowed_top1, allowed_recall = (  # one image or query of a small set is more than the points
-        max(allowed, 100 / max(number, 1)) if allowed else 0.0 for number in (verdict.images, verdict.queries)
+        max(allowed, 100 / max(number, 1)) if allowed else 0.0
+        for number in (verdict.images, verdict.queries)
     )
     for language, points in verdict.lost_points.items():
         if points > allowed_top1 + 1e-9:
@@ -147,9 +152,14 @@ def compare(
     """
     pairs = []
     if tower != "text":
-        pairs += [(image_encoded.images[name], expected) for name, expected in reference.images.items()]
+        pairs += [
+            (image_encoded.images[name], expected) for name, expected in reference.images.items()
+        ]
     if tower != "vision":
-        pairs += [(text_encoded.classes[language], expected) for language, expected in reference.classes.items()]
+        pairs += [
+            (text_encoded.classes[language], expected)
+            for language, expected in reference.classes.items()
+        ]
     embeddings, expected = (torch.cat(column) for column in zip(*pairs, strict=True))  # (N, D)
     cosines = (embeddings * expected).sum(1)
     fields: dict[str, Any] = {
@@ -161,17 +171,24 @@ def compare(
         return fields
     labels = torch.cat([data.label_ids(name) for name in data.sets])
     classes, rows = labels.unique(return_inverse=True)
-    pairs_of_queries = torch.stack([rows, torch.arange(len(labels))], 1)  # (class with images, image)
+    pairs_of_queries = torch.stack(
+        [rows, torch.arange(len(labels))], 1
+    )  # (class with images, image)
     fields |= {"images": len(labels), "queries": len(classes)}
     names = ("top1", "lost_points", "worst_classes", "recall10", "lost_recall_points")
     by_language: dict[str, dict[str, Any]] = {name: {} for name in names}
     totals = Counter(labels.tolist())
     for language in data.languages:
-        before, after = _scores(reference, reference, language), _scores(image_encoded, text_encoded, language)
+        before, after = (
+            _scores(reference, reference, language),
+            _scores(image_encoded, text_encoded, language),
+        )
         was_right, is_right = before.argmax(0) == labels, after.argmax(0) == labels  # (N,)
         worst = Counter(labels[was_right & ~is_right].tolist()).most_common(3)
         class_names = data.class_names.in_language(language)
-        was_found, is_found = (right_ranks(scores[classes], pairs_of_queries) < TOP for scores in (before, after))
+        was_found, is_found = (
+            right_ranks(scores[classes], pairs_of_queries) < TOP for scores in (before, after)
+        )
         values = (
             is_right.double().mean().item(),
             100 * (was_right.sum() - is_right.sum()).item() / len(labels),

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
-from training.utils.files import REPO_ROOT, holds_files, recover_folder, replace_folder, scratch_folder
+from training.utils.files import (
+    REPO_ROOT,
+    holds_files,
+    recover_folder,
+    replace_folder,
+    scratch_folder,
+)
 from training.utils.output import check_replaceable, claim_folder, record_tree
 
 if TYPE_CHECKING:
@@ -74,14 +80,18 @@ class WebOptions:
 
 def main(argv: list[str] | None = None):
     """Parse the options and write the page."""
-    options = parse_options(WebOptions, argv, prog="python -m training.edge.web", description=__doc__ or "")
+    options = parse_options(
+        WebOptions, argv, prog="python -m training.edge.web", description=__doc__ or ""
+    )
     with user_errors("web", extra="photos"):
         hide_library_bars()
         failures = write_page(options)
     for name, cause in failures:
         print(f"left out {name}: {cause}")
     print(f"{options.output_dir}: the page is complete; any web server can serve this folder")
-    print(f"\nNext:\n  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(options.output_dir)}")
+    print(
+        f"\nNext:\n  python -m http.server --bind 127.0.0.1 --directory {shlex.quote(options.output_dir)}"
+    )
 
 
 def write_page(options: WebOptions) -> list[tuple[str, str]]:
@@ -96,7 +106,11 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
     # after parsing, so that --help answers without PyTorch
     from training.evaluation.zero_shot_model import ZeroShotModel
 
-    folder, output_dir, node_modules = Path(options.model), Path(options.output_dir), Path(options.node_modules)
+    folder, output_dir, node_modules = (
+        Path(options.model),
+        Path(options.output_dir),
+        Path(options.node_modules),
+    )
     recover_folder(output_dir)
     _check(folder, output_dir, node_modules)
     with claim_folder(output_dir, (), command="web"), scratch_folder(output_dir) as scratch:
@@ -110,7 +124,9 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
             shutil.copy(folder / example, scratch)
             site["example"] = example
         failures = _write_images(ZeroShotModel.from_pretrained(folder), options, scratch / "images")
-        card = SPACE_CARD.format(title=json.dumps(site["name"], ensure_ascii=False), license=site.pop("license"))
+        card = SPACE_CARD.format(
+            title=json.dumps(site["name"], ensure_ascii=False), license=site.pop("license")
+        )
         (scratch / "README.md").write_text(card, encoding="utf-8")
         # written last: a folder with this file is complete
         (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
@@ -177,7 +193,9 @@ def _copy_model(model: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> list[tuple[str, str]]:
+def _write_images(
+    model: "ZeroShotModel", options: WebOptions, folder: Path
+) -> list[tuple[str, str]]:
     """Write the images as `00000.webp` and so on, and their embeddings to `index.safetensors`.
 
     `embeddings` is (N, D) float16, L2-normalised. The metadata has the titles by language, from the columns `en` and
@@ -187,11 +205,20 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
     from tqdm.auto import tqdm
 
     from modeling_dcclip.image_dcclip import ImageError
-    from training.data import load_source, open_image, require_allowed, require_columns, rules_for, usable_captions
+    from training.data import (
+        load_source,
+        open_image,
+        require_allowed,
+        require_columns,
+        rules_for,
+        usable_captions,
+    )
     from training.text.writing_systems import LANGUAGES
 
     source = options.images
-    rows = require_columns(load_source(source, field="images"), ["image"], source, "Rename yours.", "images")
+    rows = require_columns(
+        load_source(source, field="images"), ["image"], source, "Rename yours.", "images"
+    )
     rules = rules_for(source, options.allow_paths)
     rows = require_allowed(rows, "image", rules, source, "images")
     folder.mkdir(parents=True)
@@ -212,14 +239,20 @@ def _write_images(model: "ZeroShotModel", options: WebOptions, folder: Path) -> 
         kept.append(number)
         names.append(Path(path).stem if path else f"image {number + 1}")
     if not kept:
-        raise ValueError(f"images: none of the {len(rows)} images of {source!r} decodes. Name another source.")
+        raise ValueError(
+            f"images: none of the {len(rows)} images of {source!r} decodes. Name another source."
+        )
     rows, credit = rows.select(kept), rows.info.description
     languages = [language for language in LANGUAGES if language in rows.column_names]
     cells = rows.select_columns(languages) if languages else []
-    titles = [{key: found[0] for key in row if (found := usable_captions(row[key])[0])} for row in cells]
+    titles = [
+        {key: found[0] for key in row if (found := usable_captions(row[key])[0])} for row in cells
+    ]
     titles = titles or [{"en": name} for name in names]
     metadata = {"titles": json.dumps(titles, ensure_ascii=False), "credit": credit}
-    save_file({"embeddings": model.encode_images(rows).half()}, folder / "index.safetensors", metadata)
+    save_file(
+        {"embeddings": model.encode_images(rows).half()}, folder / "index.safetensors", metadata
+    )
     return failures
 
 

@@ -42,7 +42,9 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
-def save_checkpoint(recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState) -> Path:
+def save_checkpoint(
+    recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState
+) -> Path:
     """Write `checkpoint-STEP` atomically, remove the oldest checkpoints, and return its folder.
 
     Raises:
@@ -93,12 +95,16 @@ def _saving(output_dir: Path, name: str) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         found = list_checkpoints(output_dir)
         remedy = f"continue with --resume from {found[-1].name}" if found else "start again"
-        raise OSError(f"output_dir: cannot save to {output_dir} ({error}). Free some space, and {remedy}.") from error
+        raise OSError(
+            f"output_dir: cannot save to {output_dir} ({error}). Free some space, and {remedy}."
+        ) from error
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+    folders = [
+        path for path in Path(output_dir).glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)
+    ]
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
 
 
@@ -137,7 +143,9 @@ def open_output_dir(
                 f"output_dir: {output_dir} has {' and '.join(kept)} of an earlier run. Choose an empty folder, "
                 f"{resume}or add --overwrite to replace it."
             )
-    with claim_folder(output_dir, names, command=command, inputs=inputs, overwrite=resumes or recipe.overwrite):
+    with claim_folder(
+        output_dir, names, command=command, inputs=inputs, overwrite=resumes or recipe.overwrite
+    ):
         recover_folder(output_dir / BEST_FOLDER)
         for leftover in output_dir.glob(f".checkpoint-*{OLD_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)

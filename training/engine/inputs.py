@@ -76,7 +76,10 @@ def open_teacher(recipe: TrainingRecipe) -> Teacher | None:
 
 
 def caption_tokens(
-    tokenizer: PreTrainedTokenizerBase, max_text_length: int, teacher: Teacher | None, folder: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    max_text_length: int,
+    teacher: Teacher | None,
+    folder: str | None = None,
 ) -> CaptionTokenizer:
     """Relate the student's tokens to its teacher's tokens.
 
@@ -92,7 +95,9 @@ def caption_tokens(
     if teacher is None:
         return CaptionTokenizer(tokenizer, max_text_length)
     if preparation := teacher.family.prepare_texts(teacher.tokenizer):
-        preparation.require_end_token(teacher.config, teacher.tokenizer, f"teacher: {teacher.name!r}")
+        preparation.require_end_token(
+            teacher.config, teacher.tokenizer, f"teacher: {teacher.name!r}"
+        )
     max_text_length = min(max_text_length, teacher.max_text_length)
     if teacher.clean is not None:  # a text that is cleaned for the teacher alone has other tokens
         return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, clean=teacher.clean)
@@ -128,7 +133,9 @@ def open_inputs(
     """
     student, teacher, cache = models.student, models.teacher, recipe.teacher_cache
     largest = max(student.config.image_size, teacher.image_size if teacher is not None else 0)
-    dataset = open_pairs(recipe.data, tokens, largest if images else None, squashes(models.processor.image_processor))
+    dataset = open_pairs(
+        recipe.data, tokens, largest if images else None, squashes(models.processor.image_processor)
+    )
     # cached views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if cache is None else 0)
     targets: TargetSource | None
@@ -144,9 +151,17 @@ def open_inputs(
     else:
         with accelerator.main_process_first():
             targets = build_target_cache(
-                cache, teacher, dataset, augment, spec, recipe.teacher_views, device=accelerator.device
+                cache,
+                teacher,
+                dataset,
+                augment,
+                spec,
+                recipe.teacher_views,
+                device=accelerator.device,
             )
-    normalize = Normalize.from_processor(models.processor.image_processor, student.config.image_size)
+    normalize = Normalize.from_processor(
+        models.processor.image_processor, student.config.image_size
+    )
     return Inputs(dataset, augment, normalize, targets)
 
 
@@ -202,12 +217,16 @@ def open_rehearsal(
     if targets is not None and recipe.photo_weight:
         size = models.student.config.image_size
         if recipe.photos is not None:
-            images = load_images(recipe.photos, recipe.data, size, squashes(models.processor.image_processor))
+            images = load_images(
+                recipe.photos, recipe.data, size, squashes(models.processor.image_processor)
+            )
         else:
             from training.corpus.free_photos import photo_crops
 
             images = vary_images(photo_crops(size))
-        rehearsal["photo"] = _encode_images(images, targets, recipe.starts_from_teacher, accelerator)
+        rehearsal["photo"] = _encode_images(
+            images, targets, recipe.starts_from_teacher, accelerator
+        )
     return rehearsal
 
 
@@ -224,10 +243,14 @@ def open_classifier(recipe: AlignRecipe, models: Models) -> Classifier | None:
     Raises:
         ValueError: The file is missing, damaged or incomplete, or does not fit the teacher's image tower.
     """
-    if not recipe.class_weight or models.teacher is None:  # without a teacher, the weight is refused
+    if (
+        not recipe.class_weight or models.teacher is None
+    ):  # without a teacher, the weight is refused
         return None
     if recipe.classifier is None:
-        raise ValueError(f"classifier: none is named, but class_weight is {recipe.class_weight}. Name a file.")
+        raise ValueError(
+            f"classifier: none is named, but class_weight is {recipe.class_weight}. Name a file."
+        )
     try:
         weight, bias, names = read_classifier(recipe.classifier)
         listed = [names[language] for language in recipe.data.languages]
@@ -249,11 +272,15 @@ def open_classifier(recipe: AlignRecipe, models: Models) -> Classifier | None:
 
 
 @torch.inference_mode()
-def _encode_images(images: Tensor, targets: TargetSource, needs_maps: bool, accelerator: Accelerator) -> Rehearsal:
+def _encode_images(
+    images: Tensor, targets: TargetSource, needs_maps: bool, accelerator: Accelerator
+) -> Rehearsal:
     """Embeddings by the teacher and, if the student starts as a copy of its teacher, feature maps."""
     embeddings, maps = [], []
     hidden = not accelerator.is_main_process
-    for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False, disable=hidden):
+    for part in tqdm(
+        images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False, disable=hidden
+    ):
         part = part.to(accelerator.device).float()
         if needs_maps and isinstance(targets, LiveTargets):
             found = targets.teacher.encode_images(targets.normalize(part))
@@ -261,4 +288,6 @@ def _encode_images(images: Tensor, targets: TargetSource, needs_maps: bool, acce
         else:
             found = targets.images(part, {})
         embeddings.append(found.embedding.float())
-    return Rehearsal({"images": images} | ({"maps": torch.cat(maps)} if maps else {}), torch.cat(embeddings))
+    return Rehearsal(
+        {"images": images} | ({"maps": torch.cat(maps)} if maps else {}), torch.cat(embeddings)
+    )

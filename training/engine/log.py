@@ -33,7 +33,14 @@ class Log:
         accelerator: Accelerator of this process; only the main process writes.
     """
 
-    def __init__(self, path: Path, description: str, recipe: TrainingRecipe, start: int, accelerator: Accelerator):
+    def __init__(
+        self,
+        path: Path,
+        description: str,
+        recipe: TrainingRecipe,
+        start: int,
+        accelerator: Accelerator,
+    ):
         self.path, self.recipe, self.accelerator = path, recipe, accelerator
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
@@ -80,8 +87,12 @@ class Log:
         """
         done = step + 1
         if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
-            means = self.accelerator.reduce(torch.stack([value.float() for value in losses.values()]), "mean")
-            values = {name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)}
+            means = self.accelerator.reduce(
+                torch.stack([value.float() for value in losses.values()]), "mean"
+            )
+            values = {
+                name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)
+            }
             rates = {"learning_rate": learning_rate, "images_per_s": round(self.images_per_s, 1)}
             self.write({"step": done} | rates | values)
             self.track(rates | values, done)
@@ -104,20 +115,28 @@ class Log:
         """Append a line to `log.jsonl`, with the time in Unix seconds."""
         if self.is_main:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False) + "\n"
+                )
 
 
 def require_trackers(names: Sequence[str]):
     """Raise ValueError if an experiment tracker is not installed. Accelerate would silently skip it."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it.")
+            raise ValueError(
+                f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it."
+            )
 
 
 def _lines_until(path: Path, start: int) -> list[str]:
     """Lines of a log up to step `start`. Damaged ones, such as an incomplete last line after a kill, are dropped."""
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if start and path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if start and path.exists()
+        else []
+    ):
         try:
             if json.loads(line)["step"] <= start:
                 kept.append(line)
@@ -133,5 +152,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
+            flat[prefix + name] = (
+                value if isinstance(value, (int, float, str, bool)) else str(value)
+            )
     return flat

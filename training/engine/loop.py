@@ -24,14 +24,22 @@ from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, make_optimizer
-from training.engine.state import Progress, TrainingState, check_checkpoint, load_weights, run_identity
+from training.engine.state import (
+    Progress,
+    TrainingState,
+    check_checkpoint,
+    load_weights,
+    run_identity,
+)
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.task import forward_backward, sync_on_last
 from training.utils.process import find_processes
 from training.utils.rng import keyed_uniform
 
-Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
+Evaluate = Callable[
+    [DCCLIPModel], dict[str, float]
+]  # model in eval mode -> metrics, higher is better
 BEST = "top1"  # the metric that selects the best student
 
 
@@ -123,7 +131,9 @@ def train(
         OSError: A checkpoint or the finished model cannot be saved.
     """
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revision)
-    write = partial(save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier))
+    write = partial(
+        save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier)
+    )
     run = _Run(task, recipe, write, accelerator, evaluate, identity)
     start = run.progress.step
     log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
@@ -146,10 +156,17 @@ def train(
 
 def _summarize(run: "_Run", dataset: Pairs, log: Log) -> TrainingResult:
     """Summary of a finished run, which is also logged."""
-    dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # the samples that other processes skipped
+    dataset.skipped.merge(
+        gather_object([dataset.skipped.state()])
+    )  # the samples that other processes skipped
     result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
-        {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
+        {
+            "event": "finished",
+            "step": result.steps,
+            "seconds": round(result.seconds, 1),
+            "skipped": result.skipped,
+        }
     )
     return result
 
@@ -175,7 +192,9 @@ def _batches(
 ) -> Iterator[tuple[int, Batch]]:
     """Numbered batches on the device. Torch's generator (dropout) is seeded by the number of each batch."""
     for number, batch in enumerate(loader, start=start):
-        torch.manual_seed(int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53))
+        torch.manual_seed(
+            int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53)
+        )
         on_device: Batch = send_to_device(batch, accelerator.device, non_blocking=True)
         batch.pop("images", None)  # the loop holds the only reference to the pixels
         yield number, on_device
@@ -203,7 +222,11 @@ class _Run:
         identity: dict[str, Any],
     ):
         self.task, self.recipe, self.write = task, recipe, write
-        self.accelerator, self.measure, self.output_dir = accelerator, evaluate, Path(recipe.output_dir)
+        self.accelerator, self.measure, self.output_dir = (
+            accelerator,
+            evaluate,
+            Path(recipe.output_dir),
+        )
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
         if folder is not None:
@@ -242,7 +265,9 @@ class _Run:
             self.optimizer.zero_grad()
             self.losses = {}
         with sync_on_last(self.accelerator, self.model, part + 1 == parts):
-            losses, backward = forward_backward(self.model, self.task, batch, self.accelerator, 1 / parts)
+            losses, backward = forward_backward(
+                self.model, self.task, batch, self.accelerator, 1 / parts
+            )
             if not torch.isfinite(losses["loss"]):
                 values = {name: value.item() for name, value in losses.items()}
                 raise FloatingPointError(
@@ -268,7 +293,11 @@ class _Run:
     def evaluate_or_save(self, loader: Loader, log: Log):
         """Evaluate and save after a step, if the recipe schedules it."""
         recipe, step = self.recipe, self.progress.step
-        if self.measure and recipe.eval_every and (step % recipe.eval_every == 0 or step == recipe.max_steps):
+        if (
+            self.measure
+            and recipe.eval_every
+            and (step % recipe.eval_every == 0 or step == recipe.max_steps)
+        ):
             self.evaluate(self.measure, log)
         if recipe.save_every and step % recipe.save_every == 0:
             self.save(loader)
@@ -305,7 +334,9 @@ class _Run:
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
         if self.accelerator.is_main_process:
             weights = self.state.exported_weights()
-            checkpoint.save_checkpoint(self.recipe, self._writer(weights), self.progress, self.state)
+            checkpoint.save_checkpoint(
+                self.recipe, self._writer(weights), self.progress, self.state
+            )
 
     def finish(self):
         """Save the finished model."""

@@ -76,7 +76,9 @@ def principal_axes(moment: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _teacher_axes(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device) -> Tensor:
+def _teacher_axes(
+    task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device
+) -> Tensor:
     """Principal axes of the teacher's embeddings, with equal weights for images and captions, (D, D) float64.
 
     Every process computes them from the same batches.
@@ -90,7 +92,9 @@ def _teacher_axes(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: to
         for tower, embeddings in task.teacher_embeddings(send_to_device(batch, device)).items():
             unit = F.normalize(embeddings.double().cpu(), dim=-1)  # (B, D)
             moments[tower] += unit.T @ unit
-    return principal_axes(sum((moment / moment.trace() for moment in moments.values()), torch.zeros(())))
+    return principal_axes(
+        sum((moment / moment.trace() for moment in moments.values()), torch.zeros(()))
+    )
 
 
 def _stored_rotation(checkpoint: Path | None) -> Tensor | None:

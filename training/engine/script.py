@@ -40,8 +40,12 @@ def run_script(
     with user_errors(command, extra="train"):
         if not (arguments := sys.argv[1:] if argv is None else argv):
             arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
-            print(f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True)
-        sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
+            print(
+                f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True
+            )
+        sys.path.append(
+            os.getcwd()
+        )  # a user's modules; `python training/X.py` has the script's folder alone
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[])
         extensions, arguments = parser.parse_known_args(arguments)
@@ -81,7 +85,11 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
             ) from error
     for kind, table in ((DistillLoss, DISTILL_LOSSES), (Loss, LOSSES)):
         for loss in table:
-            if not (isinstance(loss, kind) and loss.weight.isidentifier() and loss.weight.endswith("_weight")):
+            if not (
+                isinstance(loss, kind)
+                and loss.weight.isidentifier()
+                and loss.weight.endswith("_weight")
+            ):
                 raise ValueError(
                     f"import: {loss!r} is no row of its table: it needs a {kind.__name__} whose weight is a name that "
                     f"ends in _weight. Change it, in {', '.join(modules)}."
@@ -91,13 +99,19 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
         rows = [(loss.name, getattr(loss, "for_loss", None)) for loss in table]
         taken += [name for name, alternative in rows if rows.count((name, alternative)) > 1]
     if taken:
-        raise ValueError(f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}.")
+        raise ValueError(
+            f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}."
+        )
     losses: list[Any] = [*(DISTILL_LOSSES if issubclass(recipe_class, DistillRecipe) else LOSSES)]
     weights = dict.fromkeys(loss.weight for loss in losses)
-    missing = [name for name in weights if name not in {field.name for field in fields(recipe_class)}]
+    missing = [
+        name for name in weights if name not in {field.name for field in fields(recipe_class)}
+    ]
     if not missing:
         return recipe_class
-    entries = "\n".join(f"    {name}: Weight of a loss of {', '.join(modules)}." for name in missing)
+    entries = "\n".join(
+        f"    {name}: Weight of a loss of {', '.join(modules)}." for name in missing
+    )
     return make_dataclass(
         recipe_class.__name__,
         [(name, float, 0.0) for name in missing],

@@ -12,7 +12,13 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.data.stream import PairStream
-from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, list_checkpoints, open_output_dir
+from training.engine.checkpoint import (
+    BEST_FOLDER,
+    TRACKING_FOLDER,
+    last_checkpoint,
+    list_checkpoints,
+    open_output_dir,
+)
 from training.engine.inputs import Models, open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
@@ -51,12 +57,21 @@ def run_stage(
         OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
-    if accelerator.mixed_precision in ("bf16", "fp16"):  # by `accelerate launch`; saved, and compared by a resumed run
+    if accelerator.mixed_precision in (
+        "bf16",
+        "fp16",
+    ):  # by `accelerate launch`; saved, and compared by a resumed run
         recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
     with ExitStack() as claimed:
         replaced: list[Path] = [] if recipe.resume else list_checkpoints(recipe.output_dir)
         if accelerator.is_main_process:
-            names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER, *(path.name for path in replaced))
+            names = (
+                *MODEL_FILES,
+                LOG_FILE,
+                BEST_FOLDER,
+                TRACKING_FOLDER,
+                *(path.name for path in replaced),
+            )
             claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)
@@ -94,7 +109,9 @@ def run_stage(
             title,
             evaluate=evaluate,
             # a teacher's own training is not a stage of ours
-            earlier=earlier_recipes(start for start in starts if start == own_student or start != recipe.teacher),
+            earlier=earlier_recipes(
+                start for start in starts if start == own_student or start != recipe.teacher
+            ),
         )
         if accelerator.is_main_process:
             write_card(recipe.output_dir)
@@ -138,4 +155,7 @@ def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
     if isinstance(recipe, AlignRecipe):
         return inputs | {"student": recipe.student, "classifier": recipe.classifier}
     student = recipe.student
-    return inputs | {f"student.{name}": getattr(student, name) for name in ("tokenizer", "vision_init", "text_init")}
+    return inputs | {
+        f"student.{name}": getattr(student, name)
+        for name in ("tokenizer", "vision_init", "text_init")
+    }

@@ -172,7 +172,9 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
             if file_digest(file) != digest:
                 raise ValueError("checksum mismatch")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+        raise ValueError(
+            f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}"
+        ) from error
     if changes := differences(before, identity):
         raise ValueError(
             f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. "
@@ -193,7 +195,11 @@ def load_weights(checkpoint: Path, task: Task):
     """
     state, tensors = _read(checkpoint)
     task.student.load_state_dict(_load_student(checkpoint, task.student))
-    task_tensors = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
+    task_tensors = {
+        name.removeprefix("task/"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("task/")
+    }
     keys = task.load_state_dict(task_tensors, strict=False)
     missing = [name for name in keys.missing_keys if not name.startswith("student.")]
     names = trainable_names(task)
@@ -232,5 +238,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: 
             if key.endswith(suffix) and key != f"task{suffix}"
         }
     optimizer.load_state_dict(
-        optimizer.state_dict() | {"state": {position: moments for position, moments in state.items() if moments}}
+        optimizer.state_dict()
+        | {"state": {position: moments for position, moments in state.items() if moments}}
     )

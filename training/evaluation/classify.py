@@ -83,12 +83,20 @@ def measure(images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[s
             targets = labels if several_labels else F.one_hot(labels, len(classes)).to(torch.int8)
             values[name] = eleven_point_map(_probabilities(similarities), targets)
         elif name == "roc_auc":
-            values[name] = roc_auc(_probabilities(similarities), labels.argmax(1) if several_labels else labels)
+            values[name] = roc_auc(
+                _probabilities(similarities), labels.argmax(1) if several_labels else labels
+            )
         elif several_labels and name == "top1":  # correct if the prediction is one of the labels
-            values[name] = labels.gather(1, similarities.argmax(1, keepdim=True)).double().mean().item()
+            values[name] = (
+                labels.gather(1, similarities.argmax(1, keepdim=True)).double().mean().item()
+            )
         elif (k := int(name.removeprefix(TOP))) <= len(classes):
             values[name] = top_k_accuracy(similarities, labels, k)
-    intervals = {name: wilson_interval(value, len(labels)) for name, value in values.items() if name.startswith(TOP)}
+    intervals = {
+        name: wilson_interval(value, len(labels))
+        for name, value in values.items()
+        if name.startswith(TOP)
+    }
     return Measurement(values, intervals, similarities.argmax(1))
 
 
@@ -112,7 +120,9 @@ def joint_name(images: str, texts: str) -> str:
     return images if texts == images else f"{images} images, {texts} texts"
 
 
-def require_equal_widths(images: str, image_embeddings: Tensor, texts: str, text_embeddings: Tensor):
+def require_equal_widths(
+    images: str, image_embeddings: Tensor, texts: str, text_embeddings: Tensor
+):
     """Check that the embeddings of two models, (N, D) and (T, D), can be compared.
 
     Raises:
@@ -126,7 +136,9 @@ def require_equal_widths(images: str, image_embeddings: Tensor, texts: str, text
         )
 
 
-def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+def class_embeddings(
+    model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)
+) -> Tensor:
     """One embedding per class: fill in every prompt template, encode, normalise, average and normalise again.
 
     Args:
@@ -143,8 +155,12 @@ def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequ
     means = []
     for start in range(0, len(names), classes_at_once):
         part = names[start : start + classes_at_once]
-        embeddings = model.encode_texts([template.format(name) for name in part for template in templates])
-        means.append(embeddings.unflatten(0, (len(part), len(templates))).mean(1))  # (C * T, D) -> (C, T, D) -> (C, D)
+        embeddings = model.encode_texts(
+            [template.format(name) for name in part for template in templates]
+        )
+        means.append(
+            embeddings.unflatten(0, (len(part), len(templates))).mean(1)
+        )  # (C * T, D) -> (C, T, D) -> (C, D)
     return F.normalize(torch.cat(means), dim=-1)
 
 
@@ -177,7 +193,10 @@ def encode(
     """
     for name, rows in sets.items():
         _require_column(rows, image_column, name)
-    classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
+    classes = {
+        language: class_embeddings(model, class_names.in_language(language))
+        for language in languages
+    }
     images = {name: model.encode_images(rows, image_column) for name, rows in sets.items()}
     return Encoded(model.name, images, classes)
 
@@ -213,8 +232,16 @@ def score(
         labels = class_names.label_ids(rows[label_column])
         for language, classes in texts.classes.items():
             require_equal_widths(images.name, images.images[set_name], texts.name, classes)
-            measurement = measure(images.images[set_name], classes, labels, [f"{TOP}{k}" for k in KS])
-            fields = {"set": set_name, "protocol": CLASS_NAMES, "language": language, "stage": stage, "seed": seed}
+            measurement = measure(
+                images.images[set_name], classes, labels, [f"{TOP}{k}" for k in KS]
+            )
+            fields = {
+                "set": set_name,
+                "protocol": CLASS_NAMES,
+                "language": language,
+                "stage": stage,
+                "seed": seed,
+            }
             table += measurement.rows(model=joint_name(images.name, texts.name), **fields)
     return table
 
@@ -246,7 +273,9 @@ def make_evaluate(
     class_names = ClassNames.read(config.class_names, data.languages)
     names = {language: class_names.in_language(language) for language in data.languages}
     labelled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
-    wanted = [f"{TOP}{k}" for k in KS if k == 1 or labelled.labels.ndim == 1]  # several labels have no top-5
+    wanted = [
+        f"{TOP}{k}" for k in KS if k == 1 or labelled.labels.ndim == 1
+    ]  # several labels have no top-5
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = ZeroShotModel(model, processor, "student")
@@ -254,7 +283,9 @@ def make_evaluate(
         for language, classes in names.items():
             found = measure(images, class_embeddings(student, classes), labelled.labels, wanted)
             metrics |= {f"{name}_{language}": value for name, value in found.values.items()}
-        means = {name: [metrics[f"{name}_{language}"] for language in names] for name in found.values}
+        means = {
+            name: [metrics[f"{name}_{language}"] for language in names] for name in found.values
+        }
         return metrics | {name: statistics.fmean(values) for name, values in means.items()}
 
     return run

@@ -56,7 +56,9 @@ class Encoder:
         """The same model in a space where it can be compared with a teacher, a student or another student of its
         teacher: its teacher's space, or its own if it is the teacher of the other model.
         """
-        if self._taught(other):  # the teacher's own rotation leads away from the space that the student has learned
+        if self._taught(
+            other
+        ):  # the teacher's own rotation leads away from the space that the student has learned
             return self
         encoder = copy.copy(self)
         encoder._unrotated = True
@@ -88,7 +90,9 @@ class Encoder:
             try:
                 return model.encode_images(rows, "image", squash=squashed)
             except ValueError as error:
-                raise ValueError(f"data: {dataset.name} ({dataset.source}), from row {start}: {error}") from error
+                raise ValueError(
+                    f"data: {dataset.name} ({dataset.source}), from row {start}: {error}"
+                ) from error
 
         return self._get((type(dataset), dataset.name, squashed), len(dataset.rows), compute)
 
@@ -102,13 +106,21 @@ class Encoder:
 
     def texts(self, texts: list[str]) -> Tensor:
         """Embeddings of texts, (T, D) float32, L2-normalised."""
-        return self._get(tuple(texts), len(texts), lambda model, start, stop: model.encode_texts(texts[start:stop]))
+        return self._get(
+            tuple(texts),
+            len(texts),
+            lambda model, start, stop: model.encode_texts(texts[start:stop]),
+        )
 
-    def _get(self, key: Hashable, count: int, compute: Callable[[ZeroShotModel, int, int], Tensor]) -> Tensor:
+    def _get(
+        self, key: Hashable, count: int, compute: Callable[[ZeroShotModel, int, int], Tensor]
+    ) -> Tensor:
         if key not in self._computed:
             assert self._model is not None  # all embeddings are computed before the release
             share = -(-count // self.state.num_processes)
-            start = min(self.state.process_index * share, count - 1)  # surplus processes repeat the last embedding
+            start = min(
+                self.state.process_index * share, count - 1
+            )  # surplus processes repeat the last embedding
             own = compute(self._model, start, min(start + share, count))
             if self.state.num_processes > 1:
                 padded = own.new_zeros(share, own.shape[1])

@@ -31,8 +31,14 @@ class _ProcessorNormalize:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         images = [PILImage.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        keep_size = {field: False for field in ("do_resize", "do_center_crop") if hasattr(self.image_processor, field)}
-        return self.image_processor(images, return_tensors="pt", **keep_size)["pixel_values"].to(pixels.device)
+        keep_size = {
+            field: False
+            for field in ("do_resize", "do_center_crop")
+            if hasattr(self.image_processor, field)
+        }
+        return self.image_processor(images, return_tensors="pt", **keep_size)["pixel_values"].to(
+            pixels.device
+        )
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,16 @@ class ImagePreparation:
             ValueError: The input is not square, or neither config nor image processor states its size.
         """
         size = _image_size(config, image_processor, name)
-        stated_by, whole = "the model's statistics, the protocol's resizing", squashes(image_processor)
+        stated_by, whole = (
+            "the model's statistics, the protocol's resizing",
+            squashes(image_processor),
+        )
         by_processor = _ProcessorNormalize(image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
-            probe = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
+            probe = torch.randint(
+                0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator()
+            )
             if torch.allclose(normalize(probe), by_processor(probe), atol=1e-4):
                 return cls(size, normalize, stated_by, whole)
         return cls(size, by_processor, f"the model's own {type(image_processor).__name__}", whole)
@@ -89,7 +100,11 @@ class ImagePreparation:
         squash = self.squashes if squash is None else squash
         image = image if squash else crop_to_aspect(image)
         size, short = self.image_size, min(image.size)
-        resized = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
+        resized = (
+            (size, size)
+            if squash
+            else (int(size * image.width / short), int(size * image.height / short))
+        )
         if resized != image.size:
             image = image.resize(resized, PILImage.Resampling.BICUBIC)
         left, top = (round((edge - size) / 2) for edge in image.size)
@@ -100,7 +115,10 @@ class ImagePreparation:
     def describe(self) -> dict[str, Any]:
         """These settings for `results.json`."""
         described: dict[str, Any] = {"image_size": self.image_size, "interpolation": "bicubic"}
-        described |= {"images_are": "squashed" if self.squashes else "cropped", "stated_by": self.stated_by}
+        described |= {
+            "images_are": "squashed" if self.squashes else "cropped",
+            "stated_by": self.stated_by,
+        }
         if isinstance(self.normalize, Normalize):
             described |= {"mean": list(self.normalize.mean), "std": list(self.normalize.std)}
         return described
@@ -139,14 +157,19 @@ def prepared_batches(
 
     def prepare_rows(numbers: Sequence[int]) -> list[Tensor]:
         cells = images[list(numbers)][column]
-        return [prepare(_open_row(cell, number)) for cell, number in zip(cells, numbers, strict=True)]
+        return [
+            prepare(_open_row(cell, number)) for cell, number in zip(cells, numbers, strict=True)
+        ]
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     ahead: deque[list[Future[list[Tensor]]]] = deque()
     try:
         for start in range(0, len(rows), batch_size):
             numbers = range(start, min(start + batch_size, len(rows)))
-            jobs = [numbers[first : first + IMAGES_PER_JOB] for first in range(0, len(numbers), IMAGES_PER_JOB)]
+            jobs = [
+                numbers[first : first + IMAGES_PER_JOB]
+                for first in range(0, len(numbers), IMAGES_PER_JOB)
+            ]
             ahead.append([pool.submit(prepare_rows, job) for job in jobs])
             if len(ahead) > BATCHES_AHEAD:
                 yield _stack(ahead.popleft())
@@ -164,7 +187,9 @@ def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
 def _open_row(cell: dict | None, row: int) -> PILImage.Image:
     """Decode the image of a row to RGB."""
     if cell is None:
-        raise ValueError(f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row.")
+        raise ValueError(
+            f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row."
+        )
     try:
         return open_image(cell)
     except (OSError, ImageError) as error:

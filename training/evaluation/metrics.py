@@ -31,7 +31,10 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """
     _require_finite(scores)
     own = labels.to(scores.device).long()[:, None]  # (N, 1)
-    columns, label_scores = torch.arange(scores.shape[1], device=scores.device), scores.gather(1, own)
+    columns, label_scores = (
+        torch.arange(scores.shape[1], device=scores.device),
+        scores.gather(1, own),
+    )
     ahead = (scores > label_scores).sum(1) + ((scores == label_scores) & (columns < own)).sum(1)
     return int((ahead < k).sum()) / len(scores)
 
@@ -55,7 +58,9 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
     Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
     """
     _require_finite(scores)
-    present, labels, counts = labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
+    present, labels, counts = (
+        labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
+    )
     predicted = scores[:, present].argmax(1)  # the first of several maxima
     hits = labels[predicted == labels].bincount(minlength=len(present))
     return (hits.double() / counts).mean().item()
@@ -90,14 +95,18 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
         if target.any()
     ]
     if not precisions:
-        raise ValueError("targets: no sample has a label, so precision is undefined. Check the column of labels.")
+        raise ValueError(
+            "targets: no sample has a label, so precision is undefined. Check the column of labels."
+        )
     return torch.stack(precisions).mean().item()
 
 
 def _average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """11-point average precision of one class: scores (N,) and labels (N,) bool to a scalar in float64."""
     scores, order = scores.sort(descending=True)
-    last_of_tie = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)]).nonzero()[:, 0]
+    last_of_tie = torch.cat(
+        [scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)]
+    ).nonzero()[:, 0]
     found = positive[order].cumsum(0)[last_of_tie].double()
     precision = found / (last_of_tie + 1)
     best_from_here = precision.flip(0).cummax(0).values.flip(0)
@@ -131,7 +140,10 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         raise ValueError(
             f"labels: all {len(labels)} are {int(is_positive[0])}, need both 0 and 1. Add samples of the other class."
         )
-    below = torch.searchsorted(negative, positive).sum() + torch.searchsorted(negative, positive, right=True).sum()
+    below = (
+        torch.searchsorted(negative, positive).sum()
+        + torch.searchsorted(negative, positive, right=True).sum()
+    )
     return int(below) / (2 * len(positive) * len(negative))
 
 
@@ -159,7 +171,9 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
     Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
     """
     _require_finite(scores)
-    queries, candidates = pairs.to(scores.device).long().unique(dim=0).unbind(1)  # a repeated pair counts once
+    queries, candidates = (
+        pairs.to(scores.device).long().unique(dim=0).unbind(1)
+    )  # a repeated pair counts once
     own = scores[queries, candidates]
     best = scores.new_zeros(len(scores)).scatter_reduce(0, queries, own, "amax", include_self=False)
     num_correct_as_high = queries[own == best[queries]].bincount(minlength=len(scores))
@@ -180,7 +194,11 @@ def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[fl
     Source: Wilson, JASA 22 (1927).
     """
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    half = (
+        z
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        / (1 + z * z / count)
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

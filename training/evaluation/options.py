@@ -69,8 +69,12 @@ class EvalOptions:
         if not self.model:
             raise ValueError("model: none is given. Name a folder or a Hub id with --model.")
         if not self.output_dir:
-            raise ValueError("output_dir: none is given. Name a folder for the results with --output_dir.")
-        if (self.protocol and self.class_names) or not (self.protocol or self.class_names or self.retrieval):
+            raise ValueError(
+                "output_dir: none is given. Name a folder for the results with --output_dir."
+            )
+        if (self.protocol and self.class_names) or not (
+            self.protocol or self.class_names or self.retrieval
+        ):
             raise ValueError(
                 f"protocol: give either --protocol ({', '.join(PROTOCOLS)}), or --class_names for your own sets, or "
                 "--retrieval alone."
@@ -79,15 +83,26 @@ class EvalOptions:
             names = ("data", "sets", "language", "label_column", "templates")
             self._refuse(names, "applies to labelled sets. Give --protocol or --class_names too.")
         if self.widths != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
-            raise ValueError(f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them.")
+            raise ValueError(
+                f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them."
+            )
         if self.widths and self.text_model:
-            raise ValueError("widths: truncate one model's own embeddings. Leave out --text_model or --widths.")
+            raise ValueError(
+                "widths: truncate one model's own embeddings. Leave out --text_model or --widths."
+            )
         if not self.retrieval:
-            self._refuse(("caption_columns",), "applies to --retrieval NAME=SOURCE, which is not given. Add it.")
+            self._refuse(
+                ("caption_columns",),
+                "applies to --retrieval NAME=SOURCE, which is not given. Add it.",
+            )
         if self.class_names and (self.sets or not self.data):
-            raise ValueError("data: with --class_names, the sets are those given by --data NAME=SOURCE.")
+            raise ValueError(
+                "data: with --class_names, the sets are those given by --data NAME=SOURCE."
+            )
         if self.class_names and self.templates == OURS:
-            raise ValueError("templates: ours belong to the sets of ELEVATER. Give --protocol, or a JSON file.")
+            raise ValueError(
+                "templates: ours belong to the sets of ELEVATER. Give --protocol, or a JSON file."
+            )
         if self.protocol and self.language:
             raise ValueError(
                 f"language: a protocol has its own language; {self.language} applies to --class_names. Choose one of "
@@ -97,6 +112,8 @@ class EvalOptions:
     def _refuse(self, names: Iterable[str], reason: str):
         """Refuse options that differ from their defaults."""
         for option in fields(self):
-            default = option.default if option.default_factory is MISSING else option.default_factory()
+            default = (
+                option.default if option.default_factory is MISSING else option.default_factory()
+            )
             if option.name in names and getattr(self, option.name) != default:
                 raise ValueError(f"{option.name}: {reason}")

@@ -125,11 +125,15 @@ def protocol_tasks(protocols: Sequence[str], sets: Sequence[str], templates: str
 def _make_tasks(options: EvalOptions) -> list[EvalTask]:
     if options.protocol:
         sets = options.sets or ["all" if imagenet_is_installed() else "elevater"]
-        return protocol_tasks(list(dict.fromkeys(options.protocol)), find_sets(sets), options.templates)
+        return protocol_tasks(
+            list(dict.fromkeys(options.protocol)), find_sets(sets), options.templates
+        )
     if not options.class_names:
         return []
     class_names = ClassNames.read(options.class_names, options.language)
-    default = [language for language in LANGUAGES if language in class_names.names] or [class_names.key]
+    default = [language for language in LANGUAGES if language in class_names.names] or [
+        class_names.key
+    ]
     languages = list(dict.fromkeys(options.language or default))
     for language in languages:
         class_names.in_language(language)
@@ -152,7 +156,9 @@ def _find_sources(options: EvalOptions) -> dict[str, Source]:
         if options.class_names and not separator:
             name, location = entry, entry
         elif options.protocol and name not in SETS:
-            raise ValueError(f"data: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE.")
+            raise ValueError(
+                f"data: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE."
+            )
         if not location:
             raise ValueError(f"data: {entry!r} names no source. Give {name}=SOURCE.")
         if name in sources:
@@ -162,7 +168,9 @@ def _find_sources(options: EvalOptions) -> dict[str, Source]:
     return sources
 
 
-def _open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[str, LabelledSet], dict[str, str]]:
+def _open_sets(
+    options: EvalOptions, tasks: Sequence[EvalTask]
+) -> tuple[dict[str, LabelledSet], dict[str, str]]:
     """The available sets, and the reason for each missing one.
 
     Sets that `data` names are loaded first, so that a wrong source is reported before a download.
@@ -172,7 +180,9 @@ def _open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[st
         return {}, {}
     sources = _find_sources(options)
     if unused := sorted(set(sources) - set(class_names)):
-        raise ValueError(f"data: {unused} are not among --sets, {', '.join(class_names)}. Add them there.")
+        raise ValueError(
+            f"data: {unused} are not among --sets, {', '.join(class_names)}. Add them there."
+        )
     without_imagenet = options.protocol and not options.sets and not imagenet_is_installed()
     missing = {IMAGENET: NOT_INSTALLED} if without_imagenet else {}
     sets: dict[str, LabelledSet] = {}
@@ -184,8 +194,12 @@ def _open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[st
         except MissingDataError as error:
             missing[name] = str(error)
     if not sets:
-        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in group_reasons(missing).items())
-        raise ValueError(f"data: none of the sets is available ({reasons}). Give one with --data SET=SOURCE.")
+        reasons = "; ".join(
+            f"{', '.join(names)}: {reason}" for reason, names in group_reasons(missing).items()
+        )
+        raise ValueError(
+            f"data: none of the sets is available ({reasons}). Give one with --data SET=SOURCE."
+        )
     return sets, missing
 
 
@@ -202,7 +216,11 @@ def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
     for entry in options.retrieval:
         name, _, location = entry.partition("=") if "=" in entry else (entry, "", entry)
         if name in retrieval_sets or not (name and location):
-            raise ValueError(f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE.")
+            raise ValueError(
+                f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE."
+            )
         columns = options.image_column, options.caption_columns
-        retrieval_sets[name] = open_retrieval_set(name, location, options.split, *columns, options.allow_paths)
+        retrieval_sets[name] = open_retrieval_set(
+            name, location, options.split, *columns, options.allow_paths
+        )
     return list(retrieval_sets.values())

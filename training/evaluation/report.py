@@ -17,7 +17,9 @@ from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_m
 
 TABLE_FILE = "table.md"
 REPORT_FILES = (RESULTS_FILE, TABLE_FILE, PLOT_FILE)
-TWO_NUMBERS = "Two numbers in a cell, such as 55.0 / 94.0, are the accuracy of top-1 and top-5, in percent."
+TWO_NUMBERS = (
+    "Two numbers in a cell, such as 55.0 / 94.0, are the accuracy of top-1 and top-5, in percent."
+)
 SCORE = "elevater_score"
 MISSING = "missing data"
 
@@ -55,13 +57,23 @@ def elevater_scores(rows: Sequence[Row], plan: EvalPlan) -> list[Row]:
     """
     values, score_rows = _values(rows), []
     for protocol, language in _protocols(plan.tasks):
-        metrics = {task.set: task.metric for task in plan.tasks if task.protocol == protocol and task.set in ELEVATER}
-        complete = [name for name in metrics if name in plan.sets and not plan.sets[name].differences]
+        metrics = {
+            task.set: task.metric
+            for task in plan.tasks
+            if task.protocol == protocol and task.set in ELEVATER
+        }
+        complete = [
+            name for name in metrics if name in plan.sets and not plan.sets[name].differences
+        ]
         if len(complete) < len(ELEVATER):
             continue
         for model in _models(rows):
-            mean = fmean(values[model, name, protocol, language, metrics[name]] for name in complete)
-            score_rows.append(Row(model=model, protocol=protocol, language=language, metric=SCORE, value=mean))
+            mean = fmean(
+                values[model, name, protocol, language, metrics[name]] for name in complete
+            )
+            score_rows.append(
+                Row(model=model, protocol=protocol, language=language, metric=SCORE, value=mean)
+            )
     return score_rows
 
 
@@ -84,11 +96,19 @@ def results_table(rows: Sequence[Row], plan: EvalPlan) -> str:
                 cells.append(MISSING if name in metrics and name not in plan.sets else cell)
             score = values.get((model, None, protocol, language, SCORE))
             cells += [_score_cell(score, metrics, plan.sets)] if with_score else []
-            lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells])
-        same = {row.set: f"{100 * row.value:.1f}" for row in rows if (row.model, row.metric) == (model, AGREEMENT)}
+            lines.append(
+                [model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells]
+            )
+        same = {
+            row.set: f"{100 * row.value:.1f}"
+            for row in rows
+            if (row.model, row.metric) == (model, AGREEMENT)
+        }
         if same:
             cells = [same.get(name, "") for name in columns]
-            lines.append([model, "same prediction in all languages", *cells, *([""] if with_score else [])])
+            lines.append(
+                [model, "same prediction in all languages", *cells, *([""] if with_score else [])]
+            )
     return markdown_table(lines)
 
 
@@ -98,19 +118,35 @@ def _score_cell(score: float | None, metrics: dict[str, str], sets: dict[str, La
         return f"{100 * score:.1f}"
     available = [name for name in metrics if name in ELEVATER and name in sets]
     num_different = sum(bool(sets[name].differences) for name in available)
-    return f"{len(available)} of {len(ELEVATER)}" + (f", {num_different} differ" if num_different else "")
+    return f"{len(available)} of {len(ELEVATER)}" + (
+        f", {num_different} differ" if num_different else ""
+    )
 
 
 def _tasks_table(plan: EvalPlan) -> str:
     """Metric, data, class names and templates of every task, its differences from the protocol, and missing sets."""
-    lines = [["set", "protocol", "metric", "images", "source", "revision", "names", "templates", "differs"]]
+    lines = [
+        [
+            "set",
+            "protocol",
+            "metric",
+            "images",
+            "source",
+            "revision",
+            "names",
+            "templates",
+            "differs",
+        ]
+    ]
     lines.append(["---"] * len(lines[0]))
     for task in plan.available_tasks:
         fields = _describe(task, plan)
         templates = f"{fields['templates']}, {fields['num_templates']}"
         source = " ".join(filter(None, (fields["source"], fields["split"])))
         cells = [task.set, task.title, METRICS[task.metric], f"{fields['images']:,}", source]
-        lines.append([*cells, fields["revision"], fields["names"], templates, "; ".join(fields["differs"])])
+        lines.append(
+            [*cells, fields["revision"], fields["names"], templates, "; ".join(fields["differs"])]
+        )
     reasons = group_reasons(plan.missing)
     notes = [f"{MISSING}: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
     return "\n\n".join([markdown_table(lines), *notes])
@@ -131,7 +167,9 @@ def _describe(task: EvalTask, plan: EvalPlan) -> dict[str, Any]:
         "names": task.names_source,
         "templates": task.templates.source,
         "num_templates": len(task.templates.lines),
-        "images_are": {True: "squashed", False: "cropped", None: "prepared by the model"}[task.squashed],
+        "images_are": {True: "squashed", False: "cropped", None: "prepared by the model"}[
+            task.squashed
+        ],
         "source": labelled and labelled.source,
         "split": labelled and labelled.split,
         "revision": labelled and (labelled.revision or labelled.version),

@@ -64,12 +64,19 @@ class RetrievalSet:
 
     def describe(self) -> dict[str, Any]:
         """Facts about the set for `results.json`."""
-        content = repr((self.digest, self.captions, {each: pairs.tolist() for each, pairs in self.pairs.items()}))
+        content = repr(
+            (
+                self.digest,
+                self.captions,
+                {each: pairs.tolist() for each, pairs in self.pairs.items()},
+            )
+        )
         return {
             "set": self.name,
             "source": self.source,
             "split": self.split,
-            "revision": self.revision or hashlib.blake2b(content.encode(), digest_size=16).hexdigest(),
+            "revision": self.revision
+            or hashlib.blake2b(content.encode(), digest_size=16).hexdigest(),
             "images": len(self.rows),
             "captions": {language: len(texts) for language, texts in self.captions.items()},
             "unusable_captions": self.unusable,
@@ -106,9 +113,13 @@ def open_retrieval_set(
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location
-        loaded = LoadedRows(load_source(location, split, field="retrieval"), location, split if has_splits else None)
+        loaded = LoadedRows(
+            load_source(location, split, field="retrieval"), location, split if has_splits else None
+        )
     column_names = loaded.rows.column_names
-    columns = caption_columns or {language: language for language in LANGUAGES if language in column_names}
+    columns = caption_columns or {
+        language: language for language in LANGUAGES if language in column_names
+    }
     context = f"{name} ({location})"
     if not columns:
         raise ValueError(
@@ -117,8 +128,12 @@ def open_retrieval_set(
         )
     needed = [image, *columns.values()]
     rows = require_columns(loaded.rows, needed, context, "Name the right one.", field="retrieval")
-    rows = require_allowed(rows, image, rules_for(loaded.location, allow_paths), context, "retrieval")
-    return make_retrieval_set(name, rows, columns, image, loaded.location, loaded.split, loaded.revision)
+    rows = require_allowed(
+        rows, image, rules_for(loaded.location, allow_paths), context, "retrieval"
+    )
+    return make_retrieval_set(
+        name, rows, columns, image, loaded.location, loaded.split, loaded.revision
+    )
 
 
 def make_retrieval_set(
@@ -148,18 +163,28 @@ def make_retrieval_set(
     captions, pairs, unusable = {}, {}, {}
     for language, column in caption_columns.items():
         cells = [usable_captions(cell) for cell in rows[column]]
-        found = [(image, text) for image, (texts, _) in zip(image_numbers, cells, strict=True) for text in texts]
+        found = [
+            (image, text)
+            for image, (texts, _) in zip(image_numbers, cells, strict=True)
+            for text in texts
+        ]
         found = list(dict.fromkeys(found))  # a caption that an image has twice counts once
         if left_out := sum(cause not in EXPECTED_CAUSES for _, causes in cells for cause in causes):
             unusable[language] = left_out
         if not found:
-            raise ValueError(f"retrieval: {name} has no {language} caption in column {column!r}. Name the right one.")
+            raise ValueError(
+                f"retrieval: {name} has no {language} caption in column {column!r}. Name the right one."
+            )
         captions[language] = [text for _, text in found]
         pairs[language] = torch.tensor([(image, number) for number, (image, _) in enumerate(found)])
-    return RetrievalSet(name, images.select(first_rows), captions, pairs, source, split, revision, unusable)
+    return RetrievalSet(
+        name, images.select(first_rows), captions, pairs, source, split, revision, unusable
+    )
 
 
-def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, max_similarities: int = MAX_SIMILARITIES) -> Tensor:
+def ranks(
+    queries: Tensor, candidates: Tensor, pairs: Tensor, max_similarities: int = MAX_SIMILARITIES
+) -> Tensor:
     """Rank of the best correct candidate of each query, without the whole matrix of similarities in memory.
 
     Args:
@@ -224,7 +249,12 @@ def score(
         "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
         "text_to_image": (found_images, len(images), image_of_text),
     }
-    fields: dict[str, Any] = {"model": model, "stage": stage, "set": retrieval_set.name, "protocol": PROTOCOL}
+    fields: dict[str, Any] = {
+        "model": model,
+        "stage": stage,
+        "set": retrieval_set.name,
+        "protocol": PROTOCOL,
+    }
     fields |= {"language": language, "seed": seed}
     for direction, (found, num_candidates, groups) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
@@ -245,7 +275,9 @@ def measure(
     """Encode a set with a model, and `score` it in every language. `name` is the model name in the rows."""
     images, rows = model.encode_images(retrieval_set.rows), list[Row]()
     for language, captions in retrieval_set.captions.items():
-        rows += score(retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed)
+        rows += score(
+            retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed
+        )
     return rows
 
 
@@ -256,14 +288,19 @@ def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet])
     header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
     lines = [header, ["---"] * len(header)]
     for key in dict.fromkeys((row.model, row.set, row.language) for row in found):
-        values = {row.metric: row.value for row in found if (row.model, row.set, row.language) == key}
+        values = {
+            row.metric: row.value for row in found if (row.model, row.set, row.language) == key
+        }
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
         lines.append([*map(str, key), *cells])
     parts = [markdown_table(lines)]
     for each in retrieval_sets:
-        counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in each.captions.items())
+        counts = ", ".join(
+            f"{len(texts):,} {language} captions" for language, texts in each.captions.items()
+        )
         counts += "".join(
-            f", {count:,} {language} without letters left out" for language, count in each.unusable.items()
+            f", {count:,} {language} without letters left out"
+            for language, count in each.unusable.items()
         )
         source = " ".join(filter(None, (each.source, each.split)))
         parts.append(f"{each.name}: {source}, {len(each.rows):,} images, {counts}")

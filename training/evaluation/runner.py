@@ -10,7 +10,13 @@ import torch
 from accelerate import PartialState
 from datasets import Features, List, Value
 
-from training.evaluation.classify import Measurement, joint_name, measure, require_equal_widths, task_metrics
+from training.evaluation.classify import (
+    Measurement,
+    joint_name,
+    measure,
+    require_equal_widths,
+    task_metrics,
+)
 from training.evaluation.encoder import Encoder
 from training.evaluation.plan import EvalPlan, EvalTask
 from training.evaluation.retrieval import score
@@ -103,7 +109,11 @@ class Runner:
         for task in self.plan.available_tasks:
             encoder.images(self.plan.sets[task.set], task.squashed)
             encoder.classes(task.candidates, task.templates)
-            texts = [template.format(name) for name in task.candidates for template in task.templates.lines]
+            texts = [
+                template.format(name)
+                for name in task.candidates
+                for template in task.templates.lines
+            ]
             cut[f"{task.set}, {task.title}"] = model.count_truncated(texts)
         for retrieval_set in self.plan.retrieval_sets:
             encoder.images(retrieval_set)
@@ -111,7 +121,9 @@ class Runner:
                 encoder.texts(captions)
                 cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
         description = {"name": name, "weights": weights_fingerprint(model.model)} | model.describe()
-        outcome.models.append(description | {"texts_cut": {key: count for key, count in cut.items() if count}})
+        outcome.models.append(
+            description | {"texts_cut": {key: count for key, count in cut.items() if count}}
+        )
         encoder.release()
         del model
         gc.collect()  # before the next model is loaded: two large models may not fit in memory together
@@ -128,13 +140,25 @@ class Runner:
         for task in self.plan.available_tasks:
             measurement = self._measure_task(task, image_encoder, text_encoder)
             by_set.setdefault(task.set, {})[task.language] = measurement
-            rows += measurement.rows(model=name, set=task.set, protocol=task.protocol, language=task.language)
+            rows += measurement.rows(
+                model=name, set=task.set, protocol=task.protocol, language=task.language
+            )
         for each, measured in by_set.items():
             if len(measured) > 1:
-                predictions = torch.stack([measurement.predictions for measurement in measured.values()], 1)
+                predictions = torch.stack(
+                    [measurement.predictions for measurement in measured.values()], 1
+                )
                 # in memory: a file on disk would take longer than the measurement
                 value = Agreement(keep_in_memory=True).compute(predictions=predictions)[AGREEMENT]
-                rows.append(Row(model=name, set=each, language=", ".join(measured), metric=AGREEMENT, value=value))
+                rows.append(
+                    Row(
+                        model=name,
+                        set=each,
+                        language=", ".join(measured),
+                        metric=AGREEMENT,
+                        value=value,
+                    )
+                )
         for retrieval_set in self.plan.retrieval_sets:
             for language, captions in retrieval_set.captions.items():
                 images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
@@ -142,12 +166,16 @@ class Runner:
                 rows += score(retrieval_set, language, images, texts, name)
         return rows
 
-    def _measure_task(self, task: EvalTask, image_encoder: Encoder, text_encoder: Encoder) -> Measurement:
+    def _measure_task(
+        self, task: EvalTask, image_encoder: Encoder, text_encoder: Encoder
+    ) -> Measurement:
         labelled = self.plan.sets[task.set]
         images = image_encoder.images(labelled, task.squashed)
         classes = text_encoder.classes(task.candidates, task.templates)
         require_equal_widths(image_encoder.name, images, text_encoder.name, classes)
         try:
-            return measure(images, classes, labelled.labels, task_metrics(labelled.labels, task.metric))
+            return measure(
+                images, classes, labelled.labels, task_metrics(labelled.labels, task.metric)
+            )
         except ValueError as error:
             raise ValueError(f"data: {task.set}: {error}") from error

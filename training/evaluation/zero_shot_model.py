@@ -74,12 +74,19 @@ class ZeroShotModel:
         try:
             commit = find_commit(name, revision)
             read_config("model", name, commit)
-            fields: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
-            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, **REPORTED, **fields)
+            fields: dict[str, Any] = {
+                "trust_remote_code": trust_remote_code,
+                "revision": commit or "main",
+            }
+            model, report = AutoModel.from_pretrained(
+                name, dtype=torch.float32, **REPORTED, **fields
+            )
             processor = _load_processor(name, **fields)
             check_vocabulary("model", name, processor.tokenizer, model.config)
         except OSError as error:
-            raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
+            raise ValueError(
+                f"model: {name!r} is neither a model folder nor on the Hub. ({error})"
+            ) from error
         except ValueError as error:
             if str(error).startswith("model: "):
                 raise
@@ -95,7 +102,12 @@ class ZeroShotModel:
                     f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
         parameters = {key for key, _ in model.named_parameters()}
-        check_complete("model", name, type(model), report | {"missing_keys": parameters & report["missing_keys"]})
+        check_complete(
+            "model",
+            name,
+            type(model),
+            report | {"missing_keys": parameters & report["missing_keys"]},
+        )
         # the fastest layout for convolutions
         loaded = cls(model.eval().to(memory_format=torch.channels_last), processor, name, commit)
         loaded.describe()  # raises now if the model does not state how its input is prepared
@@ -114,7 +126,9 @@ class ZeroShotModel:
     @cached_property
     def texts(self) -> TextPreparation:
         """How texts are tokenized."""
-        return _find_text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
+        return _find_text_preparation(
+            self.model.config, self.processor.tokenizer, self.processor, self.name
+        )
 
     @cached_property
     def images(self) -> ImagePreparation:
@@ -154,14 +168,18 @@ class ZeroShotModel:
         if self.family is None:
             return self._normalized(self.model.get_text_features(**on_device), "text")
         mask = on_device.get("attention_mask")
-        return self._normalized(self.family.text_outputs(self.model, on_device["input_ids"], mask), "text")
+        return self._normalized(
+            self.family.text_outputs(self.model, on_device["input_ids"], mask), "text"
+        )
 
     @torch.inference_mode()
     def embed_images(self, pixel_values: Tensor) -> Tensor:
         """Encode images normalized with the model's statistics, (B, 3, S, S), to (B, D) float32, L2-normalized."""
         pixel_values = pixel_values.to(self.model.device)
         if self.family is None:
-            return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "image")
+            return self._normalized(
+                self.model.get_image_features(pixel_values=pixel_values), "image"
+            )
         return self._normalized(self.family.image_outputs(self.model, pixel_values), "image")
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
@@ -177,17 +195,23 @@ class ZeroShotModel:
             (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
         """
         num_cut = 0
-        with tqdm(total=-(-len(texts) // batch_size), desc="texts", unit="batch", leave=False) as progress:
+        with tqdm(
+            total=-(-len(texts) // batch_size), desc="texts", unit="batch", leave=False
+        ) as progress:
 
             def encode(indices: Tensor) -> tuple[Tensor]:
                 nonlocal num_cut
-                tokens, cut = self.texts.tokenize(self.processor.tokenizer, [texts[n] for n in indices.tolist()])
+                tokens, cut = self.texts.tokenize(
+                    self.processor.tokenizer, [texts[n] for n in indices.tolist()]
+                )
                 num_cut += cut
                 embeddings = self.embed_texts(tokens).cpu()
                 progress.update()
                 return (embeddings,)
 
-            (embeddings,) = encode_by_length(torch.tensor([len(text) for text in texts]), batch_size, encode)
+            (embeddings,) = encode_by_length(
+                torch.tensor([len(text) for text in texts]), batch_size, encode
+            )
         if num_cut:
             cut = "%s: %d of %d texts are longer than %d tokens and were cut"
             log.warning(cut, self.name, num_cut, len(texts), self.texts.max_length)
@@ -213,7 +237,9 @@ class ZeroShotModel:
         """
         embeddings, done = torch.empty(0), 0
         with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
-            for images in prepared_batches(rows, column, batch_size, lambda image: self.images.fit(image, squash)):
+            for images in prepared_batches(
+                rows, column, batch_size, lambda image: self.images.fit(image, squash)
+            ):
                 batch = self.embed_images(self.images.normalize(images.to(self.model.device))).cpu()
                 embeddings = batch.new_empty(len(rows), batch.shape[1]) if done == 0 else embeddings
                 embeddings[done : done + len(batch)] = batch
@@ -226,7 +252,9 @@ class ZeroShotModel:
         features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
         if not isinstance(features, Tensor) or features.ndim != 2:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
-            raise ValueError(f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D).")
+            raise ValueError(
+                f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D)."
+            )
         return F.normalize(features.float(), dim=-1)
 
 
@@ -255,7 +283,9 @@ def _find_text_preparation(
         stated = family.max_text_length(config)
     else:
         stated = getattr(config, "max_text_length", None) or VERY_LARGE_INTEGER
-        if stated == VERY_LARGE_INTEGER and isinstance(getattr(config, "text_config", None), PreTrainedConfig):
+        if stated == VERY_LARGE_INTEGER and isinstance(
+            getattr(config, "text_config", None), PreTrainedConfig
+        ):
             stated = num_positions(config)
     length = min(stated, tokenizer.model_max_length, VERY_LARGE_INTEGER)
     preparation = family.prepare_texts(tokenizer) if family is not None else None

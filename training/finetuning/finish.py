@@ -34,7 +34,9 @@ from training.utils.results import Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
 WEIGHTS = tuple(0.15 * number for number in range(1, 7))  # at 1, recall on photographs fell further
-TEXT_SHARE = 0.7  # of these weights for the text tower, whose change costs photographs more than it gains
+TEXT_SHARE = (
+    0.7  # of these weights for the text tower, whose change costs photographs more than it gains
+)
 TOLERANCE = 1e-9  # of a comparison of numbers of queries
 
 
@@ -96,10 +98,17 @@ class Outcome:
 
     def table(self) -> str:
         """Accuracy before and after in percent, as Markdown."""
-        lines = [["set", "language", "metric", "before", "after", "95 % interval"], ["---"] * 3 + ["---:"] * 3]
+        lines = [
+            ["set", "language", "metric", "before", "after", "95 % interval"],
+            ["---"] * 3 + ["---:"] * 3,
+        ]
         for before, after in zip(self.before, self.after, strict=True):
             low, high = after.interval or (after.value, after.value)
-            numbers = [_percent(before.value), _percent(after.value), f"{_percent(low)} to {_percent(high)}"]
+            numbers = [
+                _percent(before.value),
+                _percent(after.value),
+                f"{_percent(low)} to {_percent(high)}",
+            ]
             names = [str(after.set), str(after.language), after.metric.replace("_", " ")]
             lines.append([*names, *numbers])
         return markdown_table(lines)
@@ -108,7 +117,11 @@ class Outcome:
         """Sentences about the chosen point, about the largest loss, and about what the sets cannot show."""
         rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points beyond chance"
         name, loss = self.worst()
-        fell = f"{_percent(loss)} points, {name} ({self.queries[name]} queries)" if loss > 0 else "none measured"
+        fell = (
+            f"{_percent(loss)} points, {name} ({self.queries[name]} queries)"
+            if loss > 0
+            else "none measured"
+        )
         chosen = (
             f"The finished model is the starting model plus {self.chosen.weight:.2f} of the change in training "
             f"({TEXT_SHARE * self.chosen.weight:.2f} in the text tower). It is the best point on the validation split "
@@ -122,7 +135,9 @@ class Outcome:
         return " ".join([chosen, *self.notes])
 
 
-def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+def interpolate(
+    start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float
+) -> dict[str, Tensor]:
     """Interpolate the weights of two models; the text tower moves `TEXT_SHARE` as far. Integers are the end's.
 
     Args:
@@ -132,7 +147,9 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: 
     """
     shares = {name: TEXT_SHARE if name.startswith("text_") else 1.0 for name in end}
     return {
-        name: start[name].lerp(tensor, shares[name] * weight) if tensor.is_floating_point() else tensor
+        name: start[name].lerp(tensor, shares[name] * weight)
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in end.items()
     }
 
@@ -153,12 +170,20 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
         lost = max(0.0, start[name] - value) * queries[name]
         return lost - math.sqrt(lost) <= max_loss * queries[name] + TOLERANCE
 
-    kept = [point for point in points if all(keeps(name, value) for name, value in point.general.items())]
+    kept = [
+        point
+        for point in points
+        if all(keeps(name, value) for name, value in point.general.items())
+    ]
     return max(kept, key=lambda point: (point.validation, -point.weight))
 
 
 def finish(
-    options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start
+    options: FinetuneOptions,
+    prepared: Prepared,
+    recipe: AlignRecipe,
+    measurer: Measurer,
+    start: Start,
 ) -> Outcome:
     """Choose a point between the starting model and the end of training, and write it with its report."""
     model, processor = load_student(recipe.output_dir)
@@ -170,14 +195,23 @@ def finish(
         rows, embeddings = measurer.measure(model, FINETUNED)
         points.append(Point(weight, mean_of(rows, VALIDATION), kept_values(rows)))
         measured.append((rows, embeddings))
-    queries = {name_of(row): measurer.num_queries(row) for row in start.rows if name_of(row) in points[0].general}
+    queries = {
+        name_of(row): measurer.num_queries(row)
+        for row in start.rows
+        if name_of(row) in points[0].general
+    }
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]
-    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(options, measurer, queries))
+    outcome = Outcome(
+        start.rows, after, points, chosen, queries, _notes(options, measurer, queries)
+    )
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
     output_dir = Path(options.output_dir)
     final = partial(
-        save_model, student=model, processor=processor, recipe=replace(recipe, output_dir=options.output_dir)
+        save_model,
+        student=model,
+        processor=processor,
+        recipe=replace(recipe, output_dir=options.output_dir),
     )
     save_final(output_dir, final)
     name, loss = outcome.worst()
@@ -199,7 +233,12 @@ def finish(
             ),
         },
     }
-    meta = make_meta(options.data, options.seed, command_of("python training/finetune.py", options), finetune=facts)
+    meta = make_meta(
+        options.data,
+        options.seed,
+        command_of("python training/finetune.py", options),
+        finetune=facts,
+    )
     results = Results(meta, [*outcome.before, *outcome.after])
     results.write(output_dir)
     results.plot(output_dir)
@@ -220,9 +259,13 @@ def _notes(options: FinetuneOptions, measurer: Measurer, queries: Mapping[str, i
     ]
     if any(each.is_merged for each in measurer.sets):
         notes.append("Merged: a caption of several images is one text, which all of them match.")
-    trained_on = {Path(source).name for run in read_runs(Path(options.model)) for source in run.sources}
+    trained_on = {
+        Path(source).name for run in read_runs(Path(options.model)) for source in run.sources
+    }
     if options.general_data is not None and Path(options.general_data).name in trained_on:
-        notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")
+        notes.append(
+            f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more."
+        )
     return notes
 
 

@@ -60,7 +60,12 @@ class CaptionedImages:
 
     @classmethod
     def of(
-        cls, name: str, rows: Dataset, languages: Sequence[str], training: Dataset | None = None, views: int = 1
+        cls,
+        name: str,
+        rows: Dataset,
+        languages: Sequence[str],
+        training: Dataset | None = None,
+        views: int = 1,
     ) -> "CaptionedImages":
         """Open rows with the column `image` and one of lists of captions for each language.
 
@@ -77,7 +82,9 @@ class CaptionedImages:
         columns = {language: language for language in languages if any(rows[language])}
         parts = [] if training is None else [training, rows]
         names = {
-            language: sorted({text for part in parts for cell in part[language] for text in cell or []})
+            language: sorted(
+                {text for part in parts for cell in part[language] for text in cell or []}
+            )
             for language in (columns if parts else ())
         }
         found = make_retrieval_set(name, rows, columns, "image", name)
@@ -93,11 +100,15 @@ class CaptionedImages:
     @property
     def is_merged(self) -> bool:
         """Whether a caption has several images. Recall then has a name of its own."""
-        return not self.names and any(len(pairs) > len(pairs[:, 1].unique()) for pairs in self.pairs.pairs.values())
+        return not self.names and any(
+            len(pairs) > len(pairs[:, 1].unique()) for pairs in self.pairs.pairs.values()
+        )
 
     def encode(self, model: ZeroShotModel) -> Embeddings:
         """Encode the images and the captions."""
-        captions = {language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()}
+        captions = {
+            language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()
+        }
         return Embeddings(model.encode_images(self.pairs.rows), captions)
 
     def score(self, model: ZeroShotModel, embeddings: Embeddings) -> list[Row]:
@@ -117,15 +128,22 @@ class CaptionedImages:
         names, captions = self.names[language], self.pairs.captions[language]
         numbers = {name: number for number, name in enumerate(names)}
         labels = torch.zeros(len(images), len(names), dtype=torch.int8)
-        for image, caption in self.pairs.pairs[language].tolist():  # an image may have several labels
+        for image, caption in self.pairs.pairs[
+            language
+        ].tolist():  # an image may have several labels
             labels[image, numbers[captions[caption]]] = 1
         labelled = labels.any(1)
         metrics = ["top1"]  # correct if it is one of them
         if (labels.sum(1) <= 1).all():
             labels, metrics = labels.argmax(1), ["top1", "top5"]
-        measured = measure(images[labelled], class_embeddings(model, names), labels[labelled], metrics)
+        measured = measure(
+            images[labelled], class_embeddings(model, names), labels[labelled], metrics
+        )
         rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
-        return [replace(row, interval=wilson_interval(row.value, int(labelled.sum()) // self.views)) for row in rows]
+        return [
+            replace(row, interval=wilson_interval(row.value, int(labelled.sum()) // self.views))
+            for row in rows
+        ]
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
@@ -156,7 +174,9 @@ class Measurer:
     ):
         self.processor, self.device, self.seed = processor, device, seed
         photos = load_held_out()
-        languages = [language for language in model.config.languages if language in photos.column_names]
+        languages = [
+            language for language in model.config.languages if language in photos.column_names
+        ]
         self.sets = [
             self._open(VALIDATION, prepared),
             CaptionedImages.of(HELD_OUT, photos, languages, training=photos, views=NUM_VIEWS),
@@ -167,7 +187,9 @@ class Measurer:
 
     def _open(self, name: str, prepared: Prepared) -> CaptionedImages:
         training = load_source(str(prepared.training)) if prepared.are_labels else None
-        return CaptionedImages.of(name, load_source(str(prepared.validation)), prepared.languages, training)
+        return CaptionedImages.of(
+            name, load_source(str(prepared.validation)), prepared.languages, training
+        )
 
     def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], Embeddings]:
         """Measure a model on all sets.
@@ -204,7 +226,12 @@ def general_rows(model: ZeroShotModel, general: GeneralPairs) -> list[Row]:
         (general.languages[1], second, first),
     ):
         recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        fields: dict[str, Any] = {"model": MODEL, "set": GENERAL, "protocol": "text to text", "language": language}
+        fields: dict[str, Any] = {
+            "model": MODEL,
+            "set": GENERAL,
+            "protocol": "text to text",
+            "language": language,
+        }
         interval = wilson_interval(recall, len(first))
         rows.append(Row(metric="text_to_text_R@1", value=recall, interval=interval, **fields))
     return rows
@@ -232,4 +259,6 @@ def name_of(row: Row) -> str:
 
 def mean_cosine(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
     """Mean cosine of the embeddings of two models, each (N, D), L2-normalized."""
-    return float(torch.cat([(one * other).sum(-1) for one, other in zip(start, end, strict=True)]).mean())
+    return float(
+        torch.cat([(one * other).sum(-1) for one, other in zip(start, end, strict=True)]).mean()
+    )

@@ -70,11 +70,15 @@ class FinetuneOptions:
                 f"validation_share: must be above 0 and below 1, got {self.validation_share}. Set one such as 0.15."
             )
         if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}. Leave it out for the default.")
+            raise ValueError(
+                f"max_steps: must be at least 1, got {self.max_steps}. Leave it out for the default."
+            )
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(
                 f"batch_size: is {self.batch_size}, but the pairs of a batch are compared with each other. Set at "
                 "least 2."
             )
         if self.caption_columns is not None and not self.caption_columns:
-            raise ValueError("caption_columns: is empty. Name a column, such as --caption_columns.zh TITLE.")
+            raise ValueError(
+                "caption_columns: is empty. Name a column, such as --caption_columns.zh TITLE."
+            )

@@ -22,7 +22,11 @@ NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
 def make_recipe(
-    options: FinetuneOptions, prepared: Prepared, general: Prepared | None, model: DCCLIPModel, num_processes: int = 1
+    options: FinetuneOptions,
+    prepared: Prepared,
+    general: Prepared | None,
+    model: DCCLIPModel,
+    num_processes: int = 1,
 ) -> AlignRecipe:
     """Choose steps, batch size and frozen layers, unless the options state them.
 

@@ -25,7 +25,12 @@ from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_ce
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.sources import Opened, find_image, open_data
 from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
-from training.prepare.duplicates import MAX_COLOUR_DISTANCE, MAX_IMAGE_DISTANCE, ExaminedImage, examine_image
+from training.prepare.duplicates import (
+    MAX_COLOUR_DISTANCE,
+    MAX_IMAGE_DISTANCE,
+    ExaminedImage,
+    examine_image,
+)
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write, read_mapping, write_text
 from training.utils.rng import keyed_uniform
@@ -43,7 +48,9 @@ IMAGES_AT_ONCE = 256
 MAX_COSINE = 0.9
 MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
 DEFAULT_SHARE = 0.15
-Embed = Callable[[Dataset], np.ndarray]  # rows with a column `image` to embeddings, (N, D) float32, L2-normalized
+Embed = Callable[
+    [Dataset], np.ndarray
+]  # rows with a column `image` to embeddings, (N, D) float32, L2-normalized
 
 
 @dataclass(frozen=True)
@@ -87,15 +94,22 @@ class Prepared:
         """
         kinds = {"num_training": int, "num_validation": int, "are_labels": bool, "found": str}
         summary = read_mapping(folder / SUMMARY_FILE, "resume", languages=list, notes=list, **kinds)
-        return cls(folder, **{each.name: summary[each.name] for each in fields(cls) if each.name != "folder"})
+        return cls(
+            folder,
+            **{each.name: summary[each.name] for each in fields(cls) if each.name != "folder"},
+        )
 
     def save(self):
         """Write the summary to the folder."""
         summary = {name: value for name, value in asdict(self).items() if name != "folder"}
-        write_text(self.folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            self.folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        )
 
     def __str__(self) -> str:
-        images = f"{self.num_training:,} images for training, {self.num_validation:,} for validation"
+        images = (
+            f"{self.num_training:,} images for training, {self.num_validation:,} for validation"
+        )
         return "\n".join([self.found, images, *self.notes])
 
 
@@ -104,7 +118,9 @@ class _Pairs:
     """Usable images with their captions, hashes and color thumbnails, and the rows that were left out."""
 
     rows: list[int] = field(default_factory=list)  # of the user's data
-    paths: list[str | None] = field(default_factory=list)  # absolute; None for images that the data hold
+    paths: list[str | None] = field(
+        default_factory=list
+    )  # absolute; None for images that the data hold
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     hashes: list[int] = field(default_factory=list)
     colours: list[np.ndarray] = field(default_factory=list)
@@ -112,7 +128,9 @@ class _Pairs:
     num_merged: int = 0  # rows whose image is a copy of an earlier one
 
 
-def prepare_general(options: FinetuneOptions, folder: Path, embed: Embed | None = None) -> Prepared | None:
+def prepare_general(
+    options: FinetuneOptions, folder: Path, embed: Embed | None = None
+) -> Prepared | None:
     """Read the images of `general_data` and write their two splits into a folder in `folder`; None without them.
 
     Without captions, all are for training. Other options of `data` do not apply.
@@ -122,7 +140,12 @@ def prepare_general(options: FinetuneOptions, folder: Path, embed: Embed | None 
     """
     if options.general_data is None:
         return None
-    own: dict[str, Any] = {"image_column": None, "caption_columns": None, "subset": None, "validation_share": None}
+    own: dict[str, Any] = {
+        "image_column": None,
+        "caption_columns": None,
+        "subset": None,
+        "validation_share": None,
+    }
     general = replace(options, data=options.general_data, split="train", **own)
     try:
         return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, embed=embed)
@@ -152,7 +175,9 @@ def prepare(
             different images. `output_dir` then lists the rows that were left out.
     """
     opened = open_data(options.data, options.split, options.subset, needs_captions)
-    columns = find_columns(opened.rows, options.image_column, options.caption_columns, needs_captions)
+    columns = find_columns(
+        opened.rows, options.image_column, options.caption_columns, needs_captions
+    )
     rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
     rules = CellRules(options.allow_paths or opened.roots is None, opened.roots or ())
     pairs = _read_pairs(replace(opened, rows=rows), columns, rules, needs_captions)
@@ -164,7 +189,9 @@ def prepare(
         if languages:
             embeddings = None
             if embed is not None:
-                _write_rows(everything := folder / "all.parquet", images, pairs, training.tolist(), [])
+                _write_rows(
+                    everything := folder / "all.parquet", images, pairs, training.tolist(), []
+                )
                 embeddings = embed(load_source(str(everything)))
                 everything.unlink()
             training, validation = _split(options, pairs, embeddings)
@@ -180,9 +207,13 @@ def prepare(
     texts = {text for captions in pairs.captions for found in captions.values() for text in found}
     if tokens is not None and (count := tokens.count_truncated(sorted(texts))):
         limit = tokens.max_text_length
-        notes.append(f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there.")
+        notes.append(
+            f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there."
+        )
     found = f"{opened.form}, {columns.describe()}"
-    prepared = Prepared(folder, languages, len(training), len(validation), columns.are_labels, found, notes)
+    prepared = Prepared(
+        folder, languages, len(training), len(validation), columns.are_labels, found, notes
+    )
     prepared.save()
     return prepared
 
@@ -196,13 +227,22 @@ def same_splits(first: Path, second: Path) -> bool:
     return files[0] == files[1]
 
 
-def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool) -> list[str]:
+def _languages(
+    options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool
+) -> list[str]:
     """Languages of the captions; refuses data in which nothing can be told apart."""
     if not pairs.rows:
         is_missing = any(cause == FILE_MISSING for _, _, cause in pairs.skipped)
-        advice = " Write the paths relative to the folder of the file that names them." if is_missing else ""
+        advice = (
+            " Write the paths relative to the folder of the file that names them."
+            if is_missing
+            else ""
+        )
         raise ValueError(f"data: no row of {options.data!r} can be used.{advice}")
-    texts = {language: {text for each in pairs.captions for text in each.get(language, [])} for language in LANGUAGES}
+    texts = {
+        language: {text for each in pairs.captions for text in each.get(language, [])}
+        for language in LANGUAGES
+    }
     for language, found in texts.items():
         if needs_captions and len(found) == 1:
             kind = "one class only" if columns.are_labels else "the same caption for every image"
@@ -270,7 +310,12 @@ def _examined(
             try:
                 cell = {"bytes": found.read_bytes(), "path": None}
             except OSError as error:
-                return name, None, b"", ExaminedImage(f"image file cannot be read ({error.strerror})")
+                return (
+                    name,
+                    None,
+                    b"",
+                    ExaminedImage(f"image file cannot be read ({error.strerror})"),
+                )
         return name, path, hashlib.blake2b(encoded_bytes(cell)).digest(), examine_image(cell)
 
     with ThreadPoolExecutor() as pool:
@@ -278,10 +323,14 @@ def _examined(
             yield from pool.map(examine, rows[start : start + IMAGES_AT_ONCE][column])
 
 
-def _split(options: FinetuneOptions, pairs: _Pairs, embeddings: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _split(
+    options: FinetuneOptions, pairs: _Pairs, embeddings: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the validation images; one without a caption is for training."""
     hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
-    training, validation = split_images(hashes, colours, options.validation_share, options.seed, embeddings)
+    training, validation = split_images(
+        hashes, colours, options.validation_share, options.seed, embeddings
+    )
     has_captions = np.array(list(map(bool, pairs.captions)))
     bare = validation[~has_captions[validation]]
     return np.sort(np.concatenate([training, bare])), validation[has_captions[validation]]
@@ -325,7 +374,9 @@ def split_images(
         members = _group(hashes, colours, decides)
         sizes = np.bincount(members)
         is_chosen, num_chosen = np.zeros(len(sizes), bool), 0
-        for group in np.argsort(keyed_uniform(seed, np.arange(len(sizes)), num=1)[:, 0], kind="stable").tolist():
+        for group in np.argsort(
+            keyed_uniform(seed, np.arange(len(sizes)), num=1)[:, 0], kind="stable"
+        ).tolist():
             if num_chosen + sizes[group] <= wanted:
                 is_chosen[group] = True
                 num_chosen += sizes[group]
@@ -348,8 +399,14 @@ def _group(hashes: np.ndarray, colours: np.ndarray, embeddings: np.ndarray | Non
     for start in range(0, len(hashes), IMAGES_AT_ONCE):
         part = slice(start, start + IMAGES_AT_ONCE)
         one, other = np.nonzero(np.bitwise_count(hashes[part, None] ^ hashes) <= MAX_IMAGE_DISTANCE)
-        alike = np.abs(colours[part][one].astype(np.int16) - colours[other]).mean(1) <= MAX_COLOUR_DISTANCE
-        edges = [(numbers, np.unique(members, return_index=True)[1][members]), (start + one[alike], other[alike])]
+        alike = (
+            np.abs(colours[part][one].astype(np.int16) - colours[other]).mean(1)
+            <= MAX_COLOUR_DISTANCE
+        )
+        edges = [
+            (numbers, np.unique(members, return_index=True)[1][members]),
+            (start + one[alike], other[alike]),
+        ]
         if embeddings is not None:
             one, other = np.nonzero(embeddings[part] @ embeddings.T > MAX_COSINE)
             edges.append((start + one, other))
@@ -364,13 +421,17 @@ def _describe(pairs: _Pairs, listing: str) -> list[str]:
     causes = Counter(cause for _, _, cause in pairs.skipped)
     notes = []
     for cause, count in causes.most_common():
-        names = [name or f"row {row}" for row, name, other in pairs.skipped if other == cause][:MAX_NAMED]
+        names = [name or f"row {row}" for row, name, other in pairs.skipped if other == cause][
+            :MAX_NAMED
+        ]
         more = ", ..." if count > MAX_NAMED else ""
         notes.append(f"{count} rows left out, {cause}: {', '.join(names)}{more}.")
     if notes:
         notes.append(f"All of them are listed in {listing}.")
     if pairs.num_merged:
-        notes.append(f"{pairs.num_merged} rows with a copy of an earlier image were merged with it.")
+        notes.append(
+            f"{pairs.num_merged} rows with a copy of an earlier image were merged with it."
+        )
     return notes
 
 
@@ -380,15 +441,23 @@ def _write_skipped(path: Path, skipped: list[tuple[int, str, str]]):
     write_text(path, content.getvalue())
 
 
-def _write_rows(path: Path, images: Dataset, pairs: _Pairs, numbers: list[int], languages: list[str]):
+def _write_rows(
+    path: Path, images: Dataset, pairs: _Pairs, numbers: list[int], languages: list[str]
+):
     """Write images by their numbers in `pairs`: files as absolute paths, others as copies."""
-    features = Features({"image": Image()} | {language: List(Value("string")) for language in languages})
+    features = Features(
+        {"image": Image()} | {language: List(Value("string")) for language in languages}
+    )
     with atomic_write(path) as scratch, pq.ParquetWriter(scratch, features.arrow_schema) as writer:
         for start in range(0, len(numbers), IMAGES_AT_ONCE):
             part = numbers[start : start + IMAGES_AT_ONCE]
             cells = images[[pairs.rows[number] for number in part]]["image"]
             rows = [
-                {"image": {"bytes": None, "path": pairs.paths[number]} if pairs.paths[number] else image_cell(cell)}
+                {
+                    "image": {"bytes": None, "path": pairs.paths[number]}
+                    if pairs.paths[number]
+                    else image_cell(cell)
+                }
                 | {language: pairs.captions[number].get(language, []) for language in languages}
                 for number, cell in zip(part, cells, strict=True)
             ]

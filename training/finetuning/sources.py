@@ -10,7 +10,14 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import SPLIT_FOLDERS, TABLES, check_split, image_roots, refuse_special_file, require_unicode
+from training.data.sources import (
+    SPLIT_FOLDERS,
+    TABLES,
+    check_split,
+    image_roots,
+    refuse_special_file,
+    require_unicode,
+)
 from training.evaluation.sets.sources import list_images
 from training.finetuning.tables import read_table
 from training.utils.files import expanded, is_claimed
@@ -33,7 +40,9 @@ class Opened:
     roots: tuple[Path, ...] | None
 
 
-def open_data(data: str, split: str = "train", subset: str | None = None, needs_captions: bool = True) -> Opened:
+def open_data(
+    data: str, split: str = "train", subset: str | None = None, needs_captions: bool = True
+) -> Opened:
     """Open the user's data, in any form that the option `data` of `training/finetune.py` accepts.
 
     Raises:
@@ -69,13 +78,19 @@ def _open_table(path: Path, split: str) -> Opened:
 def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a table in the folder, or else images, or parquet files."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
-    tables = sorted(path for path in found if not path.name.startswith("."))  # macOS leaves `._titles.csv`
+    tables = sorted(
+        path for path in found if not path.name.startswith(".")
+    )  # macOS leaves `._titles.csv`
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
-        raise ValueError(f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data.")
+        raise ValueError(
+            f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data."
+        )
     if tables:
         return _open_table(tables[0], split)
-    if images := [path.absolute() for path in list_images(folder) if _output_of(path, folder) is None]:
+    if images := [
+        path.absolute() for path in list_images(folder) if _output_of(path, folder) is None
+    ]:
         _refuse_split(split, folder)
         return _open_images(folder, images, needs_captions)
     parquet = sorted(folder.rglob("*.parquet"))
@@ -89,12 +104,16 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
             f"data: {str(folder)!r} holds {str(output)!r}, which a command of this project wrote. Move it out of the "
             f"data, or name the files: --data '{folder}/*.parquet'."
         )
-    return Opened(_undecoded(load_source(str(folder), split)), folder, "parquet files", (folder.resolve(),))
+    return Opened(
+        _undecoded(load_source(str(folder), split)), folder, "parquet files", (folder.resolve(),)
+    )
 
 
 def _output_of(path: Path, folder: Path) -> Path | None:
     """The folder that holds a file and was written by a command of this project, below `folder`."""
-    return next((each for each in path.parents if folder in each.parents and is_claimed(each)), None)
+    return next(
+        (each for each in path.parents if folder in each.parents and is_claimed(each)), None
+    )
 
 
 def _refuse_split(split: str, path: Path):
@@ -118,9 +137,14 @@ def _open_images(folder: Path, paths: list[Path], needs_captions: bool) -> Opene
             "them as --data."
         )
     elif not beside and len(set(classes)) > 1:
-        columns, form = columns | {"label": [name.replace("_", " ") for name in classes]}, "class folders"
+        columns, form = (
+            columns | {"label": [name.replace("_", " ") for name in classes]},
+            "class folders",
+        )
     elif needs_captions and 0 < len(beside) < len(paths):
-        raise ValueError(f"data: {beside[0].name!r} is beside the class folders of {str(folder)!r}. Move it into one.")
+        raise ValueError(
+            f"data: {beside[0].name!r} is beside the class folders of {str(folder)!r}. Move it into one."
+        )
     elif needs_captions:
         raise ValueError(
             f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "
@@ -136,9 +160,15 @@ def _text_of(path: Path) -> str | None:
         ValueError: It is not UTF-8. A short text is valid in several encodings: 猫 in GBK is è in UTF-8.
     """
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None if path.is_file() else None
+        return (
+            " ".join(path.read_text(encoding="utf-8-sig").split()) or None
+            if path.is_file()
+            else None
+        )
     except UnicodeDecodeError as error:
-        raise ValueError(f"data: {str(path)!r} is not UTF-8. Save it as UTF-8, or write captions to a CSV.") from error
+        raise ValueError(
+            f"data: {str(path)!r} is not UTF-8. Save it as UTF-8, or write captions to a CSV."
+        ) from error
 
 
 def _undecoded(rows: Dataset) -> Dataset:
@@ -153,7 +183,11 @@ def find_image(folder: Path | None, name: str) -> Path | None:
     name = name.strip().removeprefix("file://").replace("\\", "/")
     if not name or "\0" in name:
         return None
-    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):  # macOS writes NFD
+    for form in (
+        name,
+        unicodedata.normalize("NFC", name),
+        unicodedata.normalize("NFD", name),
+    ):  # macOS writes NFD
         path = (folder or Path()) / os.path.expanduser(form)
         try:
             if path.is_file():

@@ -22,11 +22,46 @@ SEPARATORS = ",;\t|"
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 # as databases, pandas, Python and Excel write a missing cell; in lower case, `none` and `n/a` are names of classes
 MISSING = ["", "NULL", "nan", "NaN", "None", "N/A", "#N/A"]
-IMAGE_NAMES = ("image", "img", "photo", "picture", "file", "filename", "file_name", "path", "jpg", "png", "图片")
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "标签", "类别", "分类", "类目", "品类")
+IMAGE_NAMES = (
+    "image",
+    "img",
+    "photo",
+    "picture",
+    "file",
+    "filename",
+    "file_name",
+    "path",
+    "jpg",
+    "png",
+    "图片",
+)
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "fine_label",
+    "class",
+    "category",
+    "标签",
+    "类别",
+    "分类",
+    "类目",
+    "品类",
+)
 TITLES = ("caption", "title", "标题", "標題")
-CAPTION_NAMES = (*TITLES, "text", "txt", "文本", "description", "描述", "name", "名称", *LABEL_NAMES)
-OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})  # with Han characters among them, a text is not Chinese
+CAPTION_NAMES = (
+    *TITLES,
+    "text",
+    "txt",
+    "文本",
+    "description",
+    "描述",
+    "name",
+    "名称",
+    *LABEL_NAMES,
+)
+OTHER_ASIAN = frozenset(
+    {"Hiragana", "Katakana", "Hangul"}
+)  # with Han characters among them, a text is not Chinese
 
 
 def read_table(path: Path) -> tuple[dict[str, list[Any]], str]:
@@ -37,7 +72,9 @@ def read_table(path: Path) -> tuple[dict[str, list[Any]], str]:
     """
     text, encoding = decode(path.read_bytes(), path)
     if not text.strip() or "\0" in text:
-        raise ValueError(f"data: {str(path)!r} is empty or not a text file. Save it as CSV with paths and captions.")
+        raise ValueError(
+            f"data: {str(path)!r} is empty or not a text file. Save it as CSV with paths and captions."
+        )
     read = _read_json_lines if path.suffix.lower() in (".jsonl", ".ndjson") else _read_csv
     return read(text, path), encoding
 
@@ -69,9 +106,15 @@ def decode(content: bytes, path: Path) -> tuple[str, str]:
     runs = BEYOND_ASCII.findall(content)
     is_western = sum(len(run) == 1 for run in runs) > len(runs) / 2
     try:
-        return (content.decode("cp1252"), "Windows-1252") if is_western else (content.decode("gb18030"), "GB 18030")
+        return (
+            (content.decode("cp1252"), "Windows-1252")
+            if is_western
+            else (content.decode("gb18030"), "GB 18030")
+        )
     except UnicodeDecodeError as error:
-        raise ValueError(f"data: {str(path)!r} is in an unknown encoding. Save it as UTF-8.") from error
+        raise ValueError(
+            f"data: {str(path)!r} is in an unknown encoding. Save it as UTF-8."
+        ) from error
 
 
 def _read_json_lines(text: str, path: Path) -> dict[str, list[Any]]:
@@ -102,7 +145,11 @@ def _json_cells(cells: list[Any]) -> list[Any]:
         ]
         for cell in cells
     ]
-    return lists if any(isinstance(cell, list) for cell in cells) else [each[0] if each else None for each in lists]
+    return (
+        lists
+        if any(isinstance(cell, list) for cell in cells)
+        else [each[0] if each else None for each in lists]
+    )
 
 
 def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
@@ -127,7 +174,10 @@ def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
             f"for paths and captions, separated by {separator!r} in every row."
         )
     return {
-        name: [None if len(row) <= number or row[number] in MISSING else row[number] for row in rows[1:]]
+        name: [
+            None if len(row) <= number or row[number] in MISSING else row[number]
+            for row in rows[1:]
+        ]
         for number, name in enumerate(names)
     }
 
@@ -150,7 +200,12 @@ class Columns:
         """What is used, such as `image column: file, zh captions: title`."""
         kind = "class names" if self.are_labels else "captions"
         parts = [f"image column: {self.image}"] + ([] if self.captions else ["no captions"])
-        return ", ".join([*parts, *(f"{language} {kind}: {column}" for language, column in self.captions.items())])
+        return ", ".join(
+            [
+                *parts,
+                *(f"{language} {kind}: {column}" for language, column in self.captions.items()),
+            ]
+        )
 
 
 def language_of(text: str) -> str | None:
@@ -183,8 +238,12 @@ def find_columns(
     listed = ", ".join(features)
     for name in (*([image_column] if image_column else []), *(caption_columns or {}).values()):
         if name not in features:
-            raise ValueError(f"data: there is no column {name!r}, only {listed}. Name one of these.")
-    image = image_column or next((name for name, feature in features.items() if _holds_images(feature)), None)
+            raise ValueError(
+                f"data: there is no column {name!r}, only {listed}. Name one of these."
+            )
+    image = image_column or next(
+        (name for name, feature in features.items() if _holds_images(feature)), None
+    )
     image = image or next(_usual(features, IMAGE_NAMES), None)
     if image is None:
         raise ValueError(
@@ -192,33 +251,50 @@ def find_columns(
         )
     captions = dict(caption_columns or {})
     for language, column in captions.items():
-        if language not in LANGUAGES or language not in map(language_of, _probe(rows, column, features)):
+        if language not in LANGUAGES or language not in map(
+            language_of, _probe(rows, column, features)
+        ):
             raise ValueError(
                 f"caption_columns.{language}: column {column!r} has no text in this language. Name a different "
                 f"column, or a language of {' and '.join(LANGUAGES)}; write class names in place of their numbers."
             )
     for name in () if captions else features:  # such as zh, en.txt or title_en
-        parts = [each for each in LANGUAGES if each in re.split(r"[\W_]+", name.lower()) and each not in captions]
+        parts = [
+            each
+            for each in LANGUAGES
+            if each in re.split(r"[\W_]+", name.lower()) and each not in captions
+        ]
         if parts and name != image and any(_probe(rows, name, features)):
             captions[parts[0]] = name
     for column in () if caption_columns else _usual(features, CAPTION_NAMES):
-        if captions and column.lower() not in TITLES:  # a description or a class is not the other language's title
+        if (
+            captions and column.lower() not in TITLES
+        ):  # a description or a class is not the other language's title
             break
         found = [language_of(text) for text in _probe(rows, column, features)]
-        if languages := [each for each in LANGUAGES if found and found.count(each) >= MIN_SHARE * len(found)]:
+        if languages := [
+            each for each in LANGUAGES if found and found.count(each) >= MIN_SHARE * len(found)
+        ]:
             captions = dict.fromkeys(languages, column) | captions
     if not captions and needs_captions:
         raise ValueError(
             f"data: which column has the captions, of {listed}? Name it: --caption_columns.zh COLUMN, and in the same "
             "way for English (en). Class numbers need a column with the names of the classes."
         )
-    labels = [isinstance(features[name], ClassLabel) or name.lower() in LABEL_NAMES for name in captions.values()]
+    labels = [
+        isinstance(features[name], ClassLabel) or name.lower() in LABEL_NAMES
+        for name in captions.values()
+    ]
     return Columns(image, captions, bool(labels) and all(labels))
 
 
 def _holds_images(feature: Any) -> bool:
     is_binary = "binary" in str(getattr(feature, "dtype", ""))
-    return isinstance(feature, Image) or is_binary or (isinstance(feature, dict) and "bytes" in feature)
+    return (
+        isinstance(feature, Image)
+        or is_binary
+        or (isinstance(feature, dict) and "bytes" in feature)
+    )
 
 
 def _usual(columns: Iterable[str], usual: Iterable[str]) -> Iterator[str]:
@@ -229,7 +305,11 @@ def _usual(columns: Iterable[str], usual: Iterable[str]) -> Iterator[str]:
 def _probe(rows: Dataset, column: str, features: Mapping[str, Any]) -> list[str]:
     """Texts of evenly spaced cells of a column."""
     probe = rows.select(evenly_spaced_rows(len(rows), MAX_PROBED)).select_columns(column)
-    return [text for cell in cells_of(probe, column, features[column]) for text in usable_captions(cell)[0]]
+    return [
+        text
+        for cell in cells_of(probe, column, features[column])
+        for text in usable_captions(cell)[0]
+    ]
 
 
 def captions_of(cell: Any, language: str, exclusive: bool) -> list[str]:
@@ -243,7 +323,12 @@ def cells_of(rows: Dataset, column: str, feature: Any) -> list[Any]:
     try:
         cells = list(rows[column])
     except UnicodeDecodeError as error:  # parquet has a flag for text, and no check
-        raise ValueError(f"data: column {column!r} has damaged text ({error}). Write the file again.") from error
+        raise ValueError(
+            f"data: column {column!r} has damaged text ({error}). Write the file again."
+        ) from error
     if isinstance(feature, ClassLabel):
-        return [feature.names[number] if number is not None and number >= 0 else None for number in cells]
+        return [
+            feature.names[number] if number is not None and number >= 0 else None
+            for number in cells
+        ]
     return cells

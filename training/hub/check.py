@@ -47,7 +47,10 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
         image = Path(home) / "image.png"
         down, around = Image.linear_gradient("L"), Image.radial_gradient("L")
         Image.merge("RGB", [down, around, down.rotate(90)]).save(image)
-        expected, loaded = _load_here(folder, image), _load_isolated(folder, image, python, Path(home))
+        expected, loaded = (
+            _load_here(folder, image),
+            _load_isolated(folder, image, python, Path(home)),
+        )
     difference = max(
         abs(found - value) if math.isfinite(found) else math.inf
         for name in ("text_embeds", "image_embeds")
@@ -74,22 +77,45 @@ def _load_here(folder: Path, image: Path) -> dict[str, Any]:
         model = DCCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
         processor = DCCLIPProcessor.from_pretrained(folder)
     except Exception as error:  # transformers raises many kinds
-        raise FolderError(f"{folder} does not load ({str(error)[-500:]}). Copy or write the folder again.") from error
+        raise FolderError(
+            f"{folder} does not load ({str(error)[-500:]}). Copy or write the folder again."
+        ) from error
     texts = [text for language in TEXTS.values() for text in language]
     limit = {"truncation": True, "max_length": model.config.max_text_length}
     with torch.no_grad():
-        outputs = model(**processor(images=Image.open(image), text=texts, return_tensors="pt", **limit))
+        outputs = model(
+            **processor(images=Image.open(image), text=texts, return_tensors="pt", **limit)
+        )
     return {name: getattr(outputs, name).tolist() for name in ("text_embeds", "image_embeds")}
 
 
 def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[str, Any]:
     """Outputs of the folder's model in a process without this package, network, token or caches."""
     removed = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
-    environment |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [python, "-I", str(ISOLATED_LOAD), str(folder.resolve()), str(image), json.dumps(TEXTS)]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(removed)
+    }
+    environment |= {
+        "HF_HOME": str(home),
+        "HF_MODULES_CACHE": str(home / "modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [
+        python,
+        "-I",
+        str(ISOLATED_LOAD),
+        str(folder.resolve()),
+        str(image),
+        json.dumps(TEXTS),
+    ]
     process = subprocess.run(
-        command, cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=False
+        command,
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+        check=False,
     )
     output = process.stdout.partition("RESULT ")[2]
     if process.returncode or not output:
@@ -103,7 +129,9 @@ def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[s
 
 def _compare_pipeline(loaded: dict[str, Any]):
     """Check that the pipeline's scores are the softmax of the model's logits in each language."""
-    logits = dict(zip((text for texts in TEXTS.values() for text in texts), loaded["logits"], strict=True))
+    logits = dict(
+        zip((text for texts in TEXTS.values() for text in texts), loaded["logits"], strict=True)
+    )
     largest = max(logits.values())
     for language, labels in TEXTS.items():
         total = sum(math.exp(logits[label] - largest) for label in labels)

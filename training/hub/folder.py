@@ -27,18 +27,42 @@ README, MODULES_FILE = "README.md", "modules.json"
 SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
 REQUIRED = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
             "LICENSE", "requirements.txt", *CODE)  # fmt: skip
-EARLIER_FILES = tuple(f"recipe_{number:02}.yaml" for number in range(1, 21))  # recipes of the latest earlier runs
+EARLIER_FILES = tuple(
+    f"recipe_{number:02}.yaml" for number in range(1, 21)
+)  # recipes of the latest earlier runs
 # every file of a finished model, which a training run writes
-MODEL_FILES = (*REQUIRED, README, "processor_config.json", RECIPE_FILE, *EARLIER_FILES, *SENTENCE_FILES)
+MODEL_FILES = (
+    *REQUIRED,
+    README,
+    "processor_config.json",
+    RECIPE_FILE,
+    *EARLIER_FILES,
+    *SENTENCE_FILES,
+)
 # patterns of further files to publish; one for each export format of training/edge/formats.py but open_clip
 OPTIONAL = (README, RECIPE_FILE, EARLIER_RECIPES, RESULTS_FILE, "processor_config.json", *SENTENCE_FILES,
             "config_sentence_transformers.json", "onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json", "executorch/*.pte",
             "immich/config.json", "immich/*/model.onnx", "immich/*/*.json")  # fmt: skip
 # names that belong to one set of weights: what exports and measurements add, and recipes of earlier runs
-DERIVED = (RESULTS_FILE, "onnx", "executorch", "open_clip", "open_clip_hub", "immich", *EARLIER_FILES)
+DERIVED = (
+    RESULTS_FILE,
+    "onnx",
+    "executorch",
+    "open_clip",
+    "open_clip_hub",
+    "immich",
+    *EARLIER_FILES,
+)
 IMAGES = ("*.png", "*.jpg")  # published only if the card shows them
 # sentence-transformers 6 loads both towers with these
-MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+MODULES = [
+    {
+        "idx": 0,
+        "name": "0",
+        "path": "",
+        "type": "sentence_transformers.base.modules.transformer.Transformer",
+    }
+]
 FEATURES = {
     "transformer_task": "feature-extraction",
     "modality_config": {
@@ -74,7 +98,9 @@ def save_model(
     folder = Path(folder)
     student.save_pretrained(folder, state_dict=weights)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    config |= {name: portable(config[name]) for name in ("teacher", "base_model") if config.get(name)}
+    config |= {
+        name: portable(config[name]) for name in ("teacher", "base_model") if config.get(name)
+    }
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
     reset_call_state(processor.tokenizer)
     processor.save_pretrained(folder)
@@ -90,25 +116,39 @@ def complete_folder(folder: str | Path):
     for name in CODE:
         shutil.copyfile(PACKAGE / name, folder / name)
     shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
-    limit = {"max_seq_length": read_mapping(folder / CONFIG_NAME, "config", max_text_length=int)["max_text_length"]}
+    limit = {
+        "max_seq_length": read_mapping(folder / CONFIG_NAME, "config", max_text_length=int)[
+            "max_text_length"
+        ]
+    }
     for name, content in ((MODULES_FILE, MODULES), ("sentence_bert_config.json", FEATURES | limit)):
         write_text(folder / name, json.dumps(content, indent=1) + "\n")
     setup = configparser.ConfigParser()
     setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
     declared = (setup["options"]["install_requires"], setup["options.extras_require"]["torch"])
-    requirements = sorted(line for text in declared for line in text.splitlines() if line and line[0] != "#")
+    requirements = sorted(
+        line for text in declared for line in text.splitlines() if line and line[0] != "#"
+    )
     write_text(folder / "requirements.txt", "\n".join(requirements) + "\n")
 
 
 def changed_code(folder: str | Path) -> list[str]:
     """Names of the code files of a folder that differ from this package's, and of other classes that configs name."""
     files = [path for path in Path(folder).glob("*.py") if path.name in CODE]
-    changed = sorted(path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes())
+    changed = sorted(
+        path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes()
+    )
     for path in sorted(Path(folder).glob("*config.json")):
         for value in (read_mapping(path, "folder").get("auto_map") or {}).values():
             classes = value if isinstance(value, list) else [value]
-            changed += [each for each in classes if each and f"{str(each).rpartition('.')[0]}.py" not in CODE]
-    if (path := Path(folder, MODULES_FILE)).exists() and json.loads(path.read_text(encoding="utf-8")) != MODULES:
+            changed += [
+                each
+                for each in classes
+                if each and f"{str(each).rpartition('.')[0]}.py" not in CODE
+            ]
+    if (path := Path(folder, MODULES_FILE)).exists() and json.loads(
+        path.read_text(encoding="utf-8")
+    ) != MODULES:
         changed.append(MODULES_FILE)
     return changed
 
@@ -123,18 +163,28 @@ def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
         Texts of the recipes, the earliest first, each once.
     """
     folders = [Path(start) for start in starts if start is not None and _is_finished(Path(start))]
-    paths = [path for folder in folders for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)]
+    paths = [
+        path
+        for folder in folders
+        for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)
+    ]
     for folder in folders:
         refuse_links(folder, (path for path in paths if path.parent == folder))
-    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[-len(EARLIER_FILES) :]
+    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[
+        -len(EARLIER_FILES) :
+    ]
 
 
 def refuse_links(folder: Path, paths: Iterable[Path]):
     """Refuse links that leave a folder, except to the Hub's cache: what is copied from it may be published."""
     root = folder.resolve()
     for path in paths:
-        if not any(path.resolve().is_relative_to(each) for each in (root, root.parent.parent / "blobs")):
-            raise ValueError(f"{path} is a link to a file outside the folder. Replace it with a copy.")
+        if not any(
+            path.resolve().is_relative_to(each) for each in (root, root.parent.parent / "blobs")
+        ):
+            raise ValueError(
+                f"{path} is a link to a file outside the folder. Replace it with a copy."
+            )
 
 
 def _is_finished(folder: Path) -> bool:
@@ -154,7 +204,10 @@ def is_publishable(path: str, card: str = "") -> bool:
     if any(part.startswith(".") for part in path.split("/")):
         return False
     depth = path.count("/")  # `*` of fnmatch also matches `/`
-    if any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL)):
+    if any(
+        fnmatchcase(path, pattern) and pattern.count("/") == depth
+        for pattern in (*REQUIRED, *OPTIONAL)
+    ):
         return True
     is_image = not depth and any(fnmatchcase(path, pattern) for pattern in IMAGES)
     # the whole name: `private.png` is not named by `not_private.png`
@@ -175,11 +228,15 @@ def list_files(folder: str | Path) -> list[str]:
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
     card = (folder / README).read_text(encoding="utf-8") if (folder / README).is_file() else ""
-    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    paths = sorted(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    )
     paths = [path for path in paths if is_publishable(path, card)]
     for path in paths:
         if not (folder / path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} is a link to a file outside the folder. Replace it with a copy.")
+            raise ValueError(
+                f"{path} is a link to a file outside the folder. Replace it with a copy."
+            )
         if path.endswith((".json", ".yaml", ".md")) and path.count("/") == 0:
             _check_text(folder, path)
     return paths
@@ -191,7 +248,9 @@ def _check_text(folder: Path, path: str):
         read_mapping(folder / path, "folder")
     text = (folder / path).read_text(encoding="utf-8", errors="replace")
     # the pieces of a vocabulary may look like paths
-    private = {Path.home(), Path.cwd(), folder.absolute().parent} if path != "tokenizer.json" else set()
+    private = (
+        {Path.home(), Path.cwd(), folder.absolute().parent} if path != "tokenizer.json" else set()
+    )
     for place in sorted(f"{place}/" for place in private if len(place.parts) > 1):
         if place in text:
             raise ValueError(

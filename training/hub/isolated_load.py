@@ -15,7 +15,9 @@ class HidePackages:
     def find_spec(self, name: str, path=None, target=None):
         """Raise an error for this project's packages; leave all others to the other finders."""
         if name.partition(".")[0] in ("modeling_dcclip", "training"):
-            raise ModuleNotFoundError(f"{name} is hidden: a published folder must load without it", name=name)
+            raise ModuleNotFoundError(
+                f"{name} is hidden: a published folder must load without it", name=name
+            )
 
 
 def main(folder: str, image_path: str, texts_json: str):
@@ -32,7 +34,9 @@ def main(folder: str, image_path: str, texts_json: str):
     limit = {"truncation": True, "max_length": model.config.max_text_length}
     with torch.no_grad():
         outputs = model(**processor(images=image, text=texts, return_tensors="pt", **limit))
-    classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True, dtype=torch.float32)
+    classify = pipeline(
+        "zero-shot-image-classification", model=folder, trust_remote_code=True, dtype=torch.float32
+    )
     predictions = {
         language: classify(image, candidate_labels=labels, hypothesis_template="{}")
         for language, labels in texts_by_language.items()

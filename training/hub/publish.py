@@ -129,14 +129,20 @@ def open_repo(target: Target):
     """
     api = HfApi()
     try:
-        _retry(lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True), "the repo")
+        _retry(
+            lambda: api.create_repo(target.repo_id, private=target.private or None, exist_ok=True),
+            "the repo",
+        )
         if target.private and not _retry(lambda: api.repo_info(target.repo_id), "the repo").private:
             raise PublishError(
                 f"{target.repo_id} exists and is public, but --private is set. Make it private in its settings, "
                 "choose another --repo_id, or leave --private out."
             )
         if target.revision != DEFAULT_BRANCH:
-            _retry(lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True), "branch")
+            _retry(
+                lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True),
+                "branch",
+            )
     except (OSError, ValueError) as error:
         raise PublishError(f"cannot open {target.repo_id} on the Hub: {_message(error)}") from error
 
@@ -163,9 +169,14 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
     api = HfApi()
     open_repo(target)
     try:
-        published = _retry(lambda: _commit(api, Path(folder), paths, target, message), f"{len(paths)} files")
+        published = _retry(
+            lambda: _commit(api, Path(folder), paths, target, message), f"{len(paths)} files"
+        )
         if target.tag is not None:
-            _retry(lambda: _tag(api, target.repo_id, str(target.tag), published.commit), f"tag {target.tag}")
+            _retry(
+                lambda: _tag(api, target.repo_id, str(target.tag), published.commit),
+                f"tag {target.tag}",
+            )
     except (OSError, ValueError) as error:
         raise PublishError(
             f"the upload of {folder} to {target.repo_id} failed: {_message(error)}\nThe folder is complete and "
@@ -174,13 +185,17 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
     return published
 
 
-def _commit(api: HfApi, folder: Path, paths: Sequence[str], target: Target, message: str) -> Published:
+def _commit(
+    api: HfApi, folder: Path, paths: Sequence[str], target: Target, message: str
+) -> Published:
     """Make one attempt. If an earlier attempt succeeded and only its response was lost, no second commit is made."""
     parent = api.repo_info(target.repo_id, revision=target.revision).sha
     remote = api.list_repo_files(target.repo_id, revision=target.revision)
     # new objects for each attempt: create_commit marks those that it has sent
     additions = [CommitOperationAdd(path, folder / path) for path in paths]
-    deletions = [CommitOperationDelete(path) for path in remote if path not in paths and is_publishable(path)]
+    deletions = [
+        CommitOperationDelete(path) for path in remote if path not in paths and is_publishable(path)
+    ]
     commit = api.create_commit(
         target.repo_id,
         [*deletions, *additions],
@@ -210,10 +225,19 @@ def _retry(call: Callable[[], Result], what: str) -> Result:
             return call()
         except Exception as error:
             # compared by name: it comes from httpx or httpx2, depending on the version of huggingface_hub
-            lost = isinstance(error, ConnectionError) or "TransportError" in {e.__name__ for e in type(error).__mro__}
+            lost = isinstance(error, ConnectionError) or "TransportError" in {
+                e.__name__ for e in type(error).__mro__
+            }
             if attempt == ATTEMPTS or not (lost or _is_temporary(error)):
                 raise (OSError(_message(error)) if lost else error) from error
-            logger.warning("%s: %s; attempt %d of %d in %.0f s", what, _message(error), attempt + 1, ATTEMPTS, wait_s)
+            logger.warning(
+                "%s: %s; attempt %d of %d in %.0f s",
+                what,
+                _message(error),
+                attempt + 1,
+                ATTEMPTS,
+                wait_s,
+            )
         time.sleep(wait_s)
         wait_s *= 2
     raise AssertionError("not reached")

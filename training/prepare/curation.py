@@ -39,7 +39,11 @@ from training.utils.results import make_meta, markdown_table, portable_values
 
 DATA_FOLDER, REPORT_FILE = "data", "report.json"
 EXCLUDED, LOW_SIMILARITY, BOILERPLATE = "in an excluded set", "low similarity", "boilerplate"
-NEAR_IMAGE, EQUAL_CAPTION, NO_CAPTION_LEFT = "near-duplicate image", "equal caption", "no caption left"
+NEAR_IMAGE, EQUAL_CAPTION, NO_CAPTION_LEFT = (
+    "near-duplicate image",
+    "equal caption",
+    "no caption left",
+)
 SAMPLES = 5  # dropped captions of each cause and language in the report
 IMAGES_AT_ONCE, ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 4096, 256
 MIN_CONTRAST = 4.0  # standard deviation of the brightness, 0..127
@@ -51,12 +55,14 @@ MIN_SCRIPT_SHARE, MAX_KANA_SHARE = 0.5, 0.1
 # no domain that is also a word: "like it.Me too" is not a web address
 TOP_LEVEL = "com|net|org|info|edu|gov|cn|io|uk|jp|tw|hk"
 URL = re.compile(
-    rf"(?:https?|ftp)://|\bwww\.|(?<![\w@.-])[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:{TOP_LEVEL})(?![\w.])", re.I | re.A
+    rf"(?:https?|ftp)://|\bwww\.|(?<![\w@.-])[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:{TOP_LEVEL})(?![\w.])",
+    re.I | re.A,
 )
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
 SUFFIXES = "jpe?g|png|gif|webp|bmp|tiff?|heic|avif|svg|psd|pdf|docx?|pptx?|zip|mp4|mov|avi"
 FILE_NAME = re.compile(
-    rf"[^\s.]\.(?:{SUFFIXES})(?!\w)|^(?:img|dsc|dscn|dscf|pxl|gopr|screenshot)[\s_-]*\d[\d_-]*$", re.I | re.A
+    rf"[^\s.]\.(?:{SUFFIXES})(?!\w)|^(?:img|dsc|dscn|dscf|pxl|gopr|screenshot)[\s_-]*\d[\d_-]*$",
+    re.I | re.A,
 )
 UNSPACED = frozenset({"Han", "Hiragana", "Katakana"})  # each character counts as a word
 KANA_OR_HANGUL = frozenset({"Hiragana", "Katakana", "Hangul"})
@@ -69,7 +75,9 @@ def words_of(text: str) -> list[tuple[str, str]]:
     Each ideograph or kana is one word. Digits and punctuation are not part of any word.
     """
     words: list[tuple[str, str]] = []
-    for script, letters in groupby(unicodedata.normalize("NFKC", text).translate(APOSTROPHES), script_of):
+    for script, letters in groupby(
+        unicodedata.normalize("NFKC", text).translate(APOSTROPHES), script_of
+    ):
         if script in UNSPACED:
             words += [(letter, script) for letter in letters]
         elif script is not None:
@@ -85,12 +93,18 @@ def caption_faults(text: str, language: str) -> Iterator[str]:
         yield "too few characters"
     if len(text) > MAX_CHARACTERS:
         yield "too many characters"
-    for fault, pattern in (("e-mail address", EMAIL), ("file name", FILE_NAME), ("web address", URL)):
+    for fault, pattern in (
+        ("e-mail address", EMAIL),
+        ("file name", FILE_NAME),
+        ("web address", URL),
+    ):
         if pattern.search(text):
             yield fault
     # the punctuation mark that ends a sentence does not count, however short the sentence
     end = -1 if len(text) > 1 and unicodedata.category(text[-1]).startswith("P") else None
-    kinds = [unicodedata.category(character)[0] for character in text[:end] if not character.isspace()]
+    kinds = [
+        unicodedata.category(character)[0] for character in text[:end] if not character.isspace()
+    ]
     if kinds.count("P") + kinds.count("S") > MAX_SYMBOLS * len(kinds):
         yield "symbols"
     if kinds.count("N") > MAX_DIGITS * len(kinds):
@@ -156,7 +170,12 @@ class Curation:
         if not len(self.rows):
             raise ValueError(f"data: {options.data!r} has no rows. Name a different source.")
         images = _examine(
-            self.rows, options.image_column, self.rules, options.min_edge, options.max_aspect_ratio, MIN_CONTRAST
+            self.rows,
+            options.image_column,
+            self.rules,
+            options.min_edge,
+            options.max_aspect_ratio,
+            MIN_CONTRAST,
         )
         self.causes = [image.cause for image in images]
         self.hashes = np.array([image.hash for image in images], np.uint64)
@@ -179,7 +198,11 @@ class Curation:
 
     def kept_captions(self, language: str) -> list[Caption]:
         """Captions of a language that are kept."""
-        return [caption for caption in self.captions if caption.cause is None and caption.language == language]
+        return [
+            caption
+            for caption in self.captions
+            if caption.cause is None and caption.language == language
+        ]
 
     def drop_rows(self, rows: list[int], cause: str):
         """Drop rows that are still kept, with the captions they still have."""
@@ -191,7 +214,9 @@ class Curation:
     def drop_rows_without_captions(self):
         """Drop rows that have no caption left."""
         with_caption = {caption.row for caption in self.captions if caption.cause is None}
-        self.drop_rows([row for row in self.kept_rows() if row not in with_caption], NO_CAPTION_LEFT)
+        self.drop_rows(
+            [row for row in self.kept_rows() if row not in with_caption], NO_CAPTION_LEFT
+        )
 
     def drop_excluded(self):
         """Drop rows whose image is a near-duplicate of an image of an excluded source, in any colours.
@@ -203,7 +228,9 @@ class Curation:
         excluded: list[int] = []
         for name in options.exclude:
             remedy = "Name the right one as image_column."
-            rows = require_columns(load_source(name), [column], name, remedy, "exclude").select_columns([column])
+            rows = require_columns(
+                load_source(name), [column], name, remedy, "exclude"
+            ).select_columns([column])
             rules = rules_for(name, options.allow_paths)
             # an excluded image that is not opened would let its copies pass, so it is refused
             for row, image in enumerate(
@@ -217,9 +244,16 @@ class Curation:
         kept = self.kept_rows()
         hashes = np.concatenate([np.array(excluded, np.uint64), self.hashes[kept]])
         gray = np.zeros((len(hashes), NUM_COLOURS), np.uint8)
-        match = match_images(hashes, gray, options.max_image_distance, MAX_COLOUR_DISTANCE, len(excluded))
+        match = match_images(
+            hashes, gray, options.max_image_distance, MAX_COLOUR_DISTANCE, len(excluded)
+        )
         self.drop_rows(
-            [row for row, found in zip(kept, match[len(excluded) :], strict=True) if found < len(excluded)], EXCLUDED
+            [
+                row
+                for row, found in zip(kept, match[len(excluded) :], strict=True)
+                if found < len(excluded)
+            ],
+            EXCLUDED,
         )
 
     def drop_dissimilar(self):
@@ -228,7 +262,10 @@ class Curation:
         Raises:
             ValueError: The teacher cannot be loaded, or returns values that are not finite.
         """
-        captions, options = [caption for caption in self.captions if caption.cause is None], self.options
+        captions, options = (
+            [caption for caption in self.captions if caption.cause is None],
+            self.options,
+        )
         if not captions:
             return
         rows = sorted({caption.row for caption in captions})
@@ -237,7 +274,9 @@ class Curation:
         except ValueError as error:
             raise ValueError(f"teacher: {str(error).removeprefix('model: ')}") from error
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        images = model.encode_images(self.rows.select(rows), options.image_column, options.batch_size)
+        images = model.encode_images(
+            self.rows.select(rows), options.image_column, options.batch_size
+        )
         texts = model.encode_texts([caption.text for caption in captions], options.batch_size)
         position = {row: number for number, row in enumerate(rows)}
         cosines = (images[[position[caption.row] for caption in captions]] * texts).sum(1)
@@ -268,7 +307,9 @@ class Curation:
         limits = self.options.max_image_distance, MAX_COLOUR_DISTANCE
         match = match_images(self.hashes[rows], self.colours[rows], *limits)
         self.copy_of = {
-            int(row): int(rows[first]) for row, first in zip(rows, match, strict=True) if rows[first] != row
+            int(row): int(rows[first])
+            for row, first in zip(rows, match, strict=True)
+            if rows[first] != row
         }
         self.drop_rows(list(self.copy_of), NEAR_IMAGE)
 
@@ -297,13 +338,17 @@ class Curation:
         for number, start in enumerate(tqdm(starts, desc="write", unit="shard")):
             part = kept[start : start + ROWS_PER_SHARD]
             cells: dict[str, list[Any]] = {
-                options.image_column: [embedded_cell(self.rows[row][options.image_column]) for row in part]
+                options.image_column: [
+                    embedded_cell(self.rows[row][options.image_column]) for row in part
+                ]
             }
             for column in options.caption_columns.values():
                 found = [texts.get((row, column)) for row in part]
                 is_list = isinstance(features[column], List)
                 cells[column] = [each if is_list or each is None else each[0] for each in found]
-            with atomic_write(folder / f"train-{number:05d}-of-{len(starts):05d}.parquet") as scratch:
+            with atomic_write(
+                folder / f"train-{number:05d}-of-{len(starts):05d}.parquet"
+            ) as scratch:
                 table = pa.Table.from_pydict(cells, schema=features.arrow_schema)
                 pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
 
@@ -319,7 +364,9 @@ class Curation:
                 is_copy = caption.cause == NEAR_IMAGE
                 found.append(sample | ({"like_row": self.copy_of[caption.row]} if is_copy else {}))
         captions = {
-            language: _count([caption.cause for caption in self.captions if caption.language == language])
+            language: _count(
+                [caption.cause for caption in self.captions if caption.language == language]
+            )
             for language in self.options.caption_columns
         }
         return {"rows": _count(self.causes), "captions": captions, "samples": samples}
@@ -370,20 +417,29 @@ def report_table(report: dict[str, Any]) -> str:
     lines = [["cause", *columns], ["---", *["---:"] * len(columns)]]
     lines.append(["input", *(f"{column['in']:,}" for column in columns.values())])
     for cause in dict.fromkeys(cause for column in columns.values() for cause in column["dropped"]):
-        lines.append([cause, *(f"{column['dropped'].get(cause, 0):,}" for column in columns.values())])
+        lines.append(
+            [cause, *(f"{column['dropped'].get(cause, 0):,}" for column in columns.values())]
+        )
     lines.append(["kept", *(f"{column['out']:,}" for column in columns.values())])
     return markdown_table(lines)
 
 
 def _count(causes: list[str | None]) -> dict[str, Any]:
     dropped = Counter(cause for cause in causes if cause is not None)
-    return {"in": len(causes), "out": len(causes) - dropped.total(), "dropped": dict(dropped.most_common())}
+    return {
+        "in": len(causes),
+        "out": len(causes) - dropped.total(),
+        "dropped": dict(dropped.most_common()),
+    }
 
 
 def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: Any) -> list[ExaminedImage]:
     """Checks and hashes of every image, computed by threads."""
     images: list[ExaminedImage] = []
-    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="examine", unit="image") as progress:
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(rows), desc="examine", unit="image") as progress,
+    ):
         for start in range(0, len(rows), IMAGES_AT_ONCE):
             cells = rows[start : start + IMAGES_AT_ONCE][column]
             images += pool.map(lambda cell: examine_image(rules(cell), *thresholds), cells)

@@ -59,9 +59,13 @@ class CurateOptions:
                 expected = f"at least {least}" if most is None else f"in {least}..{most}"
                 raise ValueError(f"{name}: {value} is not {expected}. Set a value in this range.")
         if not self.caption_columns:
-            raise ValueError("caption_columns: empty. Name a column for at least one language, such as {en: caption}.")
+            raise ValueError(
+                "caption_columns: empty. Name a column for at least one language, such as {en: caption}."
+            )
         if (self.teacher is None) == bool(self.drop_share):
-            raise ValueError("drop_share: needs a teacher, and a teacher needs drop_share. Give both or none.")
+            raise ValueError(
+                "drop_share: needs a teacher, and a teacher needs drop_share. Give both or none."
+            )
         for language, share in self.drop_share.items():
             if language not in self.caption_columns or not 0 <= share < 1:
                 raise ValueError(

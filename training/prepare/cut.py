@@ -18,13 +18,24 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, untruncated
+from training.text.pipeline import (
+    cut_pipeline,
+    digest,
+    id_slots,
+    read_unigram,
+    rebuild,
+    untruncated,
+)
 from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import SUPPORTED_SCRIPTS, is_ideograph, script_of
 
 METASPACE = "▁"
-IDEOGRAPH_SHARE = 0.25  # largest share of the kept pieces for Chinese characters that do not occur in the corpus
-MAX_OTHER_SCRIPT = 0.2  # largest share of the letters of the corpus that may be neither Latin nor Chinese
+IDEOGRAPH_SHARE = (
+    0.25  # largest share of the kept pieces for Chinese characters that do not occur in the corpus
+)
+MAX_OTHER_SCRIPT = (
+    0.2  # largest share of the letters of the corpus that may be neither Latin nor Chinese
+)
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 
 
@@ -72,7 +83,9 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
         sentences_only = (text for text in texts if text.strip())
         for chunk in chunks(tqdm(sentences_only, desc="counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
-            ids = np.concatenate([np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings])
+            ids = np.concatenate(
+                [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+            )
             counts += np.bincount(ids, minlength=len(counts))
             characters.update("".join(chunk))
             sentences += len(chunk)
@@ -88,7 +101,11 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
 
 
 def _check_scripts(letters: Counter[str]):
-    others = [(script, count) for script, count in letters.most_common() if script not in SUPPORTED_SCRIPTS]
+    others = [
+        (script, count)
+        for script, count in letters.most_common()
+        if script not in SUPPORTED_SCRIPTS
+    ]
     share = sum(count for _, count in others) / max(1, letters.total())
     if share > MAX_OTHER_SCRIPT:
         script, count = others[0]
@@ -99,7 +116,12 @@ def _check_scripts(letters: Counter[str]):
         )
 
 
-def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: np.ndarray):
+def _required(
+    tokenizer: PreTrainedTokenizerBase,
+    pipeline: dict[str, Any],
+    pieces: list[str],
+    counts: np.ndarray,
+):
     """Pieces that the tokenizer or a character of the corpus depends on, (V_source,) bool."""
     model = pipeline["model"]
     required = np.zeros(len(pieces), dtype=bool)
@@ -111,23 +133,35 @@ def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], piec
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
     characters = set("".join(pieces[number] for number in np.flatnonzero(counts)))
     single = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *characters}
-    marks = {piece for piece in pieces if len(piece) == 1 and unicodedata.category(piece).startswith("P")}
+    marks = {
+        piece for piece in pieces if len(piece) == 1 and unicodedata.category(piece).startswith("P")
+    }
     return required | np.array([piece in single or piece in marks for piece in pieces])
 
 
-def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+def _all_pieces(
+    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]
+) -> tuple[list[str], np.ndarray]:
     """Pieces of the model, then added tokens, and their scores; an added token has score 0."""
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
     pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
     scores = np.zeros(source_size)
     scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
-    return [*pieces, *tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))], scores
+    return [
+        *pieces,
+        *tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size))),
+    ], scores
 
 
 def _tiers(
-    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: PieceCounts
+    tokenizer: PreTrainedTokenizerBase,
+    pipeline: dict[str, Any],
+    pieces: list[str],
+    counts: PieceCounts,
 ) -> np.ndarray:
-    known = [all(script_of(each) in (*SUPPORTED_SCRIPTS, None) for each in piece) for piece in pieces]
+    known = [
+        all(script_of(each) in (*SUPPORTED_SCRIPTS, None) for each in piece) for piece in pieces
+    ]
     tiers = np.where(known, Tier.SUPPORTED, Tier.OTHER)
     tiers[counts.pieces > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
@@ -163,7 +197,9 @@ def cut_vocabulary(
     pipeline = read_unigram(tokenizer)
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
     if size > source_size:
-        raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size.")
+        raise ValueError(
+            f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size."
+        )
     _check_scripts(counts.letters)
     pieces, scores = _all_pieces(tokenizer, pipeline)
     tiers = _tiers(tokenizer, pipeline, pieces, counts)
@@ -172,8 +208,12 @@ def cut_vocabulary(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
             f"{least} pieces. Set at least {least}, and more for words."
         )
-    ideographs = np.array([i for i in np.flatnonzero(tiers == Tier.SUPPORTED) if is_ideograph(pieces[i])], dtype=int)
-    tiers[ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]] = Tier.IDEOGRAPH
+    ideographs = np.array(
+        [i for i in np.flatnonzero(tiers == Tier.SUPPORTED) if is_ideograph(pieces[i])], dtype=int
+    )
+    tiers[
+        ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]
+    ] = Tier.IDEOGRAPH
 
     source_ids = np.sort(np.lexsort((-scores, -counts.pieces, tiers))[:size])
     kept_ids = np.full(source_size, -1, dtype=np.int64)

@@ -24,7 +24,9 @@ MAX_COLOUR_DISTANCE = 4.0  # mean difference of their 4 x 4 thumbnails, 0..255
 HASH_BITS, HASH_EDGE, GREY_EDGE, HASH_MARGIN, COLOUR_EDGE = 64, 8, 32, 0.05, 4
 NUM_COLOURS = 3 * COLOUR_EDGE**2
 # the 8 lowest frequencies of a cosine transform (DCT-II) of 32 values
-_COSINES = np.cos(np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE) + 1) / (2 * GREY_EDGE))
+_COSINES = np.cos(
+    np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE) + 1) / (2 * GREY_EDGE)
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def perceptual_hash(image: PILImage.Image) -> int:
     Source: pHash as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), ch. 3.2.1;
     the margin is our addition.
     """
-    grey = np.asarray(image.convert("L").resize((GREY_EDGE, GREY_EDGE), PILImage.Resampling.LANCZOS), np.float64)
+    grey = np.asarray(
+        image.convert("L").resize((GREY_EDGE, GREY_EDGE), PILImage.Resampling.LANCZOS), np.float64
+    )
     frequencies = (_COSINES @ grey @ _COSINES.T).ravel()
     others = frequencies[1:]  # without the first, which is the mean brightness and an outlier
     bits = frequencies > np.median(others) + HASH_MARGIN * np.abs(others).mean()
@@ -96,11 +100,17 @@ def perceptual_hash(image: PILImage.Image) -> int:
 
 def colours(image: PILImage.Image) -> np.ndarray:
     """RGB thumbnail of 4 x 4 pixels, (48,) uint8. It separates a red shape from the same shape in green."""
-    return np.asarray(image.resize((COLOUR_EDGE, COLOUR_EDGE), PILImage.Resampling.BOX), np.uint8).ravel()
+    return np.asarray(
+        image.resize((COLOUR_EDGE, COLOUR_EDGE), PILImage.Resampling.BOX), np.uint8
+    ).ravel()
 
 
 def match_images(
-    hashes: np.ndarray, colours: np.ndarray, max_distance: int, max_colour_distance: float, num_reference: int = 0
+    hashes: np.ndarray,
+    colours: np.ndarray,
+    max_distance: int,
+    max_colour_distance: float,
+    num_reference: int = 0,
 ) -> np.ndarray:
     """Match each image with the first earlier image that it is a near-duplicate of.
 
@@ -121,7 +131,9 @@ def match_images(
     for image, values in enumerate(hamming_bands(hashes, max_distance).tolist()):
         keys = list(enumerate(values))
         if image >= num_reference:
-            others = np.array(sorted({other for key in keys for other in images_by_band.get(key, ())}), np.int64)
+            others = np.array(
+                sorted({other for key in keys for other in images_by_band.get(key, ())}), np.int64
+            )
             difference = np.abs(colours[others].astype(np.int16) - colours[image]).mean(1)
             near = np.bitwise_count(hashes[others] ^ hashes[image]) <= max_distance
             near = others[near & (difference <= max_colour_distance)]
@@ -138,7 +150,10 @@ def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
     if distance == 0:
         return hashes[:, None]
     edges = np.linspace(0, HASH_BITS, distance + 2).astype(np.uint64)
-    bands = [(hashes >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1)) for low, high in pairwise(edges)]
+    bands = [
+        (hashes >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
+        for low, high in pairwise(edges)
+    ]
     return np.stack(bands, axis=1)
 
 

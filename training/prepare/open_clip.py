@@ -78,7 +78,9 @@ def convert(model: str, output_dir: str | Path) -> float:
     folder = Path(output_dir)
     teacher.config.save_pretrained(folder)
     save_file(teacher.state_dict(), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    image_processor = _image_processor(open_clip.get_model_preprocess_cfg(network), teacher.config.image_size)
+    image_processor = _image_processor(
+        open_clip.get_model_preprocess_cfg(network), teacher.config.image_size
+    )
     VisionTextDualEncoderProcessor(image_processor, converted).save_pretrained(folder)
     image_processor.save_pretrained(folder)
     with suppress(OSError):  # not all have a card, which names the licence
@@ -109,7 +111,9 @@ def _convert_network(network: "nn.Module", config: dict[str, Any]) -> "OpenClipM
     source: Any = network
     text_cfg = config["text_cfg"]
     if text_cfg.get("embed_cls") or source.logit_scale.ndim:
-        raise ValueError("model: CoCa and models with several logit scales are not supported. Choose another.")
+        raise ValueError(
+            "model: CoCa and models with several logit scales are not supported. Choose another."
+        )
     hf_config = getattr(source.text, "config", None)
     size = source.visual.image_size
     teacher = OpenClipModel(
@@ -136,7 +140,10 @@ def _convert_network(network: "nn.Module", config: dict[str, Any]) -> "OpenClipM
 
 
 def _largest_difference(
-    teacher: "OpenClipModel", network: "nn.Module", tokenizer: "PreTrainedTokenizerBase", original: Any
+    teacher: "OpenClipModel",
+    network: "nn.Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    original: Any,
 ) -> float:
     """Compare embeddings of random images and of texts in both languages with open_clip's.
 
@@ -149,13 +156,23 @@ def _largest_difference(
     source: Any = network
     size = teacher.config.image_size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    limit = {"max_length": teacher.config.context_length, "padding": "max_length", "truncation": True}
+    limit = {
+        "max_length": teacher.config.context_length,
+        "padding": "max_length",
+        "truncation": True,
+    }
     ids = tokenizer(TEXTS, return_tensors="pt", **limit).input_ids
     largest = 0.0
     with torch.no_grad():
         pairs: dict[str, tuple[Any, Any]] = {
-            "images": (teacher.get_image_features(images).pooler_output, source.encode_image(images)),
-            "texts": (teacher.get_text_features(ids).pooler_output, source.encode_text(original(TEXTS))),
+            "images": (
+                teacher.get_image_features(images).pooler_output,
+                source.encode_image(images),
+            ),
+            "texts": (
+                teacher.get_text_features(ids).pooler_output,
+                source.encode_text(original(TEXTS)),
+            ),
         }
     for kind, both in pairs.items():
         found, expected = (F.normalize(each, dim=-1) for each in both)
@@ -203,7 +220,9 @@ def convert_tokenizer(tokenizer: Any, text_cfg: dict[str, Any]) -> "PreTrainedTo
         )
     converted: Any = tokenizer.tokenizer
     own = converted.backend_tokenizer.normalizer
-    converted.backend_tokenizer.normalizer = normalizers.Sequence([*_cleaning(clean), *([own] if own else [])])
+    converted.backend_tokenizer.normalizer = normalizers.Sequence(
+        [*_cleaning(clean), *([own] if own else [])]
+    )
     converted.model_max_length = tokenizer.context_length
     return converted
 
@@ -218,7 +237,12 @@ def _cleaning(name: str) -> list[Any]:
     if name == "lower":
         return [*white_space, normalizers.Lowercase()]
     marks = Regex("[" + "".join(rf"\{mark}" for mark in punctuation) + "]")
-    return [normalizers.Replace("_", " "), normalizers.Replace(marks, ""), normalizers.Lowercase(), *white_space]
+    return [
+        normalizers.Replace("_", " "),
+        normalizers.Replace(marks, ""),
+        normalizers.Lowercase(),
+        *white_space,
+    ]
 
 
 def main(argv: list[str] | None = None):
@@ -229,9 +253,17 @@ def main(argv: list[str] | None = None):
 
         hide_library_bars()
         inputs = {"model": options.model}
-        with claim_folder(options.output_dir, FILES, command="open_clip", inputs=inputs, overwrite=options.overwrite):
+        with claim_folder(
+            options.output_dir,
+            FILES,
+            command="open_clip",
+            inputs=inputs,
+            overwrite=options.overwrite,
+        ):
             difference = convert(options.model, options.output_dir)
-    print(f"{options.output_dir}: converted; largest difference from open_clip's embeddings {difference:.1g}")
+    print(
+        f"{options.output_dir}: converted; largest difference from open_clip's embeddings {difference:.1g}"
+    )
 
 
 if __name__ == "__main__":

@@ -57,13 +57,17 @@ def read_corpus(names: list[str]) -> list[str]:
             continue
         source, column = _split_name(name)
         rows = load_source(source, field="corpus")
-        columns = [column] if column else [each for each in ("en", "zh") if each in rows.column_names]
+        columns = (
+            [column] if column else [each for each in ("en", "zh") if each in rows.column_names]
+        )
         if not columns or not set(columns) <= set(rows.column_names):
             raise ValueError(
                 f"corpus: {source!r} has no column {column or 'en or zh'}, only {', '.join(rows.column_names)}. Name "
                 f"the right one: {source}:COLUMN."
             )
-        corpus += (text for each in columns for cell in rows[each] for text in usable_captions(cell)[0])
+        corpus += (
+            text for each in columns for cell in rows[each] for text in usable_captions(cell)[0]
+        )
     return corpus
 
 
@@ -89,7 +93,9 @@ def run(options: VocabularyOptions):
     read_unigram(tokenizer)  # fail before the corpus is read
     counts = count_pieces(tokenizer, read_corpus(options.corpus))
     name = ", ".join(Path(_split_name(name)[0]).name for name in options.corpus)
-    vocabulary = cut_vocabulary(tokenizer, counts, options.size, source=options.tokenizer, corpus=name)
+    vocabulary = cut_vocabulary(
+        tokenizer, counts, options.size, source=options.tokenizer, corpus=name
+    )
     vocabulary.save(options.output_dir)
     kept = counts.pieces[vocabulary.source_ids.numpy()].sum() / counts.pieces.sum()
     print(
@@ -108,7 +114,13 @@ def main(argv: list[str] | None = None):
 
         hide_library_bars()
         inputs = {"tokenizer": options.tokenizer}
-        with claim_folder(options.output_dir, FILES, command="vocabulary", inputs=inputs, overwrite=options.overwrite):
+        with claim_folder(
+            options.output_dir,
+            FILES,
+            command="vocabulary",
+            inputs=inputs,
+            overwrite=options.overwrite,
+        ):
             run(options)
 
 

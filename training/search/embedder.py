@@ -37,8 +37,17 @@ def schema(dimension: int) -> pa.Schema:
         mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
         taken: Date by EXIF, `YYYY-MM-DD HH:MM:SS`, or null.
     """
-    fields = {"name": pa.string(), "vector": pa.list_(pa.float32(), dimension), "error": pa.string()}
-    facts = {"digest": pa.binary(16), "size": pa.int64(), "mtime_ns": pa.int64(), "taken": pa.string()}
+    fields = {
+        "name": pa.string(),
+        "vector": pa.list_(pa.float32(), dimension),
+        "error": pa.string(),
+    }
+    facts = {
+        "digest": pa.binary(16),
+        "size": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "taken": pa.string(),
+    }
     return pa.schema(fields | facts)
 
 
@@ -72,9 +81,13 @@ class Embedder:
         self.image_column, self.name_column = image_column, name_column
         self.rules = rules or CellRules(allow_paths=True)
         self.runtime = Runtime(model, threads=1)
-        self.dimension = self.runtime.dimension  # fewer than `projection_dim` if the config has `truncate_dim`
+        self.dimension = (
+            self.runtime.dimension
+        )  # fewer than `projection_dim` if the config has `truncate_dim`
         # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        accelerator = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
         self.device = torch.device(device or accelerator or "cpu")
         self.weights: DCCLIPVisionModelWithProjection | None = None
         if self.device.type == "cpu" and any(self.runtime.folder.glob("onnx/vision_model*.onnx")):
@@ -83,9 +96,13 @@ class Embedder:
         else:
             self.encoder = "float32"
             try:
-                weights = DCCLIPVisionModelWithProjection.from_pretrained(self.runtime.folder, dtype=torch.float32)
+                weights = DCCLIPVisionModelWithProjection.from_pretrained(
+                    self.runtime.folder, dtype=torch.float32
+                )
             except OSError as error:
-                raise ValueError(f"model: {str(model)!r} has no weights ({error}). Name a finished model.") from error
+                raise ValueError(
+                    f"model: {str(model)!r} has no weights ({error}). Name a finished model."
+                ) from error
             self.weights = weights.eval().to(self.device)
         self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
 
@@ -96,7 +113,9 @@ class Embedder:
         tables = self.tables(zip(names, cells, strict=True), len(cells))
         return pa.concat_tables([schema(self.dimension).empty_table(), *tables])
 
-    def tables(self, named: Iterable[tuple[str | None, Any]], batch_size: int) -> Iterator[pa.Table]:
+    def tables(
+        self, named: Iterable[tuple[str | None, Any]], batch_size: int
+    ) -> Iterator[pa.Table]:
         """Embed images in order, batch by batch. Threads read the next batches while one is encoded.
 
         Yields:
@@ -104,7 +123,9 @@ class Embedder:
         """
         images = iter(named)
         ahead: deque[list[Future[dict[str, Any]]]] = deque()
-        while batch := [self._pool.submit(self._prepare, *image) for image in islice(images, batch_size)]:
+        while batch := [
+            self._pool.submit(self._prepare, *image) for image in islice(images, batch_size)
+        ]:
             ahead.append(batch)
             if len(ahead) > BATCHES_AHEAD:
                 yield self._table(ahead.popleft())
@@ -122,7 +143,9 @@ class Embedder:
             digest = hashlib.blake2b(content, digest_size=16).digest()
             row |= {"name": name or digest.hex(), "digest": digest, "size": len(content)}
             row["taken"], image = decode_photo(
-                io.BytesIO(content), self.runtime.preprocess.edge, extension=extension_of(os.fsencode(name or ""))
+                io.BytesIO(content),
+                self.runtime.preprocess.edge,
+                extension=extension_of(os.fsencode(name or "")),
             )
         except UnreadablePhotoError as error:
             return row | {"error": error.cause}
@@ -139,7 +162,11 @@ class Embedder:
         if self.weights is None:
             return np.stack(vectors)
         pixels = torch.from_numpy(np.stack(vectors)).to(self.device)  # (B, 3, S, S)
-        return torch.nn.functional.normalize(self.weights(pixels).pooler_output.float(), dim=-1).cpu().numpy()
+        return (
+            torch.nn.functional.normalize(self.weights(pixels).pooler_output.float(), dim=-1)
+            .cpu()
+            .numpy()
+        )
 
     def _table(self, batch: Sequence[Future[dict[str, Any]]]) -> pa.Table:
         rows = [future.result() for future in batch]
@@ -149,7 +176,9 @@ class Embedder:
         for row, vector in zip(rows, vectors, strict=True):
             if not np.isfinite(vector).all():
                 row["error"], vector[:] = NOT_FINITE, 0
-        columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in schema(self.dimension).names}
+        columns: dict[str, Any] = {
+            name: [row.get(name) for row in rows] for name in schema(self.dimension).names
+        }
         # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
         columns["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
         return pa.table(columns, schema(self.dimension))

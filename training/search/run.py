@@ -65,11 +65,16 @@ def embed(options: EmbedOptions) -> Results | None:
     with ExitStack() as claimed:
         if state.is_main_process:
             inputs = {"model": options.model}
-            claimed.enter_context(claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None))
+            claimed.enter_context(
+                claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None)
+            )
         state.wait_for_everyone()
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        sizes = [len(shards), *([num_rows] if roots is None else [])]  # of a function, all that is known
+        sizes = [
+            len(shards),
+            *([num_rows] if roots is None else []),
+        ]  # of a function, all that is known
         columns = _columns(options, sizes, embedder)
         if options.format == "index":
             embedder.runtime.file("text")  # a model without it cannot search the index
@@ -81,7 +86,9 @@ def embed(options: EmbedOptions) -> Results | None:
                 )
         state.wait_for_everyone()  # until all have seen the same files
         began = time.monotonic()
-        mine = {number: paths[number] for number in missing[state.process_index :: state.num_processes]}
+        mine = {
+            number: paths[number] for number in missing[state.process_index :: state.num_processes]
+        }
         failures = gather_object(_embed_shards(mine, shards, columns, options, embedder, state))
         if not state.is_main_process:
             return None
@@ -90,7 +97,9 @@ def embed(options: EmbedOptions) -> Results | None:
                 f"data: {len(failures)} of {len(missing)} shards could not be read. The first: {failures[0]} Finished "
                 "shards are kept: run the same command again."
             )
-        results = _count(options, paths, [paths[number] for number in missing], time.monotonic() - began)
+        results = _count(
+            options, paths, [paths[number] for number in missing], time.monotonic() - began
+        )
         if options.format == "index":
             write_index(paths, folder / INDEX, options.model, options.model_id)
         results.write(folder)
@@ -114,13 +123,26 @@ def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
 def _columns(options: EmbedOptions, sizes: list[int | None], embedder: Embedder) -> pa.Schema:
     """Schema of the shards, with a digest of what they depend on: a run continues only with its own shards."""
     runtime = embedder.runtime
-    files = [runtime.file("vision")] if embedder.weights is None else sorted(runtime.folder.glob(WEIGHTS))
-    key: list[object] = [*sizes, digest_files([*files, runtime.folder / "preprocessor_config.json"])]
+    files = (
+        [runtime.file("vision")]
+        if embedder.weights is None
+        else sorted(runtime.folder.glob(WEIGHTS))
+    )
+    key: list[object] = [
+        *sizes,
+        digest_files([*files, runtime.folder / "preprocessor_config.json"]),
+    ]
     # a shard of a stream that could not be read is repaired, and embedded by the next run
-    key += [options.data, digest_sources(options.data, with_states=not options.streaming), embedder.encoder]
+    key += [
+        options.data,
+        digest_sources(options.data, with_states=not options.streaming),
+        embedder.encoder,
+    ]
     names = ("split", "subset", "streaming", "image_column", "name_column", "allow_paths")
     key += [getattr(options, name) for name in names]
-    return schema(embedder.dimension).with_metadata({KEY: hashlib.blake2b(repr(key).encode()).hexdigest()})
+    return schema(embedder.dimension).with_metadata(
+        {KEY: hashlib.blake2b(repr(key).encode()).hexdigest()}
+    )
 
 
 def _embed_shards(
@@ -157,7 +179,9 @@ def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator
         if options.name_column:
             name = get_cell(cells, options.name_column)
             if not isinstance(name, str | None):
-                raise ValueError(f"name_column: {options.name_column!r} has {name!r}. Name a column of strings.")
+                raise ValueError(
+                    f"name_column: {options.name_column!r} has {name!r}. Name a column of strings."
+                )
         elif isinstance(cell, dict) and cell.get("bytes") is None:
             name = cell.get("path")
         else:
@@ -165,7 +189,9 @@ def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator
         yield (f"{number:05d}/{row:06d}" if name is None else name), cell
 
 
-def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], seconds: float) -> Results:
+def _count(
+    options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], seconds: float
+) -> Results:
     """Count images and failures, and refuse data without a readable image."""
     errors: Counter[str | None] = Counter()
     for path in shards:
@@ -173,16 +199,24 @@ def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], s
     embedded = errors.pop(None, 0)
     if not embedded:
         causes = ", ".join(f"{cause}: {count}" for cause, count in errors.most_common())
-        raise ValueError(f"data: no image of {' '.join(options.data)!r} could be read ({causes}). Name other data.")
-    counts = {"embedded": embedded} | {f"unreadable: {cause}": number for cause, number in errors.items()}
+        raise ValueError(
+            f"data: no image of {' '.join(options.data)!r} could be read ({causes}). Name other data."
+        )
+    counts = {"embedded": embedded} | {
+        f"unreadable: {cause}": number for cause, number in errors.items()
+    }
     if new:
         counts["images_per_s"] = sum(pq.read_metadata(path).num_rows for path in new) / seconds
     results = Results(make_meta(" ".join(options.data), None))
-    results.rows += [Row(model=options.model, metric=metric, value=value) for metric, value in counts.items()]
+    results.rows += [
+        Row(model=options.model, metric=metric, value=value) for metric, value in counts.items()
+    ]
     return results
 
 
-def write_index(shards: Sequence[Path], folder: Path, model: str | Path, model_id: str | None = None) -> int:
+def write_index(
+    shards: Sequence[Path], folder: Path, model: str | Path, model_id: str | None = None
+) -> int:
     """Write an index from Parquet files of embeddings. It replaces the folder when it is complete.
 
     Images with the same content share a vector. Of several images with the same name the first is kept; the index
@@ -230,4 +264,6 @@ def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
             yield Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
             continue
         seen.add(path)
-        yield Outcome(path, FileState(path, row["size"], row["mtime_ns"]), row["digest"], row["taken"], vector)
+        yield Outcome(
+            path, FileState(path, row["size"], row["mtime_ns"]), row["digest"], row["taken"], vector
+        )

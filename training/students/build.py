@@ -42,13 +42,18 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
     """
     if name not in SIZES:
         raise ValueError(f"student size {name!r} is unknown; choose one of {', '.join(SIZES)}.")
-    fields = yaml.safe_load((CONFIGS / "students" / f"{name}.yaml").read_text(encoding="utf-8")) | overrides
+    fields = (
+        yaml.safe_load((CONFIGS / "students" / f"{name}.yaml").read_text(encoding="utf-8"))
+        | overrides
+    )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(StudentConfig, "student")
     try:
         return parser.instantiate(parser.parse_object({"student": fields})).student
     except ArgumentError as error:
-        raise ValueError(f"student size {name!r}: {error} See training/config/sections.py for the fields.") from error
+        raise ValueError(
+            f"student size {name!r}: {error} See training/config/sections.py for the fields."
+        ) from error
 
 
 def build_student(
@@ -67,7 +72,11 @@ def build_student(
         ValueError: A field is missing without a teacher to take it from, it contradicts the teacher, or a tower
             cannot be built or inherited as described.
     """
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else _from_teacher(teacher, "tokenizer")
+    tokenizer = (
+        load_tokenizer(config.tokenizer)
+        if config.tokenizer
+        else _from_teacher(teacher, "tokenizer")
+    )
     tokenizer = copy.deepcopy(tokenizer)  # the teacher's tokenizer keeps its own maximum length
     image_size = config.image_size or _from_teacher(teacher, "image_size")
     projection_dim = config.projection_dim or _from_teacher(teacher, "projection_dim")
@@ -88,7 +97,9 @@ def build_student(
         languages=languages,
         teacher=teacher.name if teacher else None,
         teacher_weights=teacher.revision if teacher else None,
-        teacher_license=join_licenses([*([teacher.license] if teacher else []), *_inherited_licenses(config)]),
+        teacher_license=join_licenses(
+            [*([teacher.license] if teacher else []), *_inherited_licenses(config)]
+        ),
     )
     torch.manual_seed(seed)
     model = _build_model(model_config)
@@ -98,23 +109,34 @@ def build_student(
     for tower in TOWERS:
         if (init := getattr(config, f"{tower}_init")) != RANDOM:
             source = open_source(init, tower, teacher)
-            tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer) if source.tokenizer else None
+            tokens = (
+                match_tokens(tokenizer, source.tokenizer, config.tokenizer)
+                if source.tokenizer
+                else None
+            )
             logger.info("%s", inherit_weights(model, source, tokens))
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
+    tokenizer.model_input_names = [
+        "input_ids",
+        "attention_mask",
+    ]  # SigLIP tokenizers omit attention_mask
     squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
 
 
-def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLIPModel, DCCLIPProcessor]:
+def load_student(
+    name: str | Path | None, field: str = "student"
+) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Load a saved student, with all dimensions of its embeddings, and its processor.
 
     Raises:
         ValueError: The student is not named, does not exist, is not a DC-CLIP model, or is damaged.
     """
     if name is None:
-        raise ValueError("student: none is named. Give the output folder of stage 1, or describe a new_student.")
+        raise ValueError(
+            "student: none is named. Give the output folder of stage 1, or describe a new_student."
+        )
     config = open_config(field, str(name))
     if config.model_type != DCCLIPConfig.model_type:
         raise ValueError(
@@ -171,7 +193,10 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
 
 
 def tower_config(
-    config: StudentConfig, tower: str, teacher: Teacher | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+    config: StudentConfig,
+    tower: str,
+    teacher: Teacher | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedConfig:
     """Build the transformers config of one tower.
 
@@ -201,15 +226,22 @@ def tower_config(
         )
     special: dict[str, Any] = {}
     if tokenizer is not None:
-        special = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
+        special = {
+            f"{token}_token_id": getattr(tokenizer, f"{token}_token_id")
+            for token in ("pad", "bos", "eos")
+        }
         special["vocab_size"] = len(tokenizer)
     fields = inherited | special | given
     if "model_type" not in fields:
-        raise ValueError(f"{name} has no 'model_type'. Name a transformers model type, such as 'xlm-roberta'.")
+        raise ValueError(
+            f"{name} has no 'model_type'. Name a transformers model type, such as 'xlm-roberta'."
+        )
     try:
         built = AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{name} does not describe a tower. Correct this field: {error}") from error
+        raise ValueError(
+            f"{name} does not describe a tower. Correct this field: {error}"
+        ) from error
     _refuse_unknown_fields(built, given, name)
     if tokenizer is not None and built.vocab_size < len(tokenizer):
         raise ValueError(
@@ -229,8 +261,18 @@ def _build_model(config: DCCLIPConfig) -> DCCLIPModel:
         return DCCLIPModel(config)
     except ModuleNotFoundError:
         raise
-    except (ImportError, ValueError, TypeError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
-        tower = "vision" if config.vision_width is None else "text"  # which is known once the image tower is built
+    except (
+        ImportError,
+        ValueError,
+        TypeError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+    ) as error:
+        tower = (
+            "vision" if config.vision_width is None else "text"
+        )  # which is known once the image tower is built
         size = f" for images of {config.image_size} pixels" if tower == "vision" else ""
         raise ValueError(
             f"student.{tower}_config: {getattr(config, f'{tower}_config').model_type!r} cannot be built with these "
@@ -255,18 +297,30 @@ def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     """Licences of the checkpoints whose towers the student inherits."""
-    inits = {init: tower for tower in TOWERS if (init := getattr(config, f"{tower}_init")) not in (RANDOM, TEACHER)}
+    inits = {
+        init: tower
+        for tower in TOWERS
+        if (init := getattr(config, f"{tower}_init")) not in (RANDOM, TEACHER)
+    }
     licenses = []
     for init, tower in inits.items():
         source: Any = open_config(f"student.{tower}_init", init)
-        is_free = source.model_type == DCCLIPConfig.model_type and not (source.teacher or source.teacher_license)
+        is_free = source.model_type == DCCLIPConfig.model_type and not (
+            source.teacher or source.teacher_license
+        )
         license = read_license(init, find_commit(init))
-        if license or not is_free:  # a model of ours without a teacher has this package's licence, if it states none
+        if (
+            license or not is_free
+        ):  # a model of ours without a teacher has this package's licence, if it states none
             licenses.append(license)
     return licenses
 
 
 def _from_teacher(teacher: Teacher | None, field: str) -> Any:
     if teacher is None:
-        raise ValueError(f"student.{field}: is not given, and a teacher to take it from is missing. Set it.")
-    return getattr(teacher.image_processor if field in ("image_mean", "image_std") else teacher, field)
+        raise ValueError(
+            f"student.{field}: is not given, and a teacher to take it from is missing. Set it."
+        )
+    return getattr(
+        teacher.image_processor if field in ("image_mean", "image_std") else teacher, field
+    )

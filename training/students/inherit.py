@@ -17,14 +17,20 @@ from modeling_dcclip import DCCLIPModel
 from training.students.sources import SourceTower
 from training.teachers.family import first_position
 
-_PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}  # of the student
+_PROJECTIONS = {
+    "vision": "visual_projection.weight",
+    "text": "text_projection.weight",
+}  # of the student
 # prefixes of weight names that depend on the class around the tower
 _WRAPPER = re.compile(r"^(?:(?:model|vision_model|text_model|bert|roberta)\.)+")
 _LAYER = re.compile(r"^(?:encoder\.|transformer\.)?layers?\.(\d+)\.")
 # roles of the dimensions of a layer's matrices; all other dimensions have the residual width, or are not cut
 _ROLES = (
     (re.compile(r"(?:query|key|value|[qkv]_proj|[qkv]_lin)\.\w+$"), ("heads", "width")),
-    (re.compile(r"(?:attention\.output\.dense|out_proj|o_proj|out_lin)\.weight$"), ("width", "heads")),
+    (
+        re.compile(r"(?:attention\.output\.dense|out_proj|o_proj|out_lin)\.weight$"),
+        ("width", "heads"),
+    ),
     (re.compile(r"(?:intermediate\.dense|fc1|lin1)\.\w+$"), ("feed_forward", "width")),
     (re.compile(r"(?:output\.dense|fc2|lin2)\.weight$"), ("width", "feed_forward")),
 )
@@ -60,7 +66,9 @@ class Inheritance:
 
 
 @torch.no_grad()
-def inherit_weights(student: DCCLIPModel, source: SourceTower, tokens: Tensor | None = None) -> Inheritance:
+def inherit_weights(
+    student: DCCLIPModel, source: SourceTower, tokens: Tensor | None = None
+) -> Inheritance:
     """Copy the weights of a source into one tower of a student.
 
     Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
@@ -84,7 +92,10 @@ def inherit_weights(student: DCCLIPModel, source: SourceTower, tokens: Tensor | 
     """
     tower = getattr(student, f"{source.tower}_model")
     cutter = _Cutter(source, tower, tokens)
-    pairs = {f"{source.tower}_model.{name}": cutter.pair(name, target) for name, target in tower.state_dict().items()}
+    pairs = {
+        f"{source.tower}_model.{name}": cutter.pair(name, target)
+        for name, target in tower.state_dict().items()
+    }
     projection = _PROJECTIONS[source.tower]
     pairs[projection] = cutter.pair_projection(student.get_parameter(projection))
     report = Inheritance(source.name, source.tower, tokens=cutter.count_tokens())
@@ -119,7 +130,9 @@ def evenly_spaced(total: int, count: int) -> Tensor:
         ValueError: `count` is more than `total`.
     """
     if count > total:
-        raise ValueError(f"cannot select {count} of {total}; give the student at most as many as its source has.")
+        raise ValueError(
+            f"cannot select {count} of {total}; give the student at most as many as its source has."
+        )
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 
@@ -135,7 +148,9 @@ class _Cutter:
         if self.can_cut:
             for size in ("num_hidden_layers", "hidden_size", "intermediate_size"):
                 self._refuse_larger(size)
-            self.layers = evenly_spaced(self.source_config.num_hidden_layers, self.config.num_hidden_layers).tolist()
+            self.layers = evenly_spaced(
+                self.source_config.num_hidden_layers, self.config.num_hidden_layers
+            ).tolist()
 
     def pair(self, name: str, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The source's weight, and the value for the student: the same tensor, a part of it, or None."""
@@ -174,8 +189,14 @@ class _Cutter:
             return self._take_rows(tensor, target, rows.masked_fill(rows >= len(tensor), -1))
         if "position_embedding" in name:
             is_text = self.source.tower == "text"
-            return self._take_positions(tensor, target) if is_text else self._resample_positions(tensor, target)
-        roles = next((roles for pattern, roles in _ROLES if pattern.search(name)), ("width",) * tensor.ndim)
+            return (
+                self._take_positions(tensor, target)
+                if is_text
+                else self._resample_positions(tensor, target)
+            )
+        roles = next(
+            (roles for pattern, roles in _ROLES if pattern.search(name)), ("width",) * tensor.ndim
+        )
         return self._cut(tensor, target.shape, roles)
 
     def _cut(self, tensor: Tensor, shape: tuple[int, ...], roles: tuple[str, ...]) -> Tensor | None:
@@ -186,9 +207,16 @@ class _Cutter:
             if total == count:
                 continue
             role = roles[dimension]
-            if role == "width" and (total, count) != (self.source_config.hidden_size, self.config.hidden_size):
+            if role == "width" and (total, count) != (
+                self.source_config.hidden_size,
+                self.config.hidden_size,
+            ):
                 return None
-            chosen = self._head_channels(total, count) if role == "heads" else evenly_spaced(total, count)
+            chosen = (
+                self._head_channels(total, count)
+                if role == "heads"
+                else evenly_spaced(total, count)
+            )
             tensor = tensor.index_select(dimension, chosen.to(tensor.device))
         return tensor
 
@@ -197,11 +225,16 @@ class _Cutter:
 
     def _head_channels(self, total: int, count: int) -> Tensor:
         """Whole heads if their width agrees; otherwise evenly spaced channels of evenly spaced heads."""
-        source_heads, heads = self.source_config.num_attention_heads, self.config.num_attention_heads
+        source_heads, heads = (
+            self.source_config.num_attention_heads,
+            self.config.num_attention_heads,
+        )
         source_width, width = total // source_heads, count // heads
         if heads > source_heads or width > source_width:
             return evenly_spaced(total, count)
-        channels = evenly_spaced(source_heads, heads)[:, None] * source_width + evenly_spaced(source_width, width)
+        channels = evenly_spaced(source_heads, heads)[:, None] * source_width + evenly_spaced(
+            source_width, width
+        )
         return channels.flatten()  # (heads, width) -> (count,)
 
     def _take_rows(self, tensor: Tensor, target: Tensor, rows: Tensor) -> Tensor | None:
@@ -216,12 +249,18 @@ class _Cutter:
 
     def _token_rows(self, available: int, num_rows: int) -> Tensor:
         tokens = torch.arange(num_rows) if self.tokens is None else self.tokens
-        rows = torch.full((num_rows,), -1)  # a table may have more rows than the tokenizer has tokens
+        rows = torch.full(
+            (num_rows,), -1
+        )  # a table may have more rows than the tokenizer has tokens
         rows[: len(tokens)] = tokens[:num_rows]
         return rows.masked_fill(rows >= available, -1)
 
     def _take_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        rows = torch.arange(len(target)) + first_position(self.source_config) - first_position(self.config)
+        rows = (
+            torch.arange(len(target))
+            + first_position(self.source_config)
+            - first_position(self.config)
+        )
         if rows[-1] >= len(tensor):
             raise ValueError(
                 f"student.text_config.max_position_embeddings is {len(target)}, but {self.source.name!r} has "
@@ -240,7 +279,9 @@ class _Cutter:
         if available - source_edge**2 != prefix:
             return None
         batch = cut.reshape(1, *cut.shape[-2:])  # (N, D) or (1, N, D) -> (1, N, D)
-        return resample_abs_pos_embed(batch, [edge, edge], [source_edge, source_edge], prefix).reshape(target.shape)
+        return resample_abs_pos_embed(
+            batch, [edge, edge], [source_edge, source_edge], prefix
+        ).reshape(target.shape)
 
     def _refuse_larger(self, size: str):
         limit, value = getattr(self.source_config, size, None), getattr(self.config, size, None)
@@ -266,4 +307,6 @@ def _is_transformer(config: PreTrainedConfig) -> bool:
 
 def _embedding_name(tower: PreTrainedModel) -> str:
     table = tower.get_input_embeddings()
-    return _canonical(next(f"{name}.weight" for name, module in tower.named_modules() if module is table))
+    return _canonical(
+        next(f"{name}.weight" for name, module in tower.named_modules() if module is table)
+    )

@@ -52,11 +52,17 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
     """
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
-        owner = _require(teacher, tower) if init == TEACHER else Teacher.from_pretrained(init, towers=(tower,))
+        owner = (
+            _require(teacher, tower)
+            if init == TEACHER
+            else Teacher.from_pretrained(init, towers=(tower,))
+        )
         owner = owner.with_towers((tower,))
         weights, projection = owner.tower_weights(tower)
         rotation = owner.state_dict().get("rotation") if init != TEACHER else None
-        if rotation is not None and projection is not None:  # of a student, back to the space of its teacher
+        if (
+            rotation is not None and projection is not None
+        ):  # of a student, back to the space of its teacher
             projection = rotation @ projection
         return SourceTower(
             name=owner.name,
@@ -87,10 +93,16 @@ def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict
             f"student.{tower}_init to 'random' or to another checkpoint."
         )
     config = _tower_of(source, tower)
-    standalone = {name: other for family in FAMILIES.values() for name, other in family.standalone_towers.items()}
+    standalone = {
+        name: other
+        for family in FAMILIES.values()
+        for name, other in family.standalone_towers.items()
+    }
     model_type = standalone.get(config.model_type, config.model_type)
     known = AutoConfig.for_model(model_type).to_dict().keys() - _NOT_OF_THE_TOWER
-    return {key: value for key, value in config.to_dict().items() if key in known} | {"model_type": model_type}
+    return {key: value for key, value in config.to_dict().items() if key in known} | {
+        "model_type": model_type
+    }
 
 
 def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedConfig:

@@ -9,7 +9,13 @@ Examples:
 import sys
 from importlib import import_module
 
-from training.utils.cli import USER_ERROR, exit_with_error, hide_library_bars, parse_options, user_errors
+from training.utils.cli import (
+    USER_ERROR,
+    exit_with_error,
+    hide_library_bars,
+    parse_options,
+    user_errors,
+)
 
 PROGRAM = "python -m training.studies"
 STUDIES = {
@@ -32,7 +38,9 @@ def main(argv: list[str] | None = None):
         print("\n".join(f"  {each:12}{summary}" for each, summary in STUDIES.items()))
         return
     if name not in STUDIES:
-        exit_with_error("studies", f"there is no study {name!r}. Name one of {', '.join(STUDIES)}.", USER_ERROR)
+        exit_with_error(
+            "studies", f"there is no study {name!r}. Name one of {', '.join(STUDIES)}.", USER_ERROR
+        )
     with user_errors(name, extra="studies"):
         study = import_module(f"training.studies.{name}")
         options = parse_options(

@@ -34,7 +34,9 @@ ARMS = (
     Arm("stage 1: embedding", {"map_weight": 0.0}),
     Arm("stage 1: logits", {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0}),
     Arm("stage 1: feature map, relations", {"relational_weight": 1.0}),
-    Arm("text tower: as wide as the teacher's", {"tower": "text", "student": {"text_config": WIDE}}),
+    Arm(
+        "text tower: as wide as the teacher's", {"tower": "text", "student": {"text_config": WIDE}}
+    ),
     Arm("stage 1: both towers from the teacher", {"student": {"text_init": "teacher"}}),
     Arm("stage 1: random weights", {"freeze": [], "student": {"vision_init": "random"}}),
     Arm("stage 1 alone, longer", longer=True),
@@ -88,7 +90,13 @@ def make_trainer(options: Options, held_out: HeldOut) -> Trainer:
     first = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
     second = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
     first = replace(first, data=held_out.training_data(first.data))
-    return Trainer(first, second, Path(options.output_dir) / ".scratch", options.distill_steps, options.align_steps)
+    return Trainer(
+        first,
+        second,
+        Path(options.output_dir) / ".scratch",
+        options.distill_steps,
+        options.align_steps,
+    )
 
 
 def run(options: Options):

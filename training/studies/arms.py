@@ -83,11 +83,17 @@ class Trainer:
             return None
         changes = dict(arm.distill)
         student = self.distill.student
-        for name, value in changes.pop("student", {}).items():  # a config keeps the fields that are not named
+        for name, value in changes.pop(
+            "student", {}
+        ).items():  # a config keeps the fields that are not named
             before = getattr(student, name)
-            student = replace(student, **{name: before | value if isinstance(before, dict) else value})
+            student = replace(
+                student, **{name: before | value if isinstance(before, dict) else value}
+            )
         steps = self.distill_steps + (self.align_steps if arm.longer else 0)
-        recipe = replace(self.distill, student=student, teacher_cache=str(self.folder / "targets"), **changes)
+        recipe = replace(
+            self.distill, student=student, teacher_cache=str(self.folder / "targets"), **changes
+        )
         shared = f"distilled-{seed}-{crc32(repr((recipe, steps)).encode()):08x}"  # not of a run with other options
         folder = self.folder / ("run" if arm.distill or arm.longer else shared)
         return replace(recipe, **self._run(recipe, folder, steps, seed))
@@ -97,8 +103,14 @@ class Trainer:
         if arm.align is None:
             return None
         first = self.distill_recipe(arm, seed)
-        data = replace(self.distill.data, train=self.pairs(arm.share, seed)) if arm.share > 1 else self.distill.data
-        name = "targets" if arm.share == 1 else f"targets-{arm.share}-{seed}"  # the rows of a share are numbered anew
+        data = (
+            replace(self.distill.data, train=self.pairs(arm.share, seed))
+            if arm.share > 1
+            else self.distill.data
+        )
+        name = (
+            "targets" if arm.share == 1 else f"targets-{arm.share}-{seed}"
+        )  # the rows of a share are numbered anew
         recipe = replace(self.align, data=data, teacher_cache=str(self.folder / name), **arm.align)
         if first is not None:
             recipe = replace(recipe, student=first.output_dir, new_student=None)
@@ -106,8 +118,13 @@ class Trainer:
         student = self.distill.student
         if student.text_init == "teacher":  # which has learned the task already
             student = replace(student, text_init="random")
-        recipe = replace(recipe, student=None, new_student=student, learning_rate=self.distill.learning_rate)
-        return replace(recipe, **self._run(recipe, self.folder / "run", self.distill_steps + self.align_steps, seed))
+        recipe = replace(
+            recipe, student=None, new_student=student, learning_rate=self.distill.learning_rate
+        )
+        return replace(
+            recipe,
+            **self._run(recipe, self.folder / "run", self.distill_steps + self.align_steps, seed),
+        )
 
     def pairs(self, share: int, seed: int) -> str:
         """Write a share of the pairs, drawn by the seed, and return the path of the parquet file."""
@@ -122,13 +139,22 @@ class Trainer:
         data: DataConfig = recipe.data
         size = recipe.batch_size
         if isinstance(recipe, AlignRecipe):
-            size = min(size, len(load_source(str(data.train))))  # a small share may have fewer pairs
+            size = min(
+                size, len(load_source(str(data.train)))
+            )  # a small share may have fewer pairs
         warmup = min(recipe.warmup_steps, steps // 6)
-        fields = {"output_dir": str(folder), "max_steps": steps, "warmup_steps": warmup, "seed": seed}
+        fields = {
+            "output_dir": str(folder),
+            "max_steps": steps,
+            "warmup_steps": warmup,
+            "seed": seed,
+        }
         return fields | {"batch_size": size, "save_every": 0}
 
 
-def compare(study: Study, trainer: Trainer, arms: Sequence[Arm], seeds: Sequence[int], measure: Any):
+def compare(
+    study: Study, trainer: Trainer, arms: Sequence[Arm], seeds: Sequence[int], measure: Any
+):
     """Train every arm with every seed, unless its rows are there; `measure` returns those of a model, arm and seed."""
     for seed in seeds:
         for arm in arms:

@@ -93,9 +93,16 @@ def _altclip() -> DualEncoder:
 
     Source: config.json of BAAI/AltCLIP on the Hub.
     """
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    sizes = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
     vision = sizes | {"image_size": 224, "patch_size": 14}
-    return split(AltCLIPModel(AltCLIPConfig(vision_config=vision, text_config={}, projection_dim=768)), 224)
+    return split(
+        AltCLIPModel(AltCLIPConfig(vision_config=vision, text_config={}, projection_dim=768)), 224
+    )
 
 
 def _chinese_clip_rn50() -> DualEncoder:
@@ -104,10 +111,15 @@ def _chinese_clip_rn50() -> DualEncoder:
     Source: cn_clip/clip/model_configs/RN50.json and RBT3-chinese.json of OFA-Sys/Chinese-CLIP.
     """
     text = BertConfig(vocab_size=21128, num_hidden_layers=3)
-    return DualEncoder(timm.create_model("resnet50_clip", num_classes=1024), _BertTower(text, 1024), 224)
+    return DualEncoder(
+        timm.create_model("resnet50_clip", num_classes=1024), _BertTower(text, 1024), 224
+    )
 
 
-BASELINES: dict[str, Callable[[], DualEncoder]] = {"chinese-clip-rn50": _chinese_clip_rn50, "altclip": _altclip}
+BASELINES: dict[str, Callable[[], DualEncoder]] = {
+    "chinese-clip-rn50": _chinese_clip_rn50,
+    "altclip": _altclip,
+}
 NAMES = (*SIZES, *BASELINES)
 
 
@@ -119,7 +131,9 @@ def load_weights(name: str, weights: Path) -> DualEncoder:
     with init_empty_weights(include_buffers=False):
         encoder = BASELINES[name]()
     for tower in ("image_tower", "text_tower"):
-        getattr(encoder, tower).load_state_dict(load_file(weights / f"{tower}.safetensors"), assign=True)
+        getattr(encoder, tower).load_state_dict(
+            load_file(weights / f"{tower}.safetensors"), assign=True
+        )
     return encoder
 
 
@@ -137,7 +151,9 @@ def prepare(name: str, model: str | None, folder: Path, backends: list[str]):
     weights = Path(model) if model else folder / "weights"
     torch.manual_seed(0)
     if model is None and name in SIZES:
-        size = load_size(name, vision_init="random", text_init="random", tokenizer=str(TEACHER_FOLDER))
+        size = load_size(
+            name, vision_init="random", text_init="random", tokenizer=str(TEACHER_FOLDER)
+        )
         build_student(size, [*LANGUAGES])[0].save_pretrained(weights)
     if model is not None or name in SIZES:
         encoder = load_weights(name, weights)
@@ -149,12 +165,18 @@ def prepare(name: str, model: str | None, folder: Path, backends: list[str]):
     folder.mkdir(parents=True, exist_ok=True)
     towers = (encoder.image_tower, encoder.text_tower)
     max_length = AutoConfig.from_pretrained(model).max_text_length if model else MAX_LENGTH
-    tokenizer = load_tokenizer(model or str(TEACHER_FOLDER))  # models built from a config share the demo's tokenizer
+    tokenizer = load_tokenizer(
+        model or str(TEACHER_FOLDER)
+    )  # models built from a config share the demo's tokenizer
     ids = {
         language: tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         for language, texts in sample_texts().items()
     }
-    inputs = {"image_size": encoder.image_size, "pad_token_id": tokenizer.pad_token_id or 0, "texts": ids}
+    inputs = {
+        "image_size": encoder.image_size,
+        "pad_token_id": tokenizer.pad_token_id or 0,
+        "texts": ids,
+    }
     write_text(folder / INPUTS, json.dumps(inputs))
     facts: dict[str, Any] = {
         "weights": str(weights),
@@ -170,13 +192,17 @@ def prepare(name: str, model: str | None, folder: Path, backends: list[str]):
             files = folder.glob(f"*-{backend}.onnx*")
             facts["bytes"][backend] = sum(path.stat().st_size for path in files)
     except Exception as error:  # three libraries are involved, and their errors share no base class
-        facts["failures"] = dict.fromkeys(graphs, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        facts["failures"] = dict.fromkeys(
+            graphs, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        )
     write_text(folder / FACTS, json.dumps(facts))
 
 
 def _write_graphs(encoder: DualEncoder, folder: Path, max_length: int, int8: bool):
     batch, length = Dim("batch_size"), Dim("sequence_length", max=max_length)
-    pixels = torch.randn(2, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(
+        2, 3, encoder.image_size, encoder.image_size, generator=torch.Generator().manual_seed(0)
+    )
     ids = torch.ones(2, 5, dtype=torch.int64)
     for tower, module, example, shapes in (
         ("vision", encoder.image_tower, (pixels,), [{0: batch}]),
@@ -184,7 +210,9 @@ def _write_graphs(encoder: DualEncoder, folder: Path, max_length: int, int8: boo
     ):
         fp32 = folder / f"{tower}-onnx-fp32.onnx"
         external = sum(parameter.nbytes for parameter in module.parameters()) >= MAX_PROTOBUF_BYTES
-        write_graph(_Normalized(module), tower, example, (tuple(shapes),), fp32, external_data=external)
+        write_graph(
+            _Normalized(module), tower, example, (tuple(shapes),), fp32, external_data=external
+        )
         if int8:
             images = iter(np.split(pixels.numpy(), 2))
             quantize(fp32, tower, folder / f"{tower}-onnx-int8.onnx", images)
@@ -196,5 +224,7 @@ def sample_texts() -> dict[str, list[str]]:
     texts = {}
     for language, template in TEMPLATES.items():
         queries = [template.format(name) for by_language in names for name in by_language[language]]
-        texts[language] = [queries[round(position)] for position in np.linspace(0, len(queries) - 1, NUM_TEXTS)]
+        texts[language] = [
+            queries[round(position)] for position in np.linspace(0, len(queries) - 1, NUM_TEXTS)
+        ]
     return texts

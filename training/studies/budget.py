@@ -59,10 +59,17 @@ class Options(StudyOptions):
         self.require_at_least(1, "threads", "batch_sizes", "repeats")
         names = [name_of(model) for model in self.models]
         if len(set(names)) < len(names):
-            raise ValueError(f"models: two of {' '.join(self.models)} have the same name. Remove or rename one.")
+            raise ValueError(
+                f"models: two of {' '.join(self.models)} have the same name. Remove or rename one."
+            )
         for model in self.models:
-            if model not in NAMES and read_config("models", model).get("model_type") != DCCLIPConfig.model_type:
-                raise ValueError(f"models: {model!r} is neither a finished student nor one of {', '.join(NAMES)}.")
+            if (
+                model not in NAMES
+                and read_config("models", model).get("model_type") != DCCLIPConfig.model_type
+            ):
+                raise ValueError(
+                    f"models: {model!r} is neither a finished student nor one of {', '.join(NAMES)}."
+                )
 
 
 def name_of(model: str) -> str:
@@ -87,7 +94,11 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
     """Measure one model on every backend; its weights and graphs are deleted afterwards."""
     name, own = name_of(model), None if model in NAMES else model
     jobs = [(backend, count) for backend in options.backends for count in options.threads]
-    jobs = [job for job in jobs if not study.has(model=name, metric="cold_start_s", protocol=protocol_of(*job))]
+    jobs = [
+        job
+        for job in jobs
+        if not study.has(model=name, metric="cold_start_s", protocol=protocol_of(*job))
+    ]
     if not jobs:
         return
     folder = study.folder / ".scratch" / name
@@ -104,10 +115,25 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
         if reason := facts["failures"].get(backend):
             failures[f"{name}, {backend}"] = reason
             continue
-        spec = {"name": name, "weights": facts["weights"], "folder": str(folder), "backend": backend, "threads": count}
-        spec |= {"batch_sizes": sorted(options.batch_sizes), "repeats": options.repeats, "seconds": options.seconds}
+        spec = {
+            "name": name,
+            "weights": facts["weights"],
+            "folder": str(folder),
+            "backend": backend,
+            "threads": count,
+        }
+        spec |= {
+            "batch_sizes": sorted(options.batch_sizes),
+            "repeats": options.repeats,
+            "seconds": options.seconds,
+        }
         os.environ["OMP_NUM_THREADS"] = str(count)
-        command = [sys.executable, "-m", "training.studies.probe", json.dumps(spec | {"began": time.monotonic()})]
+        command = [
+            sys.executable,
+            "-m",
+            "training.studies.probe",
+            json.dumps(spec | {"began": time.monotonic()}),
+        ]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:  # the other backends are still measured
             failures[f"{name}, {protocol_of(backend, count)}"] = child.stderr.strip()[-500:]
@@ -119,15 +145,27 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
 def _row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row:
     protocol = protocol_of(backend, threads, measured.get("batch_size"))
     language, metric = measured.get("language"), measured["metric"]
-    return Row(model=name, protocol=protocol, language=language, metric=metric, value=measured["value"])
+    return Row(
+        model=name, protocol=protocol, language=language, metric=metric, value=measured["value"]
+    )
 
 
 def table(results: Results) -> str:
     """Markdown table at batch 1, with a line for each model, backend and number of threads."""
-    columns = ["Parameters", "MB", "Start, s", "Peak, MiB", "ms per image", "ms per text", f"x {REFERENCE}"]
+    columns = [
+        "Parameters",
+        "MB",
+        "Start, s",
+        "Peak, MiB",
+        "ms per image",
+        "ms per text",
+        f"x {REFERENCE}",
+    ]
     lines = [["Model", "Backend", "Threads", *columns], ["---", "---", *["---:"] * 8]]
     pairs = read_pairs(results)
-    references = {(pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE}
+    references = {
+        (pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE
+    }
     for pair in pairs:
         costs = read_costs(results, pair.model, pair.backend, pair.threads)
         reference = references.get((pair.backend, pair.threads))
@@ -171,11 +209,21 @@ def read_pairs(results: Results) -> list[Pair]:
     """One `Pair` for every model, backend and number of threads that was measured at batch 1."""
     pairs = []
     for row in results.rows:
-        backend, threads, batch = (row.protocol or "").split(", ") if row.metric == "ms_per_image_p50" else ("",) * 3
+        backend, threads, batch = (
+            (row.protocol or "").split(", ") if row.metric == "ms_per_image_p50" else ("",) * 3
+        )
         if batch == "batch 1":
             texts = results.values(model=row.model, metric="ms_per_text_p50", protocol=row.protocol)
             if texts:
-                pairs.append(Pair(row.model, backend, int(threads.split()[1]), row.value, statistics.fmean(texts)))
+                pairs.append(
+                    Pair(
+                        row.model,
+                        backend,
+                        int(threads.split()[1]),
+                        row.value,
+                        statistics.fmean(texts),
+                    )
+                )
     return pairs
 
 

@@ -83,12 +83,16 @@ def make_trainer(options: Options) -> Trainer:
     folder = Path(options.output_dir) / ".scratch"
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "pairs.parquet")
-    data = DataConfig(train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False)
+    data = DataConfig(
+        train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False
+    )
     student = replace(first.student, image_size=options.image_size or first.student.image_size)
     first = replace(first, student=student, data=data, tower="both", teacher_views=1)
     first = replace(first, batch_size=options.batch_size, map_weight=first.map_weight or 1.0)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
-    second = replace(second, batch_size=options.batch_size, teacher_views=1)  # the stages share the targets
+    second = replace(
+        second, batch_size=options.batch_size, teacher_views=1
+    )  # the stages share the targets
     return Trainer(first, second, folder, options.distill_steps, options.align_steps)
 
 
@@ -96,7 +100,11 @@ def run(options: Options):
     """Train and measure every arm, and print the table."""
     trainer = make_trainer(options)
     pairs = make_retrieval_set(
-        "validation", open_rows(options.validation, CAPTIONED, "validation"), NAMES, "image", options.validation
+        "validation",
+        open_rows(options.validation, CAPTIONED, "validation"),
+        NAMES,
+        "image",
+        options.validation,
     )
     teacher = ZeroShotModel.from_pretrained(str(trainer.distill.teacher))
     study = Study("claims", options, options.train, weights=weights_fingerprint(teacher.model))

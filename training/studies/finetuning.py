@@ -74,7 +74,9 @@ class Options(StudyOptions):
     def __post_init__(self):
         self.require_at_least(20, "sizes", "num_general")
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
-            raise ValueError(f"arms: there is no {unknown[0]!r}, only {', '.join(ARMS)}. Name one of these.")
+            raise ValueError(
+                f"arms: there is no {unknown[0]!r}, only {', '.join(ARMS)}. Name one of these."
+            )
 
 
 def run(options: Options):
@@ -83,7 +85,9 @@ def run(options: Options):
     order = keyed_uniform(0, np.arange(len(rows)), num=1)[:, 0].argsort()
     num_test = round(TEST_SHARE * len(rows))
     if max(options.sizes) > len(rows) - num_test:
-        raise ValueError(f"sizes: only {len(rows) - num_test} pairs are not in the test split, got {options.sizes}.")
+        raise ValueError(
+            f"sizes: only {len(rows) - num_test} pairs are not in the test split, got {options.sizes}."
+        )
     tested = rows.select(sorted(order[:num_test].tolist()))
     photographs = open_rows(options.photographs, CAPTIONED, "photographs", options.num_general)
     sets = [
@@ -94,8 +98,12 @@ def run(options: Options):
     weights = weights_fingerprint(ZeroShotModel.from_pretrained(options.model).model)
     study = Study("finetuning", options, options.data, weights=weights)
 
-    def rows_of(folder: str, arm: str, stage: str | None = None, seed: int | None = None) -> list[Row]:
-        measured = measure_model(ZeroShotModel.from_pretrained(folder), sets, labelled, options.num_general)
+    def rows_of(
+        folder: str, arm: str, stage: str | None = None, seed: int | None = None
+    ) -> list[Row]:
+        measured = measure_model(
+            ZeroShotModel.from_pretrained(folder), sets, labelled, options.num_general
+        )
         return [replace(row, model=arm, stage=stage, seed=seed) for row in measured]
 
     if not study.has(model=START):
@@ -150,12 +158,24 @@ def table(results: Results) -> str:
     Returns:
         Markdown table with a line for each number of pairs and arm.
     """
-    lines = [["Pairs, arm", "Seeds", "Test split R@5, gain", "Worst loss on photographs", "Worst loss of top-1"]]
+    lines = [
+        [
+            "Pairs, arm",
+            "Seeds",
+            "Test split R@5, gain",
+            "Worst loss on photographs",
+            "Worst loss of top-1",
+        ]
+    ]
     lines.append(["---", *["---:"] * 4])
-    for stage, arm in dict.fromkeys((row.stage, row.model) for row in results.rows if row.stage is not None):
+    for stage, arm in dict.fromkeys(
+        (row.stage, row.model) for row in results.rows if row.stage is not None
+    ):
         changes = {}
         for row in (row for row in results.rows if (row.stage, row.model) == (stage, arm)):
-            (before,) = results.values(model=START, set=row.set, language=row.language, metric=row.metric)
+            (before,) = results.values(
+                model=START, set=row.set, language=row.language, metric=row.metric
+            )
             changes[row.set, row.seed, row.language, row.metric] = row.value - before
         seeds = sorted({seed for _, seed, _, _ in changes if seed is not None})
         gains = [
@@ -168,10 +188,20 @@ def table(results: Results) -> str:
         ]
         losses = [
             [
-                max(-change for (each, own, _, _), change in changes.items() if (each, own) == (name, seed))
+                max(
+                    -change
+                    for (each, own, _, _), change in changes.items()
+                    if (each, own) == (name, seed)
+                )
                 for seed in seeds
             ]
             for name in (PHOTOGRAPHS, LABELLED)
         ]
-        lines.append([f"{stage}, {arm}", str(len(seeds)), *(mean_and_spread(values) for values in (gains, *losses))])
+        lines.append(
+            [
+                f"{stage}, {arm}",
+                str(len(seeds)),
+                *(mean_and_spread(values) for values in (gains, *losses)),
+            ]
+        )
     return markdown_table(lines)

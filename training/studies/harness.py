@@ -15,7 +15,14 @@ from training.data.sources import digest_sources
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import expanded
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, portable_values
+from training.utils.results import (
+    RESULTS_FILE,
+    Results,
+    Row,
+    make_meta,
+    markdown_table,
+    portable_values,
+)
 
 PROGRAM = "python -m training.studies"
 CAPTIONED = ("image", *LANGUAGES)  # columns of images with captions in both languages
@@ -61,8 +68,14 @@ class Study:
 
     def __init__(self, name: str, options: StudyOptions, data: str, **conditions: Any):
         self.folder = Path(options.output_dir)
-        settings = {key: value for key, value in asdict(options).items() if key not in EXTENDABLE} | conditions
-        named = [os.path.abspath(expanded(value)) for value in settings.values() if isinstance(value, str)]
+        settings = {
+            key: value for key, value in asdict(options).items() if key not in EXTENDABLE
+        } | conditions
+        named = [
+            os.path.abspath(expanded(value))
+            for value in settings.values()
+            if isinstance(value, str)
+        ]
         settings["files_digest"] = digest_sources(named)
         settings = portable_values(json.loads(json.dumps(settings)))  # as the file has them
         meta = make_meta(data, None, command_of(f"{PROGRAM} {name}", options), settings=settings)
@@ -71,7 +84,9 @@ class Study:
         if path.exists():
             earlier = Results.read(path)
             before = earlier.meta.get("settings", {})
-            changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+            changed = sorted(
+                key for key in {*before, *settings} if before.get(key) != settings.get(key)
+            )
             if changed:
                 key = changed[0]
                 raise ValueError(
@@ -90,7 +105,12 @@ class Study:
         self.results.write(self.folder)
         if rows:
             first = rows[0]
-            names = [first.model, first.stage, first.set, None if first.seed is None else f"seed {first.seed}"]
+            names = [
+                first.model,
+                first.stage,
+                first.set,
+                None if first.seed is None else f"seed {first.seed}",
+            ]
             values = [
                 f"{row.metric}{f' {row.language}' if row.language else ''} {row.value:.4g}"
                 for row in rows
@@ -117,7 +137,10 @@ def arms_table(results: Results, columns: dict[str, dict[str, str]]) -> str:
     for arm in dict.fromkeys(row.model for row in results.rows):
         seeds = {row.seed for row in results.rows if row.model == arm} - {None}
         cells = [
-            " / ".join(mean_and_spread(results.values(model=arm, language=each, **fields)) for each in LANGUAGES)
+            " / ".join(
+                mean_and_spread(results.values(model=arm, language=each, **fields))
+                for each in LANGUAGES
+            )
             for fields in columns.values()
         ]
         lines.append([arm, str(len(seeds) or ""), *cells])
@@ -132,7 +155,9 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def open_rows(source: str, columns: Sequence[str], field: str, number: int | None = None) -> Dataset:
+def open_rows(
+    source: str, columns: Sequence[str], field: str, number: int | None = None
+) -> Dataset:
     """Open columns of a source without decoding its images.
 
     Args:
@@ -144,6 +169,8 @@ def open_rows(source: str, columns: Sequence[str], field: str, number: int | Non
     Raises:
         ValueError: The source cannot be opened, or a column is missing.
     """
-    rows = require_columns(load_source(source, field=field), columns, source, "Name other data.", field=field)
+    rows = require_columns(
+        load_source(source, field=field), columns, source, "Name other data.", field=field
+    )
     rows = rows.select_columns(list(columns)).cast_column("image", Image(decode=False))
     return rows if number is None else rows.select(evenly_spaced_rows(len(rows), number))

@@ -36,10 +36,14 @@ def main(spec: dict[str, Any]) -> list[dict[str, Any]]:
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
     size, pad = inputs["image_size"], inputs["pad_token_id"]
     image, text = open_towers(spec)
-    pixels = np.random.default_rng(0).standard_normal((max(spec["batch_sizes"]), 3, size, size), dtype=np.float32)
+    pixels = np.random.default_rng(0).standard_normal(
+        (max(spec["batch_sizes"]), 3, size, size), dtype=np.float32
+    )
     image(pixels[:1])
     text(*text_batches(inputs["texts"]["en"], 1, pad)[0])
-    measured: list[dict[str, Any]] = [{"metric": "cold_start_s", "value": round(time.monotonic() - spec["began"], 3)}]
+    measured: list[dict[str, Any]] = [
+        {"metric": "cold_start_s", "value": round(time.monotonic() - spec["began"], 3)}
+    ]
     limits = {"repeats": spec["repeats"], "seconds": spec["seconds"]}
     for batch_size in spec["batch_sizes"]:
         fields = {"batch_size": batch_size}
@@ -69,7 +73,8 @@ def open_towers(spec: dict[str, Any]) -> tuple[Call, Call]:
     from training.edge.session import open_session
 
     vision, language = (
-        open_session(folder / f"{tower}-{backend}.onnx", spec["threads"]) for tower in ("vision", "text")
+        open_session(folder / f"{tower}-{backend}.onnx", spec["threads"])
+        for tower in ("vision", "text")
     )
     return (
         lambda pixels: vision.run(None, {"pixel_values": pixels}),
@@ -77,7 +82,9 @@ def open_towers(spec: dict[str, Any]) -> tuple[Call, Call]:
     )
 
 
-def text_batches(texts: list[list[int]], batch_size: int, pad: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def text_batches(
+    texts: list[list[int]], batch_size: int, pad: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Token ids and masks, (B, L) int64, in full batches, each padded to its longest text."""
     batches = []
     for start in range(0, len(texts) - batch_size + 1, batch_size):
@@ -90,7 +97,12 @@ def text_batches(texts: list[list[int]], batch_size: int, pad: int) -> list[tupl
 
 
 def time_calls(
-    call: Call, arguments: list[tuple], what: str, fields: dict[str, Any], repeats: int, seconds: float
+    call: Call,
+    arguments: list[tuple],
+    what: str,
+    fields: dict[str, Any],
+    repeats: int,
+    seconds: float,
 ) -> list[dict[str, Any]]:
     """Median and 95th percentile of the milliseconds per image or text.
 

@@ -80,7 +80,9 @@ def _run_module(module: str, *arguments: str) -> _Child:
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if child.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)[:200]} failed: {child.stderr.strip()[-500:]}")
+        raise RuntimeError(
+            f"{module} {' '.join(arguments)[:200]} failed: {child.stderr.strip()[-500:]}"
+        )
     output, _, costs = child.stdout.rstrip("\n").rpartition("\n")
     return _Child(output, seconds, *json.loads(costs))
 
@@ -111,7 +113,9 @@ class Options(StudyOptions):
     output_dir: str = "runs/studies/search"
 
     def __post_init__(self):
-        self.require_at_least(1, "num_images", "counts", "width", "rounds", "num_vectors", "dimension")
+        self.require_at_least(
+            1, "num_images", "counts", "width", "rounds", "num_vectors", "dimension"
+        )
 
 
 def run(options: Options):
@@ -120,7 +124,11 @@ def run(options: Options):
     rows = open_rows(options.data, CAPTIONED, "data")
     with scratch_folder(study.folder / "scratch") as scratch:
         if not study.has(metric="images_per_s"):
-            study.add(measure_rate(options, write_photos(scratch / "rate", rows, options.num_images, options.width)))
+            study.add(
+                measure_rate(
+                    options, write_photos(scratch / "rate", rows, options.num_images, options.width)
+                )
+            )
         for count in options.counts:
             if not study.has(set=f"{count} files"):
                 write_photos(scratch / "growth", rows, count, options.width)
@@ -136,7 +144,15 @@ def table(results: Results) -> str:
     """Markdown table with a line for each number."""
     lines = [["Measured", "Set", "Language", "Metric", "Value"], ["---"] * 4 + ["---:"]]
     for row in results.rows:
-        lines.append([row.model, row.set or "", row.language or "", row.metric.replace("_", " "), f"{row.value:.4g}"])
+        lines.append(
+            [
+                row.model,
+                row.set or "",
+                row.language or "",
+                row.metric.replace("_", " "),
+                f"{row.value:.4g}",
+            ]
+        )
     return markdown_table(lines)
 
 
@@ -171,14 +187,23 @@ def measure_rate(options: Options, paths: list[Path]) -> list[Row]:
     for number in range(options.rounds):
         index = paths[0].parents[1] / f"index{number}"
         child = _run_module(
-            "modeling_dcclip.command", "index", str(paths[0].parent), "--model", options.model, "--index", str(index)
+            "modeling_dcclip.command",
+            "index",
+            str(paths[0].parent),
+            "--model",
+            options.model,
+            "--index",
+            str(index),
         )
         rates["dcclip index"].append(len(paths) / child.cpu_s)
         start = time.process_time()
         with ThreadPoolExecutor() as pool:
             list(pool.map(encode, paths))
         rates["bare loop"].append(len(paths) / (time.process_time() - start))
-    rows = [Row(model=name, metric="images_per_s", value=statistics.median(each)) for name, each in rates.items()]
+    rows = [
+        Row(model=name, metric="images_per_s", value=statistics.median(each))
+        for name, each in rates.items()
+    ]
     ratio = statistics.median(own / bare for own, bare in zip(*rates.values(), strict=True))
     return [*rows, Row(model="dcclip index", metric="over_bare_loop", value=ratio)]
 
@@ -196,7 +221,10 @@ def measure_growth(options: Options, scratch: Path, count: int) -> list[Row]:
         "first_answer_cpu_s": statistics.median(each.cpu_s for each in answers),
         "search_peak_bytes": max(each.peak_bytes for each in answers),
     }
-    return [Row(model="dcclip", set=f"{count} files", metric=name, value=value) for name, value in values.items()]
+    return [
+        Row(model="dcclip", set=f"{count} files", metric=name, value=value)
+        for name, value in values.items()
+    ]
 
 
 def measure_scan(options: Options, folder: Path) -> list[Row]:
@@ -204,7 +232,10 @@ def measure_scan(options: Options, folder: Path) -> list[Row]:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((options.num_vectors, options.dimension), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[:20] + rng.standard_normal((20, options.dimension), np.float32) / options.dimension**0.5
+    queries = (
+        vectors[:20]
+        + rng.standard_normal((20, options.dimension), np.float32) / options.dimension**0.5
+    )
     store = VectorStore(folder, options.dimension)
     store.write(np.arange(len(vectors)), vectors)
     calls = {
@@ -218,27 +249,41 @@ def measure_scan(options: Options, folder: Path) -> list[Row]:
             call(query)
             times[name].append(1000 * (time.perf_counter() - start))
     size = f"{len(vectors)} x {options.dimension}"
-    return [Row(model=name, set=size, metric="scan_ms", value=statistics.median(each)) for name, each in times.items()]
+    return [
+        Row(model=name, set=size, metric="scan_ms", value=statistics.median(each))
+        for name, each in times.items()
+    ]
 
 
 def measure_recall(options: Options, rows: Dataset, folder: Path) -> list[Row]:
     """Share of the captions whose own photograph is among the ten best, by int8 and by float32 vectors."""
     runtime = Runtime(options.model, threads=1)
     images = [open_image(image_cell(cell) or {}) for cell in rows["image"]]
-    parts = [runtime.encode_images(images[at : at + BATCH_SIZE]) for at in range(0, len(images), BATCH_SIZE)]
+    parts = [
+        runtime.encode_images(images[at : at + BATCH_SIZE])
+        for at in range(0, len(images), BATCH_SIZE)
+    ]
     vectors = np.concatenate(parts).astype(np.float32)
     store = VectorStore(folder, vectors.shape[1])
     store.write(np.arange(len(vectors)), vectors)
     measured = []
     for language in LANGUAGES:
-        pairs = [(text, number) for number, cell in enumerate(rows[language]) for text in usable_captions(cell)[0]]
+        pairs = [
+            (text, number)
+            for number, cell in enumerate(rows[language])
+            for text in usable_captions(cell)[0]
+        ]
         queries = runtime.encode_texts([text for text, _ in pairs], truncate=True)
         hits: dict[str, list[bool]] = {"int8": [], "float32": []}
         for query, (_, number) in zip(queries, pairs, strict=True):
             hits["int8"].append(number in store.search(query, len(vectors), NEAREST)[0])
-            hits["float32"].append(number in np.argsort(-(vectors @ query), kind="stable")[:NEAREST])
+            hits["float32"].append(
+                number in np.argsort(-(vectors @ query), kind="stable")[:NEAREST]
+            )
         for name, found in hits.items():
             value = statistics.fmean(found)
             where = f"{len(vectors)} photographs"
-            measured.append(Row(model=name, metric="recall_at_10", value=value, set=where, language=language))
+            measured.append(
+                Row(model=name, metric="recall_at_10", value=value, set=where, language=language)
+            )
     return measured

@@ -24,7 +24,13 @@ BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
 }
 WORDS = {
     "en": {
-        "header": ["Model", "Parameters", "Size in int8", "Latency of an image and a text", "R@5, en / zh"],
+        "header": [
+            "Model",
+            "Parameters",
+            "Size in int8",
+            "Latency of an image and a text",
+            "R@5, en / zh",
+        ],
         "note": "Latency is for int8, one thread and batch 1, all models in one run. AltCLIP, the paper's "
         "teacher, has random weights. R@5 is text to image on 690 photographs.",
     },
@@ -37,9 +43,24 @@ WORDS = {
 FLICKR, BING = "flickr8k_validation", "bing_validation"
 # set, metric, and title in English and in Chinese
 PHOTOGRAPH_ROWS = (
-    (FLICKR, "text_to_image_R@5", "Flickr8k validation, text to image R@5", "Flickr8k 验证集，以文搜图 R@5"),
-    (FLICKR, "image_to_text_R@5", "Flickr8k validation, image to text R@5", "Flickr8k 验证集，以图搜文 R@5"),
-    (BING, "text_to_image_R@5", "Bing photographs of the day, text to image R@5", "必应每日图片，以文搜图 R@5"),
+    (
+        FLICKR,
+        "text_to_image_R@5",
+        "Flickr8k validation, text to image R@5",
+        "Flickr8k 验证集，以文搜图 R@5",
+    ),
+    (
+        FLICKR,
+        "image_to_text_R@5",
+        "Flickr8k validation, image to text R@5",
+        "Flickr8k 验证集，以图搜文 R@5",
+    ),
+    (
+        BING,
+        "text_to_image_R@5",
+        "Bing photographs of the day, text to image R@5",
+        "必应每日图片，以文搜图 R@5",
+    ),
     ("cifar-10", "top1", "CIFAR-10, top-1", "CIFAR-10，top-1"),
 )
 
@@ -54,7 +75,9 @@ def models_table(language: str = "en") -> str:
     words = WORDS[language]
     budget, results = Results.read(BUDGET), Results.read(PHOTO_MODEL / RESULTS_FILE)
     found = {"model": PHOTO_MODEL.name, "set": FLICKR, "metric": "text_to_image_R@5"}
-    recall = " / ".join(f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES)
+    recall = " / ".join(
+        f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES
+    )
     name = PHOTO_MODEL.name
     lines = [
         words["header"],
@@ -81,14 +104,19 @@ def _costs(budget: Results, name: str) -> list[str]:
     parameters = budget.mean(model=name, metric="parameters") or 0.0
     megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
     key = (name, "onnx-int8", 1)
-    (ms,) = [pair.ms for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == key]
+    (ms,) = [
+        pair.ms for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == key
+    ]
     return [f"{parameters / 1e6:.1f} M", f"{megabytes:.0f} MB", f"{ms:.1f} ms"]
 
 
 def photographs_table(language: str = "en") -> str:
     """Recall at 5 and top-1 accuracy of the model of photographs, in percent."""
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
-    lines = [["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])], ["---", "---:", "---:"]]
+    lines = [
+        ["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])],
+        ["---", "---:", "---:"],
+    ]
     for name, metric, *titles in PHOTOGRAPH_ROWS:
         fields = {"model": PHOTO_MODEL.name, "set": name, "metric": metric}
         cells = percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)
@@ -125,7 +153,9 @@ def render(text: str) -> str:
 def list_readmes() -> list[Path]:
     """Every tracked README of the checkout, in any language."""
     command = ["git", "ls-files", "README*.md", "**/README*.md"]
-    names = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.split()
+    names = subprocess.run(
+        command, cwd=REPO_ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     return [REPO_ROOT / name for name in names]
 
 

@@ -71,7 +71,9 @@ def run(options: Options):
     study = Study("throughput", options, options.data, machine_threads=torch.get_num_threads())
     scratch = study.folder / ".scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    rows = open_rows(options.data, ("image", "en", "zh"), "data", options.batch_size * options.steps)
+    rows = open_rows(
+        options.data, ("image", "en", "zh"), "data", options.batch_size * options.steps
+    )
     rows.to_parquet(scratch / "images.parquet")
     if not study.has(metric="loop_over_bare"):
         study.add(compare_stage1(options, scratch))
@@ -84,7 +86,9 @@ def run(options: Options):
 def table(results: Results) -> str:
     """Markdown table of the ratios."""
     lines = [["Ratio of images per second", "Value"], ["---", "---:"]]
-    lines += [[title, f"{results.mean(metric=metric) or 0:.2f}"] for metric, title in TITLES.items()]
+    lines += [
+        [title, f"{results.mean(metric=metric) or 0:.2f}"] for metric, title in TITLES.items()
+    ]
     return markdown_table(lines)
 
 
@@ -99,7 +103,11 @@ def alternate(sides: dict[str, Callable[[], float]], rounds: int, ratio: str) ->
     rates = [{name: call() for name, call in sides.items()} for _ in range(rounds + 1)][1:]
     first, second = sides
     rows = [
-        Row(model=name, metric="images_per_s", value=round(statistics.median(each[name] for each in rates), 3))
+        Row(
+            model=name,
+            metric="images_per_s",
+            value=round(statistics.median(each[name] for each in rates), 3),
+        )
         for name in sides
     ]
     value = statistics.median(each[first] / each[second] for each in rates)
@@ -114,7 +122,9 @@ def compare_stage1(options: Options, folder: Path) -> list[Row]:
         return DistillRecipe(
             output_dir=str(folder / name),
             teacher=TOKENIZER,
-            student=load_size("tiny", vision_init="random", text_init="random", tokenizer=TOKENIZER),
+            student=load_size(
+                "tiny", vision_init="random", text_init="random", tokenizer=TOKENIZER
+            ),
             tower="vision",
             teacher_views=1,
             teacher_cache=str(folder / "targets"),
@@ -138,9 +148,15 @@ def bare_rate(options: Options, recipe: DistillRecipe) -> float:
     width, grid = int(student.config.vision_width or 0), student.config.vision_grid or (0, 0)
     adapter = nn.Conv2d(width, teacher.vision_width, 1)
     towers: list[Any] = [student.vision_model, student.visual_projection, adapter]
-    parameters = [each for tower in towers for each in tower.to(memory_format=torch.channels_last).parameters()]
+    parameters = [
+        each
+        for tower in towers
+        for each in tower.to(memory_format=torch.channels_last).parameters()
+    ]
     optimizer = torch.optim.AdamW(parameters)
-    images = torch.randn(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).to(memory_format=torch.channels_last)
+    images = torch.randn(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).to(
+        memory_format=torch.channels_last
+    )
     maps = torch.randn(options.batch_size, teacher.vision_width, *grid)
     embeddings = torch.randn(options.batch_size, teacher.projection_dim)
     student.train()
@@ -205,7 +221,9 @@ class _Pairs(torch.utils.data.Dataset):
         return len(self.captions)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.transform(open_image(self.images[row].as_py())), self.tokenizer([self.captions[row]])[0]
+        return self.transform(open_image(self.images[row].as_py())), self.tokenizer(
+            [self.captions[row]]
+        )[0]
 
 
 def open_clip_rate(student: Path, images: Path, options: Options) -> float:
@@ -237,10 +255,24 @@ def open_clip_rate(student: Path, images: Path, options: Options) -> float:
     loader.num_batches, loader.num_samples = steps, len(numbers)  # type: ignore[attr-defined]
     data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    fields = {"device": "cpu", "precision": "fp32", "distill": False, "accum_freq": 1, "skip_scheduler": False}
-    fields |= {"horovod": False, "grad_clip_norm": 3.0, "log_every_n_steps": math.inf, "rank": 0, "local_rank": 0}
+    fields = {
+        "device": "cpu",
+        "precision": "fp32",
+        "distill": False,
+        "accum_freq": 1,
+        "skip_scheduler": False,
+    }
+    fields |= {
+        "horovod": False,
+        "grad_clip_norm": 3.0,
+        "log_every_n_steps": math.inf,
+        "rank": 0,
+        "local_rank": 0,
+    }
     fields |= {"log_local": False, "world_size": 1, "batch_size": batch_size, "wandb": False}
     schedule = cosine_lr(optimizer, 1e-3, 0, steps)
     began = time.perf_counter()
-    train_one_epoch(model, data, ClipLoss(), 0, optimizer, None, schedule, None, SimpleNamespace(**fields))
+    train_one_epoch(
+        model, data, ClipLoss(), 0, optimizer, None, schedule, None, SimpleNamespace(**fields)
+    )
     return len(numbers) / (time.perf_counter() - began)

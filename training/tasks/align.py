@@ -19,7 +19,10 @@ from training.utils.rng import keyed_uniform
 
 NUM_CLASSES = 160  # random ones of a classifier, whose names each step encodes
 NAME_FIELDS = ("input_ids", "attention_mask")
-NUM_REHEARSED = {"general": 64, "photo": 32}  # texts and images beyond the data that each step encodes
+NUM_REHEARSED = {
+    "general": 64,
+    "photo": 32,
+}  # texts and images beyond the data that each step encodes
 MAX_LOGIT_SCALE = 100.0  # as in CLIP
 
 
@@ -92,7 +95,11 @@ class AlignTask(Task):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
         self.towers = self.teacher_towers = recipe.teacher_towers
-        self.recipe, self.languages, self.teacher_logit_scale = recipe, languages, teacher_logit_scale
+        self.recipe, self.languages, self.teacher_logit_scale = (
+            recipe,
+            languages,
+            teacher_logit_scale,
+        )
         self.chunk_size = recipe.chunk_size
         if recipe.dropout is not None:
             for module in student.text_model.modules():
@@ -110,9 +117,13 @@ class AlignTask(Task):
             for name, tensor in (beyond.inputs | {"targets": beyond.targets}).items():
                 self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
         # a frozen tower whose outputs are cached does not run again
-        self.reads_images = not (recipe.shares_image_tower and student.config.vision_pooling == "mean")
+        self.reads_images = not (
+            recipe.shares_image_tower and student.config.vision_pooling == "mean"
+        )
         if classifier is not None:
-            for name, tensor in (classifier.names | {"weight": classifier.weight, "bias": classifier.bias}).items():
+            for name, tensor in (
+                classifier.names | {"weight": classifier.weight, "bias": classifier.bias}
+            ).items():
                 self.register_buffer(f"class_{name}", tensor, persistent=False)
         # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
         constants = [name for name, _ in self.named_buffers(recurse=False)]
@@ -137,7 +148,11 @@ class AlignTask(Task):
         """
         images = self.augmented_images(batch) if self.reads_images else batch["images"]
         # the classes whose names are encoded follow from the classifier
-        teacher = {} if encode_only and not self.recipe.class_weight else self.teacher_outputs(batch, images)
+        teacher = (
+            {}
+            if encode_only and not self.recipe.class_weight
+            else self.teacher_outputs(batch, images)
+        )
         if self.reads_images:
             image = self.student.get_image_features(self.normalize(images)).pooler_output
         else:
@@ -145,14 +160,20 @@ class AlignTask(Task):
             pooled = self.targets.images(images, batch).required_map.float().mean((2, 3))
             image = self.student.visual_projection(pooled)[:, : self.student.config.embedding_dim]
         _, text = self.encode_texts(batch)
-        outputs = {"image": image.float(), "text": text.float(), "logit_scale": self.student.logit_scale.exp()}
+        outputs = {
+            "image": image.float(),
+            "text": text.float(),
+            "logit_scale": self.student.logit_scale.exp(),
+        }
         if self.logit_bias is not None:
             # DDP finds used parameters through the graph of the outputs, so a parameter itself cannot be an output
             outputs["logit_bias"] = self.logit_bias.clone()
         for kind in self.rehearsed:
             outputs |= self._rehearse(kind)
         if self.recipe.class_weight:
-            names = {name: self.get_buffer(f"class_{name}")[teacher["name_ids"]] for name in NAME_FIELDS}
+            names = {
+                name: self.get_buffer(f"class_{name}")[teacher["name_ids"]] for name in NAME_FIELDS
+            }
             outputs["names"] = self.encode_texts(cast(Batch, names))[1].float()
         return outputs if encode_only else self.compute_losses(outputs | teacher, batch)
 
@@ -171,11 +192,16 @@ class AlignTask(Task):
         drawn = torch.from_numpy(draws.argsort()[: NUM_REHEARSED[kind]]).to(targets.device)
         target = self.to_student_space(targets[drawn])
         if kind == "general":
-            ids, mask = (self.get_buffer(f"general_{name}")[drawn] for name in ("input_ids", "attention_mask"))
+            ids, mask = (
+                self.get_buffer(f"general_{name}")[drawn]
+                for name in ("input_ids", "attention_mask")
+            )
             length = int(mask.sum(1).max())
             text = self.student.get_text_features(ids[:, :length], mask[:, :length]).pooler_output
             return {"general": text.float(), "teacher_general": target}
-        student = self.student.get_image_features(self.normalize(self.get_buffer("photo_images")[drawn]))
+        student = self.student.get_image_features(
+            self.normalize(self.get_buffer("photo_images")[drawn])
+        )
         outputs = {"photo_general": student.pooler_output.float(), "teacher_photo_general": target}
         if (maps := self._buffers.get("photo_maps")) is not None:
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
@@ -209,11 +235,15 @@ class AlignTask(Task):
         """
         if self.targets is None or not self.needs_teacher:
             return {}
-        targets = self.targets.images(self.augmented_images(batch) if images is None else images, batch)
+        targets = self.targets.images(
+            self.augmented_images(batch) if images is None else images, batch
+        )
         outputs = {"teacher_image": self.to_student_space(targets.embedding)}
         if "text" in self.teacher_towers:
             outputs["teacher_text"] = self.to_student_space(self.targets.texts(batch).embedding)
-        return outputs | self._classify(targets.required_map) if self.recipe.class_weight else outputs
+        return (
+            outputs | self._classify(targets.required_map) if self.recipe.class_weight else outputs
+        )
 
     def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses over the batches of all processes, in float32.
@@ -229,16 +259,22 @@ class AlignTask(Task):
         """
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
-            outputs = {name: gather(value) if value.ndim else value for name, value in outputs.items()}
+            outputs = {
+                name: gather(value) if value.ndim else value for name, value in outputs.items()
+            }
             inputs = LossInputs.from_outputs(
                 outputs,
                 teacher_logit_scale=self.teacher_logit_scale,
-                positive=positives(pairs["owner"], pairs["caption_ids"], len(outputs["image"]), pairs["rows"]),
+                positive=positives(
+                    pairs["owner"], pairs["caption_ids"], len(outputs["image"]), pairs["rows"]
+                ),
                 language=pairs["language"],
                 num_languages=len(self.languages),
             )
             values = [self._weighted_sum(inputs.at_width(width)) for width in self.widths]
-            return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}
+            return {
+                name: torch.stack([value[name] for value in values]).mean() for name in values[0]
+            }
 
     def _weighted_sum(self, inputs: LossInputs) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
@@ -251,8 +287,12 @@ class AlignTask(Task):
             num_present += 1
             for loss in self.losses:
                 if loss.per_language:
-                    total = total + loss.weight_in(self.recipe) * _add(values, loss, captions, f"_{language}")
-        total = total / max(1, num_present)  # a batch without some of the languages has the same total weight
+                    total = total + loss.weight_in(self.recipe) * _add(
+                        values, loss, captions, f"_{language}"
+                    )
+        total = total / max(
+            1, num_present
+        )  # a batch without some of the languages has the same total weight
         for loss in self.losses:
             if not loss.per_language:
                 total = total + loss.weight_in(self.recipe) * _add(values, loss, inputs)

@@ -15,7 +15,10 @@ from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, r
 from training.tasks.task import Task, scalar
 from training.teachers.targets import TargetSource
 
-LEARNING = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+LEARNING = {
+    "vision": ("vision_model.", "visual_projection."),
+    "text": ("text_model.", "text_projection."),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,9 @@ class DistillLoss:
 
 
 def _map(inputs: TowerInputs) -> Tensor:
-    assert inputs.student_map is not None and inputs.teacher_map is not None  # the row has needs_map
+    assert (
+        inputs.student_map is not None and inputs.teacher_map is not None
+    )  # the row has needs_map
     dim = 1 if inputs.tower == "vision" else -1
     return feature_map_loss(inputs.student_map, inputs.teacher_map, inputs.mask, dim=dim)
 
@@ -79,9 +84,15 @@ def _logits(inputs: TowerInputs) -> Tensor:
 
 DISTILL_LOSSES: list[DistillLoss] = [
     DistillLoss("map", _map, "map_weight", needs_map=True),
-    DistillLoss("embedding", lambda tower: embedding_loss(tower.student, tower.teacher), "embedding_weight"),
+    DistillLoss(
+        "embedding", lambda tower: embedding_loss(tower.student, tower.teacher), "embedding_weight"
+    ),
     DistillLoss("logits", _logits, "logits_weight", needs_bank=True),
-    DistillLoss("relational", lambda tower: relational_loss(tower.student, tower.teacher), "relational_weight"),
+    DistillLoss(
+        "relational",
+        lambda tower: relational_loss(tower.student, tower.teacher),
+        "relational_weight",
+    ),
 ]
 
 
@@ -93,7 +104,9 @@ def distill_losses(recipe: DistillRecipe) -> list[DistillLoss]:
     """
     if losses := [loss for loss in DISTILL_LOSSES if getattr(recipe, loss.weight, 0.0)]:
         return losses
-    raise ValueError("map_weight: all losses have the weight 0, so nothing would be learned. Give one a weight.")
+    raise ValueError(
+        "map_weight: all losses have the weight 0, so nothing would be learned. Give one a weight."
+    )
 
 
 class DistillTask(Task):
@@ -134,8 +147,15 @@ class DistillTask(Task):
         learning = tuple(name for tower in recipe.towers for name in LEARNING[tower])
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
         self.losses = distill_losses(recipe)
-        self.recipe, self.bank, self.logit_scale, self.towers = recipe, bank, logit_scale, recipe.towers
-        config: Any = student.config  # a built student has widths; the type of the config allows None
+        self.recipe, self.bank, self.logit_scale, self.towers = (
+            recipe,
+            bank,
+            logit_scale,
+            recipe.towers,
+        )
+        config: Any = (
+            student.config
+        )  # a built student has widths; the type of the config allows None
         self.vision_adapter: nn.Module | None = None
         self.text_adapter: nn.Module | None = None
         if any(loss.needs_map for loss in self.losses):
@@ -154,9 +174,17 @@ class DistillTask(Task):
             for loss in self.losses:
                 if loss.needs_map and inputs.student_map is None:
                     continue
-                with torch.autocast(inputs.student.device.type, enabled=False):  # half precision destroys gradients
-                    parts = [inputs] if loss.needs_map else [self._at_width(inputs, width) for width in self.widths]
-                    value = torch.stack([scalar(loss.function(part), loss.name) for part in parts]).mean()
+                with torch.autocast(
+                    inputs.student.device.type, enabled=False
+                ):  # half precision destroys gradients
+                    parts = (
+                        [inputs]
+                        if loss.needs_map
+                        else [self._at_width(inputs, width) for width in self.widths]
+                    )
+                    value = torch.stack(
+                        [scalar(loss.function(part), loss.name) for part in parts]
+                    ).mean()
                 losses[f"{tower}_{loss.name}"] = value
                 total = total + getattr(self.recipe, loss.weight) * value
         return losses | {"loss": total}
@@ -208,4 +236,6 @@ class DistillTask(Task):
     @staticmethod
     def _at_width(inputs: TowerInputs, width: int) -> TowerInputs:
         bank = None if inputs.bank is None else inputs.bank[:, :width]
-        return replace(inputs, student=inputs.student[:, :width], teacher=inputs.teacher[:, :width], bank=bank)
+        return replace(
+            inputs, student=inputs.student[:, :width], teacher=inputs.teacher[:, :width], bank=bank
+        )

@@ -17,10 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from training.config import AlignRecipe
-from training.tasks.losses import affinity_loss, class_loss, embedding_loss, info_nce, sigmoid_loss, text_positives
+from training.tasks.losses import (
+    affinity_loss,
+    class_loss,
+    embedding_loss,
+    info_nce,
+    sigmoid_loss,
+    text_positives,
+)
 
 DISTANCES = ("photo_map",)  # outputs that are distances already, one for each image
-CLASS_SCALE = 40.0  # factor on cosines to class names; a sharper softmax than a small batch of captions needs
+CLASS_SCALE = (
+    40.0  # factor on cosines to class names; a sharper softmax than a small batch of captions needs
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,10 @@ class LossInputs:
         chosen = self.language == number
 
         def select(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value[chosen] if name.endswith("text") else value for name, value in embeddings.items()}
+            return {
+                name: value[chosen] if name.endswith("text") else value
+                for name, value in embeddings.items()
+            }
 
         return replace(
             self,
@@ -161,11 +173,15 @@ def _info_nce(inputs: LossInputs) -> Tensor:
 
 def _sigmoid(inputs: LossInputs) -> Tensor:
     assert inputs.logit_bias is not None  # the row has needs_bias
-    return sigmoid_loss(*inputs.student_pair, inputs.logit_scale, inputs.logit_bias, inputs.positive)
+    return sigmoid_loss(
+        *inputs.student_pair, inputs.logit_scale, inputs.logit_bias, inputs.positive
+    )
 
 
 def _affinity(inputs: LossInputs) -> Tensor:
-    return affinity_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale)
+    return affinity_loss(
+        inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale
+    )
 
 
 def _text_text(inputs: LossInputs) -> Tensor:
@@ -192,7 +208,11 @@ def _general(inputs: LossInputs) -> Tensor:
 
 def _photos(inputs: LossInputs) -> dict[str, Tensor]:
     embeddings = inputs.embeddings
-    parts = {"embedding": embedding_loss(embeddings["photo_general"], embeddings["teacher_photo_general"])}
+    parts = {
+        "embedding": embedding_loss(
+            embeddings["photo_general"], embeddings["teacher_photo_general"]
+        )
+    }
     if "photo_map" in inputs.distances:
         parts["map"] = inputs.distances["photo_map"].mean()
     return parts
@@ -207,12 +227,21 @@ def _classes(inputs: LossInputs) -> Tensor:
         0, inverse, torch.arange(len(inverse), device=ids.device), "amin"
     )
     names = inputs.embeddings["names"][first].unflatten(0, (inputs.num_languages, -1))
-    return class_loss(inputs.embeddings["image"], names, logits[:, ids[: names.shape[1]]], CLASS_SCALE)
+    return class_loss(
+        inputs.embeddings["image"], names, logits[:, ids[: names.shape[1]]], CLASS_SCALE
+    )
 
 
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce"),
-    Loss("contrastive", _sigmoid, "contrastive_weight", per_language=True, needs_bias=True, for_loss="sigmoid"),
+    Loss(
+        "contrastive",
+        _sigmoid,
+        "contrastive_weight",
+        per_language=True,
+        needs_bias=True,
+        for_loss="sigmoid",
+    ),
     Loss("affinity", _affinity, "affinity_weight", per_language=True, needs_teacher=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
@@ -233,7 +262,9 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
     Raises:
         ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
-    losses = [loss for loss in LOSSES if loss.weight_in(recipe) and loss.for_loss in (None, recipe.loss)]
+    losses = [
+        loss for loss in LOSSES if loss.weight_in(recipe) and loss.for_loss in (None, recipe.loss)
+    ]
     for loss in losses:
         if loss.needs_two_languages:
             _check_languages(loss, recipe, languages)

@@ -48,7 +48,9 @@ def feature_map_loss(
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
-    loss = F.smooth_l1_loss(student.float(), whiten(teacher, dim), beta=beta, reduction="none").mean(dim)
+    loss = F.smooth_l1_loss(
+        student.float(), whiten(teacher, dim), beta=beta, reduction="none"
+    ).mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
@@ -93,7 +95,9 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     if len(student) < 2:
         return student.float().sum() * 0
-    distances = [F.pdist(F.normalize(embeddings.float(), dim=-1)) for embeddings in (student, teacher)]
+    distances = [
+        F.pdist(F.normalize(embeddings.float(), dim=-1)) for embeddings in (student, teacher)
+    ]
     tiny = torch.finfo(torch.float32).tiny
     first, second = (each / each.mean().clamp_min(tiny) for each in distances)
     return F.smooth_l1_loss(first, second)
@@ -114,7 +118,9 @@ def map_distances(student: Tensor, teacher: Tensor) -> Tensor:
     Relations: stage 1 compares maps through an adapter and after whitening, because its towers differ.
     """
     student, teacher = student.float().flatten(1), teacher.float().flatten(1)
-    return (student - teacher).square().sum(1) / teacher.square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (student - teacher).square().sum(1) / teacher.square().sum(1).clamp_min(
+        torch.finfo(torch.float32).tiny
+    )
 
 
 def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float) -> Tensor:
@@ -136,7 +142,9 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     Source: Hinton et al., arXiv 1503.02531, with the texts of the bank as classes.
     """
     bank = F.normalize(bank.float(), dim=-1)
-    scaled, teacher_scaled = (logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher))
+    scaled, teacher_scaled = (
+        logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher)
+    )
     return _divergence((scaled, bank), (teacher_scaled, bank))
 
 
@@ -157,12 +165,20 @@ def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: floa
     Relations: `bank_loss` has a fixed bank, whose embeddings the teacher gives. Here both towers learn, from a teacher
         that has no names at all.
     """
-    similarities = logit_scale * F.normalize(student.float(), dim=-1) @ F.normalize(names.float(), dim=-1).mT
+    similarities = (
+        logit_scale * F.normalize(student.float(), dim=-1) @ F.normalize(names.float(), dim=-1).mT
+    )
     target = logits.float().log_softmax(-1).expand_as(similarities)
-    return F.kl_div(similarities.log_softmax(-1), target, reduction="none", log_target=True).sum(-1).mean()
+    return (
+        F.kl_div(similarities.log_softmax(-1), target, reduction="none", log_target=True)
+        .sum(-1)
+        .mean()
+    )
 
 
-def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None) -> Tensor:
+def positives(
+    owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None
+) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 
     Args:
@@ -197,7 +213,9 @@ def text_positives(first: Tensor, second: Tensor) -> Tensor:
     return first.T.float() @ second.float() > 0
 
 
-def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor) -> Tensor:
+def info_nce(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor
+) -> Tensor:
     """InfoNCE, the mean of image-to-text and text-to-image, with any number of positives per row.
 
     Args:
@@ -221,11 +239,18 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
         al., arXiv 2004.11362 (their "out" form).
     """
     image, text = logit_scale * image_embeds.float(), text_embeds.float()
-    return (_cross_entropy(image, text, positive) + _cross_entropy(logit_scale * text, image_embeds, positive.T)) / 2
+    return (
+        _cross_entropy(image, text, positive)
+        + _cross_entropy(logit_scale * text, image_embeds, positive.T)
+    ) / 2
 
 
 def sigmoid_loss(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor, positive: Tensor
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    positive: Tensor,
 ) -> Tensor:
     """Binary classification of every pair of image and caption.
 
@@ -257,7 +282,10 @@ def sigmoid_loss(
 
 
 def affinity_loss(
-    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, teacher_logit_scale: float
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    logit_scale: Tensor,
+    teacher_logit_scale: float,
 ) -> Tensor:
     """Affinity mimicking: match the teacher's similarity distribution between images and captions.
 
@@ -308,7 +336,9 @@ def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) 
     """
 
     def value(rows: slice) -> Tensor:
-        logs, teacher_logs = ((first[rows] @ second.T).log_softmax(1) for first, second in (student, teacher))
+        logs, teacher_logs = (
+            (first[rows] @ second.T).log_softmax(1) for first, second in (student, teacher)
+        )
         return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
 
     return _sum_over_rows(value, len(student[0]), len(student[1])) / max(1, len(student[0]))
@@ -322,7 +352,9 @@ def _sum_over_rows(value: Callable[[slice], Tensor], num_rows: int, num_columns:
     if num_rows <= size:
         return value(slice(None))
     parts = [slice(start, start + size) for start in range(0, num_rows, size)]
-    values = [checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    values = [
+        checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ]
     return torch.stack(values).sum()
 
 

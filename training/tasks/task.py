@@ -41,7 +41,9 @@ class Task(nn.Module):
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
     teacher_revision: str | None = None  # compared when a run resumes
-    teacher_rotation: str | None = None  # digest of the rotation of a teacher that is a rotated student
+    teacher_rotation: str | None = (
+        None  # digest of the rotation of a teacher that is a rotated student
+    )
 
     def __init__(
         self,
@@ -53,9 +55,17 @@ class Task(nn.Module):
         frozen: list[str],
     ):
         super().__init__()
-        self.student, self.augment, self.normalize, self.targets = student, augment, normalize, targets
+        self.student, self.augment, self.normalize, self.targets = (
+            student,
+            augment,
+            normalize,
+            targets,
+        )
         # whole names, so that `layers.1` does not freeze `layers.10`
-        self.learning, self.frozen = learning, tuple(f"{name.removesuffix('.')}." for name in frozen)
+        self.learning, self.frozen = (
+            learning,
+            tuple(f"{name.removesuffix('.')}." for name in frozen),
+        )
         names = [name for name, _ in student.named_parameters()]
         for given, prefix in zip(frozen, self.frozen, strict=True):
             if not any(f"{name}.".startswith(prefix) for name in names):
@@ -78,7 +88,11 @@ class Task(nn.Module):
         """Set train mode as in torch, but layers that are not trained stay in eval mode, without dropout."""
         super().train(mode)
         for name, module in self.student.named_modules():
-            parameters = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()] if name else []
+            parameters = (
+                [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+                if name
+                else []
+            )
             is_frozen = bool(parameters) and not any(map(self.learns, parameters))
             if is_frozen or (_is_batch_norm(module) and not self.updates_statistics(name)):
                 module.eval()
@@ -92,7 +106,9 @@ class Task(nn.Module):
     def follows_batches(self) -> bool:
         """Whether any BatchNorm layer updates its statistics, so that a split batch does not equal the batch."""
         return any(
-            self.updates_statistics(name) for name, module in self.student.named_modules() if _is_batch_norm(module)
+            self.updates_statistics(name)
+            for name, module in self.student.named_modules()
+            if _is_batch_norm(module)
         )
 
     @property
@@ -108,13 +124,18 @@ class Task(nn.Module):
     def widths(self) -> list[int]:
         """Numbers of leading dimensions at which embeddings are compared, ascending; the last one is all of them."""
         config = self.student.config
-        return [*(width for width in config.prefixes if width < config.projection_dim), config.projection_dim]
+        return [
+            *(width for width in config.prefixes if width < config.projection_dim),
+            config.projection_dim,
+        ]
 
     def teacher_embeddings(self, batch: Batch) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch by tower, (B, D) and (T, D), in the teacher's own space."""
         embeddings: dict[str, Tensor] = {}
         if self.targets is not None and "vision" in self.towers:
-            embeddings["vision"] = self.targets.images(self.augmented_images(batch), batch).embedding
+            embeddings["vision"] = self.targets.images(
+                self.augmented_images(batch), batch
+            ).embedding
         if self.targets is not None and "text" in self.towers:
             embeddings["text"] = self.targets.texts(batch).embedding
         return embeddings
@@ -145,9 +166,13 @@ class Task(nn.Module):
 
         def encode(indices: Tensor) -> tuple[Tensor, Tensor]:
             length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
-            outputs = self.student.get_text_features(input_ids[indices, :length], mask[indices, :length])
+            outputs = self.student.get_text_features(
+                input_ids[indices, :length], mask[indices, :length]
+            )
             excess = input_ids.shape[1] - length
-            return nn.functional.pad(outputs.last_hidden_state, (0, 0, 0, excess)), outputs.pooler_output
+            return nn.functional.pad(
+                outputs.last_hidden_state, (0, 0, 0, excess)
+            ), outputs.pooler_output
 
         states, embeddings = encode_by_length(lengths, text_chunk(lengths.device), encode)
         return states, embeddings
@@ -231,8 +256,12 @@ def gather_pairs(batch: Batch) -> Batch:
 def scalar(value: Any, name: str) -> Tensor:
     """The value of the loss `name`; ValueError if it is not a scalar tensor."""
     if not isinstance(value, Tensor) or value.ndim:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(f"the loss {name!r} returned {found}, expected a scalar tensor. Change its function.")
+        found = (
+            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        )
+        raise ValueError(
+            f"the loss {name!r} returned {found}, expected a scalar tensor. Change its function."
+        )
     return value
 
 
@@ -247,8 +276,13 @@ def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
     # number of captions per image, (B,), summed over the images of each chunk
     counts = [int(part.sum()) for part in owner.bincount(minlength=num_images).split(chunk_size)]
     fields = cast(dict[str, Tensor], batch)
-    pieces = {name: value.split(chunk_size if name in IMAGE_FIELDS else counts) for name, value in fields.items()}
-    chunks = [{name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))]
+    pieces = {
+        name: value.split(chunk_size if name in IMAGE_FIELDS else counts)
+        for name, value in fields.items()
+    }
+    chunks = [
+        {name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))
+    ]
     for number, chunk in enumerate(chunks):
         chunk["owner"] = chunk["owner"] - number * chunk_size
     return cast(list[Batch], chunks)
@@ -292,7 +326,9 @@ def forward_backward(
     return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
 
 
-def _chunked(model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float) -> Pass:
+def _chunked(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float
+) -> Pass:
     """Forward and backward pass with the activations of one chunk in memory at a time.
 
     First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.
@@ -312,7 +348,9 @@ def _chunked(model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
         with torch.no_grad(), accelerator.autocast():
             student.append(model(chunk, encode_only=True))
             teacher.append(task.teacher_outputs(chunk))
-    outputs = {name: value.detach().requires_grad_() for name, value in _concatenate(student).items()}
+    outputs = {
+        name: value.detach().requires_grad_() for name, value in _concatenate(student).items()
+    }
     losses = task.compute_losses(outputs | _concatenate(teacher), batch)
     gradients = torch.autograd.grad(losses["loss"], list(outputs.values()), materialize_grads=True)
     chunk_gradients = {
@@ -328,7 +366,9 @@ def _chunked(model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
                 with accelerator.autocast():
                     encoded = model(chunk, encode_only=True)
                 # by the chain rule, this sum has the gradient of the loss
-                loss = sum((value * chunk_gradients[name][number]).sum() for name, value in encoded.items())
+                loss = sum(
+                    (value * chunk_gradients[name][number]).sum() for name, value in encoded.items()
+                )
                 accelerator.backward(loss_weight * loss)
 
     return {name: value.detach() for name, value in losses.items()}, backward
@@ -337,7 +377,8 @@ def _chunked(model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
 def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Embeddings of all chunks, (n, D) each, to (N, D); a scalar is the same in every chunk."""
     return {
-        name: torch.cat([part[name] for part in parts]) if value.ndim else value for name, value in parts[0].items()
+        name: torch.cat([part[name] for part in parts]) if value.ndim else value
+        for name, value in parts[0].items()
     }
 
 

@@ -78,7 +78,13 @@ def build_target_cache(
     is_cache = any((folder / name).is_file() for name in META_FILES)
     if not is_cache or os.access(folder, os.W_OK):  # a finished cache may be read-only
         claimed = claim_folder(
-            folder, FILES, command="teacher_cache", overwrite=is_cache, field="teacher_cache", flag=None, wait=True
+            folder,
+            FILES,
+            command="teacher_cache",
+            overwrite=is_cache,
+            field="teacher_cache",
+            flag=None,
+            wait=True,
         )
     # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
     with claimed:
@@ -95,7 +101,10 @@ def teacher_folder(folder: str | Path, teacher: Teacher) -> Path:
 
 
 def _teacher_key(teacher: Teacher) -> dict[str, Any]:
-    return {"teacher_revision": teacher.revision, "teacher_dtype": str(teacher.model.dtype).removeprefix("torch.")}
+    return {
+        "teacher_revision": teacher.revision,
+        "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
+    }
 
 
 def _text_preparation(teacher: Teacher) -> dict[str, Any]:
@@ -131,7 +140,9 @@ def _cache_images(
     rows_per_shard = max(1, SHARD_BYTES // (2 * (map_size + teacher.projection_dim)))
     sizes = {"num_rows": len(dataset), "rows_per_shard": rows_per_shard}
     # size and statistics of the teacher's images can change while its weights stay
-    key |= {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
+    key |= {
+        name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")
+    }
     meta = claim(folder / "images.json", key | {"teacher_image_size": teacher.image_size}, sizes)
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
@@ -143,7 +154,9 @@ def _cache_images(
         return
     teacher = teacher.with_towers(("vision",)).to(device)
     normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-    with tqdm(total=sum(len(rows) for _, _, rows in missing), desc="teacher targets", unit="view") as progress:
+    with tqdm(
+        total=sum(len(rows) for _, _, rows in missing), desc="teacher targets", unit="view"
+    ) as progress:
         for view, number, rows in missing:
             tensors: dict[str, Tensor] = {}
             for chunk in _chunks(rows, batch_size):
@@ -154,12 +167,17 @@ def _cache_images(
                     continue
                 ids = torch.tensor([row for row, _ in samples])
                 view_ids = torch.full_like(ids, view)
-                images = augment(torch.stack([image for _, image in samples]).to(device), ids, view_ids)
+                images = augment(
+                    torch.stack([image for _, image in samples]).to(device), ids, view_ids
+                )
                 targets = teacher.encode_images(normalize(images))
                 values = {"embedding": targets.embedding.half().cpu()}
                 if spec.grid is not None:
                     # never stored at a finer grid than the teacher's own
-                    grid = [min(sizes) for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)]
+                    grid = [
+                        min(sizes)
+                        for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)
+                    ]
                     values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
                 for name, value in values.items():  # rows that do not decode stay zero
                     empty = torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype)
@@ -183,7 +201,9 @@ def _cache_captions(
 ):
     """Compute the missing shards of captions."""
     if tokens is None:
-        raise ValueError("teacher_cache: the run needs targets of captions, but the data set has no captions.")
+        raise ValueError(
+            "teacher_cache: the run needs targets of captions, but the data set has no captions."
+        )
     unaligned_texts = tokens.unaligned or frozenset()
     key = _teacher_key(teacher) | _text_preparation(teacher)
     key |= {
@@ -193,7 +213,10 @@ def _cache_captions(
     }
     if spec.token_maps:
         unaligned = "\n".join(sorted(unaligned_texts)).encode()
-        key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
+        key |= {
+            "token_maps": True,
+            "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest(),
+        }
     texts = list(dataset.caption_ids)
     claim(folder / "captions.json", key, {"num_captions": len(texts)})
     shards = list(enumerate(_chunks(texts, CAPTIONS_PER_SHARD)))
@@ -201,7 +224,9 @@ def _cache_captions(
     if not missing:
         return
     teacher = teacher.with_towers(("text",)).to(device)
-    with tqdm(total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption") as progress:
+    with tqdm(
+        total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption"
+    ) as progress:
         for number, part in missing:
             encoded = tokens.tokenize_for_teacher(list(part))
             mask, lengths = encoded["attention_mask"], encoded["attention_mask"].sum(1)
@@ -209,10 +234,17 @@ def _cache_captions(
             states: list[Tensor] = [torch.empty(0)] * len(part)
 
             def encode(
-                indices: Tensor, encoded=encoded, mask=mask, lengths=lengths, is_aligned=is_aligned, states=states
+                indices: Tensor,
+                encoded=encoded,
+                mask=mask,
+                lengths=lengths,
+                is_aligned=is_aligned,
+                states=states,
             ) -> tuple[Tensor]:
                 length = int(lengths[indices[-1]])
-                inputs = (each[indices, :length].to(device) for each in (encoded["input_ids"], mask))
+                inputs = (
+                    each[indices, :length].to(device) for each in (encoded["input_ids"], mask)
+                )
                 targets = teacher.encode_texts(*inputs)
                 if spec.token_maps:
                     maps = targets.required_map.half().cpu()

@@ -114,7 +114,9 @@ def open_shard(path: Path) -> dict[str, Tensor]:
             expected = (file.metadata() or {}).get("blake2b")
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TargetCacheError(f"teacher_cache: {path} cannot be read ({error}). {remedy}") from error
+        raise TargetCacheError(
+            f"teacher_cache: {path} cannot be read ({error}). {remedy}"
+        ) from error
     if _digest(tensors) != expected:
         raise TargetCacheError(f"teacher_cache: {path} is damaged: checksum mismatch. {remedy}")
     return tensors
@@ -139,7 +141,10 @@ class CachedTargets:
             meta = read_meta(folder / "images.json")
             self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
             shards = range(-(-meta["num_rows"] // self.rows_per_shard))
-            self.views = [[open_shard(view_file(folder, view, n)) for n in shards] for view in range(self.num_views)]
+            self.views = [
+                [open_shard(view_file(folder, view, n)) for n in shards]
+                for view in range(self.num_views)
+            ]
         if "text" in spec.towers:
             meta = read_meta(folder / "captions.json")
             shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
@@ -150,8 +155,13 @@ class CachedTargets:
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
         keys = list(zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True))
-        shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
-        embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
+        shards = [
+            (self.views[view][row // self.rows_per_shard], row % self.rows_per_shard)
+            for row, view in keys
+        ]
+        embedding = (
+            torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
+        )
         if self.spec.grid is None:
             return Targets(None, embedding)
         maps = torch.stack([shard["feature_map"][row] for shard, row in shards])  # (B, D, H, W)
@@ -162,7 +172,9 @@ class CachedTargets:
         """Targets of the captions of a batch; token states are padded with zeros."""
         keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
         shards = [(self.captions[shard], number) for shard, number in keys]
-        embedding = torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
+        embedding = (
+            torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
+        )
         if not self.spec.token_maps:
             return Targets(None, embedding)
         states = [shard["states"][shard["start"][n] : shard["start"][n + 1]] for shard, n in shards]

@@ -48,10 +48,15 @@ FAMILIES: dict[str, Family] = {
     "altclip": Family(
         model_class=AltCLIPModel,
         image_map=clip_image_map,
-        text_width=attrgetter("text_config.project_dim"),  # its token states are projected to the joint width
+        text_width=attrgetter(
+            "text_config.project_dim"
+        ),  # its token states are projected to the joint width
         text_preparation=TextPreparation(77),  # FlagAI, examples/AltCLIP
         license="creativeml-openrail-m",
-        standalone_towers={"altclip_vision_model": "clip_vision_model", "altclip_text_model": "xlm-roberta"},
+        standalone_towers={
+            "altclip_vision_model": "clip_vision_model",
+            "altclip_text_model": "xlm-roberta",
+        },
     ),
     "chinese_clip": Family(
         model_class=ChineseCLIPModel,
@@ -62,7 +67,9 @@ FAMILIES: dict[str, Family] = {
     "clip": Family(
         model_class=CLIPModel,
         image_map=clip_image_map,
-        text_preparation=TextPreparation(77, end_token=config_end_token),  # openai/CLIP, clip/clip.py
+        text_preparation=TextPreparation(
+            77, end_token=config_end_token
+        ),  # openai/CLIP, clip/clip.py
     ),
     "dcclip": Family(
         model_class=DCCLIPModel,

@@ -13,7 +13,10 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from training.teachers.preparation import TextPreparation
 
 TOWERS = ("vision", "text")
-TOWER_MODULES = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+TOWER_MODULES = {
+    "vision": ("vision_model", "visual_projection"),
+    "text": ("text_model", "text_projection"),
+}
 
 # text towers whose position ids start after the padding id
 ROBERTA_LIKE = {"altclip_text_model", "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta",
@@ -46,7 +49,9 @@ def patch_map(tokens: Tensor) -> Tensor:
     Patches come last, row by row. Tokens before the largest square are prefix tokens, such as CLS, and are dropped.
     """
     edge = math.isqrt(tokens.shape[1])
-    return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))  # (B, H * W, D) -> (B, D, H, W)
+    return (
+        tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))
+    )  # (B, H * W, D) -> (B, D, H, W)
 
 
 def spatial_map(hidden: Tensor, width: int) -> Tensor | None:
@@ -126,7 +131,9 @@ class Family:
     """
 
     model_class: type[PreTrainedModel]
-    tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
+    tower_modules: Mapping[str, tuple[str, str]] = field(
+        default_factory=lambda: dict(TOWER_MODULES)
+    )
     image_outputs: Callable[[Any, Tensor], Any] = _image_features
     image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer
     text_outputs: Callable[[Any, Tensor, Tensor | None], Any] = _text_features
@@ -135,7 +142,9 @@ class Family:
     projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
     image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
     max_text_length: Callable[[PreTrainedConfig], int] = num_positions
-    text_preparation: TextPreparation | Callable[[PreTrainedTokenizerBase], TextPreparation] | None = None
+    text_preparation: (
+        TextPreparation | Callable[[PreTrainedTokenizerBase], TextPreparation] | None
+    ) = None
     license: str | Callable[[PreTrainedConfig], str | None] | None = None
     standalone_towers: Mapping[str, str] = field(default_factory=dict)
 

@@ -60,9 +60,13 @@ def digest_folder(folder: str | Path) -> str:
     Raises:
         ValueError: The folder has no weight files.
     """
-    files = next((found for pattern in WEIGHT_FILES if (found := sorted(Path(folder).glob(pattern)))), None)
+    files = next(
+        (found for pattern in WEIGHT_FILES if (found := sorted(Path(folder).glob(pattern)))), None
+    )
     if files is None:
-        raise ValueError(f"teacher: {str(folder)!r} has no weights ({' or '.join(WEIGHT_FILES)}). Name a checkpoint.")
+        raise ValueError(
+            f"teacher: {str(folder)!r} has no weights ({' or '.join(WEIGHT_FILES)}). Name a checkpoint."
+        )
     return digest_files(files)
 
 
@@ -108,7 +112,9 @@ def read_license(name: str, commit: str | None) -> str | None:
     with suppress(OSError):
         if license in (None, OTHER_LICENSE) and (config := find("config.json")).is_file():
             fields = read_mapping(config, "teacher")
-            origins = [fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)]
+            origins = [
+                fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)
+            ]
             license = join_licenses(origins) or license
     return license
 

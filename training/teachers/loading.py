@@ -54,7 +54,9 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
             f"{field}: {name!r} is neither a folder with a config.json nor on the Hub. Name a checkpoint. ({error})"
         ) from error
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{field}: the config.json of {name!r} is damaged ({error}). Copy the file again.") from error
+        raise ValueError(
+            f"{field}: the config.json of {name!r} is damaged ({error}). Copy the file again."
+        ) from error
     return fields
 
 
@@ -65,7 +67,12 @@ def check_files(field: str, name: str):
         ValueError: A file of JSON holds no mapping, or the tokenizer or the head of the weights cannot be read.
     """
     folder = Path(name)
-    for file in ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
+    for file in (
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer_config.json",
+    ):
         if (folder / file).exists():
             read_mapping(folder / file, field)
     for path in [*folder.glob("tokenizer.json"), *folder.glob("*.safetensors")]:
@@ -77,7 +84,9 @@ def check_files(field: str, name: str):
                     pass
         except Exception as error:  # tokenizers raises Exception itself
             cause = " ".join(str(error).split())[:200]
-            raise ValueError(f"{field}: {path} is damaged ({cause}). Copy the file again.") from error
+            raise ValueError(
+                f"{field}: {path} is damaged ({cause}). Copy the file again."
+            ) from error
 
 
 def _check_sizes(config: Mapping[str, Any]):
@@ -93,9 +102,18 @@ def open_config(field: str, name: str) -> PreTrainedConfig:
     read_config(field, name)
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        StrictDataclassError,
+    ) as error:
         cause = " ".join(str(error).split())[:300]
-        raise ValueError(f"{field}: the config.json of {name!r} cannot be used ({cause}).") from error
+        raise ValueError(
+            f"{field}: the config.json of {name!r} cannot be used ({cause})."
+        ) from error
 
 
 def load_model(
@@ -106,9 +124,16 @@ def load_model(
     Raises:
         ValueError: The checkpoint lacks weights, so that a part of the model would be random.
     """
-    absent = [module for tower, modules in family.tower_modules.items() if tower not in towers for module in modules]
+    absent = [
+        module
+        for tower, modules in family.tower_modules.items()
+        if tower not in towers
+        for module in modules
+    ]
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
-    model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", **REPORTED)
+    model, report = model_class.from_pretrained(
+        name, dtype=dtype, revision=commit or "main", **REPORTED
+    )
     check_complete("teacher", name, family.model_class, report)
     return model
 
@@ -132,20 +157,26 @@ def open_processors(
         tokenizer = AutoTokenizer.from_pretrained(name, **fields)
     except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
         return None, image_processor
-    if tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):  # and builds others from these alone
+    if tokenizer.vocab_size <= len(
+        set(tokenizer.all_special_tokens)
+    ):  # and builds others from these alone
         return None, image_processor
     check_vocabulary("teacher", name, tokenizer, config)
     return tokenizer, image_processor
 
 
-def check_vocabulary(field: str, name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig):
+def check_vocabulary(
+    field: str, name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+):
     """Refuse a tokenizer of a different model, whose ids would stand for other tokens.
 
     Raises:
         ValueError: It has more tokens than the text tower, or far fewer. Some towers have a few unused ones.
     """
     size = getattr(getattr(config, "text_config", config), "vocab_size", None)
-    if isinstance(size, int) and not (tokenizer.vocab_size <= size and len(tokenizer) >= MIN_VOCABULARY * size):
+    if isinstance(size, int) and not (
+        tokenizer.vocab_size <= size and len(tokenizer) >= MIN_VOCABULARY * size
+    ):
         raise ValueError(
             f"{field}: the tokenizer of {name!r} has {len(tokenizer):,} tokens, its text tower {size:,}. It belongs "
             "to a different model. Copy the tokenizer files of this one."
@@ -165,20 +196,30 @@ def check_complete(field: str, name: str, model_class: type, report: Mapping[str
         )
 
 
-def check_weights(field: str, name: str, model: PreTrainedModel, report: Mapping[str, Collection[str]]):
+def check_weights(
+    field: str, name: str, model: PreTrainedModel, report: Mapping[str, Collection[str]]
+):
     """Refuse a checkpoint of one of our models that would load with other weights than it was saved with.
 
     Raises:
         ValueError: Weights are missing, unknown, stored as integers or not finite.
     """
     check_complete(field, name, type(model), report)
-    weights = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    weights = {
+        key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()
+    }
     problems = {"has no place in the model": set(report["unexpected_keys"])}
-    problems["is not finite"] = {key for key, tensor in weights.items() if not tensor.isfinite().all()}
+    problems["is not finite"] = {
+        key for key, tensor in weights.items() if not tensor.isfinite().all()
+    }
     if path := cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False):
         with safe_open(path, "pt") as file:
-            stored = {key: file.get_slice(key).get_dtype() for key in weights.keys() & set(file.keys())}
-        problems["is stored as integers"] = {key for key, dtype in stored.items() if "F" not in dtype}
+            stored = {
+                key: file.get_slice(key).get_dtype() for key in weights.keys() & set(file.keys())
+            }
+        problems["is stored as integers"] = {
+            key for key, dtype in stored.items() if "F" not in dtype
+        }
     for problem, keys in problems.items():
         if keys:
             raise ValueError(

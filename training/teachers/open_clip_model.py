@@ -75,7 +75,9 @@ class OpenClipModel(PreTrainedModel):
         if config.hf_text_config is None:
             self.text_model = _build_text_tower(config.embed_dim, text_cfg, config.quick_gelu)
         else:
-            self.text_model = _build_hf_text_tower(config.embed_dim, text_cfg, config.hf_text_config)
+            self.text_model = _build_hf_text_tower(
+                config.embed_dim, text_cfg, config.hf_text_config
+            )
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     @classmethod
@@ -103,10 +105,16 @@ class OpenClipModel(PreTrainedModel):
         model = cls(config or OpenClipConfig.from_pretrained(name, revision=revision))
         weights = load_file(cast(str, cached_file(name, WEIGHTS_FILE, revision=revision)))
         shapes = {key: weight.shape for key, weight in model.state_dict().items()}
-        fitting = {key: weight for key, weight in weights.items() if weight.shape == shapes.get(key)}
+        fitting = {
+            key: weight for key, weight in weights.items() if weight.shape == shapes.get(key)
+        }
         missing = set(model.load_state_dict(fitting, strict=False).missing_keys)
         model.to(dtype).eval()  # type: ignore[arg-type]
-        return (model, {"missing_keys": missing, "mismatched_keys": set()}) if output_loading_info else model
+        return (
+            (model, {"missing_keys": missing, "mismatched_keys": set()})
+            if output_loading_info
+            else model
+        )
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """Encode images.
@@ -123,13 +131,17 @@ class OpenClipModel(PreTrainedModel):
             hidden = tower.trunk.forward_features(pixel_values)
             embedding = tower.head(tower.trunk.forward_head(hidden))
             return _image_output(embedding, spatial_map(hidden, tower.trunk.num_features))
-        if not hasattr(tower, "ln_post") or tower.attn_pool is not None:  # a ResNet, or a pooler with queries
+        if (
+            not hasattr(tower, "ln_post") or tower.attn_pool is not None
+        ):  # a ResNet, or a pooler with queries
             return _image_output(tower(pixel_values), None)
         hidden = tower.transformer(tower._embeds(pixel_values))
         pooled, _ = tower._pool(hidden)
         return _image_output(pooled @ tower.proj, patch_map(tower.ln_post(hidden)[:, 1:]))
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
         """Encode texts.
 
         Args:
@@ -154,14 +166,18 @@ def _image_output(embedding: Tensor, feature_map: Tensor | None) -> BaseModelOut
     return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=embedding)
 
 
-def _build_hf_text_tower(embed_dim: int, text_cfg: dict[str, Any], hf_config: dict[str, Any]) -> nn.Module:
+def _build_hf_text_tower(
+    embed_dim: int, text_cfg: dict[str, Any], hf_config: dict[str, Any]
+) -> nn.Module:
     """open_clip's adapter of a model of transformers, from a config instead of a name on the Hub."""
     from open_clip.hf_model import HFTextEncoder
 
     fields = dict(hf_config)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     pooler = text_cfg.get("hf_pooler_type", "mean_pooler")
-    tower = HFTextEncoder("", embed_dim, config, pooler, text_cfg.get("hf_proj_type", "mlp"), pretrained=False)
+    tower = HFTextEncoder(
+        "", embed_dim, config, pooler, text_cfg.get("hf_proj_type", "mlp"), pretrained=False
+    )
     if config.is_encoder_decoder:
         tower.transformer = tower.transformer.encoder
     elif pooler != "cls_pooler" and hasattr(tower.transformer, "pooler"):

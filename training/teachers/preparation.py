@@ -49,7 +49,9 @@ class TextPreparation:
     end_token: Callable[[PreTrainedConfig, PreTrainedTokenizerBase], int | None] | None = None
     stated_by: str = "training/teachers/families.py"
 
-    def require_end_token(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model: str):
+    def require_end_token(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model: str
+    ):
         """Check that the tokenizer ends a text with `end_token`: otherwise all texts can have the same embedding.
 
         Raises:
@@ -64,7 +66,9 @@ class TextPreparation:
                 f"{ids}. The tokenizer does not match the model, or its config is wrong."
             )
 
-    def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+    def tokenize(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    ) -> tuple[dict[str, Tensor], int]:
         """Tokenize texts.
 
         Args:
@@ -120,7 +124,11 @@ def tokenizer_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
 
 
 def square_image_processor(
-    size: int, mean: Sequence[float], std: Sequence[float], squash: bool = False, resample: int = Resampling.BICUBIC
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    squash: bool = False,
+    resample: int = Resampling.BICUBIC,
 ) -> CLIPImageProcessor:
     """Build the image processor of a model with a square input.
 

@@ -69,7 +69,9 @@ def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     if tuple(grid) == (1, 1):
         return feature_map.float().mean((2, 3), keepdim=True).to(feature_map.dtype)
     # in float32, because antialiasing on the CPU has no half precision
-    resampled = F.interpolate(feature_map.float(), tuple(grid), mode="bilinear", antialias=True, align_corners=False)
+    resampled = F.interpolate(
+        feature_map.float(), tuple(grid), mode="bilinear", antialias=True, align_corners=False
+    )
     return resampled.to(feature_map.dtype)
 
 
@@ -135,7 +137,9 @@ class LiveTargets:
             targets = self.teacher.encode_texts(input_ids[indices, :length], mask[indices, :length])
             if targets.feature_map is None or not self.spec.token_maps:
                 return (targets.embedding,)
-            return targets.embedding, F.pad(targets.feature_map, (0, 0, 0, input_ids.shape[1] - length))
+            return targets.embedding, F.pad(
+                targets.feature_map, (0, 0, 0, input_ids.shape[1] - length)
+            )
 
         embeddings, *maps = encode_by_length(lengths, text_chunk(lengths.device), encode)
         return Targets(maps[0] if maps else None, embeddings)
@@ -156,4 +160,6 @@ def encode_bank(teacher: Teacher, texts: Sequence[str], batch_size: int = 64) ->
     step = max(1, -(-len(texts) // MAX_BANK))
     texts = list(texts)[::step]
     chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    return torch.cat([teacher.encode_texts(**teacher.tokenize(chunk)).embedding.float() for chunk in chunks])
+    return torch.cat(
+        [teacher.encode_texts(**teacher.tokenize(chunk)).embedding.float() for chunk in chunks]
+    )

@@ -12,7 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from training.data import tokenize
 from training.teachers.families import find_family
 from training.teachers.family import TOWERS, Targets
-from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
+from training.teachers.lineage import (
+    digest_folder,
+    find_commit,
+    read_license,
+    split_revision,
+    weights_fingerprint,
+)
 from training.teachers.loading import load_model, open_processors, read_config
 from training.teachers.preparation import processor_size
 
@@ -56,12 +62,17 @@ class Teacher:
         self.towers = _in_order(towers)
         for tower in self.towers:
             if not hasattr(model, self.family.tower_modules[tower][0]):
-                raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
+                raise ValueError(
+                    f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out."
+                )
         self.model: Any = model.eval().requires_grad_(False)
         self._tokenizer, self.image_processor, self.name = tokenizer, image_processor, name
         config = model.config
         self.projection_dim = self.family.projection_dim(config)
-        self.vision_width, self.text_width = self.family.vision_width(config), self.family.text_width(config)
+        self.vision_width, self.text_width = (
+            self.family.vision_width(config),
+            self.family.text_width(config),
+        )
         self.image_size = self.family.image_size(config) or processor_size(image_processor)
         self._revision = revision
         self._is_checkpoint = False
@@ -116,7 +127,9 @@ class Teacher:
         if towers == self.towers:
             return self
         if self._is_checkpoint:
-            return self.from_pretrained(self.name, towers, self.model.dtype, self.model.device, self._revision)
+            return self.from_pretrained(
+                self.name, towers, self.model.dtype, self.model.device, self._revision
+            )
         if set(towers) <= set(self.towers):
             return self
         raise ValueError(
@@ -177,10 +190,15 @@ class Teacher:
         preparation = self.family.prepare_texts(self.tokenizer)
         if preparation is None or preparation.clean is None:
             return None
-        is_own = self.tokenizer(CLEANED_PROBE).input_ids == self.tokenizer(preparation.clean(CLEANED_PROBE)).input_ids
+        is_own = (
+            self.tokenizer(CLEANED_PROBE).input_ids
+            == self.tokenizer(preparation.clean(CLEANED_PROBE)).input_ids
+        )
         return None if is_own else preparation.clean
 
-    def tokenize(self, texts: Sequence[str], max_text_length: int | None = None) -> dict[str, Tensor]:
+    def tokenize(
+        self, texts: Sequence[str], max_text_length: int | None = None
+    ) -> dict[str, Tensor]:
         """Tokenize texts for `encode_texts`.
 
         Args:
@@ -205,7 +223,9 @@ class Teacher:
             ValueError: The vision tower is not loaded.
         """
         self._require("vision")
-        with torch.autocast(pixel_values.device.type, enabled=False):  # in the precision of its own weights
+        with torch.autocast(
+            pixel_values.device.type, enabled=False
+        ):  # in the precision of its own weights
             return self.family.encode_images(self.model.eval(), pixel_values.to(self.model.dtype))
 
     @torch.no_grad()
@@ -233,8 +253,13 @@ class Teacher:
         if self._attends_padding:
             padding = self.tokenizer.pad_token_id
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
-            input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None  # (B, limit)
-        with torch.autocast(input_ids.device.type, enabled=False):  # in the precision of its own weights
+            input_ids, mask = (
+                F.pad(input_ids, (0, limit - length), value=padding),
+                None,
+            )  # (B, limit)
+        with torch.autocast(
+            input_ids.device.type, enabled=False
+        ):  # in the precision of its own weights
             targets = self.family.encode_texts(self.model.eval(), input_ids, mask)
         feature_map = targets.feature_map
         return Targets(None if feature_map is None else feature_map[:, :length], targets.embedding)
@@ -242,7 +267,9 @@ class Teacher:
     @cached_property
     def _attends_padding(self) -> bool:
         """Whether the model was trained on texts that are padded to the full length, without a mask."""
-        preparation = self.family.prepare_texts(self.tokenizer)  # which may read the whole vocabulary
+        preparation = self.family.prepare_texts(
+            self.tokenizer
+        )  # which may read the whole vocabulary
         return preparation is not None and preparation.pad_to_max and not preparation.mask_padding
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -262,7 +289,11 @@ class Teacher:
         self._require(tower)
         weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower]
         prefix = f"{module}."
-        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in weights.items()
+            if name.startswith(prefix)
+        }
         return own, weights.get(f"{projection}.weight")
 
     def _require(self, tower: str):

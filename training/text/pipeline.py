@@ -23,7 +23,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZER_FILE = "tokenizer.json"
 CALL_STATE = ("padding", "truncation")  # keys of tokenizer.json that the last call has set
-LOADING_OPTIONS = ("is_local", "local_files_only")  # options of from_pretrained that transformers would save
+LOADING_OPTIONS = (
+    "is_local",
+    "local_files_only",
+)  # options of from_pretrained that transformers would save
 
 
 @contextmanager
@@ -135,7 +138,9 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
     for ids, index in id_slots(processor):
         ids[index] = new_ids[ids[index]]
     return pipeline | {
-        "added_tokens": [token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]],
+        "added_tokens": [
+            token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]
+        ],
         "post_processor": processor,
         # the pieces of the model come first; added tokens that are not in the model follow
         "model": model
@@ -146,7 +151,9 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
     }
 
 
-def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
+def save_with_pipeline(
+    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path
+):
     """Save a tokenizer with a given pipeline and without call state.
 
     Args:
@@ -155,11 +162,15 @@ def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, A
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
-    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
+    content = json.dumps(
+        pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":")
+    )
     (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
 
 
-def rebuild(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:
+def rebuild(
+    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]
+) -> PreTrainedTokenizerBase:
     """Make a tokenizer with the class and settings of a given tokenizer and a new pipeline.
 
     Args:

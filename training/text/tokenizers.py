@@ -29,7 +29,9 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
         ) from error
     # for a folder with a model config and no tokenizer, transformers returns a tokenizer of special tokens alone
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ValueError(f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer next to its weights.")
+        raise ValueError(
+            f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer next to its weights."
+        )
     return tokenizer
 
 
@@ -40,7 +42,11 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     """
     if first is second:
         return True
-    return first.is_fast and second.is_fast and digest(read_pipeline(first)) == digest(read_pipeline(second))
+    return (
+        first.is_fast
+        and second.is_fast
+        and digest(read_pipeline(first)) == digest(read_pipeline(second))
+    )
 
 
 def match_tokens(

@@ -69,7 +69,9 @@ class Vocabulary:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return backend is not None and digest(read_pipeline(tokenizer)) == self.source_digest
 
-    def aligned(self, texts: Sequence[str], source_tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    def aligned(
+        self, texts: Sequence[str], source_tokenizer: PreTrainedTokenizerBase
+    ) -> np.ndarray:
         """Find the texts that the cut and the source split into the same pieces. Texts are not truncated.
 
         Args:

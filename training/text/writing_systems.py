@@ -12,7 +12,10 @@ LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}  # in English
 SUPPORTED_SCRIPTS = frozenset({"Latin", "Han"})  # the scripts of these languages
 # scripts of each language; a text needs a letter of one of them
 SCRIPTS_OF = {
-    **dict.fromkeys(("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"), frozenset({"Latin"})),
+    **dict.fromkeys(
+        ("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"),
+        frozenset({"Latin"}),
+    ),
     "ar": frozenset({"Arabic"}),
     "el": frozenset({"Greek"}),
     "he": frozenset({"Hebrew"}),

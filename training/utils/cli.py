@@ -25,7 +25,9 @@ Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 # the other processes of a run get this error from torch's gloo or NCCL when one has ended
-LOST_PROCESS = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S)
+LOST_PROCESS = re.compile(
+    r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S
+)
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
 # a value of a recipe may name a class, which jsonargparse imports before it refuses it; its own types are ours
@@ -62,7 +64,9 @@ def parse_options(
     parser = make_parser(prog, description, "YAML file with options")
     helps, hints = help_texts(options_class), get_type_hints(options_class)
     for option in fields(options_class):  # type: ignore[arg-type]
-        _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
+        _add_option(
+            parser, option, hints[option.name], helps[option.name], option.name in positional
+        )
     try:
         values = parse_arguments(parser, argv)
         _check_trust(values, " ".join(sys.argv[1:] if argv is None else argv))
@@ -74,8 +78,14 @@ def parse_options(
 def _check_trust(values: Mapping[str, Any], typed: str):
     """Refuse code that runs because a file of options says so, and not the user."""
     for name, value in values.items():
-        if name in ("trust_remote_code", "allow_changed_code") and value and f"--{name}" not in typed:
-            raise ValueError(f"{name}: a file of options cannot set this. Add --{name} to the command line.")
+        if (
+            name in ("trust_remote_code", "allow_changed_code")
+            and value
+            and f"--{name}" not in typed
+        ):
+            raise ValueError(
+                f"{name}: a file of options cannot set this. Add --{name} to the command line."
+            )
         for text in value if isinstance(value, list) else [value]:
             if names_function(str(text), typed):
                 raise ValueError(
@@ -98,8 +108,12 @@ def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help=f"{config_help}; the command line overrides it.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error before its message.")
+    parser.add_argument(
+        "--config", action="config", help=f"{config_help}; the command line overrides it."
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="Show the traceback of an error before its message."
+    )
     return parser
 
 
@@ -116,7 +130,9 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[
     for each in sys.argv[1:] if argv is None else argv:
         groups += [[]] if each.startswith("-") else []
         groups[-1].append(each)
-    groups[1:] = sorted(groups[1:], key=lambda group: group[0].partition("=")[0] != "--config")  # others override it
+    groups[1:] = sorted(
+        groups[1:], key=lambda group: group[0].partition("=")[0] != "--config"
+    )  # others override it
     argv = [each for group in groups for each in group]
     _check_config_files(argv)
     # without a slash, a file of a section would be taken for a class to import
@@ -135,16 +151,26 @@ def _readable(error: ArgumentError | TypeError) -> str:
     """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
     message = " ".join(str(error).split())
     if isinstance(error, TypeError):
-        message = "config: a section such as data, augment, student or eval must be a mapping of fields"
+        message = (
+            "config: a section such as data, augment, student or eval must be a mapping of fields"
+        )
     message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
+    message = re.sub(
+        r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message
+    )
     message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     code = r"'\1' would be imported as code, which is not allowed. Write a file as ./FILE"
     message = re.sub(r"Importing '([^']+)' is not allowed.*", code, message)
     hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
-    hint = "Each source is a mapping such as {train: FILE}. " if message.startswith("data.sources:") else hint
-    hint = "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
+    hint = (
+        "Each source is a mapping such as {train: FILE}. "
+        if message.startswith("data.sources:")
+        else hint
+    )
+    hint = (
+        "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
+    )
     return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."
 
 
@@ -156,21 +182,31 @@ def help_texts(options_class: type) -> dict[str, str]:
             helps[entry.arg_name] = " ".join((entry.description or "").split())
     missing = [option.name for option in fields(options_class) if option.name not in helps]
     if missing:
-        raise TypeError(f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring.")
+        raise TypeError(
+            f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring."
+        )
     return helps
 
 
 def _check_config_files(arguments: Sequence[str]):
     """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
     names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
-    names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    names += [
+        argument.removeprefix("--config=")
+        for argument in arguments
+        if argument.startswith("--config=")
+    ]
     for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)}).") from error
+            raise ValueError(
+                f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)})."
+            ) from error
         if not isinstance(content, dict):
-            raise ValueError(f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}.")
+            raise ValueError(
+                f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}."
+            )
 
 
 class _Collect(Action):
@@ -241,7 +277,9 @@ def exit_with_error(command: str, error: BaseException | str, code: int) -> NoRe
 def one_line(error: BaseException | str) -> str:
     """Message of an error as one line, without the traceback that a decoding process adds to it."""
     text = str(error).strip()
-    if text.startswith("Caught ") and WORKER_TRACEBACK in text:  # torch's DataLoader wraps the errors of its workers
+    if (
+        text.startswith("Caught ") and WORKER_TRACEBACK in text
+    ):  # torch's DataLoader wraps the errors of its workers
         last = text.rpartition("\n")[2]
         text = re.sub(r"^[\w.]+: ", "", last)
     return " ".join(text.split()) or type(error).__name__
@@ -273,7 +311,9 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if LOST_PROCESS.search(str(error)) is None:
             raise
-        exit_with_error(command, "another process of this run has ended; its own message says why.", FAILURE)
+        exit_with_error(
+            command, "another process of this run has ended; its own message says why.", FAILURE
+        )
     except OSError as error:
         # an error that the system did not number is our own report that a run cannot go on
         is_failure = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -292,7 +332,11 @@ def command_of(program: str, options: Any) -> str:
         if value == default or option.name.endswith("_dir"):
             continue
         if isinstance(value, dict):  # as users type it: an option for each key
-            parts += [word for key, item in value.items() for word in (f"--{option.name}.{key}", str(item))]
+            parts += [
+                word
+                for key, item in value.items()
+                for word in (f"--{option.name}.{key}", str(item))
+            ]
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
         parts += [f"--{option.name}", *map(str, values)]

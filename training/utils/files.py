@@ -133,9 +133,15 @@ def remove_leftovers(folder: Path):
     """
     found = list(folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 8}{SCRATCH_SUFFIX}"))
     for parent, names, files in os.walk(folder):
-        scratch = [name for name in (*names, *files) if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)]
+        scratch = [
+            name
+            for name in (*names, *files)
+            if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)
+        ]
         found += [Path(parent, name) for name in scratch]
-        names[:] = [name for name in names if name not in scratch and not is_claimed(Path(parent, name))]
+        names[:] = [
+            name for name in names if name not in scratch and not is_claimed(Path(parent, name))
+        ]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

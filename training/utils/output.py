@@ -62,15 +62,25 @@ def claim_folder(
     folder, names = Path(folder), list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        pattern = re.sub(r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or ""))))  # of numbered files
-        paths = [Path(each).resolve() for each in (pattern, *iglob(pattern, recursive=True)) if os.path.exists(each)]
-        if value and any(path == folder.resolve() or written & {path, *path.parents} for path in paths):
+        pattern = re.sub(
+            r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or "")))
+        )  # of numbered files
+        paths = [
+            Path(each).resolve()
+            for each in (pattern, *iglob(pattern, recursive=True))
+            if os.path.exists(each)
+        ]
+        if value and any(
+            path == folder.resolve() or written & {path, *path.parents} for path in paths
+        ):
             raise ValueError(
                 f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
                 "another folder."
             )
     known = recorded_names(folder)
-    found = [name for name in names if os.path.lexists(folder / name) and known.get(name) != command]
+    found = [
+        name for name in names if os.path.lexists(folder / name) and known.get(name) != command
+    ]
     if found and not overwrite:
         raise ValueError(
             f"{field}: {str(folder)!r} has {listed(found)}, which {command} did not write and would overwrite. "
@@ -84,7 +94,11 @@ def claim_folder(
             record_names(folder, names, command)
             yield
         finally:
-            kept = {name: by for name, by in recorded_names(folder).items() if os.path.lexists(folder / name)}
+            kept = {
+                name: by
+                for name, by in recorded_names(folder).items()
+                if os.path.lexists(folder / name)
+            }
             if kept:
                 _write_record(folder, kept)
             else:
@@ -127,7 +141,11 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
     """
     known = set(recorded_names(folder))
     paths = (path.relative_to(folder) for path in _files(folder))
-    foreign = [path.as_posix() for path in paths if known.isdisjoint({path.as_posix(), *map(str, path.parents)})]
+    foreign = [
+        path.as_posix()
+        for path in paths
+        if known.isdisjoint({path.as_posix(), *map(str, path.parents)})
+    ]
     if foreign:
         raise ValueError(
             f"{field}: {str(folder)!r} would be replaced, but has {listed(sorted(foreign))}, which no command of "
@@ -138,7 +156,11 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
-        if (path.is_symlink() or not path.is_dir()) and CLAIM_FOLDER not in inside and "__pycache__" not in inside:
+        if (
+            (path.is_symlink() or not path.is_dir())
+            and CLAIM_FOLDER not in inside
+            and "__pycache__" not in inside
+        ):
             yield path
 
 
@@ -152,10 +174,14 @@ def listed(names: list[str]) -> str:
 def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
     """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
     if fcntl is None:
-        raise ValueError(f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2.")
+        raise ValueError(
+            f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2."
+        )
     path = (folder / CLAIM_FOLDER / LOCK_FILE).resolve()
     if path in _held:
-        raise ValueError(f"{field}: this process is writing to {str(folder)!r} already. Choose another folder.")
+        raise ValueError(
+            f"{field}: this process is writing to {str(folder)!r} already. Choose another folder."
+        )
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
-LONGEST_WAIT = timedelta(days=3)  # of a process for the others, such as for the targets of a large set
+LONGEST_WAIT = timedelta(
+    days=3
+)  # of a process for the others, such as for the targets of a large set
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
@@ -58,7 +60,9 @@ def use_all_cores():
     except psutil.Error:
         return
     is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
-    is_chosen = "num_cpu_threads" in " ".join(command).replace("-", "_") or "OMP_NUM_THREADS" in environment
+    is_chosen = (
+        "num_cpu_threads" in " ".join(command).replace("-", "_") or "OMP_NUM_THREADS" in environment
+    )
     if is_launcher and not is_chosen:
         import torch
 
@@ -87,7 +91,9 @@ def end_process_group():
         distributed.destroy_process_group()
 
 
-def interleaved_ms(calls: Mapping[Key, Callable[[], object]], repeats: int = 51) -> dict[Key, list[float]]:
+def interleaved_ms(
+    calls: Mapping[Key, Callable[[], object]], repeats: int = 51
+) -> dict[Key, list[float]]:
     """Time several calls in turn, so that other load on the machine slows down all of them alike.
 
     Returns:

@@ -87,7 +87,8 @@ class Results:
         try:
             content = json.loads(text)
             rows = [
-                Row(**row | {"interval": row.get("interval") and tuple(row["interval"])}) for row in content["rows"]
+                Row(**row | {"interval": row.get("interval") and tuple(row["interval"])})
+                for row in content["rows"]
             ]
             for row in rows:
                 _check_types(row)
@@ -100,7 +101,11 @@ class Results:
 
     def values(self, **fields: Any) -> list[float]:
         """Return the values of all rows whose fields equal the given ones, such as `metric="top1"`."""
-        return [row.value for row in self.rows if all(getattr(row, name) == value for name, value in fields.items())]
+        return [
+            row.value
+            for row in self.rows
+            if all(getattr(row, name) == value for name, value in fields.items())
+        ]
 
     def mean(self, **fields: Any) -> float | None:
         """Return the mean of `values(**fields)`, such as the mean over seeds; None without such rows."""
@@ -138,26 +143,47 @@ class Results:
         from matplotlib.figure import Figure  # without pyplot, which looks for a display
 
         rows = [row for row in self.rows if row.language is not None]
-        several, models = with_several_protocols(rows), _unique((row.model, row.stage) for row in rows)
-        places = {label: place for place, label in enumerate(_unique(_label(row, several) for row in rows))}
+        several, models = (
+            with_several_protocols(rows),
+            _unique((row.model, row.stage) for row in rows),
+        )
+        places = {
+            label: place
+            for place, label in enumerate(_unique(_label(row, several) for row in rows))
+        }
         names = _portable_names(row.model for row in rows)
         figure = Figure((3 + 2 * len(models), 1.2 + 0.3 * len(places)), layout="constrained")
         panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
         for panel, (model, stage) in zip(panels, models, strict=True):
             for number, language in enumerate(_unique(row.language for row in rows)):
-                drawn = [row for row in rows if (row.model, row.stage, row.language) == (model, stage, language)]
+                drawn = [
+                    row
+                    for row in rows
+                    if (row.model, row.stage, row.language) == (model, stage, language)
+                ]
                 values = np.array([row.value for row in drawn])
-                ends = np.array([row.interval or (row.value, row.value) for row in drawn]).reshape(-1, 2)
+                ends = np.array([row.interval or (row.value, row.value) for row in drawn]).reshape(
+                    -1, 2
+                )
                 heights = [places[_label(row, several)] + 0.2 * number for row in drawn]
                 errors = 100 * np.abs(ends.T - values)
-                panel.errorbar(100 * values, heights, xerr=errors, fmt="o", markersize=4, label=language)
-            panel.set(title=", ".join(filter(None, (names[model], stage))), xlim=(0, 100), xlabel="%")
+                panel.errorbar(
+                    100 * values, heights, xerr=errors, fmt="o", markersize=4, label=language
+                )
+            panel.set(
+                title=", ".join(filter(None, (names[model], stage))), xlim=(0, 100), xlabel="%"
+            )
             panel.grid(axis="x", alpha=0.3)
         panels[0].set_yticks(list(places.values()), list(places))
         panels[0].invert_yaxis()
         panels[0].legend()
-        with atomic_write(path := Path(folder) / PLOT_FILE) as scratch, warnings.catch_warnings(action="ignore"):
-            figure.savefig(scratch, format="png", dpi=150)  # warns of Chinese names, which the font lacks
+        with (
+            atomic_write(path := Path(folder) / PLOT_FILE) as scratch,
+            warnings.catch_warnings(action="ignore"),
+        ):
+            figure.savefig(
+                scratch, format="png", dpi=150
+            )  # warns of Chinese names, which the font lacks
         return path
 
 
@@ -212,7 +238,9 @@ def _key(row: Row) -> tuple[str | None, str | None, str]:
     return row.set, row.language, row.metric
 
 
-def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple[tuple[str, Any], ...]:
+def _column(
+    row: Row, several: set[tuple[str | None, str | None, str]]
+) -> tuple[tuple[str, Any], ...]:
     """Fields that the values of a column of a table share, with their names."""
     fields = {"set": row.set, "language": row.language, "metric": row.metric}
     return tuple((fields | ({"protocol": row.protocol} if _key(row) in several else {})).items())
@@ -237,7 +265,10 @@ def _portable_names(models: Iterable[str]) -> dict[str, str]:
     """Portable names of models, with as many parts of their folders as it takes to tell them apart."""
     distinct = set(models)
     for num_parts in range(1, 100):
-        names = {name: ", ".join(portable(each, num_parts) for each in name.split(", ")) for name in distinct}
+        names = {
+            name: ", ".join(portable(each, num_parts) for each in name.split(", "))
+            for name in distinct
+        }
         if len(set(names.values())) == len(names):
             break
     return names
@@ -247,7 +278,9 @@ def _unique(items: Iterable) -> list:
     return list(dict.fromkeys(items))
 
 
-def make_meta(data: str, seed: int | None, command: str | None = None, **more: Any) -> dict[str, Any]:
+def make_meta(
+    data: str, seed: int | None, command: str | None = None, **more: Any
+) -> dict[str, Any]:
     """Return the `meta` of a results file: command (default: this process's), commit, seed, package versions, data and
     date, and `more` entries.
     """
@@ -255,7 +288,8 @@ def make_meta(data: str, seed: int | None, command: str | None = None, **more: A
         "command": command or " ".join(sys.argv),
         "commit": _commit(),
         "seed": seed,
-        "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": sys.version.split()[0]}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
         "data": data,
         "date": datetime.now(UTC).date().isoformat(),
     } | more
@@ -265,7 +299,11 @@ def _commit() -> str | None:
     """Return the commit of the checkout, marked `-dirty` after uncommitted changes; None outside a checkout."""
     try:
         run = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=REPO_ROOT, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty"],
+            cwd=REPO_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

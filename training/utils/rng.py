@@ -22,7 +22,9 @@ def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:
     state = _mix(np.array(np.uint64(seed & (2**64 - 1))))  # else seed and first key would be added
     for key in keys:
         state = _mix(state + np.asarray(key).astype(np.uint64))
-    state = np.atleast_1d(state)[:, None] + np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state = np.atleast_1d(state)[:, None] + np.arange(1, num + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
     return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

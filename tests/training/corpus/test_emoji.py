@@ -13,10 +13,15 @@ def test_concepts_have_the_documented_number_unique_names_and_artwork_of_their_o
     variants = [concept for concept in concepts if concept.is_skin_tone_variant]
     assert (len(concepts), len(variants)) == (3944, 2030)
     # 15 % of each kind
-    assert (sum(c.is_held_out for c in variants), sum(c.is_held_out for c in concepts)) == (304, 304 + 287)
+    assert (sum(c.is_held_out for c in variants), sum(c.is_held_out for c in concepts)) == (
+        304,
+        304 + 287,
+    )
     for language in ("en", "zh"):
         names = [getattr(concept, language) for concept in concepts]
-        assert len(set(names)) == len(names) and all(name == name.strip() and name for name in names)
+        assert len(set(names)) == len(names) and all(
+            name == name.strip() and name for name in names
+        )
     for style in STYLES:
         files = [concept.svg_files[style] for concept in concepts]
         assert len(set(files)) == len(files) and all(file.is_file() for file in files)

@@ -3,7 +3,13 @@ import torch
 from PIL import Image
 
 from training.corpus import free_photos as module
-from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS, NUM_VIEWS, load_held_out, photo_crops
+from training.corpus.free_photos import (
+    FREE_PHOTOS,
+    HELD_OUT_PHOTOS,
+    NUM_VIEWS,
+    load_held_out,
+    photo_crops,
+)
 
 
 def test_crops_are_reproducible_and_differ():

@@ -9,9 +9,13 @@ from training.data import CaptionTokenizer, PairDataset
 def make_dataset(train_rows, tokenizer):
     """Function that makes a `PairDataset` with images of 64 pixels; keyword arguments are fields of `DataConfig`."""
 
-    def make(rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields) -> PairDataset:
+    def make(
+        rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields
+    ) -> PairDataset:
         columns = {language: language for language in languages}
         config = DataConfig(train="tiny", caption_columns=columns, **fields)
-        return PairDataset(train_rows if rows is None else rows, config, CaptionTokenizer(tokenizer, 32), 64)
+        return PairDataset(
+            train_rows if rows is None else rows, config, CaptionTokenizer(tokenizer, 32), 64
+        )
 
     return make

@@ -30,7 +30,9 @@ def decode_tokens(tokenizer, input_ids: torch.Tensor) -> list[str]:
     """The texts of byte-level tokens, without special tokens."""
     special = set(tokenizer.all_special_tokens)
     rows = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in input_ids]
-    return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
+    return [
+        ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows
+    ]
 
 
 def make_plan(**fields) -> BatchPlan:

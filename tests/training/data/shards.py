@@ -51,4 +51,8 @@ def assert_equal_batches(batches: Sequence[Batch], expected: Sequence[Batch]):
 
 def keys_of(batches: Sequence[Batch]) -> list[tuple[int, int]]:
     """Row and view id of every sample."""
-    return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)]
+    return [
+        key
+        for batch in batches
+        for key in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)
+    ]

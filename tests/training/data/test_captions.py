@@ -14,7 +14,8 @@ from training.text.phrasing import reword
 
 
 @pytest.mark.parametrize(
-    "text", ["Ｒｅｄ　ＡＰＰＬＥ", "ﬁre engine №５", "e\u0301clair", "ｶﾞｰﾄﾞ　红苹果！", "  Red Apple "]
+    "text",
+    ["Ｒｅｄ　ＡＰＰＬＥ", "ﬁre engine №５", "e\u0301clair", "ｶﾞｰﾄﾞ　红苹果！", "  Red Apple "],
 )
 def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, images, text):
     """The normalizer in tokenizer.json handles Unicode form, width, case and white space for every caller."""
@@ -28,11 +29,16 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
 
 
 def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64)
+    built = PairDataset(
+        train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64
+    )
     batch = built.collate([(5, 0, 0, built[5])])
     student_texts = decode_tokens(tokenizer, batch["input_ids"])
     teacher_texts = decode_tokens(other_tokenizer, batch["teacher_input_ids"])
-    assert student_texts == teacher_texts and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
+    assert (
+        student_texts == teacher_texts
+        and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +49,32 @@ def unigram(train_rows):
     return source, cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350)
 
 
-def test_the_student_alone_reads_captions_in_other_words(train_rows, tokenizer, other_tokenizer, unigram):
+def test_the_student_alone_reads_captions_in_other_words(
+    train_rows, tokenizer, other_tokenizer, unigram
+):
     source, vocabulary = unigram
-    for own, teacher, cut in ((tokenizer, None, None), (tokenizer, other_tokenizer, None), (None, source, vocabulary)):
+    for own, teacher, cut in (
+        (tokenizer, None, None),
+        (tokenizer, other_tokenizer, None),
+        (None, source, vocabulary),
+    ):
         own = own or cut.tokenizer
         config = DataConfig(train="tiny", phrasing=0.5)
         built = PairDataset(train_rows, config, CaptionTokenizer(own, 64, teacher, cut), None)
         batch = built.collate([(row, 0, 3, None) for row in range(32)])
-        captions = [(language, texts[0]) for row in range(32) for language, texts in built.captions[row].items()]
+        captions = [
+            (language, texts[0])
+            for row in range(32)
+            for language, texts in built.captions[row].items()
+        ]
         given = [reword(text, name, 0.5, built.caption_ids[text], 3) for name, text in captions]
         texts = [text for _, text in captions]
         same = [text == each for text, each in zip(texts, given, strict=True)]
         assert 0 < sum(same) < len(same)
         assert torch.equal(batch["input_ids"], tokenize(own, given, 64)["input_ids"])
-        assert torch.equal(batch["teacher_input_ids"], tokenize(teacher or own, texts, 64)["input_ids"])
+        assert torch.equal(
+            batch["teacher_input_ids"], tokenize(teacher or own, texts, 64)["input_ids"]
+        )
         assert batch["caption_ids"].tolist() == [built.caption_ids[text] for text in texts]
         aligned = [text not in built.tokens.unaligned for text in texts]
         assert batch["aligned"].tolist() == [a and b for a, b in zip(same, aligned, strict=True)]
@@ -69,13 +87,17 @@ def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     (cause,) = [cause for cause in built.skipped.captions if "split differently" in cause]
     assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)
     batch = built.collate([(row, 0, 0, None) for row in range(len(train_rows))])
-    texts = [captions[0] for row in range(len(train_rows)) for captions in built.captions[row].values()]
+    texts = [
+        captions[0] for row in range(len(train_rows)) for captions in built.captions[row].values()
+    ]
     expected = source(texts, padding=True, return_tensors="pt")["input_ids"]
     assert torch.equal(batch["teacher_input_ids"], expected)
     assert batch["aligned"].tolist() == [text not in tokens.unaligned for text in texts]
     aligned = [text for text in texts if text not in tokens.unaligned][:9]
     batch = tokens(aligned)
-    assert torch.equal(batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"])
+    assert torch.equal(
+        batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"]
+    )
     assert torch.equal(batch["teacher_input_ids"], vocabulary.to_source(batch["input_ids"]))
 
 
@@ -125,4 +147,8 @@ def test_each_caption_is_usable_or_has_a_cause(cell, texts, causes):
 
 def test_ids_and_digests_of_texts_are_the_same_in_every_run():
     assert text_id("青蛙") == 2142555780008885789 < 2**63 and text_id("frog") != text_id("Frog")
-    assert texts_digest(["frog", "cat"]) == texts_digest(iter(["frog", "cat"])) != texts_digest(["cat", "frog"])
+    assert (
+        texts_digest(["frog", "cat"])
+        == texts_digest(iter(["frog", "cat"]))
+        != texts_digest(["cat", "frog"])
+    )

@@ -11,11 +11,15 @@ from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset, SkipError, make_loader
 
 
-@pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
+@pytest.mark.parametrize(
+    "changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}]
+)
 def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, changes):
     missing = changes.get("image_column") or changes["caption_columns"]["en"]
     with pytest.raises(ValueError, match=f"no column '{missing}'"):
-        PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64)
+        PairDataset(
+            train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64
+        )
 
 
 def test_row_needs_a_caption_in_one_language_only(make_dataset, images):
@@ -59,18 +63,28 @@ def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows,
     texts = decode_tokens(tokenizer, batch["input_ids"])
     names = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
     # the tokenizer folds case and width
-    assert [text.replace(" ", "") for text in texts] == [name.lower().replace(" ", "") for name in names]
+    assert [text.replace(" ", "") for text in texts] == [
+        name.lower().replace(" ", "") for name in names
+    ]
     assert batch["rows"].tolist() == [5, 40] and batch["view_ids"].tolist() == [3, 3]
     white = PILImage.new("RGBA", (64, 64), "white")
-    expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert("RGB")
+    expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert(
+        "RGB"
+    )
     assert np.array_equal(batch["images"][0].permute(1, 2, 0).numpy(), np.array(expected))
 
 
 def test_fields_of_a_nested_column_are_captions(tokenizer):
-    rows = Dataset.from_dict({"translation": [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]})
-    config = DataConfig(train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"})
+    rows = Dataset.from_dict(
+        {"translation": [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]}
+    )
+    config = DataConfig(
+        train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"}
+    )
     image = {"bytes": encoded(PILImage.new("RGB", (64, 64), "red")), "path": None}
-    with_images = Dataset.from_list([row | {"image": image} for row in rows])  # of pyarrow: a plain struct
+    with_images = Dataset.from_list(
+        [row | {"image": image} for row in rows]
+    )  # of pyarrow: a plain struct
     for each, size in ((rows, None), (with_images, 64)):
         built = PairDataset(each, config, CaptionTokenizer(tokenizer, 32), size)
         assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
@@ -81,7 +95,9 @@ def test_batch_without_captions_or_without_images(train_rows, tokenizer):
     only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
     fields = {"skipped", "rows", "sources", "view_ids", "images"}
     assert set(only_images.collate([(5, 0, 0, only_images[5])])) == fields
-    only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None)
+    only_texts = PairDataset(
+        train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None
+    )
     assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
 
 
@@ -93,7 +109,9 @@ def test_images_kept_in_memory_are_equal(make_dataset):
 
 def test_a_fingerprint_knows_where_each_image_ends(make_dataset):
     found = [
-        make_dataset(make_rows([{"bytes": cell, "path": None} for cell in cells], en=["a", "b"]), ("en",))
+        make_dataset(
+            make_rows([{"bytes": cell, "path": None} for cell in cells], en=["a", "b"]), ("en",)
+        )
         for cells in ((b"ab", b"c"), (b"a", b"bc"), (b"ab", b"c"))
     ]
     first, other, same = (each.image_fingerprint() for each in found)
@@ -103,7 +121,9 @@ def test_a_fingerprint_knows_where_each_image_ends(make_dataset):
 def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(make_dataset, images):
     cells = [make_cell(image) for image in images[:4]]
     cells[1] = {"bytes": b"broken", "path": None}
-    built = make_dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
+    built = make_dataset(
+        make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5
+    )
     loader = make_loader(built, make_plan(batch_size=1, stop=4))
     rows = [batch["rows"].item() for batch in loader]
     assert sorted(rows) == [0, 2, 2, 3]
@@ -112,7 +132,9 @@ def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(mak
 
 
 def test_data_without_an_image_that_decodes_raises_an_error(make_dataset):
-    built = make_dataset(make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",))
+    built = make_dataset(
+        make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",)
+    )
     with pytest.raises(ValueError, match="no image of 'tiny' decodes"):
         list(make_loader(built, make_plan(batch_size=1, stop=1)))
 

@@ -11,7 +11,18 @@ from training.data.images import Augment, decode_image
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32
-RANGES = ("zoom", "rotate", "stretch", "shift", "brightness", "contrast", "saturation", "tint", "blur", "downscale")
+RANGES = (
+    "zoom",
+    "rotate",
+    "stretch",
+    "shift",
+    "brightness",
+    "contrast",
+    "saturation",
+    "tint",
+    "blur",
+    "downscale",
+)
 
 
 def write(path, images) -> str:
@@ -30,12 +41,16 @@ def test_images_are_decoded_as_in_training(tmp_path, images):
 def test_of_many_images_evenly_spaced_ones_are_taken(tmp_path, images, monkeypatch):
     everything = load_images(write(tmp_path / "a.parquet", images[:5]), CONFIG, SIZE)
     monkeypatch.setattr(image_bank, "MAX_IMAGES", 3)
-    torch.testing.assert_close(load_images(str(tmp_path / "a.parquet"), CONFIG, SIZE), everything[::2])
+    torch.testing.assert_close(
+        load_images(str(tmp_path / "a.parquet"), CONFIG, SIZE), everything[::2]
+    )
 
 
 def test_images_that_cannot_be_used_are_named(tmp_path, images):
     source = write(tmp_path / "a.parquet", [*images[:2], {"bytes": b"no image", "path": None}])
-    with pytest.raises(ValueError, match=r"photos: row 2 of .*: image does not decode. Fix or remove the row"):
+    with pytest.raises(
+        ValueError, match=r"photos: row 2 of .*: image does not decode. Fix or remove the row"
+    ):
         load_images(source, CONFIG, SIZE)
     with pytest.raises(ValueError, match=r"photos: .* has no column 'picture', only"):
         load_images(source, DataConfig(train="unused", image_column="picture"), SIZE)
@@ -72,6 +87,8 @@ def test_half_of_the_varied_images_are_mixed_half_of_them_by_each_kind(monkeypat
     assert not torch.equal(vary_images(images, seed=1), vary_images(images))
     mixed, blended = changed.flatten(1).any(1), changed.flatten(1).all(1)
     assert 0.4 < mixed.float().mean() < 0.6 and 0.35 < blended.sum() / mixed.sum() < 0.65
-    views = Augment(image_bank.VARIETY, 0).draws(torch.arange(400), torch.zeros(400, dtype=torch.long))
+    views = Augment(image_bank.VARIETY, 0).draws(
+        torch.arange(400), torch.zeros(400, dtype=torch.long)
+    )
     agreement = ((views[:, :6] < 0.5) == mixed[:, None]).float().mean(0)
     assert ((agreement - 0.5).abs() < 0.1).all()  # the draws of a view do not decide

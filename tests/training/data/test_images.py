@@ -14,7 +14,10 @@ from training.data import decode_image, decode_images, open_image
 def test_decoding_equals_the_image_processor(images, size):
     image = images[0].convert("RGB").resize(size)
     processor = CLIPImageProcessor(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_rescale=False, do_normalize=False
+        size={"shortest_edge": 64},
+        crop_size={"height": 64, "width": 64},
+        do_rescale=False,
+        do_normalize=False,
     )
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     assert torch.equal(decode_image(make_cell(image), 64), expected.to(torch.uint8))
@@ -24,7 +27,9 @@ def test_decoding_equals_the_image_processor(images, size):
 def test_squashed_images_equal_those_of_an_image_processor_of_a_fixed_size(images, size):
     image = images[0].convert("RGB").resize(size)
     square = {"height": 64, "width": 64}
-    processor = CLIPImageProcessor(size=square, do_center_crop=False, do_rescale=False, do_normalize=False)
+    processor = CLIPImageProcessor(
+        size=square, do_center_crop=False, do_rescale=False, do_normalize=False
+    )
     expected = processor(image, return_tensors="pt")["pixel_values"][0].to(torch.uint8)
     assert torch.equal(decode_image(make_cell(image), 64, squash=True), expected)
     assert torch.equal(decode_images([make_cell(image)] * 2, 64, squash=True)[1], expected)
@@ -34,16 +39,26 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
     large = images[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
     jpeg = make_cell(large, "JPEG")
     assert open_image(jpeg, 64).size == (256, 192) and open_image(jpeg).size == (1024, 768)
-    small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
+    small = (
+        PILImage.open(BytesIO(jpeg["bytes"]))
+        .resize((85, 64), PILImage.Resampling.BICUBIC)
+        .crop((10, 0, 74, 64))
+    )
     difference = decode_image(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
 
 
 def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
     whole = make_cell(images[0])["bytes"]
-    assert decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "image does not decode"
+    assert (
+        decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64)
+        == "image does not decode"
+    )
     assert decode_image({"bytes": b"no image at all", "path": None}, 64) == "image does not decode"
     assert decode_image({"bytes": b"", "path": None}, 64) == "image does not decode"
-    assert decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "image does not decode"
+    assert (
+        decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64)
+        == "image does not decode"
+    )
     assert decode_image(None, 64) == "no image"
     assert decode_image({"bytes": None, "path": None}, 64) == "no image"

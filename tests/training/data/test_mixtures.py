@@ -22,7 +22,9 @@ def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
     chinese.remove_columns("en").rename_columns({"image": "jpg"}).to_parquet(folder / "zh.parquet")
     return [
         SourceConfig(train=str(folder / "en.parquet"), caption_columns={"en": "text"}, weight=3),
-        SourceConfig(train=str(folder / "zh.parquet"), caption_columns={"zh": "zh"}, image_column="jpg"),
+        SourceConfig(
+            train=str(folder / "zh.parquet"), caption_columns={"zh": "zh"}, image_column="jpg"
+        ),
     ]
 
 
@@ -37,15 +39,23 @@ def load(two_sources, tokenizer):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_images_are_squashed_for_a_model_that_squashes_them(streaming, train_rows, tokenizer, tmp_path):
+def test_images_are_squashed_for_a_model_that_squashes_them(
+    streaming, train_rows, tokenizer, tmp_path
+):
     rows = train_rows.select(range(1))
-    wide = Dataset.from_dict({"image": [rows[0]["image"].resize((96, 48))], "en": rows["en"][:], "zh": rows["zh"][:]})
+    wide = Dataset.from_dict(
+        {"image": [rows[0]["image"].resize((96, 48))], "en": rows["en"][:], "zh": rows["zh"][:]}
+    )
     wide.cast_column("image", Image()).to_parquet(tmp_path / "wide.parquet")
-    config = DataConfig(train=str(tmp_path / "wide.parquet"), streaming=streaming, in_memory=not streaming)
+    config = DataConfig(
+        train=str(tmp_path / "wide.parquet"), streaming=streaming, in_memory=not streaming
+    )
     pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64, squash=True)
     (batch,) = make_loader(pairs, BatchPlan(1, 0, 0, 0, 1))
     cells = load_source(config.train).cast_column("image", Image(decode=False))["image"]
-    assert torch.equal(batch["images"], torch.stack([decode_image(cell, 64, squash=True) for cell in cells]))
+    assert torch.equal(
+        batch["images"], torch.stack([decode_image(cell, 64, squash=True) for cell in cells])
+    )
 
 
 def is_english(batch: dict[str, torch.Tensor]) -> list[bool]:
@@ -57,7 +67,9 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     batches = load(stop=40, streaming=streaming)
     english = [flag for batch in batches for flag in is_english(batch)]
     assert len(english) == 320 and sum(english) == pytest.approx(240, abs=25)
-    assert all(batch["owner"].tolist() == list(range(8)) for batch in batches)  # one caption for each image
+    assert all(
+        batch["owner"].tolist() == list(range(8)) for batch in batches
+    )  # one caption for each image
     assert all((batch["sources"] == 0).tolist() == is_english(batch) for batch in batches)
     assert sum(len(set(is_english(batch))) == 2 for batch in batches) > 25
     rows = Counter(row for row, _ in keys_of(batches))
@@ -66,13 +78,16 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     for batch in batches:
         for row, flag in zip(batch["rows"].tolist(), is_english(batch), strict=True):
             counts[flag].add(rows[row])
-    assert all(max(of_source) - min(of_source) <= 1 for of_source in counts.values())  # whole epochs
+    assert all(
+        max(of_source) - min(of_source) <= 1 for of_source in counts.values()
+    )  # whole epochs
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_order_of_the_sources_follows_the_seed(load, streaming):
     orders = [
-        [batch["sources"].tolist() for batch in load(stop=3, streaming=streaming, seed=seed)] for seed in (0, 0, 9)
+        [batch["sources"].tolist() for batch in load(stop=3, streaming=streaming, seed=seed)]
+        for seed in (0, 0, 9)
     ]
     assert orders[0] == orders[1] != orders[2]
 
@@ -80,17 +95,32 @@ def test_the_order_of_the_sources_follows_the_seed(load, streaming):
 def test_a_source_whose_images_are_damaged_is_named(tokenizer, tmp_path, images):
     features = Features({"image": Image(), "en": Value("string")})
     for name, cells in (("good", images[:2]), ("bad", [{"bytes": b"broken", "path": None}] * 2)):
-        Dataset.from_dict({"image": cells, "en": ["frog", "fox"]}, features).to_parquet(tmp_path / f"{name}.parquet")
+        Dataset.from_dict({"image": cells, "en": ["frog", "fox"]}, features).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
     sources = [SourceConfig(train=str(tmp_path / f"{name}.parquet")) for name in ("good", "bad")]
     config = DataConfig(sources=sources, caption_columns={"en": "en"}, max_skip_share=1.0)
     with pytest.raises(ValueError, match=r"no image of '[^',]*bad.parquet' decodes"):
-        list(make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), 32), BatchPlan(4, 0, 0, 0, 8)))
+        list(
+            make_loader(
+                open_pairs(config, CaptionTokenizer(tokenizer, 32), 32), BatchPlan(4, 0, 0, 0, 8)
+            )
+        )
 
 
-def test_source_without_a_usable_row_raises_an_error_with_its_name(tokenizer, tmp_path, two_sources):
+def test_source_without_a_usable_row_raises_an_error_with_its_name(
+    tokenizer, tmp_path, two_sources
+):
     Dataset.from_dict({"text": ["", " "]}).to_parquet(tmp_path / "empty.parquet")
     empty = SourceConfig(train=str(tmp_path / "empty.parquet"), caption_columns={"en": "text"})
     for streaming in (False, True):
-        config = DataConfig(sources=[two_sources[0], empty], max_skip_share=1.0, streaming=streaming)
+        config = DataConfig(
+            sources=[two_sources[0], empty], max_skip_share=1.0, streaming=streaming
+        )
         with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
-            list(make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), None), BatchPlan(8, 0, 0, 0, 4)))
+            list(
+                make_loader(
+                    open_pairs(config, CaptionTokenizer(tokenizer, 32), None),
+                    BatchPlan(8, 0, 0, 0, 4),
+                )
+            )

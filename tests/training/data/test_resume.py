@@ -27,13 +27,21 @@ def mixture(train_rows, tmp_path) -> DataConfig:
         samples[5 + number]["png"] = b"broken"
         name = write_shards(tmp_path / language, samples, 2)
         sources.append(SourceConfig(train=name, caption_columns={language: f"{language}.txt"}))
-    return DataConfig(sources=sources, image_column="png", streaming=True, shuffle_buffer=6, max_skip_share=0.5)
+    return DataConfig(
+        sources=sources, image_column="png", streaming=True, shuffle_buffer=6, max_skip_share=0.5
+    )
 
 
 @pytest.fixture
 def recipe(tmp_path, teacher_folder, mixture) -> AlignRecipe:
-    fields = recipe_fields(tmp_path / "whole", "", max_steps=4, save_every=2, batch_size=4, chunk_size=2)
-    fields |= {"data": mixture, "new_student": student_config(vision_config=VIT), "anchor_weight": 1.0}
+    fields = recipe_fields(
+        tmp_path / "whole", "", max_steps=4, save_every=2, batch_size=4, chunk_size=2
+    )
+    fields |= {
+        "data": mixture,
+        "new_student": student_config(vision_config=VIT),
+        "anchor_weight": 1.0,
+    }
     return AlignRecipe(teacher=str(teacher_folder), **fields)
 
 
@@ -43,15 +51,21 @@ def test_a_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_
         torch.set_num_threads(1)
         align.run(recipe)
         if PartialState().is_main_process:
-            shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002")
+            shutil.copytree(
+                tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002"
+            )
         PartialState().wait_for_everyone()
         AcceleratorState._reset_state()
         align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
 
     debug_launcher(work)
     whole, resumed = (tmp_path / name for name in ("whole", "resumed"))
-    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (resumed / "model.safetensors").read_bytes() == (
+        whole / "model.safetensors"
+    ).read_bytes()
     skipped = read_log(whole)[-1]["skipped"]
     assert read_log(resumed)[-1]["skipped"] == skipped and "image does not decode" in skipped
-    state = json.loads((tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8"))
+    state = json.loads(
+        (tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8")
+    )
     assert len(state["progress"]["data"]) == 2

@@ -10,11 +10,16 @@ from training.data.sampling import CYCLE, MixtureSchedule
 
 def test_every_epoch_is_another_permutation():
     rows = np.arange(3, 43)  # 40 rows, 5 steps an epoch
-    first, second = ([r for batch in sample_batches(rows, start=s, stop=s + 5) for r, _ in batch] for s in (0, 5))
+    first, second = (
+        [r for batch in sample_batches(rows, start=s, stop=s + 5) for r, _ in batch] for s in (0, 5)
+    )
     assert sorted(first) == sorted(second) == rows.tolist()
     assert first != second and first != sorted(first)
     assert first != [row for batch in sample_batches(rows, seed=1, stop=5) for row, _ in batch]
-    views = [{view for batch in sample_batches(rows, start=s, stop=s + 5) for _, view in batch} for s in (0, 5, 10)]
+    views = [
+        {view for batch in sample_batches(rows, start=s, stop=s + 5) for _, view in batch}
+        for s in (0, 5, 10)
+    ]
     assert views == [{0}, {1}, {2}]  # without a cache every epoch has a new view
 
 
@@ -22,13 +27,18 @@ def test_every_epoch_is_another_permutation():
 def test_start_at_any_step_continues_the_uninterrupted_run(num_views):
     whole = list(sample_batches(range(27), num_views=num_views, stop=12))
     for start in (1, 5, 11):
-        assert list(sample_batches(range(27), num_views=num_views, start=start, stop=12)) == whole[start:]
+        assert (
+            list(sample_batches(range(27), num_views=num_views, start=start, stop=12))
+            == whole[start:]
+        )
 
 
 def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
     for epoch in range(4):
         batches = sample_batches(range(16), num_views=3, start=2 * epoch, stop=2 * epoch + 2)
-        assert sorted(key for batch in batches for key in batch) == [(row, (epoch + row) % 3) for row in range(16)]
+        assert sorted(key for batch in batches for key in batch) == [
+            (row, (epoch + row) % 3) for row in range(16)
+        ]
 
 
 def test_batch_larger_than_the_data_continues_with_the_next_epoch():
@@ -48,12 +58,18 @@ def test_groups_are_drawn_by_their_shares_and_counted(weights):
         assert early == pytest.approx(1000 * weight / sum(weights), abs=80)
     assert schedule(CYCLE + 5) == MixtureSchedule(weights, (0,))(CYCLE + 5)
     assert groups[:CYCLE] != groups[CYCLE:]  # every cycle has an order of its own
-    assert groups[:50] != tuple(MixtureSchedule(weights, (1,))(position)[0] for position in range(50))
+    assert groups[:50] != tuple(
+        MixtureSchedule(weights, (1,))(position)[0] for position in range(50)
+    )
 
 
 def test_sources_of_one_length_have_orders_of_their_own():
     rows = [np.arange(24), np.arange(24, 48)]
-    keys = [key for batch in KeyedBatchSampler(rows, [1.0, 1.0], BatchPlan(8, 0, 0, 0, 6)) for key in batch]
+    keys = [
+        key
+        for batch in KeyedBatchSampler(rows, [1.0, 1.0], BatchPlan(8, 0, 0, 0, 6))
+        for key in batch
+    ]
     orders = [[key.row - 24 * source for key in keys if key.source == source] for source in (0, 1)]
     assert len(orders[0]) > 10 and orders[0][:10] != orders[1][:10]
 
@@ -66,5 +82,8 @@ def test_weight_too_small_to_be_drawn_raises_an_error():
 def test_processes_share_each_global_batch_of_a_mixture():
     rows, weights = [np.arange(24), np.arange(24, 40)], [3.0, 1.0]
     alone = list(KeyedBatchSampler(rows, weights, BatchPlan(8, 0, 0, 0, 12)))
-    parts = [list(KeyedBatchSampler(rows, weights, BatchPlan(4, 0, 0, 0, 12, rank, 2))) for rank in (0, 1)]
+    parts = [
+        list(KeyedBatchSampler(rows, weights, BatchPlan(4, 0, 0, 0, 12, rank, 2)))
+        for rank in (0, 1)
+    ]
     assert [left + right for left, right in zip(*parts, strict=True)] == alone

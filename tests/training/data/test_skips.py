@@ -12,7 +12,15 @@ from datasets import Dataset, Image
 from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, PairDataset, SkipError, decode_image, decode_images, make_loader
+from training.data import (
+    BatchPlan,
+    CaptionTokenizer,
+    PairDataset,
+    SkipError,
+    decode_image,
+    decode_images,
+    make_loader,
+)
 from training.data.skips import MIN_SEEN, SkipReport, StreamSkipReport
 from training.engine.inputs import open_pairs
 
@@ -26,7 +34,12 @@ def claim_size(width: int, height: int) -> bytes:
         return pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content))
 
     header = pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture
@@ -39,7 +52,9 @@ def load(train_rows, tokenizer, tmp_path):
             samples[number] |= change
         source = write_shards(tmp_path / "shards", samples, 1)
         columns = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
-        config = DataConfig(**{"train": source, "streaming": streaming, "max_skip_share": 0.9} | columns | fields)
+        config = DataConfig(
+            **{"train": source, "streaming": streaming, "max_skip_share": 0.9} | columns | fields
+        )
         pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
         (batch,) = make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 1))
         if streaming:  # read on, because an unusable sample may be the last of its epoch
@@ -71,9 +86,9 @@ def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(
     change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
     batch, skipped = load(change, streaming, num_skipped=0)
     assert len(batch["rows"]) == 8 and len(batch["owner"]) == 15
-    assert skipped.captions["caption in the wrong script (zh)"] >= 1 and not skipped.captions.keys() - {
+    assert skipped.captions[
         "caption in the wrong script (zh)"
-    }
+    ] >= 1 and not skipped.captions.keys() - {"caption in the wrong script (zh)"}
     batch, skipped = load(change, streaming, num_skipped=0, skip_wrong_script=False)
     assert len(batch["owner"]) == 16 and not skipped.captions
 
@@ -98,11 +113,18 @@ def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows, mo
     for cell, image in zip(cells, decoded, strict=True):
         expected = decode_image(cell, 224)
         assert image == expected if isinstance(expected, str) else torch.equal(image, expected)
-    assert decoded[4:8] == ["decompression bomb", "image does not decode", "no image", "decompression bomb"]
+    assert decoded[4:8] == [
+        "decompression bomb",
+        "image does not decode",
+        "no image",
+        "decompression bomb",
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(train_rows, tokenizer, tmp_path, workers):
+def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(
+    train_rows, tokenizer, tmp_path, workers
+):
     samples = read_samples(train_rows, 50)
     for number in range(5):
         samples[number]["png"] = b"broken"
@@ -115,12 +137,17 @@ def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(train_ro
         list(make_loader(pairs, BatchPlan(10, 0, 0, 0, 45)))
         return pairs.skipped
 
-    with pytest.raises(SkipError, match=r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of"):
+    with pytest.raises(
+        SkipError,
+        match=r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of",
+    ):
         read(0.05)
     skipped = read(0.2)
     assert skipped.num_seen - skipped.samples["image does not decode"] == 450
     # nine epochs; unusable samples at the end of the last one are not read
-    assert 45 <= skipped.samples["image does not decode"] <= 50 and f"(of {skipped.num_seen} seen)" in str(skipped)
+    assert 45 <= skipped.samples[
+        "image does not decode"
+    ] <= 50 and f"(of {skipped.num_seen} seen)" in str(skipped)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +157,20 @@ def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(train_ro
         ([b"a", b"b", b"c"], r"column 'zh' of 'tiny' holds binary, not text"),
         ([None, None, None], r"'tiny' has no usable caption in 'zh'"),
         (["a", "b", "c"], r"'tiny' has no usable caption in 'zh' \(.*wrong script"),
-        (["。", "青蛙", "狗"], r"1 of 3 captions in 'zh' cannot be used, more than max_skip_share=0\.2"),
+        (
+            ["。", "青蛙", "狗"],
+            r"1 of 3 captions in 'zh' cannot be used, more than max_skip_share=0\.2",
+        ),
     ],
 )
 def test_a_language_never_vanishes_silently(images, tokenizer, column, message):
-    rows = make_rows([make_cell(image) for image in images[:3]], en=["fox", "frog", "dog"], zh=column)
+    rows = make_rows(
+        [make_cell(image) for image in images[:3]], en=["fox", "frog", "dog"], zh=column
+    )
     with pytest.raises(ValueError, match=message):
-        PairDataset(rows, DataConfig(train="tiny", max_skip_share=0.2), CaptionTokenizer(tokenizer, 32), 64)
+        PairDataset(
+            rows, DataConfig(train="tiny", max_skip_share=0.2), CaptionTokenizer(tokenizer, 32), 64
+        )
 
 
 def test_a_language_that_vanishes_in_a_stream_stops_the_run():
@@ -147,7 +181,9 @@ def test_a_language_that_vanishes_in_a_stream_stops_the_run():
     state = json.loads(json.dumps(report.state()))
     total = StreamSkipReport(max_share=0.1)
     total.merge([state])
-    with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be used"):
+    with pytest.raises(
+        SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be used"
+    ):
         total.check_languages(MIN_SEEN)
 
 
@@ -157,4 +193,9 @@ def test_captions_that_are_not_utf_8_are_refused(images, tokenizer):
     images_column = pa.array([make_cell(image) for image in images[:3]], Image().pa_type)
     rows = Dataset(pa.table({"image": images_column, "en": damaged}))
     with pytest.raises(ValueError, match="column 'en' has a row that is not UTF-8"):
-        PairDataset(rows, DataConfig(train="tiny", caption_columns={"en": "en"}), CaptionTokenizer(tokenizer, 32), 64)
+        PairDataset(
+            rows,
+            DataConfig(train="tiny", caption_columns={"en": "en"}),
+            CaptionTokenizer(tokenizer, 32),
+            64,
+        )

@@ -12,12 +12,16 @@ from training.finetuning.sources import open_data
 
 @pytest.mark.parametrize("load", [load_source, open_stream])
 def test_a_function_that_returns_no_data_set_is_refused(load):
-    with pytest.raises(ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a .* Return a datasets"):
+    with pytest.raises(
+        ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a .* Return a datasets"
+    ):
         load("tests.tiny:list_tiny_rows")
 
 
 def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
-    code = "import datasets\n\n\ndef load():\n    return datasets.Dataset.from_dict({'en': ['a']})\n"
+    code = (
+        "import datasets\n\n\ndef load():\n    return datasets.Dataset.from_dict({'en': ['a']})\n"
+    )
     code += "\n\ndef load_nothing():\n    return load().select([])\n"
     (tmp_path / "my_own_source.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -25,7 +29,9 @@ def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
     assert load_source("my_own_source:load")["en"] == ["a"]
     with pytest.raises(ValueError, match=r"^data: 'my_own_source:load_nothing' has no rows"):
         load_source("my_own_source:load_nothing")
-    (tmp_path / "my-own.py").write_text(code, encoding="utf-8")  # which a recipe could name without being asked about
+    (tmp_path / "my-own.py").write_text(
+        code, encoding="utf-8"
+    )  # which a recipe could name without being asked about
     with pytest.raises(ValueError, match="cannot load 'my-own:load'"):
         load_source("my-own:load")
 
@@ -40,7 +46,9 @@ def test_parquet_files_have_no_subset(tmp_path):
 def test_image_folder_with_metadata_is_a_source(tmp_path, images):
     for number in range(3):
         images[number].save(tmp_path / f"{number}.png")
-    (tmp_path / "metadata.csv").write_text("file_name,en,zh\n0.png,a,甲\n1.png,b,乙\n2.png,c,丙\n", encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,en,zh\n0.png,a,甲\n1.png,b,乙\n2.png,c,丙\n", encoding="utf-8"
+    )
     rows = load_source(str(tmp_path))
     assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == images[0].size
 
@@ -75,7 +83,9 @@ def test_a_table_that_names_the_images_of_a_folder_is_read(tmp_path, images):
     (tmp_path / "images").mkdir()
     images[0].save(tmp_path / "images" / "a.png")
     for part in range(3):
-        (tmp_path / f"part{part}.jsonl").write_text('{"image": "images/a.png", "en": "a"}\n', encoding="utf-8")
+        (tmp_path / f"part{part}.jsonl").write_text(
+            '{"image": "images/a.png", "en": "a"}\n', encoding="utf-8"
+        )
     assert load_source(str(tmp_path)).column_names == ["image", "en"]
 
 
@@ -84,14 +94,27 @@ def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(tmp_path, im
     for source in (str(tmp_path), [str(tmp_path)]):
         load_source(source)
     images[0].save(tmp_path / os.fsdecode("狗.png".encode("gbk")))
-    for load, source in ((load_source, str(tmp_path)), (load_source, [str(tmp_path)]), (open_data, str(tmp_path))):
-        with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.png' is not UTF-8.* convmv -r -f gbk"):
+    for load, source in (
+        (load_source, str(tmp_path)),
+        (load_source, [str(tmp_path)]),
+        (open_data, str(tmp_path)),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"data: the name of '.*\\xb9\\xb7\.png' is not UTF-8.* convmv -r -f gbk",
+        ):
             load(source)
 
 
 @pytest.mark.parametrize(
     "source",
-    ["nowhere.parquet", "no.such.module:function", "tests.tiny:no_function", "nobody/x", "~no_such_user/x.parquet"],
+    [
+        "nowhere.parquet",
+        "no.such.module:function",
+        "tests.tiny:no_function",
+        "nobody/x",
+        "~no_such_user/x.parquet",
+    ],
 )
 def test_missing_source_raises_an_error_with_its_name(source):
     with pytest.raises(ValueError, match="cannot load") as error:
@@ -126,7 +149,14 @@ def test_the_digest_of_a_source_follows_its_files(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     pattern = str(tmp_path / "{0..1}.tar")
     before = digest_sources([pattern]), digest_sources([pattern], with_states=False)
-    assert digest_sources([str(tmp_path / "*.tar")]) == before[0] != digest_sources([str(tmp_path / "0.tar")])
+    assert (
+        digest_sources([str(tmp_path / "*.tar")])
+        == before[0]
+        != digest_sources([str(tmp_path / "0.tar")])
+    )
     (tmp_path / "1.tar").write_bytes(b"longer")
-    assert digest_sources([pattern]) != before[0] and digest_sources([pattern], with_states=False) == before[1]
+    assert (
+        digest_sources([pattern]) != before[0]
+        and digest_sources([pattern], with_states=False) == before[1]
+    )
     assert digest_sources(["some/id"]) == digest_sources([])

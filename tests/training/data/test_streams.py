@@ -37,16 +37,21 @@ def open_loader(shards, tokenizer):
     def build(states=(), **fields) -> Loader:
         defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
         plan = BatchPlan(
-            **{name: fields.pop(name, value) for name, value in defaults.items()}, **fields.pop("process", {})
+            **{name: fields.pop(name, value) for name, value in defaults.items()},
+            **fields.pop("process", {}),
         )
-        config = DataConfig(**{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields)
+        config = DataConfig(
+            **{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields
+        )
         return make_loader(PairStream(config, CaptionTokenizer(tokenizer, 32), 64), plan, states)
 
     return build
 
 
 @pytest.mark.parametrize("kind", ["parquet", "function", "json"])
-def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows, tmp_path, tokenizer, shards):
+def test_every_kind_of_stream_yields_the_samples_of_its_source(
+    kind, train_rows, tmp_path, tokenizer, shards
+):
     rows, fields = train_rows.select(range(20)), {"caption_columns": {"en": "en", "zh": "zh"}}
     if kind == "parquet":
         for number in range(2):
@@ -57,12 +62,20 @@ def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows,
         rows = Dataset.from_dict({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]})
     else:
         rows = train_rows.select(range(NUM))
-        fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
+        fields |= {
+            "train": shards,
+            "image_column": "png",
+            "caption_columns": {"en": "json.en", "zh": "json.zh"},
+        }
     pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokenizer(tokenizer, 32), 64)
     (batch,) = make_loader(pairs, BatchPlan(len(rows), 0, 0, 0, 1))
-    expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
+    expected = [
+        text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])
+    ]
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))
-    assert batch["images"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
+    assert batch["images"].shape == (len(rows), 3, 64, 64) and len(
+        set(batch["rows"].tolist())
+    ) == len(rows)
 
 
 def stream_of_two() -> IterableDataset:
@@ -76,11 +89,15 @@ def stream_of_two() -> IterableDataset:
     return IterableDataset.from_generator(generate)
 
 
-def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(train_rows, tokenizer, tmp_path):
+def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
+    train_rows, tokenizer, tmp_path
+):
     texts = ["a frog", ("frog " * 40).strip()]
     rows = train_rows.select(range(2)).select_columns(["image"]).add_column("en", [texts, texts])
     rows.to_parquet(tmp_path / "a.parquet")
-    config = DataConfig(train=str(tmp_path / "a.parquet"), streaming=True, caption_columns={"en": "en"})
+    config = DataConfig(
+        train=str(tmp_path / "a.parquet"), streaming=True, caption_columns={"en": "en"}
+    )
     pairs = PairStream(config, CaptionTokenizer(tokenizer, 32), 64)
     for epoch, batch in enumerate(make_loader(pairs, BatchPlan(2, 0, 0, 0, 2))):
         assert batch["view_ids"].tolist() == [epoch] * 2
@@ -124,17 +141,23 @@ def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch
     decoded = []
     monkeypatch.setattr(
         "training.data.stream.decode_images",
-        lambda cells, size, squash: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
+        lambda cells, size, squash: (
+            decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8)
+        ),
     )
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
 
 
 @pytest.mark.parametrize(("num_processes", "workers"), [(3, 0), (2, 2)])
-def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loader, num_processes, workers):
+def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(
+    open_loader, num_processes, workers
+):
     """This includes more workers than shards, and a number of workers that does not divide the shards."""
     parts = [
         keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
-        for process in ({"rank": rank, "num_processes": num_processes} for rank in range(num_processes))
+        for process in (
+            {"rank": rank, "num_processes": num_processes} for rank in range(num_processes)
+        )
     ]
     keys = [key for part in parts for key in part]
     assert len(set(keys)) == len(keys)
@@ -145,13 +168,17 @@ def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_
     loader = open_loader(stop=1)
     list(loader)
     state = loader.state()
-    with pytest.raises(ValueError, match=r"among 1 processes with 1 .* now among 2 with 1\. Resume with as many"):
+    with pytest.raises(
+        ValueError, match=r"among 1 processes with 1 .* now among 2 with 1\. Resume with as many"
+    ):
         open_loader([state], start=1, process={"num_processes": 2})
     with pytest.raises(ValueError, match=r"now among 1 with 2"):
         open_loader([state], start=1, workers=2)
 
 
-@pytest.mark.parametrize("changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}])
+@pytest.mark.parametrize(
+    "changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}]
+)
 def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
     (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
     with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
@@ -161,7 +188,9 @@ def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
 def test_decoded_images_of_a_generator_are_refused(samples):
     image = PILImage.open(io.BytesIO(samples[0]["png"]))
     rows = IterableDataset.from_generator(lambda: iter([{"image": image, "en": "a"}]))
-    with pytest.raises(ValueError, match=r"^data: 'x' holds decoded images\. .* datasets\.Image for 'image'"):
+    with pytest.raises(
+        ValueError, match=r"^data: 'x' holds decoded images\. .* datasets\.Image for 'image'"
+    ):
         Shards(rows, 0, "x", "image", ["en"])
 
 
@@ -174,5 +203,7 @@ def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, 
 
 
 def test_list_of_mixed_files_raises_an_error(shards):
-    with pytest.raises(ValueError, match="a list must contain only parquet files or only tar shards"):
+    with pytest.raises(
+        ValueError, match="a list must contain only parquet files or only tar shards"
+    ):
         load_source([shards, "pairs.parquet"])

@@ -16,11 +16,28 @@ from training.data.images import NUM_DRAWS, Augment, Normalize
 SIZE = 64
 NOTHING = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
 STRONG = AugmentConfig(
-    zoom=0.4, rotate=20, stretch=0.4, shift=0.1, flip=0.5, saturation=1.0, tint=0.1, blur=0.5, downscale=0.5
+    zoom=0.4,
+    rotate=20,
+    stretch=0.4,
+    shift=0.1,
+    flip=0.5,
+    saturation=1.0,
+    tint=0.1,
+    blur=0.5,
+    downscale=0.5,
 )
 # columns of the draws; each stays where it is, so that cached targets stay valid
 COLUMNS = {
-    **{"zoom": 0, "rotate": 1, "stretch": 2, "right": 3, "down": 4, "flip": 5, "contrast": 6, "saturation": 7},
+    **{
+        "zoom": 0,
+        "rotate": 1,
+        "stretch": 2,
+        "right": 3,
+        "down": 4,
+        "flip": 5,
+        "contrast": 6,
+        "saturation": 7,
+    },
     **{"brightness": 8, "blurred": 9, "blur": 10, "tint": 11, "reduced": 20, "reduction": 21},
 }
 IDS = torch.arange(0, 80, 10)
@@ -105,22 +122,31 @@ def test_colors_change_by_exact_amounts(view):
     oracles = {
         "brightness": (only(brightness=0.1), values + 25.5 * signs),
         "contrast": (only(contrast=0.5), 128 + (values - 128) * 2 ** (0.5 * signs)),
-        "saturation": (only(saturation=4), mean + (values - mean) * 2 ** (4 * signs)),  # at the end almost gray
+        "saturation": (
+            only(saturation=4),
+            mean + (values - mean) * 2 ** (4 * signs),
+        ),  # at the end almost gray
     }
     for name, (config, expected) in oracles.items():
         assert_equal(view(images, config, **{name: draws}), torch.from_numpy(expected.clip(0, 255)))
 
 
 def test_a_tint_mixes_the_channels_and_keeps_the_background(view):
-    images = torch.tensor([60, 100, 140], dtype=torch.uint8)[None, :, None, None].expand(-1, -1, 4, 4)
+    images = torch.tensor([60, 100, 140], dtype=torch.uint8)[None, :, None, None].expand(
+        -1, -1, 4, 4
+    )
     found = view(images, only(tint=0.1), tint=[1.0])[0, :, 0, 0]  # the share of red in red
     assert_equal(found, torch.tensor([255 + (60 - 255) * (1 + 0.1 * 3**0.5), 100, 140]))
-    found = view(images, only(tint=0.1, saturation=4), tint=[1.0], saturation=[0.0])[0, :, 0, 0]  # almost gray before
+    found = view(images, only(tint=0.1, saturation=4), tint=[1.0], saturation=[0.0])[
+        0, :, 0, 0
+    ]  # almost gray before
     assert_equal(found, torch.tensor([255 + (97.5 - 255) * (1 + 0.1 * 3**0.5), 100, 102.5]))
 
 
 def test_a_blur_takes_a_share_of_the_mean_of_nine_pixels(view):
-    noise = torch.randint(256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = torch.randint(
+        256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     found = view(noise, only(blur=0.3), blurred=[0.0, 0.31, 0.29], blur=[0.25, 1.0, 1.0])
     pixels = noise.double().numpy()
     for number, amount in enumerate((0.25, 0.0, 1.0)):
@@ -146,16 +172,26 @@ def test_a_lower_resolution_averages_and_interpolates(view):
 def test_the_logarithm_of_a_reduction_is_uniform(batch, view):
     found = view(batch[:3], only(downscale=1), reduced=[0.0] * 3, reduction=[0.0, 0.5, 0.75])
     for row, factor in enumerate((2, 4, 6)):
-        small = F.interpolate(batch[row, None].float(), size=SIZE // factor, mode="bilinear", antialias=True)
-        assert_equal(found[row, None], F.interpolate(small, size=SIZE, mode="bicubic").clamp(0, 255))
+        small = F.interpolate(
+            batch[row, None].float(), size=SIZE // factor, mode="bilinear", antialias=True
+        )
+        assert_equal(
+            found[row, None], F.interpolate(small, size=SIZE, mode="bicubic").clamp(0, 255)
+        )
 
 
 def test_draws_are_uniform_and_share_nothing():
     ids, views = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
     draws = Augment(STRONG, 1).draws(ids, views)
     assert draws.shape == (4000, NUM_DRAWS) and (draws.mean(0) - 0.5).abs().max() < 0.03
-    others = [Augment(STRONG, 2).draws(ids, views), Augment(STRONG, 1).draws(ids, views + 1), draws.roll(1, 0)]
-    correlations = np.corrcoef(torch.cat([draws, *others], 1).numpy(), rowvar=False) - np.eye(4 * NUM_DRAWS)
+    others = [
+        Augment(STRONG, 2).draws(ids, views),
+        Augment(STRONG, 1).draws(ids, views + 1),
+        draws.roll(1, 0),
+    ]
+    correlations = np.corrcoef(torch.cat([draws, *others], 1).numpy(), rowvar=False) - np.eye(
+        4 * NUM_DRAWS
+    )
     assert np.abs(correlations).max() < 0.1
 
 
@@ -163,7 +199,9 @@ def test_a_view_is_the_same_in_any_batch(batch):
     augment = Augment(STRONG, seed=1)
     together, order = augment(batch, IDS, VIEWS), torch.tensor([6, 1, 4])
     torch.testing.assert_close(augment(batch[order], IDS[order], VIEWS[order]), together[order])
-    assert (together - batch.float()).abs().mean((1, 2, 3)).min() > 1 and together.min() >= 0 <= 255 - together.max()
+    assert (together - batch.float()).abs().mean(
+        (1, 2, 3)
+    ).min() > 1 and together.min() >= 0 <= 255 - together.max()
 
 
 def test_ranges_of_zero_do_not_change_the_image(batch):
@@ -177,7 +215,9 @@ def test_autocast_does_not_change_views(batch):
     assert views.dtype == torch.float32 and torch.equal(views, augment(batch, IDS, VIEWS))
 
 
-@pytest.mark.parametrize(("size", "tolerance"), [(SIZE, 1e-5), (48, 0.02)])  # the processor rounds resized pixels
+@pytest.mark.parametrize(
+    ("size", "tolerance"), [(SIZE, 1e-5), (48, 0.02)]
+)  # the processor rounds resized pixels
 def test_normalization_equals_the_image_processor(batch, images, size, tolerance):
     processor = make_image_processor(size)
     expected = processor(images, return_tensors="pt")["pixel_values"]

@@ -20,7 +20,12 @@ WIDTH = 32
 def embed(text: str) -> torch.Tensor:
     """A direction of the class that a text names, in either language, and a little of its own."""
     own = torch.randn(WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
-    named = [number for names in NAMES.values() for number, name in enumerate(names) if name in text.split()]
+    named = [
+        number
+        for names in NAMES.values()
+        for number, name in enumerate(names)
+        if name in text.split()
+    ]
     return F.normalize(own / 10 + sum(torch.eye(WIDTH)[number] for number in named), dim=0)
 
 
@@ -42,7 +47,9 @@ def make_set(number: int) -> SimpleNamespace:
                 f"one of many photographs of a {names[number]} number {row}",
             ]
     pairs = {each: torch.tensor([(text // 2, text) for text in range(40)]) for each in NAMES}
-    return SimpleNamespace(rows=[f"{NAMES['en'][number]} {row}" for row in range(20)], captions=captions, pairs=pairs)
+    return SimpleNamespace(
+        rows=[f"{NAMES['en'][number]} {row}" for row in range(20)], captions=captions, pairs=pairs
+    )
 
 
 @pytest.mark.parametrize("absent", [0.0, 0.5], ids=["clear", "doubtful"])
@@ -55,18 +62,32 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
         assert (numbers, rows) == (None, [])
         return
     assert {(row.metric, row.set, row.language) for row in rows} == {
-        *(("has_photograph_auc", kind, language) for kind in ("names", "sentences") for language in NAMES),
-        *((metric, "names", language) for metric in ("fitting_precision", "fitting_names") for language in NAMES),
+        *(
+            ("has_photograph_auc", kind, language)
+            for kind in ("names", "sentences")
+            for language in NAMES
+        ),
+        *(
+            (metric, "names", language)
+            for metric in ("fitting_precision", "fitting_names")
+            for language in NAMES
+        ),
     }
     assert all(row.value == 1 for row in rows)
     photos = MODEL.encode_images(make_set(0).rows)
     similarities = photos @ MODEL.encode_texts(module.NOUNS).T
     assert numbers[1] < 0 > numbers[4]  # the best of many has a higher score
-    for text, length, fits in (("dog", 1, True), ("猫", 1, False), ("a dog", 9, True), ("a car", 9, False)):
+    for text, length, fits in (
+        ("dog", 1, True),
+        ("猫", 1, False),
+        ("a dog", 9, True),
+        ("a car", 9, False),
+    ):
         scores = (photos @ embed(text)).numpy()
-        assert ((fit_probability(scores, similarities.numpy(), length, len(photos), numbers) > 0.5) == fits).all(), (
-            text
-        )
+        assert (
+            (fit_probability(scores, similarities.numpy(), length, len(photos), numbers) > 0.5)
+            == fits
+        ).all(), text
 
 
 def test_a_set_may_lack_sentences(monkeypatch):

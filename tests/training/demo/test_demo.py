@@ -36,16 +36,30 @@ def demo(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.mark.slow
 def test_rows_have_every_stage_set_language_and_metric(demo):
     folder, results = demo
-    found = {(row["model"], row["stage"], row["set"], row["language"], row["metric"]) for row in results["rows"]}
-    sets = [(name, language) for name in ("unseen_combination", "unseen_style") for language in ("en", "zh")]
-    stages = [("teacher", None), *(("student", stage) for stage in ("untrained", "distilled", "aligned"))]
+    found = {
+        (row["model"], row["stage"], row["set"], row["language"], row["metric"])
+        for row in results["rows"]
+    }
+    sets = [
+        (name, language)
+        for name in ("unseen_combination", "unseen_style")
+        for language in ("en", "zh")
+    ]
+    stages = [
+        ("teacher", None),
+        *(("student", stage) for stage in ("untrained", "distilled", "aligned")),
+    ]
     for stage in stages:
         assert {(*stage, *each, metric) for each in sets for metric in ("top1", "top5")} <= found
         sizes = ("parameters", "bytes", "ms_per_image", "ms_per_text")
         assert {(*stage, None, None, metric) for metric in sizes} <= found
-    parameters = {row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"}
+    parameters = {
+        row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"
+    }
     assert 6 * parameters["student"] <= parameters["teacher"]
-    assert (folder / "results.png").exists() and "results.png: plot of the table" in results["stdout"]
+    assert (folder / "results.png").exists() and "results.png: plot of the table" in results[
+        "stdout"
+    ]
     cross = json.loads((folder / "cross_model.json").read_text(encoding="utf-8"))["rows"]
     assert {(row["model"], row["stage"]) for row in cross} == {
         (model, stage)
@@ -78,7 +92,9 @@ def write_run(folder: Path):
         (folder / "results.json").touch()
 
 
-def test_a_second_run_removes_intermediate_folders_and_keeps_the_model_until_it_is_replaced(tmp_path):
+def test_a_second_run_removes_intermediate_folders_and_keeps_the_model_until_it_is_replaced(
+    tmp_path,
+):
     write_run(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     with claim_demo_folder(tmp_path):
@@ -100,7 +116,9 @@ def test_files_of_the_user_are_refused_before_anything_is_removed(tmp_path, name
 def test_the_tokenizer_knows_every_character_and_does_not_depend_on_the_order_of_texts(tokenizer):
     for text in ("красное яблоко", "🍎", "りんご", "红苹果"):
         ids = tokenizer(text)["input_ids"]
-        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id and len(ids) > 3
+        assert (
+            ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id and len(ids) > 3
+        )
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
     texts = ["red apple", "woman farmer: medium-dark skin tone", "红苹果", "女农民 中等-深肤色"]
     straight, reverse = train_tokenizer(texts, 300), train_tokenizer(texts[::-1], 300)

@@ -27,7 +27,9 @@ def write(tmp_path, monkeypatch):
     def write(num: int, held_out: bool, seed: int = 0) -> tuple[list[dict], set[int]]:
         designs.clear()
         background = Image.new("RGB", (64, 48), (90, 120, 60))
-        pages.write_pages(tmp_path / "pages.parquet", num, SENTENCES, [background], held_out=held_out, seed=seed)
+        pages.write_pages(
+            tmp_path / "pages.parquet", num, SENTENCES, [background], held_out=held_out, seed=seed
+        )
         return pq.read_table(tmp_path / "pages.parquet").to_pylist(), set(designs)
 
     return write
@@ -47,4 +49,6 @@ def test_kinds_take_turns_and_the_last_design_is_held_out(write):
 def test_a_seed_determines_the_pages(write):
     first, again, other = (write(8, held_out=False, seed=seed)[0] for seed in (0, 0, 1))
     assert first == again
-    assert all(a["image"]["bytes"] != b["image"]["bytes"] for a, b in zip(first, other, strict=True))
+    assert all(
+        a["image"]["bytes"] != b["image"]["bytes"] for a, b in zip(first, other, strict=True)
+    )

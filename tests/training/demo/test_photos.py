@@ -49,16 +49,26 @@ def open_demo(photos: Path, output_dir: Path) -> PhotoDemo:
     return PhotoDemo(DemoOptions(photos=str(photos)), Plan("demo", steps, output_dir))
 
 
-def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(photographs, tmp_path, capsys):
+def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(
+    photographs, tmp_path, capsys
+):
     for name in ("photos_flickr8k_train", "sentences_tatoeba_en_zh", "mine_validation"):
         shutil.copy(photographs, tmp_path / f"{name}.parquet")
     demo = open_demo(tmp_path, tmp_path / "out")
     demo._open_data()
-    found = {name: [source.train for source in each.data.sources] for name, each in demo.recipes.items()}
-    flickr, tatoeba = (f"{tmp_path}/{name}.parquet" for name in ("photos_flickr8k_train", "sentences_tatoeba_en_zh"))
+    found = {
+        name: [source.train for source in each.data.sources] for name, each in demo.recipes.items()
+    }
+    flickr, tatoeba = (
+        f"{tmp_path}/{name}.parquet"
+        for name in ("photos_flickr8k_train", "sentences_tatoeba_en_zh")
+    )
     assert found == {"teacher": [flickr], "distill": [flickr, tatoeba], "align": [flickr]}
     assert [each.name for each in demo.sets] == ["mine"] and len(demo.sets[0].rows) == 28
-    assert "photos_bing_train.parquet is missing, so teacher learns nothing from it" in capsys.readouterr().out
+    assert (
+        "photos_bing_train.parquet is missing, so teacher learns nothing from it"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,9 @@ def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(phot
         ("a_validation", "photos_flickr8k_train", r"photos_flickr8k_train\.parquet' is damaged"),
     ],
 )
-def test_missing_and_damaged_files_are_named_before_training(photographs, tmp_path, name, damaged, message):
+def test_missing_and_damaged_files_are_named_before_training(
+    photographs, tmp_path, name, damaged, message
+):
     shutil.copy(photographs, tmp_path / f"{name}.parquet")
     if damaged:
         (tmp_path / f"{damaged}.parquet").write_text("broken")
@@ -90,17 +102,31 @@ def test_a_run_with_other_options_in_the_folder_is_refused_by_their_names(photog
 def test_names_come_from_the_files_of_the_folder(photographs, tmp_path, capsys):
     for name in ("photos_flickr8k_train", "mine_validation", "other_validation"):
         shutil.copy(photographs, tmp_path / f"{name}.parquet")
-    names = {f"n{number:08}": {"en": f"{number}", "zh": f"第{number}"} for number in reversed(range(1000))}
+    names = {
+        f"n{number:08}": {"en": f"{number}", "zh": f"第{number}"}
+        for number in reversed(range(1000))
+    }
     names["n00000003"] = {"en": "leopard", "zh": "美洲豹"}  # a jaguar
     (tmp_path / "imagenet_class_names_en_zh.json").write_text(json.dumps(names), encoding="utf-8")
-    lines = ["02084071-n\tcmn:lemma\t狗", "02084071-n\tcmn:lemma\t家+犬", "02084071-v\tcmn:lemma\t跟", "# other"]
+    lines = [
+        "02084071-n\tcmn:lemma\t狗",
+        "02084071-n\tcmn:lemma\t家+犬",
+        "02084071-v\tcmn:lemma\t跟",
+        "# other",
+    ]
     (tmp_path / "wordnet_zh_cow.tab").write_text("\n".join(lines), encoding="utf-8")
     demo = open_demo(tmp_path, tmp_path / "out")
     written = {}
     demo_names = read_class_names(tmp_path / "imagenet_class_names_en_zh.json")
-    assert demo_names["en"][:5] == ["0", "1", "2", "leopard", "4"] and demo_names["zh"][2:4] == ["第2", "豹"]
+    assert demo_names["en"][:5] == ["0", "1", "2", "leopard", "4"] and demo_names["zh"][2:4] == [
+        "第2",
+        "豹",
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.demo.photos.save_classifier", lambda path, names: written.update({path: names}))
+        patch.setattr(
+            "training.demo.photos.save_classifier",
+            lambda path, names: written.update({path: names}),
+        )
         (tmp_path / "out").mkdir()
         demo._prepare_names()
     folder = tmp_path / "out" / "data"
@@ -132,7 +158,9 @@ def test_damaged_files_of_names_and_runs_are_named(photographs, tmp_path):
         write_object_names(nouns, tmp_path / "names.parquet")
     with claim_folder(tmp_path, ["run.json"], command="demo"):
         (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"^output_dir: .*run\.json cannot be used .*'photos' is missing"):
+    with pytest.raises(
+        ValueError, match=r"^output_dir: .*run\.json cannot be used .*'photos' is missing"
+    ):
         open_demo(photographs, tmp_path).run()
 
 
@@ -144,21 +172,30 @@ def tiny(monkeypatch, processor):
     def load_recipes(options: DemoOptions) -> dict:
         recipes = load(options)
         student = StudentConfig(
-            vision_config=VISION, text_config=TEXT, vision_init="teacher", text_init="teacher", max_text_length=32
+            vision_config=VISION,
+            text_config=TEXT,
+            vision_init="teacher",
+            text_init="teacher",
+            max_text_length=32,
         )
         fields = {
             "teacher": {"freeze": ["vision_model", "text_model.embeddings"]},
             "distill": {"student": student},
             "align": {"freeze": []},
         }
-        return {step: replace(recipe, batch_size=8, **fields[step]) for step, recipe in recipes.items()}
+        return {
+            step: replace(recipe, batch_size=8, **fields[step]) for step, recipe in recipes.items()
+        }
 
     def save_towers(options: TowersOptions):
         make_model(VISION, TEXT).save_pretrained(options.output_dir)
         processor.save_pretrained(options.output_dir)
 
     def save_classifier(path: Path, names: dict[str, list[str]]):
-        tensors = {"weight": torch.randn(len(names["en"]), VIT["hidden_size"]), "bias": torch.zeros(len(names["en"]))}
+        tensors = {
+            "weight": torch.randn(len(names["en"]), VIT["hidden_size"]),
+            "bias": torch.zeros(len(names["en"])),
+        }
         save_file(tensors, path, metadata={"names": json.dumps(names)})
 
     for function in (save_towers, save_classifier):
@@ -180,36 +217,60 @@ def test_the_whole_path_on_a_few_free_photographs_and_a_continued_run(
     Dataset.from_dict(sentences).to_parquet(data / "sentences_tatoeba_en_zh.parquet")
     monkeypatch.setattr(photos, "NUM_PAGES", 16)
     monkeypatch.setattr(photos, "NUM_VALIDATION_PAGES", 8)
-    names = {f"n{number}": {"en": name, "zh": name} for number, name in enumerate(["dog", "cat", "cup"])}
+    names = {
+        f"n{number}": {"en": name, "zh": name} for number, name in enumerate(["dog", "cat", "cup"])
+    }
     (data / "imagenet_class_names_en_zh.json").write_text(json.dumps(names))
     command = ["--photos", str(data), "--max_steps", "2", "--output_dir", str(tmp_path / "out")]
     main(command)
     output = capsys.readouterr().out
     assert "[6/6] export to ONNX" in output and (folder / "results.png").exists()
-    steps = [json.loads(line) for line in (folder / "aligned" / "log.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line) for line in (folder / "aligned" / "log.jsonl").read_text().splitlines()
+    ]
     assert {"classes", "anchor_text", "contrastive_zh"} <= set(steps[1])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    found = {(row["model"], row["stage"], row["language"], row["metric"]) for row in results["rows"]}
+    found = {
+        (row["model"], row["stage"], row["language"], row["metric"]) for row in results["rows"]
+    }
     for stage in (("teacher", None), ("student", "distilled"), ("student", "aligned")):
         for language in ("en", "zh"):
-            assert {(*stage, language, f"{way}_R@1") for way in ("image_to_text", "text_to_image")} <= found
+            assert {
+                (*stage, language, f"{way}_R@1") for way in ("image_to_text", "text_to_image")
+            } <= found
             assert (*stage, language, "top1") in found
-    exported = json.loads((folder / "model" / "results.json").read_text(encoding="utf-8"))["meta"]["export"]
+    exported = json.loads((folder / "model" / "results.json").read_text(encoding="utf-8"))["meta"][
+        "export"
+    ]
     assert exported["runs"][0]["data"].endswith("validation.parquet")
     assert all(entry["checked"] for entry in exported["verdicts"])
 
-    weights = {stage: load_file(folder / stage / "model.safetensors") for stage in ("towers", "teacher", "distilled")}
+    weights = {
+        stage: load_file(folder / stage / "model.safetensors")
+        for stage in ("towers", "teacher", "distilled")
+    }
     for name, value in weights["towers"].items():
-        if name.startswith("vision_model."):  # the teacher's image tower is frozen, and the student's is the teacher's
+        if name.startswith(
+            "vision_model."
+        ):  # the teacher's image tower is frozen, and the student's is the teacher's
             assert weights["teacher"][name].equal(value) and weights["distilled"][name].equal(value)
-    assert weights["distilled"]["visual_projection.weight"].equal(weights["teacher"]["visual_projection.weight"])
+    assert weights["distilled"]["visual_projection.weight"].equal(
+        weights["teacher"]["visual_projection.weight"]
+    )
     weights = load_file(folder / "model" / "model.safetensors")
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for step in ("align", "report"):  # as if the run had been killed when stage 2 was done
         del state["seconds"][step]
     (folder / "run.json").write_text(json.dumps(state))
     main(command)
-    assert "[3/6] stage 1: distil the teacher into the student, 2 steps: finished" in capsys.readouterr().out
+    assert (
+        "[3/6] stage 1: distil the teacher into the student, 2 steps: finished"
+        in capsys.readouterr().out
+    )
     again = load_file(folder / "model" / "model.safetensors")
-    assert weights.keys() == again.keys() and all(weights[name].equal(again[name]) for name in weights)
-    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"] == results["rows"]
+    assert weights.keys() == again.keys() and all(
+        weights[name].equal(again[name]) for name in weights
+    )
+    assert (
+        json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"] == results["rows"]
+    )

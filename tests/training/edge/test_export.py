@@ -36,7 +36,9 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
     results = Results.read(exported / "results.json")
     verdicts = results.meta["export"]["verdicts"]
     expected = {f"onnx/{path.name}" for path in (exported / "onnx").iterdir()}
-    assert {entry["file"] for entry in verdicts} == expected <= {*list_files(exported)} and len(expected) == 4
+    assert {entry["file"] for entry in verdicts} == expected <= {*list_files(exported)} and len(
+        expected
+    ) == 4
     for entry in verdicts:
         assert set(entry["lost_points"]) == {"en", "zh"}
         assert entry["bytes"] == (exported / entry["file"]).stat().st_size
@@ -60,7 +62,9 @@ def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = Results.read(folder / "results.json")
     if not is_same:
-        Results(before.meta | {"export": before.meta["export"] | {"weights": "others"}}, before.rows).write(folder)
+        Results(
+            before.meta | {"export": before.meta["export"] | {"weights": "others"}}, before.rows
+        ).write(folder)
     arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
     with pytest.raises(SystemExit) as exit_info:
         export.main([str(folder), *arguments])
@@ -73,11 +77,15 @@ def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     verdicts = {entry["file"]: entry for entry in record["verdicts"]}
     assert set(verdicts) == left | {INT8} and not verdicts[INT8]["kept"]
     assert "not finite" in verdicts[INT8]["reasons"][0] and INT8 not in record["best"].values()
-    assert [set(run["files"]) for run in record["runs"]] == [names for names in (left, {INT8}) if names]
+    assert [set(run["files"]) for run in record["runs"]] == [
+        names for names in (left, {INT8}) if names
+    ]
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, labelled, tmp_path, refusal):
+def test_a_downloaded_model_is_exported_again_in_its_folder(
+    exported, traced, labelled, tmp_path, refusal
+):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
     kept = (folder / "onnx/vision_model.onnx").read_bytes()
     options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labelled]
@@ -88,14 +96,29 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, la
     export.main(list(map(str, options)))
     assert (folder / "open_clip").is_dir()
     assert (folder / "onnx/vision_model.onnx").read_bytes() == kept
-    assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == ["onnx/text_model.onnx"]
+    assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == [
+        "onnx/text_model.onnx"
+    ]
 
 
 def test_a_truncated_model_is_exported_with_its_dimensions(exported, labelled, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip", "onnx"))
+    folder = shutil.copytree(
+        exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip", "onnx")
+    )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    export.main([str(folder), "--output_dir", str(folder), "--towers", "text", "--variants", "fp32", *labelled])
+    export.main(
+        [
+            str(folder),
+            "--output_dir",
+            str(folder),
+            "--towers",
+            "text",
+            "--variants",
+            "fp32",
+            *labelled,
+        ]
+    )
     (output,) = onnx.load(folder / "onnx/text_model.onnx").graph.output
     assert output.type.tensor_type.shape.dim[1].dim_value == 8
 
@@ -104,11 +127,15 @@ def test_a_link_that_leaves_the_model_is_not_copied(exported, labelled, tmp_path
     folder = shutil.copytree(exported, tmp_path / "model")
     (tmp_path / "secret").write_text("secret")
     (folder / "config_sentence_transformers.json").symlink_to(tmp_path / "secret")
-    found = refusal(export.main, folder, "--output_dir", tmp_path / "out", "--towers", "text", *labelled)
+    found = refusal(
+        export.main, folder, "--output_dir", tmp_path / "out", "--towers", "text", *labelled
+    )
     assert "config_sentence_transformers.json is a link to a file outside the folder" in found
 
 
-def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labelled, tmp_path, monkeypatch):
+def test_interrupted_export_leaves_the_folder_unchanged(
+    exported, traced, labelled, tmp_path, monkeypatch
+):
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = files(folder)
 
@@ -124,13 +151,23 @@ def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labell
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": "executorch", "variants": ["int4"]}, "variants: --format executorch has no int4"),
+        (
+            {"format": "executorch", "variants": ["int4"]},
+            "variants: --format executorch has no int4",
+        ),
         ({"format": "none_such"}, "format: 'none_such' needs no-such-package"),
         ({"format": "immich", "variants": ["int8"]}, "format: immich"),
     ],
 )
 def test_formats_that_cannot_be_written_are_refused(monkeypatch, fields, message):
-    entry = Format(name="none_such", module="", extra="", packages=("no-such-package",), suffix=".x", variants={})
+    entry = Format(
+        name="none_such",
+        module="",
+        extra="",
+        packages=("no-such-package",),
+        suffix=".x",
+        variants={},
+    )
     monkeypatch.setitem(FORMATS, "none_such", entry)
     with pytest.raises(ValueError, match=message):
         find_format(fields["format"]).check(ExportOptions(folder="a", output_dir="b", **fields))
@@ -140,9 +177,13 @@ def test_without_data_the_files_are_written_and_marked_as_unchecked(
     exported, traced, corpus, tmp_path, capsys, monkeypatch
 ):
     """The model was not trained on emoji, and its folder names no validation set that is here."""
-    monkeypatch.setattr(verdict, "TOLERANCE", {})  # towers this small gain no time and no bytes from int8
+    monkeypatch.setattr(
+        verdict, "TOLERANCE", {}
+    )  # towers this small gain no time and no bytes from int8
     monkeypatch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
-    export.main([str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "fp32", "int8"])
+    export.main(
+        [str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "fp32", "int8"]
+    )
     printed = capsys.readouterr().out
     assert "No accuracy check is possible" in printed and printed.count("accuracy unchecked") == 3
     assert "vision_model_quantized.onnx: not written" in printed and "--calibration" in printed
@@ -152,9 +193,13 @@ def test_without_data_the_files_are_written_and_marked_as_unchecked(
     assert meta["runs"][-1]["data"] == f"none: {NUM_NOISE} images of noise"
     assert "accuracy unchecked" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     calibration = ["--calibration", str(corpus / "train.parquet"), "--towers", "vision"]
-    export.main([str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "int8", *calibration])
+    export.main(
+        [str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "int8", *calibration]
+    )
     assert (tmp_path / "out" / "onnx" / "vision_model_quantized.onnx").exists()
-    assert "images without labels" in json.dumps(Results.read(tmp_path / "out" / "results.json").meta["export"])
+    assert "images without labels" in json.dumps(
+        Results.read(tmp_path / "out" / "results.json").meta["export"]
+    )
 
 
 def test_best_file_is_the_smallest_of_the_fastest():
@@ -175,13 +220,25 @@ def write_tower(student, tower, variant, path, images):
 
 
 open_tower = graphs.open_tower
-MINE = Format(name="mine", module=__name__, extra="edge", packages=("onnx",), suffix=".mine", variants={"fp32": ""})
+MINE = Format(
+    name="mine",
+    module=__name__,
+    extra="edge",
+    packages=("onnx",),
+    suffix=".mine",
+    variants={"fp32": ""},
+)
 
 
-def test_format_from_outside_is_exported_checked_and_published(exported, traced, labelled, tmp_path, monkeypatch):
+def test_format_from_outside_is_exported_checked_and_published(
+    exported, traced, labelled, tmp_path, monkeypatch
+):
     monkeypatch.setitem(FORMATS, "mine", MINE)
     monkeypatch.setattr(hub_folder, "OPTIONAL", (*hub_folder.OPTIONAL, "mine/*.mine"))
     export.main([str(exported), "--output_dir", str(tmp_path), "--format", "mine", *labelled])
     expected = {"mine/vision_model.mine", "mine/text_model.mine"}
-    assert {entry["file"] for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]} == expected
+    assert {
+        entry["file"]
+        for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]
+    } == expected
     assert expected <= {*hub_folder.list_files(tmp_path)}

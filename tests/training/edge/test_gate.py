@@ -21,13 +21,17 @@ NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]}
 EYE = torch.eye(3)
 LABELS = ["fox"] * 4 + ["dog"] * 3 + ["cat"] * 3
 IDS = [NAMES.names["en"].index(label) for label in LABELS]
-REFERENCE = Encoded("PyTorch", {"a": EYE[IDS]}, {"en": EYE, "zh": EYE})  # every image is classified correctly
+REFERENCE = Encoded(
+    "PyTorch", {"a": EYE[IDS]}, {"en": EYE, "zh": EYE}
+)  # every image is classified correctly
 
 
 @pytest.fixture
 def gate(images, teacher_folder, tmp_path, monkeypatch):
     """Make a gate that finds scripted embeddings by file name."""
-    rows = Dataset.from_dict({"image": [images[number % 8] for number in range(10)], "label": LABELS})
+    rows = Dataset.from_dict(
+        {"image": [images[number % 8] for number in range(10)], "label": LABELS}
+    )
     data = GateData({"a": rows}, NAMES, rows, "image", "label", "test")
     student = ZeroShotModel.from_pretrained(teacher_folder)
     for name in ("small.onnx", "fp32.onnx"):
@@ -37,7 +41,9 @@ def gate(images, teacher_folder, tmp_path, monkeypatch):
         def encode(model, sets, class_names, languages, image_column):
             found = files.get(Path(model.name).stem, REFERENCE)
             return Encoded(
-                model.name, {name: found.images[name] for name in sets}, {key: found.classes[key] for key in languages}
+                model.name,
+                {name: found.images[name] for name in sets},
+                {key: found.classes[key] for key in languages},
             )
 
         monkeypatch.setattr(module, "encode", encode)
@@ -53,10 +59,18 @@ def text(zh: torch.Tensor, en: torch.Tensor = EYE) -> Encoded:
 
 
 def test_an_equal_file_passes_with_its_measures_by_language(gate, tmp_path):
-    verdict, rows = gate(small=text(EYE)).check("text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    verdict, rows = gate(small=text(EYE)).check(
+        "text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx"
+    )
     assert verdict.kept and verdict.checked and verdict.reasons == []
     assert verdict.top1 == verdict.recall10 == {"en": 1.0, "zh": 1.0}
-    assert (verdict.bytes, verdict.bytes_share, verdict.ms, verdict.images, verdict.queries) == (26, 0.26, 2.0, 10, 3)
+    assert (verdict.bytes, verdict.bytes_share, verdict.ms, verdict.images, verdict.queries) == (
+        26,
+        0.26,
+        2.0,
+        10,
+        3,
+    )
     assert (verdict.largest_difference, verdict.mean_cosine) == (0.0, 1.0)
     assert {(row.model, row.language, row.value) for row in rows if row.metric == "top1"} == {
         ("onnx/small.onnx", "en", 1.0),
@@ -67,21 +81,35 @@ def test_an_equal_file_passes_with_its_measures_by_language(gate, tmp_path):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_loss_in_one_language_is_refused_in_its_name(gate, tmp_path, language):
     swapped = replace(text(EYE), classes={"en": EYE, "zh": EYE} | {language: EYE[[0, 2, 1]]})
-    verdict, _ = gate(small=swapped).check("text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    verdict, _ = gate(small=swapped).check(
+        "text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx"
+    )
     other = {"en": "zh", "zh": "en"}[language]
     assert not verdict.kept
-    assert verdict.lost_points == {language: 60.0, other: 0.0} and verdict.top1 == {language: 0.4, other: 1.0}
+    assert verdict.lost_points == {language: 60.0, other: 0.0} and verdict.top1 == {
+        language: 0.4,
+        other: 1.0,
+    }
     (reason,) = verdict.reasons
     assert f"top-1 in {language}" in reason and NAMES.names[language][1] in reason
 
 
-@pytest.mark.parametrize(("variant", "num_lost", "kept"), [("int8", 1, True), ("int8", 2, False), ("fp32", 1, False)])
-def test_a_variant_may_lose_one_image_of_a_small_set_and_fp32_none(gate, tmp_path, variant, num_lost, kept):
+@pytest.mark.parametrize(
+    ("variant", "num_lost", "kept"), [("int8", 1, True), ("int8", 2, False), ("fp32", 1, False)]
+)
+def test_a_variant_may_lose_one_image_of_a_small_set_and_fp32_none(
+    gate, tmp_path, variant, num_lost, kept
+):
     wrong = EYE[IDS].clone()
     wrong[:num_lost] = EYE[1]
     found = Encoded("vision", {"a": wrong}, {})
-    verdict, _ = gate(small=found).check("vision", variant, tmp_path / "small.onnx", tmp_path / "fp32.onnx")
-    assert verdict.kept == kept and verdict.lost_points == {"en": 10.0 * num_lost, "zh": 10.0 * num_lost}
+    verdict, _ = gate(small=found).check(
+        "vision", variant, tmp_path / "small.onnx", tmp_path / "fp32.onnx"
+    )
+    assert verdict.kept == kept and verdict.lost_points == {
+        "en": 10.0 * num_lost,
+        "zh": 10.0 * num_lost,
+    }
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -132,7 +160,9 @@ MANY = Encoded("PyTorch", {"a": EYE[[0] * 10], "b": EYE[[1] * 10]}, {"en": EYE, 
 
 def labelled_sets(rows: dict[str, list[str]]) -> GateData:
     """Labelled sets from the labels of their images."""
-    sets = {name: Dataset.from_dict({"image": labels, "label": labels}) for name, labels in rows.items()}
+    sets = {
+        name: Dataset.from_dict({"image": labels, "label": labels}) for name, labels in rows.items()
+    }
     return GateData(sets, NAMES, sets["a"], "image", "label", "test")
 
 
@@ -154,13 +184,20 @@ def test_lost_recall_is_counted_by_language():
     assert losses["queries"] == 2  # no image is of the third class
     assert losses["recall10"] == {"en": 1.0, "zh": 0.0}
     assert losses["lost_recall_points"] == {"en": 0.0, "zh": 100.0}
-    assert compare("text", MANY, MANY, swapped, many)["lost_recall_points"] == {"en": 0.0, "zh": -100.0}
+    assert compare("text", MANY, MANY, swapped, many)["lost_recall_points"] == {
+        "en": 0.0,
+        "zh": -100.0,
+    }
 
 
 def test_closeness_compares_only_the_exported_tower():
     negated = replace(FOUR, classes={"en": -EYE, "zh": EYE})
     names = ("largest_difference", "mean_cosine", "lowest_cosine")
-    for tower, expected in (("vision", (0.0, 1.0, 1.0)), ("text", (2.0, 0.0, -1.0)), ("both", (2.0, 0.4, -1.0))):
+    for tower, expected in (
+        ("vision", (0.0, 1.0, 1.0)),
+        ("text", (2.0, 0.0, -1.0)),
+        ("both", (2.0, 0.4, -1.0)),
+    ):
         found = compare(tower, negated, negated, FOUR, DATA)
         assert [found[name] for name in names] == pytest.approx(expected)
 
@@ -177,7 +214,9 @@ def test_closeness_compares_only_the_exported_tower():
     ],
 )
 def test_limits_apply_to_chinese_in_top_1_and_in_recall(variant, number, points, passes):
-    limits = replace(GOOD, variant=variant, images=number, queries=number, lost_points={}, lost_recall_points={})
+    limits = replace(
+        GOOD, variant=variant, images=number, queries=number, lost_points={}, lost_recall_points={}
+    )
     lost = {"en": 0.0, "zh": points}
     for changes, text in (
         ({"lost_points": lost}, "top-1 in zh"),
@@ -192,7 +231,15 @@ def test_limits_apply_to_chinese_in_top_1_and_in_recall(variant, number, points,
     [
         ({"ms_share": 1.01}, "times as long as fp32"),
         ({"bytes_share": 0.95}, "of the bytes of fp32"),
-        ({"variant": "fp32", "lost_points": {}, "lost_recall_points": {}, "lowest_cosine": 0.9989}, "cosine"),
+        (
+            {
+                "variant": "fp32",
+                "lost_points": {},
+                "lost_recall_points": {},
+                "lowest_cosine": 0.9989,
+            },
+            "cosine",
+        ),
     ],
 )
 def test_slow_large_and_inexact_files_are_refused(changes, reason):

@@ -39,7 +39,9 @@ def test_text_graph_accepts_any_batch_size_and_length(student, sessions, batch_s
     if batch_size > 1:
         input_ids[1, length // 2 :], attention_mask[1, length // 2 :] = 1, 0
     with torch.no_grad():
-        expected = F.normalize(student.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        expected = F.normalize(
+            student.get_text_features(input_ids, attention_mask).pooler_output, dim=-1
+        )
     inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
     (embeddings,) = sessions["text_model"].run(["text_embeds"], inputs)
     np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-5)
@@ -50,7 +52,9 @@ def test_image_graph_accepts_any_batch_size(student, sessions, inputs, batch_siz
     pixel_values = inputs["pixel_values"][:batch_size]
     with torch.no_grad():
         expected = F.normalize(student.get_image_features(pixel_values).pooler_output, dim=-1)
-    (embeddings,) = sessions["vision_model"].run(["image_embeds"], {"pixel_values": pixel_values.numpy()})
+    (embeddings,) = sessions["vision_model"].run(
+        ["image_embeds"], {"pixel_values": pixel_values.numpy()}
+    )
     np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-5)
 
 
@@ -85,23 +89,37 @@ def test_embeddings_are_close_and_normalised(exported, inputs, variant):
     arrays = {name: values.numpy() for name, values in inputs.items()}
     for tower, names in (("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
         inputs_of_tower = {name: arrays[name] for name in names}
-        full, small = (session(exported, tower, kind).run(None, inputs_of_tower)[0] for kind in ("fp32", variant))
+        full, small = (
+            session(exported, tower, kind).run(None, inputs_of_tower)[0]
+            for kind in ("fp32", variant)
+        )
         np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
         assert (full * small).sum(1).min() > CLOSE[variant]
 
 
 def test_weights_are_stored_in_few_bits(exported):
     model = onnx.load(exported / "onnx" / ONNX.file_name("text", "int8"))
-    tables = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 600 * 16]  # 600 tokens
+    tables = [
+        tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 600 * 16
+    ]  # 600 tokens
     assert tables
-    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tables} <= {"INT8", "UINT8"}
-    full, small = ((exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size for kind in ("fp32", "int8"))
+    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tables} <= {
+        "INT8",
+        "UINT8",
+    }
+    full, small = (
+        (exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size
+        for kind in ("fp32", "int8")
+    )
     assert small / full < 0.55
 
 
 def test_the_projection_of_the_image_tower_has_int8_weights_and_fp32_products(exported):
     graph = onnx.load(exported / "onnx" / ONNX.file_name("vision", "int8")).graph
-    kinds = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+    kinds = {
+        tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type)
+        for tensor in graph.initializer
+    }
     makers = {output: node for node in graph.node for output in node.output}
     product = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")][-1]
     inputs = [makers[name] for name in product.input[:2]]
@@ -110,7 +128,9 @@ def test_the_projection_of_the_image_tower_has_int8_weights_and_fp32_products(ex
     expected = DCCLIPModel.from_pretrained(exported).visual_projection.weight.detach().numpy()
     assert kinds[weight.name] == "INT8" and kinds[inputs[1].input[1]] == "FLOAT"
     scale = np.abs(expected).max(1, keepdims=True) / 127  # of each output channel
-    np.testing.assert_allclose(onnx.numpy_helper.to_array(weight) * scale, expected, atol=scale.max() / 2 + 1e-6)
+    np.testing.assert_allclose(
+        onnx.numpy_helper.to_array(weight) * scale, expected, atol=scale.max() / 2 + 1e-6
+    )
 
 
 def test_external_data_outside_the_folder_of_a_graph_is_refused(exported, tmp_path):

@@ -45,7 +45,10 @@ TOWERS = {
     # the projection follows a head that the model does not have
     "headless": (MOBILENET, {"text": BERT, "text_pooling": "cls"}),
     # its last feature map has negative values, and a ReLU6 follows in the timm model
-    "linear end": (WHOLE_EFFICIENTNET | {"model_args": {"features_only": True, "out_indices": [4]}}, {}),
+    "linear end": (
+        WHOLE_EFFICIENTNET | {"model_args": {"features_only": True, "out_indices": [4]}},
+        {},
+    ),
     # the projection follows the pooling, and the head of the timm model, which is there, is not used
     "unused head": (WHOLE_MOBILENET, {}),
 }
@@ -101,14 +104,20 @@ def test_tokens_and_pixels_are_those_of_the_processor(converted, processor, imag
     _, name = converted
     texts = [*texts, LONG, "  red   apple "]
     limits = {"padding": "max_length", "truncation": True, "max_length": MAX_TEXT_LENGTH}
-    expected = processor(text=[" ".join(text.split()) for text in texts], return_tensors="pt", **limits)["input_ids"]
+    expected = processor(
+        text=[" ".join(text.split()) for text in texts], return_tensors="pt", **limits
+    )["input_ids"]
     assert open_clip.get_tokenizer(name)(texts).equal(expected)
     _, _, transform = open_clip.create_model_and_transforms(name)
     wide = images[0].resize((97, 64))
     for image in (*images, wide, wide.rotate(90, expand=True)):
-        difference = transform(image) - processor(images=image, return_tensors="pt")["pixel_values"][0]
+        difference = (
+            transform(image) - processor(images=image, return_tensors="pt")["pixel_values"][0]
+        )
         levels = difference * torch.tensor(processor.image_processor.image_std)[:, None, None] * 255
-        assert levels.abs().max() < 1.01  # Pillow and torchvision round a few pixels in opposite directions
+        assert (
+            levels.abs().max() < 1.01
+        )  # Pillow and torchvision round a few pixels in opposite directions
         assert (levels.abs() > 0.5).float().mean() < 0.02
 
 
@@ -117,7 +126,11 @@ def test_tokens_and_pixels_are_those_of_the_processor(converted, processor, imag
     [
         (CUT_EFFICIENTNET, {}, "vision_config: 'tf_efficientnet_lite0'"),
         (VIT, {}, r"timm models with mean or cls pooling. Got 'vit'"),
-        (WHOLE_EFFICIENTNET, {"text": BERT | {"model_type": "electra"}}, r"text_config: open_clip loads .*'electra'"),
+        (
+            WHOLE_EFFICIENTNET,
+            {"text": BERT | {"model_type": "electra"}},
+            r"text_config: open_clip loads .*'electra'",
+        ),
     ],
 )
 def test_towers_without_a_counterpart_are_refused(processor, tmp_path, vision, fields, message):
@@ -132,7 +145,10 @@ def test_preprocessing_without_a_counterpart_is_refused():
     square = {"height": 64, "width": 64}
     assert preprocess_config(common | {"size": square}, 64)["resize_mode"] == "squash"
     with pytest.raises(ValueError, match="no counterpart in open_clip"):
-        preprocess_config(common | {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": square}, 64)
+        preprocess_config(
+            common | {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": square},
+            64,
+        )
     with pytest.raises(ValueError, match="resample 1 has no counterpart"):
         preprocess_config(common | {"size": square, "resample": 1}, 64)
 
@@ -156,8 +172,12 @@ def test_a_layout_equals_transformers_and_is_recorded_next_to_other_exports(
 ):
     source, folder = shutil.copytree(finished, tmp_path / "source"), tmp_path / "folder"
     Results({"note": "of the training"}).write(source)
-    monkeypatch.setattr(graphs, "write_tower", lambda student, tower, variant, path, images: path.write_bytes(b"x"))
-    monkeypatch.setattr(Gate, "check", lambda self, *file: (replace(self.refuse(*file[:3], ""), kept=True), []))
+    monkeypatch.setattr(
+        graphs, "write_tower", lambda student, tower, variant, path, images: path.write_bytes(b"x")
+    )
+    monkeypatch.setattr(
+        Gate, "check", lambda self, *file: (replace(self.refuse(*file[:3], ""), kept=True), [])
+    )
     arguments = [str(source), "--output_dir", str(folder), *photographs]
     export.main([*arguments, "--towers", "text", "--variants", "fp32"])
     export.main([*arguments, "--format", "open_clip"])
@@ -166,7 +186,11 @@ def test_a_layout_equals_transformers_and_is_recorded_next_to_other_exports(
     onnx, record = meta["export"]["verdicts"]
     assert onnx["file"] == "onnx/text_model.onnx" and meta["note"] == "of the training"
     # both resize in Pillow, so that no pixel is rounded in another way
-    assert record["kept"] and record["largest_difference"] <= 1e-5 and record["lost_points"] == {"en": 0, "zh": 0}
+    assert (
+        record["kept"]
+        and record["largest_difference"] <= 1e-5
+        and record["lost_points"] == {"en": 0, "zh": 0}
+    )
     assert record["bytes"] == sum(path.stat().st_size for path in (folder / "open_clip").iterdir())
     assert "open-clip-torch" in meta["export"]["runs"][1]["versions"]
     monkeypatch.setattr(verdict, "MIN_COSINE", 2.0)
@@ -181,7 +205,11 @@ def immich(exported, labelled, tmp_path_factory):
     """A model folder with the folder of Immich. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("immich") / "model"
     with pytest.MonkeyPatch.context() as patch:  # tracing takes the longest
-        patch.setattr(immich_layout, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
+        patch.setattr(
+            immich_layout,
+            "trace",
+            lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path),
+        )
         export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labelled])
     return folder
 
@@ -190,18 +218,29 @@ def test_immich_loses_nothing(immich):
     (record,) = Results.read(immich / "results.json").meta["export"]["verdicts"]
     assert record["file"] == "immich" and record["kept"] and record["lowest_cosine"] >= 0.999
     assert len([name for name in list_files(immich) if name.startswith("immich/")]) == 6
-    assert set(record["lost_points"].values()) == set(record["lost_recall_points"].values()) == {0.0}
+    assert (
+        set(record["lost_points"].values()) == set(record["lost_recall_points"].values()) == {0.0}
+    )
 
 
 @torch.no_grad()
 def test_embeddings_of_immich_are_those_of_transformers_with_unit_length(immich, images, texts):
-    model, processor = DCCLIPModel.from_pretrained(immich).eval(), DCCLIPProcessor.from_pretrained(immich)
+    model, processor = (
+        DCCLIPModel.from_pretrained(immich).eval(),
+        DCCLIPProcessor.from_pretrained(immich),
+    )
     texts = [*texts, "a frog that sits on a leaf " * 20]
-    inputs = processor(images=images, text=texts, return_tensors="pt", truncation=True, max_length=MAX_TEXT_LENGTH)
+    inputs = processor(
+        images=images, text=texts, return_tensors="pt", truncation=True, max_length=MAX_TEXT_LENGTH
+    )
     encoder = immich_layout.ToolEncoder(immich / "immich")
     expected = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
-    np.testing.assert_allclose(encoder.encode_texts(texts), F.normalize(expected, dim=-1).numpy(), atol=1e-5)
-    square = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in images]  # nothing is resized by either side
+    np.testing.assert_allclose(
+        encoder.encode_texts(texts), F.normalize(expected, dim=-1).numpy(), atol=1e-5
+    )
+    square = [
+        image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in images
+    ]  # nothing is resized by either side
     pixels = processor(images=square, return_tensors="pt")["pixel_values"]
     expected = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
     found = encoder.encode_images(square)

@@ -18,7 +18,10 @@ def run(recipe: TrainingRecipe) -> Path:
 
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def losses(folder: Path | str, name: str = "loss") -> list[float]:

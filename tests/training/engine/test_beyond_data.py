@@ -41,7 +41,9 @@ def models(teacher, tokenizer) -> Models:
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
-def test_the_texts_are_sentences_and_names_that_are_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
+def test_the_texts_are_sentences_and_names_that_are_not_held_out(
+    models, teacher, tokenizer, languages, monkeypatch
+):
     asked: list[tuple] = []
 
     def encode_bank(teacher, texts):
@@ -84,34 +86,56 @@ def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
     found = open_rehearsal(make_recipe(**fields), models, targets, Accelerator())["photo"]
     images = vary_images(cut(IMAGE_SIZE, 5))
-    assert torch.equal(found.inputs["images"], images) and not torch.equal(images, cut(IMAGE_SIZE, 5))
+    assert torch.equal(found.inputs["images"], images) and not torch.equal(
+        images, cut(IMAGE_SIZE, 5)
+    )
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
     expected = teacher.encode_images(normalized)
     torch.testing.assert_close(found.targets, expected.embedding, rtol=1e-4, atol=1e-5)
     if starts_from_teacher:
-        torch.testing.assert_close(found.inputs["maps"], expected.required_map.half(), rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(
+            found.inputs["maps"], expected.required_map.half(), rtol=1e-2, atol=1e-3
+        )
     else:
         assert "maps" not in found.inputs  # the maps of other towers have other channels
 
 
 def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, train_rows, tmp_path):
     train_rows.select(range(4)).to_parquet(tmp_path / "own.parquet")
-    recipe = make_recipe(student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet"))
-    found = open_rehearsal(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())["photo"]
-    assert torch.equal(found.inputs["images"], load_images(str(recipe.photos), recipe.data, IMAGE_SIZE))
-    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.inputs["images"])
-    torch.testing.assert_close(found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5)
+    recipe = make_recipe(
+        student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet")
+    )
+    found = open_rehearsal(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())[
+        "photo"
+    ]
+    assert torch.equal(
+        found.inputs["images"], load_images(str(recipe.photos), recipe.data, IMAGE_SIZE)
+    )
+    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(
+        found.inputs["images"]
+    )
+    torch.testing.assert_close(
+        found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
     targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
     assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
     without = replace(models, teacher=None)
-    assert open_rehearsal(make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator) == {}
+    assert (
+        open_rehearsal(
+            make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator
+        )
+        == {}
+    )
 
 
 def save_classifier(path, width: int, names: object, classes: int = 3) -> str:
-    tensors = {"weight": torch.arange(3.0 * width).view(3, width), "bias": torch.arange(float(classes))}
+    tensors = {
+        "weight": torch.arange(3.0 * width).view(3, width),
+        "bias": torch.arange(float(classes)),
+    }
     save_file(tensors, path, metadata={"names": json.dumps(names)})
     return str(path)
 

@@ -53,14 +53,32 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
     debug_launcher(train)
     nodes = replace(recipe, output_dir=str(tmp_path / "nodes"))
     (tmp_path / RECIPE_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(asdict(nodes)))))
-    options = {"num_machines": 2, "num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
+    options = {
+        "num_machines": 2,
+        "num_processes": 2,
+        "main_process_ip": "127.0.0.1",
+        "main_process_port": free_port(),
+    }
     options |= {"mixed_precision": "no"}  # the file has bf16
 
     def launch(rank: int):
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         script = ["training/align.py", "--config", str(tmp_path / RECIPE_FILE)]
-        arguments = ["--config_file", str(CLUSTERS / "ddp_4_nodes.yaml"), *words, "--machine_rank", str(rank), *script]
-        run_python("-m", "accelerate.commands.launch", *arguments, ACCELERATE_USE_CPU="false", OMP_NUM_THREADS="1")
+        arguments = [
+            "--config_file",
+            str(CLUSTERS / "ddp_4_nodes.yaml"),
+            *words,
+            "--machine_rank",
+            str(rank),
+            *script,
+        ]
+        run_python(
+            "-m",
+            "accelerate.commands.launch",
+            *arguments,
+            ACCELERATE_USE_CPU="false",
+            OMP_NUM_THREADS="1",
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(launch, range(2)))

@@ -9,7 +9,14 @@ from accelerate import Accelerator
 from transformers import CLIPImageProcessor
 
 from modeling_dcclip import DCCLIPProcessor
-from tests.tiny import NO_DROPOUT, VIT, make_image_processor, make_model, recipe_fields, student_config
+from tests.tiny import (
+    NO_DROPOUT,
+    VIT,
+    make_image_processor,
+    make_model,
+    recipe_fields,
+    student_config,
+)
 from tests.tiny_teachers import save_teacher
 from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig
 from training.data import PairDataset
@@ -40,7 +47,9 @@ def opened(tokenizer, monkeypatch):
     """Open the inputs of a recipe for a student of an image size; a cache is only noted."""
 
     def run(recipe: DistillRecipe, image_size: int = 32, image_processor: Any = None):
-        student = make_model(VIT | {"image_size": image_size, "patch_size": 16}, NO_DROPOUT, image_size=image_size)
+        student = make_model(
+            VIT | {"image_size": image_size, "patch_size": 16}, NO_DROPOUT, image_size=image_size
+        )
         processor = DCCLIPProcessor(image_processor or make_image_processor(image_size), tokenizer)
         models = Models(student, processor, open_teacher(recipe))
         tokens = caption_tokens(tokenizer, 99, models.teacher)
@@ -60,12 +69,16 @@ def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teac
 
 def test_a_teacher_whose_texts_lack_their_end_token_is_refused(tokenizer, tmp_path):
     teacher = Teacher.from_pretrained(str(save_teacher("clip", tmp_path, tokenizer)), towers=())
-    with pytest.raises(ValueError, match=rf"^teacher: '{tmp_path}' was trained on texts that end with token "):
+    with pytest.raises(
+        ValueError, match=rf"^teacher: '{tmp_path}' was trained on texts that end with token "
+    ):
         caption_tokens(tokenizer, 99, teacher)
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 64), (96, 96)])
-def test_images_are_as_large_as_student_and_teacher_need_them(recipe, opened, image_size, expected, tmp_path):
+def test_images_are_as_large_as_student_and_teacher_need_them(
+    recipe, opened, image_size, expected, tmp_path
+):
     found = opened(recipe(teacher_cache=str(tmp_path), teacher_views=3), image_size)
     assert found.dataset.image_size == expected and found.normalize.image_size == image_size
     _, _, pairs, _, spec, num_views = found.targets
@@ -79,18 +92,27 @@ def test_views_follow_the_seed_unless_a_cache_shares_them_between_seeds(recipe, 
 
 def test_images_are_squashed_if_the_student_squashes_them(recipe, opened):
     squashing = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    assert opened(recipe(), image_processor=squashing).dataset.squash and not opened(recipe()).dataset.squash
+    assert (
+        opened(recipe(), image_processor=squashing).dataset.squash
+        and not opened(recipe()).dataset.squash
+    )
 
 
 def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe):
-    weights = open_teacher(recipe(mixed_precision="bf16")).with_towers(("vision",)).model.parameters()
+    weights = (
+        open_teacher(recipe(mixed_precision="bf16")).with_towers(("vision",)).model.parameters()
+    )
     assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
 
 
 def test_each_source_has_its_split_and_subset(tokenizer, train_rows, monkeypatch):
     asked = []
-    monkeypatch.setattr(inputs, "load_source", lambda *arguments: asked.append(arguments) or train_rows.select([0]))
-    monkeypatch.setattr(inputs, "check_split", lambda *arguments, subset: asked.append((*arguments, subset)))
+    monkeypatch.setattr(
+        inputs, "load_source", lambda *arguments: asked.append(arguments) or train_rows.select([0])
+    )
+    monkeypatch.setattr(
+        inputs, "check_split", lambda *arguments, subset: asked.append((*arguments, subset))
+    )
     sources = [SourceConfig(train="a", split="dev", subset="s"), SourceConfig(train="b")]
     open_pairs(DataConfig(sources=sources), None, 64)
     assert asked == [("a", "dev", "s"), ("b", "train", None)] * 2
@@ -104,4 +126,6 @@ def test_no_pair_occurs_twice_in_the_batches_of_all_processes(train_rows, weight
     with pytest.raises(ValueError, match=r"^batch_size: .* 9, .* 7 rows.* at most 2"):
         _check_batch(recipe, rows, 3)
     # the anchor compares each embedding with the teacher's alone
-    _check_batch(replace(recipe, contrastive_weight=0.0, text_text_weight=0.0, anchor_weight=1.0), rows, 3)
+    _check_batch(
+        replace(recipe, contrastive_weight=0.0, text_text_weight=0.0, anchor_weight=1.0), rows, 3
+    )

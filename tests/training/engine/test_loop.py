@@ -36,7 +36,9 @@ def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
         found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator, {}))
     first, second = found
-    first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
+    first.accelerator.scaler.load_state_dict(
+        first.accelerator.scaler.state_dict() | {"scale": 64.0}
+    )
     first.accelerator.scaler.scale(torch.ones(1))
     first.save(tmp_path / "checkpoint/training_state", Progress(step=5))
     assert second.load(tmp_path / "checkpoint") == Progress(step=5)
@@ -55,9 +57,15 @@ def test_compiled_towers_have_the_same_losses(recipe, tmp_path, monkeypatch):
         compile_module(module, backend="eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
-    plain, other = run(recipe), run(replace(recipe, torch_compile=True, output_dir=str(tmp_path / "compiled")))
+    plain, other = (
+        run(recipe),
+        run(replace(recipe, torch_compile=True, output_dir=str(tmp_path / "compiled"))),
+    )
     assert len(compiled) == 2 and losses(other) == pytest.approx(losses(plain), abs=1e-4)
-    assert load_file(plain / "model.safetensors").keys() == load_file(other / "model.safetensors").keys()
+    assert (
+        load_file(plain / "model.safetensors").keys()
+        == load_file(other / "model.safetensors").keys()
+    )
 
 
 def test_a_tracker_logs_the_losses_of_the_log_file(recipe, monkeypatch):
@@ -73,7 +81,9 @@ def test_a_tracker_logs_the_losses_of_the_log_file(recipe, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_refused(recipe, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"trackers: 'wandb' is not installed\. Run: pip install wandb"):
+    with pytest.raises(
+        ValueError, match=r"trackers: 'wandb' is not installed\. Run: pip install wandb"
+    ):
         require_trackers(["wandb"])
     monkeypatch.undo()
     assert make_accelerator(recipe).log_with == []

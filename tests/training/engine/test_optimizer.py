@@ -67,7 +67,9 @@ class Linear(Task):
         self.rows.append(batch["rows"].tolist())
         self.views.append(batch["view_ids"].tolist())
         self.draws.append(torch.rand(1, dtype=torch.float64).item())
-        factor = math.inf if len(self.rows) == self.infinite_at else (batch["rows"].float() + 1).mean()
+        factor = (
+            math.inf if len(self.rows) == self.infinite_at else (batch["rows"].float() + 1).mean()
+        )
         return {"loss": factor * self.weight.sum()}
 
     def after_step(self):
@@ -78,13 +80,17 @@ class Linear(Task):
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
     config = make_recipe(Path()).data
-    return PairDataset(train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+    return PairDataset(
+        train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE
+    )
 
 
 @pytest.fixture
 def run(dataset, processor):
     def run(task: Task, recipe: TrainingRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
-        return train(task, dataset, recipe, processor, make_accelerator(recipe), "test", evaluate=evaluate)
+        return train(
+            task, dataset, recipe, processor, make_accelerator(recipe), "test", evaluate=evaluate
+        )
 
     return run
 
@@ -92,7 +98,9 @@ def run(dataset, processor):
 def test_matrices_alone_have_weight_decay_and_only_what_is_trained_is_stepped(tmp_path):
     student = make_model(VIT, NO_DROPOUT)
     student.text_model.requires_grad_(False)
-    optimizer = make_optimizer(student, make_recipe(tmp_path, weight_decay=0.3, betas=(0.8, 0.95), learning_rate=0.2))
+    optimizer = make_optimizer(
+        student, make_recipe(tmp_path, weight_decay=0.3, betas=(0.8, 0.95), learning_rate=0.2)
+    )
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     found = {
         names[id(parameter)]: (group["weight_decay"], group["lr"], group["betas"])
@@ -105,21 +113,36 @@ def test_matrices_alone_have_weight_decay_and_only_what_is_trained_is_stepped(tm
         if not name.startswith("text_model.")
     }
     assert found == expected
-    assert {found[name][0] for name in found if name.endswith("bias") or "norm" in name or "scale" in name} == {0.0}
+    assert {
+        found[name][0]
+        for name in found
+        if name.endswith("bias") or "norm" in name or "scale" in name
+    } == {0.0}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_the_learning_rate_of_every_step(tmp_path, schedule):
-    recipe = make_recipe(tmp_path, max_steps=8, warmup_steps=4, learning_rate=2.0, schedule=schedule)
+    recipe = make_recipe(
+        tmp_path, max_steps=8, warmup_steps=4, learning_rate=2.0, schedule=schedule
+    )
     warmup = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    factors = [(1 + math.cos(math.pi * step / 8)) / 2 if schedule == "cosine" else 1 for step in range(8)]
+    factors = [
+        (1 + math.cos(math.pi * step / 8)) / 2 if schedule == "cosine" else 1 for step in range(8)
+    ]
     expected = [2 * first * second for first, second in zip(warmup, factors, strict=True)]
     assert [learning_rate_at(step, recipe) for step in range(8)] == pytest.approx(expected)
     assert learning_rate_at(0, replace(recipe, warmup_steps=0)) == 2.0
 
 
 def test_the_loop_takes_the_steps_of_adamw(tmp_path, run):
-    recipe = make_recipe(tmp_path, weight_decay=0.1, betas=(0.6, 0.7), learning_rate=0.05, warmup_steps=2, max_steps=4)
+    recipe = make_recipe(
+        tmp_path,
+        weight_decay=0.1,
+        betas=(0.6, 0.7),
+        learning_rate=0.05,
+        warmup_steps=2,
+        max_steps=4,
+    )
     task = Linear()
     run(task, recipe)
     weight, first, second = task.weights[0].double().numpy(), 0.0, 0.0
@@ -129,7 +152,9 @@ def test_the_loop_takes_the_steps_of_adamw(tmp_path, run):
         moments = first / (1 - 0.6 ** (step + 1)), second / (1 - 0.7 ** (step + 1))
         weight = weight * (1 - rate * 0.1) - rate * moments[0] / (math.sqrt(moments[1]) + 1e-8)
         np.testing.assert_allclose(task.weights[step + 1].numpy(), weight, rtol=1e-5, atol=1e-6)
-    assert losses(tmp_path, "learning_rate") == pytest.approx([learning_rate_at(step, recipe) for step in range(4)])
+    assert losses(tmp_path, "learning_rate") == pytest.approx(
+        [learning_rate_at(step, recipe) for step in range(4)]
+    )
 
 
 def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
@@ -140,7 +165,9 @@ def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
     for step, gradient in enumerate(task.gradients):
         expected = torch.full_like(gradient, np.mean(means[3 * step : 3 * step + 3]))
         torch.testing.assert_close(gradient, expected)
-    expected = [np.mean(means[3 * step :][:3]) * task.weights[step].sum().item() for step in range(2)]
+    expected = [
+        np.mean(means[3 * step :][:3]) * task.weights[step].sum().item() for step in range(2)
+    ]
     assert losses(tmp_path) == pytest.approx(expected, rel=1e-3)
 
 
@@ -181,8 +208,12 @@ def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_
     assert not is_training and torch.equal(found, exported)
 
 
-@pytest.mark.parametrize(("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])])
-def test_the_student_is_measured_at_each_interval_and_after_the_last_step(tmp_path, run, every, max_steps, measured):
+@pytest.mark.parametrize(
+    ("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])]
+)
+def test_the_student_is_measured_at_each_interval_and_after_the_last_step(
+    tmp_path, run, every, max_steps, measured
+):
     task, steps = Linear(), []
 
     def measure(model: DCCLIPModel) -> dict[str, float]:
@@ -206,7 +237,11 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
         dataset.skipped.max_share = 1.0
         dataset.skipped.add(1000 + rank, "a cause of this test")
         result = run(task, recipe)
-        found = {"draws": task.draws, "rows": task.rows, "num_images": result.images_per_s * result.seconds}
+        found = {
+            "draws": task.draws,
+            "rows": task.rows,
+            "num_images": result.images_per_s * result.seconds,
+        }
         (tmp_path / f"{rank}.json").write_text(json.dumps(found | {"skipped": result.skipped}))
 
     debug_launcher(work)
@@ -219,7 +254,9 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
 
 def test_a_resumed_run_has_the_same_draws_weights_and_average(tmp_path, run):
     whole = Linear()
-    recipe = make_recipe(tmp_path / "whole", save_every=1, accumulate_steps=2, keep_checkpoints=9, ema_decay=0.5)
+    recipe = make_recipe(
+        tmp_path / "whole", save_every=1, accumulate_steps=2, keep_checkpoints=9, ema_decay=0.5
+    )
     run(whole, recipe)
     (tmp_path / "again").mkdir()
     (tmp_path / "whole" / "checkpoint-000002").rename(tmp_path / "again" / "checkpoint-000002")
@@ -239,7 +276,9 @@ def test_a_run_with_a_constant_rate_goes_on_for_longer(tmp_path, run):
     run(Linear(), short)
     run(longer, replace(short, max_steps=3, resume=True))
     assert longer.numbers == [2] and torch.equal(longer.weight, whole.weight)
-    with pytest.raises(ValueError, match=r"resume: .*checkpoint-000003 is beyond max_steps, which is 2\."):
+    with pytest.raises(
+        ValueError, match=r"resume: .*checkpoint-000003 is beyond max_steps, which is 2\."
+    ):
         run(Linear(), replace(short, resume=True))
 
 
@@ -251,7 +290,9 @@ def test_rows_and_draws_follow_the_seed_and_views_take_turns(tmp_path, run):
     first, again, other = tasks
     assert (first.rows, first.draws) == (again.rows, again.draws)
     assert first.rows != other.rows and not set(first.draws) & set(other.draws)
-    assert first.views == [[row % 2 for row in rows] for rows in first.rows]  # all of the first epoch
+    assert first.views == [
+        [row % 2 for row in rows] for rows in first.rows
+    ]  # all of the first epoch
 
 
 def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_rows, tokenizer):
@@ -259,19 +300,43 @@ def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_r
     same = run_identity(recipe, dataset, 1, "a")
     data = recipe.data
     for fields in (
-        *({"seed": 1}, {"learning_rate": 2.0}, {"batch_size": 2}, {"max_steps": 9}, {"betas": (0.1, 0.2)}),
-        *({"ema_decay": 0.5}, {"schedule": "constant"}, {"freeze": ["logit_scale"]}, {"mixed_precision": "bf16"}),
-        *({"data": replace(data, caption_columns={"en": "zh"})}, {"augment": replace(recipe.augment, flip=0.25)}),
+        *(
+            {"seed": 1},
+            {"learning_rate": 2.0},
+            {"batch_size": 2},
+            {"max_steps": 9},
+            {"betas": (0.1, 0.2)},
+        ),
+        *(
+            {"ema_decay": 0.5},
+            {"schedule": "constant"},
+            {"freeze": ["logit_scale"]},
+            {"mixed_precision": "bf16"},
+        ),
+        *(
+            {"data": replace(data, caption_columns={"en": "zh"})},
+            {"augment": replace(recipe.augment, flip=0.25)},
+        ),
     ):
         assert run_identity(replace(recipe, **fields), dataset, 1, "a") != same, fields
     for fields in (
-        *({"output_dir": "x"}, {"resume": True}, {"log_every": 7}, {"save_every": 7}, {"keep_checkpoints": 7}),
+        *(
+            {"output_dir": "x"},
+            {"resume": True},
+            {"log_every": 7},
+            {"save_every": 7},
+            {"keep_checkpoints": 7},
+        ),
         *({"gradient_checkpointing": True}, {"data": replace(data, workers=2, max_skip_share=0.5)}),
     ):
         assert run_identity(replace(recipe, **fields), dataset, 1, "a") == same, fields
     constant = replace(recipe, schedule="constant")
-    assert run_identity(constant, dataset, 1) == run_identity(replace(constant, max_steps=9), dataset, 1)
-    other = PairDataset(train_rows.select(range(1, 25)), data, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+    assert run_identity(constant, dataset, 1) == run_identity(
+        replace(constant, max_steps=9), dataset, 1
+    )
+    other = PairDataset(
+        train_rows.select(range(1, 25)), data, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE
+    )
     for rows, processes, teacher in ((other, 1, "a"), (dataset, 2, "a"), (dataset, 1, "b")):
         assert run_identity(recipe, rows, processes, teacher) != same
 
@@ -279,8 +344,15 @@ def test_a_run_is_known_by_what_its_weights_depend_on(tmp_path, dataset, train_r
 def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
     for name in ("000010", "1000000", "000009", "999999", "5"):
         (tmp_path / f"checkpoint-{name}").mkdir()
-    found = [path.name.removeprefix("checkpoint-") for path in checkpoint.list_checkpoints(tmp_path)]
-    assert found == ["000009", "000010", "999999", "1000000"]  # the last one was written by something else
+    found = [
+        path.name.removeprefix("checkpoint-") for path in checkpoint.list_checkpoints(tmp_path)
+    ]
+    assert found == [
+        "000009",
+        "000010",
+        "999999",
+        "1000000",
+    ]  # the last one was written by something else
 
 
 class Adapted(Linear):
@@ -296,7 +368,9 @@ def save(processor):
     def save(task: Task, folder: Path, step: int) -> Path:
         recipe = make_recipe(folder)
         write = partial(save_model, student=task.student, processor=processor, recipe=recipe)
-        state = TrainingState(task, make_optimizer(task, recipe), None, make_accelerator(recipe), {})
+        state = TrainingState(
+            task, make_optimizer(task, recipe), None, make_accelerator(recipe), {}
+        )
         return checkpoint.save_checkpoint(recipe, write, Progress(step=step), state)
 
     return save
@@ -339,4 +413,6 @@ def test_a_checkpoint_replaces_the_one_of_the_same_step(tmp_path, save):
             task.weight.fill_(value)
         folder = save(task, tmp_path, 7)
         assert (load_file(folder / "model.safetensors")["visual_projection.weight"] == value).all()
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".dcclip")] == ["checkpoint-000007"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".dcclip")] == [
+        "checkpoint-000007"
+    ]

@@ -42,8 +42,12 @@ def source(corpus) -> str:
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory, source, teacher_folder) -> tuple[DistillRecipe, Path]:
     """Stage 1 with prefixes and two checkpoints. Tests must not write into it."""
-    fields = recipe_fields(tmp_path_factory.mktemp("prefixes") / "distilled", source, max_steps=4, save_every=2)
-    recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), prefixes=PREFIXES, **fields)
+    fields = recipe_fields(
+        tmp_path_factory.mktemp("prefixes") / "distilled", source, max_steps=4, save_every=2
+    )
+    recipe = DistillRecipe(
+        teacher=str(teacher_folder), student=student_config(), prefixes=PREFIXES, **fields
+    )
     return recipe, run(recipe)
 
 
@@ -58,9 +62,13 @@ def test_principal_axes_are_orthogonal_sorted_and_of_one_sign():
     assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
 
 
-def test_the_axes_weigh_both_towers_alike_and_span_all_batches(train_rows, tokenizer, teacher, monkeypatch):
+def test_the_axes_weigh_both_towers_alike_and_span_all_batches(
+    train_rows, tokenizer, teacher, monkeypatch
+):
     config = data_config(in_memory=True)
-    dataset = PairDataset(train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+    dataset = PairDataset(
+        train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE
+    )
     normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
     recipe = AlignRecipe(output_dir="", data=config, teacher="t", batch_size=8, prefixes=PREFIXES)
     rows = [dataset[row] for row in range(24)]
@@ -90,7 +98,9 @@ def test_rotations_keep_all_cosines_and_lead_from_the_space_of_the_teacher(input
     student = make_model(MOBILENET)
     before, whole = student(**inputs), torch.eye(PROJECTION_DIM)
     for seed in (0, 1):
-        axes = torch.randn(PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator().manual_seed(seed))
+        axes = torch.randn(
+            PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator().manual_seed(seed)
+        )
         rotate(student, rotation := torch.linalg.qr(axes)[0])
         whole = whole @ rotation
     torch.testing.assert_close(student.rotation, whole, atol=1e-5, rtol=0)
@@ -113,10 +123,17 @@ def test_a_resumed_run_keeps_the_rotation_to_the_bit(distilled, tmp_path):
 def test_stage_2_keeps_the_rotation_of_stage_1(distilled, tmp_path, source, teacher_folder):
     fields = recipe_fields(tmp_path / "aligned", source)
     recipe = AlignRecipe(
-        student=str(distilled[1]), teacher=str(teacher_folder), anchor_weight=1.0, prefixes=[4], **fields
+        student=str(distilled[1]),
+        teacher=str(teacher_folder),
+        anchor_weight=1.0,
+        prefixes=[4],
+        **fields,
     )
     before, after = (DCCLIPModel.from_pretrained(folder) for folder in (distilled[1], run(recipe)))
-    assert torch.equal(before.rotation, after.rotation) and before.config.rotation == after.config.rotation
+    assert (
+        torch.equal(before.rotation, after.rotation)
+        and before.config.rotation == after.config.rotation
+    )
     assert after.config.prefixes == [4]
 
 
@@ -124,18 +141,32 @@ def test_stage_2_keeps_the_rotation_of_stage_1(distilled, tmp_path, source, teac
 def test_a_rotated_teacher_is_compared_in_its_own_space(distilled, tmp_path, source):
     fields = recipe_fields(tmp_path, source, max_steps=1, anchor_weight=1.0)
     folder = run(AlignRecipe(student=str(distilled[1]), teacher=str(distilled[1]), **fields))
-    assert losses(folder, "anchor_image") == [pytest.approx(0, abs=1e-4)]  # the student is a copy of its teacher
+    assert losses(folder, "anchor_image") == [
+        pytest.approx(0, abs=1e-4)
+    ]  # the student is a copy of its teacher
 
 
-def test_a_frozen_image_tower_gives_the_axes_with_a_cache_of_its_images(tmp_path, source, teacher_folder):
+def test_a_frozen_image_tower_gives_the_axes_with_a_cache_of_its_images(
+    tmp_path, source, teacher_folder
+):
     fields = recipe_fields(tmp_path / "first", source, max_steps=1)
-    student = str(run(DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields)))
-    fields = recipe_fields(tmp_path / "run", source, max_steps=1, freeze=["vision_model"], prefixes=PREFIXES)
-    run(AlignRecipe(student=student, teacher=student, teacher_cache=str(tmp_path / "cache"), **fields))
+    student = str(
+        run(DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields))
+    )
+    fields = recipe_fields(
+        tmp_path / "run", source, max_steps=1, freeze=["vision_model"], prefixes=PREFIXES
+    )
+    run(
+        AlignRecipe(
+            student=student, teacher=student, teacher_cache=str(tmp_path / "cache"), **fields
+        )
+    )
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_prefixes_need_a_loss_between_embeddings(tmp_path):
-    fields = recipe_fields(tmp_path, "rows", teacher="some/teacher", student=student_config(), embedding_weight=0.0)
+    fields = recipe_fields(
+        tmp_path, "rows", teacher="some/teacher", student=student_config(), embedding_weight=0.0
+    )
     with pytest.raises(ValueError, match=r"^prefixes: "):
         DistillRecipe(prefixes=PREFIXES, **fields)

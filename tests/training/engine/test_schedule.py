@@ -19,8 +19,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 def recipe(tmp_path, corpus, teacher_folder) -> DistillRecipe:
     """Four steps with an evaluation every two."""
     fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=4, eval_every=2)
-    labelled = EvalConfig(data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"))
-    return DistillRecipe(teacher=str(teacher_folder), student=student_config(), eval=labelled, **fields)
+    labelled = EvalConfig(
+        data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json")
+    )
+    return DistillRecipe(
+        teacher=str(teacher_folder), student=student_config(), eval=labelled, **fields
+    )
 
 
 def evaluations(folder: Path | str) -> list[dict]:
@@ -35,7 +39,9 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
         assert 0 <= line["top1"] <= line["top5"] <= 1
     best = Path(recipe.output_dir) / "best"
     assert AutoModel.from_pretrained(best) and AutoProcessor.from_pretrained(best)
-    plain = run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))  # evaluation changes no training
+    plain = run(
+        replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0)
+    )  # evaluation changes no training
     weights = [(folder / "model.safetensors").read_bytes() for folder in (plain, best.parent)]
     assert weights[0] == weights[1] and not (plain / "best").exists()
 
@@ -43,7 +49,9 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
 def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch):
     values, kept = [0.1, 0.3, 0.2, 0.3], 2
     steps = iter(values)
-    monkeypatch.setattr(stage, "make_evaluate", lambda *arguments: lambda model: {"top1": next(steps)})
+    monkeypatch.setattr(
+        stage, "make_evaluate", lambda *arguments: lambda model: {"top1": next(steps)}
+    )
     folder = run(recipe := replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9))
     best = (folder / "best/model.safetensors").read_bytes()
     assert best == (folder / f"checkpoint-{kept:06d}/model.safetensors").read_bytes()
@@ -55,4 +63,6 @@ def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp
     steps = iter(values[2:])
     run(replace(recipe, output_dir=str(again), resume=True))
     assert (again / "best/model.safetensors").read_bytes() == best
-    assert [line["best"] for line in evaluations(again)] == [line["best"] for line in evaluations(folder)][2:]
+    assert [line["best"] for line in evaluations(again)] == [
+        line["best"] for line in evaluations(folder)
+    ][2:]

@@ -33,7 +33,11 @@ def _tables(monkeypatch, tmp_path) -> Iterator[None]:
     """Run in an empty folder, and restore the tables and modules after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before, losses, families = set(sys.modules), (list(DISTILL_LOSSES), list(LOSSES)), dict(FAMILIES)
+    before, losses, families = (
+        set(sys.modules),
+        (list(DISTILL_LOSSES), list(LOSSES)),
+        dict(FAMILIES),
+    )
     yield
     DISTILL_LOSSES[:], LOSSES[:] = losses
     FAMILIES.clear()
@@ -46,9 +50,13 @@ def _tables(monkeypatch, tmp_path) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
-    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"```\w+\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
+    )
     code = next(block for block in blocks if block.startswith("# my_extension.py"))
-    commands = next(block for block in blocks if "--import my_extension" in block).replace("\\\n", "")
+    commands = next(block for block in blocks if "--import my_extension" in block).replace(
+        "\\\n", ""
+    )
     (tmp_path / "my_extension.py").write_text(code, encoding="utf-8")
     shutil.copy(corpus / "train.parquet", "pairs.parquet")
     for name, recipe in RECIPES.items():
@@ -56,7 +64,9 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
     save_teacher("clip", Path("teacher"), tokenizer)
     config = json.loads(Path("teacher/config.json").read_text(encoding="utf-8"))
     config["text_config"]["eos_token_id"] = tokenizer.eos_token_id
-    Path("teacher/config.json").write_text(json.dumps(config | {"model_type": "my_clip"}), encoding="utf-8")
+    Path("teacher/config.json").write_text(
+        json.dumps(config | {"model_type": "my_clip"}), encoding="utf-8"
+    )
     for line, script in zip(commands.strip().splitlines(), (distill, align), strict=True):
         script.main(shlex.split(line)[2:])
     first, second = (
@@ -75,9 +85,15 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
             "from training.tasks.loss_table import LOSSES, Loss\nLOSSES.append(Loss('x', print, 'strength'))",
             "a Loss whose weight is a name that ends in _weight",
         ),
-        ("from training.tasks.distill import DISTILL_LOSSES\nDISTILL_LOSSES.append(5)", "5 is no row of its table"),
+        (
+            "from training.tasks.distill import DISTILL_LOSSES\nDISTILL_LOSSES.append(5)",
+            "5 is no row of its table",
+        ),
         ("1 / 0", "'my_module' cannot be imported .ZeroDivisionError"),
-        ("from training.tasks.loss_table import LOSSES\nLOSSES.append(LOSSES[-1])", "is registered twice"),
+        (
+            "from training.tasks.loss_table import LOSSES\nLOSSES.append(LOSSES[-1])",
+            "is registered twice",
+        ),
         (
             "from training.teachers import FAMILIES\nFAMILIES['clip'] = FAMILIES['siglip']",
             "'clip' is registered twice",
@@ -93,7 +109,9 @@ def test_a_module_that_fails_or_takes_a_name_is_refused(tmp_path, code, message,
 
 
 def test_a_recipe_file_imports_nothing(tmp_path, capsys):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPES["ALIGN"] | {"import": "my_module"}), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(RECIPES["ALIGN"] | {"import": "my_module"}), encoding="utf-8"
+    )
     with pytest.raises(SystemExit):
         align.main(["--config", "recipe.yaml", "--data.train", "x.parquet"])
     assert capsys.readouterr().err.startswith("align: import: ")

@@ -49,7 +49,9 @@ def source(corpus) -> str:
 def distill_recipe(tmp_path, source, teacher_folder):
     def build(**fields) -> DistillRecipe:
         fields = {"teacher": str(teacher_folder), "student": student_config()} | fields
-        return DistillRecipe(**recipe_fields(fields.pop("output_dir", tmp_path / "distilled"), source, **fields))
+        return DistillRecipe(
+            **recipe_fields(fields.pop("output_dir", tmp_path / "distilled"), source, **fields)
+        )
 
     return build
 
@@ -57,8 +59,14 @@ def distill_recipe(tmp_path, source, teacher_folder):
 @pytest.fixture
 def align_recipe(tmp_path, source, teacher_folder):
     def build(**fields) -> AlignRecipe:
-        fields = {"teacher": str(teacher_folder), "new_student": student_config(), "anchor_weight": 1.0} | fields
-        return AlignRecipe(**recipe_fields(fields.pop("output_dir", tmp_path / "aligned"), source, **fields))
+        fields = {
+            "teacher": str(teacher_folder),
+            "new_student": student_config(),
+            "anchor_weight": 1.0,
+        } | fields
+        return AlignRecipe(
+            **recipe_fields(fields.pop("output_dir", tmp_path / "aligned"), source, **fields)
+        )
 
     return build
 
@@ -96,7 +104,9 @@ def test_stage_2_adds_the_languages_of_its_captions(distill_recipe, align_recipe
     assert DCCLIPModel.from_pretrained(student).config.languages == ["en"]
     aligned = run(align_recipe(student=str(student), new_student=None, max_steps=1))
     assert DCCLIPModel.from_pretrained(aligned).config.languages == ["en", "zh"]
-    assert "The model is trained on English and Chinese." in (aligned / "README.md").read_text(encoding="utf-8")
+    assert "The model is trained on English and Chinese." in (aligned / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])
@@ -107,14 +117,20 @@ def test_freeze_batch_norm_keeps_the_statistics_in_stage_2(align_recipe, kept_ru
     assert "logit_scale" in names and [name for name in names if name.startswith("vision_model.")]
 
 
-@pytest.mark.parametrize(("tower", "columns", "cached"), [("vision", ["image"], True), ("text", ["en", "zh"], False)])
+@pytest.mark.parametrize(
+    ("tower", "columns", "cached"), [("vision", ["image"], True), ("text", ["en", "zh"], False)]
+)
 def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     distill_recipe, train_rows, tmp_path, monkeypatch, tower, columns, cached
 ):
     train_rows.select_columns(columns).to_parquet(tmp_path / "alone.parquet")
     fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
-    recipe = distill_recipe(tower=tower, data=DataConfig(train=str(tmp_path / "alone.parquet")), **fields)
-    before = build_student(recipe.student, ["en", "zh"], Teacher.from_pretrained(recipe.teacher), recipe.seed)[0]
+    recipe = distill_recipe(
+        tower=tower, data=DataConfig(train=str(tmp_path / "alone.parquet")), **fields
+    )
+    before = build_student(
+        recipe.student, ["en", "zh"], Teacher.from_pretrained(recipe.teacher), recipe.seed
+    )[0]
     loaded = []
     load = Teacher.from_pretrained.__func__
 
@@ -126,25 +142,43 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     folder = run(recipe)
     assert set(loaded) == {tower} and all(map(math.isfinite, losses(folder, f"{tower}_map")))
     names = changed(before.state_dict(), weights(folder))
-    parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+    parts = {
+        "vision": ("vision_model.", "visual_projection."),
+        "text": ("text_model.", "text_projection."),
+    }
     assert names and all(name.startswith(parts[tower]) for name in names)
 
 
 def test_an_image_tower_learns_the_similarities_to_captions_alone(distill_recipe):
-    folder = run(distill_recipe(tower="vision", map_weight=0.0, embedding_weight=0.0, logits_weight=1.0, max_steps=1))
+    folder = run(
+        distill_recipe(
+            tower="vision", map_weight=0.0, embedding_weight=0.0, logits_weight=1.0, max_steps=1
+        )
+    )
     assert math.isfinite(losses(folder, "vision_logits")[0])
 
 
-def test_stage_2_keeps_a_licence_that_a_student_inherited(align_recipe, processor, tmp_path, teacher_folder):
-    make_model(WHOLE_MOBILENET, teacher_license="cc-by-nc-4.0", fit=[1.0] * 6).save_pretrained(tmp_path / "student")
+def test_stage_2_keeps_a_licence_that_a_student_inherited(
+    align_recipe, processor, tmp_path, teacher_folder
+):
+    make_model(WHOLE_MOBILENET, teacher_license="cc-by-nc-4.0", fit=[1.0] * 6).save_pretrained(
+        tmp_path / "student"
+    )
     processor.save_pretrained(tmp_path / "student")
-    start = {"student": str(tmp_path / "student"), "new_student": None, "teacher": str(teacher_folder)}
+    start = {
+        "student": str(tmp_path / "student"),
+        "new_student": None,
+        "teacher": str(teacher_folder),
+    }
     recipe = align_recipe(**start, anchor_weight=1.0)
     student, _ = open_student(recipe, Teacher.from_pretrained(str(teacher_folder)))
     assert student.config.teacher_license == "cc-by-nc-4.0 and unknown"
     assert student.config.fit is None  # it was calibrated for other weights
     teacher = Teacher.from_pretrained(str(teacher_folder))
-    assert (student.config.teacher, student.config.teacher_weights) == (teacher.name, teacher.revision)
+    assert (student.config.teacher, student.config.teacher_weights) == (
+        teacher.name,
+        teacher.revision,
+    )
     student, _ = open_student(replace(recipe, anchor_weight=0.0), teacher)
     assert student.config.teacher is None  # its embeddings need not be those of the teacher
 
@@ -155,12 +189,18 @@ def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_w
     texts = [*train_rows["en"], *train_rows["zh"]]
     teacher = save_teacher("altclip", tmp_path / "teacher", train_unigram(texts, 700))
     source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
-    cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(tmp_path / "cut")
+    cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(
+        tmp_path / "cut"
+    )
     student = student_config(tokenizer=str(tmp_path / "cut"))
     recipe = distill_recipe(teacher=str(teacher), student=student, tower="text", max_steps=3)
     folder = run(recipe)
     values = losses(folder, "text_map")
-    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1, "output_dir": str(tmp_path / "cached")}
+    fields = {
+        "teacher_cache": str(tmp_path / "cache"),
+        "teacher_views": 1,
+        "output_dir": str(tmp_path / "cached"),
+    }
     cached = run(replace(recipe, **fields))
     assert losses(cached, "text_map") == pytest.approx(values, rel=1e-2) and len({*values}) == 3
     for each in (folder, cached):
@@ -172,13 +212,19 @@ def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_p
     enabled: list[DCCLIPModel] = []
     enable = DCCLIPModel.activation_checkpointing_enable
     monkeypatch.setattr(
-        DCCLIPModel, "activation_checkpointing_enable", lambda model: enabled.append(model) or enable(model)
+        DCCLIPModel,
+        "activation_checkpointing_enable",
+        lambda model: enabled.append(model) or enable(model),
     )
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     fields = {"student": student_config(vision_config=VIT, text_config=text), "max_steps": 1}
     plain = weights(run(distill_recipe(**fields)))
     assert not enabled
-    lean = weights(run(distill_recipe(**fields, gradient_checkpointing=True, output_dir=str(tmp_path / "lean"))))
+    lean = weights(
+        run(
+            distill_recipe(**fields, gradient_checkpointing=True, output_dir=str(tmp_path / "lean"))
+        )
+    )
     for name, tensor in plain.items():
         torch.testing.assert_close(lean[name], tensor, rtol=1e-4, atol=1e-6)
     assert len(enabled) == 1
@@ -186,7 +232,10 @@ def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_p
 
 def test_gradient_checkpointing_is_refused_where_it_would_update_statistics_twice(distill_recipe):
     student = student_config(vision_config=MOBILENET)
-    with pytest.raises(ValueError, match="gradient_checkpointing: the student has BatchNorm layers that are trained"):
+    with pytest.raises(
+        ValueError,
+        match="gradient_checkpointing: the student has BatchNorm layers that are trained",
+    ):
         run(distill_recipe(student=student, gradient_checkpointing=True))
 
 
@@ -223,7 +272,9 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
 
 
 def read_identity(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / "training_state/state.json").read_text(encoding="utf-8"))["identity"]
+    return json.loads((checkpoint / "training_state/state.json").read_text(encoding="utf-8"))[
+        "identity"
+    ]
 
 
 def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_folder, tmp_path):
@@ -232,11 +283,15 @@ def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_
     run(recipe)
     make_model(WHOLE_MOBILENET, seed=8).save_pretrained(teacher)
     shutil.rmtree(Path(recipe.output_dir) / "checkpoint-000002")
-    with pytest.raises(ValueError, match=r"resume: this run differs .* in weights of the teacher: '\w+', now '\w+'"):
+    with pytest.raises(
+        ValueError, match=r"resume: this run differs .* in weights of the teacher: '\w+', now '\w+'"
+    ):
         run(replace(recipe, resume=True))
 
 
-def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming(distill_recipe, monkeypatch):
+def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming(
+    distill_recipe, monkeypatch
+):
     recipe = distill_recipe(save_every=1)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     folder = run(recipe)
@@ -244,18 +299,24 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
     assert saved.mixed_precision == "bf16"
     shutil.rmtree(folder / "checkpoint-000002")
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
-    with pytest.raises(ValueError, match=r"resume: this run differs .* in mixed_precision: 'bf16', now None"):
+    with pytest.raises(
+        ValueError, match=r"resume: this run differs .* in mixed_precision: 'bf16', now None"
+    ):
         run(replace(recipe, resume=True))
     run(replace(recipe, resume=True, mixed_precision="bf16"))
 
 
-@pytest.mark.parametrize("name", ["data.train", "content of the data", "number of processes", "ema_decay"])
+@pytest.mark.parametrize(
+    "name", ["data.train", "content of the data", "number of processes", "ema_decay"]
+)
 def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
     checkpoint = kept_run[1] / "checkpoint-000004"
     identity = read_identity(checkpoint)
     check_checkpoint(checkpoint, None, identity)
     other = identity | {name: "other"}
-    with pytest.raises(ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"):
+    with pytest.raises(
+        ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"
+    ):
         check_checkpoint(checkpoint, None, other)
 
 
@@ -265,7 +326,9 @@ def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_
     identity, content = read_identity(checkpoint), bytearray((checkpoint / name).read_bytes())
     content[len(content) // 2] ^= 0xFF
     (checkpoint / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"):
+    with pytest.raises(
+        ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"
+    ):
         check_checkpoint(checkpoint, kept_run[1] / "checkpoint-000002", identity)
     (checkpoint / "training_state/state.json").unlink()
     with pytest.raises(ValueError, match=r"state\.json is damaged .* It is the only checkpoint"):
@@ -278,7 +341,9 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
     before = (folder / "model.safetensors").read_bytes()
     recipe = distill_recipe(output_dir=folder, max_steps=1, save_every=1)
     for refused in (recipe, replace(recipe, resume=True)):
-        with pytest.raises(ValueError, match=r"output_dir: .* has model.safetensors of an earlier run"):
+        with pytest.raises(
+            ValueError, match=r"output_dir: .* has model.safetensors of an earlier run"
+        ):
             run(refused)
     assert (folder / "model.safetensors").read_bytes() == before
     (folder / "checkpoint-000009").mkdir()
@@ -287,7 +352,9 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
     assert (folder / "checkpoint-000009").exists()  # nothing is removed before the run can start
     run(replace(recipe, overwrite=True))
     assert (folder / "model.safetensors").read_bytes() != before
-    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000001"]  # and none of the earlier run
+    assert [path.name for path in list_checkpoints(folder)] == [
+        "checkpoint-000001"
+    ]  # and none of the earlier run
 
 
 def test_files_that_a_new_model_would_remove_are_refused(tmp_path, distill_recipe):
@@ -304,16 +371,24 @@ def test_a_checkpoint_that_a_run_reads_is_not_replaced(tmp_path, align_recipe, k
     assert (folder / "checkpoint-000004").exists()
 
 
-def test_a_truncated_teacher_of_a_wider_student_is_refused(tmp_path, align_recipe, teacher_folder, kept_run):
+def test_a_truncated_teacher_of_a_wider_student_is_refused(
+    tmp_path, align_recipe, teacher_folder, kept_run
+):
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"teacher: .* embeds in 8 dimensions.* without `truncate_dim`"):
+    with pytest.raises(
+        ValueError, match=r"teacher: .* embeds in 8 dimensions.* without `truncate_dim`"
+    ):
         run(align_recipe(teacher=str(folder), student=str(kept_run[1]), new_student=None))
 
 
-def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(align_recipe, train_rows):
-    with pytest.raises(ValueError, match=rf"batch_size: is 5000, but the data have only {len(train_rows)} rows"):
+def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(
+    align_recipe, train_rows
+):
+    with pytest.raises(
+        ValueError, match=rf"batch_size: is 5000, but the data have only {len(train_rows)} rows"
+    ):
         run(align_recipe(batch_size=5000))
 
 
@@ -328,11 +403,16 @@ def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     monkeypatch.setattr(TrainingState, "save", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
     with pytest.raises(
-        OSError, match=r"cannot save to .*No space left.* continue with --resume from checkpoint-000002"
+        OSError,
+        match=r"cannot save to .*No space left.* continue with --resume from checkpoint-000002",
     ):
         run(recipe)
     folder = Path(recipe.output_dir)
-    assert sorted(path.name for path in folder.iterdir()) == [".dcclip", "checkpoint-000002", "log.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".dcclip",
+        "checkpoint-000002",
+        "log.jsonl",
+    ]
     monkeypatch.undo()
     run(replace(recipe, resume=True))
 
@@ -344,37 +424,71 @@ def test_every_saved_folder_is_a_complete_hub_folder(kept_run, inputs, name):
     processor = AutoProcessor.from_pretrained(folder)
     tokens = processor(text=["红苹果", "red apple"], return_tensors="pt")
     with torch.no_grad():
-        assert model(**tokens, pixel_values=inputs["pixel_values"]).logits_per_image.isfinite().all()
+        assert (
+            model(**tokens, pixel_values=inputs["pixel_values"]).logits_per_image.isfinite().all()
+        )
     files = {path.name for path in folder.iterdir()}
     assert ("README.md" in files) is (name == ".")  # the card is written at the end of the run
-    suffixes = {path.suffix for path in kept_run[1].rglob("*") if path.is_file() and path.parent.name != ".dcclip"}
-    assert suffixes == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}  # and no pickle
+    suffixes = {
+        path.suffix
+        for path in kept_run[1].rglob("*")
+        if path.is_file() and path.parent.name != ".dcclip"
+    }
+    assert suffixes == {
+        ".safetensors",
+        ".json",
+        ".jsonl",
+        ".py",
+        ".md",
+        ".yaml",
+        ".txt",
+        "",
+    }  # and no pickle
 
 
 def test_a_checkpoint_states_the_steps_that_it_has_and_the_card_all(kept_run):
-    assert "# number of steps done: 2\n" in (kept_run[1] / "checkpoint-000002" / "recipe.yaml").read_text("utf-8")
+    assert "# number of steps done: 2\n" in (
+        kept_run[1] / "checkpoint-000002" / "recipe.yaml"
+    ).read_text("utf-8")
     assert "distillation; 6 steps, batch size 8" in (kept_run[1] / "README.md").read_text("utf-8")
 
 
 def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_path, kept_run):
     folder = run(align_recipe(new_student=student_config(vision_config=MOBILENET)))
     assert DCCLIPModel.from_pretrained(folder).config.vision_width == 480
-    fields = {"output_dir": tmp_path / "chosen", "new_student": None, "max_steps": 1, "learning_rate": 0.0}
+    fields = {
+        "output_dir": tmp_path / "chosen",
+        "new_student": None,
+        "max_steps": 1,
+        "learning_rate": 0.0,
+    }
     chosen = run(align_recipe(student=str(kept_run[1]), **fields))
     for name, tensor in weights(kept_run[1]).items():
-        assert torch.equal(weights(chosen)[name], tensor), name  # stage 1's weights, at learning rate 0
-    with pytest.raises(ValueError, match=r"student: '.*nowhere' is neither a folder with a config.json"):
-        run(align_recipe(**fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}))
+        assert torch.equal(weights(chosen)[name], tensor), (
+            name
+        )  # stage 1's weights, at learning rate 0
+    with pytest.raises(
+        ValueError, match=r"student: '.*nowhere' is neither a folder with a config.json"
+    ):
+        run(
+            align_recipe(
+                **fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}
+            )
+        )
     with pytest.raises(ValueError, match="new_student: student is set, too"):
         align_recipe(student=str(kept_run[1]))
 
 
 def test_a_student_records_the_digest_of_its_teachers_weights(kept_run, teacher_folder):
     config = json.loads((kept_run[1] / "config.json").read_text(encoding="utf-8"))
-    assert config["teacher"] == teacher_folder.name and config["teacher_weights"] == digest_folder(teacher_folder)
+    assert config["teacher"] == teacher_folder.name and config["teacher_weights"] == digest_folder(
+        teacher_folder
+    )
 
 
 def test_no_file_of_a_run_has_a_path_of_this_machine(kept_run, teacher_folder):
     files = [path for path in kept_run[1].rglob("*") if path.is_file()]
-    found = [path for path in files if str(teacher_folder.parent.parent).encode() in path.read_bytes()]
+    found = [
+        path for path in files if str(teacher_folder.parent.parent).encode() in path.read_bytes()
+    ]
     assert len(files) > 20 and not found

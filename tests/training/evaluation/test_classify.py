@@ -37,10 +37,20 @@ def test_every_language_is_scored_with_its_own_names():
     names = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
     rows = Dataset.from_dict({"image": ["a", "b", "c"], "label": ["fox", "dog", "cat"]})
     eye = torch.eye(3).tolist()
-    table = {"fox": eye[0], "dog": eye[1], "cat": eye[2], "狐狸": eye[0], "狗": eye[2], "猫": eye[1]}
+    table = {
+        "fox": eye[0],
+        "dog": eye[1],
+        "cat": eye[2],
+        "狐狸": eye[0],
+        "狗": eye[2],
+        "猫": eye[1],
+    }
     encoded = encode(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"])
     found = score(encoded, encoded, {"set": rows}, names)
-    assert {(row.language, row.metric): row.value for row in found} == {("en", "top1"): 1.0, ("zh", "top1"): 1 / 3}
+    assert {(row.language, row.metric): row.value for row in found} == {
+        ("en", "top1"): 1.0,
+        ("zh", "top1"): 1 / 3,
+    }
     assert all(row.interval == wilson_interval(row.value, 3) for row in found)
     assert {(row.set, row.protocol) for row in found} == {("set", "class-names")}
 
@@ -48,11 +58,22 @@ def test_every_language_is_scored_with_its_own_names():
 def test_many_names_are_encoded_in_parts_of_8192_texts():
     generator = np.random.default_rng(0)
     names, templates = [f"name {number}" for number in range(3000)], ("{}", "a {}", "the {}")
-    table = {template.format(name): generator.normal(size=4).tolist() for name in names for template in templates}
+    table = {
+        template.format(name): generator.normal(size=4).tolist()
+        for name in names
+        for template in templates
+    }
     model = Scripted(table, torch.empty(0))
     found = class_embeddings(model, names, templates).numpy()
-    means = np.array([np.mean([table[template.format(name)] for template in templates], axis=0) for name in names])
-    np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
+    means = np.array(
+        [
+            np.mean([table[template.format(name)] for template in templates], axis=0)
+            for name in names
+        ]
+    )
+    np.testing.assert_allclose(
+        found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5
+    )
     assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2
 
 
@@ -60,7 +81,11 @@ def test_many_names_are_encoded_in_parts_of_8192_texts():
 def embeddings():
     generator = torch.Generator().manual_seed(0)
     images, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (60, 7))
-    return images, classes, torch.randint(0, 6, (60,), generator=generator)  # no image of the last class
+    return (
+        images,
+        classes,
+        torch.randint(0, 6, (60,), generator=generator),
+    )  # no image of the last class
 
 
 def test_several_labels_are_scored_by_the_softmax_over_classes(embeddings):
@@ -86,7 +111,9 @@ def test_roc_auc_scores_the_second_class(embeddings):
 
 
 def test_ranks_are_kept_where_the_softmax_underflows():
-    angles = torch.tensor([0.0, 2.8, 2.7, 2.9, 3.0, 3.1, 2.6])  # the softmax of all but the first is 0
+    angles = torch.tensor(
+        [0.0, 2.8, 2.7, 2.9, 3.0, 3.1, 2.6]
+    )  # the softmax of all but the first is 0
     images, classes = torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], 1)
     assert ((100 * images @ classes.T).softmax(1) == 0).sum() > 1
     assert measure(images, classes, torch.tensor([5]), ["top5"]).values["top5"] == 0
@@ -94,16 +121,27 @@ def test_ranks_are_kept_where_the_softmax_underflows():
 
 
 def test_wrong_names_and_languages_are_reported_before_training(corpus, processor):
-    config = {"data": str(corpus / "unseen_style.parquet"), "class_names": str(corpus / "class_names.json")}
+    config = {
+        "data": str(corpus / "unseen_style.parquet"),
+        "class_names": str(corpus / "class_names.json"),
+    }
     with pytest.raises(ValueError, match=r"label: eval\.data"):
-        classify.make_evaluate(EvalConfig(**config | {"class_names": "cifar-10"}), processor, DataConfig(train="a"))
+        classify.make_evaluate(
+            EvalConfig(**config | {"class_names": "cifar-10"}), processor, DataConfig(train="a")
+        )
     with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        classify.make_evaluate(EvalConfig(**config), processor, DataConfig(train="a", caption_columns={"fr": "text"}))
+        classify.make_evaluate(
+            EvalConfig(**config), processor, DataConfig(train="a", caption_columns={"fr": "text"})
+        )
 
 
 def test_metrics_of_training_are_means_over_the_languages(corpus, model):
-    config = EvalConfig(data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"))
-    metrics = classify.make_evaluate(config, model.processor, DataConfig(train="a.parquet"))(model.model)
+    config = EvalConfig(
+        data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json")
+    )
+    metrics = classify.make_evaluate(config, model.processor, DataConfig(train="a.parquet"))(
+        model.model
+    )
     assert set(metrics) == {f"top{k}{suffix}" for k in (1, 5) for suffix in ("", "_en", "_zh")}
     assert metrics["top5"] == pytest.approx((metrics["top5_en"] + metrics["top5_zh"]) / 2)
 
@@ -111,8 +149,13 @@ def test_metrics_of_training_are_means_over_the_languages(corpus, model):
 def test_training_measures_top1_of_images_with_several_labels(model, images, tmp_path):
     features = Features({"image": Image(), "label": List(Value("string"))})
     labels = [["frog", "cat"], ["dog"], ["fox"]]
-    Dataset.from_dict({"image": images[:3], "label": labels}, features).to_parquet(tmp_path / "a.parquet")
+    Dataset.from_dict({"image": images[:3], "label": labels}, features).to_parquet(
+        tmp_path / "a.parquet"
+    )
     (tmp_path / "names.txt").write_text("frog\ncat\ndog\nfox\nowl\nbear\n")
     config = EvalConfig(data=str(tmp_path / "a.parquet"), class_names=str(tmp_path / "names.txt"))
     data = DataConfig(train="a.parquet", caption_columns={"en": "en"})
-    assert set(classify.make_evaluate(config, model.processor, data)(model.model)) == {"top1", "top1_en"}
+    assert set(classify.make_evaluate(config, model.processor, data)(model.model)) == {
+        "top1",
+        "top1_en",
+    }

@@ -10,7 +10,12 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.evaluation.image_loading import BATCHES_AHEAD, IMAGES_PER_JOB, ImagePreparation, prepared_batches
+from training.evaluation.image_loading import (
+    BATCHES_AHEAD,
+    IMAGES_PER_JOB,
+    ImagePreparation,
+    prepared_batches,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,9 @@ def test_a_damaged_file_is_named(tmp_path):
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png', does not decode"):
         list(prepared_batches(rows, "image", 8, shrink))
-    rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
+    rows = Dataset.from_dict(
+        {"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()})
+    )
     with pytest.raises(ValueError, match=r"image: row 1 has no image"):
         list(prepared_batches(rows, "image", 2, shrink))
 
@@ -47,21 +54,34 @@ def test_fit_is_bit_exact_with_torchvision(size):
 @pytest.mark.parametrize(
     ("processor", "stated"),
     [
-        (CLIPImageProcessor(size={"shortest_edge": 9}, crop_size={"height": 8, "width": 8}), "the model's statistics"),
-        (EfficientNetImageProcessor(size={"height": 8, "width": 8}), "the model's own EfficientNetImageProcessor"),
+        (
+            CLIPImageProcessor(size={"shortest_edge": 9}, crop_size={"height": 8, "width": 8}),
+            "the model's statistics",
+        ),
+        (
+            EfficientNetImageProcessor(size={"height": 8, "width": 8}),
+            "the model's own EfficientNetImageProcessor",
+        ),
     ],
 )
 def test_normalization_equals_the_image_processor(processor, stated):
     prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    expected = processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    expected = processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")[
+        "pixel_values"
+    ]
     torch.testing.assert_close(prepared.normalize(images), expected)
     assert prepared.image_size == 8 and prepared.describe()["stated_by"].startswith(stated)
 
 
-@pytest.mark.parametrize(("size", "expected"), [({"height": 8, "width": 8}, True), ({"shortest_edge": 8}, False)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [({"height": 8, "width": 8}, True), ({"shortest_edge": 8}, False)]
+)
 def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expected):
-    square, image = {"height": 8, "width": 8}, Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))
+    square, image = (
+        {"height": 8, "width": 8},
+        Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256)),
+    )
     processor = CLIPImageProcessor(size=size, crop_size=square, do_center_crop=not expected)
     prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
     assert torch.equal(prepared.fit(image), prepared.fit(image, squash=expected))
@@ -77,7 +97,9 @@ def test_batches_are_complete_and_in_order(rows, batch_size):
     found = list(prepared_batches(rows, "image", batch_size, shrink))
     assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
     expected = torch.stack([shrink(row["image"].convert("RGB")) for row in rows.select(range(5))])
-    assert torch.equal(torch.cat(found)[:5], expected.permute(0, 3, 1, 2)) and sum(map(len, found)) == len(rows)
+    assert torch.equal(torch.cat(found)[:5], expected.permute(0, 3, 1, 2)) and sum(
+        map(len, found)
+    ) == len(rows)
 
 
 def test_number_of_images_prepared_ahead_is_bounded(rows):

@@ -8,7 +8,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Features, Image
 
-from tests.training.evaluation.drawings import CIFAR_10, drawing, rows_of, write_folders, write_parquet
+from tests.training.evaluation.drawings import (
+    CIFAR_10,
+    drawing,
+    rows_of,
+    write_folders,
+    write_parquet,
+)
 from training.evaluation.sets import sources
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import ClassLookup, class_ids, normalize_name, open_set
@@ -45,35 +51,56 @@ def test_lists_of_one_label_are_single_labels(tmp_path):
     lists = rows.remove_columns("label").add_column("label", [[name] for name in rows["label"]])
     single = open_cifar(write_parquet(tmp_path / "one.parquet", lists))
     assert names_of(single) == EXPECTED
-    several = rows.remove_columns("label").add_column("label", [[name, "cat"] for name in rows["label"]])
+    several = rows.remove_columns("label").add_column(
+        "label", [[name, "cat"] for name in rows["label"]]
+    )
     labelled = open_cifar(write_parquet(tmp_path / "several.parquet", several))
-    assert labelled.labels.shape == (NUM, 10) and "several labels per image" in labelled.differences[1]
+    assert (
+        labelled.labels.shape == (NUM, 10) and "several labels per image" in labelled.differences[1]
+    )
     assert labelled.digest == single.digest and labelled.version != single.version
 
 
 def test_a_set_of_one_label_has_no_area_under_the_curve(tmp_path):
     write_folders(tmp_path, {"meme": ["1f415"]})
-    with pytest.raises(ValueError, match=r"^label: hateful-memes .*: all labels are equal, and the area"):
-        open_set("hateful-memes", Source(str(tmp_path)), ClassNames.read("hateful-memes"), SETS["hateful-memes"])
+    with pytest.raises(
+        ValueError, match=r"^label: hateful-memes .*: all labels are equal, and the area"
+    ):
+        open_set(
+            "hateful-memes",
+            Source(str(tmp_path)),
+            ClassNames.read("hateful-memes"),
+            SETS["hateful-memes"],
+        )
 
 
 def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
     for name in ("splits/train", "splits/val", "classes"):
         write_folders(tmp_path / name, {"dog": ["1f415"]})
-    with pytest.raises(ValueError, match=r"split: .*splits' has no folder 'test', only train, val\. Name one"):
+    with pytest.raises(
+        ValueError, match=r"split: .*splits' has no folder 'test', only train, val\. Name one"
+    ):
         open_cifar(tmp_path / "splits")
-    with pytest.raises(ValueError, match=r"split: .*classes' has no folder 'val', only dog\..* leave --split out"):
+    with pytest.raises(
+        ValueError, match=r"split: .*classes' has no folder 'val', only dog\..* leave --split out"
+    ):
         open_cifar(tmp_path / "classes", split="val")
     assert open_cifar(tmp_path / "splits", split="val").split == "val"
 
 
 def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
-    write_folders(tmp_path, {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]})
+    write_folders(
+        tmp_path,
+        {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]},
+    )
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "results" / ".dcclip").mkdir(parents=True)
     assert names_of(open_cifar(tmp_path)) == ["dog", "dog"]
     shutil.copyfile(next((tmp_path / "dog").glob("*.png")), tmp_path / "lost.png")
-    with pytest.raises(ValueError, match=r"^data: cifar-10: 'lost.png' is in no class folder of .* Move or remove it"):
+    with pytest.raises(
+        ValueError,
+        match=r"^data: cifar-10: 'lost.png' is in no class folder of .* Move or remove it",
+    ):
         open_cifar(tmp_path)
 
 
@@ -84,14 +111,23 @@ def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", rows.cast(features))
     assert names_of(open_cifar(path)) == EXPECTED
     bare = rows.map(lambda row: {"label": order.index(row["label"])})
-    cells = [{"bytes": b"damaged", "path": None}, *bare.cast_column("image", Image(decode=False))["image"][1:]]
-    bare = write_parquet(tmp_path / "bare.parquet", bare.remove_columns("image").add_column("image", cells))
-    with pytest.raises(ValueError, match=r"label: cifar-10 \(.*bare\.parquet\): label \d has no name"):
+    cells = [
+        {"bytes": b"damaged", "path": None},
+        *bare.cast_column("image", Image(decode=False))["image"][1:],
+    ]
+    bare = write_parquet(
+        tmp_path / "bare.parquet", bare.remove_columns("image").add_column("image", cells)
+    )
+    with pytest.raises(
+        ValueError, match=r"label: cifar-10 \(.*bare\.parquet\): label \d has no name"
+    ):
         open_cifar(bare)
 
 
 def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # the layout of a download
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path)
+    )  # the layout of a download
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "datasets--clip-benchmark--wds_vtab-cifar10"
     snapshot = repository / "snapshots" / commit
@@ -106,7 +142,10 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     labelled = open_cifar("hub")
-    assert names_of(labelled) == ["frog"] and (labelled.split, labelled.revision) == ("test", commit)
+    assert names_of(labelled) == ["frog"] and (labelled.split, labelled.revision) == (
+        "test",
+        commit,
+    )
     assert labelled.source == SETS["cifar-10"].hub
     downloaded = open_cifar(snapshot)
     assert names_of(downloaded) == ["frog"] and downloaded.split == "test"
@@ -115,7 +154,10 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
 # labels to classes
 
 LOOKED_UP = ClassNames(
-    {"en": ["head of a  crocodile", "crème brûlée", "palm tree", "7"], "zh": ["鳄鱼头", "焦糖布丁", "棕榈树", "七"]}
+    {
+        "en": ["head of a  crocodile", "crème brûlée", "palm tree", "7"],
+        "zh": ["鳄鱼头", "焦糖布丁", "棕榈树", "七"],
+    }
 )
 
 
@@ -127,7 +169,9 @@ def lookup():
 def test_case_accents_and_signs_do_not_matter():
     assert normalize_name("Palm_Tree") == normalize_name("palm tree")
     assert normalize_name("Crème-Brûlée") == normalize_name("creme brulee")
-    assert normalize_name("A310") != normalize_name("A-319") and normalize_name("鳄鱼头") == "鳄鱼头"
+    assert (
+        normalize_name("A310") != normalize_name("A-319") and normalize_name("鳄鱼头") == "鳄鱼头"
+    )
 
 
 def test_names_of_all_languages_and_aliases_are_found(lookup):
@@ -141,14 +185,19 @@ def test_several_labels_are_names_numbers_or_flags(lookup):
     listed = ["7", "palm tree", "crocodile head"]
     flags = [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert torch.equal(
-        class_ids(names, ClassLookup(LOOKED_UP, {"crocodile head": LOOKED_UP.names["en"][0]}, ""), None), expected
+        class_ids(
+            names, ClassLookup(LOOKED_UP, {"crocodile head": LOOKED_UP.names["en"][0]}, ""), None
+        ),
+        expected,
     )
     assert torch.equal(class_ids([[1, 2], [], [0]], lookup, listed), expected)
     assert torch.equal(class_ids(flags, lookup, listed), expected)
 
 
 def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
-    names = ClassNames({"wordnet": ["n1", "n2", "n3"], "en": ["missile", "tench", "missile"]}, "wordnet")
+    names = ClassNames(
+        {"wordnet": ["n1", "n2", "n3"], "en": ["missile", "tench", "missile"]}, "wordnet"
+    )
     lookup = ClassLookup(names, {}, "imagenet (file)")
     assert class_ids([0, 1, 2], lookup, ["missile", "missile", "tench"]).tolist() == [0, 2, 1]
     assert class_ids(["n3", "tench"], lookup, None).tolist() == [2, 1]
@@ -206,11 +255,15 @@ def test_an_unreachable_hub_is_contacted_once_for_all_sets(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(sources, "get_session", Session)
     for name in ("load_dataset", "snapshot_download"):
-        monkeypatch.setattr(sources, name, lambda *arguments, **fields: pytest.fail("a download was tried"))
+        monkeypatch.setattr(
+            sources, name, lambda *arguments, **fields: pytest.fail("a download was tried")
+        )
     for name, eval_set in ELEVATER.items():
         with pytest.raises(MissingDataError, match="Name or service not known"):
             read_source(name, Source(HUB), eval_set)
-    with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
+    with pytest.raises(
+        ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"
+    ):
         read_hub("owner/name", "test")
     assert len(requests) == 1
     sources._connection_error.cache_clear()

@@ -30,7 +30,9 @@ def equals(value: float):
 KINDS = ["float32", "float64", "float16", "ties", "softmax", "equal"]
 
 
-def make_scores(kind: str, num_samples: int, num_classes: int, generator: torch.Generator) -> Tensor:
+def make_scores(
+    kind: str, num_samples: int, num_classes: int, generator: torch.Generator
+) -> Tensor:
     scores = torch.randn(num_samples, num_classes, generator=generator, dtype=torch.float64)
     return {
         "float32": scores.float(),
@@ -48,15 +50,21 @@ def cases(request) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(KINDS.index(request.param))
     shapes = [(1, 1), (1, 4), (2, 2), (5, 8), (10, 3), (40, 6), (100, 2), (90, 12)] * 2
     return [
-        (make_scores(request.param, n, c, generator), torch.randint(c, (n,), generator=generator)) for n, c in shapes
+        (make_scores(request.param, n, c, generator), torch.randint(c, (n,), generator=generator))
+        for n, c in shapes
     ]
 
 
 def test_top_k_ranks_the_lower_index_first_among_ties(cases):
     for scores, labels in cases:
-        order = [sorted(range(len(row)), key=lambda column: (-row[column], column)) for row in scores.tolist()]
+        order = [
+            sorted(range(len(row)), key=lambda column: (-row[column], column))
+            for row in scores.tolist()
+        ]
         for k in {1, min(3, scores.shape[1]), scores.shape[1]}:
-            expected = np.mean([label in row[:k] for row, label in zip(order, labels.tolist(), strict=True)])
+            expected = np.mean(
+                [label in row[:k] for row, label in zip(order, labels.tolist(), strict=True)]
+            )
             assert top_k_accuracy(scores, labels, k) == equals(expected)
 
 
@@ -78,10 +86,16 @@ def test_eleven_point_map_equals_the_official_code(cases):
     generator = torch.Generator().manual_seed(0)
     compared = 0
     for scores, _ in cases:
-        for rate in (0.05, 0.3, 1.0):  # many absent classes; several labels per sample, or none; all labels
+        for rate in (
+            0.05,
+            0.3,
+            1.0,
+        ):  # many absent classes; several labels per sample, or none; all labels
             targets = (torch.rand(scores.shape, generator=generator) < rate).long()
             if targets.any():
-                expected = report(official.MeanAveragePrecisionNPointsEvaluator(11), scores, targets)
+                expected = report(
+                    official.MeanAveragePrecisionNPointsEvaluator(11), scores, targets
+                )
                 assert eleven_point_map(scores, targets) == equals(expected)
                 compared += 1
     assert compared > len(cases)
@@ -90,7 +104,9 @@ def test_eleven_point_map_equals_the_official_code(cases):
 def test_eleven_point_map_equals_a_hand_computed_value():
     # correct, wrong, correct, wrong: precision 1 up to recall 0.5, then 2/3
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
-    assert eleven_point_map(scores, torch.tensor([[1], [0], [1], [0]])) == equals((6 * 1 + 5 * 2 / 3) / 11)
+    assert eleven_point_map(scores, torch.tensor([[1], [0], [1], [0]])) == equals(
+        (6 * 1 + 5 * 2 / 3) / 11
+    )
     # the correct one last: the point at recall 0 still counts 1
     assert eleven_point_map(scores, torch.tensor([[0], [0], [0], [1]])) == equals((1 + 10 / 4) / 11)
 
@@ -99,7 +115,9 @@ def test_roc_auc_equals_the_official_code(cases):
     compared = 0
     for scores, labels in cases:
         if scores.shape[1] == 2 and 0 < labels.sum() < len(labels):
-            assert roc_auc(scores, labels) == equals(report(official.RocAucEvaluator(), scores, labels))
+            assert roc_auc(scores, labels) == equals(
+                report(official.RocAucEvaluator(), scores, labels)
+            )
             compared += 1
     assert compared >= 2
 
@@ -148,7 +166,9 @@ def test_wilson_interval_of_a_published_example():
 def test_grouped_interval_is_that_of_the_trials_or_of_the_groups():
     hits = torch.tensor([True, False, False, True, True, False, True, True])
     assert grouped_interval(hits, torch.arange(8)) == pytest.approx(wilson_interval(5 / 8, 8))
-    assert grouped_interval(hits.repeat_interleave(5), torch.arange(8).repeat_interleave(5)) == pytest.approx(
-        wilson_interval(5 / 8, 8)
-    )
-    assert grouped_interval(torch.ones(10, dtype=torch.bool), torch.arange(10) // 5) == wilson_interval(1.0, 2)
+    assert grouped_interval(
+        hits.repeat_interleave(5), torch.arange(8).repeat_interleave(5)
+    ) == pytest.approx(wilson_interval(5 / 8, 8))
+    assert grouped_interval(
+        torch.ones(10, dtype=torch.bool), torch.arange(10) // 5
+    ) == wilson_interval(1.0, 2)

@@ -37,7 +37,9 @@ def test_labels_are_found_by_their_names_in_any_language():
         names.names["zh"].index("飞机"),
         names.names["en"].index("truck"),
     ]
-    mixed = ClassNames({"fr": ["chat", "pain"], "en": ["pain", "bread"]})  # the key's language takes precedence
+    mixed = ClassNames(
+        {"fr": ["chat", "pain"], "en": ["pain", "bread"]}
+    )  # the key's language takes precedence
     assert mixed.label_ids(["pain", "chat", "bread"]).tolist() == [0, 0, 1]
 
 
@@ -51,7 +53,9 @@ def plain_list(request, tmp_path) -> str:
 
 
 @pytest.mark.parametrize(("languages", "language"), [(["zh"], "zh"), ([], "zh"), (["fr"], "fr")])
-def test_a_plain_list_has_the_given_language_else_that_of_its_script(plain_list, languages, language):
+def test_a_plain_list_has_the_given_language_else_that_of_its_script(
+    plain_list, languages, language
+):
     names = ClassNames.read(plain_list, languages)
     assert names.names == {language: ["猫", "狗"]} and names.key == language
     assert names.label_ids(["狗", "猫"]).tolist() == [1, 0]
@@ -64,8 +68,15 @@ def test_a_plain_list_has_the_given_language_else_that_of_its_script(plain_list,
         ("a.txt", "cat\ncat\n", "several classes with the same en name"),
         ("a.json", "[" * 100_000, "cannot read"),
         ("a.json", {"en": ["frog"]}, "must be"),
-        ("a.json", [{"en": "cat", "zh": "猫"}, {"en": "dog"}], "class 1 of .* has the zh name None"),
-        *(("a.json", [{"en": "cat"}, {"en": name}], "class 1 of .* has the en name") for name in ("", " ", None, 3)),
+        (
+            "a.json",
+            [{"en": "cat", "zh": "猫"}, {"en": "dog"}],
+            "class 1 of .* has the zh name None",
+        ),
+        *(
+            ("a.json", [{"en": "cat"}, {"en": name}], "class 1 of .* has the en name")
+            for name in ("", " ", None, 3)
+        ),
     ],
 )
 def test_class_lists_of_a_wrong_form_are_refused_with_their_path(tmp_path, name, content, message):
@@ -83,8 +94,12 @@ def packages(tmp_path, monkeypatch):
         "clip_benchmark/datasets/en_zeroshot_classification_templates.json": json.dumps(
             {"cifar10": ["see {c}"], "pcam": ["tissue {c}"], "imagenet1k": ["net {c}"]}
         ),
-        "clip_benchmark/datasets/en_classnames.json": json.dumps({"imagenet1k": ["missile"] * 2 + ["tench"] * 998}),
-        "clip_benchmark/datasets/cn_classnames.json": json.dumps({"imagenet1k": [f"类{n}" for n in range(1000)]}),
+        "clip_benchmark/datasets/en_classnames.json": json.dumps(
+            {"imagenet1k": ["missile"] * 2 + ["tench"] * 998}
+        ),
+        "clip_benchmark/datasets/cn_classnames.json": json.dumps(
+            {"imagenet1k": [f"类{n}" for n in range(1000)]}
+        ),
         "cn_clip/eval/cvinw_zeroshot_templates.py": (
             "import nowhere\nopenai_templates = [lambda c: f'看{c}', lambda c: f'{c}的照片']\n"
             "dtd_templates = [lambda c: f'{c}纹理']\nfood_templates = [lambda c: f'吃{c}']\n"
@@ -138,7 +153,14 @@ def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ['{"zh": ["没有"]}', '{"zh": ["{}和{}"]}', '{"zh": ["{name}{}"]}', '{"zh": "一张{}的照片。"}', "[", "[" * 100_000],
+    [
+        '{"zh": ["没有"]}',
+        '{"zh": ["{}和{}"]}',
+        '{"zh": ["{name}{}"]}',
+        '{"zh": "一张{}的照片。"}',
+        "[",
+        "[" * 100_000,
+    ],
 )
 def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, content):
     path = tmp_path / "templates.json"
@@ -149,7 +171,10 @@ def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, 
 
 def test_classes_of_imagenet_have_their_wordnet_ids_and_names_in_both_languages(packages):
     names = imagenet_names(with_chinese=True)
-    assert names.names["zh"][:2] == ["类0", "类1"] and "zh" not in imagenet_names(with_chinese=False).names
+    assert (
+        names.names["zh"][:2] == ["类0", "类1"]
+        and "zh" not in imagenet_names(with_chinese=False).names
+    )
     assert names.names["en"][:2] == ["missile", "missile"]  # equal class names are kept
     assert names.names["wordnet"][:2] == ["n01440764", "n01443537"] and names.key == "wordnet"
 
@@ -169,7 +194,9 @@ def test_the_half_that_measures_is_not_the_half_for_training(languages):
     assert set(training.texts).isdisjoint(held_out.texts)
     for pairs in (training, held_out):
         assert len(pairs.first) == len(pairs.second) > 200
-        assert len(set(pairs.first)) == len(set(pairs.second)) == len(pairs.first)  # one right answer for each
+        assert (
+            len(set(pairs.first)) == len(set(pairs.second)) == len(pairs.first)
+        )  # one right answer for each
 
 
 def test_texts_are_in_the_languages_of_the_model():
@@ -178,7 +205,11 @@ def test_texts_are_in_the_languages_of_the_model():
     assert chinese.languages == ("zh", "zh")
     for name, prompt in zip(chinese.first, chinese.second, strict=True):
         before, after = prompt.split(name)
-        assert HAN.search(name) and HAN.search(before + after) and not re.search("[A-Za-z]", before + after)
+        assert (
+            HAN.search(name)
+            and HAN.search(before + after)
+            and not re.search("[A-Za-z]", before + after)
+        )
     both = general_pairs(["zh", "en"], held_out=False)
     assert not any(map(HAN.search, both.first)) and all(map(HAN.search, both.second))
     with pytest.raises(ValueError, match="languages: "):

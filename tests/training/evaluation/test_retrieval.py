@@ -41,7 +41,9 @@ def model(teacher_folder) -> ZeroShotModel:
 def rows(images) -> Dataset:
     """Four images with several English captions, one of which two images share, and one Chinese or none."""
     en = [["frog", "a green frog"], ["cat", " cat "], ["owl", "bird"], ["duck", "bird"]]
-    return Dataset.from_dict({"image": images[:4], "en": en, "zh": ["青蛙", "猫", None, "鸭"]}, features=FEATURES)
+    return Dataset.from_dict(
+        {"image": images[:4], "en": en, "zh": ["青蛙", "猫", None, "鸭"]}, features=FEATURES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,24 @@ def retrieval_set(rows) -> RetrievalSet:
 
 
 def test_captions_are_paired_with_their_images(retrieval_set):
-    assert retrieval_set.captions["en"] == ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
-    assert retrieval_set.pairs["en"].tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [2, 4], [3, 5], [3, 6]]
+    assert retrieval_set.captions["en"] == [
+        "frog",
+        "a green frog",
+        "cat",
+        "owl",
+        "bird",
+        "duck",
+        "bird",
+    ]
+    assert retrieval_set.pairs["en"].tolist() == [
+        [0, 0],
+        [0, 1],
+        [1, 2],
+        [2, 3],
+        [2, 4],
+        [3, 5],
+        [3, 6],
+    ]
     assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
     described = retrieval_set.describe()
@@ -59,28 +77,41 @@ def test_captions_are_paired_with_their_images(retrieval_set):
     sizes = {"images": 4, "captions": {"en": 7, "zh": 3}, "unusable_captions": {}}
     assert described == {"set": "toy", "source": "toy.parquet", "split": "test"} | sizes
     en = [*retrieval_set.captions["en"][:-1], "!!!"]
-    assert replace(retrieval_set, captions=retrieval_set.captions | {"en": en}).describe()["revision"] != revision
+    assert (
+        replace(retrieval_set, captions=retrieval_set.captions | {"en": en}).describe()["revision"]
+        != revision
+    )
 
 
 def test_captions_without_letters_are_counted(rows):
     cells = rows.remove_columns(["en", "zh"]).add_column("en", ["a", "!!!", "", "b"])
     found = make_retrieval_set("toy", cells, {"en": "en"}, "image", "toy.parquet")
-    assert found.unusable == {"en": 1} and "2 en captions, 1 en without letters left out" in retrieval_table(
-        [], [found]
-    )
+    assert found.unusable == {
+        "en": 1
+    } and "2 en captions, 1 en without letters left out" in retrieval_table([], [found])
 
 
 def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieval_set):
-    flat = [{"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]]
+    flat = [
+        {"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]
+    ]
     columns = {"en": "en", "zh": "zh"}
-    found = make_retrieval_set("toy", Dataset.from_list(flat, features=FEATURES), columns, "image", "toy")
+    found = make_retrieval_set(
+        "toy", Dataset.from_list(flat, features=FEATURES), columns, "image", "toy"
+    )
     assert len(found.rows) == 4 and found.captions == retrieval_set.captions
-    assert all(torch.equal(found.pairs[language], retrieval_set.pairs[language]) for language in ("en", "zh"))
+    assert all(
+        torch.equal(found.pairs[language], retrieval_set.pairs[language])
+        for language in ("en", "zh")
+    )
 
 
 def slow_recall(scores: np.ndarray, correct: list[set[int]], k: int) -> float:
     """Sort the candidates of each query, wrong ones first among equals, and look among the first k."""
-    order = [sorted(range(len(row)), key=lambda c: (-row[c], c in own)) for row, own in zip(scores, correct)]  # noqa: B905
+    order = [
+        sorted(range(len(row)), key=lambda c: (-row[c], c in own))
+        for row, own in zip(scores, correct, strict=True)
+    ]
     found = [bool(own & set(best[:k])) for best, own in zip(order, correct, strict=True) if own]
     return sum(found) / len(found)
 
@@ -89,20 +120,42 @@ def slow_recall(scores: np.ndarray, correct: list[set[int]], k: int) -> float:
 def test_recall_equals_an_independent_count(model, rows, retrieval_set, language):
     captions = retrieval_set.captions[language]
     images, texts = model.encode_images(rows), model.encode_texts(captions)
-    found = score(retrieval_set, language, images, texts, model.name, (1, 2, 5), stage="aligned", seed=3)
+    found = score(
+        retrieval_set, language, images, texts, model.name, (1, 2, 5), stage="aligned", seed=3
+    )
     values, scores = {row.metric: row for row in found}, (images @ texts.T).numpy()
-    own_texts = [[str(text).strip() for text in ([row["zh"]] if language == "zh" else row["en"])] for row in rows]
-    owner = [number for number, listed in enumerate(own_texts) for text in dict.fromkeys(listed) if text != "None"]
-    to_text = [{text for text in range(len(captions)) if owner[text] == image} for image in range(4)]
+    own_texts = [
+        [str(text).strip() for text in ([row["zh"]] if language == "zh" else row["en"])]
+        for row in rows
+    ]
+    owner = [
+        number
+        for number, listed in enumerate(own_texts)
+        for text in dict.fromkeys(listed)
+        if text != "None"
+    ]
+    to_text = [
+        {text for text in range(len(captions)) if owner[text] == image} for image in range(4)
+    ]
     to_image = [{owner[text]} for text in range(len(captions))]
     for k in (1, 2):
         row = values[f"image_to_text_R@{k}"]
         assert row.value == pytest.approx(slow_recall(scores, to_text, k))
         assert row.interval == pytest.approx(wilson_interval(row.value, sum(map(bool, to_text))))
-        assert values[f"text_to_image_R@{k}"].value == pytest.approx(slow_recall(scores.T, to_image, k))
-    assert ("image_to_text_R@5" in values) == (language == "en") and "text_to_image_R@5" not in values
+        assert values[f"text_to_image_R@{k}"].value == pytest.approx(
+            slow_recall(scores.T, to_image, k)
+        )
+    assert ("image_to_text_R@5" in values) == (
+        language == "en"
+    ) and "text_to_image_R@5" not in values
     row = found[0]
-    assert (row.model, row.stage, row.set, row.protocol, row.seed) == (model.name, "aligned", "toy", "retrieval", 3)
+    assert (row.model, row.stage, row.set, row.protocol, row.seed) == (
+        model.name,
+        "aligned",
+        "toy",
+        "retrieval",
+        3,
+    )
     cells = [f"{100 * row.value:.1f}" for row in found]
     table = retrieval_table(found, [retrieval_set])
     assert f"| {model.name} | toy | {language} | {' | '.join(cells)} |" in table
@@ -112,10 +165,13 @@ def test_recall_equals_an_independent_count(model, rows, retrieval_set, language
 def test_an_equal_caption_of_another_image_is_a_miss(images):
     """The two images with the caption `bird` have the embeddings of each other's text."""
     rows = Dataset.from_dict(
-        {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3}, features=FEATURES
+        {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3},
+        features=FEATURES,
     )
     toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
-    encoded = torch.tensor([[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]])  # the second image is nearest to `bird`
+    encoded = torch.tensor(
+        [[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]]
+    )  # the second image is nearest to `bird`
     texts = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
     found = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2))}
     assert found["text_to_image_R@1"] == 2 / 3
@@ -125,9 +181,13 @@ def test_an_equal_caption_of_another_image_is_a_miss(images):
 
 def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(images):
     captions = [[f"{number} {word}" for word in ("one", "two", "three")] for number in range(4)]
-    rows = Dataset.from_dict({"image": images[:4], "en": captions, "zh": [None] * 4}, features=FEATURES)
+    rows = Dataset.from_dict(
+        {"image": images[:4], "en": captions, "zh": [None] * 4}, features=FEATURES
+    )
     toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
-    texts = torch.eye(4)[[0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]]  # all captions of the last two images are wrong
+    texts = torch.eye(4)[
+        [0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]
+    ]  # all captions of the last two images are wrong
     found = {row.metric: row for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,))}
     assert found["text_to_image_R@1"].value == found["image_to_text_R@1"].value == 0.5
     assert found["text_to_image_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
@@ -137,10 +197,17 @@ def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(im
 @pytest.mark.parametrize("max_similarities", [1, 20, 100, 10**6])
 def test_ranks_in_chunks_equal_those_of_the_whole_matrix(max_similarities):
     generator = torch.Generator().manual_seed(0)
-    queries, candidates = (F.normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (23, 40))
+    queries, candidates = (
+        F.normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (23, 40)
+    )
     drawn = torch.randint(40, (23, 3), generator=generator)
-    pairs = torch.stack([torch.arange(23).repeat_interleave(3), drawn.flatten()], 1)[torch.randperm(69)]
-    assert torch.equal(ranks(queries, candidates, pairs, max_similarities), right_ranks(queries @ candidates.T, pairs))
+    pairs = torch.stack([torch.arange(23).repeat_interleave(3), drawn.flatten()], 1)[
+        torch.randperm(69)
+    ]
+    assert torch.equal(
+        ranks(queries, candidates, pairs, max_similarities),
+        right_ranks(queries @ candidates.T, pairs),
+    )
 
 
 def test_queries_without_a_correct_candidate_are_left_out():
@@ -164,33 +231,64 @@ def test_retrieval_alone_is_measured_and_described(
 
     monkeypatch.setattr(ZeroShotModel, "from_pretrained", note)
     place = str(corpus / "unseen_style.parquet")
-    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
+    arguments = [
+        "--model",
+        str(teacher_folder),
+        "--retrieval",
+        f"drawings={place}",
+        "--output_dir",
+        str(tmp_path),
+    ]
     first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
     names = {str(teacher_folder), f"{teacher_folder} images, {altclip_folder} texts"}
-    assert {row.model for row in first.rows} == names | {f"{altclip_folder} images, {teacher_folder} texts"}
+    assert {row.model for row in first.rows} == names | {
+        f"{altclip_folder} images, {teacher_folder} texts"
+    }
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
     described = open_retrieval_set("drawings", place).describe()
-    assert written["retrieval"] == [described | {"source": "unseen_style.parquet"}]  # without the folders of its path
-    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[teacher_folder.name] == 32
-    assert [model["name"] for model in written["models"]] == [teacher_folder.name, altclip_folder.name]
-    assert len(eval_results(Results.read(tmp_path / "results.json"))) == 8  # R@1 and R@5 of the first model
+    assert written["retrieval"] == [
+        described | {"source": "unseen_style.parquet"}
+    ]  # without the folders of its path
+    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[
+        teacher_folder.name
+    ] == 32
+    assert [model["name"] for model in written["models"]] == [
+        teacher_folder.name,
+        altclip_folder.name,
+    ]
+    assert (
+        len(eval_results(Results.read(tmp_path / "results.json"))) == 8
+    )  # R@1 and R@5 of the first model
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
+    assert (
+        "| model | set | language | image to text R@1 |" in table
+        and table.strip() in capsys.readouterr().out
+    )
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
-    models = ["--model", str(teacher_folder), str(altclip_folder), "--text_model", str(teacher_folder)]
+    models = [
+        "--model",
+        str(teacher_folder),
+        str(altclip_folder),
+        "--text_model",
+        str(teacher_folder),
+    ]
     eval_script.main([*models, *arguments[2:]])
     assert len(loaded) == 6
 
 
-@pytest.mark.parametrize("is_rotated", [False, True], ids=["student of its space", "rotated student"])
+@pytest.mark.parametrize(
+    "is_rotated", [False, True], ids=["student of its space", "rotated student"]
+)
 def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, processor, tmp_path):
     def save(model, name):
         model.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
         return str(tmp_path / name)
 
-    rotations = torch.linalg.qr(torch.randn(2, PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator())).Q
+    rotations = torch.linalg.qr(
+        torch.randn(2, PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator())
+    ).Q
     teacher = make_model(VIT, seed=7, teacher="its own teacher")
     rotate(teacher, rotations[0])
     student = make_model(VIT, seed=7, teacher=str(tmp_path / "teacher"))
@@ -200,9 +298,21 @@ def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, proces
         rotate(student, rotations[1])
     names = [save(teacher, "teacher"), save(student, "student")]
     for model, text_model in (names, names[::-1]):
-        arguments = ["--model", model, "--text_model", text_model, "--output_dir", str(tmp_path / "out")]
-        rows = eval_script.main([*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]).rows
-        values = [[row.value for row in rows if row.model == name] for name in dict.fromkeys(r.model for r in rows)]
+        arguments = [
+            "--model",
+            model,
+            "--text_model",
+            text_model,
+            "--output_dir",
+            str(tmp_path / "out"),
+        ]
+        rows = eval_script.main(
+            [*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
+        ).rows
+        values = [
+            [row.value for row in rows if row.model == name]
+            for name in dict.fromkeys(r.model for r in rows)
+        ]
         assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
 
 
@@ -221,6 +331,13 @@ def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tm
         features=Features({"image": ImageFeature(), "caption": Value("string")}),
     )
     rows.to_parquet(tmp_path / "pairs.parquet")
-    arguments = ["--model", str(teacher_folder), "--retrieval", f"pairs={tmp_path / 'pairs.parquet'}"]
-    results = eval_script.main([*arguments, "--caption_columns.en", "caption", "--output_dir", str(tmp_path)])
+    arguments = [
+        "--model",
+        str(teacher_folder),
+        "--retrieval",
+        f"pairs={tmp_path / 'pairs.parquet'}",
+    ]
+    results = eval_script.main(
+        [*arguments, "--caption_columns.en", "caption", "--output_dir", str(tmp_path)]
+    )
     assert results.meta["models"][0]["texts_cut"] == {"pairs, en": 1}

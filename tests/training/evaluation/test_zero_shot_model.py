@@ -10,7 +10,12 @@ from datasets import Image as ImageFeature
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 from torchvision import transforms
-from transformers import AutoModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Siglip2Tokenizer
+from transformers import (
+    AutoModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
+)
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, save_teacher
@@ -22,7 +27,10 @@ pytestmark = pytest.mark.slow
 KINDS = [*TEACHERS, "siglip2_fixed"]
 NUM_POSITIONS = 40
 TEXTS = ["A red Frog, jumping!", "青蛙", "owl"]
-CLEANED = {"siglip": ["a red frog jumping", "青蛙", "owl"], "siglip2_fixed": ["a red frog, jumping!", "青蛙", "owl"]}
+CLEANED = {
+    "siglip": ["a red frog jumping", "青蛙", "owl"],
+    "siglip2_fixed": ["a red frog, jumping!", "青蛙", "owl"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,9 @@ def ended_tokenizer(tokenizer) -> PreTrainedTokenizerBase:
     ended = copy.deepcopy(tokenizer)
     ended.add_special_tokens({"eos_token": "<end>"})
     special = [(token, ended.convert_tokens_to_ids(token)) for token in ("<s>", "<end>")]
-    ended.backend_tokenizer.post_processor = TemplateProcessing("<s> $A <end>", special_tokens=special)
+    ended.backend_tokenizer.post_processor = TemplateProcessing(
+        "<s> $A <end>", special_tokens=special
+    )
     return ended
 
 
@@ -41,7 +51,9 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", GEMMA_TOKEN]
     letters = sorted(set("▁ARFabcdefghijklmnopqrstuvwxyz,.!青蛙"))
     vocabulary = {token: number for number, token in enumerate([*special, *letters])}
-    tokenizer = Siglip2Tokenizer(vocab=vocabulary, merges=[], add_bos_token=False, add_eos_token=True)
+    tokenizer = Siglip2Tokenizer(
+        vocab=vocabulary, merges=[], add_bos_token=False, add_eos_token=True
+    )
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
     names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **names)
@@ -50,7 +62,9 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def tokenizers(ended_tokenizer, gemma_tokenizer) -> dict[str, PreTrainedTokenizerBase]:
     """The tokenizer of each family."""
-    return {kind: gemma_tokenizer if kind.startswith("siglip2") else ended_tokenizer for kind in KINDS}
+    return {
+        kind: gemma_tokenizer if kind.startswith("siglip2") else ended_tokenizer for kind in KINDS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +72,8 @@ def folders(tmp_path_factory, tokenizers) -> dict[str, Path]:
     """A checkpoint of every family. Tests must not write into it."""
     classes = {"siglip2_fixed": "siglip"}  # SigLIP 2 of fixed size has SigLIP's class
     return {
-        kind: save_teacher(classes.get(kind, kind), tmp_path_factory.mktemp(kind), tokenizers[kind]) for kind in KINDS
+        kind: save_teacher(classes.get(kind, kind), tmp_path_factory.mktemp(kind), tokenizers[kind])
+        for kind in KINDS
     }
 
 
@@ -104,7 +119,9 @@ def test_images_are_resized_as_in_clip_and_normalized_as_in_their_family(kind, f
     )
     pixels = torch.stack([prepare(row["image"]) for row in wide_rows])
     with torch.no_grad():
-        expected = F.normalize(model.model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
+        expected = F.normalize(
+            model.model.get_image_features(pixel_values=pixels).pooler_output, dim=1
+        )
     torch.testing.assert_close(model.encode_images(wide_rows), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -19,7 +19,9 @@ def distinct_rows(rows: Dataset, number: int) -> Dataset:
     return rows.select(chosen[:: len(chosen) // number][:number])
 
 
-def write_images(folder: Path, rows: Dataset, name: Callable[[int], str] = "{}.png".format) -> list[Row]:
+def write_images(
+    folder: Path, rows: Dataset, name: Callable[[int], str] = "{}.png".format
+) -> list[Row]:
     """Write the images of all rows, and return their names relative to the folder with their Chinese titles."""
     written = []
     for number, row in enumerate(rows):
@@ -30,7 +32,9 @@ def write_images(folder: Path, rows: Dataset, name: Callable[[int], str] = "{}.p
     return written
 
 
-def write_csv(path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("file", "title"), **options) -> Path:
+def write_csv(
+    path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("file", "title"), **options
+) -> Path:
     """Write a CSV file; `options` are those of `open`."""
     with path.open("w", newline="", **({"encoding": "utf-8"} | options)) as file:
         csv.writer(file).writerows([header, *rows])

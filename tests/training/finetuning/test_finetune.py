@@ -39,14 +39,27 @@ def start(processor, tmp_path_factory) -> Path:
     """A finished model, distilled from a teacher with a licence of its own."""
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
-    model = make_model(MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
+    model = make_model(
+        MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0"
+    )
     model.config.fit = [1.0] * 6
     save_student(folder, model, processor)
     return folder
 
 
 def run(start: Path, data: Path, output_dir: Path, *arguments: str):
-    finetune.main(["--model", str(start), "--data", str(data), "--output_dir", str(output_dir), *STEPS, *arguments])
+    finetune.main(
+        [
+            "--model",
+            str(start),
+            "--data",
+            str(data),
+            "--output_dir",
+            str(output_dir),
+            *STEPS,
+            *arguments,
+        ]
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +67,9 @@ def few_photographs():
     """2,048 crops, ten points of a curve, and 80 large views that are decoded for each take seconds in each run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(free_photos, "photo_crops", partial(free_photos.photo_crops, number=64))
-        patch.setattr(free_photos, "HELD_OUT_PHOTOS", free_photos.HELD_OUT_PHOTOS[-3:])  # the smallest
+        patch.setattr(
+            free_photos, "HELD_OUT_PHOTOS", free_photos.HELD_OUT_PHOTOS[-3:]
+        )  # the smallest
         patch.setattr(finish, "WEIGHTS", (0.5, 1.0))
         yield
 
@@ -75,7 +90,9 @@ def finetuned(start, titles) -> tuple[Path, str]:
     return folder, printed.getvalue()
 
 
-def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(finetuned, start, inputs):
+def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(
+    finetuned, start, inputs
+):
     folder, printed = finetuned
     assert printed.startswith(
         f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\nCSV file in UTF-8"
@@ -86,7 +103,9 @@ def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(f
     assert "Held-out photographs: 3 queries cannot show a loss below 33.3 points." in printed
     assert printed.splitlines()[-1].startswith(f"  {folder}: ")
     with torch.no_grad():
-        assert DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
+        assert (
+            DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
+        )
 
 
 def test_results_have_both_models_on_both_sets(finetuned):
@@ -95,7 +114,9 @@ def test_results_have_both_models_on_both_sets(finetuned):
         names = {(row.set, row.language, row.metric) for row in results.rows if row.stage == stage}
         assert ("validation", "zh", "text_to_image_R@1") in names
         assert not any(name == "validation" and language == "en" for name, language, _ in names)
-        assert {("general texts", language, "text_to_text_R@1") for language in ("en", "zh")} <= names
+        assert {
+            ("general texts", language, "text_to_text_R@1") for language in ("en", "zh")
+        } <= names
     assert results.meta["command"].startswith("python training/finetune.py --model")
     assert (finetuned[0] / "results.png").exists()
     assert json.loads((finetuned[0] / "config.json").read_text(encoding="utf-8"))["fit"] is None
@@ -108,26 +129,44 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [0, 0.5, 1]
-    assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "held-out photographs"}
+    assert {name.partition(",")[0] for name in first["general"]} == {
+        "general texts",
+        "held-out photographs",
+    }
     lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
-    assert max(lost.values()) == facts["largest_loss"]["value"] and chosen["validation"] >= first["validation"]
+    assert (
+        max(lost.values()) == facts["largest_loss"]["value"]
+        and chosen["validation"] >= first["validation"]
+    )
     assert all(value <= (1 / 3 if "photo" in name else 0.02) + 1e-9 for name, value in lost.items())
-    before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
+    before, end, after = (
+        load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder)
+    )
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
         weight = facts["weight"] * (finish.TEXT_SHARE if name.startswith("text_") else 1)
         torch.testing.assert_close(after[name], before[name] + weight * (end[name] - before[name]))
 
 
 def test_early_image_layers_stay_as_they_were(finetuned, start):
-    before, end = (load_file(path / "model.safetensors") for path in (start, finetuned[0] / "tuned"))
+    before, end = (
+        load_file(path / "model.safetensors") for path in (start, finetuned[0] / "tuned")
+    )
     changed = {name for name in before if not torch.equal(before[name], end[name])}
-    assert any("blocks.3" in name for name in changed) and any(name.startswith("text_model") for name in changed)
+    assert any("blocks.3" in name for name in changed) and any(
+        name.startswith("text_model") for name in changed
+    )
     assert not any("conv_stem" in name or "blocks.2" in name for name in changed)
 
 
-def test_class_folders_without_an_anchor_and_general_images(start, rows, train_rows, tmp_path, capsys):
+def test_class_folders_without_an_anchor_and_general_images(
+    start, rows, train_rows, tmp_path, capsys
+):
     """Half of the general images have captions, and are measured."""
-    write_images(tmp_path / "images", rows, lambda number: f"{['红色', '绿色', '蓝色'][number % 3]}/{number}.png")
+    write_images(
+        tmp_path / "images",
+        rows,
+        lambda number: f"{['红色', '绿色', '蓝色'][number % 3]}/{number}.png",
+    )
     others = distinct_rows(train_rows, 3 * NUM_IMAGES).select(range(1, 3 * NUM_IMAGES, 2))
     named = [
         (path, title if number % 2 else "")
@@ -136,24 +175,41 @@ def test_class_folders_without_an_anchor_and_general_images(start, rows, train_r
     general = write_csv(tmp_path / "general" / "general.csv", named)
     options = ["--general_data", str(general), "--anchor_weight", "0", "--general_weight", "0"]
     run(start, tmp_path / "images", tmp_path / "mine", *options)
-    assert "General images: CSV file in UTF-8, image column: file, zh captions: title" in capsys.readouterr().out
+    assert (
+        "General images: CSV file in UTF-8, image column: file, zh captions: title"
+        in capsys.readouterr().out
+    )
     results = Results.read(tmp_path / "mine" / "results.json")
     measured = {(row.set, row.language, row.metric) for row in results.rows}
     assert ("validation", "zh", "top1") in measured
     assert not any("R@" in metric for name, _, metric in measured if name == "validation")
     for stage in ("start", "finetuned"):
-        assert {row.language for row in results.rows if (row.set, row.stage) == ("general images", stage)} == {"zh"}
-    assert results.meta["finetune"]["kept"] == ["held-out photographs", "general images", "general texts"]
+        assert {
+            row.language
+            for row in results.rows
+            if (row.set, row.stage) == ("general images", stage)
+        } == {"zh"}
+    assert results.meta["finetune"]["kept"] == [
+        "held-out photographs",
+        "general images",
+        "general texts",
+    ]
     log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert any("photos_map" in json.loads(line) for line in log)
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
-    assert config.teacher is None and config.base_model == start.name and config.base_model_license == "cc-by-nc-4.0"
+    assert (
+        config.teacher is None
+        and config.base_model == start.name
+        and config.base_model_license == "cc-by-nc-4.0"
+    )
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "not comparable with the embeddings of" in card
     assert "on held-out photographs, on general images, on general texts" in card
 
 
-def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_to_the_same_model(
+    start, titles, finetuned, tmp_path, monkeypatch, capsys
+):
     step = loop._Run.step
 
     def fail(self, number):
@@ -165,8 +221,13 @@ def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, 
         patch.setattr(loop._Run, "step", fail)
         run(start, titles, tmp_path / "mine", "--resume")
     assert stopped.value.code == 1 and not (tmp_path / "mine" / "model.safetensors").exists()
-    assert "has no checkpoint to resume from: training starts from the beginning" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == ["checkpoint-000002"]
+    assert (
+        "has no checkpoint to resume from: training starts from the beginning"
+        in capsys.readouterr().out
+    )
+    assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == [
+        "checkpoint-000002"
+    ]
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(SystemExit):  # and leaves the data of the interrupted run
         run(start, titles, tmp_path / "mine", "--validation_share", "0.4")
@@ -175,7 +236,8 @@ def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, 
     run(start, titles, tmp_path / "mine", "--resume")
     for name in ("tuned", "."):
         unbroken, resumed = (
-            load_file(path / name / "model.safetensors") for path in (finetuned[0], tmp_path / "mine")
+            load_file(path / name / "model.safetensors")
+            for path in (finetuned[0], tmp_path / "mine")
         )
         assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
@@ -192,14 +254,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         (NUM_IMAGES, ["--resume", "--anchor_weight", "2"], r"anchor_weight: .*, now 2\.0"),
     ],
 )
-def test_a_refused_run_leaves_the_finished_one_intact(number, arguments, message, finetuned, start, rows, capsys):
+def test_a_refused_run_leaves_the_finished_one_intact(
+    number, arguments, message, finetuned, start, rows, capsys
+):
     """Other data, too few images, and other options."""
     folder, _ = finetuned
     before = snapshot(folder)
     data = folder.with_name("titles.csv")
     if number < NUM_IMAGES:
         written = write_images(folder.parent / "other", rows)[:number]
-        data = write_csv(folder.parent / "other" / "titles.csv", [*written, ("gone.png", "没有图片")])
+        data = write_csv(
+            folder.parent / "other" / "titles.csv", [*written, ("gone.png", "没有图片")]
+        )
     with pytest.raises(SystemExit) as stopped:
         run(start, data, folder, *arguments)
     assert stopped.value.code == 2 and re.search(message, capsys.readouterr().err)
@@ -213,13 +279,24 @@ def test_two_processes_train_the_model_of_one(finetuned, start, titles, tmp_path
     output = capfd.readouterr().out
     assert output.count(": Hub folder") == 1 and "3 steps of 4 images" in output
     before = load_file(start / "model.safetensors")
-    one, two = (load_file(folder / "tuned" / "model.safetensors") for folder in (finetuned[0], tmp_path / "two"))
+    one, two = (
+        load_file(folder / "tuned" / "model.safetensors")
+        for folder in (finetuned[0], tmp_path / "two")
+    )
     changes = [
-        torch.cat([(after[name] - before[name]).flatten() for name in before if before[name].is_floating_point()])
+        torch.cat(
+            [
+                (after[name] - before[name]).flatten()
+                for name in before
+                if before[name].is_floating_point()
+            ]
+        )
         for after in (one, two)
     ]
     assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
     results = [Results.read(folder / "results.json") for folder in (finetuned[0], tmp_path / "two")]
     assert len(results[0].rows) == len(results[1].rows)
     for folder in (tmp_path / "two", tmp_path / "two" / "tuned"):
-        assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")
+        assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(
+            encoding="utf-8"
+        )

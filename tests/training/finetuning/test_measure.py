@@ -40,8 +40,11 @@ class Fake:
 def test_general_texts_are_measured_in_both_directions():
     """Both English texts are nearest to 猫, so English finds one of two; 猫 and 狗 both find their own."""
     table = {"cat": [1.0, 0.0], "dog": [0.8, 0.6], "猫": [0.9, 0.2], "狗": [0.2, 1.0]}
-    assert F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(torch.tensor(table["猫"]), dim=0) > (
-        F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(torch.tensor(table["狗"]), dim=0)
+    assert F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(
+        torch.tensor(table["猫"]), dim=0
+    ) > (
+        F.normalize(torch.tensor(table["dog"]), dim=0)
+        @ F.normalize(torch.tensor(table["狗"]), dim=0)
     )
     pairs = GeneralPairs(["cat", "dog"], ["猫", "狗"], ("en", "zh"))
     values = {row.language: row.value for row in general_rows(Fake(table), pairs)}
@@ -65,10 +68,15 @@ def test_the_mean_cosine_is_the_mean_over_all_embeddings():
     assert mean_cosine(start, end) == pytest.approx(0.75)
 
 
-def images_of(pairs: list[tuple[int, int]], captions: list[str], names: list[str], num_images: int) -> CaptionedImages:
+def images_of(
+    pairs: list[tuple[int, int]], captions: list[str], names: list[str], num_images: int
+) -> CaptionedImages:
     """A set that no file holds: its pairs are (image, caption) numbers."""
     made = SimpleNamespace(
-        captions={"en": captions}, pairs={"en": torch.tensor(pairs)}, rows=[None] * num_images, name="validation"
+        captions={"en": captions},
+        pairs={"en": torch.tensor(pairs)},
+        rows=[None] * num_images,
+        name="validation",
     )
     return CaptionedImages("validation", made, {"en": names})
 
@@ -85,14 +93,22 @@ def test_an_image_may_have_several_labels():
 
 def test_queries_are_texts_with_an_image_or_images_with_a_text():
     made = images_of([(0, 0), (1, 1), (2, 1)], ["a", "b"], [], 4)
-    by_text, by_image = (replace(row(0.5), metric=f"{each}_R@1") for each in ("text_to_image", "image_to_text"))
+    by_text, by_image = (
+        replace(row(0.5), metric=f"{each}_R@1") for each in ("text_to_image", "image_to_text")
+    )
     assert (made.num_queries(by_text), made.num_queries(by_image)) == (2, 3)
 
 
 def test_a_title_of_several_images_is_one_text(images):
-    rows = Dataset.from_dict({"image": [encoded(each) for each in images[:3]], "en": [["a"], ["a"], ["b"]]})
+    rows = Dataset.from_dict(
+        {"image": [encoded(each) for each in images[:3]], "en": [["a"], ["a"], ["b"]]}
+    )
     made = CaptionedImages.of("validation", rows.cast_column("image", Image(decode=False)), ["en"])
-    assert made.pairs.captions == {"en": ["a", "b"]} and made.pairs.pairs["en"].tolist() == [[0, 0], [1, 0], [2, 1]]
+    assert made.pairs.captions == {"en": ["a", "b"]} and made.pairs.pairs["en"].tolist() == [
+        [0, 0],
+        [1, 0],
+        [2, 1],
+    ]
     perfect = Embeddings(torch.eye(2)[[0, 0, 1]], {"en": torch.eye(2)})
     assert {row.metric: row.value for row in made.score(Fake({}), perfect)} == {
         "image_to_text_merged_R@1": 1.0,
@@ -103,7 +119,13 @@ def test_a_title_of_several_images_is_one_text(images):
 
 def test_labels_in_the_order_of_their_names_are_compared():
     """Names are sorted, captions are in the order of the images: the number of a caption is not that of a class."""
-    table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "eel": [-1.0, 0.0], "fox": [0.0, -1.0], "gnu": [-1.0, -1.0]}
+    table = {
+        "cat": [1.0, 0.0],
+        "dog": [0.0, 1.0],
+        "eel": [-1.0, 0.0],
+        "fox": [0.0, -1.0],
+        "gnu": [-1.0, -1.0],
+    }
     made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], list(table), 3)
     images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 2)}))
@@ -125,7 +147,9 @@ def test_the_views_of_a_photograph_are_one_query():
 def test_general_texts_are_the_half_that_no_training_uses(monkeypatch):
     monkeypatch.setattr(measure, "load_held_out", lambda: Dataset.from_dict({"en": []}))
     monkeypatch.setattr(measure, "load_source", lambda path: None)
-    monkeypatch.setattr(measure, "CaptionedImages", SimpleNamespace(of=lambda *arguments, **fields: None))
+    monkeypatch.setattr(
+        measure, "CaptionedImages", SimpleNamespace(of=lambda *arguments, **fields: None)
+    )
     prepared: Any = SimpleNamespace(validation="x", languages=["zh"], are_labels=False)
     model: Any = SimpleNamespace(config=SimpleNamespace(languages=["en", "zh"]))
     made = Measurer(prepared, None, model, None, torch.device("cpu"), seed=0)

@@ -15,7 +15,8 @@ def recipe_for(num_images: int, general: Prepared | None = None, num_processes: 
 
 
 @pytest.mark.parametrize(
-    ("num_images", "batch_size", "epochs"), [(12, 4, 73), (100, 16, 25), (1000, 64, 8), (50_000, 64, 1)]
+    ("num_images", "batch_size", "epochs"),
+    [(12, 4, 73), (100, 16, 25), (1000, 64, 8), (50_000, 64, 1)],
 )
 def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epochs):
     recipe = recipe_for(num_images)
@@ -32,15 +33,27 @@ def test_processes_share_the_images_of_one(num_processes, batch_size):
 
 
 def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
-    assert recipe_for(100).teacher == "start" and recipe_for(100, anchor_weight=0.0).teacher == "start"
+    assert (
+        recipe_for(100).teacher == "start" and recipe_for(100, anchor_weight=0.0).teacher == "start"
+    )
     assert recipe_for(100, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0).teacher is None
 
 
 def test_options_of_the_user_reach_the_recipe():
-    chosen = {"anchor_weight": 2.5, "general_weight": 0.25, "photo_weight": 0.125, "seed": 7, "learning_rate": 3e-3}
+    chosen = {
+        "anchor_weight": 2.5,
+        "general_weight": 0.25,
+        "photo_weight": 0.125,
+        "seed": 7,
+        "learning_rate": 3e-3,
+    }
     recipe = recipe_for(1000, **chosen, max_steps=40)
     assert {name: getattr(recipe, name) for name in chosen} == chosen
-    assert (recipe.max_steps, recipe.warmup_steps, recipe.save_every) == (40, 4, 4) and recipe.freeze
+    assert (recipe.max_steps, recipe.warmup_steps, recipe.save_every) == (
+        40,
+        4,
+        4,
+    ) and recipe.freeze
 
 
 def test_general_images_of_the_user_replace_the_free_photographs():
@@ -51,9 +64,13 @@ def test_general_images_of_the_user_replace_the_free_photographs():
 
 
 def test_a_batch_that_is_larger_than_the_data_is_refused():
-    with pytest.raises(ValueError, match="batch_size: is 64, but there are only 40 images for training"):
+    with pytest.raises(
+        ValueError, match="batch_size: is 64, but there are only 40 images for training"
+    ):
         recipe_for(40, batch_size=64)
-    with pytest.raises(ValueError, match=r"is 16, with 4 processes 64, but there are only 40 .* or set at most 10"):
+    with pytest.raises(
+        ValueError, match=r"is 16, with 4 processes 64, but there are only 40 .* or set at most 10"
+    ):
         recipe_for(40, num_processes=4, batch_size=16)
     assert recipe_for(12, num_processes=8).batch_size == 1
 

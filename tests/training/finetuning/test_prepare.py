@@ -32,7 +32,9 @@ def titles(tmp_path, rows) -> list[Row]:
 
 
 def run(tmp_path: Path, data: Path | str, **options) -> Prepared:
-    options = FinetuneOptions(model="", data=str(data), output_dir=str(tmp_path / "mine"), **options)
+    options = FinetuneOptions(
+        model="", data=str(data), output_dir=str(tmp_path / "mine"), **options
+    )
     return prepare(options, tmp_path / "prepared")
 
 
@@ -41,7 +43,10 @@ def pairs_of(prepared: Prepared) -> list[tuple[str, list[str]]]:
     found = []
     for path in (prepared.training, prepared.validation):
         table = load_source(str(path)).to_pandas()
-        found += [(Path(cell["path"]).name, list(zh)) for cell, zh in zip(table["image"], table["zh"], strict=True)]
+        found += [
+            (Path(cell["path"]).name, list(zh))
+            for cell, zh in zip(table["image"], table["zh"], strict=True)
+        ]
     return sorted(found)
 
 
@@ -78,13 +83,24 @@ def test_rows_without_an_image_are_listed(tmp_path, titles):
     listed = (prepared.folder / "skipped.csv").read_text(encoding="utf-8").splitlines()
     assert listed == ["row,image,cause", "0,/home/other/images/0.png,image file is missing"]
     with pytest.raises(ValueError, match="Write the paths relative to the folder of the file"):
-        run(tmp_path, write_csv(tmp_path / "gone.csv", [("/home/other/x.png", "猫"), ("/home/other/y.png", "狗")]))
+        run(
+            tmp_path,
+            write_csv(
+                tmp_path / "gone.csv", [("/home/other/x.png", "猫"), ("/home/other/y.png", "狗")]
+            ),
+        )
     assert "/home/other/y.png" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
 
 
 def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
     (tmp_path / titles[0][0]).write_bytes(b"no image")
-    changed = [titles[0], (titles[1][0], ""), *titles[2:], (titles[2][0], "另一个标题"), ("https://x.org/a.png", "x")]
+    changed = [
+        titles[0],
+        (titles[1][0], ""),
+        *titles[2:],
+        (titles[2][0], "另一个标题"),
+        ("https://x.org/a.png", "x"),
+    ]
     prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", changed))
     assert dict(pairs_of(prepared))["2.png"] == [titles[2][1], "另一个标题"]
     notes = "\n".join(prepared.notes)
@@ -99,7 +115,10 @@ def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
 
 def test_captions_that_the_model_truncates_are_counted(tmp_path, titles, processor):
     long = [(titles[0][0], "青蛙" * 100), *titles[1:]]
-    path, options = write_csv(tmp_path / "titles.csv", long), FinetuneOptions(model="", data="", output_dir="")
+    path, options = (
+        write_csv(tmp_path / "titles.csv", long),
+        FinetuneOptions(model="", data="", output_dir=""),
+    )
     tokens = CaptionTokenizer(processor.tokenizer, 32)
     prepared = prepare(replace(options, data=str(path)), tmp_path / "prepared", tokens=tokens)
     assert prepared.notes == [
@@ -108,10 +127,15 @@ def test_captions_that_the_model_truncates_are_counted(tmp_path, titles, process
 
 
 def test_what_macos_leaves_is_passed_over_and_its_accents_are_found(tmp_path, titles):
-    (tmp_path / "images" / "0.png").rename(tmp_path / "images" / unicodedata.normalize("NFD", "café.png"))
+    (tmp_path / "images" / "0.png").rename(
+        tmp_path / "images" / unicodedata.normalize("NFD", "café.png")
+    )
     compatible = "images/\ufa19社.png"  # a name that NFC and NFD change
     (tmp_path / titles[1][0]).rename(tmp_path / compatible)
-    write_csv(tmp_path / "titles.csv", [("images/café.png", titles[0][1]), (compatible, titles[1][1]), *titles[2:]])
+    write_csv(
+        tmp_path / "titles.csv",
+        [("images/café.png", titles[0][1]), (compatible, titles[1][1]), *titles[2:]],
+    )
     (tmp_path / "._titles.csv").write_bytes(b"\0\5\x16\7")
     prepared = run(tmp_path, tmp_path)
     assert prepared.num_training + prepared.num_validation == NUM_IMAGES and not prepared.notes
@@ -126,25 +150,38 @@ def test_images_outside_the_folder_of_the_data_are_left_out_unless_allowed(tmp_p
     path = write_csv(tmp_path / "data" / "titles.csv", named)
     prepared = run(tmp_path, path)
     refused = "2 rows left out, image is a path outside the data, and allow_paths is off: "
-    assert any(note.startswith(refused) for note in prepared.notes) and "elsewhere.png" not in dict(pairs_of(prepared))
+    assert any(note.startswith(refused) for note in prepared.notes) and "elsewhere.png" not in dict(
+        pairs_of(prepared)
+    )
     assert "elsewhere.png" in dict(pairs_of(run(tmp_path, path, allow_paths=True)))
 
 
 def test_folders_of_images(tmp_path, rows):
-    write_images(tmp_path / "classes", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    write_images(
+        tmp_path / "classes", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png"
+    )
     prepared = run(tmp_path, tmp_path / "classes")
-    assert prepared.are_labels and prepared.found == "class folders, image column: file, en class names: label"
+    assert (
+        prepared.are_labels
+        and prepared.found == "class folders, image column: file, en class names: label"
+    )
     titles = write_images(tmp_path / "texts", rows)
     for path, title in titles:
-        (tmp_path / "texts" / path).with_suffix(".txt").write_text(f"{title}\n", encoding="utf-8-sig")
+        (tmp_path / "texts" / path).with_suffix(".txt").write_text(
+            f"{title}\n", encoding="utf-8-sig"
+        )
     prepared = run(tmp_path, tmp_path / "texts")
-    assert prepared.found.startswith("images with text files") and pairs_of(prepared) == expected(titles)
+    assert prepared.found.startswith("images with text files") and pairs_of(prepared) == expected(
+        titles
+    )
     (tmp_path / "texts" / "0.txt").write_text("狗", encoding="gbk")
     with pytest.raises(ValueError, match=r"^data: .*0\.txt"):
         run(tmp_path, tmp_path / "texts")
 
 
-@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("训练集", "测试集"), ("Training", "Test")])
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "val"), ("训练集", "测试集"), ("Training", "Test")]
+)
 def test_folders_of_splits_are_not_classes(tmp_path, train, test):
     for name in (f"{train}/狗", f"{train}/猫", f"{test}/狗"):
         (tmp_path / name).mkdir(parents=True)
@@ -161,13 +198,17 @@ def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
         prepared = run(tmp_path, data)
         assert prepared.languages == ["en", "zh"]
         both = [load_source(str(path)) for path in (prepared.training, prepared.validation)]
-        assert sorted(text for table in both for texts in table["zh"] for text in texts) == sorted(rows["zh"])
+        assert sorted(text for table in both for texts in table["zh"] for text in texts) == sorted(
+            rows["zh"]
+        )
         assert both[0][0]["image"].size == (64, 64)
 
 
 def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
     """An output folder among the images has parquet files, plots and copies of its own."""
-    write_images(tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    write_images(
+        tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png"
+    )
     before = run(tmp_path, tmp_path / "images")
     output = tmp_path / "images" / "out"
     with claim_folder(output, ["data", "example.png"], command="finetune"):
@@ -175,7 +216,10 @@ def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
         rows.select(range(20)).to_parquet(output / "data" / "train.parquet")
         rows[0]["image"].transpose(Image.Transpose.ROTATE_180).save(output / "example.png")
     assert run(tmp_path, tmp_path / "images") == before
-    assert before.found == "class folders, image column: file, en class names: label" and not before.notes
+    assert (
+        before.found == "class folders, image column: file, en class names: label"
+        and not before.notes
+    )
     (tmp_path / "parquet").mkdir()
     output.rename(tmp_path / "parquet" / "out")
     rows.to_parquet(tmp_path / "parquet" / "rows.parquet")
@@ -186,9 +230,16 @@ def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
 def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:
     general = None if data is None else str(data)
     # the options of the user's own data do not apply to general images
-    own = {"caption_columns": {"zh": "title"}, "image_column": "file", "validation_share": 0.5, "split": "own"}
+    own = {
+        "caption_columns": {"zh": "title"},
+        "image_column": "file",
+        "validation_share": 0.5,
+        "split": "own",
+    }
     return prepare_general(
-        FinetuneOptions(model="", data="", output_dir=str(tmp_path), general_data=general, **(own | options)),
+        FinetuneOptions(
+            model="", data="", output_dir=str(tmp_path), general_data=general, **(own | options)
+        ),
         tmp_path / "data",
     )
 
@@ -216,8 +267,14 @@ def test_general_images_with_captions_have_a_validation_split(tmp_path, titles):
 def test_one_class_only_is_refused(tmp_path, rows, titles):
     with pytest.raises(ValueError, match="24 images of one class only, and no captions"):
         run(tmp_path, tmp_path / "images")
-    write_images(tmp_path / "classes", rows, lambda number: f"{['cats/', 'dogs/', ''][min(number, 2)]}{number}.png")
-    with pytest.raises(ValueError, match=r"^data: '\d+.png' is beside the class folders of .* Move it into one"):
+    write_images(
+        tmp_path / "classes",
+        rows,
+        lambda number: f"{['cats/', 'dogs/', ''][min(number, 2)]}{number}.png",
+    )
+    with pytest.raises(
+        ValueError, match=r"^data: '\d+.png' is beside the class folders of .* Move it into one"
+    ):
         run(tmp_path, tmp_path / "classes")
     same = [(path, "青蛙") for path, _ in titles]
     with pytest.raises(ValueError, match=r"there is one class only, '青蛙' \(zh\)"):
@@ -225,7 +282,12 @@ def test_one_class_only_is_refused(tmp_path, rows, titles):
 
 
 def test_one_caption_of_a_language_is_refused_with_the_way_to_leave_it_out(tmp_path, titles):
-    data = write_csv(tmp_path / "two.csv", [(*row, "a photo") for row in titles], ("file", "zh", "en"))
-    with pytest.raises(ValueError, match=r"'a photo' \(en\).* name the other columns alone with --caption_columns\."):
+    data = write_csv(
+        tmp_path / "two.csv", [(*row, "a photo") for row in titles], ("file", "zh", "en")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"'a photo' \(en\).* name the other columns alone with --caption_columns\.",
+    ):
         run(tmp_path, data)
     assert run(tmp_path, data, caption_columns={"zh": "zh"}).languages == ["zh"]

@@ -12,7 +12,10 @@ def hashes_of(number: int) -> np.ndarray:
 
 
 def split(
-    hashes: np.ndarray, share: float | None = None, seed: int = 0, embeddings: np.ndarray | None = None
+    hashes: np.ndarray,
+    share: float | None = None,
+    seed: int = 0,
+    embeddings: np.ndarray | None = None,
 ) -> tuple[set[int], set[int]]:
     gray = np.full((len(hashes), 48), 128, np.uint8)
     training, validation = split_images(hashes, gray, share, seed, embeddings)
@@ -74,10 +77,16 @@ def test_splits_that_are_too_small_are_refused(hashes, share, field):
 def test_images_that_the_model_takes_for_the_same_are_on_one_side():
     """Images 2 i and 2 i + 1 have different hashes, and a cosine of 0.99."""
     rng = np.random.default_rng(1)
-    both = np.repeat(rng.standard_normal((300, 64)), 2, axis=0) + 0.05 * rng.standard_normal((600, 64))
+    both = np.repeat(rng.standard_normal((300, 64)), 2, axis=0) + 0.05 * rng.standard_normal(
+        (600, 64)
+    )
     embeddings = (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float32)
     hashes = hashes_of(600)
     assert any(number ^ 1 not in side for side in split(hashes) for number in side)
-    assert all(number ^ 1 in side for side in split(hashes, embeddings=embeddings) for number in side)
-    same = np.ones((60, 4), np.float32) / 2  # a model that takes all images for the same decides nothing
+    assert all(
+        number ^ 1 in side for side in split(hashes, embeddings=embeddings) for number in side
+    )
+    same = (
+        np.ones((60, 4), np.float32) / 2
+    )  # a model that takes all images for the same decides nothing
     assert len(split(hashes[:60], embeddings=same)[1]) == 9

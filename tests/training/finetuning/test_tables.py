@@ -18,7 +18,9 @@ def write(path, text: str, encoding: str = "utf-8"):
 
 
 def table_of(titles: list[str]) -> str:
-    return "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
+    return "\n".join(
+        ["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))]
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,16 +32,25 @@ def table_of(titles: list[str]) -> str:
         ("cp950", "Big5", ["一個人", "大山"]),
         ("cp950", "Big5", ["在沙灘上面玩球的小狗", "女人"]),
         ("gbk", "GB 18030", ["紅蘋果", "青蛙，綠色"]),  # which has traditional characters as well
-        ("cp1252", "Windows-1252", ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"]),
+        (
+            "cp1252",
+            "Windows-1252",
+            ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"],
+        ),
     ],
 )
 def test_usual_encodings_are_found(tmp_path, encoding, name, titles):
     columns, found = read_table(write(tmp_path / "a.csv", table_of(titles), encoding))
-    assert found == name and columns == {"file": [f"{number}.jpg" for number in range(len(titles))], "title": titles}
+    assert found == name and columns == {
+        "file": [f"{number}.jpg" for number in range(len(titles))],
+        "title": titles,
+    }
 
 
 def test_a_caption_may_have_several_lines(tmp_path):
-    columns, _ = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog\n3.jpg'))
+    columns, _ = read_table(
+        write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog\n3.jpg')
+    )
     assert columns["title"] == ["a dog\nthat runs", "frog", None]
 
 
@@ -57,7 +68,11 @@ def test_blank_lines_before_the_header_are_skipped(tmp_path):
 def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
     columns, *_ = read_table(write(tmp_path / "a.jsonl", text))
-    assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
+    assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [
+        None,
+        None,
+        "3",
+    ]
     text = '{"file": "1.jpg", "caption": {"zh": "苹果"}}\n{"file": "2.jpg", "caption": "b"}'
     assert read_table(write(tmp_path / "a.jsonl", text))[0]["caption"] == [None, "b"]
     text = '{"file": "1.jpg", "en": "a\u2028b"}\r\n{"file": "2.jpg", "en": "c\x85d"}'
@@ -65,10 +80,24 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
 
 
 def test_missing_values_are_not_captions(tmp_path):
-    cells = ["红苹果", "NULL", "nan", "None", "N/A", "", "Nancy", "none", "null", "n/a"]  # the last ones are classes
+    cells = [
+        "红苹果",
+        "NULL",
+        "nan",
+        "None",
+        "N/A",
+        "",
+        "Nancy",
+        "none",
+        "null",
+        "n/a",
+    ]  # the last ones are classes
     columns, *_ = read_table(write(tmp_path / "a.csv", table_of(cells)))
     assert columns["title"] == ["红苹果", *[None] * 5, "Nancy", "none", "null", "n/a"]
-    lines = ['{"file": "1.jpg", "en": ["A frog.", null], "zh": NaN}', '{"file": "2.jpg", "en": null, "zh": "青蛙"}']
+    lines = [
+        '{"file": "1.jpg", "en": ["A frog.", null], "zh": NaN}',
+        '{"file": "2.jpg", "en": null, "zh": "青蛙"}',
+    ]
     columns, *_ = read_table(write(tmp_path / "a.jsonl", "\n".join(lines)))
     assert columns["en"] == [["A frog."], []] and columns["zh"] == [None, "青蛙"]
 
@@ -79,7 +108,11 @@ def test_missing_values_are_not_captions(tmp_path):
         ("a.csv", b"file,title\n1.jpg,a\0b\n", "is empty or not a text file"),
         ("a.csv", "图片，标题\n1.jpg，红苹果\n".encode(), "'图片，标题'"),
         ("a.csv", b"file,title,title\n1.jpg,a,b\n", "different columns"),
-        ("a.csv", ("file,title\n" + "1.jpg,红苹果和青蛙\n" * 9).encode()[:-2], r"UTF-8 with 1 damaged .* line 10\."),
+        (
+            "a.csv",
+            ("file,title\n" + "1.jpg,红苹果和青蛙\n" * 9).encode()[:-2],
+            r"UTF-8 with 1 damaged .* line 10\.",
+        ),
         ("a.csv", b'file,title\n1.jpg,"a dog\n2.jpg,frog\n', "quotation mark"),
         ("a.csv", b"file,title\n1.jpg,a red, round apple\n", "line 2 .*3 cells"),
         ("a.jsonl", b'{"file": "1.jpg"}\n{"file"\n', "line 2"),
@@ -105,8 +138,14 @@ def rows(**columns) -> Dataset:
         ({"en": ENGLISH, "标题": TITLES}, {"en": "en", "zh": "标题"}),
         ({"title": ENGLISH, "标题": TITLES, "类目": TITLES}, {"en": "title", "zh": "标题"}),
         ({"title": ENGLISH, "描述": TITLES}, {"en": "title"}),
-        ({"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES}, {"zh": "title"}),
-        ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
+        (
+            {"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES},
+            {"zh": "title"},
+        ),
+        (
+            {"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]},
+            {"en": "caption", "zh": "caption"},
+        ),
     ],
 )
 def test_usual_columns_are_found(columns, expected):
@@ -121,20 +160,28 @@ def test_class_numbers_with_names_are_labels():
     found = find_columns(Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features))
     assert found.captions == {"en": "label"} and found.are_labels
     assert found.describe() == "image column: file, en class names: label"
-    mixed = Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features).add_column("zh", TITLES)
+    mixed = Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features).add_column(
+        "zh", TITLES
+    )
     assert not find_columns(mixed, "file", {"en": "label", "zh": "zh"}).are_labels
 
 
 def test_a_few_texts_in_a_different_language_are_not_a_language():
     titles = [*TITLES * 10, "a belt"]
-    found = find_columns(Dataset.from_dict({"file": [f"{number}.jpg" for number in range(41)], "title": titles}))
+    found = find_columns(
+        Dataset.from_dict({"file": [f"{number}.jpg" for number in range(41)], "title": titles})
+    )
     assert found.captions == {"zh": "title"}
 
 
 def test_a_thousand_other_columns_are_not_read(monkeypatch):
-    wide = rows(title=TITLES, **{f"fact {number}": ["12", "a 1", None, "x"] for number in range(1000)})
+    wide = rows(
+        title=TITLES, **{f"fact {number}": ["12", "a 1", None, "x"] for number in range(1000)}
+    )
     read = []
-    monkeypatch.setattr(tables, "cells_of", lambda part, column, feature: read.append(column) or part[column])
+    monkeypatch.setattr(
+        tables, "cells_of", lambda part, column, feature: read.append(column) or part[column]
+    )
     assert find_columns(wide).captions == {"zh": "title"} and read == ["title"]
 
 
@@ -146,7 +193,8 @@ def test_a_mixed_column_is_divided_by_script():
 
 
 @pytest.mark.parametrize(
-    ("text", "language"), [("Nike 跑步鞋", "zh"), ("a dress", "en"), ("赤いドレス", None), ("красный", None)]
+    ("text", "language"),
+    [("Nike 跑步鞋", "zh"), ("a dress", "en"), ("赤いドレス", None), ("красный", None)],
 )
 def test_language_of_a_text(text, language):
     assert language_of(text) == language
@@ -162,7 +210,11 @@ def test_language_of_a_text(text, language):
             {"caption_columns": {"zh": "titel"}},
             "data: there is no column 'titel', only file, title",
         ),
-        ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' has no"),
+        (
+            {"label": [0, 1, 0, 1]},
+            {"caption_columns": {"zh": "label"}},
+            r"caption_columns\.zh: column 'label' has no",
+        ),
         ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr"),
     ],
 )

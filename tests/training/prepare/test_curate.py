@@ -21,7 +21,12 @@ from training.prepare.duplicates import perceptual_hash
 
 pytestmark = pytest.mark.slow
 
-OFF = {"min_edge": None, "max_aspect_ratio": None, "max_image_distance": 0, "max_caption_images": None}
+OFF = {
+    "min_edge": None,
+    "max_aspect_ratio": None,
+    "max_image_distance": 0,
+    "max_caption_images": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,9 @@ def distinct_images(train_rows) -> list[PILImage.Image]:
 
 def save_rows(path: Path, images: list, en: list, zh: list | None = None) -> str:
     text = List(Value("string")) if isinstance(en[0], list) else Value("string")
-    cells = [image if image is None or isinstance(image, dict) else make_cell(image) for image in images]
+    cells = [
+        image if image is None or isinstance(image, dict) else make_cell(image) for image in images
+    ]
     columns = {"image": cells, "en": en, "zh": [None] * len(en) if zh is None else zh}
     features = Features({"image": Image(decode=False), "en": text, "zh": text})
     Dataset.from_dict(columns, features=features).cast_column("image", Image()).to_parquet(path)
@@ -77,9 +84,15 @@ def damaged(distinct_images, tmp_path) -> str:
     images[3] = images[3].resize((64, 256))
     images[4] = PILImage.new("RGB", (64, 64), "white")
     images[11] = images[0].resize((100, 100))
-    en = [f"{what} on a white ground" for what in ("a frog", "a fox", "a hat", "a bus", "a cat", "a dog", "a bee")]
+    en = [
+        f"{what} on a white ground"
+        for what in ("a frog", "a fox", "a hat", "a bus", "a cat", "a dog", "a bee")
+    ]
     en += ["see www.frog.com", None, " ", "a fox on a white ground", "a frog again"]
-    zh = [f"白色背景上的{what}" for what in ("青蛙", "狐狸", "帽子", "公共汽车", "小猫", "小狗", "蜜蜂")]
+    zh = [
+        f"白色背景上的{what}"
+        for what in ("青蛙", "狐狸", "帽子", "公共汽车", "小猫", "小狗", "蜜蜂")
+    ]
     zh += ["白色背景上的老虎", "かわいいカエル", None, "白色背景上的雪人", "白色背景上的绿蛙"]
     return save_rows(tmp_path / "damaged.parquet", images, en, zh)
 
@@ -90,12 +103,16 @@ def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_im
     named = ({"bytes": None, "path": path} for path in (str(outside), "http://127.0.0.1:1/a.png"))
     cells = [make_cell(distinct_images[0]), *named]
     features = Features({"image": Image(decode=False), "en": Value("string")})
-    rows = Dataset.from_dict({"image": cells, "en": ["a frog", "a cat", "a dog"]}, features=features)
+    rows = Dataset.from_dict(
+        {"image": cells, "en": ["a frog", "a cat", "a dog"]}, features=features
+    )
     pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")
 
     def dropped(name: str, **options) -> dict[str, int]:
         fields = {"caption_columns": {"en": "en"}, **options}
-        return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields))["rows"]["dropped"]
+        return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields))["rows"][
+            "dropped"
+        ]
 
     assert dropped("neither") == {URL_REFUSED: 1, PATH_REFUSED: 1}
     assert dropped("paths", allow_paths=True) == {URL_REFUSED: 1}
@@ -112,11 +129,17 @@ def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, monkeypatch):
         "image does not decode": 1, "image too small": 1, "extreme aspect ratio": 1, "blank image": 1,
         "near-duplicate image": 1, "no caption left": 2,
     }  # fmt: skip
-    assert dropped_rows(folder, "web address") == [7] and dropped_rows(folder, "near-duplicate image") == [11]
-    assert dropped_rows(folder, "empty caption") == [9] and dropped_rows(folder, "no caption", "zh") == [9]
+    assert dropped_rows(folder, "web address") == [7] and dropped_rows(
+        folder, "near-duplicate image"
+    ) == [11]
+    assert dropped_rows(folder, "empty caption") == [9] and dropped_rows(
+        folder, "no caption", "zh"
+    ) == [9]
     assert dropped_rows(folder, "kana or Hangul", "zh") == [8]
     rows = load_source(str(folder / "data"))
-    assert rows.column_names == ["image", "en", "zh"] and len(list((folder / "data").iterdir())) == 3
+    assert (
+        rows.column_names == ["image", "en", "zh"] and len(list((folder / "data").iterdir())) == 3
+    )
     assert rows["en"][:2] == ["a frog on a white ground", "a dog on a white ground"]
     # the Chinese caption is kept without the English one
     assert rows["zh"][3] == "白色背景上的老虎" and rows["en"][3] is None
@@ -138,23 +161,43 @@ def test_cell_with_several_captions_keeps_the_valid_ones(distinct_images, tmp_pa
     data = save_rows(tmp_path / "lists.parquet", distinct_images[:3], en, [["青蛙"], [], None])
     report = curate(options_for(data, tmp_path / "out"))
     rows = load_source(str(tmp_path / "out/data"))
-    assert rows["en"][:] == [["a frog", "a green frog"], ["a fox"]] and rows["zh"][:] == [["青蛙"], None]
+    assert rows["en"][:] == [["a frog", "a green frog"], ["a fox"]] and rows["zh"][:] == [
+        ["青蛙"],
+        None,
+    ]
     assert_counts_are_complete(report, tmp_path / "out")
     rows = pq.read_table(data)  # polars writes large lists
-    large = rows.set_column(1, "en", rows["en"].cast(pa.large_list(pa.large_string()))).replace_schema_metadata()
+    large = rows.set_column(
+        1, "en", rows["en"].cast(pa.large_list(pa.large_string()))
+    ).replace_schema_metadata()
     pq.write_table(large, tmp_path / "large.parquet")
     curate(options_for(str(tmp_path / "large.parquet"), tmp_path / "large"))
-    assert load_source(str(tmp_path / "large/data"))["en"][:] == [["a frog", "a green frog"], ["a fox"]]
+    assert load_source(str(tmp_path / "large/data"))["en"][:] == [
+        ["a frog", "a green frog"],
+        ["a fox"],
+    ]
     both = {"en": "en", "zh": "en"}  # two languages may share a column
-    data = save_rows(tmp_path / "both.parquet", distinct_images[:2], [["a frog", "青蛙"], ["a fox"]])
+    data = save_rows(
+        tmp_path / "both.parquet", distinct_images[:2], [["a frog", "青蛙"], ["a fox"]]
+    )
     curate(options_for(data, tmp_path / "shared", caption_columns=both))
     assert load_source(str(tmp_path / "shared/data"))["en"][:] == [["a frog", "青蛙"], ["a fox"]]
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(3, []), (2, [0, 2, 4])])
-def test_caption_of_too_many_different_images_is_boilerplate(distinct_images, tmp_path, limit, rows):
+def test_caption_of_too_many_different_images_is_boilerplate(
+    distinct_images, tmp_path, limit, rows
+):
     images = [*distinct_images[:5], distinct_images[1], distinct_images[1]]
-    en = ["Buy now!", "a frog", "buy now", "a fox", "BUY NOW", "the frog", "one frog"]  # all frogs share one image
+    en = [
+        "Buy now!",
+        "a frog",
+        "buy now",
+        "a fox",
+        "BUY NOW",
+        "the frog",
+        "one frog",
+    ]  # all frogs share one image
     data = save_rows(tmp_path / "rows.parquet", images, en)
     report = curate(options_for(data, tmp_path / "out", max_caption_images=limit))
     assert dropped_rows(tmp_path / "out", "boilerplate") == rows
@@ -162,7 +205,9 @@ def test_caption_of_too_many_different_images_is_boilerplate(distinct_images, tm
 
 
 def test_first_near_duplicate_with_a_caption_is_kept(distinct_images, tmp_path):
-    data = save_rows(tmp_path / "rows.parquet", [distinct_images[0]] * 3, ["frog.jpg", "a frog", "a green frog"])
+    data = save_rows(
+        tmp_path / "rows.parquet", [distinct_images[0]] * 3, ["frog.jpg", "a frog", "a green frog"]
+    )
     curate(options_for(data, tmp_path / "out"))
     assert load_source(str(tmp_path / "out/data"))["en"][:] == ["a frog"]
     images = [distinct_images[0], distinct_images[0], distinct_images[1]]
@@ -174,7 +219,9 @@ def test_first_near_duplicate_with_a_caption_is_kept(distinct_images, tmp_path):
 
 def test_equal_caption_is_dropped_in_its_language_only(distinct_images, tmp_path):
     en = ["red apple ab", "red apples", "Red apple: AB!", "frog 青"]
-    data = save_rows(tmp_path / "rows.parquet", distinct_images[:4], en, ["小猫", "小猫。", "frog 青", "青蛙"])
+    data = save_rows(
+        tmp_path / "rows.parquet", distinct_images[:4], en, ["小猫", "小猫。", "frog 青", "青蛙"]
+    )
     report = curate(options_for(data, tmp_path / "out"))
     assert dropped_rows(tmp_path / "out", "equal caption") == [2]
     assert dropped_rows(tmp_path / "out", "equal caption", "zh") == [1]
@@ -182,12 +229,26 @@ def test_equal_caption_is_dropped_in_its_language_only(distinct_images, tmp_path
 
 
 def test_images_of_excluded_sets_are_removed(distinct_images, tmp_path):
-    data = save_rows(tmp_path / "rows.parquet", distinct_images[:6], ["an a", "a b", "a c", "a d", "an e", "an f"])
-    first = save_rows(tmp_path / "first.parquet", [distinct_images[2].resize((32, 32)), distinct_images[20]], ["", ""])
-    second = save_rows(tmp_path / "second.parquet", [distinct_images[4], distinct_images[21]], ["", ""])
+    data = save_rows(
+        tmp_path / "rows.parquet",
+        distinct_images[:6],
+        ["an a", "a b", "a c", "a d", "an e", "an f"],
+    )
+    first = save_rows(
+        tmp_path / "first.parquet",
+        [distinct_images[2].resize((32, 32)), distinct_images[20]],
+        ["", ""],
+    )
+    second = save_rows(
+        tmp_path / "second.parquet", [distinct_images[4], distinct_images[21]], ["", ""]
+    )
     curate(options_for(data, tmp_path / "out", exclude=[first, second], max_image_distance=4))
     assert dropped_rows(tmp_path / "out", "in an excluded set") == [2, 4]
-    broken = save_rows(tmp_path / "broken.parquet", [distinct_images[2], {"bytes": b"broken", "path": None}], ["", ""])
+    broken = save_rows(
+        tmp_path / "broken.parquet",
+        [distinct_images[2], {"bytes": b"broken", "path": None}],
+        ["", ""],
+    )
     with pytest.raises(ValueError, match=r"exclude: row 1 of .* \(image does not decode\)"):
         curate(options_for(data, tmp_path / "other", exclude=[broken]))
 
@@ -203,7 +264,8 @@ def test_the_data_are_not_overwritten(distinct_images, tmp_path):
 
 def test_files_of_the_user_next_to_the_data_stay(distinct_images, tmp_path):
     options = options_for(
-        save_rows(tmp_path / "a.parquet", distinct_images[:2], ["a frog", "a fox"]), tmp_path / "out"
+        save_rows(tmp_path / "a.parquet", distinct_images[:2], ["a frog", "a fox"]),
+        tmp_path / "out",
     )
     curate(options)
     (tmp_path / "out/data/notes.txt").touch()
@@ -277,7 +339,9 @@ def slow_cosines(teacher, images: list, texts: list[str]) -> list[float]:
     return cosines
 
 
-def test_teacher_drops_the_lowest_cosines_of_a_language(scored, distinct_images, teacher, teacher_folder, tmp_path):
+def test_teacher_drops_the_lowest_cosines_of_a_language(
+    scored, distinct_images, teacher, teacher_folder, tmp_path
+):
     ranked = np.argsort(slow_cosines(teacher, distinct_images[:10], image_captions())).tolist()
     changes = {"teacher": str(teacher_folder), "batch_size": 4, "drop_share": {"en": 0.39}}
     report = curate(options_for(scored, tmp_path / "out", **changes))

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image as PILImage
 
 from tests.training.data.rows import make_cell
-from training.prepare.duplicates import colours, examine_image, match_images, normalise, perceptual_hash
+from training.prepare.duplicates import (
+    colours,
+    examine_image,
+    match_images,
+    normalise,
+    perceptual_hash,
+)
 
 
 def low_contrast_image(contrast: int) -> PILImage.Image:
@@ -33,7 +39,9 @@ def colour_distance(one: PILImage.Image, other: PILImage.Image) -> float:
         ({"min_contrast": 4.0}, 8, 7, "blank image"),
     ],
 )
-def test_each_check_keeps_images_inside_and_drops_images_outside_its_threshold(images, limits, inside, outside, cause):
+def test_each_check_keeps_images_inside_and_drops_images_outside_its_threshold(
+    images, limits, inside, outside, cause
+):
     for value, expected in ((inside, None), (outside, cause)):
         image = low_contrast_image(value) if isinstance(value, int) else images[0].resize(value)
         assert examine_image(make_cell(image), **limits).cause == expected
@@ -46,7 +54,10 @@ def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
         assert examine_image({"bytes": damaged, "path": None}).cause == "image does not decode"
     for absent in (None, {"bytes": None, "path": None}):
         assert examine_image(absent).cause == "no image"
-    assert examine_image({"bytes": None, "path": str(tmp_path / "gone.png")}).cause == "image does not decode"
+    assert (
+        examine_image({"bytes": None, "path": str(tmp_path / "gone.png")}).cause
+        == "image does not decode"
+    )
     assert examine_image("image is a URL").cause == "image is a URL"
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
     assert examine_image(make_cell(images[0])).cause == "decompression bomb"
@@ -54,7 +65,9 @@ def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
 
 def test_hash_survives_scaling_compression_and_brightness_and_separates_images(images):
     for image in images:
-        again = PILImage.open(BytesIO(make_cell(image.resize((96, 96)), "JPEG", quality=60)["bytes"]))
+        again = PILImage.open(
+            BytesIO(make_cell(image.resize((96, 96)), "JPEG", quality=60)["bytes"])
+        )
         assert distance(image, again) <= 4 and colour_distance(image, again) <= 4
         assert distance(image, image.point([round(0.9 * value) for value in range(256)] * 3)) <= 4
     distances = [distance(one, other) for n, one in enumerate(images) for other in images[:n]]
@@ -67,7 +80,9 @@ def test_hash_of_a_symmetric_image_is_robust_to_noise(images):
     symmetric.paste(left, (0, 0))
     symmetric.paste(left.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT), (32, 0))
     noise = np.random.default_rng(0).integers(-3, 4, (64, 64, 3))
-    noisy = PILImage.fromarray((np.asarray(symmetric).astype(int) + noise).clip(0, 255).astype(np.uint8))
+    noisy = PILImage.fromarray(
+        (np.asarray(symmetric).astype(int) + noise).clip(0, 255).astype(np.uint8)
+    )
     assert distance(symmetric, noisy) <= 4
 
 
@@ -76,7 +91,10 @@ def test_thumbnail_distinguishes_the_same_image_in_other_colours(images):
     assert distance(images[0], luminance) <= 1  # the hash ignores colour
     assert colour_distance(images[0], luminance) > 4
     both = [images[0], luminance]
-    hashes, thumbnails = np.array([perceptual_hash(i) for i in both], np.uint64), np.array([colours(i) for i in both])
+    hashes, thumbnails = (
+        np.array([perceptual_hash(i) for i in both], np.uint64),
+        np.array([colours(i) for i in both]),
+    )
     assert match_images(hashes, thumbnails, 4, 4.0).tolist() == [0, 1]
     assert match_images(hashes, thumbnails, 4, 255.0).tolist() == [0, 0]
 
@@ -96,7 +114,9 @@ def slow_match(hashes: np.ndarray, distance: int, num_reference: int) -> list[in
     """Reference that compares all pairs."""
     match: list[int] = []
     for row, one in enumerate(hashes.tolist()):
-        earlier = range(num_reference if row >= num_reference else 0) if num_reference else range(row)
+        earlier = (
+            range(num_reference if row >= num_reference else 0) if num_reference else range(row)
+        )
         others = [n for n in earlier if match[n] == n]
         near = [n for n in others if (one ^ int(hashes[n])).bit_count() <= distance]
         match.append([*near, row][0])

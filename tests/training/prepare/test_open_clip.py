@@ -21,7 +21,13 @@ from training.teachers import Teacher
 
 pytestmark = pytest.mark.slow
 
-VIT_CFG: dict[str, Any] = {"image_size": IMAGE_SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+VIT_CFG: dict[str, Any] = {
+    "image_size": IMAGE_SIZE,
+    "layers": 2,
+    "width": 32,
+    "head_width": 16,
+    "patch_size": 16,
+}
 TIMM_CFG: dict[str, Any] = {
     "image_size": IMAGE_SIZE,
     "timm_model_name": "resnet10t",
@@ -44,26 +50,41 @@ PREPROCESSING = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-TEXTS = ["a red apple", "  Two DOGS,\n\tplay_in the   snow!  It's 2024.", "一只青蛙坐在叶子上。", "frog " * 40]
+TEXTS = [
+    "a red apple",
+    "  Two DOGS,\n\tplay_in the   snow!  It's 2024.",
+    "一只青蛙坐在叶子上。",
+    "frog " * 40,
+]
 
 
 def save_open_clip(kind: str, folder: Path, tokenizer: Any) -> Path:
     """A checkpoint in the layout of open_clip, with random weights."""
-    vision = {"resnet": VIT_CFG | {"layers": [1, 1, 1, 1], "width": 16}, "siglip": TIMM_CFG}.get(kind, VIT_CFG)
+    vision = {"resnet": VIT_CFG | {"layers": [1, 1, 1, 1], "width": 16}, "siglip": TIMM_CFG}.get(
+        kind, VIT_CFG
+    )
     tokenizer.save_pretrained(folder)
     if kind == "siglip":
-        own = {"vocab_size": len(tokenizer), "pad_id": tokenizer.pad_token_id, "hf_tokenizer_name": str(folder)}
+        own = {
+            "vocab_size": len(tokenizer),
+            "pad_id": tokenizer.pad_token_id,
+            "hf_tokenizer_name": str(folder),
+        }
         text: dict[str, Any] = SIGLIP_TEXT | own
     else:
         fields = (XLM_ROBERTA if kind == "xlm-roberta" else BERT) | {"vocab_size": len(tokenizer)}
-        (folder / "config.json").write_text(json.dumps(fields | {"pad_token_id": tokenizer.pad_token_id}))
+        (folder / "config.json").write_text(
+            json.dumps(fields | {"pad_token_id": tokenizer.pad_token_id})
+        )
         text = {
             "context_length": 16,
             "hf_model_name": str(folder),
             "hf_model_pretrained": False,
             "hf_tokenizer_name": str(folder),
             "hf_proj_type": "linear" if kind == "xlm-roberta" else "mlp",
-            "hf_pooler_type": "mean_pooler" if kind == "xlm-roberta" else "cls_last_hidden_state_pooler",
+            "hf_pooler_type": "mean_pooler"
+            if kind == "xlm-roberta"
+            else "cls_last_hidden_state_pooler",
         }
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
     torch.manual_seed(0)
@@ -78,7 +99,10 @@ def save_open_clip(kind: str, folder: Path, tokenizer: Any) -> Path:
         folder / "open_clip_model.safetensors",
     )
     config["custom_text"] = True
-    content = {"model_cfg": config, "preprocess_cfg": PREPROCESSING | {"size": [IMAGE_SIZE, IMAGE_SIZE]}}
+    content = {
+        "model_cfg": config,
+        "preprocess_cfg": PREPROCESSING | {"size": [IMAGE_SIZE, IMAGE_SIZE]},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder
@@ -113,7 +137,9 @@ def test_embeddings_equal_those_of_open_clip(kind, converted, images):
     model = ZeroShotModel.from_pretrained(folder)
     torch.testing.assert_close(model.encode_texts(TEXTS), texts, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.embed_images(pixels), expected, atol=1e-5, rtol=0)
-    assert teacher.license == "mit" and teacher.logit_scale == pytest.approx(network.logit_scale.item())
+    assert teacher.license == "mit" and teacher.logit_scale == pytest.approx(
+        network.logit_scale.item()
+    )
 
 
 @torch.no_grad()
@@ -127,14 +153,23 @@ def test_feature_maps_are_after_the_final_norm(converted, images):
     assert teacher.vision_width == 32 and feature_map.shape == (2, 32, 4, 4)
     torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens)
     timm_teacher = Teacher.from_pretrained(str(converted["siglip"][1]))
-    assert timm_teacher.encode_images(pixels).required_map.shape == (2, timm_teacher.vision_width, 2, 2)
+    assert timm_teacher.encode_images(pixels).required_map.shape == (
+        2,
+        timm_teacher.vision_width,
+        2,
+        2,
+    )
 
 
 @torch.no_grad()
 def test_a_resnet_gives_pooled_targets_and_no_towers_to_inherit(converted):
     teacher = Teacher.from_pretrained(str(converted["resnet"][1]), towers=("vision",))
     targets = teacher.encode_images(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    assert teacher.vision_width == 0 and targets.feature_map is None and targets.embedding.shape == (1, 16)
+    assert (
+        teacher.vision_width == 0
+        and targets.feature_map is None
+        and targets.embedding.shape == (1, 16)
+    )
     with pytest.raises(ValueError, match=r"student.vision_init: .* open_clip"):
         source_config(str(converted["resnet"][1]), "vision")
 
@@ -143,8 +178,13 @@ def test_weights_of_other_sizes_are_refused(converted, tmp_path):
     folder = shutil.copytree(converted["bert"][1], tmp_path / "bert")
     weights = load_file(folder / "model.safetensors")
     key = next(key for key in weights if key.endswith("proj.weight"))
-    save_file(weights | {key: weights[key][:-1].clone()}, folder / "model.safetensors", {"format": "pt"})
-    for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
+    save_file(
+        weights | {key: weights[key][:-1].clone()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    for load, field in (
+        (Teacher.from_pretrained, "teacher"),
+        (ZeroShotModel.from_pretrained, "model"),
+    ):
         with pytest.raises(ValueError, match=rf"^{field}: .*lacks 1 weights .*{key}"):
             load(str(folder))
 

@@ -12,7 +12,12 @@ import torch
 from emoji import LANGUAGES
 from emoji.unicode_codes import EMOJI_DATA, load_from_json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    XLMRobertaTokenizer,
+)
 
 from tests.tiny import train_unigram
 from training.prepare.cut import count_pieces, cut_vocabulary
@@ -32,7 +37,9 @@ def names() -> dict[str, list[str]]:
     for language in LANGUAGES:
         load_from_json(language)
         names_by_language[language] = [
-            data[language].strip(":").replace("_", " ") for data in EMOJI_DATA.values() if language in data
+            data[language].strip(":").replace("_", " ")
+            for data in EMOJI_DATA.values()
+            if language in data
         ]
     return names_by_language
 
@@ -46,7 +53,9 @@ def english_and_chinese(names) -> list[str]:
 def xlmr(names) -> XLMRobertaTokenizer:
     """Transformers' own class, of all fourteen languages, with `<mask>` as the last piece of the model."""
     # without skin tones, which repeat the same words
-    return train_unigram([text for texts in names.values() for text in texts[::3] if ":" not in text], 9000)
+    return train_unigram(
+        [text for texts in names.values() for text in texts[::3] if ":" not in text], 9000
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +71,14 @@ def plain(pieces) -> PreTrainedTokenizerFast:
     NFKC, other ids of special tokens, `<mask>` and a user's token added after the pieces of the model, segment ids,
     padding on the left.
     """
-    moved = [*pieces[4:40], ("<unk>", 0.0), *pieces[40:], ("<s>", 0.0), ("</s>", 0.0), ("<pad>", 0.0)]
+    moved = [
+        *pieces[4:40],
+        ("<unk>", 0.0),
+        *pieces[40:],
+        ("<s>", 0.0),
+        ("</s>", 0.0),
+        ("<pad>", 0.0),
+    ]
     tokenizer = Tokenizer(models.Unigram(moved, unk_id=36))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -70,7 +86,9 @@ def plain(pieces) -> PreTrainedTokenizerFast:
     tokenizer.add_tokens(["DC-CLIP"])
     start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
     template = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", start), ("</s>", end)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", start), ("</s>", end)],
     )
     tokenizer.post_processor = processors.Sequence([template])
     return PreTrainedTokenizerFast(
@@ -93,11 +111,15 @@ def source(request) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def vocabulary(source, english_and_chinese) -> Vocabulary:
-    return cut_vocabulary(source, count_pieces(source, english_and_chinese), SIZE, source="the source", corpus="emoji")
+    return cut_vocabulary(
+        source, count_pieces(source, english_and_chinese), SIZE, source="the source", corpus="emoji"
+    )
 
 
 def backend_pieces(tokenizer) -> list[tuple[str, float]]:
-    return [tuple(entry) for entry in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]]
+    return [
+        tuple(entry) for entry in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    ]
 
 
 def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
@@ -109,7 +131,10 @@ def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, so
     kept_ids, source_ids = vocabulary.kept_ids.tolist(), vocabulary.source_ids.tolist()
     kept = [all(kept_ids[number] >= 0 for number in ids) for ids in before]
     assert sum(kept) >= 1_000 and len(kept) - sum(kept) >= 1_000
-    same = [[source_ids[number] for number in new] == old for new, old in zip(after, before, strict=True)]
+    same = [
+        [source_ids[number] for number in new] == old
+        for new, old in zip(after, before, strict=True)
+    ]
     assert same == kept
     assert vocabulary.aligned(texts, source).tolist() == kept
 
@@ -128,7 +153,9 @@ def test_special_tokens_and_settings_are_kept(vocabulary, source):
         token = getattr(source, f"{name}_token")
         assert getattr(cut, f"{name}_token") == token
         assert cut.convert_ids_to_tokens(getattr(cut, f"{name}_token_id")) == token
-        assert vocabulary.source_ids[getattr(cut, f"{name}_token_id")] == getattr(source, f"{name}_token_id")
+        assert vocabulary.source_ids[getattr(cut, f"{name}_token_id")] == getattr(
+            source, f"{name}_token_id"
+        )
     for name in ("model_max_length", "model_input_names", "padding_side"):
         assert getattr(cut, name) == getattr(source, name)
     assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
@@ -150,19 +177,29 @@ def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english
     ascii_characters = [chr(code) for code in range(33, 127)]
     single = {"▁", *ascii_characters, *("▁" + character for character in ascii_characters)}
     assert {piece for piece in single if piece in before} <= kept
-    assert {character for text in english_and_chinese for character in text if character in before} <= kept
+    assert {
+        character for text in english_and_chinese for character in text if character in before
+    } <= kept
 
 
 def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
     texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
-    least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts["required"]
-    words = Counter(piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1)
+    least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts[
+        "required"
+    ]
+    words = Counter(
+        piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1
+    )
     for room in range(1, len(words)):
         kept = set(
-            cut_vocabulary(xlmr, count_pieces(xlmr, texts), least + room, ideograph_share=0.0).tokenizer.get_vocab()
+            cut_vocabulary(
+                xlmr, count_pieces(xlmr, texts), least + room, ideograph_share=0.0
+            ).tokenizer.get_vocab()
         )
         assert len(kept & set(words)) == room
-        assert min(words[word] for word in kept & set(words)) >= max(words[word] for word in set(words) - kept)
+        assert min(words[word] for word in kept & set(words)) >= max(
+            words[word] for word in set(words) - kept
+        )
 
 
 def test_ideographs_outside_the_corpus_get_their_share(xlmr):
@@ -173,8 +210,16 @@ def test_ideographs_outside_the_corpus_get_their_share(xlmr):
         )
         assert vocabulary.counts["ideograph"] == int(share * 800)
         lowest = min(scores, key=scores.__getitem__)  # always kept
-        kept = [piece for piece in vocabulary.tokenizer.get_vocab() if is_ideograph(piece) and piece != lowest]
-        cut = [piece for piece in scores if is_ideograph(piece) and piece not in kept and piece != lowest]
+        kept = [
+            piece
+            for piece in vocabulary.tokenizer.get_vocab()
+            if is_ideograph(piece) and piece != lowest
+        ]
+        cut = [
+            piece
+            for piece in scores
+            if is_ideograph(piece) and piece not in kept and piece != lowest
+        ]
         assert len(kept) >= int(share * 800)
         if share:
             assert min(scores[piece] for piece in kept) >= max(scores[piece] for piece in cut)
@@ -191,7 +236,9 @@ def test_score_of_an_unknown_character_is_unchanged():
         vocab=[*((piece, float(score)) for piece, score in scores.items()), ("<mask>", 0.0)]
     )
     assert tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
-    vocabulary = cut_vocabulary(tokenizer, count_pieces(tokenizer, ["the"]), len(scores), ideograph_share=0.0)
+    vocabulary = cut_vocabulary(
+        tokenizer, count_pieces(tokenizer, ["the"]), len(scores), ideograph_share=0.0
+    )
     kept = set(vocabulary.tokenizer.get_vocab())
     assert {"乙丙", "丁戊", "己庚", "丙丁戊己庚"} <= kept and "乙" not in kept
     assert vocabulary.tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
@@ -209,21 +256,33 @@ def test_lost_characters_become_unknown(xlmr):
 
 def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_path):
     folder = tmp_path / "new" / "cut"
-    vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # these settings must not be saved
+    vocabulary.tokenizer(
+        ["a", "b c"], padding=True, truncation=True, max_length=5
+    )  # these settings must not be saved
     assert not Vocabulary.is_in(folder)
     vocabulary.save(folder)
     assert Vocabulary.is_in(folder) and len(list(folder.parent.iterdir())) == 1
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # safetensors writes files with mode 0600
+    assert (
+        len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    )  # safetensors writes files with mode 0600
     alone = AutoTokenizer.from_pretrained(folder)
-    assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(source)
+    assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(
+        source
+    )
     saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    assert [tuple(entry) for entry in saved["model"]["vocab"]] == backend_pieces(vocabulary.tokenizer)
+    assert [tuple(entry) for entry in saved["model"]["vocab"]] == backend_pieces(
+        vocabulary.tokenizer
+    )
     assert saved["padding"] is None and saved["truncation"] is None
     loaded = Vocabulary.load(folder)
     assert torch.equal(loaded.source_ids, vocabulary.source_ids)
     assert torch.equal(loaded.kept_ids, vocabulary.kept_ids)
     assert loaded.is_cut_of(source)
-    assert (loaded.source, loaded.corpus, loaded.counts) == ("the source", "emoji", vocabulary.counts)
+    assert (loaded.source, loaded.corpus, loaded.counts) == (
+        "the source",
+        "emoji",
+        vocabulary.counts,
+    )
     meta = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
     assert (meta["size"], meta["source_size"]) == (SIZE, len(source))
 
@@ -234,7 +293,11 @@ def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
         PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
         for model in (models.Unigram(pieces), models.Unigram(bytes_too, 3, byte_fallback=True))
     )
-    for wrong, message in ((tokenizer, "'BPE'"), (no_unknown, "unk_id"), (in_bytes, "byte_fallback")):
+    for wrong, message in (
+        (tokenizer, "'BPE'"),
+        (no_unknown, "unk_id"),
+        (in_bytes, "byte_fallback"),
+    ):
         with pytest.raises(ValueError, match=message):
             cut_vocabulary(wrong, count_pieces(wrong, ["a"]), 100)
     with pytest.raises(ValueError, match="slow one"):
@@ -267,7 +330,8 @@ def test_unsuitable_corpora_are_refused(xlmr, names):
 
 def test_a_corpus_is_read_from_columns_and_lines(tmp_path):
     pq.write_table(
-        pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}), tmp_path / "a.parquet"
+        pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}),
+        tmp_path / "a.parquet",
     )
     pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "b.parquet")
     (tmp_path / "c.txt").write_text("\ufeffc\n\nd \n", encoding="utf-8")
@@ -293,7 +357,9 @@ def test_command_writes_a_vocabulary(xlmr, names, tmp_path, capsys):
     vocabulary, tokenizer = Vocabulary.load(output), AutoTokenizer.from_pretrained(source)
     assert len(vocabulary) == 2000 and vocabulary.corpus == "names.parquet"
     rows = pq.read_table(corpus).to_pydict()
-    ids = chain.from_iterable(tokenizer([*rows["en"], *rows["zh"]], add_special_tokens=False).input_ids)
+    ids = chain.from_iterable(
+        tokenizer([*rows["en"], *rows["zh"]], add_special_tokens=False).input_ids
+    )
     is_kept = [vocabulary.kept_ids[number].item() >= 0 for number in ids]
     share = sum(is_kept) / len(is_kept)
     assert 0.5 < share < 1 and f"make up {share:.2%} of the corpus" in capsys.readouterr().out

@@ -25,7 +25,17 @@ from training.utils.results import Results
 
 
 def arguments_of(output_dir: object, model: object, data: object, *more: object) -> list[str]:
-    arguments = ["--model", model, "--data", data, "--output_dir", output_dir, "--batch_size", 4, *more]
+    arguments = [
+        "--model",
+        model,
+        "--data",
+        data,
+        "--output_dir",
+        output_dir,
+        "--batch_size",
+        4,
+        *more,
+    ]
     return [str(argument) for argument in arguments]
 
 
@@ -34,7 +44,11 @@ def embed_into(*arguments: object):
 
 
 def rows_of(output_dir: Path) -> list[dict]:
-    return [row for path in sorted((output_dir / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in sorted((output_dir / "shards").iterdir())
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def counts_of(output_dir: Path) -> dict[str, float]:
@@ -44,20 +58,29 @@ def counts_of(output_dir: Path) -> dict[str, float]:
 def content(folder: Path) -> dict[str, bytes]:
     """Bytes of the vector of each image of an index, by name."""
     with Index.open(folder) as index, index.catalog.reading():
-        return {file.path: index.store.read(np.array([file.row])).tobytes() for file in index.catalog.files()}
+        return {
+            file.path: index.store.read(np.array([file.row])).tobytes()
+            for file in index.catalog.files()
+        }
 
 
 @pytest.fixture
 def cells(train_rows) -> list[dict | None]:
     """Twenty images, then one that is damaged and none."""
     images = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
-    return [*({"bytes": cell["bytes"], "path": None} for cell in images), {"bytes": b"no", "path": None}, None]
+    return [
+        *({"bytes": cell["bytes"], "path": None} for cell in images),
+        {"bytes": b"no", "path": None},
+        None,
+    ]
 
 
 @pytest.fixture
 def table(cells, tmp_path) -> Path:
     """A parquet file of them, with a name for each."""
-    rows = Dataset.from_dict({"image": cells, "key": [f"key {number}" for number in range(len(cells))]})
+    rows = Dataset.from_dict(
+        {"image": cells, "key": [f"key {number}" for number in range(len(cells))]}
+    )
     rows.cast_column("image", Image(decode=False)).to_parquet(path := tmp_path / "images.parquet")
     return path
 
@@ -70,7 +93,9 @@ def tars(train_rows, tmp_path) -> str:
 STREAMED = ("--streaming", "--image_column", "png", "--name_column", "__key__")
 
 
-def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_model, tmp_path, capsys):
+def test_an_index_has_the_vectors_that_dcclip_index_writes(
+    table, cells, color_model, tmp_path, capsys
+):
     embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--rows_per_shard", 6)
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
     for number, cell in enumerate(cells[:20]):
@@ -79,21 +104,35 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_m
         path.write_bytes(cell["bytes"])
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         index.add(tmp_path / "photos")
-    expected = {f"key {Path(path).stem}": vector for path, vector in content(tmp_path / "index").items()}
+    expected = {
+        f"key {Path(path).stem}": vector for path, vector in content(tmp_path / "index").items()
+    }
     assert content(tmp_path / "out" / "index") == expected and len(expected) == 20
     printed = capsys.readouterr().out
     assert "embedded: 20\n" in printed and "unreadable: not an image, or damaged: 1\n" in printed
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
-    assert counts == {"embedded": 20, "unreadable: not an image, or damaged": 1, "unreadable: no image": 1}
+    assert counts == {
+        "embedded": 20,
+        "unreadable: not an image, or damaged": 1,
+        "unreadable: no image": 1,
+    }
     with Index.open(tmp_path / "out" / "index") as index:
-        assert index.catalog.failures() == [("key 20", "not an image, or damaged"), ("key 21", "no image")]
+        assert index.catalog.failures() == [
+            ("key 20", "not an image, or damaged"),
+            ("key 21", "no image"),
+        ]
 
 
-def test_a_function_with_more_rows_is_not_taken_for_the_same_data(color_model, cells, tmp_path, monkeypatch):
+def test_a_function_with_more_rows_is_not_taken_for_the_same_data(
+    color_model, cells, tmp_path, monkeypatch
+):
     (tmp_path / "own_rows.py").write_text("def load():\n    return rows\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    own_rows, features = importlib.import_module("own_rows"), Features({"image": Image(decode=False)})
+    own_rows, features = (
+        importlib.import_module("own_rows"),
+        Features({"image": Image(decode=False)}),
+    )
     own_rows.rows = Dataset.from_dict({"image": cells[:3]}, features=features)
     embed_into(tmp_path / "out", color_model, "own_rows:load")
     own_rows.rows = Dataset.from_dict({"image": cells[:4]}, features=features)
@@ -107,7 +146,9 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
         PILImage.new("RGB", (20, 16), color).save(path)
     embed_into(tmp_path / "out", color_model, tmp_path / "photos")
     with Index.open(tmp_path / "out" / "index") as index:
-        assert [hit.path for hit in index.search("红", top=1)] == [str(tmp_path / "photos" / "a" / "one.png")]
+        assert [hit.path for hit in index.search("红", top=1)] == [
+            str(tmp_path / "photos" / "a" / "one.png")
+        ]
         assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
 
 
@@ -121,7 +162,9 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_p
     processor = DCCLIPProcessor.from_pretrained(teacher_folder)
     with torch.no_grad():
         images = processor(images=[open_image(cell) for cell in cells[:20]], return_tensors="pt")
-        expected = torch.nn.functional.normalize(model.get_image_features(**images).pooler_output, dim=-1)
+        expected = torch.nn.functional.normalize(
+            model.get_image_features(**images).pooler_output, dim=-1
+        )
     cosines = (np.array([row["vector"] for row in rows[:20]]) * expected.numpy()).sum(1)
     assert cosines.min() > 0.999  # Pillow's resize rounds differently
 
@@ -133,7 +176,9 @@ def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     assert "has no onnx/text_model" in found and not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_run_goes_on_with_the_missing_shards(tars, color_model, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_with_the_missing_shards(
+    tars, color_model, tmp_path, monkeypatch
+):
     embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
     written, tables = [], embedder.Embedder.tables
 
@@ -155,7 +200,9 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(tars, color_model, t
     assert content(tmp_path / "stopped" / "index") == content(tmp_path / "whole" / "index")
     with Index.open(tmp_path / "whole" / "index") as index:
         assert len(index) == 4
-        assert set(index.catalog.failures()) == {(f"0000{n}", "another image has the same name") for n in range(4)}
+        assert set(index.catalog.failures()) == {
+            (f"0000{n}", "another image has the same name") for n in range(4)
+        }
 
 
 def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model, tmp_path, capsys):
@@ -176,8 +223,23 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
 @pytest.mark.stress
 def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
     embed_into(tmp_path / "one", color_model, tars, *STREAMED)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "training/embed.py"]
-    arguments = ["--model", color_model, "--data", tars, "--output_dir", tmp_path / "two", "--batch_size", "4"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "training/embed.py",
+    ]
+    arguments = [
+        "--model",
+        color_model,
+        "--data",
+        tars,
+        "--output_dir",
+        tmp_path / "two",
+        "--batch_size",
+        "4",
+    ]
     printed = run_python(*launch, *map(str, arguments), *STREAMED)
     assert printed.stdout.count("embedded: 20") == 1
     assert "images of process 1 of 2" in printed.stderr and "process 2" not in printed.stderr
@@ -185,7 +247,9 @@ def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_py
     assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
 
 
-def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal, capsys):
+def test_embeddings_of_other_data_or_models_are_kept_apart(
+    table, color_model, tmp_path, refusal, capsys
+):
     embed_into(tmp_path / "out", color_model, table)
     before, other = rows_of(tmp_path / "out"), save_color_model(tmp_path / "other", turn=1)
     for run in (
@@ -196,7 +260,9 @@ def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, t
         assert "embed: output_dir: " in refusal(embed.main, *arguments_of(tmp_path / "out", *run))
     rows = load_source(str(table)).map(lambda row: {"names": [row["key"]]})
     rows.to_parquet(tmp_path / "lists.parquet")
-    arguments = arguments_of(tmp_path / "lists", color_model, tmp_path / "lists.parquet", "--name_column", "names")
+    arguments = arguments_of(
+        tmp_path / "lists", color_model, tmp_path / "lists.parquet", "--name_column", "names"
+    )
     with pytest.raises(SystemExit):
         embed.main(arguments)
     assert "name_column: 'names' has [" in capsys.readouterr().err
@@ -213,7 +279,12 @@ def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
     cells = [*paths, {"bytes": secret.read_bytes(), "path": None}]
     Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
     embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
-    assert counts_of(tmp_path / "out")["unreadable: image is a path outside the data, and allow_paths is off"] == 2
+    assert (
+        counts_of(tmp_path / "out")[
+            "unreadable: image is a path outside the data, and allow_paths is off"
+        ]
+        == 2
+    )
     embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
     assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000002"}
     assert counts_of(tmp_path / "all")["unreadable: not a file"] == 1

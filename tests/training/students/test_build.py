@@ -22,7 +22,10 @@ from training.students.build import _inherited_licenses
 from training.teachers import Teacher
 
 LANGUAGES = ["en", "zh"]
-LEVIT = {"model_type": "timm_wrapper", "architecture": "levit_128s"}  # takes images of 224 pixels only
+LEVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "levit_128s",
+}  # takes images of 224 pixels only
 SQUEEZEBERT = BERT | {"model_type": "squeezebert"}  # whose embedding_size is 768
 
 
@@ -50,7 +53,9 @@ def test_one_tower_is_inherited_and_the_other_random(efficientnet, inputs, caplo
     source, built, others = efficientnet.state_dict(), student.state_dict(), random.state_dict()
     for name, tensor in built.items():
         if name.startswith("vision_model."):
-            assert torch.equal(tensor, source[name.replace("timm_model.model.", "timm_model.")]), name
+            assert torch.equal(tensor, source[name.replace("timm_model.model.", "timm_model.")]), (
+                name
+            )
         else:
             assert torch.equal(tensor, others[name]), name
 
@@ -78,9 +83,14 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
     assert len(student.text_model.encoder.layer) == 1
     assert (student.config.teacher, student.config.teacher_license) == (None, "unknown and mit")
-    make_model().save_pretrained(tmp_path / "free")  # a model of ours without a teacher, whose card states a licence
+    make_model().save_pretrained(
+        tmp_path / "free"
+    )  # a model of ours without a teacher, whose card states a licence
     (tmp_path / "free/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    assert _inherited_licenses(replace(config, text_init=str(tmp_path / "free"))) == [None, "cc-by-nc-4.0"]
+    assert _inherited_licenses(replace(config, text_init=str(tmp_path / "free"))) == [
+        None,
+        "cc-by-nc-4.0",
+    ]
     # class names belong to the checkpoint, not to the tower
     assert not getattr(student.config.vision_config, "label_names", None)
 
@@ -111,13 +121,19 @@ def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
 def test_teacher_provides_missing_fields(efficientnet):
     student, processor = build_student(student_config(), LANGUAGES, efficientnet)
     built = student.config
-    assert (built.projection_dim, built.image_size, built.max_text_length) == (PROJECTION_DIM, 64, 32)
+    assert (built.projection_dim, built.image_size, built.max_text_length) == (
+        PROJECTION_DIM,
+        64,
+        32,
+    )
     assert (built.teacher, built.teacher_license) == ("tiny-efficientnet", "apache-2.0")
     assert list(built.languages) == LANGUAGES
     assert built.text_config.vocab_size == len(efficientnet.tokenizer)
     assert built.text_config.pad_token_id == efficientnet.tokenizer.pad_token_id
     assert student.logit_scale.item() == 3.25
-    assert list(processor.image_processor.image_mean) == list(efficientnet.image_processor.image_mean)
+    assert list(processor.image_processor.image_mean) == list(
+        efficientnet.image_processor.image_mean
+    )
     assert processor.image_processor.crop_size["height"] == 64
 
 
@@ -129,12 +145,32 @@ def test_teacher_provides_missing_fields(efficientnet):
             XLM_ROBERTA | {"vocab_size": 10},
             r"student.text_config.vocab_size is 10, the tokenizer has 600",
         ),
-        ("text_config", XLM_ROBERTA | {"model_type": "bart-simpson"}, r"student.text_config does not.*bart-simpson"),
+        (
+            "text_config",
+            XLM_ROBERTA | {"model_type": "bart-simpson"},
+            r"student.text_config does not.*bart-simpson",
+        ),
         ("text_config", BERT | {"num_layers": 1}, r"text_config.num_layers: 'bert'"),
-        ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"vision_config.architecture: timm"),
-        ("vision_config", MOBILENET | {"model_args": {"quux": 1}}, r"vision_config: 'timm_wrapper' cannot .*quux"),
-        ("vision_config", LEVIT, r"vision_config: 'timm_wrapper' cannot be built .* for images of 64 pixels"),
-        ("text_config", SQUEEZEBERT, r"student.text_config: 'squeezebert' cannot be built .*embedding_size"),
+        (
+            "vision_config",
+            MOBILENET | {"architecture": "mobilenetv4_small"},
+            r"vision_config.architecture: timm",
+        ),
+        (
+            "vision_config",
+            MOBILENET | {"model_args": {"quux": 1}},
+            r"vision_config: 'timm_wrapper' cannot .*quux",
+        ),
+        (
+            "vision_config",
+            LEVIT,
+            r"vision_config: 'timm_wrapper' cannot be built .* for images of 64 pixels",
+        ),
+        (
+            "text_config",
+            SQUEEZEBERT,
+            r"student.text_config: 'squeezebert' cannot be built .*embedding_size",
+        ),
     ],
 )
 def test_a_tower_that_cannot_be_built_as_described_is_refused(efficientnet, field, tower, message):
@@ -144,12 +180,16 @@ def test_a_tower_that_cannot_be_built_as_described_is_refused(efficientnet, fiel
 
 def test_seed_determines_the_random_weights(efficientnet):
     def weights(seed: int) -> torch.Tensor:
-        return build_student(student_config(), LANGUAGES, efficientnet, seed)[0].text_projection.weight
+        return build_student(student_config(), LANGUAGES, efficientnet, seed)[
+            0
+        ].text_projection.weight
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
-@pytest.mark.parametrize("field", ["tokenizer", "image_size", "projection_dim", "image_mean", "image_std"])
+@pytest.mark.parametrize(
+    "field", ["tokenizer", "image_size", "projection_dim", "image_mean", "image_std"]
+)
 def test_missing_field_without_a_teacher_raises(field, teacher_folder):
     given = plain_fields(teacher_folder)
     build_student(student_config(**given), LANGUAGES)
@@ -188,8 +228,16 @@ def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, mess
     ("file", "content", "message"),
     [
         ("config.json", '{"a":' * 5000, "config.json"),
-        ("config.json", '{"model_type": "dcclip", "max_text_length": 1000000000}', "max_text_length is 1000000000"),
-        ("config.json", '{"model_type": "dcclip", "text_config": {"num_hidden_layers": 1000000}}', "is 1000000"),
+        (
+            "config.json",
+            '{"model_type": "dcclip", "max_text_length": 1000000000}',
+            "max_text_length is 1000000000",
+        ),
+        (
+            "config.json",
+            '{"model_type": "dcclip", "text_config": {"num_hidden_layers": 1000000}}',
+            "is 1000000",
+        ),
         ("tokenizer.json", "{}", "damaged"),
     ],
 )

@@ -24,7 +24,12 @@ from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
 
 # four times as deep, twice as wide, with more heads of the same width
-LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}
+LARGE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "intermediate_size": 160,
+}
 CLIP_VISION = VISION | {"model_type": "clip_vision_model"}
 
 
@@ -32,7 +37,9 @@ def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> Source
     """One tower of a model in memory."""
     module = getattr(model, f"{tower}_model")
     matrix = model.visual_projection if tower == "vision" else model.text_projection
-    return SourceTower("large", tower, module.config, module.state_dict(), matrix.weight if projection else None)
+    return SourceTower(
+        "large", tower, module.config, module.state_dict(), matrix.weight if projection else None
+    )
 
 
 def randomised(model: DCCLIPModel) -> DCCLIPModel:
@@ -68,25 +75,34 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
         old, new = (f"text_model.encoder.layer.{index}." for index in (original, layer))
         for name in ("query", "key", "value"):
             weight = source[f"{old}attention.self.{name}.weight"]
-            assert torch.equal(weights[f"{new}attention.self.{name}.weight"], weight[heads][:, width])
             assert torch.equal(
-                weights[f"{new}attention.self.{name}.bias"], source[f"{old}attention.self.{name}.bias"][heads]
+                weights[f"{new}attention.self.{name}.weight"], weight[heads][:, width]
+            )
+            assert torch.equal(
+                weights[f"{new}attention.self.{name}.bias"],
+                source[f"{old}attention.self.{name}.bias"][heads],
             )
         for name, rows, columns in (
             ("attention.output.dense", width, heads),
             ("intermediate.dense", feed_forward, width),
             ("output.dense", width, feed_forward),
         ):
-            assert torch.equal(weights[f"{new}{name}.weight"], source[f"{old}{name}.weight"][rows][:, columns])
+            assert torch.equal(
+                weights[f"{new}{name}.weight"], source[f"{old}{name}.weight"][rows][:, columns]
+            )
             assert torch.equal(weights[f"{new}{name}.bias"], source[f"{old}{name}.bias"][rows])
         for name in ("attention.output.LayerNorm.weight", "output.LayerNorm.bias"):
             assert torch.equal(weights[new + name], source[old + name][width])
     for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm"):
         name = f"text_model.embeddings.{name}.weight"
         assert torch.equal(weights[name], source[name][..., width])
-    assert torch.equal(weights["text_projection.weight"], source["text_projection.weight"][:, width])
+    assert torch.equal(
+        weights["text_projection.weight"], source["text_projection.weight"][:, width]
+    )
     assert not report.random and report.tokens == (600, 600)
-    assert str(report) == f"text tower from large: 0 weights whole, {len(report.cut)} cut, 0 random; " + (
+    assert str(
+        report
+    ) == f"text tower from large: 0 weights whole, {len(report.cut)} cut, 0 random; " + (
         "token embeddings of 600 of 600 pieces"
     )
 
@@ -97,7 +113,11 @@ def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, 
     model = AltCLIPModel.from_pretrained(altclip_folder)
     vocabulary = model.config.text_config.vocab_size
     source = SourceTower(
-        "altclip", "text", model.config.text_config, model.text_model.state_dict(), model.text_projection.weight
+        "altclip",
+        "text",
+        model.config.text_config,
+        model.text_model.state_dict(),
+        model.text_projection.weight,
     )
     epsilon = {"layer_norm_eps": model.config.text_config.layer_norm_eps}
     student = make_model(text=text | epsilon, vocabulary=vocabulary, seed=5)
@@ -136,7 +156,12 @@ def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, in
     assert torch.equal(found.feature_map, expected.feature_map)
     assert torch.equal(found.pooler_output, expected.pooler_output)
 
-    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    small = {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    }
     student = make_model(vision=vision | small, seed=3)
     report = inherit_weights(student, source_of(large, "vision"))
     assert not report.random and not report.whole
@@ -148,14 +173,18 @@ def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, in
     assert torch.equal(weights[position], source[position][..., width])
     query = next(name for name in weights if ".1." in name and name.endswith("q_proj.weight"))
     assert torch.equal(weights[query], source[query.replace(".1.", ".6.")][heads][:, width])
-    assert torch.equal(weights["visual_projection.weight"], source["visual_projection.weight"][:, width])
+    assert torch.equal(
+        weights["visual_projection.weight"], source["visual_projection.weight"][:, width]
+    )
 
 
 def test_a_smaller_patch_grid_is_resampled_and_its_class_token_kept():
     large = randomised(make_model(vision=CLIP_VISION, seed=1))
     table = large.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():
-        table[1:] = torch.arange(4).repeat_interleave(4)[:, None] + torch.zeros(24)  # a ramp from top to bottom
+        table[1:] = torch.arange(4).repeat_interleave(4)[:, None] + torch.zeros(
+            24
+        )  # a ramp from top to bottom
     student = make_model(vision=CLIP_VISION | {"image_size": 32}, image_size=32, seed=2)
     report = inherit_weights(student, source_of(large, "vision"))
     found = student.vision_model.embeddings.position_embedding.weight.detach()
@@ -178,13 +207,17 @@ def test_a_cut_backbone_inherits_the_sources_stages(inputs):
         expected = stage(expected)
     found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not report.cut and report.random == ["visual_projection.weight"]  # its input was a wider stage
+    assert not report.cut and report.random == [
+        "visual_projection.weight"
+    ]  # its input was a wider stage
 
 
 def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
     matched = match_tokens(other_tokenizer, tokenizer)
     source = tokenizer.get_vocab()
-    pieces = [piece for piece, _ in sorted(other_tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    pieces = [
+        piece for piece, _ in sorted(other_tokenizer.get_vocab().items(), key=lambda item: item[1])
+    ]
     assert matched.tolist() == [source.get(piece, -1) for piece in pieces]
     # a piece that the source does not have
     matched = matched.clone()
@@ -195,7 +228,9 @@ def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
     report = inherit_weights(student, source_of(large, "text"), matched)
     found = student.text_model.embeddings.word_embeddings.weight.detach()
     known = (matched >= 0).nonzero().flatten()
-    assert torch.equal(found[known], large.text_model.embeddings.word_embeddings.weight.detach()[matched[known]])
+    assert torch.equal(
+        found[known], large.text_model.embeddings.word_embeddings.weight.detach()[matched[known]]
+    )
     assert torch.equal(found[7], before[7]) and torch.equal(found[-3:], before[-3:])
     assert report.tokens == (len(known), len(other_tokenizer) + 3)
     assert len(known) > 100
@@ -221,29 +256,43 @@ def test_a_cut_vocabulary_inherits_the_rows_of_its_source(unigram, texts, tmp_pa
     student = make_model(vocabulary=len(cut), seed=2)
     report = inherit_weights(student, source_of(large, "text"), matched)
     table = large.text_model.embeddings.word_embeddings.weight
-    assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table[vocabulary.source_ids])
+    assert torch.equal(
+        student.text_model.embeddings.word_embeddings.weight, table[vocabulary.source_ids]
+    )
     assert report.tokens == (len(cut), len(cut))
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "limit"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
+    ("field", "value", "limit"),
+    [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)],
 )
 def test_student_larger_than_its_source_raises(field, value, limit):
     student = make_model(text=XLM_ROBERTA | {field: value})
-    with pytest.raises(ValueError, match=rf"student.text_config.{field} is {value}, 'large' has {limit}.*at most"):
+    with pytest.raises(
+        ValueError, match=rf"student.text_config.{field} is {value}, 'large' has {limit}.*at most"
+    ):
         inherit_weights(student, source_of(make_model(), "text"))
 
 
 @torch.no_grad()
 def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, tmp_path):
     student = make_model(CUT_EFFICIENTNET, seed=1)
-    before = {tower: getattr(student, f"{tower}_projection").weight.clone() for tower in ("visual", "text")}
+    before = {
+        tower: getattr(student, f"{tower}_projection").weight.clone()
+        for tower in ("visual", "text")
+    }
     rotate(student, torch.linalg.qr(torch.randn(PROJECTION_DIM, PROJECTION_DIM))[0])
     student.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     for tower, name in (("vision", "visual"), ("text", "text")):
-        assert not torch.allclose(getattr(student, f"{name}_projection").weight, before[name], atol=0.05)
-        torch.testing.assert_close(open_source(str(tmp_path), tower).projection, before[name], atol=1e-5, rtol=0)
+        assert not torch.allclose(
+            getattr(student, f"{name}_projection").weight, before[name], atol=0.05
+        )
+        torch.testing.assert_close(
+            open_source(str(tmp_path), tower).projection, before[name], atol=1e-5, rtol=0
+        )
     # the student as a teacher lives in its own space
-    own = open_source("teacher", "vision", Teacher.from_pretrained(str(tmp_path), ("vision",))).projection
+    own = open_source(
+        "teacher", "vision", Teacher.from_pretrained(str(tmp_path), ("vision",))
+    ).projection
     assert torch.equal(own, student.visual_projection.weight)

@@ -19,7 +19,9 @@ LENGTH = 7  # tokens of the longest caption
 
 
 def data_config(*languages: str, **fields: Any) -> DataConfig:
-    return DataConfig(train="", caption_columns={name: name for name in languages or ("en", "zh")}, **fields)
+    return DataConfig(
+        train="", caption_columns={name: name for name in languages or ("en", "zh")}, **fields
+    )
 
 
 def make_batch(owner: list[int], language: list[int], rows: list[int], **fields: Any) -> Batch:
@@ -28,7 +30,9 @@ def make_batch(owner: list[int], language: list[int], rows: list[int], **fields:
     lengths = torch.tensor([3 + number % 5 for number in range(len(owner))])
     mask = (torch.arange(LENGTH) < lengths[:, None]).long()
     ids = torch.randint(3, 600, mask.shape, generator=generator)
-    images = torch.randint(0, 256, (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        0, 256, (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator
+    )
     batch: dict[str, Tensor] = {
         "rows": torch.tensor(rows),
         "sources": torch.zeros(len(rows), dtype=torch.int64),
@@ -52,7 +56,13 @@ class FixedTargets:
 
     num_views = 0
 
-    def __init__(self, image: Tensor, text: Tensor, image_map: Tensor | None = None, text_map: Tensor | None = None):
+    def __init__(
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_map: Tensor | None = None,
+        text_map: Tensor | None = None,
+    ):
         self.image, self.text = Targets(image_map, image), Targets(text_map, text)
         self.seen: list[Tensor] = []
 
@@ -73,14 +83,22 @@ def rotation(seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def encode(model: DCCLIPModel, batch: Batch, image_size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
+def encode(
+    model: DCCLIPModel, batch: Batch, image_size: int = IMAGE_SIZE
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of unchanged images (B, D) and of captions (T, D), one by one and without padding."""
     pixels = batch["images"].float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALIZE.mean, NORMALIZE.std))
-    images = [model.get_image_features((image - mean)[None] / std).pooler_output[0] for image in pixels]
+    images = [
+        model.get_image_features((image - mean)[None] / std).pooler_output[0] for image in pixels
+    ]
     texts = [
-        model.get_text_features(ids[None, :length], torch.ones(1, length, dtype=torch.int64)).pooler_output[0]
-        for ids, length in zip(batch["input_ids"], batch["attention_mask"].sum(1).tolist(), strict=True)
+        model.get_text_features(
+            ids[None, :length], torch.ones(1, length, dtype=torch.int64)
+        ).pooler_output[0]
+        for ids, length in zip(
+            batch["input_ids"], batch["attention_mask"].sum(1).tolist(), strict=True
+        )
     ]
     return torch.stack(images).numpy(), torch.stack(texts).numpy()
 

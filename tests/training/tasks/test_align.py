@@ -59,7 +59,9 @@ def make_task(
     defaults: dict[str, Any] = {"data": data_config(*languages)}
     recipe = recipe_class(output_dir="", **defaults | fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
-    task = AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal, classifier)
+    task = AlignTask(
+        student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal, classifier
+    )
     return task.eval()
 
 
@@ -68,7 +70,9 @@ def make_targets() -> FixedTargets:
 
 
 def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
-    logs, teacher_logs = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher))
+    logs, teacher_logs = (
+        each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher)
+    )
     return float((np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean())
 
 
@@ -93,7 +97,9 @@ def test_the_sigmoid_loss_takes_every_pair_on_its_own(batch):
     (image, text), losses = encode(task.student, batch), task(batch)
     chosen = np.array(LANGUAGE) == 0
     logits = scale_of(task) * unit(image) @ unit(text[chosen]).T - 3
-    expected = np.log1p(np.exp(np.where(make_positive()[:, chosen], -logits, logits))).sum() / chosen.sum()
+    expected = (
+        np.log1p(np.exp(np.where(make_positive()[:, chosen], -logits, logits))).sum() / chosen.sum()
+    )
     assert losses["contrastive_en"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -104,7 +110,9 @@ def test_losses_with_a_teacher_compare_in_the_space_of_the_student(batch):
     rotate(student, turn := rotation())
     task = make_task(targets=targets, student=student, **weights)
     (image, text), losses, scale = encode(student, batch), task(batch), scale_of(task)
-    teacher_image, teacher_text = (each.embedding.numpy() @ turn.numpy() for each in (targets.image, targets.text))
+    teacher_image, teacher_text = (
+        each.embedding.numpy() @ turn.numpy() for each in (targets.image, targets.text)
+    )
     chosen = np.array([0, 2, 4, 5])  # English
     similarities = unit(image) @ unit(text[chosen]).T
     teacher_similarities = unit(teacher_image) @ unit(teacher_text[chosen]).T
@@ -113,8 +121,12 @@ def test_losses_with_a_teacher_compare_in_the_space_of_the_student(batch):
         + divergence(scale * similarities.T, 20 * teacher_similarities.T)
     ) / 2
     assert losses["affinity_en"].item() == pytest.approx(expected, rel=1e-3)
-    assert losses["anchor_image"].item() == pytest.approx(cosine_distance(image, teacher_image), rel=1e-4)
-    assert losses["anchor_text"].item() == pytest.approx(cosine_distance(text, teacher_text), rel=1e-4)
+    assert losses["anchor_image"].item() == pytest.approx(
+        cosine_distance(image, teacher_image), rel=1e-4
+    )
+    assert losses["anchor_text"].item() == pytest.approx(
+        cosine_distance(text, teacher_text), rel=1e-4
+    )
 
 
 @torch.no_grad()
@@ -125,7 +137,9 @@ def test_captions_of_every_two_languages_are_compared():
     owner, language = batch["owner"].numpy(), batch["language"].numpy()
     for pair in ((0, 1), (0, 2), (1, 2)):
         first, second = (np.flatnonzero(language == number) for number in pair)
-        values.append(info_nce(text[first], text[second], scale, owner[first][:, None] == owner[second]))
+        values.append(
+            info_nce(text[first], text[second], scale, owner[first][:, None] == owner[second])
+        )
     losses = task(batch)
     assert losses["text_text"].item() == pytest.approx(np.mean(values), rel=1e-4)
     contrastive = sum(losses[f"contrastive_{name}"] for name in ("en", "zh", "fr")) / 3
@@ -136,7 +150,9 @@ def test_captions_of_every_two_languages_are_compared():
 def test_the_loss_is_the_mean_over_the_languages_of_the_batch(batch):
     task = make_task(contrastive_weight=0.5)
     losses = task(batch)
-    torch.testing.assert_close(losses["loss"], 0.5 * (losses["contrastive_en"] + losses["contrastive_zh"]) / 2)
+    torch.testing.assert_close(
+        losses["loss"], 0.5 * (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
+    )
     for name, number in (("en", 0), ("zh", 1)):
         losses = task(make_batch([0, 1, 2, 3], [number] * 4, [1, 2, 3, 4]))
         assert {key for key in losses if key.startswith("contrastive")} == {f"contrastive_{name}"}
@@ -155,12 +171,19 @@ def test_losses_are_means_over_widths(batch):
     chosen = np.array(LANGUAGE) == 0
     widths = (4, 8, PROJECTION_DIM)
     positive = make_positive()[:, chosen]
-    each = [info_nce(image[:, :width], text[chosen, :width], scale_of(task), positive) for width in widths]
+    each = [
+        info_nce(image[:, :width], text[chosen, :width], scale_of(task), positive)
+        for width in widths
+    ]
     assert losses["contrastive_en"].item() == pytest.approx(np.mean(each), rel=1e-4)
-    each = [cosine_distance(image[:, :width], targets.image.embedding[:, :width]) for width in widths]
+    each = [
+        cosine_distance(image[:, :width], targets.image.embedding[:, :width]) for width in widths
+    ]
     assert losses["anchor_image"].item() == pytest.approx(np.mean(each), rel=1e-4)
     total = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
-    torch.testing.assert_close(losses["loss"], total + 2 * (losses["anchor_image"] + losses["anchor_text"]))
+    torch.testing.assert_close(
+        losses["loss"], total + 2 * (losses["anchor_image"] + losses["anchor_text"])
+    )
 
 
 def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, Rehearsal]]:
@@ -169,7 +192,9 @@ def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, 
     texts = {name: beyond[name] for name in ("input_ids", "attention_mask")}
     return beyond, {
         "general": Rehearsal(texts, random(number, PROJECTION_DIM, seed=1)),
-        "photo": Rehearsal({"images": beyond["images"], "maps": maps}, random(number, PROJECTION_DIM, seed=2)),
+        "photo": Rehearsal(
+            {"images": beyond["images"], "maps": maps}, random(number, PROJECTION_DIM, seed=2)
+        ),
     }
 
 
@@ -179,14 +204,18 @@ def test_texts_and_images_beyond_the_data_keep_the_embeddings_of_the_teacher(bat
     rotate(student, turn := rotation())
     beyond, rehearsal = make_rehearsal(student, 5)
     weights = {"general_weight": 0.5, "photo_weight": 0.25, "contrastive_weight": 0.0}
-    losses = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)(batch)
+    losses = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)(
+        batch
+    )
     image, text = encode(student, beyond)
     expected = cosine_distance(text, rehearsal["general"].targets @ turn)
     assert losses["general"].item() == pytest.approx(expected, rel=1e-4)
     expected = cosine_distance(image, rehearsal["photo"].targets @ turn)
     assert losses["photos_embedding"].item() == pytest.approx(expected, rel=1e-4)
     maps = rehearsal["photo"].inputs["maps"].flatten(1)
-    expected = (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()  # the mean over images, not their sum
+    expected = (
+        (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()
+    )  # the mean over images, not their sum
     assert losses["photos_map"].item() == pytest.approx(expected, rel=1e-3)
     photos = losses["photos_embedding"] + losses["photos_map"]
     torch.testing.assert_close(losses["loss"], 0.5 * losses["general"] + 0.25 * photos)
@@ -203,8 +232,12 @@ def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
         task.before_batch(number)
         losses = task(batch)
         values.append((losses["general"].item(), losses["photos_embedding"].item()))
-    assert values[0] == values[2] and all(first != second for first, second in zip(*values[:2], strict=True))
-    seeded = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1)
+    assert values[0] == values[2] and all(
+        first != second for first, second in zip(*values[:2], strict=True)
+    )
+    seeded = make_task(
+        targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1
+    )
     assert seeded(batch)["general"].item() != values[0][0]
 
 
@@ -224,11 +257,16 @@ def test_similarities_to_class_names_follow_the_classifier(batch, monkeypatch, n
     fields = {"class_weight": 0.5, "contrastive_weight": 0.0}
     task = make_task(targets=targets, classifier=classifier, **fields)
     losses = task(batch)
-    logits = targets.image.feature_map.mean((2, 3)).numpy() @ classifier.weight.numpy().T + classifier.bias.numpy()
+    logits = (
+        targets.image.feature_map.mean((2, 3)).numpy() @ classifier.weight.numpy().T
+        + classifier.bias.numpy()
+    )
     chosen = set(range(9)) if num_random == 9 else set(logits.argmax(1).tolist())
     outputs = task(batch, encode_only=True)
     drawn = task.teacher_outputs(batch)["name_ids"].tolist()
-    assert len(set(drawn) - chosen - {each + 9 for each in chosen}) <= 2 * num_random and chosen <= set(drawn)
+    assert len(
+        set(drawn) - chosen - {each + 9 for each in chosen}
+    ) <= 2 * num_random and chosen <= set(drawn)
     classes = sorted(each for each in drawn if each < 9)
     assert drawn == classes + [each + 9 for each in classes]  # in both languages
     image = unit(encode(task.student, batch)[0])
@@ -269,7 +307,9 @@ def test_the_logit_scale_is_clamped_after_a_step(before, after):
     assert task.student.logit_scale.item() == pytest.approx(after, rel=1e-6)
 
 
-@pytest.mark.parametrize("text", [NO_DROPOUT, SMALL | {"model_type": "clip_text_model"}], ids=["modules", "attention"])
+@pytest.mark.parametrize(
+    "text", [NO_DROPOUT, SMALL | {"model_type": "clip_text_model"}], ids=["modules", "attention"]
+)
 @torch.no_grad()
 def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     ids, mask = (batch[name] for name in ("input_ids", "attention_mask"))

@@ -40,13 +40,19 @@ def make_targets(text_length: int = LENGTH) -> FixedTargets:
     return FixedTargets(random(2, PROJECTION_DIM, seed=3), random(3, PROJECTION_DIM, seed=4), *maps)
 
 
-def make_task(targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields) -> DistillTask:
-    recipe = DistillRecipe(output_dir="", data=data_config(), teacher="t", student=student_config(), **fields)
+def make_task(
+    targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields
+) -> DistillTask:
+    recipe = DistillRecipe(
+        output_dir="", data=data_config(), teacher="t", student=student_config(), **fields
+    )
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     torch.manual_seed(0)
     widths = {"vision": IMAGE_WIDTH, "text": TEXT_WIDTH}
     bank = random(5, PROJECTION_DIM, seed=6)
-    return DistillTask(student, augment(), NORMALIZE, targets or make_targets(), recipe, widths, bank, 30.0).eval()
+    return DistillTask(
+        student, augment(), NORMALIZE, targets or make_targets(), recipe, widths, bank, 30.0
+    ).eval()
 
 
 def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
@@ -66,9 +72,13 @@ def test_the_text_map_is_compared_at_tokens_of_aligned_captions(batch, text_leng
     for number in (0, 2):  # the captions with the same pieces
         length = int(batch["attention_mask"][number].sum())
         ids = batch["input_ids"][number : number + 1, :length]
-        states = task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0].numpy()
+        states = (
+            task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0].numpy()
+        )
         teacher = targets.text.feature_map[number].numpy()
-        distances += [smooth_l1(weight @ states[token] + bias, teacher[token]) for token in range(length)]
+        distances += [
+            smooth_l1(weight @ states[token] + bias, teacher[token]) for token in range(length)
+        ]
     assert len(distances) == 3 + 5
     assert task(batch)["text_map"].item() == pytest.approx(np.mean(distances), rel=1e-5)
 
@@ -80,8 +90,12 @@ def test_the_image_map_is_compared_at_every_position(batch):
     weight, bias = task.vision_adapter.weight[:, :, 0, 0].numpy(), task.vision_adapter.bias.numpy()
     maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map.numpy()
     teacher = targets.image.feature_map.numpy()
-    positions = [(image, row, column) for image in range(2) for row in range(GRID) for column in range(GRID)]
-    distances = [smooth_l1(weight @ maps[i, :, r, c] + bias, teacher[i, :, r, c]) for i, r, c in positions]
+    positions = [
+        (image, row, column) for image in range(2) for row in range(GRID) for column in range(GRID)
+    ]
+    distances = [
+        smooth_l1(weight @ maps[i, :, r, c] + bias, teacher[i, :, r, c]) for i, r, c in positions
+    ]
     assert task(batch)["vision_map"].item() == pytest.approx(np.mean(distances), rel=1e-4)
 
 
@@ -94,7 +108,9 @@ def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
         ("vision", "text"), encode(student, batch), (targets.image, targets.text), strict=True
     ):
         turned = teacher.embedding.numpy() @ turn.numpy()
-        expected = [cosine_distance(found[:, :width], turned[:, :width]) for width in (4, 8, PROJECTION_DIM)]
+        expected = [
+            cosine_distance(found[:, :width], turned[:, :width]) for width in (4, 8, PROJECTION_DIM)
+        ]
         assert losses[f"{name}_embedding"].item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
@@ -106,10 +122,16 @@ def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
     losses = make_task(targets, student, tower="text", **weights)(batch)
     found = 30 * unit(encode(student, batch)[1]) @ unit(bank @ turn).T
     teacher = 30 * unit(targets.text.embedding) @ unit(bank).T
-    logs, teacher_logs = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (found, teacher))
+    logs, teacher_logs = (
+        each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (found, teacher)
+    )
     expected = (np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean()
     assert set(losses) == {"text_logits", "loss"}
-    assert losses["loss"].item() / 2 == losses["text_logits"].item() == pytest.approx(expected, rel=1e-3)
+    assert (
+        losses["loss"].item() / 2
+        == losses["text_logits"].item()
+        == pytest.approx(expected, rel=1e-3)
+    )
 
 
 @torch.no_grad()
@@ -121,7 +143,10 @@ def test_logits_are_compared_at_every_width(batch):
     targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4])
     found = make_task(targets, student, tower="text", **weights)(batch)["text_logits"]
     embeddings, teacher = torch.tensor(encode(student, batch)[1]), targets.text.embedding
-    each = [bank_loss(embeddings[:, :width], teacher[:, :width], bank[:, :width], 30) for width in (4, PROJECTION_DIM)]
+    each = [
+        bank_loss(embeddings[:, :width], teacher[:, :width], bank[:, :width], 30)
+        for width in (4, PROJECTION_DIM)
+    ]
     assert found.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-3)
 
 
@@ -130,7 +155,10 @@ def test_relations_are_compared_at_every_width(batch):
     targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4])
     losses = make_task(targets, student, relational_weight=1.0)(batch)
     found = torch.tensor(encode(student, batch)[1])
-    each = [relational_loss(found[:, :width], targets.text.embedding[:, :width]) for width in (4, PROJECTION_DIM)]
+    each = [
+        relational_loss(found[:, :width], targets.text.embedding[:, :width])
+        for width in (4, PROJECTION_DIM)
+    ]
     assert losses["text_relational"].item() == pytest.approx(np.mean(each), rel=1e-3)
 
 
@@ -138,7 +166,11 @@ def test_relations_are_compared_at_every_width(batch):
 def test_the_loss_is_the_weighted_sum(batch):
     weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0, "relational": 3.0}
     losses = make_task(**{f"{name}_weight": weight for name, weight in weights.items()})(batch)
-    parts = [losses[f"{tower}_{name}"] * weight for tower in ("vision", "text") for name, weight in weights.items()]
+    parts = [
+        losses[f"{tower}_{name}"] * weight
+        for tower in ("vision", "text")
+        for name, weight in weights.items()
+    ]
     torch.testing.assert_close(losses["loss"], sum(parts))
 
 
@@ -148,7 +180,10 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     task.augment = augment(rotate=40.0, zoom=0.5)
     pixels: list[torch.Tensor] = []
     task.student.vision_model.register_forward_pre_hook(
-        lambda _, args, kwargs: pixels.append(kwargs.get("pixel_values", args[0] if args else None)), with_kwargs=True
+        lambda _, args, kwargs: pixels.append(
+            kwargs.get("pixel_values", args[0] if args else None)
+        ),
+        with_kwargs=True,
     )
     task(batch)
     expected = task.augment(batch["images"], batch["rows"], batch["view_ids"])
@@ -164,7 +199,9 @@ def test_captions_are_encoded_without_their_padding_and_in_their_order(batch):
     task = make_task()
     states, embeddings = task.encode_texts(batch)
     assert states.shape == (3, LENGTH, 32)
-    torch.testing.assert_close(embeddings, torch.tensor(encode(task.student, batch)[1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        embeddings, torch.tensor(encode(task.student, batch)[1]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("teacher_rotation", ["none", "same", "other"])
@@ -175,7 +212,9 @@ def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(teach
     rotate(task.student, first := rotation(1))
     rotate(task.student, second := rotation(2))
     own = task.student.config.rotation
-    task.teacher_rotation = {"none": None, "same": own, "other": "0123456789abcdef"}[teacher_rotation]
+    task.teacher_rotation = {"none": None, "same": own, "other": "0123456789abcdef"}[
+        teacher_rotation
+    ]
     expected = embeddings if teacher_rotation == "same" else embeddings @ first @ second
     torch.testing.assert_close(task.to_student_space(embeddings), expected, rtol=1e-4, atol=1e-5)
 

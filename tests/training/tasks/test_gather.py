@@ -16,7 +16,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import IMAGE_SIZE, NO_DROPOUT, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
+from tests.tiny import (
+    IMAGE_SIZE,
+    NO_DROPOUT,
+    RESNET,
+    VIT,
+    WHOLE_MOBILENET,
+    XLM_ROBERTA,
+    make_model,
+    recipe_fields,
+)
 from tests.training.engine.runs import losses, run
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.corpus.free_photos import photo_crops
@@ -53,7 +62,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 def dataset(train_rows, tokenizer) -> PairDataset:
     """Real images. Some have only a Chinese caption, two English captions in turn, or the caption of another image."""
     rows = train_rows.select(range(BATCH))
-    english: list[list[str]] = [[text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])]
+    english: list[list[str]] = [
+        [text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])
+    ]
     for row in range(20, 30, 3):
         english[row] = []
     english[25] = english[3]
@@ -82,7 +93,17 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         if recipe.photo_weight:
             rehearsal["photo"] = make_photos(teacher)
         classifier = make_classifier(teacher) if recipe.class_weight else None
-        task = AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, rehearsal, classifier)
+        task = AlignTask(
+            model,
+            augment,
+            normalize,
+            targets,
+            recipe,
+            dataset.languages,
+            20.0,
+            rehearsal,
+            classifier,
+        )
         return task.train()
 
     return make
@@ -93,7 +114,9 @@ def make_classifier(teacher: Teacher) -> Classifier:
     generator = torch.Generator().manual_seed(0)
     names = [f"{kind} {number}" for kind in ("name", "名字") for number in range(300)]
     weight = torch.randn(300, teacher.vision_width, generator=generator)
-    return Classifier(weight, torch.randn(300, generator=generator), tokenize(teacher.tokenizer, names, 32))
+    return Classifier(
+        weight, torch.randn(300, generator=generator), tokenize(teacher.tokenizer, names, 32)
+    )
 
 
 @cache
@@ -106,10 +129,14 @@ def make_general(teacher: Teacher) -> Rehearsal:
 @cache
 def make_photos(teacher: Teacher) -> Rehearsal:
     """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
-    images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(photos := photo_crops(IMAGE_SIZE, 64))
+    images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(
+        photos := photo_crops(IMAGE_SIZE, 64)
+    )
     with torch.no_grad():
         maps = make_model(VIT, NO_DROPOUT, seed=3).get_image_features(images).feature_map.flip(1)
-    return Rehearsal({"images": photos, "maps": maps.half()}, teacher.encode_images(images).embedding)
+    return Rehearsal(
+        {"images": photos, "maps": maps.half()}, teacher.encode_images(images).embedding
+    )
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -135,17 +162,24 @@ def gradients(task: AlignTask, batch: Batch, weight: float = 1.0) -> dict[str, t
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
     assert found.keys() == expected.keys()
-    largest = max(value.abs().max().item() for name, value in expected.items() if not name.startswith("loss/"))
+    largest = max(
+        value.abs().max().item() for name, value in expected.items() if not name.startswith("loss/")
+    )
     for name, value in expected.items():
         atol = 1e-6 * (1.0 if name.startswith("loss/") else largest)
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-5, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 @pytest.fixture(scope="module")
 def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
     """Losses and gradients of one process with the whole batch at once, by recipe."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return {name: gradients(make_task(**fields), collate(dataset, keys)) for name, fields in RECIPES.items()}
+    return {
+        name: gradients(make_task(**fields), collate(dataset, keys))
+        for name, fields in RECIPES.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +205,18 @@ def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(whole, make_task, dataset, keys, name):
+def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(
+    whole, make_task, dataset, keys, name
+):
     task = make_task(**RECIPES[name], chunk_size=CHUNK)
     assert_same(gradients(task, collate(dataset, keys)), whole[name])
 
 
 @pytest.mark.parametrize("size", [0, CHUNK])
 @pytest.mark.parametrize("name", RECIPES)
-def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two_processes, name, size):
+def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(
+    whole, two_processes, name, size
+):
     for rank in (0, 1):
         assert_same(load_file(two_processes / f"{name}, {size}, {rank}.safetensors"), whole[name])
 
@@ -187,7 +225,10 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two
 def test_a_batch_of_several_has_its_share_of_the_gradients(whole, make_task, dataset, keys, size):
     found = gradients(make_task(chunk_size=size), collate(dataset, keys), weight=0.25)
     expected = whole["infonce"].items()
-    assert_same(found, {name: value if name.startswith("loss/") else 0.25 * value for name, value in expected})
+    assert_same(
+        found,
+        {name: value if name.startswith("loss/") else 0.25 * value for name, value in expected},
+    )
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset, keys):
@@ -201,7 +242,9 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset
     assert runs[0]["loss/loss"] != whole["all losses"]["loss/loss"]  # without dropout
 
 
-def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, dataset, keys, monkeypatch):
+def test_processes_exchange_gradients_with_the_last_chunk_only(
+    make_task, dataset, keys, monkeypatch
+):
     task = make_task(chunk_size=CHUNK)
     accelerator, model = prepared(task)
     synced: list[bool] = []
@@ -239,7 +282,9 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
             accelerator, model = prepared(task)
             for _ in range(2):  # a process that waits for a gradient would stop in the second step
                 forward_backward(model, task, batch, accelerator)[1]()
-            assert any(parameter.grad is None for parameter in task.student.vision_model.parameters())
+            assert any(
+                parameter.grad is None for parameter in task.student.vision_model.parameters()
+            )
 
     debug_launcher(work)
 
@@ -251,7 +296,10 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
         joined = gather(part)
         (joined * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
         nothing = gather(torch.zeros(rank, 3))
-        save_file({"joined": joined.detach(), "grad": part.grad, "rows": nothing}, tmp_path / f"{rank}.safetensors")
+        save_file(
+            {"joined": joined.detach(), "grad": part.grad, "rows": nothing},
+            tmp_path / f"{rank}.safetensors",
+        )
 
     debug_launcher(work)
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
@@ -265,7 +313,9 @@ def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, co
     # the bias is no part of the model, so it is restored from the training state
     make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
-    fields = recipe_fields(tmp_path / "aligned", str(corpus / "train.parquet"), batch_size=16, save_every=1)
+    fields = recipe_fields(
+        tmp_path / "aligned", str(corpus / "train.parquet"), batch_size=16, save_every=1
+    )
     recipe = AlignRecipe(student=str(tmp_path / "student"), loss="sigmoid", chunk_size=6, **fields)
     whole = losses(run(recipe))
     assert "logit_bias" not in load_file(tmp_path / "aligned/model.safetensors")

@@ -74,9 +74,15 @@ def test_nothing_to_compare_gives_zero_and_not_nan(draw):
 
 LARGE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "info_nce": lambda student, teacher, scale, positive: info_nce(*student, scale, positive),
-    "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(*student, scale, scale - 9.0, positive),
-    "affinity": lambda student, teacher, scale, positive: affinity_loss(student, teacher, scale, 8.0),
-    "bank": lambda student, teacher, scale, positive: bank_loss(student[0], teacher[0], student[1], 9.0),
+    "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(
+        *student, scale, scale - 9.0, positive
+    ),
+    "affinity": lambda student, teacher, scale, positive: affinity_loss(
+        student, teacher, scale, 8.0
+    ),
+    "bank": lambda student, teacher, scale, positive: bank_loss(
+        student[0], teacher[0], student[1], 9.0
+    ),
 }
 
 
@@ -97,7 +103,9 @@ def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkey
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = LARGE_LOSSES[name](tuple(leaves), tuple(teacher), scale, positive)
-        gradients = torch.autograd.grad(loss, [*leaves, scale], allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            loss, [*leaves, scale], allow_unused=True, materialize_grads=True
+        )
         found.append((loss, *gradients))
         most.append(max(tensor.numel() for tensor in kept))
     for whole, parts in zip(*found, strict=True):

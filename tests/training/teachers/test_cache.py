@@ -24,13 +24,17 @@ NUM_VIEWS = 2
 @pytest.fixture(scope="module")
 def vit_teacher(tokenizer, teacher) -> Teacher:
     """Its feature map is finer than that of some students; its text tower has dropout, which is off in eval mode."""
-    model = make_model(VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3)
+    model = make_model(
+        VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3
+    )
     return Teacher(model, tokenizer, teacher.image_processor, "tiny-vit")
 
 
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    return PairDataset(train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 64)
+    return PairDataset(
+        train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 64
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,9 @@ def cache(vit_teacher, dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(dataset) -> dict:
-    return dataset.collate([(row, row % NUM_VIEWS, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)])
+    return dataset.collate(
+        [(row, row % NUM_VIEWS, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)]
+    )
 
 
 def augmented(batch: dict) -> torch.Tensor:
@@ -50,11 +56,16 @@ def augmented(batch: dict) -> torch.Tensor:
 
 def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
     views = augmented(batch)
-    live, cached = LiveTargets(vit_teacher, SPEC).images(views, batch), cache[1].images(views, batch)
+    live, cached = (
+        LiveTargets(vit_teacher, SPEC).images(views, batch),
+        cache[1].images(views, batch),
+    )
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(cached, name), getattr(live, name), rtol=2e-3, atol=2e-3)
     other_views = cache[1].images(views, batch | {"view_ids": 1 - batch["view_ids"]})
-    assert (other_views.feature_map - live.feature_map).abs().mean() > 0.02  # far more than the tolerance
+    assert (
+        other_views.feature_map - live.feature_map
+    ).abs().mean() > 0.02  # far more than the tolerance
 
 
 def test_cached_texts_equal_live_ones(cache, vit_teacher, batch):
@@ -62,26 +73,38 @@ def test_cached_texts_equal_live_ones(cache, vit_teacher, batch):
     torch.testing.assert_close(cached.embedding, live.embedding, rtol=2e-3, atol=2e-3)
     mask = batch["attention_mask"].bool()
     assert cached.feature_map.shape == live.feature_map.shape
-    torch.testing.assert_close(cached.feature_map[mask], live.feature_map[mask], rtol=4e-3, atol=4e-3)
+    torch.testing.assert_close(
+        cached.feature_map[mask], live.feature_map[mask], rtol=4e-3, atol=4e-3
+    )
 
 
 def test_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
     spec = TargetSpec(TOWERS, grid=(2, 2), token_maps=True)
-    build_target_cache(tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1)
+    build_target_cache(
+        tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1
+    )
     without = Teacher.from_pretrained(str(teacher_folder), towers=())
     without.with_towers = None  # loading a tower would fail
     build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
 
 
-def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(vit_teacher, images, tokenizer, tmp_path):
+def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(
+    vit_teacher, images, tokenizer, tmp_path
+):
     cells = [make_cell(image) for image in images[:4]]
     cells[1] = {"bytes": b"broken", "path": None}
     config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
     rows = make_rows(cells, en=["frog", "cat", "dog", "fox"])
-    dataset, spec = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64), TargetSpec(("vision",), (8, 8))
+    dataset, spec = (
+        PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64),
+        TargetSpec(("vision",), (8, 8)),
+    )
     cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
     batch = dataset.collate([(row, 0, 0, dataset[row]) for row in (0, 2, 3)])
-    live, found = (source.images(augmented(batch), batch) for source in (LiveTargets(vit_teacher, spec), cached))
+    live, found = (
+        source.images(augmented(batch), batch)
+        for source in (LiveTargets(vit_teacher, spec), cached)
+    )
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(found, name), getattr(live, name), rtol=2e-3, atol=2e-3)
     assert cached.views[0][0]["feature_map"].shape == (4, 32, 4, 4)
@@ -95,7 +118,9 @@ def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_p
         monkeypatch.setattr(module, "CAPTIONS_PER_SHARD", 9)
     sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
-    for found, expected in zip((sharded.images(views, batch), sharded.texts(batch)), whole, strict=True):
+    for found, expected in zip(
+        (sharded.images(views, batch), sharded.texts(batch)), whole, strict=True
+    ):
         torch.testing.assert_close(found.feature_map, expected.feature_map, rtol=4e-3, atol=4e-3)
         torch.testing.assert_close(found.embedding, expected.embedding, rtol=4e-3, atol=4e-3)
 
@@ -109,11 +134,21 @@ def test_cache_of_other_targets_raises_with_the_field(cache, vit_teacher, datase
         "grid": {"spec": replace(SPEC, grid=(2, 2))},
         "num_views": {"num_views": 3},
         "captions": {"dataset": PairDataset(captions, dataset.config, tokens, 64)},
-        "images": {"dataset": PairDataset(train_rows.select(range(1, 41)), dataset.config, tokens, 64)},
+        "images": {
+            "dataset": PairDataset(train_rows.select(range(1, 41)), dataset.config, tokens, 64)
+        },
         "squash": {"dataset": PairDataset(rows, dataset.config, tokens, 64, squash=True)},
-        "max_text_length": {"dataset": PairDataset(rows, dataset.config, CaptionTokenizer(tokens.tokenizer, 31), 64)},
+        "max_text_length": {
+            "dataset": PairDataset(rows, dataset.config, CaptionTokenizer(tokens.tokenizer, 31), 64)
+        },
     }
-    same = {"teacher": vit_teacher, "dataset": dataset, "augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
+    same = {
+        "teacher": vit_teacher,
+        "dataset": dataset,
+        "augment": AUGMENT,
+        "spec": SPEC,
+        "num_views": NUM_VIEWS,
+    }
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
     build_target_cache(folder, **same)
     for field, change in changes.items():
@@ -123,7 +158,9 @@ def test_cache_of_other_targets_raises_with_the_field(cache, vit_teacher, datase
 
 
 @pytest.mark.parametrize("field", ["image_mean", "tokenizer"])
-def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher, other_tokenizer, dataset, tmp_path):
+def test_cache_of_a_teacher_with_other_preparation_is_refused(
+    field, vit_teacher, other_tokenizer, dataset, tmp_path
+):
     tokenizer, processor = vit_teacher.tokenizer, copy.deepcopy(vit_teacher.image_processor)
     if field == "tokenizer":
         tokenizer = other_tokenizer
@@ -135,7 +172,9 @@ def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher
         build_target_cache(tmp_path, changed, dataset, AUGMENT, TargetSpec(TOWERS), 1)
 
 
-def test_full_disk_keeps_finished_shards_and_the_build_resumes(vit_teacher, dataset, tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_shards_and_the_build_resumes(
+    vit_teacher, dataset, tmp_path, monkeypatch
+):
     save_file = shards.save_file
     written = []
 

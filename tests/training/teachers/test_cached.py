@@ -36,7 +36,9 @@ def folder(tmp_path, monkeypatch):
         lengths = torch.tensor([len(text) for text in texts])
         tensors = {
             "embedding": lengths[:, None].half(),
-            "states": torch.cat([torch.full((length, 1), float(length)) for length in lengths.tolist()]).half(),
+            "states": torch.cat(
+                [torch.full((length, 1), float(length)) for length in lengths.tolist()]
+            ).half(),
             "start": torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]),
         }
         shards.save(tensors, shards.caption_file(tmp_path, number))
@@ -48,11 +50,16 @@ def test_targets_are_those_of_the_row_and_its_view(folder):
     batch = {"rows": torch.tensor([4, 0, 4, 2]), "view_ids": torch.tensor([1, 0, 0, 1])}
     found = targets.images(torch.zeros(4, 3, 8, 8), batch)
     expected = torch.tensor([value(1, 4), value(0, 0), value(0, 4), value(1, 2)])
-    assert torch.equal(found.embedding, expected[:, None].repeat(1, 2)) and targets.num_views == VIEWS
-    assert torch.equal(
-        found.feature_map[:, 0], (expected[:, None, None] + torch.arange(4).view(2, 2) / 4).half().float()
+    assert (
+        torch.equal(found.embedding, expected[:, None].repeat(1, 2)) and targets.num_views == VIEWS
     )
-    other = CachedTargets(folder, TargetSpec(("vision",), grid=(1, 1))).images(torch.zeros(4, 3, 8, 8), batch)
+    assert torch.equal(
+        found.feature_map[:, 0],
+        (expected[:, None, None] + torch.arange(4).view(2, 2) / 4).half().float(),
+    )
+    other = CachedTargets(folder, TargetSpec(("vision",), grid=(1, 1))).images(
+        torch.zeros(4, 3, 8, 8), batch
+    )
     torch.testing.assert_close(other.feature_map[:, 0, 0, 0], found.feature_map.mean((1, 2, 3)))
 
 

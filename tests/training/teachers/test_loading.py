@@ -29,8 +29,13 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["intermediate_size"] += 1
     (folder / "config.json").write_text(json.dumps(config))
-    for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
-        with pytest.raises(ValueError, match=rf"^{field}: .*lacks .*'text_model\..*mlp\.fc1\.bias'"):
+    for load, field in (
+        (Teacher.from_pretrained, "teacher"),
+        (ZeroShotModel.from_pretrained, "model"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^{field}: .*lacks .*'text_model\..*mlp\.fc1\.bias'"
+        ):
             load(str(folder))
 
 
@@ -38,7 +43,10 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
 def test_a_tokenizer_of_another_model_is_refused(size, tmp_path, train_rows, tokenizer):
     folder = save_teacher("clip", tmp_path, tokenizer)
     train_tokenizer([*train_rows["en"], *train_rows["zh"]], size).save_pretrained(folder)
-    for load, field in ((Teacher.from_pretrained, "teacher"), (ZeroShotModel.from_pretrained, "model")):
+    for load, field in (
+        (Teacher.from_pretrained, "teacher"),
+        (ZeroShotModel.from_pretrained, "model"),
+    ):
         with pytest.raises(ValueError, match=f"^{field}: the tokenizer"):
             load(str(folder))
 

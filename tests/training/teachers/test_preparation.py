@@ -40,9 +40,17 @@ def test_siglip_2_lower_cases_texts_unless_its_tokenizer_does(tokenizer):
     lower, cased = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
     cased.backend_tokenizer.normalizer = normalizers.NFKC()
     for tokens in (lower, cased):
-        tokens.add_tokens([GEMMA_TOKEN])  # of SigLIP 2, whose checkpoints of a fixed size are of the class SiglipModel
-    for kind, tokens, clean in (("siglip", cased, lower_case), ("siglip", lower, None), ("clip", cased, None)):
-        teacher = Teacher(make_teacher_model(kind, len(tokens)), tokens, make_image_processor(), "x")
+        tokens.add_tokens(
+            [GEMMA_TOKEN]
+        )  # of SigLIP 2, whose checkpoints of a fixed size are of the class SiglipModel
+    for kind, tokens, clean in (
+        ("siglip", cased, lower_case),
+        ("siglip", lower, None),
+        ("clip", cased, None),
+    ):
+        teacher = Teacher(
+            make_teacher_model(kind, len(tokens)), tokens, make_image_processor(), "x"
+        )
         assert teacher.clean is clean
         expected = tokens("a red apple" if clean else "A Red APPLE").input_ids
         assert teacher.tokenize(["A Red APPLE"])["input_ids"].tolist() == [expected]
@@ -50,7 +58,9 @@ def test_siglip_2_lower_cases_texts_unless_its_tokenizer_does(tokenizer):
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory, tokenizer) -> Teacher:
-    return Teacher.from_pretrained(str(save_teacher("siglip", tmp_path_factory.mktemp("siglip"), tokenizer)))
+    return Teacher.from_pretrained(
+        str(save_teacher("siglip", tmp_path_factory.mktemp("siglip"), tokenizer))
+    )
 
 
 def test_captions_of_a_training_batch_are_cleaned_for_the_teacher_alone(siglip, tokenizer):

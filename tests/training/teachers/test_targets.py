@@ -51,14 +51,20 @@ def test_texts_are_encoded_by_length_and_returned_in_order(field):
     lengths = torch.randint(1, 12, (2 * CPU_CHUNK + 3,), generator=generator)
     mask = (torch.arange(12) < lengths[:, None]).long()
     ids = torch.randint(1, 100, mask.shape, generator=generator)
-    batch = {"input_ids": torch.zeros_like(ids), "attention_mask": mask, f"{field}input_ids": ids * mask}
+    batch = {
+        "input_ids": torch.zeros_like(ids),
+        "attention_mask": mask,
+        f"{field}input_ids": ids * mask,
+    }
     batch |= {f"{field}attention_mask": mask}
     teacher = Echo()
     found = LiveTargets(teacher, TargetSpec(("text",), token_maps=True)).texts(batch)
     assert torch.equal(found.embedding[:, 0], (ids * mask).sum(1).float())
     assert torch.equal(found.feature_map[:, :, 0], (ids * mask).float())
     ordered = lengths.sort().values
-    assert teacher.lengths == [int(ordered[stop - 1]) for stop in (CPU_CHUNK, 2 * CPU_CHUNK, len(lengths))]
+    assert teacher.lengths == [
+        int(ordered[stop - 1]) for stop in (CPU_CHUNK, 2 * CPU_CHUNK, len(lengths))
+    ]
     assert LiveTargets(teacher, TargetSpec(("text",))).texts(batch).feature_map is None
 
 

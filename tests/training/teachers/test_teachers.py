@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, T5Config, T5Model
 
 from tests.tiny import IMAGE_SIZE, make_image_processor
-from tests.tiny_teachers import NUM_POSITIONS, PATCH_SIZE, TEACHERS, make_teacher_model, save_teacher
+from tests.tiny_teachers import (
+    NUM_POSITIONS,
+    PATCH_SIZE,
+    TEACHERS,
+    make_teacher_model,
+    save_teacher,
+)
 from training.teachers import Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
 
@@ -34,7 +40,9 @@ def teachers(folders) -> dict[str, Teacher]:
 def tokens(tokenizer) -> dict[str, Tensor]:
     """Three texts of different lengths, each ended by the last token id, where the tiny CLIP pools."""
     generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(5, len(tokenizer) - 1, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    input_ids = torch.randint(
+        5, len(tokenizer) - 1, (len(LENGTHS), max(LENGTHS)), generator=generator
+    )
     for row, length in enumerate(LENGTHS):
         input_ids[row, length - 1] = len(tokenizer) - 1
         input_ids[row, length:] = tokenizer.pad_token_id
@@ -50,7 +58,10 @@ def pixel_values() -> Tensor:
 def normed(hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
     """LayerNorm, written out."""
     centred = hidden - hidden.mean(-1, keepdim=True)
-    return centred / (hidden.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+    return (
+        centred / (hidden.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt() * norm.weight
+        + norm.bias
+    )
 
 
 def assert_map(feature_map: Tensor, patches: Tensor):
@@ -80,8 +91,12 @@ def padded(input_ids: Tensor, tokenizer) -> Tensor:
 def test_clip_image_map_is_after_the_final_norm(kind, teachers, pixel_values):
     model = teachers[kind].model
     tower = model.vision_model
-    hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(tower.embeddings(pixel_values))).last_hidden_state
-    torch.testing.assert_close(tower(pixel_values=pixel_values).last_hidden_state, hidden)  # before the norm
+    hidden = tower.encoder(
+        inputs_embeds=tower.pre_layrnorm(tower.embeddings(pixel_values))
+    ).last_hidden_state
+    torch.testing.assert_close(
+        tower(pixel_values=pixel_values).last_hidden_state, hidden
+    )  # before the norm
     hidden = normed(hidden, tower.post_layernorm)
     targets = teachers[kind].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden[:, 1:])
@@ -89,10 +104,13 @@ def test_clip_image_map_is_after_the_final_norm(kind, teachers, pixel_values):
 
 
 @torch.no_grad()
-def test_siglip_image_map_has_no_cls_token_and_its_embedding_is_the_attention_pool(teachers, pixel_values):
+def test_siglip_image_map_has_no_cls_token_and_its_embedding_is_the_attention_pool(
+    teachers, pixel_values
+):
     tower = teachers["siglip"].model.vision_model
     hidden = normed(
-        tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state, tower.post_layernorm
+        tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state,
+        tower.post_layernorm,
     )
     targets = teachers["siglip"].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden)
@@ -107,7 +125,9 @@ def test_altclip_text_map_is_projected_already(teachers, tokens):
     model = teachers["altclip"].model
     tower = model.text_model
     hidden = tower.roberta(**tokens).last_hidden_state
-    expected = normed(hidden, tower.pre_LN) @ tower.transformation.weight.T + tower.transformation.bias
+    expected = (
+        normed(hidden, tower.pre_LN) @ tower.transformation.weight.T + tower.transformation.bias
+    )
     targets = teachers["altclip"].encode_texts(**tokens)
     torch.testing.assert_close(targets.feature_map, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(targets.embedding, expected[:, 0] @ model.text_projection.weight.T)
@@ -117,7 +137,9 @@ def test_altclip_text_map_is_projected_already(teachers, tokens):
 @pytest.mark.parametrize("eos_token_id", [None, 2])
 def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, tokenizer):
     teacher = teachers["clip"]
-    if eos_token_id is not None:  # as in OpenAI's configs, where the end is the highest token id instead
+    if (
+        eos_token_id is not None
+    ):  # as in OpenAI's configs, where the end is the highest token id instead
         model = make_teacher_model("clip", len(tokenizer), eos_token_id=eos_token_id)
         teacher = Teacher(model, tokenizer, teacher.image_processor, "old")
     tower = teacher.model.text_model
@@ -125,25 +147,37 @@ def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, t
     for row, ids in enumerate(whole(tokens)):
         length = ids.shape[1]
         mask = torch.full((length, length), float("-inf")).triu(1)[None, None]  # (1, 1, L, L)
-        hidden = tower.encoder(inputs_embeds=tower.embeddings(ids), attention_mask=mask).last_hidden_state
+        hidden = tower.encoder(
+            inputs_embeds=tower.embeddings(ids), attention_mask=mask
+        ).last_hidden_state
         expected = normed(hidden, tower.final_layer_norm)[0]
-        torch.testing.assert_close(targets.feature_map[row, :length], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            targets.feature_map[row, :length], expected, rtol=1e-4, atol=1e-5
+        )
         projected = expected[-1] @ teacher.model.text_projection.weight.T
         torch.testing.assert_close(targets.embedding[row], projected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(teachers, tokens, tokenizer):
+def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(
+    teachers, tokens, tokenizer
+):
     tower = teachers["siglip"].model.text_model
     embedded = tower.embeddings(padded(tokens["input_ids"], tokenizer))
-    expected = normed(tower.encoder(inputs_embeds=embedded).last_hidden_state, tower.final_layer_norm)
+    expected = normed(
+        tower.encoder(inputs_embeds=embedded).last_hidden_state, tower.final_layer_norm
+    )
     targets = teachers["siglip"].encode_texts(**tokens)
-    torch.testing.assert_close(targets.feature_map, expected[:, : max(LENGTHS)], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        targets.feature_map, expected[:, : max(LENGTHS)], rtol=1e-4, atol=1e-5
+    )
     pooled = expected[:, -1] @ tower.head.weight.T + tower.head.bias
     torch.testing.assert_close(targets.embedding, pooled, rtol=1e-4, atol=1e-5)
     # whatever a caller padded with
     other = {"input_ids": tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, 7)}
-    assert torch.equal(teachers["siglip"].encode_texts(**tokens | other).embedding, targets.embedding)
+    assert torch.equal(
+        teachers["siglip"].encode_texts(**tokens | other).embedding, targets.embedding
+    )
 
 
 # every family
@@ -151,13 +185,19 @@ def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(teache
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_embeddings_equal_those_of_the_familys_own_forward(kind, folders, teachers, tokens, tokenizer, pixel_values):
+def test_embeddings_equal_those_of_the_familys_own_forward(
+    kind, folders, teachers, tokens, tokenizer, pixel_values
+):
     model = AutoModel.from_pretrained(folders[kind]).eval()
     texts = {"input_ids": padded(tokens["input_ids"], tokenizer)} if kind == "siglip" else tokens
     output = model(**texts, pixel_values=pixel_values)
     image, text = teachers[kind].encode_images(pixel_values), teachers[kind].encode_texts(**tokens)
-    torch.testing.assert_close(F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(F.normalize(text.embedding, dim=1), output.text_embeds, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        F.normalize(text.embedding, dim=1), output.text_embeds, rtol=1e-4, atol=1e-5
+    )
     assert teachers[kind].logit_scale == pytest.approx(model.logit_scale.item())
 
 
@@ -172,7 +212,9 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
     assert long.feature_map.shape[1] == short.feature_map.shape[1] + 5
     torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
     longer_map = long.feature_map[:, : attended.shape[1]]
-    torch.testing.assert_close(longer_map[attended], short.feature_map[attended], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        longer_map[attended], short.feature_map[attended], rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(
         short.embedding[0], short.embedding[1], atol=1e-2
     )  # equal embeddings would hide an error
@@ -188,7 +230,11 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
     expected = {"altclip": NUM_POSITIONS - 2, "dcclip": 32}
     assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
     longer = torch.full((1, teacher.max_text_length + 1), 7)
-    assert teacher.encode_texts(longer[:, 1:], torch.ones_like(longer[:, 1:])).embedding.isfinite().all()
+    assert (
+        teacher.encode_texts(longer[:, 1:], torch.ones_like(longer[:, 1:]))
+        .embedding.isfinite()
+        .all()
+    )
     with pytest.raises(ValueError, match=rf"^input_ids.* {teacher.max_text_length}\."):
         teacher.encode_texts(longer, torch.ones_like(longer))
 
@@ -198,7 +244,10 @@ def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, to
     teacher = Teacher(model, tokenizer, make_image_processor(), "x")
     assert teacher.revision == weights_fingerprint(model)
     assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    expected = teacher.encode_images(pixel_values).embedding, teacher.encode_texts(**tokens).embedding
+    expected = (
+        teacher.encode_images(pixel_values).embedding,
+        teacher.encode_texts(**tokens).embedding,
+    )
     for encode, target in (
         (lambda: teacher.encode_images(pixel_values), expected[0]),
         (lambda: teacher.encode_texts(**tokens), expected[1]),
@@ -213,14 +262,34 @@ def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, to
 
 @pytest.mark.parametrize("towers", SUBSETS)
 @pytest.mark.parametrize("kind", ["altclip", "siglip", "dcclip"])
-def test_one_tower_equals_that_of_the_whole_teacher(kind, towers, folders, teachers, tokens, pixel_values):
+def test_one_tower_equals_that_of_the_whole_teacher(
+    kind, towers, folders, teachers, tokens, pixel_values
+):
     part = Teacher.from_pretrained(str(folders[kind]), towers)
-    prefixes = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
-    kept = ("logit_scale", "logit_bias", *(prefix for tower in towers for prefix in prefixes[tower]))
-    whole = {name: tensor for name, tensor in teachers[kind].state_dict().items() if name.startswith(kept)}
+    prefixes = {
+        "vision": ("vision_model.", "visual_projection."),
+        "text": ("text_model.", "text_projection."),
+    }
+    kept = (
+        "logit_scale",
+        "logit_bias",
+        *(prefix for tower in towers for prefix in prefixes[tower]),
+    )
+    whole = {
+        name: tensor
+        for name, tensor in teachers[kind].state_dict().items()
+        if name.startswith(kept)
+    }
     assert part.towers == towers and part.state_dict().keys() == whole.keys()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in part.state_dict().items())
-    for field in ("projection_dim", "vision_width", "text_width", "image_size", "max_text_length", "logit_scale"):
+    for field in (
+        "projection_dim",
+        "vision_width",
+        "text_width",
+        "image_size",
+        "max_text_length",
+        "logit_scale",
+    ):
         assert getattr(part, field) == getattr(teachers[kind], field)
     for tower, encode in (
         ("vision", lambda teacher: teacher.encode_images(pixel_values)),
@@ -233,23 +302,30 @@ def test_one_tower_equals_that_of_the_whole_teacher(kind, towers, folders, teach
                 encode(part)
 
 
-def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(folders, teachers, tokens, tmp_path):
+def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(
+    folders, teachers, tokens, tmp_path
+):
     folder = shutil.copytree(folders["altclip"], tmp_path / "old")
     weights = load_file(folder / "model.safetensors")
     # as BAAI/AltCLIP is stored: transformers renames them for classes of its own
     old = {
-        name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): tensor for name, tensor in weights.items()
+        name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): tensor
+        for name, tensor in weights.items()
     }
     assert any("roberta.encoder.layer." in name for name in old)
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
     part = Teacher.from_pretrained(str(folder), ("text",))
-    assert torch.equal(part.encode_texts(**tokens).embedding, teachers["altclip"].encode_texts(**tokens).embedding)
+    assert torch.equal(
+        part.encode_texts(**tokens).embedding, teachers["altclip"].encode_texts(**tokens).embedding
+    )
 
 
 # lineage
 
 
-def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_towers(folders, tmp_path):
+def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_towers(
+    folders, tmp_path
+):
     folder = shutil.copytree(folders["clip"], tmp_path / "copy")
     revision = Teacher.from_pretrained(str(folders["clip"]), ()).revision
     assert Teacher.from_pretrained(str(folder), ("text",)).revision == revision
@@ -257,12 +333,17 @@ def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_tower
     weights["visual_projection.weight"][0, 0] += 1e-3
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert Teacher.from_pretrained(str(folder), ("text",)).revision != revision
-    with pytest.raises(ValueError, match=r"has no weights \(model\*\.safetensors or pytorch_model\*\.bin\)"):
+    with pytest.raises(
+        ValueError, match=r"has no weights \(model\*\.safetensors or pytorch_model\*\.bin\)"
+    ):
         digest_folder(tmp_path)
 
 
 def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, tokens):
-    commits = ["0123456789abcdef0123456789abcdef01234567", "76543210fedcba9876543210fedcba9876543210"]
+    commits = [
+        "0123456789abcdef0123456789abcdef01234567",
+        "76543210fedcba9876543210fedcba9876543210",
+    ]
     cached = Path(HF_HUB_CACHE, "models--tiny--clip")
     for commit in commits:
         shutil.copytree(folders["clip"], cached / "snapshots" / commit)
@@ -273,7 +354,9 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
     assert teacher.license is None  # no card in the cache, and offline
     (cached / "snapshots" / commits[1] / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
     (cached / "refs" / "main").write_text(commits[1])
-    assert teacher.with_towers(("text",)).revision == commits[0]  # the same, though there is a newer one
+    assert (
+        teacher.with_towers(("text",)).revision == commits[0]
+    )  # the same, though there is a newer one
     newer = Teacher.from_pretrained("tiny/clip", ())
     assert (newer.revision, newer.license) == (commits[1], "mit")
     assert Teacher.from_pretrained("tiny/clip", (), revision=commits[0]).revision == commits[0]
@@ -301,18 +384,26 @@ def test_licence_is_from_the_card_or_else_from_the_family(metadata, expected, fo
 def test_unknown_teachers_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"^teacher: 'no/where'"):
         Teacher.from_pretrained("no/where")
-    T5Model(T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=20)).save_pretrained(tmp_path)
+    T5Model(
+        T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=20)
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^teacher: .*'t5'.*altclip, chinese_clip"):
         Teacher.from_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])  # transformers builds an empty one, or fails
-def test_a_teacher_without_a_tokenizer_gives_image_targets_only(kind, folders, tmp_path, pixel_values):
+def test_a_teacher_without_a_tokenizer_gives_image_targets_only(
+    kind, folders, tmp_path, pixel_values
+):
     folder = shutil.copytree(folders[kind], tmp_path / kind)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    teacher, whole = (Teacher.from_pretrained(str(path), towers=("vision",)) for path in (folder, folders[kind]))
-    assert torch.equal(teacher.encode_images(pixel_values).embedding, whole.encode_images(pixel_values).embedding)
+    teacher, whole = (
+        Teacher.from_pretrained(str(path), towers=("vision",)) for path in (folder, folders[kind])
+    )
+    assert torch.equal(
+        teacher.encode_images(pixel_values).embedding, whole.encode_images(pixel_values).embedding
+    )
     for read in (lambda: teacher.tokenizer, lambda: teacher.max_text_length):
         with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):
             read()

@@ -33,7 +33,11 @@ def test_call_state_is_restored_after_unbounded(loaded):
     with untruncated(loaded) as backend:
         lengths = [len(encoding.ids) for encoding in backend.encode_batch(TEXTS)]
     assert (loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation) == before
-    assert lengths == [len(ids) for ids in loaded(TEXTS).input_ids] and min(lengths) > 3 and lengths[0] != lengths[1]
+    assert (
+        lengths == [len(ids) for ids in loaded(TEXTS).input_ids]
+        and min(lengths) > 3
+        and lengths[0] != lengths[1]
+    )
 
 
 def test_saved_tokenizer_has_no_call_state_after_a_reset(loaded, tmp_path):
@@ -57,7 +61,10 @@ def test_a_damaged_tokenizer_is_refused_by_name(tokenizer, tmp_path, content):
 def test_a_tokenizer_with_remote_code_is_refused_without_a_question(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    config |= {"tokenizer_class": "OtherTokenizer", "auto_map": {"AutoTokenizer": [None, "other.OtherTokenizer"]}}
+    config |= {
+        "tokenizer_class": "OtherTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "other.OtherTokenizer"]},
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"student\.tokenizer: cannot load the tokenizer of "):
         load_tokenizer(str(tmp_path))

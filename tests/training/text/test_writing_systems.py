@@ -5,7 +5,14 @@ from training.text.writing_systems import is_written_in, script_of
 
 @pytest.mark.parametrize(
     ("character", "script"),
-    [("a", "Latin"), ("Ａ", "Latin"), ("é", "Latin"), ("中", "Han"), ("ж", "Cyrillic"), ("ア", "Katakana")]
+    [
+        ("a", "Latin"),
+        ("Ａ", "Latin"),
+        ("é", "Latin"),
+        ("中", "Han"),
+        ("ж", "Cyrillic"),
+        ("ア", "Katakana"),
+    ]
     + [(character, None) for character in "1!▁，。 \u0301"],
 )
 def test_script_of_a_character(character, script):

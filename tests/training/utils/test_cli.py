@@ -56,12 +56,18 @@ def test_the_command_line_overrides_the_file(tmp_path):
     file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
     seeds = ["--seeds", "6"]
     for config in (["--config", str(file)], [f"--config={file}"]):
-        for arguments in (["model", *config, *seeds], ["model", *seeds, *config], [*seeds, *config, "model"]):
+        for arguments in (
+            ["model", *config, *seeds],
+            ["model", *seeds, *config],
+            [*seeds, *config, "model"],
+        ):
             options = parse(*arguments)
             assert options.data == ["x", "y"] and options.seeds == [6]
 
 
-@pytest.mark.parametrize("line", ["trust_remote_code: true", "data: [some.module:make]", "data: ['a=module:make:en']"])
+@pytest.mark.parametrize(
+    "line", ["trust_remote_code: true", "data: [some.module:make]", "data: ['a=module:make:en']"]
+)
 def test_a_file_of_options_runs_no_code(tmp_path, capsys, monkeypatch, line):
     (tmp_path / "options.yaml").write_text(line, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -70,7 +76,10 @@ def test_a_file_of_options_runs_no_code(tmp_path, capsys, monkeypatch, line):
     arguments += [] if line.startswith("data") else ["--data", "x"]
     with pytest.raises(SystemExit):
         parse(*arguments)
-    assert "on the command line" in (error := capsys.readouterr().err) or "to the command line" in error
+    assert (
+        "on the command line" in (error := capsys.readouterr().err)
+        or "to the command line" in error
+    )
     assert parse("model", "--data", "some.module:make", "--trust_remote_code").trust_remote_code
 
 
@@ -79,7 +88,12 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
         parse("--help")
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    expected = ("Folder of the model.", "Data sources, 100 % of them.", "Number formats to write.", "(default: 0 1)")
+    expected = (
+        "Folder of the model.",
+        "Data sources, 100 % of them.",
+        "Number formats to write.",
+        "(default: 0 1)",
+    )
     assert all(words in text for words in expected)
     assert "python training/try.py FOLDER --data A\n    --data B" in text
 
@@ -108,8 +122,14 @@ def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys, monke
         with pytest.raises(SystemExit) as stop:
             parse("folder", "--data", "x", *arguments)
         line = capsys.readouterr().err
-        assert stop.value.code == 2 and line.startswith(f"try: config: '{path}' ") and line.count("\n") == 1
-    monkeypatch.setattr(Path, "read_text", lambda *arguments, **options: os.scandir(path))  # an error of the system
+        assert (
+            stop.value.code == 2
+            and line.startswith(f"try: config: '{path}' ")
+            and line.count("\n") == 1
+        )
+    monkeypatch.setattr(
+        Path, "read_text", lambda *arguments, **options: os.scandir(path)
+    )  # an error of the system
     with pytest.raises(SystemExit):
         parse("folder", "--data", "x", "--config", str(path))
     assert capsys.readouterr().err.startswith(f"try: config: '{path}' cannot be read")
@@ -130,16 +150,26 @@ def test_user_errors_name_the_command_and_the_missing_extra(capsys):
     ("error", "code", "line"),
     [
         (ValueError("data: two\nlines."), 2, "data: two lines."),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "[Errno 13] Permission denied: '/x'"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "[Errno 13] Permission denied: '/x'",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
         (OSError("output_dir: cannot save."), 1, "output_dir: cannot save."),
         (FloatingPointError("step 3: not finite."), 1, "step 3: not finite."),
         (
-            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"),
+            RuntimeError(
+                "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+            ),
             1,
             "another process of this run has ended; its own message says why.",
         ),
-        (KeyboardInterrupt(), 130, "interrupted. Complete files are kept. Run the same command again."),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted. Complete files are kept. Run the same command again.",
+        ),
         (KeyboardInterrupt("Add --resume."), 130, "interrupted. Add --resume."),
     ],
 )
@@ -174,11 +204,17 @@ def test_debug_shows_the_traceback_first(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop, user_errors("eval"):
         raise ValueError("data: none.")
     lines = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and lines[0].startswith("Traceback") and lines[-1] == "eval: data: none."
+    assert (
+        stop.value.code == 2
+        and lines[0].startswith("Traceback")
+        and lines[-1] == "eval: data: none."
+    )
 
 
 def test_command_contains_options_that_differ_from_their_defaults():
-    options = Options(folder="a b", data=["x", "y"], seeds=[0, 1], columns={"en": "c d"}, dry_run=True)
+    options = Options(
+        folder="a b", data=["x", "y"], seeds=[0, 1], columns={"en": "c d"}, dry_run=True
+    )
     expected = "it --folder 'a b' --data x y --columns.en 'c d' --dry_run"
     assert command_of("it", options) == expected
     assert parse(options.folder, *shlex.split(expected)[3:]) == options

@@ -50,7 +50,10 @@ def test_temporary_files_never_replace_those_of_the_user(tmp_path):
     mine = [tmp_path / name for name in ("log.tmp", ".cache.tmp", "X.tmp", ".log.jsonl.dcclip")]
     for path in mine:
         path.write_text("mine")
-    with atomic_write(tmp_path / "log.jsonl") as first, atomic_write(tmp_path / "log.jsonl") as second:
+    with (
+        atomic_write(tmp_path / "log.jsonl") as first,
+        atomic_write(tmp_path / "log.jsonl") as second,
+    ):
         assert first != second  # two writers of one file do not share a temporary file
     with scratch_folder(tmp_path / "X"):
         pass
@@ -85,7 +88,9 @@ def test_recover_folder_cleans_up_after_a_kill(tmp_path, has_new_folder):
 
 def test_remove_folder_is_atomic(tmp_path, monkeypatch):
     (tmp_path / "old").mkdir()
-    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)  # killed before the first file is removed
+    monkeypatch.setattr(
+        "shutil.rmtree", lambda path, ignore_errors: None
+    )  # killed before the first file is removed
     remove_folder(tmp_path / "old")
     assert not (tmp_path / "old").exists()
 
@@ -99,7 +104,16 @@ def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
         (tmp_path / "data/a.parquet", "../data/a.parquet"),
         ("/opt/me/data/*.tar", "~/data/*.tar"),
         ("/srv/data/a.parquet", "<elsewhere>/a.parquet"),
-        *((name, name) for name in ("some/id", "module:function", "../data/a.tar", "~/a.tar", "<elsewhere>/a.tar")),
+        *(
+            (name, name)
+            for name in (
+                "some/id",
+                "module:function",
+                "../data/a.tar",
+                "~/a.tar",
+                "<elsewhere>/a.tar",
+            )
+        ),
     ):
         assert relative_path(str(name)) == expected
 
@@ -117,9 +131,13 @@ def write_model(folder, **options):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_the_user_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"output_dir: .* has {name}, which distill did not write.*--overwrite"):
+    with pytest.raises(
+        ValueError, match=rf"output_dir: .* has {name}, which distill did not write.*--overwrite"
+    ):
         write_model(tmp_path)
-    assert (tmp_path / name).read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine" and [
+        path.name for path in tmp_path.iterdir()
+    ] == [name]
     write_model(tmp_path, overwrite=True)
     assert (tmp_path / name).read_text() == "model"
 
@@ -171,10 +189,15 @@ def test_an_input_is_never_the_output(tmp_path, relation):
         output = tmp_path / "link"
         output.symlink_to(teacher)
     if "inside" in relation:
-        output, teacher = tmp_path, tmp_path / "README.md" / ("" if relation == "inside" else "deep")
+        output, teacher = (
+            tmp_path,
+            tmp_path / "README.md" / ("" if relation == "inside" else "deep"),
+        )
         teacher.mkdir(parents=True)
         (tmp_path / "a" / "deep").mkdir(parents=True)
-        teacher = tmp_path / "**" / "deep" if "match" in relation else teacher  # and another match, which is elsewhere
+        teacher = (
+            tmp_path / "**" / "deep" if "match" in relation else teacher
+        )  # and another match, which is elsewhere
     with pytest.raises(ValueError, match="would overwrite teacher"):
         write_model(output, inputs={"teacher": str(teacher), "student": None}, overwrite=True)
 
@@ -196,7 +219,9 @@ def test_two_runs_never_write_to_one_folder(tmp_path):
     )
     try:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"output_dir: .* is in use by process {other.pid} on "):
+        with pytest.raises(
+            ValueError, match=f"output_dir: .* is in use by process {other.pid} on "
+        ):
             write_model(tmp_path)
         assert (tmp_path / ".dcclip/lock").exists()  # the refused run leaves it alone
     finally:

@@ -29,13 +29,17 @@ def test_freed_memory_stays_with_the_process():
     used = {}
     for keep in (True, False):
         code = FREE_A_BLOCK.format(keep=keep)
-        used[keep] = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        used[keep] = int(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+        )
     assert used[True] > BLOCK > used[False]
 
 
 def test_end_process_group(tmp_path):
     end_process_group()  # without a group, nothing to do
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     end_process_group()
     assert not torch.distributed.is_initialized()
 
@@ -60,7 +64,9 @@ def test_numbers_are_a_pure_function_of_seed_and_keys():
     np.random.seed(1)  # the global generator has no influence
     alone = np.concatenate([keyed_uniform(3, np.array([i]), np.array([i % 4]), num=5) for i in ids])
     assert np.array_equal(together, alone)
-    assert np.array_equal(keyed_uniform(3, 7, 2, num=2)[0], keyed_uniform(3, np.array([7]), 2, num=5)[0, :2])
+    assert np.array_equal(
+        keyed_uniform(3, 7, 2, num=2)[0], keyed_uniform(3, np.array([7]), 2, num=5)[0, :2]
+    )
 
 
 def split_mix(value: int) -> int:
@@ -75,16 +81,26 @@ def split_mix(value: int) -> int:
 @pytest.mark.parametrize("key", [4, 2**64 - 1])
 def test_seed_and_keys_are_hashed_one_after_the_other(key):
     state = split_mix((split_mix((split_mix(2) + key) % 2**64) + 7) % 2**64)
-    expected = [(split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)]
+    expected = [
+        (split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)
+    ]
     assert keyed_uniform(2, key, 7, num=3).tolist() == [expected]
 
 
-OTHERS = {"seed": (4, 7, 1), "id": (3, 8, 1), "view": (3, 7, 2), "swapped": (3, 1, 7), "sum": (4, 6, 1)}
+OTHERS = {
+    "seed": (4, 7, 1),
+    "id": (3, 8, 1),
+    "view": (3, 7, 2),
+    "swapped": (3, 1, 7),
+    "sum": (4, 6, 1),
+}
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_numbers_depend_on_every_key_and_on_their_order(other):
-    assert not np.isclose(keyed_uniform(3, 7, 1, num=4), keyed_uniform(other[0], *other[1:], num=4)).any()
+    assert not np.isclose(
+        keyed_uniform(3, 7, 1, num=4), keyed_uniform(other[0], *other[1:], num=4)
+    ).any()
 
 
 def test_numbers_are_uniform_and_independent():
@@ -92,5 +108,7 @@ def test_numbers_are_uniform_and_independent():
     assert draws.min() >= 0 and draws.max() < 1
     counts = np.stack([np.histogram(column, bins=10, range=(0, 1))[0] for column in draws.T])
     assert np.abs(counts - 2000).max() < 6 * np.sqrt(2000 * 0.9)  # six standard deviations
-    correlation = np.corrcoef(np.concatenate([draws, np.roll(draws[:, :1], 1, 0)], 1).T)  # also between rows
+    correlation = np.corrcoef(
+        np.concatenate([draws, np.roll(draws[:, :1], 1, 0)], 1).T
+    )  # also between rows
     assert np.abs(correlation - np.eye(5)).max() < 0.04

@@ -41,7 +41,11 @@ def test_a_file_has_no_absolute_path(results, tmp_path):
     results.rows = [replace(ROWS[0], model=name) for name in models]
     found = Results.read(results.write(tmp_path))
     assert found.meta["command"] == "python it.py --model one"
-    assert [row.model for row in found.rows] == ["one/model", "two/model", "me/three images, a/four texts"]
+    assert [row.model for row in found.rows] == [
+        "one/model",
+        "two/model",
+        "me/three images, a/four texts",
+    ]
 
 
 def test_values_are_selected_by_field_and_averaged_over_seeds(results):
@@ -53,23 +57,38 @@ def test_values_are_selected_by_field_and_averaged_over_seeds(results):
 
 
 def test_table_has_a_row_for_each_model_and_a_column_for_each_metric(results):
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in results.table().splitlines()
+    ]
     assert lines[0] == ["model", "unseen_style zh top1", "unseen_style en top1"]
     assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]
 
 
-def test_the_plot_has_a_panel_for_each_model_and_a_point_for_each_row(results, tmp_path, monkeypatch):
-    results.rows += [replace(ROWS[0], model="/home/me/teacher", set="雪景", language="en", interval=None)]
+def test_the_plot_has_a_panel_for_each_model_and_a_point_for_each_row(
+    results, tmp_path, monkeypatch
+):
+    results.rows += [
+        replace(ROWS[0], model="/home/me/teacher", set="雪景", language="en", interval=None)
+    ]
     figures, save = [], Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda own, *args, **options: (figures.append(own), save(own, *args, **options))
+        Figure,
+        "savefig",
+        lambda own, *args, **options: (figures.append(own), save(own, *args, **options)),
     )
     with warnings.catch_warnings(action="error"), Image.open(results.plot(tmp_path)) as image:
         assert image.format == "PNG" and min(image.size) > 200
     panels = figures[0].axes
     assert [panel.get_title() for panel in panels] == ["teacher", "student, aligned", "me/teacher"]
-    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["unseen style, top1", "雪景, top1"]
-    points = [{line.get_label(): line[0].get_xydata().tolist() for line in panel.containers} for panel in panels]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == [
+        "unseen style, top1",
+        "雪景, top1",
+    ]
+    points = [
+        {line.get_label(): line[0].get_xydata().tolist() for line in panel.containers}
+        for panel in panels
+    ]
     assert points[1] == {"zh": [[30.0, 0.0], [40.0, 0.0]], "en": [[35.0, 0.2]]}
     (ends,) = panels[0].containers[0][2][0].get_segments()
     assert ends.tolist() == [[pytest.approx(40), 0], [pytest.approx(60), 0]]
@@ -84,5 +103,10 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content):
 
 def test_a_terminal_shows_a_table_in_columns():
     text = "Before:\n\n| model | top1 |\n| --- | ---: |\n| teacher | 5.0 |\n| student, aligned |  |\n\nAfter."
-    lines = ["model             top1", "----------------  ----", "teacher            5.0", "student, aligned"]
+    lines = [
+        "model             top1",
+        "----------------  ----",
+        "teacher            5.0",
+        "student, aligned",
+    ]
     assert aligned(text) == "\n".join(["Before:", "", *lines, "", "After."])

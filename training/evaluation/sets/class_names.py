@@ -20,7 +20,9 @@ from training.utils.files import expanded
 
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
-FORMS = "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
+FORMS = (
+    "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
+)
 # everyday sets whose names are the general texts
 GENERAL_SETS = ("caltech-101", "cifar-100", "dtd", "food-101", "oxford-flower-102", "oxford-iiit-pets",
                 "resisc45_clip", "voc-2007-classification")  # fmt: skip
@@ -67,7 +69,9 @@ class ClassNames:
                     f"ELEVATER: {', '.join(SETS)}."
                 ) from error
         if source in SETS:
-            classes = [{"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()]
+            classes = [
+                {"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()
+            ]
         if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
             if len(set(languages)) > 1:
                 raise ValueError(
@@ -76,10 +80,17 @@ class ClassNames:
                 )
             language = languages[0] if languages else _language_of(classes)
             classes = [{language: name} for name in classes]
-        if not (isinstance(classes, list) and classes and all(isinstance(entry, dict) and entry for entry in classes)):
+        if not (
+            isinstance(classes, list)
+            and classes
+            and all(isinstance(entry, dict) and entry for entry in classes)
+        ):
             raise ValueError(f"class_names: {str(path)!r} must be {FORMS}. Change it.")
         others = [language for language in LANGUAGES if any(language in entry for entry in classes)]
-        names = {language: [entry.get(language) for entry in classes] for language in (*classes[0], *others)}
+        names = {
+            language: [entry.get(language) for entry in classes]
+            for language in (*classes[0], *others)
+        }
         for language, listed in names.items():
             for number, name in enumerate(listed):
                 if not isinstance(name, str) or not name.strip():
@@ -101,7 +112,9 @@ class ClassNames:
             ValueError: The classes have no names in this language.
         """
         if language not in self.names:
-            raise ValueError(f"language: the class list has no names in {language!r}, only in {sorted(self.names)}.")
+            raise ValueError(
+                f"language: the class list has no names in {language!r}, only in {sorted(self.names)}."
+            )
         return self.names[language]
 
     def label_ids(self, labels: Sequence[str]) -> Tensor:
@@ -111,7 +124,9 @@ class ClassNames:
             ValueError: A label is not among the class names.
         """
         numbers: dict[str, int] = {}
-        for language in sorted(self.names, key=lambda language: language == self.key):  # the key's names override
+        for language in sorted(
+            self.names, key=lambda language: language == self.key
+        ):  # the key's names override
             numbers |= {name: number for number, name in enumerate(self.names[language])}
         for row, label in enumerate(labels):
             if label not in numbers:
@@ -142,7 +157,9 @@ def _language_of(names: Sequence[str]) -> str:
     """Language of a plain list of names, by the script of all of them; en if no language fits."""
     if any(is_written_in(name, "en") for name in names):
         return "en"
-    return next((other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), "en")
+    return next(
+        (other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), "en"
+    )
 
 
 @dataclass(frozen=True)

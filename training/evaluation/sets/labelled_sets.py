@@ -57,10 +57,14 @@ class LabelledSet:
     @property
     def version(self) -> str:
         """Digest of the images and their labels."""
-        return hashlib.blake2b(self.digest.encode() + self.labels.numpy().tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            self.digest.encode() + self.labels.numpy().tobytes(), digest_size=16
+        ).hexdigest()
 
 
-def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None) -> LabelledSet:
+def open_set(
+    name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None
+) -> LabelledSet:
     """Load a set, map its labels to classes, and compare it with the protocol.
 
     Args:
@@ -76,11 +80,17 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     loaded = read_source(name, source, eval_set)
     rows, context = loaded.rows, f"{name} ({loaded.location})"
     if not len(rows):
-        raise ValueError(f"data: {context} has no images. Give a folder with one folder per class, or a parquet file.")
+        raise ValueError(
+            f"data: {context} has no images. Give a folder with one folder per class, or a parquet file."
+        )
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
     labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
-    if labels.ndim == 2 and (labels.sum(1) == 1).all() and not (eval_set and eval_set.several_labels):
+    if (
+        labels.ndim == 2
+        and (labels.sum(1) == 1).all()
+        and not (eval_set and eval_set.several_labels)
+    ):
         labels = labels.argmax(1)  # lists of one label each
     rules = rules_for(loaded.location, source.allow_paths or loaded.is_listing)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
@@ -89,11 +99,17 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
         raise ValueError(
             f"label: {context}: all labels are equal, and the area under the ROC curve needs both classes."
         )
-    differences = _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
-    return LabelledSet(name, images, labels, loaded.location, loaded.split, loaded.revision, differences)
+    differences = (
+        _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
+    )
+    return LabelledSet(
+        name, images, labels, loaded.location, loaded.split, loaded.revision, differences
+    )
 
 
-def _find_column(rows: Dataset, column: str | None, usual: Sequence[str], context: str, kind: str) -> str:
+def _find_column(
+    rows: Dataset, column: str | None, usual: Sequence[str], context: str, kind: str
+) -> str:
     names = [column] if column else [name for name in usual if name in rows.column_names]
     if not names or names[0] not in rows.column_names:
         missing = repr(column) if column else f"of {kind}s"
@@ -121,7 +137,11 @@ def _labels(
     def has_names(name: str) -> bool:
         """Whether the labels are names, numbers with names, or numbers that are names, as in MNIST."""
         feature = feature_of(name)
-        if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
+        if (
+            isinstance(feature, ClassLabel)
+            or listed is not None
+            or "int" not in str(getattr(feature, "dtype", ""))
+        ):
             return True
         return lookup.has(str(rows[name][0]))
 
@@ -132,19 +152,30 @@ def _labels(
 
 
 def _find_differences(
-    labels: Tensor, lookup: "ClassLookup", listed: list[str] | None, class_names: ClassNames, eval_set: EvalSet
+    labels: Tensor,
+    lookup: "ClassLookup",
+    listed: list[str] | None,
+    class_names: ClassNames,
+    eval_set: EvalSet,
 ) -> list[str]:
     """Differences between a set and the protocol's, in words."""
     differences = []
     if len(labels) != eval_set.num_images:
-        differences.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
+        differences.append(
+            f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}"
+        )
     if eval_set.several_labels and labels.ndim == 1:
         differences.append("one label per image, the protocol has several")
     if labels.ndim == 2 and not eval_set.several_labels:
         differences.append("several labels per image, the protocol has one")
     counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=lookup.count)
-    if absent := [class_names.names[class_names.key][number] for number in (counts == 0).nonzero()[:, 0].tolist()]:
-        differences.append(f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")
+    if absent := [
+        class_names.names[class_names.key][number]
+        for number in (counts == 0).nonzero()[:, 0].tolist()
+    ]:
+        differences.append(
+            f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}"
+        )
     unknown = [name for name in lookup.find_listed(listed or []) if isinstance(name, str)]
     if unknown:
         differences.append(f"lists classes that are not in the protocol, such as {unknown[0]!r}")
@@ -171,7 +202,10 @@ class ClassLookup:
         self.count = len(class_names.names[class_names.key])
         self._ids: dict[str, list[int]] = {}
         self._exact: dict[str, list[int]] = {}
-        for language in (class_names.key, *(name for name in class_names.names if name != class_names.key)):
+        for language in (
+            class_names.key,
+            *(name for name in class_names.names if name != class_names.key),
+        ):
             found, exact = defaultdict(list), defaultdict(list)
             for number, name in enumerate(class_names.names[language]):
                 exact[name.strip()].append(number)
@@ -251,7 +285,9 @@ def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] |
             f"label: {lookup.context}: row {cells.index(None)} has none. Write its labels, or an empty list."
         )
     targets = torch.zeros(len(cells), lookup.count, dtype=torch.int8)
-    are_flags = listed is not None and all(len(cell) == len(listed) and set(cell) <= {0, 1} for cell in cells)
+    are_flags = listed is not None and all(
+        len(cell) == len(listed) and set(cell) <= {0, 1} for cell in cells
+    )
     for row, cell in enumerate(cells):
         labels = [number for number, flag in enumerate(cell) if flag] if are_flags else cell
         targets[row, [find(label) for label in labels]] = 1
@@ -262,7 +298,9 @@ def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> in
     if isinstance(cell, str):
         return lookup.find(cell)
     if not isinstance(cell, int):
-        raise ValueError(f"label: {lookup.context}: got {cell!r}, need a name or a number with a name.")
+        raise ValueError(
+            f"label: {lookup.context}: got {cell!r}, need a name or a number with a name."
+        )
     if numbers is None:
         if lookup.has(str(cell)):  # class names that are digits, as in MNIST
             return lookup.find(str(cell))
@@ -271,6 +309,8 @@ def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> in
             "Choose a column of names with --label_column, or write the names in the place of the numbers."
         )
     if not 0 <= cell < len(numbers):
-        raise ValueError(f"label: {lookup.context}: label {cell} is out of range 0..{len(numbers) - 1} of its names.")
+        raise ValueError(
+            f"label: {lookup.context}: label {cell} is out of range 0..{len(numbers) - 1} of its names."
+        )
     number = numbers[cell]
     return lookup.find(number) if isinstance(number, str) else number

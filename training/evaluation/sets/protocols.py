@@ -108,9 +108,15 @@ ELEVATER = {
 }  # fmt: skip
 IMAGENET = "imagenet-1k"
 OURS = "ours"  # source of templates and class names that were written for this project
-SETS = ELEVATER | {IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")}
+SETS = ELEVATER | {
+    IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")
+}
 
-SELECTIONS: dict[str, tuple[str, ...]] = {"all": tuple(SETS), "elevater": tuple(ELEVATER), "imagenet": (IMAGENET,)}
+SELECTIONS: dict[str, tuple[str, ...]] = {
+    "all": tuple(SETS),
+    "elevater": tuple(ELEVATER),
+    "imagenet": (IMAGENET,),
+}
 
 
 PROTOCOLS = {"elevater-en": "en", "elevater-zh": "zh"}  # languages of class names and templates

@@ -80,7 +80,9 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
         try:
             return read_hub(eval_set.hub, eval_set.split)
         except ValueError as error:
-            reason = " ".join(str(error.__cause__ or error).split()).replace(eval_set.hub, "the data set")
+            reason = " ".join(str(error.__cause__ or error).split()).replace(
+                eval_set.hub, "the data set"
+            )
             raise MissingDataError(reason[:200]) from error
     path = expanded(source.location)
     is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
@@ -91,7 +93,9 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
         check_split(source.location, source.split or "train", "split")
         return LoadedRows(load_source(source.location, split), source.location)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.location):
-        raise ValueError(f"data: {name}: there is no {source.location!r}. Give a folder, a parquet file or a Hub id.")
+        raise ValueError(
+            f"data: {name}: there is no {source.location!r}. Give a folder, a parquet file or a Hub id."
+        )
     return read_hub(source.location, split)
 
 
@@ -101,7 +105,9 @@ def _read_folder(name: str, path: Path, split: str, is_named: bool = False) -> L
     listed = read_lines(names, name) if names.exists() else None
     within = path / split if (path / split).is_dir() else path
     if shards := sorted(map(str, within.glob("*.tar"))):
-        return LoadedRows(load_source(shards, field=f"data: {name}"), str(path), split, listed=listed)
+        return LoadedRows(
+            load_source(shards, field=f"data: {name}"), str(path), split, listed=listed
+        )
     if any(path.rglob("*.parquet")):
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
     if within != path:
@@ -126,7 +132,9 @@ def list_images(folder: Path) -> list[Path]:
     Hidden and system folders, such as `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
     """
     found = (path for path in folder.rglob("*") if is_image(path) and path.is_file())
-    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts[:-1])))
+    return sorted(
+        path for path in found if not any(map(is_hidden, path.relative_to(folder).parts[:-1]))
+    )
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -146,16 +154,24 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     for class_folder in list_folders(folder):
         found = sorted(map(str, list_images(class_folder)))
         if not found:
-            raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
+            raise ValueError(
+                f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it."
+            )
         paths += found
         labels += [class_folder.name] * len(found)
     require_unicode(map(Path, paths), f"data: {name}")
     if paths and (beside := [path.name for path in folder.iterdir() if is_image(path)]):
-        raise ValueError(f"data: {name}: {beside[0]!r} is in no class folder of {str(folder)!r}. Move or remove it.")
+        raise ValueError(
+            f"data: {name}: {beside[0]!r} is in no class folder of {str(folder)!r}. Move or remove it."
+        )
     if not paths:
-        raise ValueError(f"data: {name}: folder {str(folder)!r} is empty. Add one folder per class.")
+        raise ValueError(
+            f"data: {name}: folder {str(folder)!r} is empty. Add one folder per class."
+        )
     features = Features({"image": Image(decode=False), "label": Value("string")})
-    return Dataset.from_dict({"image": [{"path": path, "bytes": None} for path in paths], "label": labels}, features)
+    return Dataset.from_dict(
+        {"image": [{"path": path, "bytes": None} for path in paths], "label": labels}, features
+    )
 
 
 def read_hub(location: str, split: str) -> LoadedRows:
@@ -175,11 +191,17 @@ def read_hub(location: str, split: str) -> LoadedRows:
             raise error
         if SHARDED_PREFIX in repository:
             patterns = [f"{split}/*.tar", NAMES_FILE]
-            snapshot = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
+            snapshot = snapshot_download(
+                repository, repo_type="dataset", revision=revision, allow_patterns=patterns
+            )
             folder = Path(snapshot)  # snapshots/COMMIT
-            return replace(_read_folder(repository, folder, split), location=repository, revision=folder.name)
+            return replace(
+                _read_folder(repository, folder, split), location=repository, revision=folder.name
+            )
         rows = load_dataset(repository, split=split, revision=revision)
-    except Exception as error:  # `datasets` raises many types, and all of them mean that it cannot be loaded
+    except (
+        Exception
+    ) as error:  # `datasets` raises many types, and all of them mean that it cannot be loaded
         raise ValueError(
             f"data: cannot load {location!r}, split {split!r}, from the Hub ({type(error).__name__}: {error}). Give a "
             "folder, a parquet file, or owner/name of a data set that has this split."

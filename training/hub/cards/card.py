@@ -10,7 +10,13 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from training.config import RECIPE_FILE, read_recipe
-from training.hub.cards.facts import ModelFacts, data_terms, finetuning_facts, read_runs, teacher_space
+from training.hub.cards.facts import (
+    ModelFacts,
+    data_terms,
+    finetuning_facts,
+    read_runs,
+    teacher_space,
+)
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.tables import accuracy_table, export_table, protocols, size_table
 from training.text.writing_systems import LANGUAGE_NAMES
@@ -75,22 +81,37 @@ def write_card(
     try:
         kept, fresh = ModelCard(old), ModelCard(new)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{README}: the metadata is damaged ({error}). Repair it, or remove the file.") from error
+        raise ValueError(
+            f"{README}: the metadata is damaged ({error}). Repair it, or remove the file."
+        ) from error
     own = {name: value for name, value in kept.data.to_dict().items() if name not in GENERATED}
     data = ModelCardData(**(own | fresh.data.to_dict()), ignore_metadata_errors=True)
     body = BLOCK.sub(lambda match: blocks.get(match[1], match[0]), kept.text.lstrip("\n"))
     write_text(path, f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
-def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: str | None, title: str | None) -> str:
+def _render(
+    folder: Path, details: CardDetails, repo_id: str | None, revision: str | None, title: str | None
+) -> str:
     results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
     facts, runs = ModelFacts.from_folder(folder), read_runs(folder)
     example = results.meta.get("example", {}) if results is not None else {}
     labels = example.get("labels", DEFAULT_LABELS)
     finetuned = finetuning_facts(facts, runs, results)
-    sources = [finetuned["data"]] if finetuned else list(dict.fromkeys(name for run in runs for name in run.sources))
-    title = title or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name) or "DC-CLIP"
-    lineage = [*filter(None, [facts.origin]), *(name for run in runs for name in run.initial_weights)]
+    sources = (
+        [finetuned["data"]]
+        if finetuned
+        else list(dict.fromkeys(name for run in runs for name in run.sources))
+    )
+    title = (
+        title
+        or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name)
+        or "DC-CLIP"
+    )
+    lineage = [
+        *filter(None, [facts.origin]),
+        *(name for run in runs for name in run.initial_weights),
+    ]
     picture = example.get("image")  # of the widget, which needs its address on the Hub
     if picture and repo_id:
         picture = f"https://huggingface.co/{repo_id}/resolve/main/{picture}"
@@ -100,10 +121,16 @@ def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: s
         facts=facts,
         details=details,
         languages=[LANGUAGE_NAMES.get(language, language) for language in facts.languages],
-        labels={language: json.dumps(names, ensure_ascii=False) for language, names in labels.items()},
-        all_labels=json.dumps([name for names in labels.values() for name in names], ensure_ascii=False),
+        labels={
+            language: json.dumps(names, ensure_ascii=False) for language, names in labels.items()
+        },
+        all_labels=json.dumps(
+            [name for names in labels.values() for name in names], ensure_ascii=False
+        ),
         image=example.get("image", "image.png"),
-        answers={language: _answers(example, language) for language in labels if "answers" in example},
+        answers={
+            language: _answers(example, language) for language in labels if "answers" in example
+        },
         title=title,
         repo_id=repo_id or title,
         revision=revision,
@@ -126,10 +153,16 @@ def _answers(example: dict[str, Any], language: str) -> str:
     """Labels with scores, such as `fox 0.988, dog 0.012`, and the correct label if it is not the first."""
     answers, correct = example["answers"][language], example["labels"][language][0]
     text = ", ".join(f"{answer['label']} {answer['score']:.3f}" for answer in answers)
-    return text if answers[0]["label"] == correct else f"{text} (wrong: the correct label is {correct})"
+    return (
+        text
+        if answers[0]["label"] == correct
+        else f"{text} (wrong: the correct label is {correct})"
+    )
 
 
-def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
+def classify_example(
+    folder: str | Path, image: str, labels: dict[str, list[str]]
+) -> dict[str, Any]:
     """Classify the example image of a card in each language.
 
     Args:
@@ -146,7 +179,9 @@ def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]
     answers = {
         language: [
             {"label": answer["label"], "score": round(answer["score"], 4)}
-            for answer in classify(str(Path(folder) / image), candidate_labels=names, hypothesis_template="{}")
+            for answer in classify(
+                str(Path(folder) / image), candidate_labels=names, hypothesis_template="{}"
+            )
         ]
         for language, names in labels.items()
     }

@@ -27,17 +27,36 @@ OPENRAIL_TEXTS = {
     "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FILE_SUFFIXES = (".parquet", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".arrow")
+FILE_SUFFIXES = (
+    ".parquet",
+    ".tar",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".txt",
+    ".zip",
+    ".arrow",
+)
 DEFAULTS = {entry.name: entry.default for entry in fields(DistillRecipe)}
-DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {entry.name for entry in fields(AlignRecipe)}
-ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {entry.name for entry in fields(DistillRecipe)}
+DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {
+    entry.name for entry in fields(AlignRecipe)
+}
+ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {
+    entry.name for entry in fields(DistillRecipe)
+}
 DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
 KIND = {"images": "images", "texts": "captions"}  # of the measured cosines
 
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
-    is_local = name.startswith(("runs/", "training/")) or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists()
+    is_local = (
+        name.startswith(("runs/", "training/"))
+        or name.lower().endswith(FILE_SUFFIXES)
+        or Path(name).exists()
+    )
     return HUB_ID.fullmatch(name) is not None and not is_local
 
 
@@ -144,7 +163,9 @@ class ModelFacts:
         stated = [self.base_model_license or UNKNOWN] if self.base_model else []
         if self.teacher_license or (self.teacher and not self.base_model):
             stated.append(self.teacher_license or UNKNOWN)
-        return list(dict.fromkeys(part for name in stated for part in split_licenses(name))) or [OWN_LICENSE]
+        return list(dict.fromkeys(part for name in stated for part in split_licenses(name))) or [
+            OWN_LICENSE
+        ]
 
     @property
     def license(self) -> str:
@@ -152,7 +173,11 @@ class ModelFacts:
         others = [name for name in self.licenses if name != OWN_LICENSE]
         if not others:
             return OWN_LICENSE
-        return others[0] if len(others) == 1 and not others[0].startswith((UNKNOWN, OTHER_LICENSE)) else OTHER_LICENSE
+        return (
+            others[0]
+            if len(others) == 1 and not others[0].startswith((UNKNOWN, OTHER_LICENSE))
+            else OTHER_LICENSE
+        )
 
     @property
     def terms(self) -> str:
@@ -160,7 +185,9 @@ class ModelFacts:
         text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from `{self.origin}`."
         if not self.origin:
             text = "The weights were trained without a teacher."
-        known = [name.removeprefix(f"{OTHER_LICENSE}: ") for name in self.licenses if name != UNKNOWN]
+        known = [
+            name.removeprefix(f"{OTHER_LICENSE}: ") for name in self.licenses if name != UNKNOWN
+        ]
         if known == [OWN_LICENSE] and len(self.licenses) == 1:
             return f"{text} They are licensed under the Apache License 2.0."
         if known:
@@ -210,12 +237,19 @@ class TrainingRun:
     @property
     def description(self) -> str:
         """Stage, towers, steps, batch size over all processes and accumulated batches, and learning rate."""
-        steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
-        factors = {"processes": self.recipe.get("num_processes", 1), "batches": self._value("accumulate_steps")}
+        steps, batch_size, rate = (
+            self._value(name) for name in ("max_steps", "batch_size", "learning_rate")
+        )
+        factors = {
+            "processes": self.recipe.get("num_processes", 1),
+            "batches": self._value("accumulate_steps"),
+        }
         factors = {name: number for name, number in factors.items() if number > 1}
         parts = " x ".join(f"{number} {name}" for name, number in factors.items())
         of_each = f" ({parts} of {batch_size:,})" if factors else ""
-        tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
+        tower = {"vision": ", image tower", "text": ", text tower"}.get(
+            self.recipe.get("tower", ""), ""
+        )
         stage = f"{self.stage}{tower}; " if self.stage else ""
         done = self.recipe.get("num_steps")
         part = f"{done:,} of " if done is not None and done < steps else ""
@@ -227,7 +261,12 @@ class TrainingRun:
         """Training data: one source, its shards, or all sources of a mixture."""
         data = self.recipe["data"]
         sources = [data.get("train"), *(source["train"] for source in data.get("sources") or [])]
-        names = [name for source in sources if source for name in (source if isinstance(source, list) else [source])]
+        names = [
+            name
+            for source in sources
+            if source
+            for name in (source if isinstance(source, list) else [source])
+        ]
         return [portable(name) for name in names]
 
     @property
@@ -256,7 +295,9 @@ def teacher_space(runs: Sequence[TrainingRun]) -> str:
         return matched
     # a loss of stage 1 compared embeddings, and not feature maps alone
     compared = [
-        run.recipe for run in distilled if run.recipe.get("logits_weight") or run.recipe.get("embedding_weight", 1)
+        run.recipe
+        for run in distilled
+        if run.recipe.get("logits_weight") or run.recipe.get("embedding_weight", 1)
     ]
     towers = {recipe.get("tower", "both") for recipe in compared}
     if last.get("new_student") or (distilled and not towers):
@@ -268,7 +309,9 @@ def teacher_space(runs: Sequence[TrainingRun]) -> str:
     return f"{matched} before the alignment, which had no anchor to them"
 
 
-def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Results | None) -> dict[str, Any] | None:
+def finetuning_facts(
+    facts: ModelFacts, runs: Sequence[TrainingRun], results: Results | None
+) -> dict[str, Any] | None:
     """What a card says about a fine-tuned model; every sentence follows from its config, its recipe or its results.
 
     Returns:
@@ -279,14 +322,21 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
         return None
     base, recipe = facts.base_model, runs[-1].recipe
     measured: Mapping[str, Any] = results.meta.get("finetune", {}) if results else {}
-    languages = [LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]]
+    languages = [
+        LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]
+    ]
     is_stated = facts.base_model_license not in (None, UNKNOWN)
     license = f"licence `{facts.base_model_license}`" if is_stated else "no licence stated"
     anchored = bool(recipe.get("anchor_weight"))
     space = (
-        f"held close to the embeddings of `{base}`" if anchored else f"not comparable with the embeddings of `{base}`"
+        f"held close to the embeddings of `{base}`"
+        if anchored
+        else f"not comparable with the embeddings of `{base}`"
     )
-    cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
+    cosines = [
+        f"{value:.3f} for {KIND[kind]}"
+        for kind, value in measured.get("cosine_to_start", {}).items()
+    ]
     interpolation = "weight" in measured and (
         f"The weights have {measured['weight']:.2f} of the change in training (WiSE-FT, "
         "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)), chosen on the validation split."
@@ -296,7 +346,9 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
             f"Fine-tuned with DC-CLIP from `{base}` ({license}) on images with {' and '.join(languages)} captions: "
             f"contrastive alignment, {'with' if anchored else 'without'} an anchor to the embeddings of that model."
         ),
-        "space": f"{space} (mean cosine {', '.join(cosines)} of the validation split)" if cosines else space,
+        "space": f"{space} (mean cosine {', '.join(cosines)} of the validation split)"
+        if cosines
+        else space,
         "measured": ", on ".join(["a validation split of the data", *measured.get("kept", [])]),
         "interpolation": interpolation,
         "data": portable(measured.get("data", runs[-1].sources[0])),

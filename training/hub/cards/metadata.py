@@ -74,7 +74,9 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     if results is None:
         return []
     exported = export_models(results)
-    measured = [entry["name"] for entry in results.meta.get("models", [])]  # training/eval.py also measures baselines
+    measured = [
+        entry["name"] for entry in results.meta.get("models", [])
+    ]  # training/eval.py also measures baselines
     rows = [
         row
         for row in results.rows
@@ -84,7 +86,10 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     several = {(name, language) for name, language, _ in with_several_protocols(rows)}
     # the Hub merges results that differ in nothing else
     configs = [
-        f"{row.language}, {row.protocol}" if (row.set, row.language) in several else str(row.language) for row in rows
+        f"{row.language}, {row.protocol}"
+        if (row.set, row.language) in several
+        else str(row.language)
+        for row in rows
     ]
     return [
         EvalResult(
@@ -92,7 +97,11 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             dataset_type=row.set or "",
             dataset_name=f"{row.set} ({config})",
             dataset_config=config,
-            metric_type="accuracy" if row.metric in ACCURACY else "recall" if "@" in row.metric else row.metric,
+            metric_type="accuracy"
+            if row.metric in ACCURACY
+            else "recall"
+            if "@" in row.metric
+            else row.metric,
             metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, 4),
         )

@@ -26,7 +26,9 @@ def _accuracy_rows(results: Results) -> list[Row]:
 
 def protocols(results: Results) -> list[str]:
     """Protocols of the accuracy table."""
-    return sorted({row.protocol for row in _accuracy_rows(results) if row.language and row.protocol})
+    return sorted(
+        {row.protocol for row in _accuracy_rows(results) if row.language and row.protocol}
+    )
 
 
 def size_table(results: Results) -> str | None:
@@ -36,7 +38,11 @@ def size_table(results: Results) -> str | None:
         The table; None if the run did not measure size and latency.
     """
     exported = export_models(results)  # exported files have a table of their own
-    rows = [row for row in results.rows if row.language is None and row.set is None and row.model not in exported]
+    rows = [
+        row
+        for row in results.rows
+        if row.language is None and row.set is None and row.model not in exported
+    ]
     rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
     if not rows:
         return None
@@ -44,9 +50,15 @@ def size_table(results: Results) -> str | None:
     header = ["model", *(TITLES.get(metric, metric.replace("_", " ")) for metric in metrics)]
     lines = [header, ["---", *["---:"] * len(metrics)]]
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
-        values = [results.mean(model=model, stage=stage, set=None, language=None, metric=metric) for metric in metrics]
+        values = [
+            results.mean(model=model, stage=stage, set=None, language=None, metric=metric)
+            for metric in metrics
+        ]
         title = ", ".join(filter(None, (model, stage)))
-        cells = ["" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}" for value in values]
+        cells = [
+            "" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}"
+            for value in values
+        ]
         lines.append([title, *cells])
     return markdown_table(lines)
 
@@ -58,11 +70,20 @@ def export_table(results: Results) -> str | None:
         The table; None if nothing was exported.
     """
     entries: list[dict[str, Any]] = results.meta.get("export", {}).get("verdicts", [])
-    verdicts = [entry for entry in entries if entry["file"] != "open_clip"]  # it works only where it was written
+    verdicts = [
+        entry for entry in entries if entry["file"] != "open_clip"
+    ]  # it works only where it was written
     if not verdicts:
         return None
     languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
-    header = ["file", "MB", "ms", "cosine with PyTorch", *(f"top-1 lost, {language}" for language in languages), ""]
+    header = [
+        "file",
+        "MB",
+        "ms",
+        "cosine with PyTorch",
+        *(f"top-1 lost, {language}" for language in languages),
+        "",
+    ]
     lines = [header, ["---", *["---:"] * (3 + len(languages)), "---"]]
     for entry in verdicts:
         cells = ["", "", "", *[""] * len(languages)]
@@ -73,7 +94,9 @@ def export_table(results: Results) -> str | None:
                 f"{entry['mean_cosine']:.5f}",
             ]
             lost = entry["lost_points"]
-            cells += [f"{lost[language]:+.2f}" if language in lost else "" for language in languages]
+            cells += [
+                f"{lost[language]:+.2f}" if language in lost else "" for language in languages
+            ]
         note = "" if entry.get("checked", True) else "accuracy unchecked"
         note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
         lines.append([f"`{entry['file']}`", *cells, note])
