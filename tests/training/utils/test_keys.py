@@ -1,0 +1,81 @@
+"""Keys of caches and checkpoints: every field of the dataclass counts, unless it says that it does not."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from tests.variants import ignored_fields
+from training.utils.keys import Digest, differences, digest_file, digest_key, make_key, no_key
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 2
+    log_every: int = no_key(default=10)
+
+
+@dataclass(frozen=True)
+class Parts:
+    name: str = "a"
+    kind: Literal["x", "y"] = "x"
+    flag: bool = False
+    rate: float = 0.0
+    limit: int | None = None
+    grid: tuple[int, int] = (7, 7)
+    columns: dict[str, str] = field(default_factory=dict)
+    inner: Inner = Inner()
+    output_dir: str = no_key(default="runs")
+
+
+def test_every_field_counts_but_those_without_effect():
+    assert ignored_fields(make_key, Parts()) == ["inner.log_every", "output_dir"]
+    assert ignored_fields(lambda parts: digest_key(make_key(parts)), Parts()) == [
+        "inner.log_every",
+        "output_dir",
+    ]
+
+
+def test_a_key_equals_its_copy_from_json():
+    key = make_key(Parts(columns={"en": "caption"}))
+    assert json.loads(json.dumps(key)) == key
+
+
+def test_none_and_zero_differ():
+    assert make_key(Parts(limit=None)) != make_key(Parts(limit=0))
+
+
+def test_an_object_without_content_is_refused():
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        make_key(Parts(name=object()))
+
+
+def test_differences_name_the_field_and_both_values():
+    before, now = make_key(Parts()), make_key(Parts(limit=3, inner=Inner(size=4)))
+    assert differences(before, now) == ["limit: None, now 3", "inner.size: 2, now 4"]
+    assert differences({}, {"limit": None}) == ["limit: None, now None"]
+    assert differences(now, now) == []
+
+
+def test_the_order_of_names_does_not_count():
+    assert digest_key({"a": 1, "b": 2}) == digest_key({"b": 2, "a": 1})
+
+
+def test_parts_of_a_digest_are_told_apart():
+    assert Digest().add("ab", "c").hex() != Digest().add("a", "bc").hex()
+    assert Digest().add("ab").add("c").hex() == Digest().add(b"ab", b"c").hex()
+    array = np.arange(4, dtype=np.int16).reshape(2, 2)
+    assert Digest().add(array).hex() == Digest().add(array.tobytes()).hex()
+    assert Digest().add(array[:0]).hex() == Digest().add(b"").hex()
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"content")
+    second.write_bytes(b"content")
+    assert digest_file(first) == digest_file(second)
+    second.write_bytes(b"contenu")
+    assert digest_file(first) != digest_file(second)
