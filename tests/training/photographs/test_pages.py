@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.demo import pages
+from training.photographs import pages
 
 SENTENCES = {"en": ["Where is the receipt?", "Wait!"], "zh": ["收据在哪里？", "等一下！"]}
 

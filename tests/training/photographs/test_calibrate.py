@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from modeling_dcclip.search.fit import fit_probability
-from training.demo import calibrate as module
-from training.demo.calibrate import calibrate
+from training.photographs import calibrate as module
+from training.photographs.calibrate import calibrate
 
 NAMES = {"en": ["dog", "cat", "cup", "car"], "zh": ["狗", "猫", "杯子", "汽车"]}
 WIDTH = 32

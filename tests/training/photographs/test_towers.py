@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.demo import pretrained
-from training.demo.e5 import dequantise, make_tokenizer, parse_e5
-from training.demo.pretrained import (
+from training.photographs.e5 import dequantise, make_tokenizer, parse_e5
+from training.photographs.towers import (
     E5_FILE,
+    IMAGE_STD,
     LITE2,
     EfficientNetLite,
     PackagedFile,
@@ -142,6 +142,6 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     )  # which adds the instruction itself
     assert torch.nn.functional.cosine_similarity(texts, expected).min() > 0.999
     assert (
-        list(processor.image_processor.image_std) == pretrained.IMAGE_STD
+        list(processor.image_processor.image_std) == IMAGE_STD
         and len(processor.tokenizer) == 250_002
     )
