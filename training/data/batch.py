@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from training.data.images import Views
 from training.text.phrasing import reword
 from training.text.pipeline import untruncated
 from training.text.vocabulary import Vocabulary
@@ -24,6 +25,7 @@ class Batch(TypedDict, total=False):
         rows: (B,) int64, row number of each sample in all data. In a stream it encodes source, shard and offset.
         sources: (B,) int64, index of the source of each sample in the mixture; 0 without a mixture.
         view_ids: (B,) int64, number of the random view of each image.
+        views: Random changes of each image, if the loader draws them.
         images: (B, 3, S, S) uint8, decoded; squashed to the square, or with the short side resized to S and the center
             cropped.
         input_ids: (T, L) int64, student tokens of the captions of these rows in all languages.
@@ -40,6 +42,7 @@ class Batch(TypedDict, total=False):
     rows: Tensor
     sources: Tensor
     view_ids: Tensor
+    views: Views
     images: Tensor
     input_ids: Tensor
     attention_mask: Tensor

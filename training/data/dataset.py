@@ -296,7 +296,7 @@ class RowLoader:
     def __init__(self, pairs: PairDataset, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
         self.skipped = pairs.skipped
         self.skipped.merge(states)
-        rows = _Rows(pairs)
+        rows = _Rows(pairs, plan)
         weights = [source.weight for source in pairs.config.mixture]
         sampler = KeyedBatchSampler(pairs.rows, weights, plan)
         self._loader = data_loader(
@@ -321,8 +321,8 @@ class _Rows(torch.utils.data.Dataset):
     Batches are therefore always full, and every process has a batch at every step.
     """
 
-    def __init__(self, pairs: PairDataset):
-        self.pairs = pairs
+    def __init__(self, pairs: PairDataset, plan: BatchPlan):
+        self.pairs, self.plan = pairs, plan
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
         """Load the sample of each key: all attempts. Only the last one is usable."""
@@ -348,4 +348,6 @@ class _Rows(torch.utils.data.Dataset):
         attempts = [
             (key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample
         ]
-        return self.pairs.collate(attempts)
+        batch = self.pairs.collate(attempts)
+        self.plan.add_views(batch)
+        return batch

@@ -75,7 +75,7 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     """
     augment, parts = Augment(VARIETY, seed), []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
-        views = augment(images[numbers], numbers, torch.zeros_like(numbers))
+        views = augment(images[numbers], augment.views(numbers, torch.zeros_like(numbers)))
         draws = torch.from_numpy(
             keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)
         ).float()

@@ -9,7 +9,8 @@ torchvision's v2 transforms are not used, because they draw from one global stre
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,50 @@ MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
 
 
 @dataclass(frozen=True)
+class Views:
+    """The random changes of the B images of a batch, drawn on the host where the batch is made.
+
+    Accelerate, `DataLoader` and `split` treat it like a tensor. What decides which images change stays on the host,
+    so that the device never has to be waited for.
+
+    Args:
+        warp: (B, 2, 3) float32, affine map of the grid of each image.
+        color: (B, 3, 4) float32, matrix of the channels of each image, and its offset.
+        blurs: Amount of the blur of each image, 0..1.
+        reductions: Factor of the lower resolution of each image; 1 changes nothing.
+    """
+
+    warp: Tensor
+    color: Tensor
+    blurs: tuple[float, ...]
+    reductions: tuple[int, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Views":
+        """Copy the matrices to a device."""
+        return replace(
+            self,
+            warp=self.warp.to(device, non_blocking=non_blocking),
+            color=self.color.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Views":
+        """Copy the matrices to memory from which a GPU copies without waiting."""
+        return replace(self, warp=self.warp.pin_memory(), color=self.color.pin_memory())
+
+    def split(self, size: int) -> "list[Views]":
+        """Views of the chunks of a batch, with `size` images each; the last chunk may have fewer."""
+        return [
+            Views(
+                self.warp[start : start + size],
+                self.color[start : start + size],
+                self.blurs[start : start + size],
+                self.reductions[start : start + size],
+            )
+            for start in range(0, len(self.blurs), size)
+        ]
+
+
+@dataclass(frozen=True)
 class Augment:
     """Makes a random view of each image of a batch.
 
@@ -222,28 +267,24 @@ class Augment:
     config: AugmentConfig
     seed: int
 
-    def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Warp, recolor, downscale and blur images.
+    @torch.autocast("cpu", enabled=False)
+    def views(self, image_ids: Tensor, view_ids: Tensor) -> Views:
+        """Draw the changes of images.
 
         Args:
-            images: (B, 3, S, S) uint8.
             image_ids: (B,) int64, key of each image, such as its row number.
             view_ids: (B,) int64, number of the view of each image.
-
-        Returns:
-            (B, 3, S, S) float32 in 0..255, also under autocast, because half precision would round the values.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            return self._view(images, image_ids, view_ids)
-
-    def _view(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        draws = self.draws(image_ids, view_ids).to(images.device)
-        # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
-        warped = self._warp(
-            images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6]
+        config, draws = self.config, self.draws(image_ids, view_ids)
+        blurs = draws[:, 10].where(draws[:, 9] < config.blur, 0.0)
+        spread = (MAX_REDUCTION / MIN_REDUCTION) ** draws[:, 21]  # log-uniform
+        reductions = (MIN_REDUCTION * spread).round().where(draws[:, 20] < config.downscale, 1.0)
+        return Views(
+            self._warps(draws[:, :6]),
+            self._colors(draws[:, 6:9], draws[:, 11:20]),
+            tuple(blurs.tolist()),
+            tuple(map(int, reductions.tolist())),
         )
-        recolored = self._recolor(warped, draws[:, 6:])
-        return self._blur(self._downscale(recolored, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views, (B, NUM_DRAWS) float32 in 0..1."""
@@ -252,7 +293,7 @@ class Augment:
         )
         return torch.from_numpy(uniform).float()
 
-    def _warp(self, images: Tensor, draws: Tensor) -> Tensor:
+    def _warps(self, draws: Tensor) -> Tensor:
         config, (zoom, rotate, stretch, right, down, flip) = self.config, draws.T
         scale = torch.exp2(-config.zoom * _signed(zoom))
         aspect = torch.exp2(config.stretch * _signed(stretch) / 2)
@@ -264,52 +305,71 @@ class Augment:
             torch.stack([cosine * aspect * mirror, -sine / aspect, shift * _signed(right)], 1),
             torch.stack([sine * aspect * mirror, cosine / aspect, shift * _signed(down)], 1),
         ]
-        grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        return torch.stack(rows, 1)
 
-    def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change saturation, tint, contrast and brightness. Each is affine in the channels, so one product does it."""
+    def _colors(self, draws: Tensor, tints: Tensor) -> Tensor:
+        """Saturation, tint, contrast and brightness. Each is affine in the channels, so one product does it."""
         config = self.config
-        contrast, saturation, brightness = (
-            _signed(column)[:, None, None] for column in draws[:, :3].T
-        )
+        contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws.T)
         factor = torch.exp2(config.saturation * saturation)
-        identity = torch.eye(3, device=images.device)
+        identity = torch.eye(3)
         matrix = factor * identity + (1 - factor) / 3
         if config.tint:
-            offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(
-                1, (3, 3)
-            )  # (B, 3, 3), unit variance
+            offsets = math.sqrt(3) * _signed(tints).unflatten(1, (3, 3))  # (B, 3, 3), unit variance
             matrix = (identity + config.tint * offsets) @ matrix
         factor = torch.exp2(config.contrast * contrast)
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
-        flat = images.flatten(2)  # (B, 3, H * W)
-        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(
-            2, images.shape[2:]
+        return torch.cat([factor * matrix, offset.expand(-1, 3, 1)], 2)
+
+    def __call__(self, images: Tensor, views: Views) -> Tensor:
+        """Warp, recolor, downscale and blur images. What the configuration switches off is not computed.
+
+        Args:
+            images: (B, 3, S, S) uint8.
+            views: Changes of these images, with matrices on the device of the images.
+
+        Returns:
+            (B, 3, S, S) float32 in 0..255, also under autocast, because half precision would round the values.
+        """
+        config = self.config
+        with torch.autocast(images.device.type, enabled=False):
+            # grid_sample pads with zeros, so the background is subtracted here, and in the offset of the colors
+            images = images.to(torch.float32, copy=True).sub_(config.background)
+            if config.zoom or config.rotate or config.stretch or config.shift or config.flip:
+                grid = F.affine_grid(views.warp, list(images.shape), align_corners=False)
+                images = F.grid_sample(images, grid, align_corners=False)
+            if config.saturation or config.tint or config.contrast or config.brightness:
+                matrix, offset = views.color.split([3, 1], 2)
+                images = torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images)
+            else:
+                images += config.background
+            _downscale(images, views.reductions)
+            _blur(images, views.blurs)
+            return images.clamp_(0, 255)
+
+
+def _downscale(images: Tensor, reductions: Sequence[int]):
+    """Lower the resolution of images (B, 3, S, S) in place, all of one factor at once."""
+    size = images.shape[-1]
+    for factor in sorted({*reductions} - {1}):
+        chosen = [image for image, own in zip(images, reductions, strict=True) if own == factor]
+        small = F.interpolate(
+            torch.stack(chosen), size=max(1, size // factor), mode="bilinear", antialias=True
         )
+        for image, changed in zip(
+            chosen, F.interpolate(small, size=size, mode="bicubic"), strict=True
+        ):
+            image.copy_(changed)
 
-    def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen, amount = draws.T
-        factors = (
-            (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** amount).round().long()
-        )  # log-uniform
-        factors = factors.where(chosen < self.config.downscale, 1)
-        size = images.shape[-1]
-        for factor in factors[factors > 1].unique().tolist():
-            reduced = factors == factor
-            small = F.interpolate(
-                images[reduced], size=max(1, size // factor), mode="bilinear", antialias=True
-            )
-            images[reduced] = F.interpolate(small, size=size, mode="bicubic")
-        return images
 
-    def _blur(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen = draws[:, 3] < self.config.blur
-        if chosen.any():
-            sharp = images[chosen]
-            blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
-            images[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
-        return images
+def _blur(images: Tensor, amounts: Sequence[float]):
+    """Mix images (B, 3, S, S) in place with the mean of nine pixels."""
+    chosen = [(image, amount) for image, amount in zip(images, amounts, strict=True) if amount]
+    if chosen:
+        sharp = torch.stack([image for image, _ in chosen])
+        blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
+        for (image, amount), mean in zip(chosen, blurred, strict=True):
+            image.lerp_(mean, amount)
 
 
 def _signed(draw: Tensor) -> Tensor:
@@ -350,12 +410,17 @@ class Normalize:
                 images.float(), size, mode="bicubic", antialias=True, align_corners=False
             ).clamp(0, 255)
         images = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
-        mean, std = (
-            torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std)
-        )
+        offset, scale = _constants(self, images.device)
         # vectorize over a whole row of pixels with their channels: three channels alone would be slow
         rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, S, S * 3)
-        torch.addcmul(
-            (-mean / std).repeat(self.image_size), rows, (1 / std).repeat(self.image_size), out=rows
-        )
+        torch.addcmul(offset, rows, scale, out=rows)
         return images
+
+
+@cache
+def _constants(normalize: Normalize, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and scale of a row of pixels, (S * 3,) float32, which are copied to the device once."""
+    mean, std = 255 * torch.tensor([normalize.mean, normalize.std])
+    rows = torch.stack([-mean / std, 1 / std]).repeat(1, normalize.image_size)
+    offset, scale = rows.to(device)
+    return offset, scale

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from training.data.batch import Batch
+from training.data.images import Augment
+
 CYCLE = 10_000  # draws of a mixture; every source has exactly its share of them
 # added to the seed, so that different uses of one seed draw different random numbers
 MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
@@ -27,6 +30,7 @@ class BatchPlan:
         stop: Step after the last one.
         rank: Index of this process; each process takes its own part of every global batch.
         num_processes: Number of training processes.
+        augment: Augmentation whose random changes are drawn with each batch; None draws none.
     """
 
     batch_size: int
@@ -36,6 +40,12 @@ class BatchPlan:
     stop: int
     rank: int = 0
     num_processes: int = 1
+    augment: Augment | None = None
+
+    def add_views(self, batch: Batch):
+        """Draw the views of the images of a batch, so that nothing is drawn while the device works."""
+        if self.augment is not None and "images" in batch:
+            batch["views"] = self.augment.views(batch["rows"], batch["view_ids"])
 
 
 class MixtureSchedule:

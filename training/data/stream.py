@@ -231,6 +231,7 @@ class _WorkerStream:
         first = step // self.num_workers * size
         sources = [self.schedule(draw)[0] for draw in range(first, first + size)]
         batch = self.pairs.collate(self._samples(sources), self.skipped)
+        self.plan.add_views(batch)
         state = {
             "positions": [asdict(position) for position in self.positions],
             "skipped": self.skipped.state(),

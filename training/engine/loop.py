@@ -179,6 +179,7 @@ def _make_loader(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         num_views=task.num_views,
+        augment=task.augment,
         start=progress.step * recipe.accumulate_steps,
         stop=recipe.max_steps * recipe.accumulate_steps,
         rank=accelerator.process_index,

@@ -118,7 +118,9 @@ class Task(nn.Module):
 
     def augmented_images(self, batch: Batch) -> Tensor:
         """The augmented images of a batch, (B, 3, S, S), 0..255."""
-        return self.augment(batch["images"], batch["rows"], batch["view_ids"])
+        images = batch["images"]
+        views = batch.get("views") or self.augment.views(batch["rows"], batch["view_ids"])
+        return self.augment(images, views.to(images.device))
 
     @property
     def widths(self) -> list[int]:
@@ -189,7 +191,7 @@ def _is_batch_norm(module: nn.Module) -> bool:
 
 
 # fields of a batch with one row per image; all others: per caption
-IMAGE_FIELDS = ("rows", "sources", "view_ids", "images")
+IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images")
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 

@@ -166,10 +166,8 @@ def _cache_images(
                 if not samples:
                     continue
                 ids = torch.tensor([row for row, _ in samples])
-                view_ids = torch.full_like(ids, view)
-                images = augment(
-                    torch.stack([image for _, image in samples]).to(device), ids, view_ids
-                )
+                views = augment.views(ids, torch.full_like(ids, view)).to(device)
+                images = augment(torch.stack([image for _, image in samples]).to(device), views)
                 targets = teacher.encode_images(normalize(images))
                 values = {"embedding": targets.embedding.half().cpu()}
                 if spec.grid is not None:

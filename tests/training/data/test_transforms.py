@@ -62,7 +62,8 @@ def view(monkeypatch):
             table[:, COLUMNS[name]] = torch.tensor(values)
         monkeypatch.setattr(Augment, "draws", lambda self, ids, views: table)
         numbers = torch.arange(len(images))
-        return Augment(config, 0)(images, numbers, numbers)
+        augment = Augment(config, 0)
+        return augment(images, augment.views(numbers, numbers))
 
     return run
 
@@ -197,22 +198,33 @@ def test_draws_are_uniform_and_share_nothing():
 
 def test_a_view_is_the_same_in_any_batch(batch):
     augment = Augment(STRONG, seed=1)
-    together, order = augment(batch, IDS, VIEWS), torch.tensor([6, 1, 4])
-    torch.testing.assert_close(augment(batch[order], IDS[order], VIEWS[order]), together[order])
+    together, order = augment(batch, augment.views(IDS, VIEWS)), torch.tensor([6, 1, 4])
+    alone = augment(batch[order], augment.views(IDS[order], VIEWS[order]))
+    torch.testing.assert_close(alone, together[order])
     assert (together - batch.float()).abs().mean(
         (1, 2, 3)
     ).min() > 1 and together.min() >= 0 <= 255 - together.max()
 
 
 def test_ranges_of_zero_do_not_change_the_image(batch):
-    assert_equal(Augment(NOTHING, 0)(batch, IDS, VIEWS), batch)
+    augment = Augment(NOTHING, 0)
+    assert_equal(augment(batch, augment.views(IDS, VIEWS)), batch)
 
 
 def test_autocast_does_not_change_views(batch):
     augment = Augment(STRONG, 0)
     with torch.autocast("cpu", torch.bfloat16):
-        views = augment(batch, IDS, VIEWS)
-    assert views.dtype == torch.float32 and torch.equal(views, augment(batch, IDS, VIEWS))
+        views = augment(batch, augment.views(IDS, VIEWS))
+    assert views.dtype == torch.float32
+    assert torch.equal(views, augment(batch, augment.views(IDS, VIEWS)))
+
+
+def test_the_views_of_chunks_are_the_views_of_the_batch(batch):
+    augment = Augment(STRONG, 0)
+    whole = augment.views(IDS, VIEWS)
+    chunks = zip(batch.split(3), whole.split(3), strict=True)
+    parts = [augment(images, views) for images, views in chunks]
+    torch.testing.assert_close(torch.cat(parts), augment(batch, whole))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_the_axes_weigh_both_towers_alike_and_span_all_batches(
     rows = [dataset[row] for row in range(24)]
     batch = dataset.collate([(row, 0, 0, content) for row, content in enumerate(rows)])
     varied = augment(brightness=0.5, contrast=0.5)
-    views = varied(batch["images"], batch["rows"], batch["view_ids"])
+    views = varied(batch["images"], varied.views(batch["rows"], batch["view_ids"]))
     unit = [
         F.normalize(embeddings.double(), dim=-1)
         for embeddings in (

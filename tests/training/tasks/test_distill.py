@@ -186,7 +186,7 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
         with_kwargs=True,
     )
     task(batch)
-    expected = task.augment(batch["images"], batch["rows"], batch["view_ids"])
+    expected = task.augment(batch["images"], task.augment.views(batch["rows"], batch["view_ids"]))
     assert torch.equal(targets.seen[0], expected) and torch.equal(pixels[0], NORMALIZE(expected))
     # the view is the one that the batch names, which a cache was filled with
     other = task.augmented_images(batch | {"view_ids": batch["view_ids"] + 1})

@@ -51,7 +51,7 @@ def batch(dataset) -> dict:
 
 
 def augmented(batch: dict) -> torch.Tensor:
-    return AUGMENT(batch["images"], batch["rows"], batch["view_ids"])
+    return AUGMENT(batch["images"], AUGMENT.views(batch["rows"], batch["view_ids"]))
 
 
 def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
