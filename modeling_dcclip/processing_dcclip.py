@@ -2,17 +2,25 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from transformers import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
 from .image_dcclip import ImageError, crop_to_aspect, open_image, squashes, to_rgb
+
+
+class DCCLIPProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of [`DCCLIPProcessor`], with the defaults that differ from those of its two parts."""
+
+    _defaults = {"text_kwargs": {"padding": True}}  # type: ignore[misc]  # noqa: RUF012
 
 
 class DCCLIPProcessor(ProcessorMixin):
     """Preprocess images and tokenize texts.
 
-    All text normalisation (Unicode form, case, special tokens) is in `tokenizer.json`, so the zero-shot pipeline, the
+    All text normalization (Unicode form, case, special tokens) is in `tokenizer.json`, so the zero-shot pipeline, the
     browser and training get equal token ids. This class adds padding to the longest text of a batch, and prepares
     Pillow images and image files as in training: upright, 8 bits, transparent ones flattened onto white.
 
@@ -21,29 +29,37 @@ class DCCLIPProcessor(ProcessorMixin):
         tokenizer: Any fast transformers tokenizer.
     """
 
+    valid_processor_kwargs = DCCLIPProcessorKwargs
+
     def __init__(self, image_processor=None, tokenizer=None):
         super().__init__(image_processor, tokenizer)
 
-    def __call__(self, images=None, text=None, **kwargs):
+    def __call__(self, images=None, text=None, **kwargs: Unpack[DCCLIPProcessorKwargs]):
         """Preprocess images, tokenize texts, or both.
 
         Args:
             images: Image or list of images: PIL images, paths, URLs, arrays or tensors. Arrays and tensors have three
                 channels, and values of 0..255 unless `do_rescale` is False.
             text: Text or list of texts.
-            kwargs: Options such as `return_tensors`, `padding` (default: True), `truncation` and `max_length`.
-                Tokenizer options can also be passed in a dict `text_kwargs`.
+            kwargs: Options such as `return_tensors`, `padding` (default: True), `truncation` and `max_length`, or
+                dicts `text_kwargs` and `images_kwargs` with options of the tokenizer and of the image processor.
 
         Returns:
             A `BatchFeature` with `pixel_values` if images are given, and `input_ids` and `attention_mask` if texts
             are given.
 
         Raises:
-            ValueError: A file does not decode; the message names it.
+            ValueError: `text` is an empty list, or a file does not decode; the message names it.
         """
-        if text is not None and "padding" not in kwargs.get("text_kwargs", {}):
-            kwargs.setdefault("padding", True)
-        return super().__call__(images=self.prepare_images(images), text=text, **kwargs)
+        if isinstance(text, (list, tuple)) and not text:
+            raise ValueError(
+                "text: got an empty list. Pass at least one text, or None for images alone."
+            )
+        options: dict[str, Any] = dict(kwargs)
+        for name in ("text_kwargs", "images_kwargs"):
+            if options.get(name) is None:
+                options.pop(name, None)
+        return super().__call__(images=self.prepare_images(images), text=text, **options)
 
     def prepare_images(self, images):
         """Prepare Pillow images and paths of images, also in nested lists, as in training.

@@ -47,3 +47,48 @@ def test_a_damaged_file_is_named(processor, tmp_path):
     (tmp_path / "damaged.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"images: '.*damaged\.png' does not decode"):
         processor(images=str(tmp_path / "damaged.png"))
+
+
+def test_padding_is_on_by_default_and_can_be_turned_off(processor):
+    lengths = [len(ids) for ids in processor(text=["a", "a longer text"])["input_ids"]]
+    assert lengths[0] == lengths[1]
+    for options in ({"padding": False}, {"text_kwargs": {"padding": False}}):
+        lengths = [
+            len(ids) for ids in processor(text=["a", "a longer text"], **options)["input_ids"]
+        ]
+        assert lengths[0] < lengths[1]
+
+
+def test_options_of_each_part_are_passed_to_it(processor, images):
+    options = {
+        "text_kwargs": {"padding": "max_length", "max_length": 20},
+        "images_kwargs": {"do_rescale": False, "do_normalize": False},
+    }
+    found = processor(images=images[0], text="a", return_tensors="pt", **options)
+    assert found["input_ids"].shape == (1, 20)
+    assert found["pixel_values"].max() > 100
+
+
+def test_an_option_given_twice_raises_an_error(processor):
+    with pytest.raises(ValueError, match="padding was passed two times"):
+        processor(text="a", padding=True, text_kwargs={"padding": False})
+
+
+def test_an_option_of_a_wrong_type_raises_an_error_with_its_name(processor):
+    with pytest.raises(Exception, match="do_resize"):
+        processor(images=Image.new("RGB", (8, 8)), do_resize="yes")
+
+
+def test_options_of_none_are_the_defaults(processor):
+    found = processor(text=["a", "b c"], text_kwargs=None, images_kwargs=None)
+    assert found == processor(text=["a", "b c"])
+
+
+def test_an_empty_list_of_texts_raises_an_error(processor):
+    with pytest.raises(ValueError, match="text: got an empty list"):
+        processor(text=[])
+
+
+def test_inputs_have_the_names_that_the_model_takes(processor, images):
+    found = processor(images=images[0], text="a")
+    assert set(found) == set(processor.model_input_names)
