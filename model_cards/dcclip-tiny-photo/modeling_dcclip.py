@@ -1,8 +1,9 @@
 """DC-CLIP: a small image tower and a small bilingual text tower with one shared embedding space."""
 
+import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,57 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_dcclip import DCCLIPConfig
 
+# arguments that transformers towers take through `**kwargs`
+RECORDED = {"output_attentions", "output_hidden_states"}
+
 
 @dataclass
 class DCCLIPVisionOutput(BaseModelOutputWithPooling):
-    """Output of the image tower.
+    """Output of `get_image_features`.
 
     Args:
         last_hidden_state: Last hidden state of the tower, in the layout `config.vision_layout`.
-        pooler_output: Projected image embedding, (B, embedding_dim), not normalised.
+        pooler_output: Projected image embedding, (B, embedding_dim), not normalized.
         feature_map: Spatial feature map without prefix tokens, (B, vision_width, height, width).
     """
 
     feature_map: Tensor | None = None
+
+
+@dataclass
+class DCCLIPVisionModelOutput(ModelOutput):
+    """Output of [`DCCLIPVisionModelWithProjection`], in the order of transformers' CLIP.
+
+    Args:
+        image_embeds: Projected image embeddings, (B, embedding_dim), not normalized.
+        last_hidden_state: Last hidden state of the tower, in the layout `config.vision_layout`.
+        hidden_states: Hidden states of all layers; only with `output_hidden_states=True`.
+        attentions: Attention weights of all layers; only with `output_attentions=True`.
+        feature_map: Spatial feature map without prefix tokens, (B, vision_width, height, width).
+    """
+
+    image_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    feature_map: Tensor | None = None
+
+
+@dataclass
+class DCCLIPTextModelOutput(ModelOutput):
+    """Output of [`DCCLIPTextModelWithProjection`], in the order of transformers' CLIP.
+
+    Args:
+        text_embeds: Projected text embeddings, (B, embedding_dim), not normalized.
+        last_hidden_state: Hidden states of the tokens, (B, L, text_width).
+        hidden_states: Hidden states of all layers; only with `output_hidden_states=True`.
+        attentions: Attention weights of all layers; only with `output_attentions=True`.
+    """
+
+    text_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -34,8 +74,8 @@ class DCCLIPOutput(ModelOutput):
         loss: Scalar InfoNCE loss, the mean of image-to-text and text-to-image; only with `return_loss=True`.
         logits_per_image: Cosine similarities times exp(logit_scale), (images, texts).
         logits_per_text: Transpose of `logits_per_image`, (texts, images).
-        text_embeds: Text embeddings, (texts, projection_dim), L2-normalised.
-        image_embeds: Image embeddings, (images, projection_dim), L2-normalised.
+        text_embeds: Text embeddings, (texts, projection_dim), L2-normalized.
+        image_embeds: Image embeddings, (images, projection_dim), L2-normalized.
         text_model_output: Output of `get_text_features`.
         vision_model_output: Output of `get_image_features`.
     """
@@ -55,26 +95,77 @@ class DCCLIPOutput(ModelOutput):
         )
 
 
+def _if_all_towers(flag: str) -> Any:
+    """A class attribute of transformers that is true if it is true of every tower."""
+    return property(lambda self: all(getattr(tower, flag) for tower in self._towers()))
+
+
 class DCCLIPPreTrainedModel(PreTrainedModel):
-    """Base class of the whole model and of its single towers."""
+    """Base class of the whole model and of its single towers.
+
+    An attention implementation is supported if every tower supports it. Set it for one tower with
+    `attn_implementation={"text_config": NAME}`.
+
+    BatchNorm layers with frozen weights stay in eval mode, so that adapters such as LoRA, which do not store
+    statistics, give after loading what they gave in training.
+    """
 
     config_class = DCCLIPConfig
     config: DCCLIPConfig
     base_model_prefix = "dcclip"
+    _auto_classes: ClassVar[dict[str, str]] = {}  # further entries of `auto_map` in a saved config
     _auto_class: Any = "AutoModel"  # a saved folder has the code of the model or tower
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_sdpa = _if_all_towers("_supports_sdpa")
+    _supports_flash_attn = _if_all_towers("_supports_flash_attn")
+    _supports_flex_attn = _if_all_towers("_supports_flex_attn")
+    _supports_attention_backend = _if_all_towers("_supports_attention_backend")
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)
         config.validate_architecture()  # `from_pretrained` sets its arguments without validation
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """Load a model as transformers does.
+
+        Raises:
+            ValueError: The checkpoint lacks weights, which would be random. With `output_loading_info=True` they are
+                in the returned report instead.
+        """
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if output_loading_info:
+            return model, report
+        if missing := report["missing_keys"]:
+            saved = ", ".join(model.config.architectures or ["unknown"])
+            raise ValueError(
+                f"The checkpoint lacks {len(missing)} weights of {cls.__name__}, such as {min(missing)!r}. It was "
+                f"saved from: {saved}. Load it with that class, or name a checkpoint of the whole model."
+            )
+        return model
+
+    def train(self, mode: bool = True):
+        """Set train mode as in torch, but BatchNorm layers with frozen weights keep their statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+                parameter.requires_grad for parameter in module.parameters()
+            ):
+                module.eval()
+        return self
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save weights, config and the model code, so that the folder loads with `trust_remote_code=True`."""
+        auto_map = dict(getattr(self.config, "auto_map", None) or {})
+        # the config may come from a folder of the whole model; transformers adds AutoConfig and AutoModel
+        auto_map.pop("AutoModelForZeroShotImageClassification", None)
+        self.config.auto_map = auto_map | self._auto_classes
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialise the projections and the logit scale. Each tower initialises its own weights."""
+        """Initialize the projections and the logit scale. Each tower initializes its own weights."""
         for name in ("visual_projection", "text_projection"):
             if getattr(self, name, None) is module:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -117,6 +208,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
         self.vision_model = AutoModel.from_config(vision_config)
         if config.vision_pooling != "tower":
             _drop_unused_pooler(self.vision_model)
+        self._vision_arguments = _arguments(self.vision_model)
         if config.vision_width is None:
             _detect_vision_map(self.vision_model, config)
         self.visual_projection = nn.Linear(
@@ -129,12 +221,13 @@ class _VisionTower(DCCLIPPreTrainedModel):
 
         Args:
             pixel_values: Preprocessed images, (B, 3, image_size, image_size) float.
-            kwargs: Arguments of the image tower, such as `output_hidden_states`.
+            kwargs: Arguments of the image tower, such as `output_hidden_states`. Others are ignored, as in CLIP.
 
         Returns:
-            A [`DCCLIPVisionOutput`], whose `.pooler_output` is the projected embedding, not normalised.
+            A [`DCCLIPVisionOutput`], whose `.pooler_output` is the projected embedding, not normalized.
         """
-        outputs = self.vision_model(pixel_values=pixel_values, **kwargs)
+        known = {name: kwargs[name] for name in self._vision_arguments & kwargs.keys()}
+        outputs = self.vision_model(pixel_values=pixel_values, **known)
         hidden = _last_hidden(outputs)
         prefix, feature_map = _split_map(hidden, self.config)
         if self.config.vision_pooling == "mean":
@@ -158,6 +251,7 @@ class _TextTower(DCCLIPPreTrainedModel):
     def _build_text(self, config: DCCLIPConfig):
         text_config: Any = config.text_config  # a config of any model type
         self.text_model = AutoModel.from_config(text_config)
+        self._text_arguments = _arguments(self.text_model)
         _drop_unused_pooler(self.text_model)
         if config.text_width is None:
             config.text_width = text_config.hidden_size
@@ -177,10 +271,10 @@ class _TextTower(DCCLIPPreTrainedModel):
             input_ids: Token ids, (B, L) int64.
             attention_mask: Mask of (B, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
             position_ids: Position ids, (B, L) int64, for towers that accept them.
-            kwargs: Arguments of the text tower, such as `output_hidden_states`.
+            kwargs: Arguments of the text tower, such as `output_hidden_states`. Others are ignored, as in CLIP.
 
         Returns:
-            An output whose `.pooler_output` (B, embedding_dim) is the projected embedding, not normalised, and whose
+            An output whose `.pooler_output` (B, embedding_dim) is the projected embedding, not normalized, and whose
             `.last_hidden_state` (B, L, text_width) is the text feature map. Padding on the right does not change the
             embedding; on the left, it moves the positions of the tokens.
 
@@ -198,9 +292,10 @@ class _TextTower(DCCLIPPreTrainedModel):
             attention_mask = (
                 torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
             )
+        known = {name: kwargs[name] for name in self._text_arguments & kwargs.keys()}
         if position_ids is not None:
-            kwargs["position_ids"] = position_ids
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            known["position_ids"] = position_ids
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **known)
         hidden = outputs.last_hidden_state
         if self.config.text_pooling == "mean":
             weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
@@ -241,9 +336,17 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         self._build_vision(config)
         self.post_init()
 
-    def forward(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionModelOutput:
         """Encode images with `get_image_features`."""
-        return self.get_image_features(pixel_values, **kwargs)
+        features = self.get_image_features(pixel_values, **kwargs)
+        return DCCLIPVisionModelOutput(
+            image_embeds=features.pooler_output,
+            last_hidden_state=features.last_hidden_state,
+            hidden_states=features.hidden_states,
+            attentions=features.attentions,
+            feature_map=features.feature_map,
+        )
 
     def get_input_embeddings(self) -> nn.Module | None:  # type: ignore[override]
         """Return None, because an image tower has no embedding table."""
@@ -267,15 +370,22 @@ class DCCLIPTextModelWithProjection(_TextTower):
         self._build_text(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPooling:
+    ) -> DCCLIPTextModelOutput:
         """Encode texts with `get_text_features`."""
-        return self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        return DCCLIPTextModelOutput(
+            text_embeds=features.pooler_output,
+            last_hidden_state=features.last_hidden_state,
+            hidden_states=features.hidden_states,
+            attentions=features.attentions,
+        )
 
 
 class DCCLIPModel(_VisionTower, _TextTower):
@@ -290,6 +400,10 @@ class DCCLIPModel(_VisionTower, _TextTower):
 
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012
+    # required by the zero-shot pipeline
+    _auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModelForZeroShotImageClassification": "modeling_dcclip.DCCLIPModel"
+    }
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)
@@ -318,7 +432,8 @@ class DCCLIPModel(_VisionTower, _TextTower):
             attention_mask: Mask of (texts, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
             position_ids: Position ids, (texts, L) int64, for text towers that accept them.
             return_loss: Whether to compute the InfoNCE loss. Text i must then be the caption of image i.
-            kwargs: Arguments of both towers, such as `output_hidden_states`.
+            kwargs: Arguments of the towers, such as `output_hidden_states` or `token_type_ids`. Each tower gets those
+                that it has; others, such as `labels`, are ignored, as in CLIP.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(
@@ -348,14 +463,18 @@ class DCCLIPModel(_VisionTower, _TextTower):
             vision_model_output=vision_outputs,
         )
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights, config and the model code, so that the folder loads with `trust_remote_code=True`."""
-        auto_map = getattr(self.config, "auto_map", None) or {}
-        # required by the zero-shot pipeline; `super().save_pretrained` adds the entries of AutoConfig and AutoModel
-        self.config.auto_map = auto_map | {
-            "AutoModelForZeroShotImageClassification": "modeling_dcclip.DCCLIPModel"
-        }
-        super().save_pretrained(save_directory, *args, **kwargs)
+
+def _arguments(tower: PreTrainedModel) -> set[str]:
+    """Names of the optional arguments that a tower understands."""
+    parameters = inspect.signature(tower.forward).parameters
+    names = set(parameters)
+    if "kwargs" in parameters:
+        names |= RECORDED
+    if tower.config.model_type == "timm_wrapper":  # named, but refused
+        names.remove("output_attentions")
+        if not hasattr(tower.timm_model, "forward_intermediates"):
+            names.remove("output_hidden_states")
+    return names - {"pixel_values", "input_ids", "attention_mask", "position_ids"}
 
 
 def _drop_unused_pooler(tower: PreTrainedModel):

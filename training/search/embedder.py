@@ -163,7 +163,7 @@ class Embedder:
             return np.stack(vectors)
         pixels = torch.from_numpy(np.stack(vectors)).to(self.device)  # (B, 3, S, S)
         return (
-            torch.nn.functional.normalize(self.weights(pixels).pooler_output.float(), dim=-1)
+            torch.nn.functional.normalize(self.weights(pixels).image_embeds.float(), dim=-1)
             .cpu()
             .numpy()
         )

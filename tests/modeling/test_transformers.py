@@ -1,0 +1,315 @@
+"""Behaviors that transformers tests on its own models, on both kinds of towers: timm with BERT, and CLIP's own."""
+
+import copy
+import inspect
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    pipeline,
+)
+
+from modeling_dcclip import (
+    DCCLIPModel,
+    DCCLIPTextModelWithProjection,
+    DCCLIPVisionModelWithProjection,
+)
+from tests.tiny import (
+    BERT,
+    CUT_EFFICIENTNET,
+    DROPOUT,
+    IMAGE_SIZE,
+    ROOT,
+    SMALL,
+    WHOLE_MOBILENET,
+    make_config,
+    make_model,
+)
+
+CLIP_VISION = {
+    **CLIPVisionConfig().to_diff_dict(),
+    **SMALL,
+    "model_type": "clip_vision_model",
+    "image_size": IMAGE_SIZE,
+    "patch_size": 16,
+}
+CLIP_TEXT = {
+    **CLIPTextConfig().to_diff_dict(),
+    **SMALL,
+    "model_type": "clip_text_model",
+    "max_position_embeddings": 40,
+}
+TOWERS = {
+    "timm and BERT": (WHOLE_MOBILENET, BERT | dict.fromkeys(DROPOUT, 0.0)),
+    "CLIP": (CLIP_VISION, CLIP_TEXT),
+}
+
+
+@pytest.fixture(params=TOWERS)
+def towers(request) -> tuple[dict, dict]:
+    return TOWERS[request.param]
+
+
+@pytest.fixture
+def model(towers) -> DCCLIPModel:
+    return make_model(*towers, vision_pooling="tower")  # which uses every parameter
+
+
+@pytest.fixture
+def tokens(inputs) -> dict[str, torch.Tensor]:
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def test_the_first_arguments_are_those_of_clip():
+    names = list(inspect.signature(DCCLIPModel.forward).parameters)
+    assert names[1:6] == [
+        "input_ids",
+        "pixel_values",
+        "attention_mask",
+        "position_ids",
+        "return_loss",
+    ]
+
+
+@torch.no_grad()
+def test_arguments_of_one_tower_and_of_trainers_do_not_reach_the_other(model, inputs):
+    found = model(
+        **inputs,
+        token_type_ids=torch.zeros_like(inputs["input_ids"]),
+        interpolate_pos_encoding=True,
+        labels=torch.arange(8),
+        num_items_in_batch=8,
+    )
+    torch.testing.assert_close(found.logits_per_image, model(**inputs).logits_per_image)
+
+
+@torch.no_grad()
+def test_token_types_reach_a_text_tower_that_has_them(inputs):
+    model = make_model(text=BERT | {"type_vocab_size": 2})
+    second = model(**inputs, token_type_ids=torch.ones_like(inputs["input_ids"]))
+    assert not torch.allclose(second.text_embeds, model(**inputs).text_embeds)
+
+
+@torch.no_grad()
+def test_interpolated_positions_encode_larger_images(inputs):
+    model = make_model(CLIP_VISION)
+    large = torch.nn.functional.interpolate(inputs["pixel_values"], scale_factor=1.5)
+    output = model.get_image_features(large, interpolate_pos_encoding=True)
+    assert output.feature_map.shape == (8, 32, 6, 6)
+
+
+@torch.no_grad()
+def test_attentions_and_hidden_states_come_from_the_towers_that_have_them(towers, model, inputs):
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_attentions=True, output_hidden_states=True)
+    length = inputs["input_ids"].shape[1]
+    text = output.text_model_output
+    assert [weights.shape for weights in text.attentions] == [(8, 2, length, length)] * 2
+    assert [states.shape for states in text.hidden_states] == [(8, length, 32)] * 3
+    vision = output.vision_model_output
+    assert vision.hidden_states
+    assert (vision.attentions is None) == (towers[0] is WHOLE_MOBILENET)
+
+
+@torch.no_grad()
+def test_hidden_states_that_a_cut_tower_cannot_give_are_left_out(inputs):
+    model = make_model({**CUT_EFFICIENTNET, "model_args": {"features_only": True}})
+    output = model(**inputs, output_hidden_states=True)
+    assert output.vision_model_output.hidden_states is None
+    assert output.text_model_output.hidden_states
+
+
+@torch.no_grad()
+def test_a_tuple_has_the_fields_of_the_output_in_their_order(model, inputs):
+    output = model(**inputs, return_loss=True)
+    values = model(**inputs, return_loss=True, return_dict=False)
+    for value, expected in zip(values[:5], list(output.values())[:5], strict=True):
+        assert torch.equal(value, expected)
+
+
+@torch.no_grad()
+def test_single_towers_return_embeddings_first_as_in_clip(model, inputs, tokens, tmp_path):
+    model.save_pretrained(tmp_path)
+    image = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path).eval()
+    text = DCCLIPTextModelWithProjection.from_pretrained(tmp_path).eval()
+    pixels = inputs["pixel_values"]
+    expected = model.get_image_features(pixels).pooler_output
+    assert torch.equal(image(pixels).image_embeds, expected)
+    assert torch.equal(image(pixels, return_dict=False)[0], expected)
+    expected = model.get_text_features(**tokens).pooler_output
+    assert torch.equal(text(**tokens).text_embeds, expected)
+    assert torch.equal(text(**tokens, return_dict=False)[0], expected)
+
+
+def test_a_saved_tower_loads_as_a_tower_and_not_as_a_whole_model(model, tmp_path):
+    model.save_pretrained(tmp_path / "whole")
+    image = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path / "whole")
+    image.save_pretrained(tmp_path / "image")
+    config = json.loads((tmp_path / "image/config.json").read_text(encoding="utf-8"))
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_dcclip.DCCLIPConfig",
+        "AutoModel": "modeling_dcclip.DCCLIPVisionModelWithProjection",
+    }
+    whole = (DCCLIPModel, AutoModel, AutoModelForZeroShotImageClassification)
+    for load in (*whole, DCCLIPTextModelWithProjection):
+        with pytest.raises(ValueError, match=r"lacks \d+ weights.*DCCLIPVisionModelWithProjection"):
+            load.from_pretrained(tmp_path / "image")
+
+
+@pytest.mark.slow
+def test_without_this_package_a_saved_tower_loads_as_a_tower(run_python, tmp_path):
+    tower = DCCLIPTextModelWithProjection(make_config(*TOWERS["CLIP"]))
+    tower.save_pretrained(tmp_path / "text")
+    code = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry not in ("", sys.argv[2])]
+sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in repr(each).lower()]
+from transformers import AutoModel, AutoModelForZeroShotImageClassification
+print(type(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)).__name__)
+try:
+    AutoModelForZeroShotImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+except ValueError as error:
+    print("refused:", str(error)[:30])
+assert "modeling_dcclip" not in sys.modules
+"""
+    run = run_python("-c", code, str(tmp_path / "text"), str(ROOT), PYTHONPATH="")
+    assert run.stdout.splitlines()[0] == "DCCLIPTextModelWithProjection"
+    assert run.stdout.splitlines()[1].startswith("refused: Unrecognized configuration")
+
+
+@torch.no_grad()
+def test_eager_and_sdpa_attention_agree(model, inputs):
+    expected = model(**inputs)
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(
+        model(**inputs).logits_per_image, expected.logits_per_image, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_attention_implementation_is_claimed_only_if_every_tower_has_it(towers, model):
+    is_timm = towers[0] is WHOLE_MOBILENET
+    assert model._supports_sdpa and model._supports_flex_attn != is_timm
+    if is_timm:
+        with pytest.raises(ValueError, match="flex_attention"):
+            model.set_attn_implementation("flex_attention")
+        assert model.config.text_config._attn_implementation == "sdpa"
+
+
+def test_one_tower_takes_its_own_attention_implementation(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    attention = {"text_config": "eager"}
+    loaded = DCCLIPModel.from_pretrained(tmp_path, attn_implementation=attention)
+    assert loaded.text_model.config._attn_implementation == "eager"
+    assert loaded.vision_model.config._attn_implementation == "sdpa"
+
+
+def test_every_parameter_learns(model, inputs):
+    model.train()(**inputs, return_loss=True).loss.backward()
+    unused = [name for name, value in model.named_parameters() if value.grad is None]
+    assert not unused
+
+
+def test_gradient_checkpointing_gives_equal_gradients(inputs):
+    expected = make_model(*TOWERS["CLIP"]).train()
+    found = copy.deepcopy(expected)
+    found.activation_checkpointing_enable()
+    for each in (expected, found):
+        each(**inputs, return_loss=True).loss.backward()
+    for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, value.grad, msg=name)
+
+
+@torch.no_grad()
+def test_resized_token_embeddings_encode_old_texts_equally(model, tokens):
+    expected = model.get_text_features(**tokens).pooler_output
+    model.resize_token_embeddings(610)
+    assert model.config.text_config.vocab_size == 610
+    assert model.get_input_embeddings().num_embeddings == 610
+    assert torch.equal(model.get_text_features(**tokens).pooler_output, expected)
+    new = torch.full_like(tokens["input_ids"][:1], 605)
+    assert model.get_text_features(new).pooler_output.isfinite().all()
+
+
+def test_the_model_exports_with_any_batch_and_length(model, inputs):
+    batch, length = torch.export.Dim("batch", min=2), torch.export.Dim("length", min=2, max=32)
+    text = {0: batch, 1: length}
+    program = torch.export.export(
+        model,
+        (),
+        dict(inputs),
+        dynamic_shapes={
+            "input_ids": text,
+            "pixel_values": {0: batch},
+            "attention_mask": text,
+        },
+    )
+    fewer = {name: value[:3] for name, value in inputs.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            program.module()(**fewer).text_embeds,
+            model(**fewer).text_embeds,
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_the_model_is_built_on_the_meta_device(towers):
+    with torch.device("meta"):
+        model = DCCLIPModel(make_config(*towers))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.config.vision_width == make_model(*towers).config.vision_width
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_saved_dtype_comes_back_with_auto(dtype, model, inputs, tmp_path):
+    model.to(dtype).save_pretrained(tmp_path)
+    loaded = DCCLIPModel.from_pretrained(tmp_path, dtype="auto")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    with torch.no_grad():
+        output = loaded.eval()(**inputs | {"pixel_values": inputs["pixel_values"].to(dtype)})
+    assert output.logits_per_image.dtype == dtype and output.logits_per_image.isfinite().all()
+
+
+def test_loaded_weights_are_those_of_the_file_and_not_initial_ones(towers, tmp_path):
+    model = make_model(*towers)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    loaded = DCCLIPModel.from_pretrained(tmp_path)
+    assert all((parameter == 0.25).all() for parameter in loaded.parameters())
+
+
+def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(inputs):
+    model = make_model(WHOLE_MOBILENET)
+    model.vision_model.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    expected = model.get_image_features(inputs["pixel_values"]).pooler_output
+    model.train()
+    assert torch.equal(model.get_image_features(inputs["pixel_values"]).pooler_output, expected)
+    for name, value in model.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_zero_shot_pipeline_ranks_labels(batch_size, model, processor, images, texts):
+    classify = pipeline(
+        "zero-shot-image-classification",
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        batch_size=batch_size,
+    )
+    answers = classify(images[:3], candidate_labels=texts, hypothesis_template="{}")
+    with torch.no_grad():
+        batch = processor(images=images[:3], text=texts, return_tensors="pt")
+        scores = model(**batch).logits_per_image.softmax(1)
+    for answer, row in zip(answers, scores, strict=True):
+        found = {each["label"]: each["score"] for each in answer}
+        assert found == pytest.approx(dict(zip(texts, row.tolist(), strict=True)), abs=1e-5)
+        assert answer[0]["score"] == max(found.values())
