@@ -46,7 +46,7 @@ from tests.tiny_teachers import save_teacher
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 
 torch.set_num_threads(1)  # tiny models gain nothing from more
 
@@ -115,8 +115,8 @@ def altclip_folder(
 
 
 @pytest.fixture(scope="session")
-def teacher(teacher_folder: Path) -> Teacher:
-    return Teacher.from_pretrained(str(teacher_folder))
+def teacher(teacher_folder: Path) -> DualEncoder:
+    return DualEncoder.from_pretrained(str(teacher_folder))
 
 
 @pytest.fixture(scope="session")

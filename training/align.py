@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.engine.inputs import Models
     from training.engine.loop import TrainingResult
     from training.tasks import Task
-    from training.teachers import Teacher
+    from training.teachers import DualEncoder
 
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
@@ -41,7 +41,7 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
 
 
 def open_student(
-    recipe: AlignRecipe, teacher: "Teacher | None"
+    recipe: AlignRecipe, teacher: "DualEncoder | None"
 ) -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
     """Load the student of stage 1, or build the recipe's `new_student` if it names none.
 

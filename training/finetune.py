@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from training.config import AlignRecipe
     from training.finetuning.finish import Outcome
     from training.finetuning.prepare import Prepared
-    from training.teachers import Teacher
+    from training.teachers import DualEncoder
 
 
 def run(options: FinetuneOptions) -> "Outcome | None":
@@ -89,7 +89,6 @@ def _prepare(
 ):
     """Write both splits of the data. They replace an earlier run's only if this run can use them."""
     from training.data.batch import CaptionTokenizer
-    from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
     from training.finetuning.prepare import (
         DATA_FOLDER,
@@ -98,13 +97,14 @@ def _prepare(
         prepare_general,
         same_splits,
     )
+    from training.teachers import DualEncoder
     from training.utils.files import recover_folder, replace_folder, scratch_folder
 
     output_dir = Path(options.output_dir)
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
         tokens = CaptionTokenizer(processor.tokenizer, start.config.max_text_length)
-        model = ZeroShotModel(start.eval(), processor, options.model)
+        model = DualEncoder(start.eval(), processor, options.model)
 
         def embed(rows: "Dataset") -> "np.ndarray":
             return model.encode_images(rows).numpy()
@@ -176,7 +176,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
 
 
 def open_student(
-    recipe: "AlignRecipe", teacher: "Teacher | None"
+    recipe: "AlignRecipe", teacher: "DualEncoder | None"
 ) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config.
 

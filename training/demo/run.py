@@ -21,10 +21,10 @@ from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.sets.held_out import HeldOut
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub import save_model
 from training.hub.cards import CardDetails, classify_example, count_parameters, write_card
 from training.students import build_student
+from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder
@@ -83,7 +83,7 @@ class Demo:
         self._evaluate(align_recipe.output_dir, "student", "aligned")
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
         print("\n[5/5] report", flush=True)
-        models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.models.items()}
+        models = {key: DualEncoder.from_pretrained(folder) for key, folder in self.models.items()}
         latencies = measure_latency(models, self.held_out.sets["unseen_style"])
         self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
         meta = make_meta(
@@ -130,7 +130,8 @@ class Demo:
         """Evaluate one model, alone and with each tower of the teacher, and record its size."""
         self.models[name, stage] = folder
         seed = None if stage is None else self.options.seed
-        model = replace(ZeroShotModel.from_pretrained(folder), name=name)
+        model = DualEncoder.from_pretrained(folder)
+        model.name = name
         sets, class_names = self.held_out.sets, self.held_out.class_names
         encoded = encode(model, sets, class_names, LANGUAGES)
         rows = score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
@@ -204,7 +205,7 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
 
 @torch.inference_mode()
 def measure_latency(
-    models: Mapping[ModelKey, ZeroShotModel], rows: Dataset
+    models: Mapping[ModelKey, DualEncoder], rows: Dataset
 ) -> dict[tuple[ModelKey, str], float]:
     """Measure the median latency of each model for one preprocessed image and for one text, at batch 1.
 

@@ -13,9 +13,8 @@ from training.edge.gate_data import GateData
 from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.students import load_student
-from training.teachers import weights_fingerprint
+from training.teachers import DualEncoder, weights_fingerprint
 from training.utils.files import scratch_folder
 from training.utils.output import claim_folder
 from training.utils.results import RESULTS_FILE, Row
@@ -47,7 +46,7 @@ def export(options: ExportOptions) -> list[Verdict]:
             type(student.config).from_pretrained(options.folder).truncate_dim
         )
     data = GateData.from_options(options)
-    model = ZeroShotModel(student.eval(), processor, options.folder)
+    model = DualEncoder(student.eval(), processor, options.folder)
     files = ExportedFiles(export_format, weights_fingerprint(student), data.source)
     folder, output_dir = Path(options.folder), Path(options.output_dir)
     with _open_output(options) as scratch:

@@ -21,7 +21,7 @@ from training.edge.gate_data import GateData
 from training.edge.towers import INPUTS, ExportedTowers, Runner
 from training.edge.verdict import Verdict, compare, reasons_against
 from training.evaluation.classify import Encoded, encode, score
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 from training.utils.process import interleaved_ms
 from training.utils.results import Row
 
@@ -41,7 +41,7 @@ class Gate:
     """
 
     def __init__(
-        self, student: ZeroShotModel, data: GateData, export_format: Format, threads: int = 1
+        self, student: DualEncoder, data: GateData, export_format: Format, threads: int = 1
     ):
         self.student, self.data, self.format, self.threads = student, data, export_format, threads
         self.reference = self._encode(student, data.sets, data.languages)
@@ -97,11 +97,11 @@ class Gate:
         runner = self.format.functions.open_tower(path, 0)
         towers = ExportedTowers(self.student.model.config, **{tower: runner})
         sets, languages = (self.data.sets, []) if tower == "vision" else ({}, self.data.languages)
-        model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
+        model = DualEncoder(cast(PreTrainedModel, towers), self.student.processor, path.name)
         return self._encode(model, sets, languages)
 
     def _encode(
-        self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]
+        self, model: DualEncoder, sets: dict[str, Dataset], languages: Sequence[str]
     ) -> Encoded:
         return encode(model, sets, self.data.class_names, languages, self.data.image_column)
 
@@ -148,7 +148,7 @@ def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
         runner(arrays)
 
 
-def check_layout(layout: Format, folder: Path, model: ZeroShotModel, data: GateData) -> Verdict:
+def check_layout(layout: Format, folder: Path, model: DualEncoder, data: GateData) -> Verdict:
     """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images."""
     tool = layout.functions.ToolEncoder(folder)
     # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently

@@ -23,7 +23,7 @@ from training.utils.files import (
 from training.utils.output import check_replaceable, claim_folder, record_tree
 
 if TYPE_CHECKING:
-    from training.evaluation.zero_shot_model import ZeroShotModel
+    from training.teachers import DualEncoder
 
 PAGE = REPO_ROOT / "model_cards" / "web"
 PAGE_FILES = ("index.html", "style.css", "app.js", "encoder.js", "resize.js", "search.js")
@@ -104,7 +104,7 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
         ValueError: Libraries, model files or exported towers are missing, or the folder holds other files.
     """
     # after parsing, so that --help answers without PyTorch
-    from training.evaluation.zero_shot_model import ZeroShotModel
+    from training.teachers import DualEncoder
 
     folder, output_dir, node_modules = (
         Path(options.model),
@@ -123,7 +123,7 @@ def write_page(options: WebOptions) -> list[tuple[str, str]]:
         if example := next((name for name in EXAMPLES if (folder / name).is_file()), None):
             shutil.copy(folder / example, scratch)
             site["example"] = example
-        failures = _write_images(ZeroShotModel.from_pretrained(folder), options, scratch / "images")
+        failures = _write_images(DualEncoder.from_pretrained(folder), options, scratch / "images")
         card = SPACE_CARD.format(
             title=json.dumps(site["name"], ensure_ascii=False), license=site.pop("license")
         )
@@ -193,9 +193,7 @@ def _copy_model(model: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write_images(
-    model: "ZeroShotModel", options: WebOptions, folder: Path
-) -> list[tuple[str, str]]:
+def _write_images(model: "DualEncoder", options: WebOptions, folder: Path) -> list[tuple[str, str]]:
     """Write the images as `00000.webp` and so on, and their embeddings to `index.safetensors`.
 
     `embeddings` is (N, D) float16, L2-normalised. The metadata has the titles by language, from the columns `en` and

@@ -20,7 +20,7 @@ from training.data.image_bank import load_images, vary_images
 from training.data.images import Augment, Normalize
 from training.data.sources import check_split
 from training.tasks.align import Classifier, Rehearsal
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.teachers.cache import build_target_cache
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec, encode_bank
 from training.text.scenes import FORMS, scenes
@@ -43,7 +43,7 @@ class Models:
 
     student: DCCLIPModel
     processor: DCCLIPProcessor
-    teacher: Teacher | None
+    teacher: DualEncoder | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Inputs:
     targets: TargetSource | None
 
 
-def open_teacher(recipe: TrainingRecipe) -> Teacher | None:
+def open_teacher(recipe: TrainingRecipe) -> DualEncoder | None:
     """Open the teacher of a recipe without its towers; None if it has no teacher.
 
     Raises:
@@ -72,13 +72,13 @@ def open_teacher(recipe: TrainingRecipe) -> Teacher | None:
     if recipe.teacher is None:
         return None
     dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
-    return Teacher.from_pretrained(recipe.teacher, towers=(), dtype=dtype)
+    return DualEncoder.from_pretrained(recipe.teacher, towers=(), dtype=dtype, field="teacher")
 
 
 def caption_tokens(
     tokenizer: PreTrainedTokenizerBase,
     max_text_length: int,
-    teacher: Teacher | None,
+    teacher: DualEncoder | None,
     folder: str | None = None,
 ) -> CaptionTokenizer:
     """Relate the student's tokens to its teacher's tokens.
@@ -283,7 +283,7 @@ def _encode_images(
     ):
         part = part.to(accelerator.device).float()
         if needs_maps and isinstance(targets, LiveTargets):
-            found = targets.teacher.encode_images(targets.normalize(part))
+            found = targets.teacher.image_targets(targets.normalize(part))
             maps.append(found.required_map.half())
         else:
             found = targets.images(part, {})

@@ -26,7 +26,7 @@ from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
 from training.tasks import Task
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.utils.files import remove_folder
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
@@ -37,7 +37,7 @@ def run_stage(
     *,
     command: str,
     title: str,
-    open_student: Callable[[StageRecipe, Teacher | None], tuple[DCCLIPModel, DCCLIPProcessor]],
+    open_student: Callable[[StageRecipe, DualEncoder | None], tuple[DCCLIPModel, DCCLIPProcessor]],
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
     starts: Sequence[str | None] = (),
 ) -> TrainingResult:

@@ -23,7 +23,7 @@ from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import open_set
 from training.evaluation.sets.protocols import CLASS_NAMES
 from training.evaluation.sets.sources import Source
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 from training.utils.results import Row
 
 MAX_TEXTS = 8192  # texts whose embeddings are in memory together
@@ -137,7 +137,7 @@ def require_equal_widths(
 
 
 def class_embeddings(
-    model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)
+    model: DualEncoder, names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> Tensor:
     """One embedding per class: fill in every prompt template, encode, normalise, average and normalise again.
 
@@ -180,7 +180,7 @@ class Encoded:
 
 
 def encode(
-    model: ZeroShotModel,
+    model: DualEncoder,
     sets: dict[str, Dataset],
     class_names: ClassNames,
     languages: Sequence[str],
@@ -278,7 +278,7 @@ def make_evaluate(
     ]  # several labels have no top-5
 
     def run(model: DCCLIPModel) -> dict[str, float]:
-        student = ZeroShotModel(model, processor, "student")
+        student = DualEncoder(model, processor, "student")
         images, metrics = student.encode_images(labelled.rows), dict[str, float]()
         for language, classes in names.items():
             found = measure(images, class_embeddings(student, classes), labelled.labels, wanted)

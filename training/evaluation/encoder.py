@@ -14,7 +14,7 @@ from training.evaluation.classify import class_embeddings
 from training.evaluation.retrieval import RetrievalSet
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.templates import Templates
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 from training.teachers.lineage import digest_folder
 
 
@@ -29,9 +29,9 @@ class Encoder:
         name: Name written to results.
     """
 
-    def __init__(self, model: ZeroShotModel, state: PartialState, name: str):
+    def __init__(self, model: DualEncoder, state: PartialState, name: str):
         self.name, self.state = name, state
-        self._model: ZeroShotModel | None = model
+        self._model: DualEncoder | None = model
         self._source = model.name
         self._teacher: str | None = getattr(getattr(model.model, "config", None), "teacher", None)
         self._rotation: Tensor | None = getattr(model.model, "rotation", None)
@@ -85,7 +85,7 @@ class Encoder:
             ValueError: An image cannot be decoded.
         """
 
-        def compute(model: ZeroShotModel, start: int, stop: int) -> Tensor:
+        def compute(model: DualEncoder, start: int, stop: int) -> Tensor:
             rows = dataset.rows.select(range(start, stop))
             try:
                 return model.encode_images(rows, "image", squash=squashed)
@@ -99,7 +99,7 @@ class Encoder:
     def classes(self, names: list[str], templates: Templates) -> Tensor:
         """Embeddings of classes by name, (C, D) float32, L2-normalised."""
 
-        def compute(model: ZeroShotModel, start: int, stop: int) -> Tensor:
+        def compute(model: DualEncoder, start: int, stop: int) -> Tensor:
             return class_embeddings(model, names[start:stop], templates.lines)
 
         return self._get((tuple(names), templates.lines), len(names), compute)
@@ -113,7 +113,7 @@ class Encoder:
         )
 
     def _get(
-        self, key: Hashable, count: int, compute: Callable[[ZeroShotModel, int, int], Tensor]
+        self, key: Hashable, count: int, compute: Callable[[DualEncoder, int, int], Tensor]
     ) -> Tensor:
         if key not in self._computed:
             assert self._model is not None  # all embeddings are computed before the release

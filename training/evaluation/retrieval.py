@@ -15,10 +15,10 @@ from training.data import load_source, require_allowed, require_columns, rules_f
 from training.data.batch import EXPECTED_CAUSES
 from training.data.images import encoded_bytes
 from training.data.sources import check_split
-from training.evaluation.image_loading import digest_images
 from training.evaluation.metrics import grouped_interval, right_ranks
 from training.evaluation.sets.sources import LoadedRows, read_hub
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
+from training.teachers.images import digest_images
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import expanded
 from training.utils.results import Row, markdown_table
@@ -265,7 +265,7 @@ def score(
 
 
 def measure(
-    model: ZeroShotModel,
+    model: DualEncoder,
     retrieval_set: RetrievalSet,
     name: str,
     ks: Sequence[int] = KS,

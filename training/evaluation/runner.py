@@ -20,8 +20,7 @@ from training.evaluation.classify import (
 from training.evaluation.encoder import Encoder
 from training.evaluation.plan import EvalPlan, EvalTask
 from training.evaluation.retrieval import score
-from training.evaluation.zero_shot_model import ZeroShotModel
-from training.teachers import weights_fingerprint
+from training.teachers import DualEncoder, weights_fingerprint
 from training.utils.results import Row
 
 AGREEMENT = "agreement"
@@ -79,7 +78,7 @@ class Runner:
         """Measure models.
 
         Args:
-            models: Folders or Hub ids, as `ZeroShotModel.from_pretrained` takes them.
+            models: Folders or Hub ids, as `DualEncoder.from_pretrained` takes them.
             text_model: A further model, combined with each of `models`: once as text encoder, once as image encoder.
 
         Raises:
@@ -103,7 +102,8 @@ class Runner:
 
     def _encode(self, name: str, outcome: Outcome) -> Encoder:
         """Load a model and encode all images and texts of the plan."""
-        model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+        model = DualEncoder.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+        description = model.describe()  # raises if the model does not state how texts are prepared
         encoder = Encoder(model.to(self.state.device), self.state, name)
         cut: dict[str, int] = {}  # number of truncated texts by set
         for task in self.plan.available_tasks:
@@ -120,10 +120,9 @@ class Runner:
             for language, captions in retrieval_set.captions.items():
                 encoder.texts(captions)
                 cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
-        description = {"name": name, "weights": weights_fingerprint(model.model)} | model.describe()
-        outcome.models.append(
-            description | {"texts_cut": {key: count for key, count in cut.items() if count}}
-        )
+        weights = {"name": name, "weights": weights_fingerprint(model.model)}
+        texts_cut = {key: count for key, count in cut.items() if count}
+        outcome.models.append(weights | description | {"texts_cut": texts_cut})
         encoder.release()
         del model
         gc.collect()  # before the next model is loaded: two large models may not fit in memory together

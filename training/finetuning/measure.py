@@ -18,8 +18,8 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.prepare import Prepared
+from training.teachers import DualEncoder
 from training.utils.results import Row
 
 VALIDATION, GENERAL = "validation", "general texts"
@@ -104,14 +104,14 @@ class CaptionedImages:
             len(pairs) > len(pairs[:, 1].unique()) for pairs in self.pairs.pairs.values()
         )
 
-    def encode(self, model: ZeroShotModel) -> Embeddings:
+    def encode(self, model: DualEncoder) -> Embeddings:
         """Encode the images and the captions."""
         captions = {
             language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()
         }
         return Embeddings(model.encode_images(self.pairs.rows), captions)
 
-    def score(self, model: ZeroShotModel, embeddings: Embeddings) -> list[Row]:
+    def score(self, model: DualEncoder, embeddings: Embeddings) -> list[Row]:
         """Accuracy in each language: retrieval, or top-1 and top-5 among the class names."""
         rows: list[Row] = []
         for language, texts in embeddings.captions.items():
@@ -123,7 +123,7 @@ class CaptionedImages:
             rows = [replace(row, metric=row.metric.replace("_R@", "_merged_R@")) for row in rows]
         return rows
 
-    def _classify(self, model: ZeroShotModel, images: Tensor, language: str) -> list[Row]:
+    def _classify(self, model: DualEncoder, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
         names, captions = self.names[language], self.pairs.captions[language]
         numbers = {name: number for number, name in enumerate(names)}
@@ -201,7 +201,7 @@ class Measurer:
         Returns:
             The rows, and the embeddings of the validation split.
         """
-        wrapped = ZeroShotModel(model.eval(), self.processor, MODEL).to(self.device)
+        wrapped = DualEncoder(model.eval(), self.processor, MODEL).to(self.device)
         rows, found = list[Row](), dict[str, Embeddings]()
         for each in self.sets:
             found[each.name] = each.encode(wrapped)
@@ -216,7 +216,7 @@ class Measurer:
         return next(each for each in self.sets if each.name == row.set).num_queries(row)
 
 
-def general_rows(model: ZeroShotModel, general: GeneralPairs) -> list[Row]:
+def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:
     """Share of the general texts whose nearest text in the other form is the correct one, in both directions."""
     first, second = model.encode_texts(general.texts).chunk(2)
     pairs = torch.arange(len(first))[:, None].expand(-1, 2)

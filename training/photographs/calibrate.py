@@ -24,10 +24,10 @@ from modeling_dcclip.search.fit import (
     standardize,
 )
 from training.engine.inputs import read_classifier
-from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
+from training.teachers.images import prepared_batches
 from training.utils.results import Row
 
 SMALLEST = 8  # photographs of a part
@@ -40,7 +40,7 @@ PRESENT, ABSENT = (
 
 
 def calibrate(
-    model: ZeroShotModel, teacher: ZeroShotModel, sets: Sequence[RetrievalSet], classifier: Path
+    model: DualEncoder, teacher: DualEncoder, sets: Sequence[RetrievalSet], classifier: Path
 ) -> tuple[list[float] | None, list[Row]]:
     """Fit the numbers of `DCCLIPConfig.fit`.
 
@@ -148,7 +148,7 @@ def _examples(scores: np.ndarray, is_there: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def _classify(
-    teacher: ZeroShotModel, sets: Sequence[RetrievalSet], classifier: Path
+    teacher: DualEncoder, sets: Sequence[RetrievalSet], classifier: Path
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
     """Probabilities of the classes, (I, C), of the photographs of all sets, and the names of the classes."""
     weight, bias, names = read_classifier(str(classifier))
@@ -161,7 +161,7 @@ def _classify(
     return torch.cat(logits).softmax(1).numpy(), names
 
 
-def _length(model: ZeroShotModel, text: str) -> int:
+def _length(model: DualEncoder, text: str) -> int:
     return len(model.processor.tokenizer(text, add_special_tokens=False).input_ids)
 
 

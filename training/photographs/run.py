@@ -29,13 +29,13 @@ from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub.cards import CardDetails, write_card
 from training.photographs.calibrate import calibrate
 from training.photographs.data import VALIDATION_PAGES, prepare
 from training.photographs.options import PROGRAM, Options
 from training.photographs.pages import KINDS
 from training.photographs.towers import TowersOptions, save_towers
+from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import (
@@ -210,7 +210,7 @@ class Run:
         else:
             distill.run(recipe)
         self.rows = [row for row in self.rows if row.model != stage.name]
-        model = ZeroShotModel.from_pretrained(recipe.output_dir)
+        model = DualEncoder.from_pretrained(recipe.output_dir)
         for each in self.sets:
             self.rows += retrieval.measure(model, each, stage.name, seed=recipe.seed)
         pages = self.folder / DATA / VALIDATION_PAGES
@@ -268,8 +268,9 @@ class Run:
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
         if classifier is None or len(self.sets) < 2 or not has_all:
             return
-        teacher = ZeroShotModel.from_pretrained(str(recipe.teacher))
-        model = replace(ZeroShotModel.from_pretrained(folder), name=stage.name)
+        teacher = DualEncoder.from_pretrained(str(recipe.teacher))
+        model = DualEncoder.from_pretrained(folder)
+        model.name = stage.name
         model.model.config.fit, rows = calibrate(model, teacher, self.sets, Path(classifier))
         model.model.config.save_pretrained(folder)
         measured = {row.metric for row in rows}

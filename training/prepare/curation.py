@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
 from training.data.images import CellRules, embedded_cell, undecoded
 from training.data.sources import require_texts
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.prepare.curation_options import PROGRAM, CurateOptions
 from training.prepare.duplicates import (
     MAX_COLOUR_DISTANCE,
@@ -31,6 +30,7 @@ from training.prepare.duplicates import (
     match_images,
     normalise,
 )
+from training.teachers import DualEncoder
 from training.text.writing_systems import SCRIPTS_OF, script_of
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, write_text
@@ -270,7 +270,7 @@ class Curation:
             return
         rows = sorted({caption.row for caption in captions})
         try:
-            model = ZeroShotModel.from_pretrained(str(options.teacher))
+            model = DualEncoder.from_pretrained(str(options.teacher))
         except ValueError as error:
             raise ValueError(f"teacher: {str(error).removeprefix('model: ')}") from error
         model.to("cuda" if torch.cuda.is_available() else "cpu")

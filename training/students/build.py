@@ -18,7 +18,7 @@ from modeling_dcclip.image_dcclip import squashes
 from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import find_commit, join_licenses, read_license
 from training.teachers.loading import check_weights, open_config
 from training.teachers.preparation import square_image_processor
@@ -57,7 +57,7 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
 
 
 def build_student(
-    config: StudentConfig, languages: list[str], teacher: Teacher | None = None, seed: int = 0
+    config: StudentConfig, languages: list[str], teacher: DualEncoder | None = None, seed: int = 0
 ) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Build a student with its processor.
 
@@ -195,7 +195,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
 def tower_config(
     config: StudentConfig,
     tower: str,
-    teacher: Teacher | None = None,
+    teacher: DualEncoder | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedConfig:
     """Build the transformers config of one tower.
@@ -316,7 +316,7 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     return licenses
 
 
-def _from_teacher(teacher: Teacher | None, field: str) -> Any:
+def _from_teacher(teacher: DualEncoder | None, field: str) -> Any:
     if teacher is None:
         raise ValueError(
             f"student.{field}: is not given, and a teacher to take it from is missing. Set it."

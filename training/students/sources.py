@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from training.teachers import FAMILIES, Teacher
+from training.teachers import FAMILIES, DualEncoder
 from training.teachers.loading import open_config
 from training.text.tokenizers import load_tokenizer
 
@@ -39,7 +39,7 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: Teacher | None = None) -> SourceTower:
+def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
@@ -55,7 +55,7 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
         owner = (
             _require(teacher, tower)
             if init == TEACHER
-            else Teacher.from_pretrained(init, towers=(tower,))
+            else DualEncoder.from_pretrained(init, (tower,), field=f"student.{tower}_init")
         )
         owner = owner.with_towers((tower,))
         weights, projection = owner.tower_weights(tower)
@@ -77,7 +77,7 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
     return SourceTower(init, tower, config, weights, tokenizer=tokenizer)
 
 
-def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict[str, Any]:
+def source_config(init: str, tower: str, teacher: DualEncoder | None = None) -> dict[str, Any]:
     """Read the config of a source's tower, in the form that builds a student.
 
     Returns:
@@ -105,13 +105,13 @@ def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict
     }
 
 
-def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedConfig:
+def _read_config(init: str, tower: str, teacher: DualEncoder | None) -> PreTrainedConfig:
     if init == TEACHER:
         return _require(teacher, tower).config
     return open_config(f"student.{tower}_init", init)
 
 
-def _require(teacher: Teacher | None, tower: str) -> Teacher:
+def _require(teacher: DualEncoder | None, tower: str) -> DualEncoder:
     if teacher is None:
         raise ValueError(
             f"student.{tower}_init is 'teacher', but no teacher is given. Name one, or set student.{tower}_init to "

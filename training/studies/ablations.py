@@ -16,9 +16,9 @@ from pathlib import Path
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.evaluation.classify import encode, score
 from training.evaluation.sets.held_out import TEST_SETS, HeldOut
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
 from training.studies.harness import Study, StudyOptions, arms_table
+from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 
@@ -105,9 +105,9 @@ def run(options: Options):
     study = Study("ablations", options, held_out.meta()["data"])
     trainer = make_trainer(options, held_out)
     sets, names = held_out.sets, held_out.class_names
-    teacher = encode(ZeroShotModel.from_pretrained(TEACHER), sets, names, LANGUAGES)
+    teacher = encode(DualEncoder.from_pretrained(TEACHER), sets, names, LANGUAGES)
 
-    def measure(model: ZeroShotModel, arm: Arm, seed: int) -> list[Row]:
+    def measure(model: DualEncoder, arm: Arm, seed: int) -> list[Row]:
         student = encode(model, sets, names, LANGUAGES)
         tower = (arm.distill or {}).get("tower", "both")
         own = score(teacher if tower == "text" else student, student, sets, names, seed=seed)

@@ -13,8 +13,8 @@ from accelerate.state import AcceleratorState
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.data import load_source
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.harness import Study
+from training.teachers import DualEncoder
 from training.utils.rng import keyed_uniform
 
 # stage 2 without a loss of the teacher, which provides the tokenizer and the statistics of the images
@@ -60,7 +60,7 @@ class Trainer:
     distill_steps: int
     align_steps: int
 
-    def train(self, arm: Arm, seed: int) -> ZeroShotModel:
+    def train(self, arm: Arm, seed: int) -> DualEncoder:
         """Train an arm, and load its student. Arms with an unchanged stage 1 share its run."""
         run = self.folder / "run"
         shutil.rmtree(run, ignore_errors=True)
@@ -75,7 +75,7 @@ class Trainer:
             align.run(second)
         last = second or first
         assert last is not None, f"{arm.name} has no stage"
-        return ZeroShotModel.from_pretrained(last.output_dir)
+        return DualEncoder.from_pretrained(last.output_dir)
 
     def distill_recipe(self, arm: Arm, seed: int) -> DistillRecipe | None:
         """Recipe of stage 1 of an arm; None without stage 1."""

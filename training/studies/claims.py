@@ -15,9 +15,9 @@ from pathlib import Path
 from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.evaluation import retrieval
 from training.evaluation.retrieval import make_retrieval_set
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
 from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows
+from training.teachers import DualEncoder
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
@@ -106,10 +106,10 @@ def run(options: Options):
         "image",
         options.validation,
     )
-    teacher = ZeroShotModel.from_pretrained(str(trainer.distill.teacher))
+    teacher = DualEncoder.from_pretrained(str(trainer.distill.teacher))
     study = Study("claims", options, options.train, weights=weights_fingerprint(teacher.model))
 
-    def measure(model: ZeroShotModel, arm: Arm, seed: int) -> list[Row]:
+    def measure(model: DualEncoder, arm: Arm, seed: int) -> list[Row]:
         return retrieval.measure(model, pairs, arm.name, seed=seed)
 
     compare(study, trainer, arms_of(options.shares), options.seeds, measure)

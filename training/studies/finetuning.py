@@ -26,9 +26,9 @@ from training.data import evenly_spaced_rows
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.options import FinetuneOptions
 from training.studies.harness import CAPTIONED, Study, StudyOptions, mean_and_spread, open_rows
+from training.teachers import DualEncoder
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row, markdown_table
@@ -95,14 +95,14 @@ def run(options: Options):
         for name, each in ((TEST, tested), (PHOTOGRAPHS, photographs))
     ]
     labelled = open_rows(options.labelled, [*CAPTIONED, "label"], "labelled")
-    weights = weights_fingerprint(ZeroShotModel.from_pretrained(options.model).model)
+    weights = weights_fingerprint(DualEncoder.from_pretrained(options.model).model)
     study = Study("finetuning", options, options.data, weights=weights)
 
     def rows_of(
         folder: str, arm: str, stage: str | None = None, seed: int | None = None
     ) -> list[Row]:
         measured = measure_model(
-            ZeroShotModel.from_pretrained(folder), sets, labelled, options.num_general
+            DualEncoder.from_pretrained(folder), sets, labelled, options.num_general
         )
         return [replace(row, model=arm, stage=stage, seed=seed) for row in measured]
 
@@ -136,7 +136,7 @@ def run(options: Options):
 
 
 def measure_model(
-    model: ZeroShotModel, sets: list[RetrievalSet], labelled: Dataset, num_labelled: int
+    model: DualEncoder, sets: list[RetrievalSet], labelled: Dataset, num_labelled: int
 ) -> Iterator[Row]:
     """Recall on the sets, and top-1 on labelled photographs among the names of all their classes."""
     for each in sets:

@@ -32,7 +32,7 @@ from training.demo.make_teacher import TEACHER_FOLDER, TEXT_CONFIG
 from training.students import build_student, load_size
 from training.studies.harness import Study, StudyOptions, open_rows
 from training.tasks.losses import embedding_loss, feature_map_loss
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.utils.results import Results, Row, markdown_table
 
 IMAGE_SIZE, MAX_LENGTH = 224, 64
@@ -143,7 +143,7 @@ def compare_stage1(options: Options, folder: Path) -> list[Row]:
 
 def bare_rate(options: Options, recipe: DistillRecipe) -> float:
     """Images per second of forward, backward and optimizer step of the image tower, with all tensors in memory."""
-    teacher = Teacher.from_pretrained(str(recipe.teacher), towers=())
+    teacher = DualEncoder.from_pretrained(str(recipe.teacher), towers=())
     student, _ = build_student(recipe.student, ["en", "zh"], teacher)
     width, grid = int(student.config.vision_width or 0), student.config.vision_grid or (0, 0)
     adapter = nn.Conv2d(width, teacher.vision_width, 1)

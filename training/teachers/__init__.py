@@ -1,18 +1,19 @@
-"""Teachers: one interface over all model families, for distillation and evaluation.
+"""Frozen dual encoders: one class over all model families, for distillation and evaluation.
 
 - `families.py`: the table of families, one row each
 - `family.py`: the fields of a row, and the targets that it gives
 - `open_clip_model.py`: open_clip models in the transformers API
 - `preparation.py`: how a family turns texts into tokens; image processors of models with a square input
-- `teacher.py`: a frozen teacher, whole or one tower at a time
+- `images.py`: images decoded, resized and normalized in threads
+- `dual_encoder.py`: a frozen dual encoder, whole or one tower at a time
 - `loading.py`: partial loading of a checkpoint
-- `lineage.py`: revision, weight fingerprint and licence
+- `lineage.py`: revision, weight fingerprint and license
 - `targets.py`: the targets that a run needs, computed at every step
 - `cache.py`, `cached_targets.py`: targets computed once and stored
 """
 
+from training.teachers.dual_encoder import DualEncoder
 from training.teachers.families import FAMILIES
 from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import weights_fingerprint
 from training.teachers.preparation import TextPreparation
-from training.teachers.teacher import Teacher

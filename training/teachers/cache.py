@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment, Normalize
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.teachers.cached_targets import (
     CAPTIONS_PER_SHARD,
     CachedTargets,
@@ -49,7 +49,7 @@ Item = TypeVar("Item")
 
 def build_target_cache(
     folder: str | Path,
-    teacher: Teacher,
+    teacher: DualEncoder,
     dataset: PairDataset,
     augment: Augment,
     spec: TargetSpec,
@@ -95,19 +95,19 @@ def build_target_cache(
     return CachedTargets(folder, spec, device)
 
 
-def teacher_folder(folder: str | Path, teacher: Teacher) -> Path:
+def teacher_folder(folder: str | Path, teacher: DualEncoder) -> Path:
     """Folder of one teacher's targets in a cache; no tower needs to be loaded."""
     return Path(folder) / f"teacher-{teacher.revision[:16]}"
 
 
-def _teacher_key(teacher: Teacher) -> dict[str, Any]:
+def _teacher_key(teacher: DualEncoder) -> dict[str, Any]:
     return {
         "teacher_revision": teacher.revision,
         "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
     }
 
 
-def _text_preparation(teacher: Teacher) -> dict[str, Any]:
+def _text_preparation(teacher: DualEncoder) -> dict[str, Any]:
     """Tokenizer of the teacher's texts, which can change while its weights stay."""
     tokenizer = teacher.tokenizer
     name = digest(read_pipeline(tokenizer))[:16] if tokenizer.is_fast else type(tokenizer).__name__
@@ -116,7 +116,7 @@ def _text_preparation(teacher: Teacher) -> dict[str, Any]:
 
 def _cache_images(
     folder: Path,
-    teacher: Teacher,
+    teacher: DualEncoder,
     dataset: PairDataset,
     augment: Augment,
     spec: TargetSpec,
@@ -168,7 +168,7 @@ def _cache_images(
                 ids = torch.tensor([row for row, _ in samples])
                 views = augment.views(ids, torch.full_like(ids, view)).to(device)
                 images = augment(torch.stack([image for _, image in samples]).to(device), views)
-                targets = teacher.encode_images(normalize(images))
+                targets = teacher.image_targets(normalize(images))
                 values = {"embedding": targets.embedding.half().cpu()}
                 if spec.grid is not None:
                     # never stored at a finer grid than the teacher's own
@@ -190,7 +190,7 @@ def _cache_images(
 
 def _cache_captions(
     folder: Path,
-    teacher: Teacher,
+    teacher: DualEncoder,
     dataset: PairDataset,
     tokens: CaptionTokenizer | None,
     spec: TargetSpec,
@@ -243,7 +243,7 @@ def _cache_captions(
                 inputs = (
                     each[indices, :length].to(device) for each in (encoded["input_ids"], mask)
                 )
-                targets = teacher.encode_texts(*inputs)
+                targets = teacher.text_targets(*inputs)
                 if spec.token_maps:
                     maps = targets.required_map.half().cpu()
                     for index, tokens_of in zip(indices.tolist(), maps, strict=True):

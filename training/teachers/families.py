@@ -13,13 +13,14 @@ from transformers import (
     CLIPModel,
     MetaClip2Model,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     SiglipModel,
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers.family import Family, clip_image_map
+from training.teachers.family import Family, clip_image_map, num_positions
 from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.preparation import (
     GEMMA_TOKEN,
@@ -106,20 +107,21 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
-    """Look up the family of a model.
+def _stated_length(config: PreTrainedConfig) -> int:
+    """Longest text that a config of any family states; VERY_LARGE_INTEGER if it states none."""
+    if length := getattr(config, "max_text_length", None):
+        return length
+    has_text_config = isinstance(getattr(config, "text_config", None), PreTrainedConfig)
+    return num_positions(config) if has_text_config else VERY_LARGE_INTEGER
 
-    Args:
-        config: Config of the model, or its dict.
-        name: Hub id or folder of the model, for the error message.
 
-    Raises:
-        ValueError: The model type is not in `FAMILIES`.
-    """
-    model_type = config.get("model_type") if isinstance(config, dict) else config.model_type
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}. Choose one of "
-            "these, or add the family to FAMILIES (training/teachers/families.py)."
-        )
-    return FAMILIES[model_type]
+# a model of a family without a row, for evaluation alone
+GENERIC = Family(model_class=PreTrainedModel, max_text_length=_stated_length)
+
+
+def unknown_family(field: str, name: str, model_type: object) -> ValueError:
+    """The error for a model of a family that is not in `FAMILIES`."""
+    return ValueError(
+        f"{field}: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}. Choose one of "
+        "these, or add the family to FAMILIES (training/teachers/families.py)."
+    )

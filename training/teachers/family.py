@@ -148,19 +148,6 @@ class Family:
     license: str | Callable[[PreTrainedConfig], str | None] | None = None
     standalone_towers: Mapping[str, str] = field(default_factory=dict)
 
-    def encode_images(self, model: Any, pixel_values: Tensor) -> Targets:
-        """Distillation targets of normalized images, (B, 3, S, S), by a model of this family."""
-        outputs = self.image_outputs(model, pixel_values)
-        return Targets(self.image_map(model, outputs), outputs.pooler_output)
-
-    def encode_texts(self, model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Targets:
-        """Distillation targets of token ids, (B, L) int64, by a model of this family.
-
-        The mask, (B, L) int64, is 1 for tokens and 0 for padding; None attends everything.
-        """
-        outputs = self.text_outputs(model, input_ids, attention_mask)
-        return Targets(outputs.last_hidden_state, outputs.pooler_output)
-
     def prepare_texts(self, tokenizer: PreTrainedTokenizerBase) -> TextPreparation | None:
         """How texts are prepared for a model with this tokenizer; None if the row does not state it."""
         if self.text_preparation is None or isinstance(self.text_preparation, TextPreparation):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -117,7 +120,12 @@ def open_config(field: str, name: str) -> PreTrainedConfig:
 
 
 def load_model(
-    name: str, family: Family, towers: Collection[str], dtype: torch.dtype, commit: str | None
+    name: str,
+    family: Family,
+    towers: Collection[str],
+    dtype: torch.dtype,
+    commit: str | None,
+    field: str = "model",
 ) -> PreTrainedModel:
     """Load the logit scale and some towers of a checkpoint.
 
@@ -131,17 +139,16 @@ def load_model(
         for module in modules
     ]
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
-    model, report = model_class.from_pretrained(
-        name, dtype=dtype, revision=commit or "main", **REPORTED
-    )
-    check_complete("teacher", name, family.model_class, report)
+    revision = commit or "main"
+    model, report = model_class.from_pretrained(name, dtype=dtype, revision=revision, **REPORTED)
+    check_complete(field, name, family.model_class, report)
     return model
 
 
-def open_processors(
-    name: str, config: PreTrainedConfig, commit: str | None
-) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """Tokenizer and image processor of a checkpoint; None for a missing tokenizer.
+def load_processor(
+    name: str, config: PreTrainedConfig, commit: str | None, field: str
+) -> SimpleNamespace:
+    """Load `image_processor` and `tokenizer` of a checkpoint; a missing tokenizer is None.
 
     Raises:
         ValueError: The checkpoint lacks the image processor.
@@ -151,18 +158,57 @@ def open_processors(
         image_processor = AutoImageProcessor.from_pretrained(name, **fields)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"teacher: {name!r} has no image processor. Save it next to the weights. ({error})"
+            f"{field}: {name!r} has no image processor. Save it next to the weights. ({error})"
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **fields)
     except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
-        return None, image_processor
-    if tokenizer.vocab_size <= len(
-        set(tokenizer.all_special_tokens)
-    ):  # and builds others from these alone
-        return None, image_processor
-    check_vocabulary("teacher", name, tokenizer, config)
-    return tokenizer, image_processor
+        tokenizer = None
+    # and builds others from the special tokens alone
+    if tokenizer and tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):
+        tokenizer = None
+    if tokenizer:
+        check_vocabulary(field, name, tokenizer, config)
+    return SimpleNamespace(image_processor=image_processor, tokenizer=tokenizer)
+
+
+def load_any_model(
+    name: str, dtype: torch.dtype, commit: str | None, trust_remote_code: bool, field: str
+) -> tuple[PreTrainedModel, Any]:
+    """Load a model of a family without a row, and its processor, as transformers' Auto classes do.
+
+    Raises:
+        ValueError: It cannot be loaded, lacks weights or a tower, or comes with code that is not trusted.
+    """
+    fields: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "revision": commit or "main",
+    }
+    try:
+        model, report = AutoModel.from_pretrained(name, dtype=dtype, **REPORTED, **fields)
+        processor = AutoProcessor.from_pretrained(name, **fields)
+        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            processor = SimpleNamespace(
+                tokenizer=AutoTokenizer.from_pretrained(name, **fields),
+                image_processor=AutoImageProcessor.from_pretrained(name, **fields),
+            )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" not in str(error):
+            raise ValueError(f"{field}: {name!r} cannot be loaded ({error}).") from error
+        raise ValueError(
+            f"{field}: {name!r} comes with its own code. Read it, then pass --trust_remote_code; for a Hub id, add "
+            f"the revision that you read: {name}@COMMIT."
+        ) from error
+    for method in ("get_image_features", "get_text_features"):
+        if not hasattr(model, method):
+            raise ValueError(
+                f"{field}: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
+            )
+    check_vocabulary(field, name, processor.tokenizer, model.config)
+    parameters = {key for key, _ in model.named_parameters()}
+    missing = {"missing_keys": parameters & report["missing_keys"]}
+    check_complete(field, name, type(model), report | missing)
+    return model, processor
 
 
 def check_vocabulary(

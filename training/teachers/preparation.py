@@ -4,12 +4,13 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Resampling
 from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 MAX_SPECIAL_TOKENS = 4  # upper bound on the special tokens that a tokenizer adds to a text
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -109,6 +110,33 @@ class TextPreparation:
             "cleaning": self.clean.__name__ if self.clean else "the tokenizer's own",
             "stated_by": self.stated_by,
         }
+
+
+def find_text_preparation(
+    family: Any, config: PreTrainedConfig, processor: Any, name: str
+) -> TextPreparation:
+    """Text preparation from the row of a family, or else from the model's own config, tokenizer and processor.
+
+    Raises:
+        ValueError: Neither states the longest text; or the tokenizer does not end a text with the token at which the
+            model pools it.
+    """
+    tokenizer = processor.tokenizer
+    length = min(family.max_text_length(config), tokenizer.model_max_length, VERY_LARGE_INTEGER)
+    preparation = family.prepare_texts(tokenizer)
+    if preparation is not None:
+        preparation = replace(preparation, max_length=min(preparation.max_length, length))
+    elif length < VERY_LARGE_INTEGER:
+        pads = getattr(processor, "text_kwargs", {}).get("padding") == "max_length"
+        stated_by = "the model's own config, tokenizer and processor"
+        preparation = TextPreparation(length, pad_to_max=pads, stated_by=stated_by)
+    else:
+        raise ValueError(
+            f"model: {name!r} is of the family {config.model_type!r}, and neither its config nor its tokenizer states "
+            "the longest text. Add the family to FAMILIES (training/teachers/families.py) with a text_preparation."
+        )
+    preparation.require_end_token(config, tokenizer, f"model: {name!r}")
+    return preparation
 
 
 def config_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,6 +1,6 @@
 """The targets that a run needs from its teacher, and the source that computes them at every step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.images import Normalize
+from training.teachers.dual_encoder import DualEncoder, encode_by_length
 from training.teachers.family import Targets
-from training.teachers.teacher import Teacher
 
 MAX_BANK = 4096  # texts in a bank
 CPU_CHUNK, GPU_CHUNK = 32, 512  # a CPU pays for every padded token, a GPU for every small batch
@@ -80,25 +80,6 @@ def text_chunk(device: torch.device) -> int:
     return CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
 
 
-def encode_by_length(
-    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
-    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
-
-    Args:
-        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
-        batch_size: Number of texts in a batch.
-        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
-
-    Returns:
-        The tensors of all batches, (N, ...), in the order of the texts.
-    """
-    order = lengths.argsort(stable=True)
-    batches = [encode(indices) for indices in order.split(batch_size)]
-    inverse = order.argsort()
-    return tuple(torch.cat(parts)[inverse] for parts in zip(*batches, strict=True))
-
-
 class LiveTargets:
     """Targets of a teacher that runs at every step.
 
@@ -109,14 +90,14 @@ class LiveTargets:
 
     num_views = 0
 
-    def __init__(self, teacher: Teacher, spec: TargetSpec):
+    def __init__(self, teacher: DualEncoder, spec: TargetSpec):
         self.teacher, self.spec = teacher, spec
         if "vision" in spec.towers:
             self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images, (B, 3, S, S), 0..255."""
-        targets = self.teacher.encode_images(self.normalize(images))
+        targets = self.teacher.image_targets(self.normalize(images))
         if self.spec.grid is None:
             return Targets(None, targets.embedding)
         return Targets(resample_map(targets.required_map, self.spec.grid), targets.embedding)
@@ -134,7 +115,7 @@ class LiveTargets:
 
         def encode(indices: Tensor) -> tuple[Tensor, ...]:
             length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
-            targets = self.teacher.encode_texts(input_ids[indices, :length], mask[indices, :length])
+            targets = self.teacher.text_targets(input_ids[indices, :length], mask[indices, :length])
             if targets.feature_map is None or not self.spec.token_maps:
                 return (targets.embedding,)
             return targets.embedding, F.pad(
@@ -145,8 +126,7 @@ class LiveTargets:
         return Targets(maps[0] if maps else None, embeddings)
 
 
-@torch.no_grad()
-def encode_bank(teacher: Teacher, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+def encode_bank(teacher: DualEncoder, texts: Sequence[str], batch_size: int = 64) -> Tensor:
     """Embeddings of a bank of texts. If the target is `logits`, images are compared with them.
 
     Args:
@@ -155,11 +135,7 @@ def encode_bank(teacher: Teacher, texts: Sequence[str], batch_size: int = 64) ->
         batch_size: Number of texts encoded at once.
 
     Returns:
-        (N, D) float32, not normalized.
+        (N, D) float32, L2-normalized, on the device of the teacher.
     """
     step = max(1, -(-len(texts) // MAX_BANK))
-    texts = list(texts)[::step]
-    chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    return torch.cat(
-        [teacher.encode_texts(**teacher.tokenize(chunk)).embedding.float() for chunk in chunks]
-    )
+    return teacher.encode_texts(texts[::step], batch_size).to(teacher.model.device)

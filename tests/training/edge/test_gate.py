@@ -15,7 +15,7 @@ from training.edge.gate_data import GateData
 from training.edge.verdict import Verdict, compare, reasons_against
 from training.evaluation.classify import Encoded
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 
 NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
 EYE = torch.eye(3)
@@ -33,7 +33,7 @@ def gate(images, teacher_folder, tmp_path, monkeypatch):
         {"image": [images[number % 8] for number in range(10)], "label": LABELS}
     )
     data = GateData({"a": rows}, NAMES, rows, "image", "label", "test")
-    student = ZeroShotModel.from_pretrained(teacher_folder)
+    student = DualEncoder.from_pretrained(teacher_folder)
     for name in ("small.onnx", "fp32.onnx"):
         (tmp_path / name).write_bytes(b"x" * (100 if name == "fp32.onnx" else 26))
 

@@ -19,7 +19,7 @@ from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
 from training.engine.inputs import Models, open_classifier, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec
 from training.text import scenes as module
 from training.text.scenes import scenes
@@ -90,7 +90,7 @@ def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
         images, cut(IMAGE_SIZE, 5)
     )
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
-    expected = teacher.encode_images(normalized)
+    expected = teacher.image_targets(normalized)
     torch.testing.assert_close(found.targets, expected.embedding, rtol=1e-4, atol=1e-5)
     if starts_from_teacher:
         torch.testing.assert_close(
@@ -100,7 +100,9 @@ def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
         assert "maps" not in found.inputs  # the maps of other towers have other channels
 
 
-def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, train_rows, tmp_path):
+def test_images_of_the_user_are_taken_as_they_are(
+    models, teacher: DualEncoder, train_rows, tmp_path
+):
     train_rows.select(range(4)).to_parquet(tmp_path / "own.parquet")
     recipe = make_recipe(
         student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet")
@@ -115,7 +117,7 @@ def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, trai
         found.inputs["images"]
     )
     torch.testing.assert_close(
-        found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5
+        found.targets, teacher.image_targets(normalized).embedding, rtol=1e-4, atol=1e-5
     )
 
 

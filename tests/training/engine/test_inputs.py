@@ -23,7 +23,7 @@ from training.data import PairDataset
 from training.engine import inputs
 from training.engine.inputs import Models, caption_tokens, open_inputs, open_pairs, open_teacher
 from training.engine.stage import _check_batch
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSpec
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -68,7 +68,7 @@ def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teac
 
 
 def test_a_teacher_whose_texts_lack_their_end_token_is_refused(tokenizer, tmp_path):
-    teacher = Teacher.from_pretrained(str(save_teacher("clip", tmp_path, tokenizer)), towers=())
+    teacher = DualEncoder.from_pretrained(str(save_teacher("clip", tmp_path, tokenizer)), towers=())
     with pytest.raises(
         ValueError, match=rf"^teacher: '{tmp_path}' was trained on texts that end with token "
     ):

@@ -78,8 +78,8 @@ def test_the_axes_weigh_both_towers_alike_and_span_all_batches(
     unit = [
         F.normalize(embeddings.double(), dim=-1)
         for embeddings in (
-            teacher.encode_images(normalize(views)).embedding,
-            teacher.encode_texts(batch["input_ids"], batch["attention_mask"]).embedding,
+            teacher.image_targets(normalize(views)).embedding,
+            teacher.text_targets(batch["input_ids"], batch["attention_mask"]).embedding,
         )
     ]
     assert len(unit[1]) == 2 * len(unit[0])  # which gives captions no larger share

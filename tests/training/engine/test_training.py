@@ -30,7 +30,7 @@ from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import build_student
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import digest_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -129,16 +129,16 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
         tower=tower, data=DataConfig(train=str(tmp_path / "alone.parquet")), **fields
     )
     before = build_student(
-        recipe.student, ["en", "zh"], Teacher.from_pretrained(recipe.teacher), recipe.seed
+        recipe.student, ["en", "zh"], DualEncoder.from_pretrained(recipe.teacher), recipe.seed
     )[0]
     loaded = []
-    load = Teacher.from_pretrained.__func__
+    load = DualEncoder.from_pretrained.__func__
 
     def watch(cls, name, towers=TOWERS, *arguments, **keywords):
         loaded.extend(towers)
         return load(cls, name, towers, *arguments, **keywords)
 
-    monkeypatch.setattr(Teacher, "from_pretrained", classmethod(watch))
+    monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(watch))
     folder = run(recipe)
     assert set(loaded) == {tower} and all(map(math.isfinite, losses(folder, f"{tower}_map")))
     names = changed(before.state_dict(), weights(folder))
@@ -171,10 +171,10 @@ def test_stage_2_keeps_a_licence_that_a_student_inherited(
         "teacher": str(teacher_folder),
     }
     recipe = align_recipe(**start, anchor_weight=1.0)
-    student, _ = open_student(recipe, Teacher.from_pretrained(str(teacher_folder)))
+    student, _ = open_student(recipe, DualEncoder.from_pretrained(str(teacher_folder)))
     assert student.config.teacher_license == "cc-by-nc-4.0 and unknown"
     assert student.config.fit is None  # it was calibrated for other weights
-    teacher = Teacher.from_pretrained(str(teacher_folder))
+    teacher = DualEncoder.from_pretrained(str(teacher_folder))
     assert (student.config.teacher, student.config.teacher_weights) == (
         teacher.name,
         teacher.revision,
@@ -188,7 +188,7 @@ def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_w
 ):
     texts = [*train_rows["en"], *train_rows["zh"]]
     teacher = save_teacher("altclip", tmp_path / "teacher", train_unigram(texts, 700))
-    source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
+    source = DualEncoder.from_pretrained(str(teacher), towers=()).tokenizer
     cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(
         tmp_path / "cut"
     )

@@ -9,12 +9,12 @@ from training.evaluation import classify
 from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
 from training.evaluation.metrics import eleven_point_map, roc_auc, wilson_interval
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 
 
 @pytest.fixture(scope="module")
-def model(teacher_folder) -> ZeroShotModel:
-    return ZeroShotModel.from_pretrained(teacher_folder)
+def model(teacher_folder) -> DualEncoder:
+    return DualEncoder.from_pretrained(teacher_folder)
 
 
 class Scripted:

@@ -24,7 +24,7 @@ from training.evaluation.runner import Agreement
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import ELEVATER
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results, Row
 
@@ -81,7 +81,7 @@ def columns(table: str) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
     results, _ = evaluated
-    model, rows = ZeroShotModel.from_pretrained(teacher_folder), rows_of(CIFAR_10)
+    model, rows = DualEncoder.from_pretrained(teacher_folder), rows_of(CIFAR_10)
     found = []
     for language in ("en", "zh"):
         names = ClassNames.read("cifar-10")

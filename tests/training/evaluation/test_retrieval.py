@@ -22,8 +22,8 @@ from training.evaluation.retrieval import (
     retrieval_table,
     score,
 )
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub.cards.metadata import eval_results
+from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results
 
@@ -33,8 +33,8 @@ FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh":
 
 
 @pytest.fixture(scope="module")
-def model(teacher_folder) -> ZeroShotModel:
-    return ZeroShotModel.from_pretrained(teacher_folder)
+def model(teacher_folder) -> DualEncoder:
+    return DualEncoder.from_pretrained(teacher_folder)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_retrieval_alone_is_measured_and_described(
     corpus, teacher_folder, altclip_folder, tmp_path, capsys, monkeypatch
 ):
     loaded: list[weakref.ref] = []
-    load = ZeroShotModel.from_pretrained
+    load = DualEncoder.from_pretrained
 
     def note(name, **options):
         assert not any(model() for model in loaded)  # large models may not fit in memory together
@@ -229,7 +229,7 @@ def test_retrieval_alone_is_measured_and_described(
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(ZeroShotModel, "from_pretrained", note)
+    monkeypatch.setattr(DualEncoder, "from_pretrained", note)
     place = str(corpus / "unseen_style.parquet")
     arguments = [
         "--model",

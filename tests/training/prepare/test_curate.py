@@ -333,8 +333,8 @@ def slow_cosines(teacher, images: list, texts: list[str]) -> list[float]:
     for image, text in zip(images, texts, strict=True):
         pixels = teacher.image_processor(image, return_tensors="pt").pixel_values
         tokens = teacher.tokenizer(text, return_tensors="pt")
-        image_embedding = teacher.encode_images(pixels).embedding
-        text_embedding = teacher.encode_texts(tokens.input_ids, tokens.attention_mask).embedding
+        image_embedding = teacher.image_targets(pixels).embedding
+        text_embedding = teacher.text_targets(tokens.input_ids, tokens.attention_mask).embedding
         cosines.append(float(torch.cosine_similarity(image_embedding, text_embedding)))
     return cosines
 

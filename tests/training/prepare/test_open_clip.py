@@ -13,11 +13,10 @@ from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import BERT, IMAGE_SIZE, XLM_ROBERTA
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.prepare import open_clip as open_clip_conversion
 from training.prepare.open_clip import main
 from training.students.sources import source_config
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -128,15 +127,14 @@ def test_embeddings_equal_those_of_open_clip(kind, converted, images):
     texts = F.normalize(network.eval().encode_text(tokenize(TEXTS)), dim=-1)
     pixels = torch.stack([preprocess(image) for image in images])
     expected = F.normalize(network.encode_image(pixels), dim=-1)
-    teacher = Teacher.from_pretrained(str(folder))
-    found = teacher.encode_texts(**teacher.tokenize(TEXTS)).embedding
+    teacher = DualEncoder.from_pretrained(str(folder))
+    found = teacher.text_targets(**teacher.tokenize(TEXTS)).embedding
     torch.testing.assert_close(F.normalize(found, dim=-1), texts, atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        F.normalize(teacher.encode_images(pixels).embedding, dim=-1), expected, atol=1e-5, rtol=0
+        F.normalize(teacher.image_targets(pixels).embedding, dim=-1), expected, atol=1e-5, rtol=0
     )
-    model = ZeroShotModel.from_pretrained(folder)
-    torch.testing.assert_close(model.encode_texts(TEXTS), texts, atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.embed_images(pixels), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.encode_texts(TEXTS), texts, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.embed_images(pixels), expected, atol=1e-5, rtol=0)
     assert teacher.license == "mit" and teacher.logit_scale == pytest.approx(
         network.logit_scale.item()
     )
@@ -144,16 +142,16 @@ def test_embeddings_equal_those_of_open_clip(kind, converted, images):
 
 @torch.no_grad()
 def test_feature_maps_are_after_the_final_norm(converted, images):
-    teacher = Teacher.from_pretrained(str(converted["bert"][1]))
+    teacher = DualEncoder.from_pretrained(str(converted["bert"][1]))
     network = open_clip.create_model(f"local-dir:{converted['bert'][0]}").eval()
     pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     network.visual.output_tokens = True
     _, tokens = network.visual(pixels)
-    feature_map = teacher.encode_images(pixels).required_map
+    feature_map = teacher.image_targets(pixels).required_map
     assert teacher.vision_width == 32 and feature_map.shape == (2, 32, 4, 4)
     torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens)
-    timm_teacher = Teacher.from_pretrained(str(converted["siglip"][1]))
-    assert timm_teacher.encode_images(pixels).required_map.shape == (
+    timm_teacher = DualEncoder.from_pretrained(str(converted["siglip"][1]))
+    assert timm_teacher.image_targets(pixels).required_map.shape == (
         2,
         timm_teacher.vision_width,
         2,
@@ -163,8 +161,8 @@ def test_feature_maps_are_after_the_final_norm(converted, images):
 
 @torch.no_grad()
 def test_a_resnet_gives_pooled_targets_and_no_towers_to_inherit(converted):
-    teacher = Teacher.from_pretrained(str(converted["resnet"][1]), towers=("vision",))
-    targets = teacher.encode_images(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
+    teacher = DualEncoder.from_pretrained(str(converted["resnet"][1]), towers=("vision",))
+    targets = teacher.image_targets(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
     assert (
         teacher.vision_width == 0
         and targets.feature_map is None
@@ -181,12 +179,8 @@ def test_weights_of_other_sizes_are_refused(converted, tmp_path):
     save_file(
         weights | {key: weights[key][:-1].clone()}, folder / "model.safetensors", {"format": "pt"}
     )
-    for load, field in (
-        (Teacher.from_pretrained, "teacher"),
-        (ZeroShotModel.from_pretrained, "model"),
-    ):
-        with pytest.raises(ValueError, match=rf"^{field}: .*lacks 1 weights .*{key}"):
-            load(str(folder))
+    with pytest.raises(ValueError, match=rf"^model: .*lacks 1 weights .*{key}"):
+        DualEncoder.from_pretrained(folder)
 
 
 def test_a_conversion_that_differs_is_refused(converted, tmp_path, monkeypatch, refusal):

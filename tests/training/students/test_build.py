@@ -19,7 +19,7 @@ from tests.tiny import (
 from training.config import StudentConfig
 from training.students import build_student, load_size, load_student
 from training.students.build import _inherited_licenses
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 
 LANGUAGES = ["en", "zh"]
 LEVIT = {
@@ -30,10 +30,10 @@ SQUEEZEBERT = BERT | {"model_type": "squeezebert"}  # whose embedding_size is 76
 
 
 @pytest.fixture(scope="module")
-def efficientnet(processor) -> Teacher:
+def efficientnet(processor) -> DualEncoder:
     model = make_model(WHOLE_EFFICIENTNET, seed=3, teacher_license="apache-2.0")
     torch.nn.init.constant_(model.logit_scale, 3.25)  # not the value that a student starts with
-    return Teacher(model, processor.tokenizer, processor.image_processor, "tiny-efficientnet")
+    return DualEncoder(model.eval(), processor, "tiny-efficientnet")
 
 
 def plain_fields(folder) -> dict:

@@ -20,7 +20,7 @@ from tests.tiny_teachers import VISION
 from training.engine.rotation import rotate
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.text.tokenizers import load_tokenizer, match_tokens
 
 # four times as deep, twice as wide, with more heads of the same width
@@ -135,7 +135,7 @@ def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, 
 @torch.no_grad()
 def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_folder, inputs):
     model = AltCLIPModel.from_pretrained(altclip_folder)
-    teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
+    teacher = DualEncoder.from_pretrained(str(altclip_folder), towers=())
     student = make_model(vision=CLIP_VISION, vision_pooling="tower", seed=5)
     report = inherit_weights(student, open_source("teacher", "vision", teacher))
     found = student.get_image_features(inputs["pixel_values"])
@@ -293,6 +293,6 @@ def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, t
         )
     # the student as a teacher lives in its own space
     own = open_source(
-        "teacher", "vision", Teacher.from_pretrained(str(tmp_path), ("vision",))
+        "teacher", "vision", DualEncoder.from_pretrained(str(tmp_path), ("vision",))
     ).projection
     assert torch.equal(own, student.visual_projection.weight)

@@ -36,7 +36,7 @@ from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
 from training.tasks.align import Classifier, Rehearsal
 from training.tasks.task import forward_backward, gather, sync_on_last
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -109,7 +109,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
     return make
 
 
-def make_classifier(teacher: Teacher) -> Classifier:
+def make_classifier(teacher: DualEncoder) -> Classifier:
     """A classifier of 300 classes, of which each batch and each of its chunks encodes some."""
     generator = torch.Generator().manual_seed(0)
     names = [f"{kind} {number}" for kind in ("name", "名字") for number in range(300)]
@@ -120,14 +120,14 @@ def make_classifier(teacher: Teacher) -> Classifier:
 
 
 @cache
-def make_general(teacher: Teacher) -> Rehearsal:
+def make_general(teacher: DualEncoder) -> Rehearsal:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     return Rehearsal(tokens, encode_bank(teacher, texts))
 
 
 @cache
-def make_photos(teacher: Teacher) -> Rehearsal:
+def make_photos(teacher: DualEncoder) -> Rehearsal:
     """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
     images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(
         photos := photo_crops(IMAGE_SIZE, 64)
@@ -135,7 +135,7 @@ def make_photos(teacher: Teacher) -> Rehearsal:
     with torch.no_grad():
         maps = make_model(VIT, NO_DROPOUT, seed=3).get_image_features(images).feature_map.flip(1)
     return Rehearsal(
-        {"images": photos, "maps": maps.half()}, teacher.encode_images(images).embedding
+        {"images": photos, "maps": maps.half()}, teacher.image_targets(images).embedding
     )
 
 

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tests.training.data.rows import make_cell, make_rows
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment
-from training.teachers import TOWERS, Teacher
+from training.teachers import TOWERS, DualEncoder
 from training.teachers import cache as build
 from training.teachers import cached_targets as shards
 from training.teachers.cache import build_target_cache, teacher_folder
@@ -22,12 +23,16 @@ NUM_VIEWS = 2
 
 
 @pytest.fixture(scope="module")
-def vit_teacher(tokenizer, teacher) -> Teacher:
+def vit_teacher(tokenizer, teacher) -> DualEncoder:
     """Its feature map is finer than that of some students; its text tower has dropout, which is off in eval mode."""
     model = make_model(
         VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3
     )
-    return Teacher(model, tokenizer, teacher.image_processor, "tiny-vit")
+    return DualEncoder(
+        model.eval(),
+        SimpleNamespace(tokenizer=tokenizer, image_processor=teacher.image_processor),
+        "tiny-vit",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +86,9 @@ def test_cached_texts_equal_live_ones(cache, vit_teacher, batch):
 def test_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
     spec = TargetSpec(TOWERS, grid=(2, 2), token_maps=True)
     build_target_cache(
-        tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1
+        tmp_path, DualEncoder.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1
     )
-    without = Teacher.from_pretrained(str(teacher_folder), towers=())
+    without = DualEncoder.from_pretrained(str(teacher_folder), towers=())
     without.with_towers = None  # loading a tower would fail
     build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
 
@@ -167,7 +172,11 @@ def test_cache_of_a_teacher_with_other_preparation_is_refused(
     else:
         processor.image_mean = [0.5, 0.5, 0.5]
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    changed = Teacher(vit_teacher.model, tokenizer, processor, vit_teacher.name)
+    changed = DualEncoder(
+        vit_teacher.model,
+        SimpleNamespace(tokenizer=tokenizer, image_processor=processor),
+        vit_teacher.name,
+    )
     with pytest.raises(TargetCacheError, match=f"^teacher_cache: .* {field}="):
         build_target_cache(tmp_path, changed, dataset, AUGMENT, TargetSpec(TOWERS), 1)
 

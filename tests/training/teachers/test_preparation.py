@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from tokenizers import normalizers
 
+from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import make_image_processor
-from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
+from tests.tiny_teachers import make_teacher_model, save_teacher
 from training.config import AugmentConfig
 from training.data.images import Augment
 from training.engine.inputs import caption_tokens
-from training.evaluation.zero_shot_model import ZeroShotModel
-from training.teachers import Teacher
+from training.teachers import DualEncoder
 from training.teachers.preparation import GEMMA_TOKEN, canonical, lower_case
 from training.teachers.targets import LiveTargets, TargetSpec
 
@@ -21,18 +21,14 @@ AUGMENT = Augment(AugmentConfig(), seed=0)
 TEXTS = ["A Red-Apple,  on a (green) Table!", "frog", "红苹果，青蛙"]
 
 
-# evaluation refuses the tiny tokenizer for CLIP, whose end token it does not add
-EVALUATED = [kind for kind in TEACHERS if kind not in ("clip", "metaclip_2")]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", EVALUATED)
-def test_a_teacher_encodes_texts_as_evaluation_does(kind, tokenizer, tmp_path):
-    folder = save_teacher(kind, tmp_path, tokenizer)
-    teacher = Teacher.from_pretrained(str(folder), ("text",))
-    found = F.normalize(teacher.encode_texts(**teacher.tokenize(TEXTS)).embedding, dim=1)
-    expected = ZeroShotModel.from_pretrained(folder).encode_texts(TEXTS)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind", ["siglip", "altclip"])
+def test_targets_of_a_batch_equal_the_embeddings_of_evaluation(kind, tokenizer, tmp_path):
+    teacher = DualEncoder.from_pretrained(save_teacher(kind, tmp_path, tokenizer), ("text",))
+    batch = caption_tokens(tokenizer, 32, teacher)(TEXTS)
+    found = LiveTargets(teacher, TargetSpec(("text",))).texts(batch).embedding
+    torch.testing.assert_close(
+        F.normalize(found, dim=1), teacher.encode_texts(TEXTS), rtol=1e-4, atol=1e-5
+    )
     assert (teacher.clean is None) == (kind != "siglip")
 
 
@@ -48,17 +44,14 @@ def test_siglip_2_lower_cases_texts_unless_its_tokenizer_does(tokenizer):
         ("siglip", lower, None),
         ("clip", cased, None),
     ):
-        teacher = Teacher(
-            make_teacher_model(kind, len(tokens)), tokens, make_image_processor(), "x"
-        )
+        model = make_teacher_model(kind, len(tokens))
+        teacher = DualEncoder(model, DCCLIPProcessor(make_image_processor(), tokens), "x")
         assert teacher.clean is clean
-        expected = tokens("a red apple" if clean else "A Red APPLE").input_ids
-        assert teacher.tokenize(["A Red APPLE"])["input_ids"].tolist() == [expected]
 
 
 @pytest.fixture(scope="module")
-def siglip(tmp_path_factory, tokenizer) -> Teacher:
-    return Teacher.from_pretrained(
+def siglip(tmp_path_factory, tokenizer) -> DualEncoder:
+    return DualEncoder.from_pretrained(
         str(save_teacher("siglip", tmp_path_factory.mktemp("siglip"), tokenizer))
     )
 
@@ -72,6 +65,3 @@ def test_captions_of_a_training_batch_are_cleaned_for_the_teacher_alone(siglip, 
         for name, expected in (("input_ids", text), ("teacher_input_ids", clean)):
             ids = tokenizer(expected).input_ids
             assert batch[name][row, : len(ids)].tolist() == ids
-    found = LiveTargets(siglip, TargetSpec(("text",))).texts(batch).embedding
-    expected = siglip.encode_texts(**siglip.tokenize(TEXTS)).embedding
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

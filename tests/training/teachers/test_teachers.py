@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, T5Config, T5Model
 
+from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import IMAGE_SIZE, make_image_processor
 from tests.tiny_teachers import (
     NUM_POSITIONS,
@@ -17,7 +18,7 @@ from tests.tiny_teachers import (
     make_teacher_model,
     save_teacher,
 )
-from training.teachers import Teacher, weights_fingerprint
+from training.teachers import DualEncoder, weights_fingerprint
 from training.teachers.lineage import digest_folder
 
 GRID = IMAGE_SIZE // PATCH_SIZE
@@ -32,8 +33,8 @@ def folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def teachers(folders) -> dict[str, Teacher]:
-    return {kind: Teacher.from_pretrained(str(folder)) for kind, folder in folders.items()}
+def teachers(folders) -> dict[str, DualEncoder]:
+    return {kind: DualEncoder.from_pretrained(str(folder)) for kind, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_clip_image_map_is_after_the_final_norm(kind, teachers, pixel_values):
         tower(pixel_values=pixel_values).last_hidden_state, hidden
     )  # before the norm
     hidden = normed(hidden, tower.post_layernorm)
-    targets = teachers[kind].encode_images(pixel_values)
+    targets = teachers[kind].image_targets(pixel_values)
     assert_map(targets.feature_map, hidden[:, 1:])
     torch.testing.assert_close(targets.embedding, hidden[:, 0] @ model.visual_projection.weight.T)
 
@@ -112,7 +113,7 @@ def test_siglip_image_map_has_no_cls_token_and_its_embedding_is_the_attention_po
         tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state,
         tower.post_layernorm,
     )
-    targets = teachers["siglip"].encode_images(pixel_values)
+    targets = teachers["siglip"].image_targets(pixel_values)
     assert_map(targets.feature_map, hidden)
     torch.testing.assert_close(targets.embedding, tower.head(hidden))
 
@@ -128,7 +129,7 @@ def test_altclip_text_map_is_projected_already(teachers, tokens):
     expected = (
         normed(hidden, tower.pre_LN) @ tower.transformation.weight.T + tower.transformation.bias
     )
-    targets = teachers["altclip"].encode_texts(**tokens)
+    targets = teachers["altclip"].text_targets(**tokens)
     torch.testing.assert_close(targets.feature_map, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(targets.embedding, expected[:, 0] @ model.text_projection.weight.T)
 
@@ -141,9 +142,9 @@ def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, t
         eos_token_id is not None
     ):  # as in OpenAI's configs, where the end is the highest token id instead
         model = make_teacher_model("clip", len(tokenizer), eos_token_id=eos_token_id)
-        teacher = Teacher(model, tokenizer, teacher.image_processor, "old")
+        teacher = DualEncoder(model, teacher.processor, "old")
     tower = teacher.model.text_model
-    targets = teacher.encode_texts(**tokens)
+    targets = teacher.text_targets(**tokens)
     for row, ids in enumerate(whole(tokens)):
         length = ids.shape[1]
         mask = torch.full((length, length), float("-inf")).triu(1)[None, None]  # (1, 1, L, L)
@@ -167,7 +168,7 @@ def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(
     expected = normed(
         tower.encoder(inputs_embeds=embedded).last_hidden_state, tower.final_layer_norm
     )
-    targets = teachers["siglip"].encode_texts(**tokens)
+    targets = teachers["siglip"].text_targets(**tokens)
     torch.testing.assert_close(
         targets.feature_map, expected[:, : max(LENGTHS)], rtol=1e-4, atol=1e-5
     )
@@ -176,7 +177,7 @@ def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(
     # whatever a caller padded with
     other = {"input_ids": tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, 7)}
     assert torch.equal(
-        teachers["siglip"].encode_texts(**tokens | other).embedding, targets.embedding
+        teachers["siglip"].text_targets(**tokens | other).embedding, targets.embedding
     )
 
 
@@ -191,7 +192,7 @@ def test_embeddings_equal_those_of_the_familys_own_forward(
     model = AutoModel.from_pretrained(folders[kind]).eval()
     texts = {"input_ids": padded(tokens["input_ids"], tokenizer)} if kind == "siglip" else tokens
     output = model(**texts, pixel_values=pixel_values)
-    image, text = teachers[kind].encode_images(pixel_values), teachers[kind].encode_texts(**tokens)
+    image, text = teachers[kind].image_targets(pixel_values), teachers[kind].text_targets(**tokens)
     torch.testing.assert_close(
         F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5
     )
@@ -207,7 +208,7 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
         "input_ids": F.pad(tokens["input_ids"], (0, 5), value=tokenizer.pad_token_id),
         "attention_mask": F.pad(tokens["attention_mask"], (0, 5)),
     }
-    short, long = teachers[kind].encode_texts(**tokens), teachers[kind].encode_texts(**longer)
+    short, long = teachers[kind].text_targets(**tokens), teachers[kind].text_targets(**longer)
     attended = tokens["attention_mask"].bool()
     assert long.feature_map.shape[1] == short.feature_map.shape[1] + 5
     torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
@@ -223,7 +224,7 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_values):
     teacher = teachers[kind]
-    images, texts = teacher.encode_images(pixel_values), teacher.encode_texts(**tokens)
+    images, texts = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
     assert images.feature_map.shape[1] == teacher.vision_width and teacher.image_size == IMAGE_SIZE
     assert texts.feature_map.shape == (3, max(LENGTHS), teacher.text_width)
     assert images.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
@@ -231,28 +232,26 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
     assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
     longer = torch.full((1, teacher.max_text_length + 1), 7)
     assert (
-        teacher.encode_texts(longer[:, 1:], torch.ones_like(longer[:, 1:]))
+        teacher.text_targets(longer[:, 1:], torch.ones_like(longer[:, 1:]))
         .embedding.isfinite()
         .all()
     )
     with pytest.raises(ValueError, match=rf"^input_ids.* {teacher.max_text_length}\."):
-        teacher.encode_texts(longer, torch.ones_like(longer))
+        teacher.text_targets(longer, torch.ones_like(longer))
 
 
-def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, tokens, pixel_values):
-    model = make_teacher_model("altclip", len(tokenizer), hidden_dropout_prob=0.5)
-    teacher = Teacher(model, tokenizer, make_image_processor(), "x")
+def test_a_teacher_keeps_its_precision_under_autocast(tokenizer, tokens, pixel_values):
+    model = make_teacher_model("altclip", len(tokenizer))
+    teacher = DualEncoder(model, DCCLIPProcessor(make_image_processor(), tokenizer), "x")
     assert teacher.revision == weights_fingerprint(model)
-    assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     expected = (
-        teacher.encode_images(pixel_values).embedding,
-        teacher.encode_texts(**tokens).embedding,
+        teacher.image_targets(pixel_values).embedding,
+        teacher.text_targets(**tokens).embedding,
     )
     for encode, target in (
-        (lambda: teacher.encode_images(pixel_values), expected[0]),
-        (lambda: teacher.encode_texts(**tokens), expected[1]),
+        (lambda: teacher.image_targets(pixel_values), expected[0]),
+        (lambda: teacher.text_targets(**tokens), expected[1]),
     ):
-        model.train()  # a mistake by the caller, without effect
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(encode().embedding, target)
 
@@ -260,12 +259,18 @@ def test_a_teacher_is_frozen_stays_in_eval_and_keeps_its_precision(tokenizer, to
 # one tower at a time
 
 
+def test_a_loaded_teacher_is_frozen_and_in_eval_mode(teachers):
+    model = teachers["altclip"].model
+    assert not model.training
+    assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 @pytest.mark.parametrize("towers", SUBSETS)
 @pytest.mark.parametrize("kind", ["altclip", "siglip", "dcclip"])
 def test_one_tower_equals_that_of_the_whole_teacher(
     kind, towers, folders, teachers, tokens, pixel_values
 ):
-    part = Teacher.from_pretrained(str(folders[kind]), towers)
+    part = DualEncoder.from_pretrained(str(folders[kind]), towers)
     prefixes = {
         "vision": ("vision_model.", "visual_projection."),
         "text": ("text_model.", "text_projection."),
@@ -292,8 +297,8 @@ def test_one_tower_equals_that_of_the_whole_teacher(
     ):
         assert getattr(part, field) == getattr(teachers[kind], field)
     for tower, encode in (
-        ("vision", lambda teacher: teacher.encode_images(pixel_values)),
-        ("text", lambda teacher: teacher.encode_texts(**tokens)),
+        ("vision", lambda teacher: teacher.image_targets(pixel_values)),
+        ("text", lambda teacher: teacher.text_targets(**tokens)),
     ):
         if tower in towers:
             assert torch.equal(encode(part).embedding, encode(teachers[kind]).embedding)
@@ -314,9 +319,9 @@ def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(
     }
     assert any("roberta.encoder.layer." in name for name in old)
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
-    part = Teacher.from_pretrained(str(folder), ("text",))
+    part = DualEncoder.from_pretrained(str(folder), ("text",))
     assert torch.equal(
-        part.encode_texts(**tokens).embedding, teachers["altclip"].encode_texts(**tokens).embedding
+        part.text_targets(**tokens).embedding, teachers["altclip"].text_targets(**tokens).embedding
     )
 
 
@@ -327,12 +332,12 @@ def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_tower
     folders, tmp_path
 ):
     folder = shutil.copytree(folders["clip"], tmp_path / "copy")
-    revision = Teacher.from_pretrained(str(folders["clip"]), ()).revision
-    assert Teacher.from_pretrained(str(folder), ("text",)).revision == revision
+    revision = DualEncoder.from_pretrained(str(folders["clip"]), ()).revision
+    assert DualEncoder.from_pretrained(str(folder), ("text",)).revision == revision
     weights = load_file(folder / "model.safetensors")
     weights["visual_projection.weight"][0, 0] += 1e-3
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert Teacher.from_pretrained(str(folder), ("text",)).revision != revision
+    assert DualEncoder.from_pretrained(str(folder), ("text",)).revision != revision
     with pytest.raises(
         ValueError, match=r"has no weights \(model\*\.safetensors or pytorch_model\*\.bin\)"
     ):
@@ -349,7 +354,7 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
         shutil.copytree(folders["clip"], cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commits[0])
-    teacher = Teacher.from_pretrained("tiny/clip", ())
+    teacher = DualEncoder.from_pretrained("tiny/clip", ())
     assert teacher.revision == commits[0]
     assert teacher.license is None  # no card in the cache, and offline
     (cached / "snapshots" / commits[1] / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
@@ -357,9 +362,9 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
     assert (
         teacher.with_towers(("text",)).revision == commits[0]
     )  # the same, though there is a newer one
-    newer = Teacher.from_pretrained("tiny/clip", ())
+    newer = DualEncoder.from_pretrained("tiny/clip", ())
     assert (newer.revision, newer.license) == (commits[1], "mit")
-    assert Teacher.from_pretrained("tiny/clip", (), revision=commits[0]).revision == commits[0]
+    assert DualEncoder.from_pretrained("tiny/clip", (), revision=commits[0]).revision == commits[0]
 
 
 @pytest.mark.parametrize(
@@ -375,7 +380,7 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
 def test_licence_is_from_the_card_or_else_from_the_family(metadata, expected, folders, tmp_path):
     folder = shutil.copytree(folders["altclip"], tmp_path / "copy")
     (folder / "README.md").write_text(metadata)
-    assert Teacher.from_pretrained(str(folder), ()).license == expected
+    assert DualEncoder.from_pretrained(str(folder), ()).license == expected
 
 
 # errors
@@ -383,12 +388,12 @@ def test_licence_is_from_the_card_or_else_from_the_family(metadata, expected, fo
 
 def test_unknown_teachers_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"^teacher: 'no/where'"):
-        Teacher.from_pretrained("no/where")
+        DualEncoder.from_pretrained("no/where", (), field="teacher")
     T5Model(
         T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=20)
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^teacher: .*'t5'.*altclip, chinese_clip"):
-        Teacher.from_pretrained(str(tmp_path))
+        DualEncoder.from_pretrained(str(tmp_path), (), field="teacher")
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])  # transformers builds an empty one, or fails
@@ -399,10 +404,11 @@ def test_a_teacher_without_a_tokenizer_gives_image_targets_only(
     for file in folder.glob("tokenizer*"):
         file.unlink()
     teacher, whole = (
-        Teacher.from_pretrained(str(path), towers=("vision",)) for path in (folder, folders[kind])
+        DualEncoder.from_pretrained(str(path), towers=("vision",))
+        for path in (folder, folders[kind])
     )
     assert torch.equal(
-        teacher.encode_images(pixel_values).embedding, whole.encode_images(pixel_values).embedding
+        teacher.image_targets(pixel_values).embedding, whole.image_targets(pixel_values).embedding
     )
     for read in (lambda: teacher.tokenizer, lambda: teacher.max_text_length):
         with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):

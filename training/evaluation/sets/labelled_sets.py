@@ -18,10 +18,10 @@ from datasets import ClassLabel, Dataset, List
 from torch import Tensor
 
 from training.data import require_allowed, rules_for
-from training.evaluation.image_loading import digest_images
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
 from training.evaluation.sets.sources import Source, read_source
+from training.teachers.images import digest_images
 
 IMAGE_COLUMNS = ("image", "img", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")

@@ -10,7 +10,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.evaluation.image_loading import (
+from training.teachers.images import (
     BATCHES_AHEAD,
     IMAGES_PER_JOB,
     ImagePreparation,

@@ -19,7 +19,7 @@ from transformers import (
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, save_teacher
-from training.evaluation.zero_shot_model import ZeroShotModel
+from training.teachers import DualEncoder
 from training.teachers.preparation import GEMMA_TOKEN
 
 pytestmark = pytest.mark.slow
@@ -99,7 +99,7 @@ def encode_by_hand(kind: str, folder: Path, tokenizer, texts: list[str]) -> torc
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_encoded_as_in_their_family(kind, folders, tokenizers):
-    found = ZeroShotModel.from_pretrained(folders[kind]).encode_texts(TEXTS)
+    found = DualEncoder.from_pretrained(folders[kind]).encode_texts(TEXTS)
     torch.testing.assert_close(
         found, encode_by_hand(kind, folders[kind], tokenizers[kind], TEXTS), rtol=1e-4, atol=1e-5
     )
@@ -107,7 +107,7 @@ def test_texts_are_encoded_as_in_their_family(kind, folders, tokenizers):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_are_resized_as_in_clip_and_normalized_as_in_their_family(kind, folders, wide_rows):
-    model = ZeroShotModel.from_pretrained(folders[kind])
+    model = DualEncoder.from_pretrained(folders[kind])
     own = model.processor.image_processor
     prepare = transforms.Compose(
         [
@@ -126,7 +126,7 @@ def test_images_are_resized_as_in_clip_and_normalized_as_in_their_family(kind, f
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
-    model = ZeroShotModel.from_pretrained(folders["clip"])
+    model = DualEncoder.from_pretrained(folders["clip"])
     with caplog.at_level(logging.WARNING):
         found = model.encode_texts(["owl", "owl " * 60, "owl " * 90], batch_size=2)
     assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text

@@ -1,0 +1,450 @@
+"""A frozen dual encoder of any family: the teacher of a student, or a model that is evaluated."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from training.teachers.families import FAMILIES, GENERIC, unknown_family
+from training.teachers.family import TOWERS, Targets
+from training.teachers.images import ImagePreparation, prepared_batches
+from training.teachers.lineage import (
+    digest_folder,
+    find_commit,
+    read_license,
+    split_revision,
+    weights_fingerprint,
+)
+from training.teachers.loading import load_any_model, load_model, load_processor, read_config
+from training.teachers.preparation import TextPreparation, find_text_preparation, processor_size
+
+# a text that every cleaning changes
+CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
+
+log = logging.getLogger(__name__)
+
+
+class DualEncoder:
+    """A frozen model with an image tower and a text tower, whole or one tower at a time.
+
+    As a teacher it gives feature maps and embeddings of tensors (`image_targets`, `text_targets`). In evaluation it
+    gives L2-normalized embeddings of images and texts as a user has them (`encode_images`, `encode_texts`).
+
+    Args:
+        model: Dual encoder in eval mode, with all or some of its towers.
+        processor: Object with `image_processor` and `tokenizer`. The tokenizer may be None; then only images can be
+            encoded.
+        name: Hub id or folder, for messages, results and the lineage of a student.
+        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
+        commit: Commit of a Hub id; None for a folder or a model in memory.
+
+    Attributes:
+        family: Row of the model's family; `GENERIC` for a family without a row, which can be evaluated but not taught
+            from.
+        towers: Loaded towers, in the order of `TOWERS`.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # models with remote code have no common class
+        processor: Any,
+        name: str,
+        towers: Sequence[str] = TOWERS,
+        commit: str | None = None,
+    ):
+        self.model, self.processor, self.name, self.commit = model, processor, name, commit
+        self.family = FAMILIES.get(model.config.model_type, GENERIC)
+        self.towers = tuple(tower for tower in TOWERS if tower in towers)
+        self._is_checkpoint = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        towers: Sequence[str] = TOWERS,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        field: str = "model",
+    ) -> "DualEncoder":
+        """Load a model with its tokenizer and image processor.
+
+        Args:
+            name: Folder or Hub id; `ID@REVISION` names the revision too.
+            towers: Towers to load, some of `vision` and `text`. The others are neither read nor held in memory.
+            dtype: Precision of the weights in memory, whatever the precision of the file.
+            device: Device of the weights.
+            revision: Branch, tag or commit of a Hub id. Default: the newest commit.
+            trust_remote_code: Whether to run code that comes with a model of a family without a row. From the Hub,
+                this needs a revision.
+            field: Option that named the model; error messages start with it.
+
+        Raises:
+            ValueError: The model does not exist, lacks a tower or weights, or comes with code that is not trusted or
+                not pinned; or `towers` are a part of a model of an unknown family.
+        """
+        name, revision = split_revision(str(name), revision)
+        if trust_remote_code and revision is None and not Path(name).is_dir():
+            raise ValueError(
+                f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision that "
+                f"you read: {name}@COMMIT."
+            )
+        try:
+            commit = find_commit(name, revision)
+        except OSError as error:
+            raise ValueError(
+                f"{field}: {name!r} is neither a model folder nor on the Hub. ({error})"
+            ) from error
+        model_type = read_config(field, name, commit).get("model_type")
+        if family := FAMILIES.get(str(model_type)):
+            model: Any = load_model(name, family, towers, dtype, commit, field)
+            processor = load_processor(name, model.config, commit, field)
+        elif set(towers) == set(TOWERS):
+            model, processor = load_any_model(name, dtype, commit, trust_remote_code, field)
+        else:
+            raise unknown_family(field, name, model_type)
+        encoder = cls(model.eval().requires_grad_(False), processor, name, towers, commit)
+        encoder._is_checkpoint = True
+        return encoder.to(device)
+
+    def with_towers(self, towers: Sequence[str]) -> "DualEncoder":
+        """This model with other towers.
+
+        A checkpoint is loaded again, in the same precision and on the same device. A model in memory that has all of
+        `towers` is returned unchanged.
+
+        Raises:
+            ValueError: A tower of a model in memory is missing.
+        """
+        if set(towers) == set(self.towers):
+            return self
+        if self._is_checkpoint:
+            model = self.model
+            return self.from_pretrained(self.name, towers, model.dtype, model.device, self.commit)
+        if set(towers) <= set(self.towers):
+            return self
+        raise ValueError(
+            f"towers: {self.name!r} is a model in memory with the towers {self.towers}, so {towers} cannot be loaded. "
+            "Save it and use DualEncoder.from_pretrained."
+        )
+
+    def to(self, device: torch.device | str) -> "DualEncoder":
+        """Move the weights to a device, in the fastest memory layout for convolutions."""
+        self.model.to(device, memory_format=torch.channels_last)
+        return self
+
+    def compile(self) -> "DualEncoder":
+        """Compile both towers with `torch.compile`. The first batches take minutes, later ones are faster."""
+        self._image_outputs = torch.compile(self._image_outputs)  # type: ignore[method-assign]
+        self._text_outputs = torch.compile(self._text_outputs)  # type: ignore[method-assign]
+        return self
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Config of the model."""
+        return self.model.config
+
+    @property
+    def image_processor(self) -> Any:
+        """Image processor of the model."""
+        return self.processor.image_processor
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the model.
+
+        Raises:
+            ValueError: The model has none.
+        """
+        if self.processor.tokenizer is None:
+            raise ValueError(
+                f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or set tower: vision and "
+                "student.tokenizer."
+            )
+        return self.processor.tokenizer
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of the embeddings."""
+        return self.family.projection_dim(self.config)
+
+    @property
+    def vision_width(self) -> int:
+        """Number of channels of the image feature map; 0 if the image tower gives none."""
+        return self.family.vision_width(self.config)
+
+    @property
+    def text_width(self) -> int:
+        """Width of a token state."""
+        return self.family.text_width(self.config)
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the square input image in pixels."""
+        return self.family.image_size(self.config) or processor_size(self.image_processor)
+
+    @property
+    def max_text_length(self) -> int:
+        """Longest text in tokens that both the model and the tokenizer allow."""
+        return min(self.family.max_text_length(self.config), self.tokenizer.model_max_length)
+
+    @property
+    def logit_scale(self) -> float:
+        """Logarithm of the factor on cosines, as stored in the model."""
+        return self.model.logit_scale.item()
+
+    @cached_property
+    def texts(self) -> TextPreparation:
+        """How texts are prepared, as in training.
+
+        Raises:
+            ValueError: Nothing states the longest text, or the tokenizer does not end a text where the model pools it.
+        """
+        return find_text_preparation(self.family, self.config, self.processor, self.name)
+
+    @cached_property
+    def images(self) -> ImagePreparation:
+        """How images are resized and normalized."""
+        return ImagePreparation.of(self.config, self.image_processor, self.name)
+
+    @cached_property
+    def license(self) -> str | None:
+        """License of the weights, from the model card or else from the family."""
+        stated = read_license(self.name, self.commit) if self._is_checkpoint else None
+        return stated or self.family.license_of(self.config)
+
+    @cached_property
+    def revision(self) -> str:
+        """Identifier of the state of the weights: a commit, or a digest of the checkpoint or of the weights."""
+        if self.commit:
+            return self.commit
+        return digest_folder(self.name) if self._is_checkpoint else weights_fingerprint(self.model)
+
+    @cached_property
+    def clean(self) -> Callable[[str], str] | None:
+        """Function that cleans a text before the tokenizer, as in training; None if the tokenizer does it itself."""
+        preparation = self.family.prepare_texts(self.tokenizer)
+        if preparation is None or preparation.clean is None:
+            return None
+        cleaned = self.tokenizer(preparation.clean(CLEANED_PROBE)).input_ids
+        is_own = self.tokenizer(CLEANED_PROBE).input_ids == cleaned
+        return None if is_own else preparation.clean
+
+    @cached_property
+    def _attends_padding(self) -> bool:
+        """Whether the model was trained on texts that are padded to the full length, without a mask."""
+        preparation = self.family.prepare_texts(self.tokenizer)
+        return preparation is not None and preparation.pad_to_max and not preparation.mask_padding
+
+    def describe(self) -> dict[str, Any]:
+        """How images and texts are prepared, for `results.json`. Raises as `texts` and `images` do."""
+        return {
+            "family": self.config.model_type,
+            "revision": self.commit,
+            "texts": self.texts.describe(),
+            "images": self.images.describe(),
+        }
+
+    @torch.no_grad()
+    def image_targets(self, pixel_values: Tensor) -> Targets:
+        """Feature map and embedding of images.
+
+        Args:
+            pixel_values: Images normalized with the statistics of this model, (B, 3, S, S).
+
+        Raises:
+            ValueError: The image tower is not loaded.
+        """
+        outputs = self._image_outputs(pixel_values)
+        return Targets(self.family.image_map(self.model, outputs), outputs.pooler_output)
+
+    @torch.no_grad()
+    def text_targets(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Targets:
+        """Token states and embedding of texts.
+
+        Args:
+            input_ids: Token ids of this model's tokenizer, (B, L) int64, padded on the right.
+            attention_mask: Mask, (B, L) int64, 1 for tokens and 0 for padding. None for texts that `tokenize` has
+                padded to the full length.
+
+        Returns:
+            Targets; the feature map is (B, L, D), also if the family pads texts to a fixed length.
+
+        Raises:
+            ValueError: The text tower is not loaded, or L is more than the model has positions for.
+        """
+        length, limit = input_ids.shape[1], self.family.max_text_length(self.config)
+        if length > limit:
+            raise ValueError(
+                f"input_ids has {length} tokens a text, the teacher {self.name!r} takes at most {limit}. Tokenize "
+                f"with truncation=True, max_length={self.max_text_length}."
+            )
+        if attention_mask is not None and self._attends_padding:
+            padding = self.tokenizer.pad_token_id
+            input_ids = input_ids.masked_fill(attention_mask == 0, padding)
+            input_ids = F.pad(input_ids, (0, limit - length), value=padding)  # (B, limit)
+            attention_mask = None
+        outputs = self._text_outputs(input_ids, attention_mask)
+        states = outputs.last_hidden_state
+        return Targets(None if states is None else states[:, :length], outputs.pooler_output)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokenize texts to `input_ids` and, for most families, `attention_mask`, (T, L) int64."""
+        return self.texts.tokenize(self.tokenizer, texts)[0]
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Number of texts that are longer than the model's limit; `encode_texts` cuts them and logs their number."""
+        texts = [text for text in texts if self.texts.may_be_cut(text)]
+        chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
+        return sum(self.texts.tokenize(self.tokenizer, chunk)[1] for chunk in chunks)
+
+    @torch.inference_mode()
+    def embed_images(self, pixel_values: Tensor) -> Tensor:
+        """Encode images normalized with the model's statistics, (B, 3, S, S), to (B, D) float32, L2-normalized."""
+        return self._normalized(self._image_outputs(pixel_values.to(self.model.device)), "image")
+
+    @torch.inference_mode()
+    def embed_texts(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Encode the output of `tokenize` to (T, D) float32, L2-normalized."""
+        ids, mask = tokens["input_ids"].to(self.model.device), tokens.get("attention_mask")
+        outputs = self._text_outputs(ids, None if mask is None else mask.to(ids.device))
+        return self._normalized(outputs, "text")
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Encode texts, in batches of similar length.
+
+        Texts that are longer than the model's limit are cut, and their number is logged.
+
+        Args:
+            texts: Texts, at least one.
+            batch_size: Number of texts encoded at once.
+
+        Returns:
+            (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
+        """
+        num_cut = 0
+        num_batches = -(-len(texts) // batch_size)
+        with tqdm(total=num_batches, desc="texts", unit="batch", leave=False) as progress:
+
+            def encode(indices: Tensor) -> tuple[Tensor]:
+                nonlocal num_cut
+                batch = [texts[number] for number in indices.tolist()]
+                tokens, cut = self.texts.tokenize(self.tokenizer, batch)
+                num_cut += cut
+                progress.update()
+                return (self.embed_texts(tokens).cpu(),)
+
+            lengths = torch.tensor([len(text) for text in texts])
+            (embeddings,) = encode_by_length(lengths, batch_size, encode)
+        if num_cut:
+            cut = "%s: %d of %d texts are longer than %d tokens and were cut"
+            log.warning(cut, self.name, num_cut, len(texts), self.texts.max_length)
+        return embeddings
+
+    def encode_images(
+        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool | None = None
+    ) -> Tensor:
+        """Encode images. Threads decode and resize the next batches meanwhile.
+
+        Args:
+            rows: Data set with a column of images, at least one row.
+            column: Name of the column.
+            batch_size: Number of images encoded at once.
+            squash: Whether to resize to the square input without a crop, or to resize the short side and crop the
+                center. Default: as the model's image processor does.
+
+        Returns:
+            (N, D) float32 on the CPU, L2-normalized, in the order of the rows.
+
+        Raises:
+            ValueError: An image does not decode.
+        """
+        parts = []
+        with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
+            for images in prepared_batches(
+                rows, column, batch_size, lambda image: self.images.fit(image, squash)
+            ):
+                pixels = self.images.normalize(images.to(self.model.device))
+                parts.append(self.embed_images(pixels).cpu())
+                progress.update(len(images))
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State dict of the loaded towers."""
+        return self.model.state_dict()
+
+    def tower_weights(self, tower: str) -> tuple[Mapping[str, Tensor], Tensor | None]:
+        """Weights of one tower, for a student that inherits them.
+
+        Returns:
+            The weights by the names that the tower itself uses, and the matrix of its projection,
+            (projection_dim, width), or None if the model has no projection.
+
+        Raises:
+            ValueError: The tower is not loaded.
+        """
+        self._require(tower)
+        weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower]
+        prefix = f"{module}."
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in weights.items()
+            if name.startswith(prefix)
+        }
+        return own, weights.get(f"{projection}.weight")
+
+    def _image_outputs(self, pixel_values: Tensor) -> Any:
+        self._require("vision")
+        # in the precision of its own weights
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return self.family.image_outputs(self.model, pixel_values.to(self.model.dtype))
+
+    def _text_outputs(self, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
+        self._require("text")
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return self.family.text_outputs(self.model, input_ids, attention_mask)
+
+    def _require(self, tower: str):
+        if tower not in self.towers:
+            raise ValueError(
+                f"towers: the {tower} tower of {self.name!r} is not loaded. Load it with "
+                f"with_towers({(*self.towers, tower)})."
+            )
+
+    def _normalized(self, output: Any, kind: str) -> Tensor:
+        """L2-normalized embeddings of a model's output: an output object, or a tensor from some remote code."""
+        features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
+            raise ValueError(
+                f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D)."
+            )
+        return F.normalize(features.float(), dim=-1)
+
+
+def encode_by_length(
+    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
+
+    Args:
+        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
+        batch_size: Number of texts in a batch.
+        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
+
+    Returns:
+        The tensors of all batches, (N, ...), in the order of the texts.
+    """
+    order = lengths.argsort(stable=True)
+    batches = [encode(indices) for indices in order.split(batch_size)]
+    inverse = order.argsort()
+    return tuple(torch.cat(parts)[inverse] for parts in zip(*batches, strict=True))
