@@ -106,7 +106,7 @@ class ExportedTowers:
         runners: A `Runner` for each tower. A tower whose method is never called may be missing.
     """
 
-    device = torch.device("cpu")
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, config: PreTrainedConfig, **runners: Runner):
         self.config, self.runners = config, runners
