@@ -6,7 +6,7 @@ accelerate launch training/embed.py --model MODEL --data "shards/{0000..0999}.ta
 python training/embed.py --model MODEL --data HUB_ID --format parquet --output_dir runs/vectors
 """
 
-from training.search import EmbedOptions
+from training.embedding import EmbedOptions
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None):
     options = parse_options(EmbedOptions, argv, prog=PROG, description=__doc__)
     with user_errors("embed", extra="train"):
         # imported after parsing: torch and transformers take seconds, and --help needs neither
-        from training.search.run import embed
+        from training.embedding.run import embed
 
         hide_library_bars()
         results = embed(options)

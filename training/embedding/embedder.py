@@ -18,6 +18,7 @@ from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.files import FileState, extension_of
 from modeling_dcclip.search.indexing import num_cores
+from modeling_dcclip.search.manifest import WEIGHTS, digest_files
 from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, open_file
 from training.data.images import CellRules
 
@@ -105,6 +106,12 @@ class Embedder:
                 ) from error
             self.weights = weights.eval().to(self.device)
         self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
+
+    def digest(self) -> str:
+        """Digest of the files that prepare and encode images."""
+        folder = self.runtime.folder
+        encoders = sorted(folder.glob(WEIGHTS)) if self.weights else [self.runtime.file("vision")]
+        return digest_files([*encoders, folder / "preprocessor_config.json"])
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
         """Embed a batch of columns by name, as a table with the columns of `schema`, in order."""

@@ -4,8 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Image
 
-from training.search.embedder import Embedder
-from training.search.run import write_index
+from training.embedding.embedder import Embedder
+from training.embedding.run import write_index
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason='pip install "ray[data]"')

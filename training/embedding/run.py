@@ -4,13 +4,13 @@ The processes divide the missing shards among them. Each shard becomes a Parquet
 an interrupted run continues with the others.
 """
 
-import hashlib
 import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Outcome, enter, num_cores
-from modeling_dcclip.search.manifest import WEIGHTS, digest_files
 from modeling_dcclip.search.photos import UnreadablePhotoError
 from training.data.images import CellRules
 from training.data.shards import Shards, get_cell
 from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
-from training.search import EmbedOptions
-from training.search.embedder import Embedder, schema
+from training.embedding import EmbedOptions
+from training.embedding.embedder import Embedder, schema
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
+from training.utils.keys import digest_key, make_key
 from training.utils.output import claim_folder
 from training.utils.process import find_processes
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
@@ -71,11 +71,15 @@ def embed(options: EmbedOptions) -> Results | None:
         state.wait_for_everyone()
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        sizes = [
-            len(shards),
-            *([num_rows] if roots is None else []),
-        ]  # of a function, all that is known
-        columns = _columns(options, sizes, embedder)
+        key = ShardKey(
+            options,
+            model=embedder.digest(),
+            encoder=embedder.encoder,
+            data=digest_sources(options.data, with_states=not options.streaming),
+            num_shards=len(shards),
+            num_rows=num_rows if roots is None else None,
+        )
+        columns = schema(embedder.dimension).with_metadata({KEY: digest_key(make_key(key))})
         if options.format == "index":
             embedder.runtime.file("text")  # a model without it cannot search the index
         for path in {*paths} - {paths[number] for number in missing}:
@@ -120,29 +124,26 @@ def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     return Shards(stream, 0, " ".join(options.data), options.image_column, names), count
 
 
-def _columns(options: EmbedOptions, sizes: list[int | None], embedder: Embedder) -> pa.Schema:
-    """Schema of the shards, with a digest of what they depend on: a run continues only with its own shards."""
-    runtime = embedder.runtime
-    files = (
-        [runtime.file("vision")]
-        if embedder.weights is None
-        else sorted(runtime.folder.glob(WEIGHTS))
-    )
-    key: list[object] = [
-        *sizes,
-        digest_files([*files, runtime.folder / "preprocessor_config.json"]),
-    ]
-    # a shard of a stream that could not be read is repaired, and embedded by the next run
-    key += [
-        options.data,
-        digest_sources(options.data, with_states=not options.streaming),
-        embedder.encoder,
-    ]
-    names = ("split", "subset", "streaming", "image_column", "name_column", "allow_paths")
-    key += [getattr(options, name) for name in names]
-    return schema(embedder.dimension).with_metadata(
-        {KEY: hashlib.blake2b(repr(key).encode()).hexdigest()}
-    )
+@dataclass(frozen=True)
+class ShardKey:
+    """What the shards of a collection depend on: a run continues only with its own.
+
+    Args:
+        options: Options of the command.
+        model: Digest of the files that encode and prepare images.
+        encoder: File that encodes, or the precision of the weights.
+        data: Digest of the state of the data; of a stream, of its locations alone, so that a shard that could not be
+            read can be repaired.
+        num_shards: Number of shards.
+        num_rows: Number of rows, where the data are a function; None otherwise.
+    """
+
+    options: EmbedOptions
+    model: str
+    encoder: str
+    data: str
+    num_shards: int
+    num_rows: int | None
 
 
 def _embed_shards(

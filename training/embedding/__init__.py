@@ -7,6 +7,8 @@ run.py        embeds a collection shard by shard with several processes, and wri
 from dataclasses import dataclass
 from typing import Literal
 
+from training.utils.keys import no_key
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
@@ -31,17 +33,17 @@ class EmbedOptions:
         allow_paths: Whether rows may name image files outside the data.
     """
 
-    model: str
+    model: str = no_key()  # the digest of its files is in the key
     data: list[str]
-    output_dir: str
-    format: Literal["index", "parquet"] = "index"
-    model_id: str | None = None
+    output_dir: str = no_key()
+    format: Literal["index", "parquet"] = no_key(default="index")
+    model_id: str | None = no_key(default=None)
     split: str = "train"
     subset: str | None = None
     streaming: bool = False
     image_column: str = "image"
     name_column: str | None = None
-    batch_size: int = 64
+    batch_size: int = no_key(default=64)
     rows_per_shard: int = 16_384
     allow_paths: bool = False
 

@@ -18,10 +18,15 @@ from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 from tests.tiny import encoded
 from tests.training.data.shards import read_samples, write_shards
+from tests.variants import ignored_fields
 from training import embed
 from training.data import load_source, open_image
-from training.search import embedder
+from training.embedding import EmbedOptions, embedder
+from training.embedding.run import ShardKey
+from training.utils.keys import make_key
 from training.utils.results import Results
+
+DAMAGED = 5  # number of the damaged image, the second of its batch
 
 
 def arguments_of(output_dir: object, model: object, data: object, *more: object) -> list[str]:
@@ -66,13 +71,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def cells(train_rows) -> list[dict | None]:
-    """Twenty images, then one that is damaged and none."""
+    """Twenty images; among them, a damaged file and a row without an image."""
     images = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
-    return [
-        *({"bytes": cell["bytes"], "path": None} for cell in images),
-        {"bytes": b"no", "path": None},
-        None,
-    ]
+    found = [{"bytes": cell["bytes"], "path": None} for cell in images]
+    return [*found[:DAMAGED], {"bytes": b"no", "path": None}, None, *found[DAMAGED:]]
 
 
 @pytest.fixture
@@ -98,10 +100,10 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(
 ):
     embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--rows_per_shard", 6)
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
-    for number, cell in enumerate(cells[:20]):
-        path = tmp_path / "photos" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(cell["bytes"])
+    (tmp_path / "photos").mkdir()
+    for number, cell in enumerate(cells):
+        if number not in (DAMAGED, DAMAGED + 1):
+            (tmp_path / "photos" / f"{number}.png").write_bytes(cell["bytes"])
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         index.add(tmp_path / "photos")
     expected = {
@@ -119,8 +121,8 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(
     }
     with Index.open(tmp_path / "out" / "index") as index:
         assert index.catalog.failures() == [
-            ("key 20", "not an image, or damaged"),
-            ("key 21", "no image"),
+            ("key 5", "not an image, or damaged"),
+            ("key 6", "no image"),
         ]
 
 
@@ -157,16 +159,18 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_p
     assert not (tmp_path / "out" / "index").exists()
     rows = rows_of(tmp_path / "out")
     assert [row["name"] for row in rows] == [f"00000/{number:06d}" for number in range(22)]
-    assert [any(row["vector"]) for row in rows] == [True] * 20 + [False] * 2
+    readable = [number for number in range(22) if number not in (DAMAGED, DAMAGED + 1)]
+    assert [number for number, row in enumerate(rows) if any(row["vector"])] == readable
     model = DCCLIPModel.from_pretrained(teacher_folder).eval()
     processor = DCCLIPProcessor.from_pretrained(teacher_folder)
     with torch.no_grad():
-        images = processor(images=[open_image(cell) for cell in cells[:20]], return_tensors="pt")
+        images = processor(images=[open_image(cells[n]) for n in readable], return_tensors="pt")
         expected = torch.nn.functional.normalize(
             model.get_image_features(**images).pooler_output, dim=-1
         )
-    cosines = (np.array([row["vector"] for row in rows[:20]]) * expected.numpy()).sum(1)
-    assert cosines.min() > 0.999  # Pillow's resize rounds differently
+    vectors = np.array([rows[number]["vector"] for number in readable])
+    assert (vectors * expected.numpy()).sum(1).min() > 0.999  # Pillow's resize rounds differently
+    assert len(np.unique(vectors.round(3), axis=0)) == 20  # a shifted vector would be noticed
 
 
 def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
@@ -247,28 +251,30 @@ def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_py
     assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
 
 
-def test_embeddings_of_other_data_or_models_are_kept_apart(
-    table, color_model, tmp_path, refusal, capsys
-):
+def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
+    options = EmbedOptions(model="m", data=["d"], output_dir="o")
+    key = ShardKey(options, "model", "encoder", "data", num_shards=2, num_rows=None)
+    without_effect = ("model", "output_dir", "format", "model_id", "batch_size")
+    assert ignored_fields(make_key, key) == [f"options.{name}" for name in without_effect]
+
+
+def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal):
     embed_into(tmp_path / "out", color_model, table)
     before, other = rows_of(tmp_path / "out"), save_color_model(tmp_path / "other", turn=1)
-    for run in (
-        (other, table),
-        (color_model, table, "--rows_per_shard", 8),
-        (color_model, table, "--name_column", "key"),
-    ):
+    for run in ((other, table), (color_model, table, "--rows_per_shard", 8)):
         assert "embed: output_dir: " in refusal(embed.main, *arguments_of(tmp_path / "out", *run))
-    rows = load_source(str(table)).map(lambda row: {"names": [row["key"]]})
-    rows.to_parquet(tmp_path / "lists.parquet")
-    arguments = arguments_of(
-        tmp_path / "lists", color_model, tmp_path / "lists.parquet", "--name_column", "names"
-    )
-    with pytest.raises(SystemExit):
-        embed.main(arguments)
-    assert "name_column: 'names' has [" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out" / "index")
     embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
     assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before
+
+
+def test_a_column_of_names_must_hold_strings(table, color_model, tmp_path, capsys):
+    rows = load_source(str(table)).map(lambda row: {"names": [row["key"]]})
+    rows.to_parquet(tmp_path / "lists.parquet")
+    arguments = arguments_of(tmp_path / "out", color_model, tmp_path / "lists.parquet")
+    with pytest.raises(SystemExit):
+        embed.main([*arguments, "--name_column", "names"])
+    assert "name_column: 'names' has [" in capsys.readouterr().err
 
 
 def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
