@@ -5,7 +5,6 @@ An opened image is upright (EXIF orientation), 8-bit RGB, and opaque: transparen
 
 import io
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -29,24 +28,14 @@ FORMATS = (
     "TIFF",
     "WEBP",
 )
-MAX_ASPECT_RATIO = (
-    32  # longer images are cropped to it before they are resized, to save time and memory
-)
-REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
-# in the file of a JPEG that is not progressive: libjpeg decodes it at 1/8 of its size with little memory
-MAX_JPEG_PIXELS = 500_000_000
-JPEG_START = b"\xff\xd8\xff"
-HEIF_BRANDS = (
-    b"heic",
-    b"heix",
-    b"heim",
-    b"heis",
-    b"hevc",
-    b"mif1",
-    b"msf1",
-)  # in the first box of a HEIC file
+# longer images are cropped to it before they are resized, to save time and memory
+MAX_ASPECT_RATIO = 32
+# a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
+REDUCING_GAP = 2
+# in the first box of a HEIC file
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
-# what makes an image of each orientation upright, as in Pillow's exif_transpose
+# makes an image of each orientation upright, as Pillow's exif_transpose does, which fails on damaged EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,11 +45,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-FROM_BELOW = (3, 4, 6, 7)  # orientations whose last row becomes the first row or column
-SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows become columns
-BAND_PIXELS = (
-    2**20
-)  # that are converted at once; a second copy of a large image would take as much memory again
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -84,8 +68,8 @@ def open_image(
         source: Content of the file, its path, or an open file.
         size: Short side after the caller's resize, in pixels, so that a large JPEG can be decoded smaller. Default:
             full size.
-        max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: the limit of
-            `open_header` for the file, and `PIL.Image.MAX_IMAGE_PIXELS` for what is decoded of it.
+        max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: twice
+            `PIL.Image.MAX_IMAGE_PIXELS` for the file, and that limit for what is decoded of it.
         gap: Smallest multiple of `size` that the short side of a JPEG keeps, at least 1.
 
     Raises:
@@ -94,9 +78,8 @@ def open_image(
         OSError: The file does not exist or cannot be read.
     """
     if isinstance(source, (str, Path)):
-        if os.path.exists(source) and not os.path.isfile(
-            source
-        ):  # reading a pipe or a device may never end
+        # reading a pipe or a device may never end
+        if os.path.exists(source) and not os.path.isfile(source):
             raise ImageError("it is not a file")
         source = Path(source).read_bytes()
     try:
@@ -122,27 +105,11 @@ def open_image(
 def open_header(file: BinaryIO) -> Image.Image:
     """Open an image file of a supported format without decoding it.
 
-    The file may have twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels. A JPEG may have `MAX_JPEG_PIXELS`,
-    because it can be decoded smaller, unless it is progressive: that takes memory for all pixels of the file.
-
     Raises:
-        PIL.Image.DecompressionBombError: The file has more pixels.
+        PIL.Image.DecompressionBombError: It has more than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels.
         PIL.UnidentifiedImageError: The format is not supported, or the file is damaged.
     """
-    try:
-        return Image.open(file, formats=formats())
-    except Image.DecompressionBombError:
-        file.seek(0)
-        if file.read(len(JPEG_START)) != JPEG_START:
-            raise
-        file.seek(0)
-        # here, because the import of a model is to load no decoder
-        from PIL.JpegImagePlugin import JpegImageFile
-
-        image = JpegImageFile(file)
-        if "progressive" in image.info or image.width * image.height > MAX_JPEG_PIXELS:
-            raise
-        return image
+    return Image.open(file, formats=formats())
 
 
 def lacks_plugin(extension: str) -> bool:
@@ -186,24 +153,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()  # before the orientation is read: Pillow turns a TIFF file upright by itself
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # of damaged EXIF, whose pixels may be sound
-        orientation = 1
-    is_plain = image.mode == "RGB" and "transparency" not in image.info
-    if is_plain and orientation not in TURNS:
-        return (
-            image if type(image) is Image.Image else image.convert("RGB")
-        )  # the copy lets go of the file's content
-    scale = _scale(image) if _is_wide(image) else None
-    width, height = image.size
-    canvas = Image.new("RGB", (height, width) if orientation in SIDEWAYS else (width, height))
-    for top, band in _bands(image):
-        pixels = _band_to_rgb(band, scale)
-        start = height - top - band.height if orientation in FROM_BELOW else top
-        if orientation in TURNS:
-            pixels = pixels.transpose(TURNS[orientation])
-        canvas.paste(pixels, (start, 0) if orientation in SIDEWAYS else (0, start))
-    return canvas
+        turn = None
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_eight_bits(image)
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        # the copy of a file's image lets go of the content of the file
+        is_plain = image.mode == "RGB" and type(image) is Image.Image
+        return image if is_plain else image.convert("RGB")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() != (EIGHT_BITS, EIGHT_BITS):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale gray values by the smallest usual range that holds them: 0..1 for floats, 8 bits or 16 bits."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+    largest = values.max(initial=0.0)
+    if image.mode == "F" and largest <= 1:
+        values *= EIGHT_BITS
+    elif image.mode.startswith("I;16") or largest > EIGHT_BITS:
+        values *= EIGHT_BITS / max(largest, SIXTEEN_BITS)
+    return Image.fromarray(values.round().clip(0, EIGHT_BITS).astype(np.uint8))
 
 
 def crop_to_aspect(image: Image.Image) -> Image.Image:
@@ -237,49 +213,6 @@ def formats() -> tuple[str, ...]:
         register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Top and pixels of each band of rows of an image."""
-    rows = max(1, BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _band_to_rgb(band: Image.Image, scale: float | None) -> Image.Image:
-    """Convert a band of any mode to opaque RGB; `scale` maps gray values of more than 8 bits to 0..255."""
-    if scale is not None:
-        values = _finite(band) * scale
-        band = Image.fromarray(values.round().clip(0, EIGHT_BITS).astype(np.uint8))
-    if band.mode in ("RGB", "L") and "transparency" not in band.info:
-        return band.convert("RGB")
-    if band.mode != "RGBA":  # convert would copy an RGBA image
-        band = band.convert("RGBA")
-    if band.getchannel("A").getextrema() == (
-        255,
-        255,
-    ):  # opaque; compositing would be the slowest step
-        return band.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
-
-
-def _is_wide(image: Image.Image) -> bool:
-    """Whether the pixels are gray values of more than 8 bits."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _scale(image: Image.Image) -> float:
-    """Factor from gray values to 0..255, by the smallest usual range that holds them: 0..1 for floats, 8, 16 bits."""
-    largest = max((_finite(band).max(initial=0.0) for _, band in _bands(image)), default=0.0)
-    if image.mode == "F" and largest <= 1:
-        return EIGHT_BITS
-    if image.mode in ("I", "F") and largest <= EIGHT_BITS:
-        return 1
-    return EIGHT_BITS / max(largest, SIXTEEN_BITS)
-
-
-def _finite(band: Image.Image) -> np.ndarray:
-    return np.nan_to_num(np.asarray(band).astype(np.float64), posinf=0, neginf=0)
 
 
 __all__ = [

@@ -10,11 +10,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import JPEG_START, ORIENTATION
+from modeling_dcclip.image_dcclip import ORIENTATION
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
 HEADER_BYTES = 2**20  # at the start of a file, with its EXIF data
 JPEG_HEADER_BYTES = 2**18
+JPEG_START = b"\xff\xd8\xff"
 MAX_STARTS = 100  # of a JPEG; sensor data have some by chance
 CR3_EXIF = b"CMT1"  # box of Canon's newest files
 

@@ -80,7 +80,7 @@ def test_labels_have_the_scores_of_the_runtime(post, runtime, red):
         ({"task": "embed", "inputs": {"texts": ["红"] * 1001}}, 413, "texts"),
         ({"task": "embed", "inputs": {"texts": ["红 " * 7]}}, 400, "texts"),
         ({"task": "embed", "inputs": {"images": ["AAAA", 5]}}, 400, r"images[0]"),
-        ({"inputs": None}, 400, "inputs"),
+        ({"inputs": None, "parameters": {"candidate_labels": ["a"]}}, 400, "inputs"),
     ],
 )
 def test_wrong_requests_name_the_field(post, body, status, field):
