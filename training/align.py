@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.data import Pairs
-    from training.engine.inputs import Models
     from training.engine.loop import TrainingResult
-    from training.tasks import Task
+    from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
 
@@ -83,8 +82,9 @@ def make_task(
     """Make the alignment task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
-    from training.engine.inputs import caption_tokens, open_classifier, open_inputs, open_rehearsal
+    from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks import AlignTask
+    from training.tasks.loss_table import active_losses
     from training.teachers.targets import TargetSpec
 
     student, processor, teacher = models.student, models.processor, models.teacher
@@ -104,10 +104,15 @@ def make_task(
             "learned. Set at least 2."
         )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
-    classifier = open_classifier(recipe, models)
-    pools = recipe.class_weight or recipe.shares_image_tower
+    losses = active_losses(recipe, recipe.data.languages, teacher is not None)
+    pools = any(loss.needs_map for loss in losses) or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
+    own_inputs = {
+        loss.name: kind.prepare(recipe, models, inputs.targets, accelerator.device)
+        for loss in losses
+        if (kind := loss.own_inputs) is not None and inputs.targets is not None
+    }
     task = AlignTask(
         student,
         inputs.augment,
@@ -116,8 +121,7 @@ def make_task(
         recipe,
         recipe.data.languages,
         teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
-        rehearsal=open_rehearsal(recipe, models, inputs.targets, accelerator),
-        classifier=classifier,
+        own_inputs=own_inputs,
     )
     num_parts = accelerator.num_processes * math.ceil(
         recipe.batch_size / (recipe.chunk_size or recipe.batch_size)

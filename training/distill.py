@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from training.data import Pairs
-    from training.engine.inputs import Models
     from training.engine.loop import TrainingResult
-    from training.tasks import Task
+    from training.tasks import Models, Task
 
 
 def run(recipe: DistillRecipe) -> "TrainingResult":

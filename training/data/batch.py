@@ -30,11 +30,13 @@ class Batch(TypedDict, total=False):
             cropped.
         input_ids: (T, L) int64, student tokens of the captions of these rows in all languages.
         attention_mask: (T, L) int64, 1 for tokens and 0 for padding.
+        lengths: (T,) int64, number of student tokens.
         owner: (T,) int64, index in the batch of the sample that each caption belongs to.
         caption_ids: (T,) int64, equal for equal captions on all processes.
         language: (T,) int64, index into the languages of the recipe.
         teacher_input_ids: (T, L') int64, teacher tokens; only if the teacher's tokenizer differs.
         teacher_attention_mask: (T, L') int64, mask of the teacher tokens.
+        teacher_lengths: (T,) int64, number of teacher tokens.
         aligned: (T,) bool, whether student and teacher split the caption into the same pieces; only if the student's
             vocabulary is a cut of the teacher's.
     """
@@ -46,11 +48,13 @@ class Batch(TypedDict, total=False):
     images: Tensor
     input_ids: Tensor
     attention_mask: Tensor
+    lengths: Tensor
     owner: Tensor
     caption_ids: Tensor
     language: Tensor
     teacher_input_ids: Tensor
     teacher_attention_mask: Tensor
+    teacher_lengths: Tensor
     aligned: Tensor
 
 
@@ -289,6 +293,7 @@ class CaptionTokenizer:
         batch: Batch = {
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
+            "lengths": tokens["attention_mask"].sum(1),
         }
         if self.vocabulary is not None:
             if self.unaligned is not None:
@@ -310,4 +315,6 @@ class CaptionTokenizer:
             teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]
+        if "teacher_input_ids" in batch:
+            batch["teacher_lengths"] = batch["teacher_attention_mask"].sum(1)
         return batch

@@ -13,7 +13,6 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     gather_object,
-    send_to_device,
 )
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from training.engine.state import (
 )
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.task import forward_backward, sync_on_last
+from training.tasks.spread import forward_backward, sync_on_last, to_device
 from training.utils.process import find_processes
 from training.utils.rng import keyed_uniform
 
@@ -143,7 +142,7 @@ def train(
         for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
             step, part = divmod(number, recipe.accumulate_steps)
             task.before_batch(number)
-            losses = run.learn(batch, step, part)
+            losses = run.learn(task.augmented(batch), step, part)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
             batch.pop("images", None)  # frees the pixels before the next batch is made
             if part + 1 == recipe.accumulate_steps:
@@ -196,7 +195,7 @@ def _batches(
         torch.manual_seed(
             int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53)
         )
-        on_device: Batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        on_device = to_device(batch, accelerator.device)
         batch.pop("images", None)  # the loop holds the only reference to the pixels
         yield number, on_device
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import send_to_device
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.engine.checkpoint import WEIGHTS_FILE, last_checkpoint
 from training.tasks import Task
+from training.tasks.spread import to_device
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
 
@@ -89,7 +89,7 @@ def _teacher_axes(
     width = task.student.config.projection_dim
     moments = {tower: torch.zeros(width, width, dtype=torch.float64) for tower in task.towers}
     for batch in make_loader(dataset, plan):
-        for tower, embeddings in task.teacher_embeddings(send_to_device(batch, device)).items():
+        for tower, embeddings in task.teacher_embeddings(to_device(batch, device)).items():
             unit = F.normalize(embeddings.double().cpu(), dim=-1)  # (B, D)
             moments[tower] += unit.T @ unit
     return principal_axes(

@@ -19,13 +19,13 @@ from training.engine.checkpoint import (
     list_checkpoints,
     open_output_dir,
 )
-from training.engine.inputs import Models, open_teacher
+from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
-from training.tasks import Task
+from training.tasks import Models, Task
 from training.teachers import DualEncoder
 from training.utils.files import remove_folder
 

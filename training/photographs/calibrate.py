@@ -23,9 +23,9 @@ from modeling_dcclip.search.fit import (
     name_share,
     standardize,
 )
-from training.engine.inputs import read_classifier
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
+from training.tasks.classes import read_classifier
 from training.teachers import DualEncoder
 from training.teachers.images import prepared_batches
 from training.utils.results import Row

@@ -147,12 +147,8 @@ class DistillTask(Task):
         learning = tuple(name for tower in recipe.towers for name in LEARNING[tower])
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
         self.losses = distill_losses(recipe)
-        self.recipe, self.bank, self.logit_scale, self.towers = (
-            recipe,
-            bank,
-            logit_scale,
-            recipe.towers,
-        )
+        self.recipe, self.towers = recipe, recipe.towers
+        self.bank, self.logit_scale = bank, logit_scale
         config: Any = (
             student.config
         )  # a built student has widths; the type of the config allows None
@@ -190,7 +186,7 @@ class DistillTask(Task):
         return losses | {"loss": total}
 
     def _vision(self, batch: Batch) -> TowerInputs:
-        images = self.augmented_images(batch)
+        images = batch["images"]
         targets = self.targets.images(images, batch)
         outputs = self.student.get_image_features(self.normalize(images))
         if self.vision_adapter is None:
@@ -200,7 +196,9 @@ class DistillTask(Task):
 
     def _text(self, batch: Batch) -> TowerInputs:
         targets = self.targets.texts(batch)
-        states, embeddings = self.encode_texts(batch)
+        states, embeddings = self.encode_texts(
+            batch["input_ids"], batch["attention_mask"], batch["lengths"]
+        )
         if self.text_adapter is None:
             return self._inputs("text", batch, embeddings, targets.embedding)
         mask = batch["attention_mask"]

@@ -1,14 +1,19 @@
 """Losses as pure functions of tensors; each returns a scalar."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-MAX_PAIRS = 2**22  # similarities in memory at once, 16 MiB in float32
+# similarities in memory at once, 16 MiB and 512 MiB in float32
+MAX_PAIRS, MAX_PAIRS_ON_GPU = 2**22, 2**27
 SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
+LOWEST_LOGIT = -1e9  # its probability is 0, and its gradient is finite
+ALL = slice(None)
 
 
 def whiten(feature_map: Tensor, dim: int) -> Tensor:
@@ -34,7 +39,7 @@ def feature_map_loss(
 
     Args:
         student: Student map, adapted to the teacher's width: (B, D, H, W) with dim=1, or (B, L, D) with dim=-1.
-        teacher: Teacher map of the same shape.
+        teacher: DualEncoder map of the same shape.
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
         beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
@@ -62,7 +67,7 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: Student embeddings, (B, D), any norm.
-        teacher: Teacher embeddings, (B, D), any norm.
+        teacher: DualEncoder embeddings, (B, D), any norm.
 
     Returns:
         Scalar; 0 for an empty batch.
@@ -81,7 +86,7 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: Student embeddings, (B, D), any norm.
-        teacher: Teacher embeddings, (B, D'), any norm; their width may differ from the student's.
+        teacher: DualEncoder embeddings, (B, D'), any norm; their width may differ from the student's.
 
     Returns:
         Scalar; 0 for fewer than two samples.
@@ -128,7 +133,7 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
 
     Args:
         student: Student embeddings, (B, D), any norm.
-        teacher: Teacher embeddings, (B, D), any norm.
+        teacher: DualEncoder embeddings, (B, D), any norm.
         bank: Teacher embeddings of N texts, (N, D), any norm.
         logit_scale: Factor on the cosines of both.
 
@@ -148,7 +153,13 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     return _divergence((scaled, bank), (teacher_scaled, bank))
 
 
-def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: float) -> Tensor:
+def class_loss(
+    student: Tensor,
+    names: Tensor,
+    logits: Tensor,
+    logit_scale: float,
+    left_out: Tensor | None = None,
+) -> Tensor:
     """Kullback-Leibler divergence from a classifier's probabilities to the student's similarities to class names.
 
     Args:
@@ -156,6 +167,7 @@ def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: floa
         names: Student embeddings of the names of C classes in N languages, (N, C, D), any norm.
         logits: Logits of the classifier, (B, C).
         logit_scale: Factor on the student's cosines.
+        left_out: Classes without a probability, such as copies of others, (C,) bool; None for none.
 
     Returns:
         Scalar, the mean over images and languages.
@@ -168,7 +180,11 @@ def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: floa
     similarities = (
         logit_scale * F.normalize(student.float(), dim=-1) @ F.normalize(names.float(), dim=-1).mT
     )
-    target = logits.float().log_softmax(-1).expand_as(similarities)
+    logits = logits.float()
+    if left_out is not None:
+        similarities = similarities.masked_fill(left_out, LOWEST_LOGIT)
+        logits = logits.masked_fill(left_out, LOWEST_LOGIT)
+    target = logits.log_softmax(-1).expand_as(similarities)
     return (
         F.kl_div(similarities.log_softmax(-1), target, reduction="none", log_target=True)
         .sum(-1)
@@ -177,27 +193,37 @@ def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: floa
 
 
 def positives(
-    owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None
+    owner: Tensor,
+    caption_ids: Tensor,
+    num_images: int,
+    rows: Tensor | None = None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 
     Args:
-        owner: Index of the image that each caption belongs to, (T,) int64.
-        caption_ids: Ids that are equal for equal captions, (T,) int64.
+        owner: Index of the image that each caption belongs to, (T,) int64, on the CPU.
+        caption_ids: Ids that are equal for equal captions, (T,) int64, on the CPU.
         num_images: Number of images B.
-        rows: Ids that are equal for equal images, (B,) int64; equal images share their captions. None if no two
-            images are equal.
+        rows: Ids that are equal for equal images, (B,) int64, on the CPU; equal images share their captions. None if
+            no two images are equal.
+        device: Device of the result.
 
     Returns:
         (B, T) bool.
     """
-    images = torch.arange(num_images, device=owner.device)
+    images = np.arange(num_images)
     if rows is not None:
-        images = rows.unique(return_inverse=True)[1]
-    captions = caption_ids.unique(return_inverse=True)[1]
-    table = torch.zeros(num_images, len(captions), dtype=torch.bool, device=owner.device)
-    table[images[owner], captions] = True  # indexed by distinct image and distinct caption
-    return table[images][:, captions]  # (B, T)
+        images = np.unique(rows.numpy(), return_inverse=True)[1]
+    captions = np.unique(caption_ids.numpy(), return_inverse=True)[1]
+
+    def move(numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(device, non_blocking=True)
+
+    table = torch.zeros(num_images, len(captions), dtype=torch.bool, device=device)
+    # indexed by distinct image and distinct caption
+    table[move(images[owner.numpy()]), move(captions)] = True
+    return table[move(images)[:, None], move(captions)]  # (B, T)
 
 
 def text_positives(first: Tensor, second: Tensor) -> Tensor:
@@ -214,7 +240,11 @@ def text_positives(first: Tensor, second: Tensor) -> Tensor:
 
 
 def info_nce(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    positive: Tensor,
+    own: tuple[slice, slice] = (ALL, ALL),
 ) -> Tensor:
     """InfoNCE, the mean of image-to-text and text-to-image, with any number of positives per row.
 
@@ -224,6 +254,8 @@ def info_nce(
         logit_scale: Scalar factor on cosines (not its logarithm).
         positive: Which captions match which image, (B, T) bool. Several positives share the target probability
             equally. They are in each other's denominators, so the smallest loss of a row is the log of their number.
+        own: Images and captions whose terms are computed. The sum of the results of several processes, each with its
+            own ones, is the loss.
 
     Returns:
         Scalar. Rows and columns without a positive are left out.
@@ -238,10 +270,11 @@ def info_nce(
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
     """
-    image, text = logit_scale * image_embeds.float(), text_embeds.float()
+    image, text = image_embeds.float(), text_embeds.float()
+    images, texts = own
     return (
-        _cross_entropy(image, text, positive)
-        + _cross_entropy(logit_scale * text, image_embeds, positive.T)
+        _cross_entropy(logit_scale * image[images], text, positive, images)
+        + _cross_entropy(logit_scale * text[texts], image, positive.T, texts)
     ) / 2
 
 
@@ -251,6 +284,7 @@ def sigmoid_loss(
     logit_scale: Tensor,
     logit_bias: Tensor,
     positive: Tensor,
+    own: slice = ALL,
 ) -> Tensor:
     """Binary classification of every pair of image and caption.
 
@@ -261,6 +295,8 @@ def sigmoid_loss(
         logit_bias: Scalar added to the scaled cosines. It starts at `SIGMOID_BIAS`, because nearly all pairs are
             negative.
         positive: Which captions match which image, (B, T) bool; any number per row.
+        own: Images whose pairs are computed. The sum of the results of several processes, each with its own ones, is
+            the loss.
 
     Returns:
         Scalar, the sum over pairs divided by the number of captions T.
@@ -272,13 +308,14 @@ def sigmoid_loss(
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
-    image, text = logit_scale * image_embeds.float(), text_embeds.float()
+    image, text = logit_scale * image_embeds[own].float(), text_embeds.float()
+    positive = positive[own]
 
     def value(rows: slice) -> Tensor:
         logits = image[rows] @ text.T + logit_bias
         return -F.logsigmoid(torch.where(positive[rows], logits, -logits)).sum()
 
-    return _sum_over_rows(value, *positive.shape) / max(1, len(text))
+    return _sum_over_rows(value, image.device, *positive.shape) / max(1, len(text))
 
 
 def affinity_loss(
@@ -294,7 +331,7 @@ def affinity_loss(
 
     Args:
         student: Student embeddings of the images (B, D) and the captions (T, D), L2-normalized.
-        teacher: Teacher embeddings of the same images and captions, L2-normalized; their width may differ.
+        teacher: DualEncoder embeddings of the same images and captions, L2-normalized; their width may differ.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
 
@@ -317,17 +354,19 @@ def affinity_loss(
     return total
 
 
-def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy of the similarities of `first` (N, D), already scaled, to `second` (M, D), averaged over the rows
-    with a positive.
+def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) -> Tensor:
+    """Cross-entropy of the similarities of the `own` rows, (N, D) and already scaled, to `second` (M, D), summed, and
+    divided by the number of all rows with a positive.
     """
-    second, counts = second.float(), positive.sum(1)
+    counts = positive.sum(1)
+    positive, own_counts = positive[own], counts[own].clamp_min(1)
 
     def value(rows: slice) -> Tensor:
         logits = first[rows] @ second.T
-        return (-(logits.log_softmax(1) * positive[rows]).sum(1) / counts[rows].clamp_min(1)).sum()
+        return (-(logits.log_softmax(1) * positive[rows]).sum(1) / own_counts[rows]).sum()
 
-    return _sum_over_rows(value, *positive.shape) / (counts > 0).sum().clamp_min(1)
+    total = _sum_over_rows(value, first.device, *positive.shape)
+    return total / (counts > 0).sum().clamp_min(1)
 
 
 def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
@@ -341,16 +380,21 @@ def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) 
         )
         return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
 
-    return _sum_over_rows(value, len(student[0]), len(student[1])) / max(1, len(student[0]))
+    rows, columns = student
+    total = _sum_over_rows(value, rows.device, len(rows), len(columns))
+    return total / max(1, len(rows))
 
 
-def _sum_over_rows(value: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
+def _sum_over_rows(
+    value: Callable[[slice], Tensor], device: torch.device, num_rows: int, num_columns: int
+) -> Tensor:
     """Sum of `value` over slices of the rows of a similarity matrix. A large matrix is never in memory as a whole: its
     slices are computed one at a time, and again for their gradients.
     """
-    size = max(1, MAX_PAIRS // max(1, num_columns))
+    limit = MAX_PAIRS if device.type == "cpu" else MAX_PAIRS_ON_GPU
+    size = max(1, limit // max(1, num_columns))
     if num_rows <= size:
-        return value(slice(None))
+        return value(ALL)
     parts = [slice(start, start + size) for start in range(0, num_rows, size)]
     values = [
         checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts
@@ -366,4 +410,4 @@ def clamp_logit_scale(logit_scale: Tensor, maximum: float):
         maximum: Largest factor; 100 in CLIP.
     """
     with torch.no_grad():
-        logit_scale.clamp_(0, torch.tensor(maximum).log().item())
+        logit_scale.clamp_(0, math.log(maximum))

@@ -446,5 +446,6 @@ def encode_by_length(
     """
     order = lengths.argsort(stable=True)
     batches = [encode(indices) for indices in order.split(batch_size)]
-    inverse = order.argsort()
-    return tuple(torch.cat(parts)[inverse] for parts in zip(*batches, strict=True))
+    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    inverse = order.argsort().to(joined[0].device, non_blocking=True)
+    return tuple(each[inverse] for each in joined)

@@ -1,6 +1,6 @@
 """The targets that a run needs from its teacher, and the source that computes them at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,9 +75,27 @@ def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     return resampled.to(feature_map.dtype)
 
 
-def text_chunk(device: torch.device) -> int:
-    """Number of texts of a training batch that are encoded at once on a device."""
-    return CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+def encode_chunks(
+    lengths: Tensor, encode: Callable[[Tensor, int], tuple[Tensor, ...]], device: torch.device
+) -> tuple[Tensor, ...]:
+    """Encode the texts of a training batch on a device, in chunks of similar length, without waiting for the device.
+
+    Args:
+        lengths: Number of tokens of each text, (N,) int64, on the host.
+        encode: Function that encodes some texts: their indices, (n,) int64 on the device, and the number of tokens of
+            the longest, to tensors (n, ...).
+        device: Device of the tokens.
+
+    Returns:
+        The tensors of all chunks, (N, ...), in the order of the texts.
+    """
+    tokens = lengths.numpy()
+
+    def encode_part(indices: Tensor) -> tuple[Tensor, ...]:
+        # the last text of a chunk is its longest
+        return encode(indices.to(device, non_blocking=True), int(tokens[indices.numpy()[-1]]))
+
+    return encode_by_length(lengths, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK, encode_part)
 
 
 class LiveTargets:
@@ -107,22 +125,20 @@ class LiveTargets:
 
         The feature map is on the teacher's own tokens, and zero beyond the longest caption of a chunk.
         """
-        if "teacher_input_ids" in batch:
-            input_ids, mask = batch["teacher_input_ids"], batch["teacher_attention_mask"]
-        else:
-            input_ids, mask = batch["input_ids"], batch["attention_mask"]
-        lengths = mask.sum(1)
+        of_teacher = "teacher_" if "teacher_input_ids" in batch else ""
+        input_ids, mask, lengths = (
+            batch[f"{of_teacher}{name}"]  # type: ignore[literal-required]
+            for name in ("input_ids", "attention_mask", "lengths")
+        )
 
-        def encode(indices: Tensor) -> tuple[Tensor, ...]:
-            length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
+        def encode(indices: Tensor, length: int) -> tuple[Tensor, ...]:
             targets = self.teacher.text_targets(input_ids[indices, :length], mask[indices, :length])
             if targets.feature_map is None or not self.spec.token_maps:
                 return (targets.embedding,)
-            return targets.embedding, F.pad(
-                targets.feature_map, (0, 0, 0, input_ids.shape[1] - length)
-            )
+            excess = input_ids.shape[1] - length
+            return targets.embedding, F.pad(targets.feature_map, (0, 0, 0, excess))
 
-        embeddings, *maps = encode_by_length(lengths, text_chunk(lengths.device), encode)
+        embeddings, *maps = encode_chunks(lengths, encode, input_ids.device)
         return Targets(maps[0] if maps else None, embeddings)
 
 

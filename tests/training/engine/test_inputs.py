@@ -21,8 +21,9 @@ from tests.tiny_teachers import save_teacher
 from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig
 from training.data import PairDataset
 from training.engine import inputs
-from training.engine.inputs import Models, caption_tokens, open_inputs, open_pairs, open_teacher
+from training.engine.inputs import caption_tokens, open_inputs, open_pairs, open_teacher
 from training.engine.stage import _check_batch
+from training.tasks import Models
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSpec
 

@@ -40,6 +40,7 @@ def make_batch(owner: list[int], language: list[int], rows: list[int], **fields:
         "images": images,
         "input_ids": ids * mask + (1 - mask),
         "attention_mask": mask,
+        "lengths": lengths,
         "owner": torch.tensor(owner),
         "caption_ids": torch.arange(len(owner)),
         "language": torch.tensor(language),

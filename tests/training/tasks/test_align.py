@@ -27,8 +27,11 @@ from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.align import Classifier, Rehearsal
-from training.tasks.loss_table import CLASS_SCALE
+from training.tasks import classes as classes_module
+from training.tasks.classes import ClassNames
+from training.tasks.general import GeneralTexts
+from training.tasks.loss import OwnInputs
+from training.tasks.photos import GeneralPhotos
 from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
@@ -52,15 +55,14 @@ def make_task(
     student: DCCLIPModel | None = None,
     targets: FixedTargets | None = None,
     languages: tuple[str, ...] = ("en", "zh"),
-    rehearsal: dict[str, Rehearsal] | None = None,
-    classifier: Classifier | None = None,
+    own_inputs: dict[str, OwnInputs] | None = None,
     **fields,
 ) -> AlignTask:
     defaults: dict[str, Any] = {"data": data_config(*languages)}
     recipe = recipe_class(output_dir="", **defaults | fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     task = AlignTask(
-        student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal, classifier
+        student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, own_inputs
     )
     return task.eval()
 
@@ -186,15 +188,14 @@ def test_losses_are_means_over_widths(batch):
     )
 
 
-def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, Rehearsal]]:
+def make_own_inputs(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, OwnInputs]]:
+    """General texts and photos, and the batch that they were made of."""
     beyond = make_batch(list(range(number)), [0] * number, list(range(number)))
     maps = student.get_image_features(NORMALIZE(beyond["images"])).feature_map.detach() + 0.1
     texts = {name: beyond[name] for name in ("input_ids", "attention_mask")}
     return beyond, {
-        "general": Rehearsal(texts, random(number, PROJECTION_DIM, seed=1)),
-        "photo": Rehearsal(
-            {"images": beyond["images"], "maps": maps}, random(number, PROJECTION_DIM, seed=2)
-        ),
+        "general": GeneralTexts(texts, random(number, PROJECTION_DIM, seed=1)),
+        "photos": GeneralPhotos(beyond["images"], random(number, PROJECTION_DIM, seed=2), maps),
     }
 
 
@@ -202,86 +203,71 @@ def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, 
 def test_texts_and_images_beyond_the_data_keep_the_embeddings_of_the_teacher(batch):
     student = make_model(VIT, NO_DROPOUT, seed=3)
     rotate(student, turn := rotation())
-    beyond, rehearsal = make_rehearsal(student, 5)
+    beyond, own = make_own_inputs(student, 5)
     weights = {"general_weight": 0.5, "photo_weight": 0.25, "contrastive_weight": 0.0}
-    losses = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)(
-        batch
-    )
+    losses = make_task(targets=make_targets(), student=student, **weights, own_inputs=own)(batch)
     image, text = encode(student, beyond)
-    expected = cosine_distance(text, rehearsal["general"].targets @ turn)
+    expected = cosine_distance(text, own["general"].targets @ turn)
     assert losses["general"].item() == pytest.approx(expected, rel=1e-4)
-    expected = cosine_distance(image, rehearsal["photo"].targets @ turn)
+    expected = cosine_distance(image, own["photos"].targets @ turn)
     assert losses["photos_embedding"].item() == pytest.approx(expected, rel=1e-4)
-    maps = rehearsal["photo"].inputs["maps"].flatten(1)
-    expected = (
-        (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()
-    )  # the mean over images, not their sum
+    maps = own["photos"].maps.flatten(1)
+    # the mean over images, not their sum
+    expected = (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()
     assert losses["photos_map"].item() == pytest.approx(expected, rel=1e-3)
     photos = losses["photos_embedding"] + losses["photos_map"]
     torch.testing.assert_close(losses["loss"], 0.5 * losses["general"] + 0.25 * photos)
 
 
 @torch.no_grad()
-def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
+def test_each_batch_draws_other_texts_and_images_by_its_number_and_the_seed(batch):
     student = make_model(VIT, NO_DROPOUT, seed=3)
-    rehearsal = make_rehearsal(student, 70)[1]
+    own = make_own_inputs(student, 70)[1]
     weights = {"general_weight": 1.0, "photo_weight": 1.0}
-    task = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)
-    values: list[tuple[float, float]] = []
-    for number in (0, 1, 0):
+
+    def losses_of(number: int, seed: int = 0) -> tuple[float, float]:
+        task = make_task(
+            targets=make_targets(), student=student, **weights, own_inputs=own, seed=seed
+        )
         task.before_batch(number)
         losses = task(batch)
-        values.append((losses["general"].item(), losses["photos_embedding"].item()))
-    assert values[0] == values[2] and all(
-        first != second for first, second in zip(*values[:2], strict=True)
-    )
-    seeded = make_task(
-        targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1
-    )
-    assert seeded(batch)["general"].item() != values[0][0]
+        return losses["general"].item(), losses["photos_embedding"].item()
 
-
-def make_classifier(classes: int, languages: int, width: int) -> Classifier:
-    names = make_batch(list(range(languages * classes)), [0] * languages * classes, [0])
-    tokens = {name: names[name] for name in ("input_ids", "attention_mask")}
-    return Classifier(random(classes, width, seed=7), random(classes, seed=8), tokens)
+    first = losses_of(0)
+    assert losses_of(0) == first
+    for other in (losses_of(1), losses_of(0, seed=1)):
+        assert other[0] != first[0] and other[1] != first[1]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_random", [1, 9])
 def test_similarities_to_class_names_follow_the_classifier(batch, monkeypatch, num_random):
-    monkeypatch.setattr("training.tasks.align.NUM_CLASSES", num_random)
+    monkeypatch.setattr("training.tasks.classes.NUM_DRAWN", num_random)
     targets = make_targets()
-    targets.image = Targets(random(4, 6, 2, 2, seed=5), targets.image.embedding)
-    classifier = make_classifier(9, 2, 6)
+    targets.image = Targets(random(4, 6, 1, 1, seed=5), targets.image.embedding)
+    names = make_batch(list(range(2 * 9)), [0] * 2 * 9, [0])
+    tokens = {name: names[name] for name in ("input_ids", "attention_mask")}
+    weight, bias = random(9, 6, seed=7), random(9, seed=8)
+    own = {"classes": ClassNames(weight, bias, tokens, batch_size=len(ROWS))}
     fields = {"class_weight": 0.5, "contrastive_weight": 0.0}
-    task = make_task(targets=targets, classifier=classifier, **fields)
+    task = make_task(targets=targets, own_inputs=own, **fields)
     losses = task(batch)
-    logits = (
-        targets.image.feature_map.mean((2, 3)).numpy() @ classifier.weight.numpy().T
-        + classifier.bias.numpy()
-    )
-    chosen = set(range(9)) if num_random == 9 else set(logits.argmax(1).tolist())
-    outputs = task(batch, encode_only=True)
-    drawn = task.teacher_outputs(batch)["name_ids"].tolist()
-    assert len(
-        set(drawn) - chosen - {each + 9 for each in chosen}
-    ) <= 2 * num_random and chosen <= set(drawn)
-    classes = sorted(each for each in drawn if each < 9)
-    assert drawn == classes + [each + 9 for each in classes]  # in both languages
-    image = unit(encode(task.student, batch)[0])
-    values = []
+    logits = targets.image.feature_map.mean((2, 3)).numpy() @ weight.numpy().T + bias.numpy()
+    classes = sorted({*task.draw(9, num_random).tolist(), *logits.argmax(1).tolist()})
+    assert (len(classes) == 9) is (num_random == 9)
+    image, values = unit(encode(task.student, batch)[0]), []
     for language in range(2):
         rows = [number + 9 * language for number in classes]
-        names = {name: ids[rows] for name, ids in classifier.names.items()}
         texts = [
             task.student.get_text_features(ids[mask.bool()][None]).pooler_output[0].numpy()
-            for ids, mask in zip(names["input_ids"], names["attention_mask"], strict=True)
+            for ids, mask in zip(
+                tokens["input_ids"][rows], tokens["attention_mask"][rows], strict=True
+            )
         ]
-        values.append(divergence(CLASS_SCALE * image @ unit(np.stack(texts)).T, logits[:, classes]))
+        similarities = classes_module.LOGIT_SCALE * image @ unit(np.stack(texts)).T
+        values.append(divergence(similarities, logits[:, classes]))
     assert losses["classes"].item() == pytest.approx(np.mean(values), rel=1e-3)
     torch.testing.assert_close(losses["loss"], 0.5 * losses["classes"])
-    assert len(outputs["names"]) == len(drawn)
 
 
 @torch.no_grad()

@@ -34,8 +34,11 @@ from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
-from training.tasks.align import Classifier, Rehearsal
-from training.tasks.task import forward_backward, gather, sync_on_last
+from training.tasks.classes import ClassNames
+from training.tasks.general import GeneralTexts
+from training.tasks.loss import OwnInputs
+from training.tasks.photos import GeneralPhotos
+from training.tasks.spread import forward_backward, gather, gather_sizes, sync_on_last
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -87,56 +90,34 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
         targets = LiveTargets(teacher, TargetSpec(TOWERS, (1, 1)))
         augment = Augment(AugmentConfig(), 0)
-        rehearsal = {}
-        if recipe.general_weight:
-            rehearsal["general"] = make_general(teacher)
-        if recipe.photo_weight:
-            rehearsal["photo"] = make_photos(teacher)
-        classifier = make_classifier(teacher) if recipe.class_weight else None
-        task = AlignTask(
-            model,
-            augment,
-            normalize,
-            targets,
-            recipe,
-            dataset.languages,
-            20.0,
-            rehearsal,
-            classifier,
-        )
-        return task.train()
+        own = make_own_inputs(teacher) if recipe.general_weight else {}
+        task = AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, own)
+        task.train()
+        return task
 
     return make
 
 
-def make_classifier(teacher: DualEncoder) -> Classifier:
-    """A classifier of 300 classes, of which each batch and each of its chunks encodes some."""
+@cache
+def make_own_inputs(teacher: DualEncoder) -> dict[str, OwnInputs]:
+    """General texts, photographs with the maps of a model unlike the student, and a classifier of 300 classes."""
+    texts = general_pairs(["en", "zh"], held_out=False).texts
+    general = GeneralTexts(tokenize(teacher.tokenizer, texts, 32), encode_bank(teacher, texts))
+    photos = photo_crops(IMAGE_SIZE, 64)
+    images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(photos)
+    with torch.no_grad():
+        maps = make_model(VIT, NO_DROPOUT, seed=3).get_image_features(images).feature_map.flip(1)
+    embeddings = teacher.image_targets(images).embedding
     generator = torch.Generator().manual_seed(0)
     names = [f"{kind} {number}" for kind in ("name", "名字") for number in range(300)]
     weight = torch.randn(300, teacher.vision_width, generator=generator)
-    return Classifier(
-        weight, torch.randn(300, generator=generator), tokenize(teacher.tokenizer, names, 32)
-    )
-
-
-@cache
-def make_general(teacher: DualEncoder) -> Rehearsal:
-    texts = general_pairs(["en", "zh"], held_out=False).texts
-    tokens = tokenize(teacher.tokenizer, texts, 32)
-    return Rehearsal(tokens, encode_bank(teacher, texts))
-
-
-@cache
-def make_photos(teacher: DualEncoder) -> Rehearsal:
-    """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
-    images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(
-        photos := photo_crops(IMAGE_SIZE, 64)
-    )
-    with torch.no_grad():
-        maps = make_model(VIT, NO_DROPOUT, seed=3).get_image_features(images).feature_map.flip(1)
-    return Rehearsal(
-        {"images": photos, "maps": maps.half()}, teacher.image_targets(images).embedding
-    )
+    bias = torch.randn(300, generator=generator)
+    tokens = tokenize(teacher.tokenizer, names, 32)
+    return {
+        "general": general,
+        "photos": GeneralPhotos(photos, embeddings, maps.half()),
+        "classes": ClassNames(weight, bias, tokens, BATCH),
+    }
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -154,10 +135,11 @@ def prepared(task: AlignTask) -> tuple[Accelerator, torch.nn.Module]:
 def gradients(task: AlignTask, batch: Batch, weight: float = 1.0) -> dict[str, torch.Tensor]:
     """The losses, and the gradients of all parameters by name, of one pass of this process."""
     accelerator, model = prepared(task)
-    losses, backward = forward_backward(model, task, batch, accelerator, weight)
+    losses, backward = forward_backward(model, task, task.augmented(batch), accelerator, weight)
     backward()
     found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
-    return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
+    means = {name: accelerator.reduce(value.detach(), "mean") for name, value in losses.items()}
+    return {f"loss/{name}": value for name, value in means.items()} | found
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
@@ -257,7 +239,7 @@ def test_processes_exchange_gradients_with_the_last_chunk_only(
     monkeypatch.setattr(accelerator, "no_sync", no_sync)
     backward = accelerator.backward
     monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
-    forward_backward(model, task, collate(dataset, keys), accelerator)[1]()
+    forward_backward(model, task, task.augmented(collate(dataset, keys)), accelerator)[1]()
     assert synced == [False, True, False, True, False, True, True]
 
 
@@ -278,6 +260,7 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
         torch.set_num_threads(1)
         accelerator = Accelerator(cpu=True)
         batch = collate(dataset, keys[accelerator.process_index * HALF :][:HALF])
+        batch = tasks[0].augmented(batch)
         for task in tasks:
             accelerator, model = prepared(task)
             for _ in range(2):  # a process that waits for a gradient would stop in the second step
@@ -293,9 +276,11 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     def work():
         rank = Accelerator(cpu=True).process_index
         part = torch.arange(2.0 + rank).add(10 * rank).requires_grad_()
-        joined = gather(part)
-        (joined * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
-        nothing = gather(torch.zeros(rank, 3))
+        sizes = gather_sizes({"part": part, "rows": torch.zeros(rank, 3)})
+        joined = gather(part, sizes["part"])
+        weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]) * (rank + 1)
+        (joined * weights).sum().backward()
+        nothing = gather(torch.zeros(rank, 3), sizes["rows"])
         save_file(
             {"joined": joined.detach(), "grad": part.grad, "rows": nothing},
             tmp_path / f"{rank}.safetensors",
@@ -305,8 +290,8 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     for process in found:
         assert process["joined"].tolist() == [0, 1, 10, 11, 12] and process["rows"].shape == (1, 3)
-    # twice the gradient, because DDP takes the mean over two processes
-    assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
+    # the sum of both processes' gradients
+    assert found[0]["grad"].tolist() == [3, 6] and found[1]["grad"].tolist() == [9, 12, 15]
 
 
 def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, corpus, processor):

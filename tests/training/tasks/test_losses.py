@@ -5,8 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from training.tasks import losses
-from training.tasks.align import _add
-from training.tasks.loss_table import Loss
 from training.tasks.losses import (
     affinity_loss,
     bank_loss,
@@ -73,9 +71,11 @@ def test_nothing_to_compare_gives_zero_and_not_nan(draw):
 
 
 LARGE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "info_nce": lambda student, teacher, scale, positive: info_nce(*student, scale, positive),
+    "info_nce": lambda student, teacher, scale, positive: info_nce(
+        student[0], student[1], scale, positive
+    ),
     "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(
-        *student, scale, scale - 9.0, positive
+        student[0], student[1], scale, scale - 9.0, positive
     ),
     "affinity": lambda student, teacher, scale, positive: affinity_loss(
         student, teacher, scale, 8.0
@@ -116,5 +116,5 @@ def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkey
 @pytest.mark.parametrize("value", [1.0, None, {}, torch.zeros(2)])
 def test_a_loss_that_returns_no_scalar_is_named(value):
     with pytest.raises(ValueError, match=r"^the loss 'own' returned .*, expected a scalar tensor"):
-        _add({}, Loss("own", lambda inputs: value, "own_weight"), None)
+        scalar(value, "own")
     assert scalar(torch.tensor(2.0), "own") == 2

@@ -55,7 +55,7 @@ def test_texts_are_encoded_by_length_and_returned_in_order(field):
         "attention_mask": mask,
         f"{field}input_ids": ids * mask,
     }
-    batch |= {f"{field}attention_mask": mask}
+    batch |= {f"{field}attention_mask": mask, f"{field}lengths": lengths}
     teacher = Echo()
     found = LiveTargets(teacher, TargetSpec(("text",), token_maps=True)).texts(batch)
     assert torch.equal(found.embedding[:, 0], (ids * mask).sum(1).float())

@@ -2,12 +2,10 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from modeling_dcclip import DCCLIPProcessor
@@ -17,14 +15,17 @@ from training.config import AlignRecipe
 from training.corpus import free_photos as crops
 from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
-from training.engine.inputs import Models, open_classifier, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
+from training.tasks import Models
+from training.tasks.classes import ClassNames
+from training.tasks.general import GeneralTexts
+from training.tasks.photos import GeneralPhotos
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec
 from training.text import scenes as module
 from training.text.scenes import scenes
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+CPU = torch.device("cpu")
 
 
 def make_recipe(**fields) -> AlignRecipe:
@@ -50,19 +51,18 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
         asked.append((teacher.towers, list(texts)))
         return torch.arange(float(len(texts)))[:, None]
 
-    monkeypatch.setattr("training.engine.inputs.encode_bank", encode_bank)
+    monkeypatch.setattr("training.tasks.general.encode_bank", encode_bank)
     models.student.config.languages = languages
     recipe = make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t")
-    found = open_rehearsal(recipe, models, None, Accelerator())
-    texts = found["general"].inputs
+    found = GeneralTexts.prepare(recipe, models, LiveTargets(teacher, TargetSpec(())), CPU)
     expected = general_pairs(languages, held_out=False).texts
     expected += [text for each in languages for text in scenes(each, 1000)]
     assert asked == [(("text",), expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
-        ids = texts["input_ids"][row][texts["attention_mask"][row].bool()].tolist()
+        ids = found.input_ids[row][found.attention_mask[row].bool()].tolist()
         assert ids == tokenizer(expected[row], truncation=True, max_length=32).input_ids
-    assert found["general"].targets.flatten().tolist() == list(range(len(expected)))
+    assert found.targets.flatten().tolist() == list(range(len(expected)))
 
 
 def test_scenes_are_varied_sentences_that_mean_the_same_in_both_languages():
@@ -81,23 +81,19 @@ def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
 ):
     cut = crops.photo_crops
     monkeypatch.setattr(crops, "photo_crops", lambda size: cut(size, 5))
-    monkeypatch.setattr("training.engine.inputs.IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr("training.tasks.photos.IMAGES_AT_ONCE", 2)
     fields = {"student": "m" if starts_from_teacher else "s", "teacher": "m", "photo_weight": 1.0}
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
-    found = open_rehearsal(make_recipe(**fields), models, targets, Accelerator())["photo"]
+    found = GeneralPhotos.prepare(make_recipe(**fields), models, targets, CPU)
     images = vary_images(cut(IMAGE_SIZE, 5))
-    assert torch.equal(found.inputs["images"], images) and not torch.equal(
-        images, cut(IMAGE_SIZE, 5)
-    )
+    assert torch.equal(found.images, images) and not torch.equal(images, cut(IMAGE_SIZE, 5))
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
     expected = teacher.image_targets(normalized)
     torch.testing.assert_close(found.targets, expected.embedding, rtol=1e-4, atol=1e-5)
     if starts_from_teacher:
-        torch.testing.assert_close(
-            found.inputs["maps"], expected.required_map.half(), rtol=1e-2, atol=1e-3
-        )
+        torch.testing.assert_close(found.maps, expected.required_map.half(), rtol=1e-2, atol=1e-3)
     else:
-        assert "maps" not in found.inputs  # the maps of other towers have other channels
+        assert found.maps is None  # the maps of other towers have other channels
 
 
 def test_images_of_the_user_are_taken_as_they_are(
@@ -107,30 +103,12 @@ def test_images_of_the_user_are_taken_as_they_are(
     recipe = make_recipe(
         student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet")
     )
-    found = open_rehearsal(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())[
-        "photo"
-    ]
-    assert torch.equal(
-        found.inputs["images"], load_images(str(recipe.photos), recipe.data, IMAGE_SIZE)
-    )
-    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(
-        found.inputs["images"]
-    )
-    torch.testing.assert_close(
-        found.targets, teacher.image_targets(normalized).embedding, rtol=1e-4, atol=1e-5
-    )
-
-
-def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
-    targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
-    assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
-    without = replace(models, teacher=None)
-    assert (
-        open_rehearsal(
-            make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator
-        )
-        == {}
-    )
+    found = GeneralPhotos.prepare(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), CPU)
+    images = load_images(str(recipe.photos), recipe.data, IMAGE_SIZE)
+    assert torch.equal(found.get_buffer("images"), images)
+    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
+    expected = teacher.image_targets(normalized).embedding
+    torch.testing.assert_close(found.get_buffer("targets"), expected, rtol=1e-4, atol=1e-5)
 
 
 def save_classifier(path, width: int, names: object, classes: int = 3) -> str:
@@ -145,14 +123,14 @@ def save_classifier(path, width: int, names: object, classes: int = 3) -> str:
 def test_a_classifier_is_read_with_its_names(models, teacher, tokenizer, tmp_path):
     names = {"zh": ["狗", "猫", "一只鸟"], "en": ["dog", "a cat", "bird"]}
     path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width, names)
-    found = open_classifier(make_recipe(teacher="t", classifier=path, class_weight=1.0), models)
+    recipe = make_recipe(teacher="t", classifier=path, class_weight=1.0)
+    found = ClassNames.prepare(recipe, models, LiveTargets(teacher, TargetSpec(())), CPU)
     assert torch.equal(found.weight, torch.arange(3.0 * teacher.vision_width).view(3, -1))
     assert found.bias.tolist() == [0, 1, 2]
-    rows = zip(found.names["input_ids"], found.names["attention_mask"], strict=True)
+    rows = zip(found.input_ids, found.attention_mask, strict=True)
     assert [ids[mask.bool()].tolist() for ids, mask in rows] == [
         tokenizer(text).input_ids for text in [*names["en"], *names["zh"]]
     ]
-    assert open_classifier(make_recipe(teacher="t"), models) is None
 
 
 @pytest.mark.parametrize("fault", ["unnamed", "missing", "damaged", "language", "width", "count"])
@@ -168,5 +146,6 @@ def test_a_classifier_that_does_not_fit_is_refused(models, teacher, tmp_path, fa
         Path(path).write_bytes(b"damaged")
     if fault == "unnamed":
         path = None
+    recipe = make_recipe(teacher="t", classifier=path, class_weight=1.0)
     with pytest.raises(ValueError, match=r"^classifier: "):
-        open_classifier(make_recipe(teacher="t", classifier=path, class_weight=1.0), models)
+        ClassNames.prepare(recipe, models, LiveTargets(teacher, TargetSpec(())), CPU)

@@ -1,0 +1,81 @@
+"""Loss on general images, whose embeddings and feature maps the student keeps."""
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from modeling_dcclip.image_dcclip import squashes
+from training.config import AlignRecipe
+from training.data.image_bank import load_images, vary_images
+from training.tasks.loss import LossInputs, Models, OwnInputs
+from training.tasks.losses import embedding_loss, map_distances
+from training.tasks.task import Task
+from training.teachers.targets import LiveTargets, TargetSource
+
+IMAGES_AT_ONCE = 32  # images that the teacher encodes at once
+NUM_IMAGES = 32  # images that each step encodes
+
+
+class GeneralPhotos(OwnInputs):
+    """Cosine distance to the teacher's embeddings of general images, and the distance to its feature maps of them.
+
+    Args:
+        images: (N, 3, S, S) uint8.
+        targets: The teacher's embeddings of them, (N, D) float32.
+        maps: The teacher's feature maps of them, (N, C, H, W) float16, for a student that started as a copy of its
+            teacher; None for others.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, maps: Tensor | None = None):
+        super().__init__()
+        self.has_maps = maps is not None
+        for name, tensor in (("images", images), ("targets", targets), ("maps", maps)):
+            self.register_buffer(name, tensor, persistent=False)
+
+    @classmethod
+    @torch.inference_mode()
+    def prepare(
+        cls, recipe: AlignRecipe, models: Models, targets: TargetSource, device: torch.device
+    ) -> "GeneralPhotos":
+        """Encode the recipe's `photos`, or crops of a few photographs, with the teacher."""
+        size = models.student.config.image_size
+        if recipe.photos is not None:
+            squash = squashes(models.processor.image_processor)
+            images = load_images(recipe.photos, recipe.data, size, squash)
+        else:
+            from training.corpus.free_photos import photo_crops
+
+            images = vary_images(photo_crops(size))
+        embeddings, maps = [], []
+        for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False):
+            pixels = part.to(device).float()
+            if recipe.starts_from_teacher and isinstance(targets, LiveTargets):
+                found = targets.teacher.image_targets(targets.normalize(pixels))
+                maps.append(found.required_map.half())
+            else:
+                found = targets.images(pixels, {})
+            embeddings.append(found.embedding.float())
+        return cls(images, torch.cat(embeddings), torch.cat(maps) if maps else None)
+
+    def encode(self, task: Task, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embeddings of student and teacher of drawn images, `photo` and `teacher_photo` (n, D), and `photo_map` (n,),
+        the distance of each feature map.
+        """
+        images, targets = self.get_buffer("images"), self.get_buffer("targets")
+        drawn = task.on_device(task.draw(len(images), NUM_IMAGES))
+        student = task.student.get_image_features(task.normalize(images[drawn]))
+        outputs = {
+            "photo": student.pooler_output.float(),
+            "teacher_photo": task.to_student_space(targets[drawn]),
+        }
+        if self.has_maps:
+            maps = self.get_buffer("maps")[drawn]
+            outputs["photo_map"] = map_distances(student.feature_map, maps)
+        return outputs
+
+    def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """The mean distances of embeddings and, if there are any, of maps."""
+        parts = {"embedding": embedding_loss(inputs.cut("photo"), inputs.cut("teacher_photo"))}
+        if self.has_maps:
+            parts["map"] = inputs.extra["photo_map"].mean()
+        return parts

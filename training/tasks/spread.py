@@ -1,0 +1,303 @@
+"""One loss over a batch that is spread over processes and chunks.
+
+A contrastive loss compares every image with every caption, so the mean of the losses of parts is not the loss of the
+batch. Here only the towers run on parts, and the loss is computed on all embeddings: n processes (`gather`), or n
+chunks (gradient caching, `forward_backward`), or both, give the loss and the gradients of one process with the whole
+batch, up to rounding. The exception is BatchNorm in train mode, whose statistics come from one part.
+
+Ids and lengths of a batch stay on the host (`to_device`), and processes exchange them there, so a step never waits for
+a GPU.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training.data.batch import Batch
+
+# fields of a batch that are looked up and counted, but never encoded
+HOST_FIELDS = (
+    "rows",
+    "sources",
+    "view_ids",
+    "owner",
+    "caption_ids",
+    "language",
+    "lengths",
+    "teacher_lengths",
+)
+# fields with one row per image; all others: per caption
+IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images")
+
+Pass = tuple[dict[str, Tensor], Callable[[], None]]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the images and tokens of a batch to a device, without waiting for it. Ids and lengths stay on the host."""
+    moved = {
+        name: value if name in HOST_FIELDS else value.to(device, non_blocking=True)
+        for name, value in cast(dict[str, Tensor], batch).items()
+    }
+    return cast(Batch, moved)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenates the tensors of all processes.
+
+    The loss of a batch is the mean of the losses that the processes compute. Each of them may depend on the embeddings
+    of all, so the backward pass adds up the gradients of all processes. DDP then takes the mean of the parameters'
+    gradients, as it does for parameters behind tensors that are not gathered, such as the logit scale.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.sizes)[dist.get_rank()], None
+
+
+def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenate the rows of all processes, in the order of the processes.
+
+    Args:
+        tensor: Tensor of any dtype, (N, ...); N may differ between processes.
+        sizes: N of each process, as `gather_sizes` returns it.
+
+    Returns:
+        (sum of all N, ...); the tensor itself in a run with one process. If the loss of the batch is the mean of the
+        losses of all processes, DDP gives its gradients.
+
+    Requirements: every process calls this function equally often, and computes a loss from each result.
+    """
+    return tensor if len(sizes) == 1 else _Gather.apply(tensor, sizes)
+
+
+@cache
+def _host_group(world: Any) -> Any:
+    """Process group for tensors on the host."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
+
+
+def _gather_on_host(tensor: Tensor) -> Tensor:
+    """Stack tensors of one shape on the host, (...), of all processes: (number of processes, ...)."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor[None]
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor, group=_host_group(dist.group.WORLD))
+    return torch.stack(parts)
+
+
+def gather_sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """Number of rows of each tensor in each process; all processes have tensors of the same names."""
+    rows = torch.tensor([len(value) if value.ndim else 0 for value in tensors.values()])
+    return dict(zip(tensors, _gather_on_host(rows).T.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class GatheredPairs:
+    """The fields that determine the matching pairs, of all processes, on the host.
+
+    Args:
+        rows: Ids that are equal for equal images, (B,) int64.
+        owner: Index among all images of the image of each caption, (T,) int64.
+        caption_ids: Ids that are equal for equal captions, (T,) int64.
+        language: Index into the languages of the recipe, (T,) int64.
+        own_images: Which images belong to this process.
+        own_texts: Which captions belong to this process.
+        num_processes: Number of processes.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    caption_ids: Tensor
+    language: Tensor
+    own_images: slice
+    own_texts: slice
+    num_processes: int
+
+
+def gather_pairs(batch: Batch) -> GatheredPairs:
+    """Gather the fields that determine the matching pairs."""
+    captions = torch.stack([batch["owner"], batch["caption_ids"], batch["language"]], 1)
+    rows = batch["rows"][:, None]
+    sizes = gather_sizes({"rows": rows, "captions": captions})
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in (("rows", rows), ("captions", captions)):
+        padded = tensor.new_zeros(max(sizes[name]), tensor.shape[1])
+        padded[: len(tensor)] = tensor
+        gathered = zip(_gather_on_host(padded), sizes[name], strict=True)
+        parts[name] = [part[:size] for part, size in gathered]
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    image_starts, text_starts = (np.cumsum([0, *sizes[name]]).tolist() for name in parts)
+    for part, start in zip(parts["captions"], image_starts, strict=False):
+        part[:, 0] += start
+    owner, caption_ids, language = torch.cat(parts["captions"]).T
+    return GatheredPairs(
+        torch.cat(parts["rows"])[:, 0],
+        owner,
+        caption_ids,
+        language,
+        slice(image_starts[rank], image_starts[rank + 1]),
+        slice(text_starts[rank], text_starts[rank + 1]),
+        len(sizes["rows"]),
+    )
+
+
+def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
+    """Split a batch into chunks of images, each with its own captions.
+
+    Args:
+        batch: Batch from the data loader, with the captions in the order of their images.
+        chunk_size: Number of images in a chunk, at least 1; the last chunk may have fewer.
+    """
+    # number of captions per image, (B,), summed over the images of each chunk
+    per_image = np.bincount(batch["owner"].numpy(), minlength=len(batch["rows"]))
+    counts = np.add.reduceat(per_image, range(0, len(per_image), chunk_size)).tolist()
+    fields = cast(dict[str, Tensor], batch)
+    pieces = {
+        name: value.split(chunk_size if name in IMAGE_FIELDS else counts)
+        for name, value in fields.items()
+    }
+    chunks = [
+        {name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))
+    ]
+    for number, chunk in enumerate(chunks):
+        chunk["owner"] = chunk["owner"] - number * chunk_size
+    return cast(list[Batch], chunks)
+
+
+@contextmanager
+def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
+    """One of several forward and backward passes of a step; the processes exchange gradients only in the last one.
+
+    The contexts can be nested. An inner pass is then the last of its step only if both are.
+    """
+    outer = accelerator.sync_gradients
+    accelerator.sync_gradients = is_last and outer
+    try:
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
+            yield
+    finally:
+        accelerator.sync_gradients = outer
+
+
+def forward_backward(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float = 1.0
+) -> Pass:
+    """Losses of a batch, and its backward pass; in chunks if the task's `chunk_size` is less than the batch.
+
+    Args:
+        model: Task as wrapped by the Accelerator.
+        task: The same task, not wrapped. With a `chunk_size` it is an `AlignTask`.
+        batch: Batch on the device, with augmented images.
+        accelerator: Accelerator of this process.
+        loss_weight: Weight of this batch in the loss of its step, 0..1.
+
+    Returns:
+        Losses by name, and a function without arguments that runs the backward pass.
+    """
+    if 0 < task.chunk_size < len(batch["rows"]):
+        return _chunked(model, task, batch, accelerator, loss_weight)
+    with accelerator.autocast():
+        losses = model(_kept_as_it_is(batch))
+    return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
+
+
+def _chunked(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float
+) -> Pass:
+    """Forward and backward pass with the activations of one chunk in memory at a time.
+
+    First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.
+    Then each chunk is encoded again, and these gradients are propagated to the parameters. The last chunk also encodes
+    the losses' own inputs. Each chunk has its own random seed, the same in both passes, so that dropout agrees.
+    Gradients are exchanged with the last chunk only.
+
+    Requirements: the same number of chunks on every process; no BatchNorm in train mode.
+
+    Source: Gao et al., arXiv 2101.06983 (gradient caching).
+    """
+    chunks = split_batch(batch, task.chunk_size)
+    last = len(chunks) - 1
+    seeds = torch.randint(2**62, (len(chunks),)).tolist()
+    with accelerator.autocast():
+        teacher = _concatenate([task.teacher_outputs(chunk) for chunk in chunks])
+
+    def encode(number: int) -> dict[str, Tensor]:
+        torch.manual_seed(seeds[number])
+        with accelerator.autocast():
+            own_teacher = teacher if number == last else None
+            chunk = _kept_as_it_is(chunks[number])
+            return model(chunk, encode_only=True, own_teacher=own_teacher)
+
+    with torch.no_grad():
+        student = [encode(number) for number in range(len(chunks))]
+    outputs = {
+        name: value.detach().requires_grad_(value.is_floating_point())
+        for name, value in _concatenate(student).items()
+    }
+    losses = task.compute_losses(outputs | teacher, batch)
+    learned = [name for name, value in outputs.items() if value.requires_grad]
+    gradients = torch.autograd.grad(
+        losses["loss"], [outputs[name] for name in learned], materialize_grads=True
+    )
+    chunk_gradients = {
+        name: _split_gradient(gradient, [part.get(name) for part in student])
+        for name, gradient in zip(learned, gradients, strict=True)
+    }
+
+    def backward():
+        for number in range(len(chunks)):
+            with sync_on_last(accelerator, model, number == last):
+                encoded = encode(number)
+                # by the chain rule, this sum has the gradient of the loss
+                loss = sum(
+                    (encoded[name] * parts[number]).sum()
+                    for name, parts in chunk_gradients.items()
+                    if name in encoded
+                )
+                accelerator.backward(loss_weight * loss)
+
+    return {name: value.detach() for name, value in losses.items()}, backward
+
+
+def _kept_as_it_is(batch: Batch) -> Mapping[str, Tensor]:
+    """A view of a batch that DistributedDataParallel passes on. It would move the ids of a dict to the device."""
+    return MappingProxyType(cast(dict[str, Tensor], batch))
+
+
+def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Outputs of all chunks, (n, ...) each, to (N, ...). A scalar is the same in every chunk. The last chunk may have
+    further outputs.
+    """
+    return {
+        name: torch.cat([part[name] for part in parts])
+        if value.ndim and name in parts[0]
+        else value
+        for name, value in parts[-1].items()
+    }
+
+
+def _split_gradient(gradient: Tensor, parts: list[Tensor | None]) -> list[Tensor]:
+    """The gradient (N, ...) of each chunk, (n, ...); the gradient of a scalar goes to the last chunk."""
+    if gradient.ndim:
+        return list(gradient.split([0 if part is None else len(part) for part in parts]))
+    return [torch.zeros_like(gradient)] * (len(parts) - 1) + [gradient]
