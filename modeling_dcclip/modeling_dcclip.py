@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_dcclip import DCCLIPConfig
+from .configuration_dcclip import MAX_LOGIT_SCALE, DCCLIPConfig
 
 # arguments that transformers towers take through `**kwargs`
 RECORDED = {"output_attentions", "output_hidden_states"}
@@ -130,11 +130,17 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
         """Load a model as transformers does.
 
         Raises:
-            ValueError: The checkpoint lacks weights, which would be random. With `output_loading_info=True` they are
-                in the returned report instead.
+            ValueError: The logit scale is out of range, or the checkpoint lacks weights, which would be random. With
+                `output_loading_info=True` they are in the returned report instead.
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, report = loaded
+        scale = getattr(model, "logit_scale", None)
+        if scale is not None and not scale.is_meta and not abs(scale.item()) <= MAX_LOGIT_SCALE:
+            raise ValueError(
+                f"logit_scale: the checkpoint has {scale.item()}, expected a number in -{MAX_LOGIT_SCALE}.."
+                f"{MAX_LOGIT_SCALE}. Copy or train the model again."
+            )
         if output_loading_info:
             return model, report
         if missing := report["missing_keys"]:

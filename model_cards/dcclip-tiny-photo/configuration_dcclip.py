@@ -1,5 +1,6 @@
 """Configuration of DC-CLIP: an image tower, a text tower, their pooling and the shared embedding space."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -7,6 +8,16 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 LOADING_ARGUMENTS = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
+# largest values of sizes, so that a damaged or hostile config cannot ask for all memory
+LIMITS = {
+    "projection_dim": 2**16,
+    "image_size": 2**12,
+    "max_text_length": 2**16,
+    "vision_width": 2**16,
+    "vision_pooled_width": 2**16,
+    "text_width": 2**16,
+}
+MAX_LOGIT_SCALE = 10  # in either direction; CLIP's ends at 4.6
 
 
 @strict
@@ -19,7 +30,7 @@ class DCCLIPConfig(PreTrainedConfig):
         text_config: Any transformers text encoder config, or its dict. Default: `XLMRobertaConfig()`.
         projection_dim: Width of the shared embedding space, at least 1. If it equals the teacher's, student and
             teacher embeddings are comparable.
-        logit_scale_init_value: Initial logarithm of the factor on cosine similarities.
+        logit_scale_init_value: Initial logarithm of the factor on cosine similarities, in -10..10.
         vision_pooling: Pooling of the image tower: `mean` over the feature map, `cls` for the first prefix token, or
             `tower` for the tower's own pooled output.
         text_pooling: Pooling of the text tower: `mean` over attended tokens, or `cls` for the first token.
@@ -35,7 +46,7 @@ class DCCLIPConfig(PreTrainedConfig):
         languages: ISO 639-1 codes of the languages that the model was trained on.
         teacher: Hub id or name of the model that this model was distilled from.
         teacher_weights: Digest of the teacher's weights, or its commit on the Hub; tells teachers of one name apart.
-        teacher_license: Licence of the teacher's weights, which also applies to the student's.
+        teacher_license: License of the teacher's weights, which also applies to the student's.
         prefixes: Numbers of leading dimensions at which the embedding was trained too, ascending, each at most
             `projection_dim`.
         rotation: Digest of the rotation of the teacher's embedding space, 16 hexadecimal digits. The matrix is the
@@ -44,7 +55,7 @@ class DCCLIPConfig(PreTrainedConfig):
         fit: Slope, growth and offset of two logistic functions, for names and for sentences, that give the probability
             that a photograph fits a query; see `logistic` in search/fit.py. None if they were not measured.
         base_model: Hub id or folder of the model that this model was fine-tuned from.
-        base_model_license: Licence of the weights of that model, which also applies to this model's.
+        base_model_license: License of the weights of that model, which also applies to this model's.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A value has the wrong type or is out of range; the message names
@@ -92,15 +103,24 @@ class DCCLIPConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Check ranges and combinations of fields. `@strict` calls this method."""
-        for name in ("projection_dim", "image_size", "max_text_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= limit:
+                raise ValueError(f"{name} must be in 1..{limit}, got {value}.")
+        if not abs(self.logit_scale_init_value) <= MAX_LOGIT_SCALE:  # which nan is not
+            raise ValueError(
+                f"logit_scale_init_value must be in -{MAX_LOGIT_SCALE}..{MAX_LOGIT_SCALE}, got "
+                f"{self.logit_scale_init_value}."
+            )
+        grid = self.vision_grid
+        if grid is not None and (len(grid) != 2 or not 1 <= min(grid) <= max(grid) <= 2**12):
+            raise ValueError(f"vision_grid must be a height and a width, got {list(grid)}.")
         if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.projection_dim:
             raise ValueError(
                 f"truncate_dim must be in 1..{self.projection_dim} (projection_dim), got {self.truncate_dim}."
             )
-        if self.fit is not None and len(self.fit) != 6:
-            raise ValueError(f"fit must have 6 numbers, got {len(self.fit)}.")
+        if self.fit is not None and (len(self.fit) != 6 or not all(map(math.isfinite, self.fit))):
+            raise ValueError(f"fit must have 6 finite numbers, got {list(self.fit)}.")
         check_prefixes(self.prefixes, self.projection_dim)
         if (
             self.vision_pooling == "cls"

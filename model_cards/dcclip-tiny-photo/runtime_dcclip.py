@@ -3,16 +3,17 @@
 from runtime_dcclip import Runtime                # in a model folder; else modeling_dcclip.runtime_dcclip
 runtime = Runtime()
 runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
-index = runtime.encode_images(paths)              # (N, D), L2-normalised
+index = runtime.encode_images(paths)              # (N, D), L2-normalized
 runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
 """
 
 import copy
 import json
-import warnings
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,21 +21,20 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 try:
-    from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
+    from .image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb
 except ImportError:  # in a model folder, which is not a package
-    from image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
 
 ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
-UNKNOWN_TOKENS = (
-    "<unk>",
-    "[UNK]",
-)  # of SentencePiece and of BERT; tokenizers of bytes know everything
+# of SentencePiece and of BERT; tokenizers of bytes know everything
+UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
-MAX_SIZE = 2**16  # of what a config may state, such as the width of embeddings
+# largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines
+MAX_SIZE, MAX_EDGE, MAX_LOGIT_SCALE = 2**16, 2**12, 10
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
@@ -50,8 +50,8 @@ class Runtime:
             those that the model was trained for. Default: all dimensions.
 
     Raises:
-        ValueError: A file is missing, preprocessor_config.json has a step that this runtime does not implement, or
-            `truncate_dim` does not fit the model.
+        ValueError: A file is missing, a field has a wrong type or is out of range, preprocessor_config.json has a
+            step that this runtime does not implement, or `truncate_dim` does not fit the model.
     """
 
     def __init__(
@@ -62,31 +62,19 @@ class Runtime:
     ):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.config: dict = self._read("config.json")
-        self.dimension = self._size(
-            "truncate_dim" if self.config.get("truncate_dim") else "projection_dim"
-        )
-        if truncate_dim is not None:
-            self.dimension = self.truncated(truncate_dim).dimension
-        self.max_text_length = self._size("max_text_length")
-        try:
-            self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
-            self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"folder: config.json or preprocessor_config.json of {str(self.folder)!r} lacks a field, or one has "
-                f"a wrong type ({error}). Copy or export the model again."
-            ) from error
-        fit = self.config.get("fit")
-        is_fit = (
-            isinstance(fit, list)
-            and len(fit) == 6
-            and all(type(each) in (int, float) for each in fit)
-        )
-        if fit is not None and not (is_fit and np.isfinite(fit).all()):
-            raise ValueError(
-                f"fit: {str(self.folder / 'config.json')!r} has {fit!r}, expected 6 numbers or null."
-            )
-        self.fit: list[float] | None = fit
+        text = self.config.get("text_config")
+        self.dimension = _whole(self.config, "projection_dim")
+        self.max_text_length = _whole(self.config, "max_text_length")
+        self.pad_token_id = 0
+        if isinstance(text, dict) and text.get("pad_token_id") is not None:
+            self.pad_token_id = _whole(text, "pad_token_id", 0, 2**31)
+        for width in (self.config.get("truncate_dim"), truncate_dim):
+            if width is not None:
+                self.dimension = self.truncated(width).dimension
+        self.fit: list[float] | None = None
+        if self.config.get("fit") is not None:
+            self.fit = _numbers(self.config, "fit", 6)
+        self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
@@ -100,9 +88,9 @@ class Runtime:
         Raises:
             ValueError: The model has fewer dimensions.
         """
-        if not 1 <= truncate_dim <= self.dimension:
+        if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.dimension:
             raise ValueError(
-                f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim}."
+                f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim!r}."
             )
         runtime = copy.copy(self)  # which shares the loaded towers
         runtime.dimension = truncate_dim
@@ -117,7 +105,7 @@ class Runtime:
                 model's input, as in an index.
 
         Returns:
-            (N, D) float32, L2-normalised.
+            (N, D) float32, L2-normalized.
 
         Raises:
             ValueError: `images` is a single image or holds something else, or a file does not decode.
@@ -141,7 +129,7 @@ class Runtime:
             truncate: Whether to truncate longer texts. By default they raise an error.
 
         Returns:
-            (N, D) float32, L2-normalised.
+            (N, D) float32, L2-normalized.
 
         Raises:
             ValueError: A text is too long.
@@ -200,7 +188,7 @@ class Runtime:
 
         Args:
             query: Text as `str`, image as `Path`, `bytes` or Pillow image, or embedding of shape (D,).
-            index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalised.
+            index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalized.
             k: Maximum number of results.
 
         Returns:
@@ -216,14 +204,16 @@ class Runtime:
     @property
     def logit_scale(self) -> float:
         """Learned factor on cosine similarities."""
-        stored = self._session("text").get_modelmeta().custom_metadata_map
-        try:
-            return float(stored["logit_scale"])
-        except (KeyError, ValueError) as error:
+        stored = self._session("text").get_modelmeta().custom_metadata_map.get("logit_scale")
+        scale = 0.0
+        with suppress(TypeError, ValueError):
+            scale = float(stored)  # type: ignore[arg-type]
+        if not math.exp(-MAX_LOGIT_SCALE) <= scale <= math.exp(MAX_LOGIT_SCALE):
             raise ValueError(
-                f"folder: the text tower of {str(self.folder)!r} has no logit_scale in its metadata. Export the model "
-                "again."
-            ) from error
+                f"logit_scale: the text tower of {str(self.folder)!r} has {stored!r} in its metadata, expected a "
+                "number. Export the model again."
+            )
+        return scale
 
     @property
     def rotation(self) -> np.ndarray | None:
@@ -236,7 +226,7 @@ class Runtime:
         """
         if self.config.get("rotation") is None:
             return None
-        path = self.folder / "model.safetensors"
+        path = self._path("model.safetensors")
         try:
             return _read_tensor(path, "rotation")
         except (OSError, ValueError, KeyError) as error:
@@ -268,57 +258,40 @@ class Runtime:
             The file that results.json names as the best on a CPU; without it, the first variant in `PREFERENCE` that
             the folder has. `tower` is `vision` or `text`.
         """
-        return self._files(tower)[0]
-
-    def _files(self, tower: str) -> list[Path]:
-        names = []
+        names = [self.folder / f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         if (self.folder / "results.json").exists():
             with suppress(KeyError, TypeError):  # not of an export
-                names.append(self._read("results.json")["meta"]["export"]["best"][tower])
-        names += [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
-        files = [path for name in dict.fromkeys(names) if (path := self.folder / name).exists()]
-        if not files:
-            raise ValueError(
-                f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export the model first: python "
-                "training/export.py FOLDER --output_dir FOLDER."
-            )
-        return files
+                best = self._read("results.json")["meta"]["export"]["best"][tower]
+                names.insert(0, self.folder / best)
+        for path in names:
+            if path.is_file():
+                return path
+        raise ValueError(
+            f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export the model first: python "
+            "training/export.py FOLDER --output_dir FOLDER."
+        )
 
     def _session(self, tower: str) -> onnxruntime.InferenceSession:
-        """Open the first of the tower's files that this machine can run."""
-        if tower in self._sessions:
-            return self._sessions[tower]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        failures = []
-        for path in self._files(tower):
+        if tower not in self._sessions:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            if self._threads is not None:
+                options.intra_op_num_threads = self._threads
+            path = self.file(tower)
             try:
-                session = onnxruntime.InferenceSession(
+                self._sessions[tower] = onnxruntime.InferenceSession(
                     str(path), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # ONNX Runtime's exceptions share no other base class
-                failures.append(f"{path.name}: {str(error).strip().splitlines()[0]}")
-                continue
-            if failures:
-                warnings.warn(
-                    f"using {path.name}, because other files failed to load: {'; '.join(failures)}",
-                    stacklevel=3,
-                )
-            self._sessions[tower] = session
-            return session
-        raise ValueError(
-            f"folder: onnxruntime {onnxruntime.__version__} cannot run any {tower} tower of {str(self.folder)!r} on "
-            f"this machine ({'; '.join(failures)}). Export the model in fp32, which every machine can run."
-        )
+                reason = str(error).strip().splitlines()[0]
+                raise ValueError(
+                    f"folder: onnxruntime {onnxruntime.__version__} cannot run {str(path)!r} on this machine "
+                    f"({reason}). Export the model in fp32, which every machine can run."
+                ) from error
+        return self._sessions[tower]
 
     def _read(self, name: str) -> dict:
-        path = self.folder / name
-        if not path.exists():
-            raise ValueError(
-                f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder."
-            )
+        path = self._path(name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
@@ -329,14 +302,14 @@ class Runtime:
             ) from error
         return content
 
-    def _size(self, name: str) -> int:
-        value = self.config.get(name)
-        if type(value) is not int or not 1 <= value <= MAX_SIZE:
+    def _path(self, name: str) -> Path:
+        """Path of a file of the folder. Reading a pipe or a device may never end."""
+        path = self.folder / name
+        if not path.is_file():
             raise ValueError(
-                f"{name}: {str(self.folder / 'config.json')!r} has {value!r}, expected a whole number from 1 to "
-                f"{MAX_SIZE}. Copy or export the model again."
+                f"folder: {str(self.folder)!r} has no file {name}. Pass an exported model's folder."
             )
-        return value
+        return path
 
     def _run(self, session: onnxruntime.InferenceSession, **inputs: np.ndarray) -> np.ndarray:
         try:
@@ -350,11 +323,7 @@ class Runtime:
     @property
     def _tokenizer(self) -> Tokenizer:
         if self._loaded_tokenizer is None:
-            path = self.folder / "tokenizer.json"
-            if not path.exists():
-                raise ValueError(
-                    f"folder: {str(self.folder)!r} has no tokenizer.json. Pass an exported model's folder."
-                )
+            path = self._path("tokenizer.json")
             try:
                 tokenizer = Tokenizer.from_file(str(path))
             except Exception as error:  # tokenizers raises Exception itself
@@ -382,7 +351,7 @@ class Runtime:
         return ids
 
     def _stack(self, batches: list[np.ndarray]) -> np.ndarray:
-        """Embeddings of all batches, truncated to `dimension` and normalised again, (N, dimension) float32."""
+        """Embeddings of all batches, truncated to `dimension` and normalized again, (N, dimension) float32."""
         if not batches:
             return np.zeros((0, self.dimension), np.float32)
         embeddings = np.concatenate(batches)
@@ -407,13 +376,13 @@ class Runtime:
 
 
 class ImagePreprocessor:
-    """Resize, center crop and normalise images.
+    """Resize, center crop and normalize images.
 
     The resize is Pillow's. The image processors of transformers resize with torch, which differs by at most 1 of 255
     in most pixels: the cosine similarity of the two embeddings is above 0.999.
 
     Args:
-        config: Content of preprocessor_config.json, with resize, center crop, rescale and normalise as its only steps.
+        config: Content of preprocessor_config.json, with resize, center crop, rescale and normalize as its only steps.
 
     Raises:
         ValueError: The config has an unsupported step, size or filter.
@@ -430,24 +399,24 @@ class ImagePreprocessor:
                 f"preprocessor_config.json: {', '.join(unknown)} is not supported by this runtime, which supports "
                 f"{', '.join(STEPS)}."
             )
-        self.size = config["size"] if config.get("do_resize") else None
-        self.crop = config["crop_size"] if config.get("do_center_crop") else None
+        square = {"height", "width"}
+        self.size = self.crop = None
         self.resample = config.get("resample", Image.Resampling.BILINEAR)
-        is_known = self.resample in RESAMPLING and {"shortest_edge", "height"} & set(
-            self.size or {}
-        )
-        if self.size is not None and not is_known:
-            raise ValueError(
-                f"preprocessor_config.json: size {self.size} with resample {self.resample} is not supported by this "
-                "runtime, which supports shortest_edge, or height and width, bicubic (3) or bilinear (2)."
-            )
-        factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale") else 1.0
-        has_statistics = config.get("do_normalize")
-        mean, std = (
-            (config["image_mean"], config["image_std"])
-            if has_statistics
-            else ([0, 0, 0], [1, 1, 1])
-        )
+        if config.get("do_resize"):
+            self.size = _edges(config, "size", square, {"shortest_edge"})
+            if self.resample not in RESAMPLING:
+                raise ValueError(
+                    f"preprocessor_config.json: resample {self.resample!r} is not supported by this runtime, which "
+                    "supports bicubic (3) and bilinear (2)."
+                )
+        if config.get("do_center_crop"):
+            self.crop = _edges(config, "crop_size", square)
+        mean, std, factor = [0.0] * 3, [1.0] * 3, 1.0
+        if config.get("do_normalize"):
+            mean, std = _numbers(config, "image_mean", 3), _numbers(config, "image_std", 3, 1e-6)
+        if config.get("do_rescale"):
+            factors = {"rescale_factor": [config.get("rescale_factor", 1 / EIGHT_BITS)]}
+            (factor,) = _numbers(factors, "rescale_factor", 1, 1e-6)
         self.mean, self.std = (
             np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std)
         )
@@ -524,6 +493,45 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
     except ImageError as error:
         name = "the content" if isinstance(image, bytes) else repr(str(image))
         raise ValueError(f"image: {name} does not decode ({error}). Pass another file.") from error
+
+
+def _whole(fields: dict[str, Any], name: str, low: int = 1, high: int = MAX_SIZE) -> int:
+    """A whole number of a config, in low..high."""
+    value = fields.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(
+            f"{name}: the model's config has {value!r}, expected a whole number from {low} to {high}. Copy or export "
+            "the model again."
+        )
+    return value
+
+
+def _numbers(fields: dict[str, Any], name: str, count: int, low: float = -math.inf) -> list[float]:
+    """A list of `count` finite numbers of a config, each at least `low`."""
+    value = fields.get(name)
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != count
+        or not all(type(each) in (int, float) and math.isfinite(each) for each in value)
+        or min(value) < low
+    ):
+        raise ValueError(
+            f"{name}: the model's config has {value!r}, expected {count} numbers in range. Copy or export the model "
+            "again."
+        )
+    return list(value)
+
+
+def _edges(config: dict[str, Any], name: str, *allowed: set[str]) -> dict[str, int]:
+    """Edges of an image in pixels, with one of the allowed sets of names."""
+    value = config.get(name)
+    if not isinstance(value, dict) or value.keys() not in allowed:
+        raise ValueError(
+            f"preprocessor_config.json: {name} {value!r} is not supported by this runtime, which supports "
+            "shortest_edge, or height and width."
+        )
+    fields = {f"{name}.{edge}": value[edge] for edge in value}
+    return {edge: _whole(fields, f"{name}.{edge}", 1, MAX_EDGE) for edge in value}
 
 
 def _valid(text: str) -> str:

@@ -13,22 +13,34 @@ def test_saved_config_loads_equal(tmp_path):
     assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize("value", [0, 10**6, "8"])
+@pytest.mark.parametrize("field", ["projection_dim", "image_size", "max_text_length"])
+def test_sizes_out_of_range_or_of_a_wrong_type_raise_an_error_with_the_field(field, value):
+    with pytest.raises(StrictDataclassError, match=field):
+        make_config(**{field: value})
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("field", "value"),
     [
-        *(
-            {field: 0}
-            for field in ("projection_dim", "image_size", "max_text_length", "truncate_dim")
-        ),
-        *({field: "max"} for field in ("vision_pooling", "text_pooling")),
-        *({"prefixes": widths} for widths in ([8, 4], [8, 8], [8, 17])),
-        {"truncate_dim": 17},
-        {"fit": [1.0, 2.0]},
+        ("truncate_dim", 0),
+        ("truncate_dim", 17),
+        ("vision_pooling", "max"),
+        ("text_pooling", "max"),
+        ("vision_grid", [4]),
+        ("vision_grid", [0, 4]),
+        ("logit_scale_init_value", -100.0),
+        ("logit_scale_init_value", float("nan")),
+        ("prefixes", [8, 4]),
+        ("prefixes", [8, 8]),
+        ("prefixes", [8, 17]),
+        ("fit", [1.0, 2.0]),
+        ("fit", [1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]),
     ],
 )
-def test_values_out_of_range_raise_an_error_with_the_field(fields):
-    with pytest.raises(StrictDataclassError, match=next(iter(fields))):
-        make_config(**fields)
+def test_other_values_out_of_range_raise_an_error_with_the_field(field, value):
+    with pytest.raises(StrictDataclassError, match=field):
+        make_config(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["vision_config", "text_config"])

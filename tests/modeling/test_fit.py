@@ -102,5 +102,5 @@ def test_unusable_numbers_are_named(calibrated, fit):
     model = calibrated.runtime.folder
     config = json.loads((model / "config.json").read_text()) | {"fit": fit}
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"fit: .*config\.json.* expected 6 numbers"):
+    with pytest.raises(ValueError, match=r"fit: .* expected 6 numbers"):
         Runtime(model)

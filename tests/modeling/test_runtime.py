@@ -1,8 +1,11 @@
 """The torch-free runtime against the PyTorch model."""
 
 import json
+import os
+import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -85,12 +88,6 @@ def test_preprocessing_without_a_resize_is_exact():
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
     with pytest.raises(ValueError, match="crop_size"):
         ImagePreprocessor(config)(Image.new("RGB", (9, 1)))
-    for fields, name in (
-        ({"do_pad": True}, "do_pad"),
-        ({"do_resize": True, "resample": 1}, "resample 1"),
-    ):
-        with pytest.raises(ValueError, match=name):
-            ImagePreprocessor(PROCESSORS["crop"].to_dict() | fields)
 
 
 def test_runtime_equals_the_pytorch_model(full, exported, processor, images, texts):
@@ -164,17 +161,56 @@ def test_a_text_that_is_too_long_raises_an_error_or_is_truncated(full):
         full.encode_texts("fox")
 
 
-def test_a_file_that_does_not_load_falls_back_to_the_next(full, texts):
-    expected = full.encode_texts(texts)
+def test_a_file_that_this_machine_cannot_run_is_named(full):
     (full.folder / "onnx" / "text_model_quantized.onnx").write_bytes(b"not for this machine")
-    again = Runtime(full.folder, threads=1)
-    with pytest.warns(
-        UserWarning, match=r"using text_model.onnx, because .* text_model_quantized.onnx"
-    ):
-        np.testing.assert_array_equal(again.encode_texts(texts), expected)
-    (full.folder / "onnx" / "text_model.onnx").unlink()
-    with pytest.raises(ValueError, match=r"cannot run any text tower.*fp32"):
-        Runtime(full.folder).encode_texts(texts)
+    with pytest.raises(ValueError, match=r"cannot run .*text_model_quantized\.onnx.* in fp32"):
+        Runtime(full.folder).encode_texts(["fox"])
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("config.json", "projection_dim", 10**6),
+        ("config.json", "max_text_length", "77"),
+        ("config.json", "truncate_dim", True),
+        ("config.json", "fit", [1, 2]),
+        ("config.json", "fit", [1, 2, 3, 4, 5, float("nan")]),
+        ("config.json", "text_config", {"pad_token_id": -1}),
+        ("preprocessor_config.json", "size", {"height": 10**6, "width": 8}),
+        ("preprocessor_config.json", "size", 224),
+        ("preprocessor_config.json", "resample", 1),
+        ("preprocessor_config.json", "image_mean", [0.5]),
+        ("preprocessor_config.json", "image_std", [0.5, 0.5, 0]),
+        ("preprocessor_config.json", "rescale_factor", "1/255"),
+        ("preprocessor_config.json", "do_pad", True),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_field(color_model, tmp_path, file, field, value):
+    folder = shutil.copytree(color_model, tmp_path / "model")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(ValueError, match="pad_token_id" if field == "text_config" else field):
+        Runtime(folder)
+
+
+@pytest.mark.parametrize("value", ["nan", "-100", "1e9", "none"])
+def test_a_logit_scale_that_no_model_has_is_refused(color_model, tmp_path, value):
+    folder = shutil.copytree(color_model, tmp_path / "model")
+    model = onnx.load(folder / "onnx/text_model.onnx")
+    model.metadata_props[0].value = value
+    onnx.save(model, folder / "onnx/text_model.onnx")
+    with pytest.raises(ValueError, match=f"logit_scale: .*'{value}'"):
+        Runtime(folder).logit_scale  # noqa: B018
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "onnx/text_model.onnx"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(color_model, tmp_path, name):
+    folder = shutil.copytree(color_model, tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=r"has no (file|onnx)"):
+        Runtime(folder).encode_texts(["red"])
 
 
 def test_labels_templates_and_images_that_cannot_be_used_are_named(full, images, tmp_path):

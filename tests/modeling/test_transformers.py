@@ -285,6 +285,15 @@ def test_loaded_weights_are_those_of_the_file_and_not_initial_ones(towers, tmp_p
     assert all((parameter == 0.25).all() for parameter in loaded.parameters())
 
 
+@pytest.mark.parametrize("value", [float("nan"), -100.0])
+def test_a_logit_scale_that_no_model_has_is_refused(value, tmp_path):
+    model = make_model()
+    model.logit_scale.data.fill_(value)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="logit_scale: the checkpoint has"):
+        DCCLIPModel.from_pretrained(tmp_path)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(inputs):
     model = make_model(WHOLE_MOBILENET)
     model.vision_model.requires_grad_(False)
