@@ -3,8 +3,10 @@
 An opened image is upright (EXIF orientation), 8-bit RGB, and opaque: transparent images are flattened onto white.
 """
 
+import errno
 import io
 import os
+import stat
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -75,13 +77,11 @@ def open_image(
     Raises:
         DecompressionBomb: The image has too many pixels.
         ImageError: The format is not supported, or the file is damaged.
-        OSError: The file does not exist or cannot be read.
+        OSError: The file does not exist or cannot be read, or it is a pipe or a device.
     """
     if isinstance(source, (str, Path)):
-        # reading a pipe or a device may never end
-        if os.path.exists(source) and not os.path.isfile(source):
-            raise ImageError("it is not a file")
-        source = Path(source).read_bytes()
+        with open_regular(source) as file:
+            source = file.read()
     try:
         with open_header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check_pixels(image, max_pixels)
@@ -100,6 +100,21 @@ def open_image(
         raise ImageError(_why_unidentified(source)) from error
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
+
+
+def open_regular(path: str | bytes | Path) -> io.BufferedReader:
+    """Open a regular file to read it.
+
+    Raises:
+        OSError: The file does not exist or cannot be read, or it is a pipe or a device, whose end may never come.
+    """
+    # a pipe that is opened without O_NONBLOCK waits for a writer
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def open_header(file: BinaryIO) -> Image.Image:
@@ -222,6 +237,7 @@ __all__ = [
     "formats",
     "open_header",
     "open_image",
+    "open_regular",
     "reduce_jpeg",
     "squashes",
     "to_rgb",

@@ -1,20 +1,20 @@
 """The catalog of an index in SQLite: files, the rows of their vectors, and what could not be read.
 
 A row of vectors belongs to one content, so copies and moved files share it. Further key frames of a video have rows of
-their own, which belong to the row of the first one. SQLite's rollback journal makes each
-commit atomic, and a reader within `reading()` sees one state of the catalog for as long as the block lasts. A vector
-is written to a row that no committed entry refers to, and then committed: a process may be killed at any moment.
+their own, which belong to the row of the first one. SQLite's rollback journal makes each commit atomic, with its
+vectors: a process may be killed at any moment. A reader within `reading()` sees one state for as long as the block
+lasts.
 """
 
-import json
 import math
 import os
 import sqlite3
+import stat
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,34 +32,37 @@ from modeling_dcclip.search.files import (
 from modeling_dcclip.search.query import Filter
 
 BUSY_S = 60.0  # how long a process waits for the commit of another
-# path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
-# taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry;
-# patterns: JSON list of what stays out of an indexed folder; frames: the key frames of a video after the first, with
-# the row of its content and their time
+# path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
+# frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
+# are not read again until the file changes; segments: see vectors.py; sums: see _SUMS
 SCHEMA = """
-CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT, sum INTEGER NOT NULL);
+CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    row INTEGER NOT NULL REFERENCES contents, sum INTEGER NOT NULL
+    row INTEGER NOT NULL REFERENCES contents
 );
 CREATE INDEX files_by_row ON files (row);
-CREATE TABLE frames (
-    row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL, sum INTEGER NOT NULL
-);
+CREATE TABLE frames (row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
-CREATE TABLE folders (path BLOB PRIMARY KEY, patterns TEXT NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE rotation (matrix BLOB NOT NULL, sum INTEGER NOT NULL);
+CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
+CREATE TABLE rotation (checksum INTEGER NOT NULL, matrix BLOB NOT NULL);
+CREATE TABLE sums (value TEXT NOT NULL);
 """
-_SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
-_SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
-_SOUND_FRAME = "frames.sum = checksum(frames.row, content, seconds)"
+# of what a search depends on: damage changes a sum, or else a path, which then names no file
+_SUMS = """
+SELECT printf('%d %d %d %d %d %d %d', (SELECT sum(number + 1 + checksum) FROM segments),
+    (SELECT sum(id + row + size + mtime_ns / 1000000000 + length(path) + instr(path, x'2f')) FROM files NOT INDEXED),
+    (SELECT sum(id + row) FROM files INDEXED BY files_by_row), (SELECT sum(row) FROM contents),
+    (SELECT sum(CAST(strftime('%s', taken) AS INTEGER)) FROM contents),
+    (SELECT sum(row + content + CAST(seconds * 1000 AS INTEGER)) FROM frames), (SELECT sum(row) FROM free_rows))
+"""
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _AGE = "mtime_ns + (is_in_backup(path) << 62)"  # of copies, the lowest is shown: the oldest outside backup folders
 _FILES = (
-    f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns, {_SOUND_FILE} AND {_SOUND_CONTENT} AS sound "
-    "FROM files LEFT JOIN contents USING (row)"
+    f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns "
+    "FROM files JOIN contents USING (row)"
 )
 
 
@@ -75,39 +78,55 @@ class File:
     seconds: float | None = None  # time of the key frame of a video
 
 
+class DamagedIndexError(ValueError):
+    """The data of an index are damaged or missing; `dcclip index` computes them again."""
+
+
 class Catalog:
     """Catalog in one SQLite file, usable from several threads.
 
     Args:
-        path: Path of the file; it is created if it is missing.
-        key: Number of the index, which its checksums depend on.
+        path: Path of the file.
+        create: Whether to create it. Default: it has to exist.
 
     Raises:
-        ValueError: The file is damaged. Other methods raise it as well.
+        DamagedIndexError: The file is damaged or missing. Other methods raise it as well.
         OSError: The disk is full, or the file cannot be read or written. Other methods raise it as well.
     """
 
-    def __init__(self, path: Path, key: int = 0):
-        self._path, self._key, self._lock = path, key, threading.RLock()
+    def __init__(self, path: Path, create: bool = False):
+        self._path, self._lock = path, threading.RLock()
+        for each in (path, path.with_name(f"{path.name}-journal")):
+            require_own_file(each)
+        if not create and not os.path.exists(path):
+            raise self.damage("it is missing")
         with self._errors_reported():
             # autocommit: transactions are explicit
             self._connection = sqlite3.connect(
                 path, BUSY_S, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.create_function("search_text", 1, search_text, deterministic=True)
-            self._connection.create_function("date_in_name", 1, date_in_name, deterministic=True)
-            self._connection.create_function("is_in_backup", 1, is_in_backup, deterministic=True)
-            self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
-            if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
-                self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            for function in (search_text, date_in_name, is_in_backup):
+                self._connection.create_function(function.__name__, 1, function, deterministic=True)
+            if create:
+                self._connection.executescript(
+                    f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
+                )
+            elif self.execute(f"SELECT value = ({_SUMS}) FROM sums") != [(1,)]:
+                raise self.damage("an entry is lost or changed")
 
     def close(self):
         """Close the file."""
         self._connection.close()
 
-    def _checksum(self, *values: object) -> int:
-        return zlib.crc32(repr(values).encode(), self._key)
+    def verify(self):
+        """Check all pages of the file.
+
+        Raises:
+            DamagedIndexError: One is damaged.
+        """
+        if (found := self.execute("PRAGMA integrity_check(1)")) != [("ok",)]:
+            raise self.damage(found[0][0])
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -128,14 +147,18 @@ class Catalog:
     def reading(self) -> Iterator[None]:
         """Hold one state of the catalog: no other process can commit within the block."""
         with self._transaction("BEGIN"):
-            self._execute("SELECT 1 FROM rotation")  # takes the lock
+            self.execute("SELECT 1 FROM rotation")  # takes the lock
             yield
 
-    def writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """Commit everything within the block, or after an error nothing."""
-        return self._transaction("BEGIN IMMEDIATE")
+        with self._transaction("BEGIN IMMEDIATE"):
+            yield
+            self.execute(f"UPDATE sums SET value = ({_SUMS})")
 
-    def _execute(self, statement: str, *values: object) -> list[tuple]:
+    def execute(self, statement: str, *values: object) -> list[tuple]:
+        """Run an SQL statement, and return its rows."""
         with self._lock, self._errors_reported():
             return self._connection.execute(statement, values).fetchall()
 
@@ -147,84 +170,62 @@ class Catalog:
     def _errors_reported(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            message = f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
-            raise OSError(message) from error
-        except (
-            sqlite3.DatabaseError,
-            UnicodeDecodeError,
-        ) as error:  # its message may have damaged names
-            raise self._damage(str(error)) from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the message may have damaged names
+            code = getattr(error, "sqlite_errorcode", None)
+            # a table that is missing has the general code, and a full disk one of its own
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise OSError(
+                    f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
+                ) from error
+            raise self.damage(str(error)) from error
 
-    def _damage(self, cause: str) -> ValueError:
-        return ValueError(
-            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({' '.join(cause.split())}). "
-            "Restore it, or remove the folder and index the photographs again."
+    def damage(self, cause: str) -> DamagedIndexError:
+        """The error of a damaged catalog."""
+        return DamagedIndexError(
+            f"index: {str(self._path)!r} is damaged ({' '.join(cause.split())}). Run dcclip index: it embeds the "
+            "photographs again, and keeps the folders and what they leave out."
         )
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of vectors, free ones included. Each is either of a content or free."""
-        ((rows, entries, both),) = self._execute(_COUNT_ROWS)
-        if rows != entries or both:
-            raise self._damage(
-                f"{rows} rows of vectors have {entries} entries, {both} of them twice"
-            )
-        return rows
+        """Number of rows of vectors, free ones included."""
+        return self.execute(
+            "SELECT (SELECT count(*) FROM contents) + (SELECT count(*) FROM frames)"
+            " + (SELECT count(*) FROM free_rows)"
+        )[0][0]
 
     @property
     def num_files(self) -> int:
         """Number of files."""
-        return self._execute("SELECT count(*) FROM files")[0][0]
+        return self.execute("SELECT count(*) FROM files")[0][0]
 
     def free_rows(self) -> np.ndarray:
         """Rows that hold no vector of a file, (N,) int64."""
         return np.array(
-            [row for (row,) in self._execute("SELECT row FROM free_rows ORDER BY row")], np.int64
+            [row for (row,) in self.execute("SELECT row FROM free_rows ORDER BY row")], np.int64
         )
 
     def knows(self, digest: bytes) -> bool:
         """Whether a content has a vector."""
-        return bool(self._execute("SELECT 1 FROM contents WHERE digest = ?", digest))
+        return bool(self.execute("SELECT 1 FROM contents WHERE digest = ?", digest))
 
     def digest(self, path: bytes) -> bytes | None:
         """Digest of a file's content; None if the path is not in the index."""
-        found = self._execute(
+        found = self.execute(
             "SELECT digest FROM files JOIN contents USING (row) WHERE path = ?", path
         )
         return found[0][0] if found else None
 
-    def folders(self) -> dict[Path, list[str]]:
-        """The indexed folders, sorted, each with the patterns of what stays out of it."""
-        found = self._execute(
-            "SELECT path, patterns, sum = checksum(path, patterns) FROM folders ORDER BY path"
-        )
-        if not all(is_sound for _, _, is_sound in found):
-            raise self._damage("a folder has a wrong checksum")
-        return {Path(os.fsdecode(path)): json.loads(patterns) for path, patterns, _ in found}
-
-    def set_folders(self, folders: Mapping[Path, Sequence[str]]):
-        """Replace the indexed folders and their patterns."""
-        if folders != self.folders():
-            with self.writing():
-                self._execute("DELETE FROM folders")
-                rows = [
-                    (os.fsencode(path), json.dumps(patterns)) for path, patterns in folders.items()
-                ]
-                self._many("INSERT INTO folders VALUES (?1, ?2, checksum(?1, ?2))", rows)
-
     def failures(self) -> list[tuple[str, str]]:
         """Paths of the files that could not be read, each with its cause, sorted by path."""
-        found = self._execute("SELECT path, cause FROM failures ORDER BY path")
+        found = self.execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
-    def content_rows(self, count: int) -> np.ndarray | None:
-        """For each row below a count, the first row of the same content, (count,) int64. None without videos."""
-        frames = np.array(self._execute("SELECT row, content FROM frames"), np.int64).reshape(-1, 2)
-        if not len(frames):
-            return None
+    def content_rows(self, count: int) -> np.ndarray:
+        """For each row below a count, the first row of the same content, (count,) int64."""
         first = np.arange(count)
-        first[frames[:, 0]] = frames[:, 1]
+        for row, content in self.execute("SELECT row, content FROM frames"):
+            first[row] = content
         return first
 
     def files_of_rows(
@@ -235,54 +236,42 @@ class Catalog:
         query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY {_AGE}, path"
         found = {}
         for row in map(int, rows):
-            frame = self._execute(
-                f"SELECT content, seconds, {_SOUND_FRAME} FROM frames WHERE row = ?", row
-            )
-            content, seconds, is_sound = frame[0] if frame else (row, None, True)
-            if not is_sound:
-                raise ValueError(
-                    f"index: row {row} of {str(self._path)!r} is damaged. Repair it: dcclip index."
-                )
-            files = [self._file(each) for each in self._execute(query, content, *values)]
+            frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
+            content, seconds = frame[0] if frame else (row, None)
+            files = [self._file(each) for each in self.execute(query, content, *values)]
             found[row] = (
                 [replace(each, row=row, seconds=seconds) for each in files] if frame else files
             )
         if not all(found.values()):
-            raise ValueError(
-                f"index: {str(self._path)!r} has rows without files. Repair it: dcclip index."
-            )
+            raise self.damage("a vector has no file")
         return found
 
     def _file(self, entry: tuple) -> File:
-        number, path, row, date, size, mtime_ns, is_sound = entry
-        if not is_sound:
-            raise ValueError(
-                f"index: entry {number} of {str(self._path)!r} is damaged. Repair it: dcclip index."
-            )
+        number, path, row, date, size, mtime_ns = entry
         seconds = 0.0 if extension_of(path) in VIDEOS else None
         return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
 
     def file(self, number: int, seconds: float | None = None) -> File | None:
         """The file of an id, of a video with the row of a key frame, by default the first; None if there is none."""
-        found = self._execute(f"{_FILES} WHERE id = ?", number)
+        found = self.execute(f"{_FILES} WHERE id = ?", number)
         file = self._file(found[0]) if found else None
         if file is None or not seconds:
             return file
-        rows = self._execute(
+        rows = self.execute(
             "SELECT row FROM frames WHERE content = ? AND seconds = ?", file.row, seconds
         )
         return replace(file, row=rows[0][0], seconds=seconds) if rows else None
 
     def files(self) -> list[File]:
         """All files sorted by path."""
-        return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
+        return [self._file(each) for each in self.execute(f"{_FILES} ORDER BY path")]
 
     def newest(self, top: int, skip: int, chosen: Filter) -> list[int]:
         """Rows of the contents with a file that passes a filter, newest first by the file to show."""
         where, values = chosen.condition()
-        # SQLite takes the other columns from the file of the minimum
+        # bare columns come from the row with min()
         query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
-        found = self._execute(
+        found = self.execute(
             f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip
         )
         return [row for row, *_ in found]
@@ -290,79 +279,33 @@ class Catalog:
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
         where, values = chosen.condition()
-        found = self._execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
+        found = self.execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
         return np.array([row for (row,) in found], np.int64)
 
     def forget_folder(self, folder: Path) -> int:
-        """Remove an indexed folder with its files, and return their number."""
+        """Remove the files below a folder, and return their number."""
         limits = _range(os.fsencode(folder))
         with self.writing():
-            self.set_folders(
-                {path: patterns for path, patterns in self.folders().items() if path != folder}
-            )
-            found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
-            self._execute(f"DELETE FROM failures WHERE {_BELOW}", *limits)
+            found = self.execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
+            self.execute(f"DELETE FROM failures WHERE {_BELOW}", *limits)
             self._free([row for (row,) in found])
         return len(found)
-
-    def repair(self, lost_rows: Callable[[int], np.ndarray]) -> int:
-        """Remove damaged entries, so that their files are indexed again, and return the number of files.
-
-        Args:
-            lost_rows: Function that returns the rows below a number whose vectors are damaged.
-        """
-        folders = {*self.folders()}
-        with self.writing():
-            if self._execute("PRAGMA integrity_check(1)") != [("ok",)]:
-                self._execute("REINDEX")
-                if (found := self._execute("PRAGMA integrity_check(1)")) != [("ok",)]:
-                    raise self._damage(found[0][0])
-            frames = f"SELECT content FROM frames WHERE {_SOUND_FRAME} IS NOT TRUE"
-            damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE OR row IN ({frames})"
-            removed = self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING path")
-            self._execute("DELETE FROM contents WHERE row NOT IN (SELECT row FROM files)")
-            self._execute("DELETE FROM frames WHERE content NOT IN (SELECT row FROM contents)")
-            entries = dict(
-                self._execute(
-                    "SELECT row, row FROM contents UNION ALL SELECT row, content FROM frames"
-                )
-            )
-            rows = np.array([*entries], np.int64)
-            free = np.setdiff1d(np.arange(rows.max(initial=-1) + 1), rows)
-            if not np.array_equal(free, self.free_rows()):
-                self._execute("DELETE FROM free_rows")
-                self._many("INSERT INTO free_rows VALUES (?)", [(row,) for row in free.tolist()])
-            lost = {entries[row] for row in np.intersect1d(lost_rows(self.num_rows), rows).tolist()}
-            query = "DELETE FROM files WHERE row = ? RETURNING path"
-            removed += [each for row in lost for each in self._execute(query, row)]
-            self._free(lost)
-            if outside := sum(
-                not {*Path(os.fsdecode(path)).parents} & folders for (path,) in removed
-            ):
-                raise ValueError(
-                    f"index: {str(self._path.parents[1])!r} lacks the vectors of {outside} images that are in none of "
-                    "the folders of the index. Restore it, or embed their data again: training/embed.py."
-                )
-        return len(removed)
 
     @property
     def rotation(self) -> np.ndarray | None:
         """Rotation from the teacher's space to the space of the index, (D, D) float32; None if there is none."""
-        found = self._execute("SELECT matrix, sum = checksum(matrix) FROM rotation")
-        if not found:
-            return None
-        ((matrix, is_sound),) = found
-        if not is_sound:
-            raise self._damage("its rotation has a wrong checksum")
-        return np.frombuffer(matrix, "<f4").reshape(math.isqrt(len(matrix) // 4), -1)
+        for checksum, matrix in self.execute("SELECT checksum, matrix FROM rotation"):
+            if checksum != zlib.crc32(matrix):
+                raise self.damage("its rotation has a wrong checksum")
+            return np.frombuffer(matrix, "<f4").reshape(math.isqrt(len(matrix) // 4), -1)
+        return None
 
     @rotation.setter
     def rotation(self, matrix: np.ndarray):
+        content = matrix.astype("<f4").tobytes()
         with self.writing():
-            self._execute("DELETE FROM rotation")
-            self._execute(
-                "INSERT INTO rotation VALUES (?1, checksum(?1))", matrix.astype("<f4").tobytes()
-            )
+            self.execute("DELETE FROM rotation")
+            self.execute("INSERT INTO rotation VALUES (?, ?)", zlib.crc32(content), content)
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
         """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
@@ -371,26 +314,23 @@ class Catalog:
         """
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
-                self._execute(statement)
+                self.execute(statement)
             states = ((each.path, each.size, each.mtime_ns) for each in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
-            self._execute(_FIND_PENDING)
+            self.execute(_FIND_PENDING)
+            self.execute(
+                "DELETE FROM failures WHERE path IN (SELECT path FROM seen JOIN files USING (path, size, mtime_ns))"
+            )
         counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
         found, unchanged, pending = (
-            self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted
+            self.execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted
         )
         return found, unchanged, pending
-
-    def unchanged(self, limit: int) -> list[tuple[bytes, int]]:
-        """Paths and rows of some files that `compare` found unchanged."""
-        return self._execute(
-            "SELECT path, row FROM seen JOIN files USING (path, size, mtime_ns) LIMIT ?", limit
-        )
 
     def pending(self, size: int = 1000) -> Iterator[bytes]:
         """Paths of the files that are new or changed, in order, read in parts of a size."""
         position = 0
-        while found := self._execute(
+        while found := self.execute(
             "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?",
             position,
             size,
@@ -406,22 +346,24 @@ class Catalog:
         """
         end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
         count = sum(1 + len(times) for _, _, times in contents)
-        rows = [row for (row,) in self._execute(query, count)]
+        rows = [row for (row,) in self.execute(query, count)]
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
         for digest, taken, times in contents:
             row = next(numbers)
-            self._execute(
-                "INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", row, digest, taken
-            )
+            self.execute("INSERT INTO contents VALUES (?, ?, ?)", row, digest, taken)
             frames = [(next(numbers), row, seconds) for seconds in times]
-            self._many("INSERT INTO frames VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", frames)
+            self._many("INSERT INTO frames VALUES (?, ?, ?)", frames)
         return np.array(rows, np.int64)
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
-        replaced = [row for state, _ in files for (row,) in self._execute(_ROW_OF_PATH, state.path)]
+        replaced = [
+            row
+            for state, _ in files
+            for (row,) in self.execute("SELECT row FROM files WHERE path = ?", state.path)
+        ]
         self._many(
             _ENTER_FILE,
             [(state.path, state.size, state.mtime_ns, digest) for state, digest in files],
@@ -438,54 +380,45 @@ class Catalog:
         known = (state.size, state.mtime_ns) if state else (None, None)
         self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
         if state is not None:
-            self._free(
-                [
-                    row
-                    for (row,) in self._execute(
-                        "DELETE FROM files WHERE path = ? RETURNING row", path
-                    )
-                ]
-            )
+            found = self.execute("DELETE FROM files WHERE path = ? RETURNING row", path)
+            self._free([row for (row,) in found])
 
     def remove_missing(
         self, folders: Iterable[Path], unreadable: Iterable[bytes]
     ) -> tuple[int, int]:
-        """Remove the files below folders that `compare` did not see, except below unreadable directories.
+        """Remove the files below folders that `compare` did not see, except at or below unreadable paths.
 
         Returns the numbers of files that were removed, and of those that were moved: their content has a new path.
         """
         with self.writing():
             for path in unreadable:
-                self._execute(
+                self.execute(
                     f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}",
                     *_range(path),
                 )
             rows: list[int] = []
             for folder in folders:
                 limits = _range(os.fsencode(folder))
-                rows += [
-                    row
-                    for (row,) in self._execute(
-                        f"DELETE FROM files WHERE {_MISSING} RETURNING row", *limits
-                    )
-                ]
-                self._execute(f"DELETE FROM failures WHERE {_MISSING}", *limits)
+                missing = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
+                found = self.execute(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)
+                rows += [row for (row,) in found]
+                self.execute(f"DELETE FROM failures WHERE {missing}", *limits)
             self._free(rows)
             moved = sum(
-                min(number, self._execute(_COUNT_ENTERED, row)[0][0])
+                min(number, self.execute(_COUNT_ENTERED, row)[0][0])
                 for row, number in Counter(rows).items()
             )
         return len(rows) - moved, moved
 
     def count_below(self, folder: Path) -> int:
-        """Number of files below a folder."""
-        return self._execute(
+        """Number of files at or below a path."""
+        return self.execute(
             f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder))
         )[0][0]
 
     def count_seen(self, folder: Path) -> int:
         """Number of files below a folder that the last `compare` saw."""
-        return self._execute(
+        return self.execute(
             f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder))
         )[0][0]
 
@@ -498,8 +431,8 @@ class Catalog:
         self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
         self._many(f"DELETE FROM contents WHERE {unused}", candidates)
         orphans = "content NOT IN (SELECT row FROM contents)"
-        self._execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
-        self._execute(f"DELETE FROM frames WHERE {orphans}")
+        self.execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
+        self.execute(f"DELETE FROM frames WHERE {orphans}")
 
 
 _COMPARISON = (
@@ -518,29 +451,32 @@ WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.path = seen.path
 ORDER BY position
 """
 _ENTER_FILE = """
-INSERT INTO files (path, size, mtime_ns, row, sum)
-SELECT ?1, ?2, ?3, row, checksum(?1, ?2, ?3, row) FROM contents WHERE digest = ?4
-ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row, sum = excluded.sum
+INSERT INTO files (path, size, mtime_ns, row) SELECT ?1, ?2, ?3, row FROM contents WHERE digest = ?4
+ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
 """
 _COUNT_ENTERED = """
 SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
 """
-_COUNT_ROWS = """
-SELECT (SELECT coalesce(max(row), -1) + 1 FROM (SELECT max(row) AS row FROM contents
-        UNION ALL SELECT max(row) FROM free_rows UNION ALL SELECT max(row) FROM files
-        UNION ALL SELECT max(row) FROM frames)),
-       (SELECT count(*) FROM contents) + (SELECT count(*) FROM free_rows) + (SELECT count(*) FROM frames),
-       (SELECT count(*) FROM free_rows WHERE row IN (SELECT row FROM contents UNION ALL SELECT row FROM frames))
-"""
-_ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
-_BELOW = "path > ? AND path < ?"
-_MISSING = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
+_BELOW = "(path = ? OR path > ? AND path < ?)"
 
 
-def _range(folder: bytes) -> tuple[bytes, bytes]:
-    """Limits of the paths below a folder: they start with its path and a separator."""
-    start = with_separator(folder)
-    return start, start[:-1] + bytes([start[-1] + 1])
+def _range(path: bytes) -> tuple[bytes, bytes, bytes]:
+    """A path, and the limits of the paths below it: they start with the path and a separator."""
+    start = with_separator(path)
+    return path, start, start[:-1] + bytes([start[-1] + 1])
+
+
+def require_own_file(path: Path):
+    """Refuse what stands in place of a file that an index writes: a link out of it, a pipe or a device.
+
+    Raises:
+        DamagedIndexError: The path exists and is not a regular file.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise DamagedIndexError(
+                f"index: {str(path)!r} is a link, or not a file. Remove it, and run dcclip index."
+            )
 
 
 def distinct_files(files: Sequence[File]) -> list[File]:

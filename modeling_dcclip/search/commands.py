@@ -18,8 +18,8 @@ from modeling_dcclip.messages import translate
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
-from modeling_dcclip.search.manifest import MANIFEST, read_manifest
 from modeling_dcclip.search.query import QueryWarning, split_query
+from modeling_dcclip.search.settings import has_index, read_settings
 from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import load_watchfiles, watch
 
@@ -30,7 +30,7 @@ CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes tha
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    exists = (options.index / MANIFEST).is_file()
+    exists = has_index(options.index)
     given = {
         name
         for name in ("folders", "model", "exclude", "forget", "upgrade", "watch")
@@ -89,8 +89,8 @@ def _model(options: argparse.Namespace) -> Path | None:
     """
     if options.model is not None:
         return options.model
-    if (options.index / MANIFEST).is_file():
-        folder = Path(read_manifest(options.index)["model_folder"])
+    if has_index(options.index):
+        folder = Path(read_settings(options.index).model)
         if (folder / "config.json").is_file():
             return None
     return default_model()
@@ -113,8 +113,8 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     _say(
         f"{_files(files)} in the index: {translate(', ').join(map(translate, parts))} ({report.seconds:.1f} s)"
     )
-    if report.repaired:
-        _say(f"the vectors of {_files(report.repaired)} were lost, and are embedded again")
+    if report.lost:
+        _say(f"the index was damaged, and all its photographs were embedded again: {report.lost}")
     for cause, number in Counter(cause for _, cause in report.failures).most_common():
         _say(f"unreadable: {_files(number)} ({cause})")
         for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
@@ -122,7 +122,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         if number > SHOWN_FAILURES:
             _say(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
-        _say(f"unreadable folder: {str(folder)!r} (its indexed photographs are kept)")
+        _say(f"cannot be read: {str(folder)!r} (its indexed photographs are kept)")
     for folder in report.missing:
         _say(
             f"missing folder: {str(folder)!r} (its indexed photographs are kept; mount its disk, or pass --forget)"
@@ -203,7 +203,7 @@ def run_serve(options: argparse.Namespace):
     if options.api and options.open:
         raise ValueError("open: cannot be combined with api, which has no page. Leave one out.")
     if options.api:
-        model = _model(options) or Path(read_manifest(options.index)["model_folder"])
+        model = _model(options) or Path(read_settings(options.index).model)
         _serve(partial(ApiServer, open_model(model, threads=None)), "can use the model", options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
@@ -264,8 +264,7 @@ def run_duplicates(options: argparse.Namespace):
 def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
     with Index.open(options.index) as index:
-        catalog, model = index.catalog, Path(index.manifest["model_folder"])
-        folders = catalog.folders()
+        catalog, model, folders = index.catalog, Path(index.settings.model), index.folders
         status: dict[str, Any] = {
             "index": str(options.index),
             "files": len(index),

@@ -14,51 +14,14 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
-STILLS = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".webp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".jp2",
-    ".avif",
-}
-STILLS |= {".heic", ".heif", ".hif"}
-RAW_PHOTOS = {
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".dng",
-    ".nef",
-    ".nrw",
-    ".orf",
-    ".pef",
-    ".raf",
-    ".rw2",
-    ".rwl",
-    ".sr2",
-    ".srw",
-}
-VIDEOS = {
-    ".3gp",
-    ".avi",
-    ".m2ts",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".mts",
-    ".webm",
-    ".wmv",
-}
+
+def _extensions(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+STILLS = _extensions("avif bmp gif heic heif hif jfif jp2 jpe jpeg jpg mpo png tif tiff webp")
+RAW_PHOTOS = _extensions("arw cr2 cr3 dng nef nrw orf pef raf rw2 rwl sr2 srw")
+VIDEOS = _extensions("3gp avi m2ts m4v mkv mov mp4 mpeg mpg mts webm wmv")
 EXTENSIONS = STILLS | RAW_PHOTOS | VIDEOS
 LIVE_BYTES = 10 * 2**20
 NAME_DATE = re.compile(
@@ -165,10 +128,12 @@ class Walk:
                 extension = extension_of(entry.name)
                 try:
                     status = entry.stat()
-                except (
-                    FileNotFoundError
-                ):  # such as a link to a directory on a disk that is not mounted
-                    if extension not in EXTENSIONS:
+                except FileNotFoundError:
+                    if not entry.is_symlink():  # deleted since the folder was listed
+                        continue
+                    if extension in EXTENSIONS:  # read, and so counted as a failure
+                        yield FileState.of(entry.path, entry.stat(follow_symlinks=False))
+                    else:  # perhaps to a folder on a disk that is not mounted
                         self.unreadable.append(entry.path)
                     continue
                 except OSError:  # the folder cannot be entered, or its disk fails: what the index has of it stays

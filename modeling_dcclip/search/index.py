@@ -7,7 +7,7 @@
     for hit in index.search("海边的日落", top=5):
         print(hit.score, hit.path)
 
-An index is a folder with a manifest, a catalog of files and their vectors: see manifest.py.
+An index is a folder with settings, and a catalog of files and their vectors: see settings.py.
 """
 
 import threading
@@ -16,28 +16,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import File, distinct_files
+from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 from modeling_dcclip.search.indexing import Progress, Report, absolute, update
-from modeling_dcclip.search.manifest import (
-    MANIFEST,
-    Space,
-    create_folder,
-    open_data,
-    read_manifest,
-    remove_stale_data,
-    write_lock,
-    write_manifest,
-)
 from modeling_dcclip.search.photos import read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term
-from modeling_dcclip.search.video import MAX_FRAMES
+from modeling_dcclip.search.settings import (
+    BusyError,
+    Settings,
+    catalog_path,
+    check_data,
+    create_index,
+    empty_data,
+    has_index,
+    read_settings,
+    remove_stale_data,
+    write_lock,
+    write_settings,
+)
+from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.vectors import VectorStore, largest
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,22 @@ class Index:
     def __init__(
         self,
         folder: Path,
-        manifest: dict[str, Any],
+        settings: Settings,
         model: Runtime | str | Path | None = None,
         model_id: str | None = None,
     ):
         self.folder = folder
         self._model, self._model_id = model, model_id
+        self._lost: str | None = (
+            None  # what was wrong with data that the next update computes again
+        )
         self._lock = threading.RLock()
-        self._load(manifest)
+        self._load(settings)
 
-    def _load(self, manifest: dict[str, Any]):
-        self.manifest = manifest
-        self.space = Space(**manifest["space"])
-        self.catalog, self.store = open_data(self.folder, manifest)
+    def _load(self, settings: Settings):
+        self.settings, self.space = settings, settings.space
+        self.catalog = Catalog(catalog_path(self.folder, settings.data))
+        self.store = VectorStore(self.catalog, self.space.dimension)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
         self._nouns: np.ndarray | None = None
@@ -104,9 +110,20 @@ class Index:
     def refresh(self):
         """Switch to the result of an upgrade, or to an index that replaced this one. Searches call this method."""
         with self._lock:
-            manifest = read_manifest(self.folder)
-            if any(manifest.get(name) != self.manifest.get(name) for name in ("data", "id")):
-                self._load(manifest)
+            current, settings = self.settings, read_settings(self.folder)
+            if (settings.id, settings.data) != (current.id, current.data):
+                self._load(settings)
+            self.settings = settings
+
+    @property
+    def folders(self) -> dict[Path, list[str]]:
+        """The indexed folders, each with the patterns of what stays out of it."""
+        return dict(sorted(self.settings.folders.items()))
+
+    def _change(self, settings: Settings):
+        """Write changed settings. Call it within the lock of the index."""
+        write_settings(self.folder, settings)
+        self.settings = settings
 
     @classmethod
     def open(
@@ -123,7 +140,8 @@ class Index:
         Args:
             folder: Folder of the index.
             model: Model to search and to add with, or its folder. Default: the model that wrote the index.
-            create: Whether to create an index that does not exist; it then belongs to `model`.
+            create: Whether to create an index that does not exist, which then belongs to `model`. The data of an index
+                are checked, and damaged ones removed, so that `add` computes them again.
             truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
             model_id: Hub id of the model; its students and their indexes are recognised by it. Default: its folder.
 
@@ -134,20 +152,23 @@ class Index:
         folder = Path(folder)
         if folder.is_file():
             raise ValueError(f"index: {str(folder)!r} is a file. Name a folder with --index.")
-        if not (folder / MANIFEST).is_file():
-            if not create:
-                raise ValueError(
-                    f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS."
-                )
+        if create and not has_index(folder):
             runtime = open_model(model, truncate_dim)
-            return cls(folder, create_folder(folder, runtime, Space.of(runtime, model_id)), runtime)
-        manifest = read_manifest(folder)
-        if truncate_dim not in (None, manifest["space"]["dimension"]):
+            return cls(folder, create_index(folder, runtime, Space.of(runtime, model_id)), runtime)
+        settings, lost = read_settings(folder), None
+        if truncate_dim not in (None, settings.space.dimension):
             raise ValueError(
-                f"truncate_dim: the index {str(folder)!r} has {manifest['space']['dimension']} dimensions, not "
+                f"truncate_dim: the index {str(folder)!r} has {settings.space.dimension} dimensions, not "
                 f"{truncate_dim}. Choose a new folder with --index."
             )
-        index = cls(folder, manifest, model, model_id)
+        if create:
+            with suppress(BusyError), write_lock(folder):  # a process that writes has checked it
+                settings = read_settings(folder)
+                if lost := check_data(folder, settings):
+                    runtime = open_model(settings.model if model is None else model)
+                    settings = empty_data(folder, settings, runtime)
+        index = cls(folder, settings, model, model_id)
+        index._lost = lost
         if model is not None:
             _ = index.runtime
         return index
@@ -171,17 +192,11 @@ class Index:
         """The model, loaded on first use."""
         with self._lock:
             if self._runtime is None:
-                runtime = open_model(
-                    self.manifest["model_folder"] if self._model is None else self._model
-                )
+                runtime = open_model(self.settings.model if self._model is None else self._model)
                 space = Space.of(runtime, self._model_id)
                 found = self.match(runtime, space)
                 if found is None:
-                    missing = (
-                        ""
-                        if (Path(self.manifest["model_folder"]) / "config.json").is_file()
-                        else " (missing)"
-                    )
+                    missing = "" if self._has_model() else " (missing)"
                     raise ValueError(
                         f"model: {space.model!r} (dimensions: {space.dimension}) has a different embedding space than "
                         f"the index {str(self.folder)!r}, which belongs to {self.space.model!r}{missing} "
@@ -196,14 +211,15 @@ class Index:
                     self._remember(runtime.folder)
             return self._runtime
 
+    def _has_model(self) -> bool:
+        return (Path(self.settings.model) / "config.json").is_file()
+
     def _remember(self, folder: Path):
         """Record the folder of the model if the recorded one is gone and the index can be written."""
-        if not (Path(self.manifest["model_folder"]) / "config.json").is_file():
+        if not self._has_model():
             with suppress(OSError, ValueError), write_lock(self.folder):
-                self.manifest = read_manifest(self.folder) | {
-                    "model_folder": str(folder.absolute())
-                }
-                write_manifest(self.folder, self.manifest)
+                self.refresh()
+                self._change(replace(self.settings, model=str(folder.absolute())))
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
         """How a model searches the index: the model, truncated if it has to be, and the map from its space, or None.
@@ -216,16 +232,9 @@ class Index:
             return None
         if rotations[0] == rotations[1]:
             return runtime.truncated(dimension), None
-        ours = (
-            self.catalog.rotation
-            if rotations[0] is not None
-            else np.eye(space.dimension, dtype=np.float32)
-        )
-        theirs = (
-            runtime.rotation
-            if rotations[1] is not None
-            else np.eye(space.dimension, dtype=np.float32)
-        )
+        identity = np.eye(space.dimension, dtype=np.float32)
+        ours = identity if rotations[0] is None else self.catalog.rotation
+        theirs = identity if rotations[1] is None else runtime.rotation
         if (
             ours is None
             or theirs is None
@@ -260,7 +269,7 @@ class Index:
             OSError: The disk is full or cannot be written. What was committed stays.
         """
         named = [Path(folder) for folder in folders]
-        if not named and not self.catalog.folders():
+        if not named and not self.settings.folders:
             raise ValueError(
                 "folder: got none, and the index has none yet. Name a folder of photographs."
             )
@@ -272,7 +281,18 @@ class Index:
                     "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
                     f"{runtime.folder}), or choose a new folder with --index."
                 )
-            return update(self.catalog, self.store, runtime, named, progress, exclude)
+            report = update(
+                self.catalog,
+                self.store,
+                runtime,
+                self.folders,
+                lambda folders: self._change(replace(self.settings, folders=folders)),
+                named=named,
+                progress=progress,
+                exclude=exclude,
+            )
+            report.lost, self._lost = self._lost, None
+            return report
 
     def forget(self, folder: str | Path) -> int:
         """Remove an indexed folder. No photograph is touched. A path over symbolic links names the same folder.
@@ -285,10 +305,13 @@ class Index:
         """
         path = absolute(Path(folder))
         with self.writing():
-            known = self.catalog.folders()
+            known = self.folders
             for each in known:
                 if path == each or path.resolve() == each.resolve():
-                    return self.catalog.forget_folder(each)
+                    removed = self.catalog.forget_folder(each)
+                    del known[each]
+                    self._change(replace(self.settings, folders=known))
+                    return removed
         raise ValueError(
             f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. To leave out a folder "
             "inside one, pass --exclude."
@@ -369,15 +392,11 @@ class Index:
             ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
-            if first is None:
-                rows, scores = self.store.search(ranked, count, skip + top, allowed)
-            else:
-                allowed = None if allowed is None else allowed[first]
-                rows, scores = self.store.search(ranked, count, (skip + top) * MAX_FRAMES, allowed)
-                best = np.sort(np.unique(first[rows], return_index=True)[1])[
-                    : skip + top
-                ]  # one frame of each video
-                rows, scores = rows[best], scores[best]
+            scores = self.store.scores(ranked, count)
+            if allowed is not None:
+                scores[~allowed[first]] = -np.inf
+            rows = _best(scores, first, skip + top)
+            scores = scores[rows]
             fits = None
             if calibration is not None:
                 vectors = self.store.read(rows)
@@ -429,23 +448,31 @@ class Index:
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
 
+def _best(scores: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the highest finite scores, highest first, of each video its best frame alone, (K,) int64."""
+    asked = count
+    while True:
+        rows = largest(scores, asked)
+        best = np.sort(np.unique(first[rows], return_index=True)[1])
+        if len(best) >= count or len(rows) < asked:
+            return rows[best[:count]]
+        asked *= 2
+
+
 def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
-    hits = []
-    for (first, *others), score in zip(found, scores, strict=True):
-        copies, is_current = tuple(other.path for other in others), first.state.is_current()
-        version, seconds = first.state.version, first.seconds
-        hits.append(
-            Hit(
-                first.path,
-                float(score),
-                first.taken,
-                copies,
-                first.id,
-                version,
-                is_current,
-                seconds,
-            )
+    hits = [
+        Hit(
+            path=first.path,
+            score=float(score),
+            taken=first.taken,
+            copies=tuple(other.path for other in others),
+            id=first.id,
+            version=first.state.version,
+            is_current=first.state.is_current(),
+            seconds=first.seconds,
         )
+        for (first, *others), score in zip(found, scores, strict=True)
+    ]
     if outdated := sum(not hit.is_current for hit in hits):
         message = (
             "among them files that are gone, or have changed since the last index: "

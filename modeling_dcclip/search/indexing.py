@@ -27,9 +27,6 @@ from modeling_dcclip.search.vectors import VectorStore
 COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
 SHOWN_EXTENSIONS = 5  # of files that are not indexed
-MIN_COSINE = (
-    0.99  # of the stored and the new embedding of a photograph; processors differ in the last bits
-)
 
 Progress = Callable[[int, int], None]
 
@@ -47,9 +44,9 @@ class Report:
         moved: Number of files whose content has a new path. They are not embedded.
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
-        unreadable: Directories that could not be read; what the index has below them stays.
+        unreadable: Folders, and links to what is missing, that could not be read; what the index has of them stays.
         missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
-        repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
+        lost: What was wrong with the data of the index, so that all of them were computed again.
         others: Number of files of other types, which are not indexed, by their extension.
         seconds: Duration of the run, in seconds.
     """
@@ -63,7 +60,7 @@ class Report:
     failures: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    repaired: int = 0
+    lost: str | None = None
     others: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
@@ -87,29 +84,38 @@ def update(
     catalog: Catalog,
     store: VectorStore,
     runtime: Runtime,
+    recorded: Mapping[Path, list[str]],
+    save: Callable[[dict[Path, list[str]]], None],
     named: Sequence[Path] = (),
     progress: Progress | None = None,
     exclude: Sequence[str] | None = None,
-    earlier: Catalog | None = None,
 ) -> Report:
     """Bring an index up to date with folders, by default with its own. The caller holds the lock of the index.
 
-    A folder inside an indexed one updates that one. A folder around indexed ones takes their place. `earlier` is
-    the catalog that an upgrade replaces.
+    A folder inside an indexed one updates that one. A folder around indexed ones takes their place.
+
+    Args:
+        catalog: Catalog of the index.
+        store: Vectors of the index.
+        runtime: Model of the index.
+        recorded: Folders of the index with their patterns.
+        save: Function that records changed folders, before anything is embedded.
+        named: Folders that the user named.
+        progress: Function that is called with the number of files done and the number to do.
+        exclude: Patterns of what stays out of the named folders.
     """
     began = time.monotonic()
     require_folders(named)
-    recorded = catalog.folders()
-    report = Report(repaired=catalog.repair(store.lost_rows))
-    missing = [
-        folder for folder in recorded if not os.path.isdir(folder)
-    ]  # Path.is_dir fails if a disk does
+    report = Report()
+    # Path.is_dir fails if a disk does
+    missing = [folder for folder in recorded if not os.path.isdir(folder)]
     outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
     inside = [_indexed_path(folder, outermost) for folder in named]
     folders = [
         folder
         for folder in outermost.values()
-        if not named or report.repaired or any(each.is_relative_to(folder) for each in inside)
+        # of an index whose data are lost, all
+        if not named or not catalog.num_rows or any(each.is_relative_to(folder) for each in inside)
     ]
     replaced = [
         folder
@@ -130,26 +136,19 @@ def update(
     if without or len(empty) == len(folders):
         folder = (without or empty or missing)[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    below = {folder: _indexed_path(folder, outermost) for folder in replaced}
-    empty += [
-        folder for folder, path in below.items()
-        if not (catalog.count_seen(path) or any(walk.excludes(path) for walk in walks))
-    ]  # fmt: skip
+    for folder in replaced:
+        path = _indexed_path(folder, outermost)
+        if not (catalog.count_seen(path) or any(walk.excludes(path) for walk in walks)):
+            empty.append(folder)
     replaced = [folder for folder in replaced if folder not in empty]
-    catalog.set_folders(
-        {folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded
-    )
-    if pending:
-        _check_model(catalog, store, runtime)
+    kept = {folder: texts for folder, texts in recorded.items() if folder not in replaced}
+    save(kept | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
-    unreadable = [os.fsdecode(path) for walk in walks for path in walk.unreadable]
-    kept = [*map(os.fsencode, unreadable), *map(os.fsencode, [*missing, *empty])]
-    report.unreadable = [
-        path
-        for path in unreadable
-        if os.path.isdir(path) or (earlier or catalog).count_below(Path(path))
-    ]
-    report.removed, report.moved = catalog.remove_missing([*folders, *replaced], kept)
+    unreadable = [path for walk in walks for path in walk.unreadable]
+    report.unreadable = [os.fsdecode(path) for path in unreadable]
+    report.removed, report.moved = catalog.remove_missing(
+        [*folders, *replaced], [*unreadable, *map(os.fsencode, [*missing, *empty])]
+    )
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
     report.failures = catalog.failures()
@@ -236,28 +235,6 @@ def _lacks_images(folder: Path, indexed: int = 0) -> str:
     return (
         f"{name} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
     )
-
-
-def _check_model(catalog: Catalog, store: VectorStore, runtime: Runtime):
-    """Refuse a model that embeds a stored photograph differently: its files were replaced or damaged.
-
-    The fingerprints of the files were compared when they were opened; this checks what runs.
-    """
-    for path, row in catalog.unchanged(10):
-        try:
-            image = read_photo(path, lambda digest: False, runtime.preprocess.edge).image
-        except UnreadablePhotoError:
-            continue
-        assert image is not None  # no content is known
-        stored = store.read(np.array([row]))[0]
-        cosine = float(runtime.encode_images([image])[0] @ stored / np.linalg.norm(stored))
-        if not cosine >= MIN_COSINE:
-            raise ValueError(
-                f"model: {str(runtime.folder)!r} embeds {os.fsdecode(path)!r} differently than the index (cosine "
-                f"{cosine:.3f}), so its files are damaged or have changed. Restore them, or embed all photographs "
-                f"again: dcclip index --upgrade {runtime.folder}."
-            )
-        return
 
 
 def count_extensions(others: Mapping[str, int]) -> str:

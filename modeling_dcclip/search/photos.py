@@ -4,7 +4,6 @@ import hashlib
 import io
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +14,13 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
+from modeling_dcclip.image_dcclip import (
+    lacks_plugin,
+    open_header,
+    open_regular,
+    reduce_jpeg,
+    to_rgb,
+)
 from modeling_dcclip.search.files import (
     RAW_PHOTOS,
     STILLS,
@@ -178,12 +183,12 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
             f"{extension} needs {package}: pip install -U {package}", is_lasting=False
         )
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UnreadablePhotoError("not a file", is_lasting=False)
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
-        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+        is_broken = isinstance(error, FileNotFoundError) and os.path.islink(path)
+        cause = "link to a file that is missing" if is_broken else _cause(error)
+        raise UnreadablePhotoError(cause, is_lasting=False) from error
 
 
 def _cause(error: BaseException) -> str:

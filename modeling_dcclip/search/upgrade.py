@@ -1,25 +1,27 @@
 """Embed an index again with a new model, while the old vectors stay in use until the new ones are complete.
 
-The new catalog and vectors grow in a data folder of their own, which `upgrade.json` names. Renaming this file to
-`manifest.json` switches to them. An interrupted upgrade continues where it stopped.
+The new catalog grows in a file of its own, which `upgrade.json` names. The settings of the index switch to it when it
+is complete. An interrupted upgrade continues where it stopped.
 """
 
-import os
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, update
-from modeling_dcclip.search.manifest import (
-    MANIFEST,
+from modeling_dcclip.search.settings import (
     UPGRADE,
-    Space,
-    make_manifest,
-    open_data,
-    read_manifest,
-    store_rotation,
-    write_manifest,
+    Settings,
+    catalog_path,
+    create_catalog,
+    read_settings,
+    write_settings,
 )
+from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.vectors import VectorStore
 
 
 def upgrade_index(
@@ -57,45 +59,49 @@ def upgrade_index(
             raise ValueError(
                 f"model: the index {str(index.folder)!r} has this model already, with {space.dimension} dimensions."
             )
-        folders = index.catalog.folders()
-        if (
-            others := len(index) - sum(map(index.catalog.count_below, folders))
-        ) > 0:  # nested ones count twice
+        folders = index.folders
+        in_folders = sum(map(index.catalog.count_below, folders))  # nested ones count twice
+        if (others := len(index) - in_folders) > 0:
             raise ValueError(
                 f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
                 "data with the new model into a new index: training/embed.py."
             )
-        manifest = _pending(index, runtime, space)
-        catalog, store = open_data(index.folder, manifest, create=True)
-        try:
-            store_rotation(catalog, runtime)
-            for folder in {*catalog.folders()} - {
+        settings, catalog = _pending(index, runtime, space)
+        with closing(catalog):
+            for folder in {*settings.folders} - {
                 *folders
-            }:  # of an interrupted upgrade, and forgotten since
+            }:  # forgotten since an interrupted upgrade
                 catalog.forget_folder(folder)
-            catalog.set_folders(folders)
-            report = update(catalog, store, runtime, [*folders], progress, earlier=index.catalog)
-        finally:
-            catalog.close()
-        for path in report.unreadable:
+            write_settings(index.folder, replace(settings, folders=folders), UPGRADE)
+            report = update(
+                catalog,
+                VectorStore(catalog, space.dimension),
+                runtime,
+                folders,
+                lambda folders: None,  # they stay
+                named=[*folders],
+                progress=progress,
+            )
+        for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
                 raise ValueError(
                     f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. Make it "
                     "readable, or leave it out with --exclude, and run the same command again."
                 )
-        os.replace(index.folder / UPGRADE, index.folder / MANIFEST)
+        write_settings(index.folder, replace(settings, folders=folders))
+        (index.folder / UPGRADE).unlink()
     index.refresh()
     return report
 
 
-def _pending(index: Index, runtime: Runtime, space: Space) -> dict:
-    """The manifest of the upgrade. An interrupted one continues if it had this model and number of dimensions."""
-    manifest = make_manifest(runtime, space, index.manifest["data"] + 1)
-    if (index.folder / UPGRADE).is_file():
-        earlier = read_manifest(index.folder, UPGRADE)
-        if Space(**earlier["space"]).change(space) is None:
-            manifest |= {"data": earlier["data"], "id": earlier["id"]}
-        else:
-            manifest["data"] = earlier["data"] + 1
-    write_manifest(index.folder, manifest, UPGRADE)
-    return manifest
+def _pending(index: Index, runtime: Runtime, space: Space) -> tuple[Settings, Catalog]:
+    """Settings and catalog of the upgrade. An interrupted one continues if it had the same model and dimensions."""
+    number = index.settings.data + 1
+    if (index.folder / UPGRADE).exists():
+        earlier = read_settings(index.folder, UPGRADE)
+        if earlier.space.change(space) is None:
+            with suppress(DamagedIndexError):
+                return earlier, Catalog(catalog_path(index.folder, earlier.data))
+        number = max(number, earlier.data + 1)
+    settings = Settings.new(runtime, space, number)
+    return settings, create_catalog(index.folder, settings, runtime)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Report
-from modeling_dcclip.search.manifest import BusyError
+from modeling_dcclip.search.settings import BusyError
 
 QUIET_MS, LONGEST_MS = 1000, 10_000  # an update waits until nothing changes, at most so long
 CHECK_MS = 2000  # between looks at the folders themselves
@@ -40,7 +40,8 @@ def watch(index: Index) -> Iterator[Report]:
     watchfiles = load_watchfiles()
     own = {index.folder.absolute(), index.folder.resolve()}  # what an update itself changes
     while True:
-        folders = [*index.catalog.folders()]
+        index.refresh()
+        folders = index.folders
         is_current = False  # files may have changed before the watch began
         for changes in watchfiles.watch(
             *filter(os.path.isdir, folders),
@@ -50,13 +51,14 @@ def watch(index: Index) -> Iterator[Report]:
             rust_timeout=CHECK_MS,
             yield_on_timeout=True,
         ):
-            if [*index.catalog.folders()] != folders:  # another process has added or removed one
-                break
             if gone := next((folder for folder in folders if not os.path.isdir(folder)), None):
                 raise ValueError(
                     f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
                     "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
                 )
+            index.refresh()
+            if index.folders != folders:  # another process has changed them
+                break
             is_current = is_current and not changes
             if not is_current:
                 try:

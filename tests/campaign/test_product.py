@@ -20,11 +20,7 @@ MODEL = (
     "onnx/text_model.onnx",
     "onnx/vision_model.onnx",
 )
-INDEX = (
-    "manifest.json",
-    "data-1/catalog.sqlite",
-    *(f"data-1/vectors/{name}" for name in ("values.int8", "scale.float32", "check.uint32")),
-)
+INDEX = ("settings.json", "settings.backup.json", "catalog-1.sqlite")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,7 @@ def test_a_damaged_model_is_noticed(file, damage, original, place):
     )
 
 
-@pytest.mark.parametrize(("file", "damage"), cases(INDEX, flips=40))
+@pytest.mark.parametrize(("file", "damage"), cases(INDEX, 40, NAMED))
 def test_a_damaged_index_is_noticed_and_repaired(file, damage, original, place):
     undamaged = search(place)[1]
     put(place / "index" / file, damage)

@@ -31,18 +31,23 @@ def first(index: Index, text: str) -> str:
     return Path(index.search(text, top=1)[0].path).name
 
 
-def data_folders(index: Index) -> list[str]:
-    return sorted(path.name for path in index.folder.glob("data-*"))
+def catalogs(index: Index) -> list[str]:
+    return sorted(path.name for path in index.folder.glob("catalog-*.sqlite"))
 
 
 def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
     old = index.search("红")[0]
-    shutil.copytree(index.folder / "data-1", index.folder / "data-1-copy")  # by the user
+    shutil.copy(
+        index.folder / "catalog-1.sqlite", index.folder / "catalog-1-copy.sqlite"
+    )  # by the user
     assert upgrade_index(index, new_model).embedded == 5
     assert index.space.model == str(new_model)
     assert first(index, "红") == Path(old.path).name == "red.jpg"
     assert index.add().unchanged == 5
-    assert data_folders(index) == ["data-1-copy", "data-2"]  # the old vectors are gone now
+    assert catalogs(index) == [
+        "catalog-1-copy.sqlite",
+        "catalog-2.sqlite",
+    ]  # the old vectors are gone now
 
 
 def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(
@@ -94,7 +99,10 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, 
 
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop)
-    assert first(index, "red") == "red.jpg" and data_folders(index) == ["data-1", "data-2"]
+    assert first(index, "red") == "red.jpg" and catalogs(index) == [
+        "catalog-1.sqlite",
+        "catalog-2.sqlite",
+    ]
     assert index.add().unchanged == 6  # the old index is still in use
     index.forget(tmp_path / "before")
     report = upgrade_index(index, new_model)
@@ -110,9 +118,9 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop)
     assert upgrade_index(index, color_model, truncate_dim=12).embedded == 5
-    assert index.manifest["data"] == 3
+    assert index.settings.data == 3
     index.add()
-    assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
+    assert catalogs(index) == ["catalog-3.sqlite"] and first(index, "white") == "white.png"
 
 
 def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(

@@ -10,7 +10,7 @@ from modeling_dcclip import command
 from modeling_dcclip.search import commands
 from modeling_dcclip.search import watch as module
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.manifest import write_lock
+from modeling_dcclip.search.settings import write_lock
 
 pytest.importorskip("watchfiles")
 

@@ -18,8 +18,8 @@ from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.files import FileState, extension_of
 from modeling_dcclip.search.indexing import num_cores
-from modeling_dcclip.search.manifest import WEIGHTS, digest_files
 from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, open_file
+from modeling_dcclip.search.space import WEIGHTS, digest_files
 from training.data.images import CellRules
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded

@@ -25,7 +25,8 @@ from datasets import Dataset
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.vectors import VectorStore
+from modeling_dcclip.search.catalog import Catalog
+from modeling_dcclip.search.vectors import VectorStore, largest
 from training.data import open_image, usable_captions
 from training.data.images import image_cell
 from training.edge.session import open_session
@@ -236,10 +237,10 @@ def measure_scan(options: Options, folder: Path) -> list[Row]:
         vectors[:20]
         + rng.standard_normal((20, options.dimension), np.float32) / options.dimension**0.5
     )
-    store = VectorStore(folder, options.dimension)
+    store = VectorStore(Catalog(folder / "scan.sqlite", create=True), options.dimension)
     store.write(np.arange(len(vectors)), vectors)
     calls = {
-        "dcclip, int8": lambda query: store.search(query, len(vectors), NEAREST)[0],
+        "dcclip, int8": lambda query: largest(store.scores(query, len(vectors)), NEAREST),
         "numpy, float32": lambda query: np.argpartition(-(vectors @ query), NEAREST)[:NEAREST],
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -264,7 +265,7 @@ def measure_recall(options: Options, rows: Dataset, folder: Path) -> list[Row]:
         for at in range(0, len(images), BATCH_SIZE)
     ]
     vectors = np.concatenate(parts).astype(np.float32)
-    store = VectorStore(folder, vectors.shape[1])
+    store = VectorStore(Catalog(folder / "recall.sqlite", create=True), vectors.shape[1])
     store.write(np.arange(len(vectors)), vectors)
     measured = []
     for language in LANGUAGES:
@@ -276,7 +277,7 @@ def measure_recall(options: Options, rows: Dataset, folder: Path) -> list[Row]:
         queries = runtime.encode_texts([text for text, _ in pairs], truncate=True)
         hits: dict[str, list[bool]] = {"int8": [], "float32": []}
         for query, (_, number) in zip(queries, pairs, strict=True):
-            hits["int8"].append(number in store.search(query, len(vectors), NEAREST)[0])
+            hits["int8"].append(number in largest(store.scores(query, len(vectors)), NEAREST))
             hits["float32"].append(
                 number in np.argsort(-(vectors @ query), kind="stable")[:NEAREST]
             )

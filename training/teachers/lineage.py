@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
-from modeling_dcclip.search.manifest import digest_files
+from modeling_dcclip.search.space import digest_files
 from training.utils.files import read_mapping
 
 # names that transformers writes, in the order of its search

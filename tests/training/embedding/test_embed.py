@@ -293,7 +293,7 @@ def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
     )
     embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
     assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000002"}
-    assert counts_of(tmp_path / "all")["unreadable: not a file"] == 1
+    assert counts_of(tmp_path / "all")["unreadable: not a regular file"] == 1
 
 
 def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):

@@ -1,0 +1,231 @@
+"""The folder of an index: what a user said about it, its lock, and the data that are in force.
+
+    settings.json         folders with what is left out of them, model, embedding space, number of the catalog
+    settings.backup.json  the same, for a disk that damages the first
+    catalog-1.sqlite      files and their vectors: a cache, which is computed again if it is lost
+
+A new catalog is written first, and comes into force when the settings are renamed.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from modeling_dcclip.image_dcclip import open_regular
+from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, require_own_file
+from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.vectors import VectorStore
+
+FORMAT, VERSION = "dcclip-index", 5
+SETTINGS, BACKUP, UPGRADE = "settings.json", "settings.backup.json", "upgrade.json"
+LOCK = ".lock"
+MAX_BYTES = 2**24  # of a settings file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user said about an index, and which data are in force.
+
+    Args:
+        folders: Indexed folders, each with the patterns of what stays out of it.
+        model: Folder of the model.
+        space: Embedding space of the data.
+        data: Number of the catalog.
+        id: Random name, which tells an index from one that replaces it.
+        created: Date and time of the creation.
+    """
+
+    folders: dict[Path, list[str]]
+    model: str
+    space: Space
+    data: int
+    id: str
+    created: str
+
+    @classmethod
+    def new(cls, runtime: Runtime, space: Space, data: int = 1) -> "Settings":
+        """Settings of an index without folders."""
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls({}, str(runtime.folder.absolute()), space, data, uuid.uuid4().hex, created)
+
+
+def has_index(folder: Path) -> bool:
+    """Whether a folder has the settings of an index."""
+    return any(os.path.lexists(folder / name) for name in (SETTINGS, BACKUP))
+
+
+def read_settings(folder: Path, *names: str) -> Settings:
+    """Read the settings of an index, from the copy if the first file is damaged.
+
+    Raises:
+        ValueError: There are none, or both files are damaged or of a different version.
+    """
+    errors = []
+    for name in names or (SETTINGS, BACKUP):
+        try:
+            with open_regular(folder / name) as file:
+                return _parse(file.read(MAX_BYTES))
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            errors.append(f"{name}: {error}")
+    if not has_index(folder):
+        raise ValueError(
+            f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS."
+        )
+    raise ValueError(
+        f"index: {str(folder)!r} has damaged settings ({'; '.join(errors)}), so its folders and what they leave out "
+        "are not known. Restore settings.json, or remove the index and name the folders again."
+    )
+
+
+def _parse(content: bytes) -> Settings:
+    fields: dict[str, Any] = json.loads(content)
+    if (found := (fields.pop("format"), fields.pop("version"))) != (FORMAT, VERSION):
+        raise ValueError(f"{found[0]!r} version {found[1]!r}, expected version {VERSION}")
+    if fields.pop("checksum") != _checksum(fields):
+        raise ValueError("damaged or edited")
+    space = fields.pop("space")
+    for name, kind in get_type_hints(Space).items():
+        if not isinstance(space[name], kind):
+            raise TypeError(f"{name} is {space[name]!r}")
+    if not (isinstance(fields["data"], int) and 1 <= space["dimension"] <= MAX_SIZE):
+        raise ValueError("a number is out of range")
+    folders = {Path(path): [*map(str, texts)] for path, texts in fields.pop("folders").items()}
+    return Settings(folders=folders, space=Space(**space), **fields)
+
+
+def write_settings(folder: Path, settings: Settings, *names: str):
+    """Write settings atomically, by default with their copy."""
+    fields = asdict(settings)
+    fields["folders"] = {str(path): patterns for path, patterns in settings.folders.items()}
+    head = {"format": FORMAT, "version": VERSION, "checksum": _checksum(fields)}
+    for name in names or (SETTINGS, BACKUP):
+        scratch = folder / f".{name}.{os.getpid()}"
+        scratch.unlink(missing_ok=True)
+        with scratch.open("x", encoding="ascii") as file:
+            json.dump(head | fields, file, indent=1)  # escapes bytes of paths that are not UTF-8
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(folder / name)
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    content = json.dumps(fields, sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:
+    """Create an empty index, again if a process was killed while it created one."""
+    settings = Settings.new(runtime, space)
+    ours = catalog_path(folder, settings.data).name
+    others = [path for path in folder.glob("[!.]*") if path.name not in (ours, f"{ours}-journal")]
+    # listed before the settings are looked for: another process may be creating the index
+    if others and not has_index(folder):
+        raise ValueError(
+            f"index: {str(folder)!r} has other files and no index of this version. Name an empty or new folder."
+        )
+    with write_lock(folder):
+        if not has_index(folder):  # else another process was faster
+            create_catalog(folder, settings, runtime).close()
+            write_settings(folder, settings)
+    return read_settings(folder)
+
+
+def catalog_path(folder: Path, number: int) -> Path:
+    """Path of a catalog by its number."""
+    return folder / f"catalog-{number}.sqlite"
+
+
+def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
+    """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
+    path = catalog_path(folder, settings.data)
+    for each in (path, path.with_name(f"{path.name}-journal")):
+        each.unlink(missing_ok=True)  # of a process that was killed
+    catalog = Catalog(path, create=True)
+    if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
+        catalog.rotation = runtime.rotation
+    return catalog
+
+
+def check_data(folder: Path, settings: Settings) -> str | None:
+    """What is wrong with the data of an index; None if they are sound.
+
+    Raises:
+        DamagedIndexError: They are damaged, and the index has no folders to compute them from.
+    """
+    try:
+        with closing(Catalog(catalog_path(folder, settings.data))) as catalog:
+            catalog.verify()
+            VectorStore(catalog, settings.space.dimension).verify()
+    except DamagedIndexError as error:
+        if not settings.folders:
+            raise
+        return str(error)
+    return None
+
+
+def empty_data(folder: Path, settings: Settings, runtime: Runtime) -> Settings:
+    """Put an empty catalog in the place of a damaged one. Call it within the lock of the index."""
+    settings = replace(settings, data=settings.data + 1)
+    create_catalog(folder, settings, runtime).close()
+    write_settings(folder, settings)
+    return settings
+
+
+def remove_stale_data(folder: Path):
+    """Remove catalogs that are no longer in force. Call it within the lock of the index."""
+    named = [read_settings(folder)]
+    if (folder / UPGRADE).exists():
+        named.append(read_settings(folder, UPGRADE))
+    kept = {catalog_path(folder, settings.data).name for settings in named}
+    for path in folder.glob("catalog-*.sqlite"):
+        if path.name not in kept and path.name[8:-7].isdecimal():  # else a copy that somebody made
+            for each in (path, path.with_name(f"{path.name}-journal")):
+                with suppress(OSError):
+                    each.unlink()
+
+
+class BusyError(ValueError):
+    """Another process writes to the index."""
+
+
+@contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Lock that one process at a time can have; a killed process releases it.
+
+    Raises:
+        BusyError: Another process has it.
+        OSError: The index cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_own_file(folder / LOCK)
+        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
+            lock.execute("BEGIN EXCLUSIVE")
+            yield
+    except (OSError, sqlite3.Error) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise BusyError(
+                f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
+            ) from error
+        cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = getattr(cause, "strerror", None) or cause
+        raise OSError(
+            f"index: cannot write to {str(folder)!r} ({cause}). What was indexed before is intact. Free some space, "
+            "or check the disk and its permissions, and run the same command again."
+        ) from error

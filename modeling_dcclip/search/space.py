@@ -1,0 +1,96 @@
+"""The embedding space of a model, which tells who may search an index and who may add to it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_dcclip.runtime_dcclip import Runtime
+
+WEIGHTS = "model*.safetensors"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Embedding space of a model: who may search an index, and who may add to it.
+
+    Args:
+        model: Hub id of the model, or its folder.
+        weights: Fingerprint of its weights, 16 hexadecimal digits.
+        files: Fingerprint of the files that encode: both ONNX files, the tokenizer and the preprocessing, 16
+            hexadecimal digits.
+        teacher: Name of the teacher whose space it has; None if it has no teacher.
+        teacher_weights: Fingerprint of the teacher's weights; None if the model does not tell.
+        dimension: Number of dimensions D of the embeddings.
+        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
+        projection_dim: Number of dimensions before the embeddings were truncated.
+    """
+
+    model: str
+    weights: str
+    files: str
+    teacher: str | None
+    teacher_weights: str | None
+    dimension: int
+    rotation: str | None
+    projection_dim: int
+
+    @classmethod
+    def of(cls, runtime: Runtime, model: str | None = None) -> "Space":
+        """Space of an exported model."""
+        files = [runtime.file("text"), runtime.file("vision")]
+        return cls(
+            model or str(runtime.folder.absolute()),
+            # without model.safetensors, the ONNX files are all there is
+            digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
+            digest_files(
+                [
+                    *files,
+                    runtime.folder / "tokenizer.json",
+                    runtime.folder / "preprocessor_config.json",
+                ]
+            ),
+            runtime.config.get("teacher"),
+            runtime.config.get("teacher_weights"),
+            runtime.dimension,
+            runtime.config.get("rotation"),
+            runtime.config["projection_dim"],
+        )
+
+    def change(self, other: "Space") -> str | None:
+        """What gives an image a different embedding than in the other space; None if the embedding is the same."""
+        labels = {"files": "fingerprint of the ONNX files, the tokenizer and the preprocessing"}
+        for name in ("dimension", "files"):
+            if (found := getattr(self, name)) != (expected := getattr(other, name)):
+                return f"{labels.get(name, name)}: {found} instead of {expected}"
+        return None
+
+    def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
+        """Digests of the rotations from a common space to this one and to the other; None for an identity."""
+        if self.projection_dim != other.projection_dim:
+            return None
+        if self.weights == other.weights:
+            return None, None
+        if self.teacher is not None and other.teacher is not None and self._has_teacher_of(other):
+            return self.rotation, other.rotation
+        if self._taught(other):
+            return None, other.rotation
+        return (self.rotation, None) if other._taught(self) else None
+
+    def _has_teacher_of(self, other: "Space") -> bool:
+        """Whether two students have the same teacher, by weights or, if one does not tell, by name."""
+        if None in (self.teacher_weights, other.teacher_weights):
+            return self.teacher == other.teacher
+        return self.teacher_weights == other.teacher_weights
+
+    def _taught(self, student: "Space") -> bool:
+        """Whether this is a student's teacher, by weights or by name."""
+        return self.weights == student.teacher_weights or self.model == student.teacher
+
+
+def digest_files(files: list[Path]) -> str:
+    """Digest of files and their names, 16 hexadecimal digits; equals the digest of teachers in `training/`."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()

@@ -1,0 +1,187 @@
+"""What a user said about an index outlives its data, and damaged data are computed again."""
+
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from modeling_dcclip.search.catalog import DamagedIndexError
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.settings import BACKUP, SETTINGS, read_settings, write_lock
+
+
+@pytest.fixture
+def folder(tmp_path, color_model, photos, paint) -> Path:
+    """Folder of an index of two folders, one of which leaves out what is private."""
+    paint(photos / "private" / "secret.jpg", "red", width=70)
+    paint(tmp_path / "more" / "more.jpg", "blue", width=80)
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos, exclude=["private"])
+        index.add(tmp_path / "more")
+    return tmp_path / "index"
+
+
+def names(folder: Path) -> list[str]:
+    with Index.open(folder) as index:
+        return sorted(Path(hit.path).name for hit in index.search("red"))
+
+
+def remove(path: Path):
+    path.unlink()
+
+
+def cut_to_one_byte(path: Path):
+    os.truncate(path, 1)
+
+
+def empty(path: Path):
+    os.truncate(path, 0)
+
+
+def cut_in_half(path: Path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_a_vector(path: Path):
+    with sqlite3.connect(path) as catalog:
+        ((vectors,),) = catalog.execute("SELECT vectors FROM segments").fetchall()
+        catalog.execute("UPDATE segments SET vectors = ?", (b"\x55" + vectors[1:],))
+
+
+def lose_the_vectors(path: Path):
+    with sqlite3.connect(path) as catalog:
+        catalog.execute("DELETE FROM segments")
+
+
+def swap_two_files(path: Path):
+    with sqlite3.connect(path) as catalog:
+        catalog.execute("UPDATE files SET row = 3 WHERE row = 1")
+
+
+def change_a_date(path: Path):
+    with sqlite3.connect(path) as catalog:
+        catalog.execute("UPDATE contents SET taken = '2020-01-01 00:00:00' WHERE row = 1")
+
+
+DAMAGES = [
+    remove,
+    empty,
+    cut_to_one_byte,
+    cut_in_half,
+    change_a_vector,
+    lose_the_vectors,
+    swap_two_files,
+    change_a_date,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_search_refuses_damaged_data_and_says_what_to_do(folder, damage):
+    damage(folder / "catalog-1.sqlite")
+    with pytest.raises(DamagedIndexError, match="Run dcclip index"):
+        names(folder)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_are_computed_again_with_what_the_user_said(folder, photos, damage):
+    before = names(folder)
+    damage(folder / "catalog-1.sqlite")
+    with Index.open(folder, create=True) as index:
+        report = index.add(photos)
+    assert report.embedded == 6 and report.lost
+    assert names(folder) == before
+
+
+def test_sound_data_are_kept(folder):
+    with Index.open(folder, create=True) as index:
+        report = index.add()
+    assert (report.unchanged, report.lost) == (6, None)
+
+
+def test_damaged_data_without_folders_are_not_dropped(folder):
+    with Index.open(folder) as index:
+        index._change(type(index.settings)(**vars(index.settings) | {"folders": {}}))
+    lose_the_vectors(folder / "catalog-1.sqlite")
+    with pytest.raises(DamagedIndexError):
+        Index.open(folder, create=True)
+
+
+@pytest.mark.parametrize("damage", [remove, empty, cut_in_half])
+@pytest.mark.parametrize("name", [SETTINGS, BACKUP])
+def test_either_file_of_the_settings_is_enough(folder, name, damage):
+    before = read_settings(folder)
+    damage(folder / name)
+    assert read_settings(folder) == before
+
+
+def test_settings_without_a_sound_file_are_not_guessed(folder, photos):
+    for name in (SETTINGS, BACKUP):
+        cut_in_half(folder / name)
+    with pytest.raises(ValueError, match=r"damaged settings.*Restore settings\.json"):
+        Index.open(folder, create=True)
+
+
+def test_edited_settings_are_noticed(folder):
+    for name in (SETTINGS, BACKUP):
+        path = folder / name
+        path.write_text(path.read_text().replace('"private"', '"family"'))
+    with pytest.raises(ValueError, match="damaged or edited"):
+        read_settings(folder)
+
+
+def test_settings_of_a_different_version_are_refused(folder):
+    for name in (SETTINGS, BACKUP):
+        fields = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(fields | {"version": 99}))
+    with pytest.raises(ValueError, match="version 99, expected version 5"):
+        read_settings(folder)
+
+
+def test_a_creation_that_was_killed_is_repeated(tmp_path, color_model, photos):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / ".lock").touch()
+    for name in ("catalog-1.sqlite", "catalog-1.sqlite-journal"):
+        (tmp_path / "index" / name).write_bytes(b"half")
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        assert index.add(photos).embedded == 5
+
+
+@pytest.mark.parametrize("name", ["catalog-1.sqlite", "catalog-1.sqlite-journal"])
+def test_nothing_is_written_through_a_link(folder, tmp_path, color_model, photos, name):
+    with Index.open(tmp_path / "other", color_model, create=True) as other:
+        other.add(photos)
+    target = tmp_path / "other" / "catalog-1.sqlite"
+    before = target.read_bytes()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(DamagedIndexError, match="is a link"):
+        names(folder)
+    with Index.open(folder, create=True) as index:
+        assert index.add().embedded == 6
+    assert target.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system")
+@pytest.mark.parametrize("name", [".lock", "catalog-1.sqlite", SETTINGS])
+def test_a_pipe_in_place_of_a_file_never_blocks(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == SETTINGS:  # the copy is read
+        assert len(names(folder)) == 6
+        return
+    with pytest.raises(ValueError, match="not a file"), write_lock(folder):
+        names(folder)
+
+
+def test_an_index_that_was_replaced_is_opened_anew(folder, tmp_path, color_model, paint):
+    paint(tmp_path / "late" / "late.jpg", "yellow")
+    with Index.open(tmp_path / "new index", color_model, create=True) as other:
+        other.add(tmp_path / "late")
+    with Index.open(folder) as index:
+        assert len(index.search("yellow")) == 6
+        shutil.rmtree(folder)
+        (tmp_path / "new index").rename(folder)
+        assert [Path(hit.path).name for hit in index.search("yellow")] == ["late.jpg"]
