@@ -34,7 +34,7 @@ LIBRARIES = (
         "accelerate",
         "datasets",
         "hypothesis.strategies",
-        "jsonargparse",
+        "pydantic",
         "onnxruntime",
         "timm",
         "torchvision.io",

@@ -12,7 +12,7 @@ import pytest
 from training.studies.tables import list_readmes
 
 ROOT = Path(__file__).parents[1]
-PARSERS = ("parse_options", "recipe_from_args", "parse_recipe")
+PARSERS = ("parse_options", "parse_recipe")
 # placeholders of files and folders that a command line opens
 PLACEHOLDERS = {"training.distill": {"RECIPE": "training/configs/demo_distill.yaml"}}
 PLACEHOLDERS |= {"training.align": {"RECIPE": "training/configs/demo_align.yaml"}}

@@ -12,7 +12,7 @@ from tests.campaign.damage import NAMED, cases, put, refused, run, time_limit
 from tests.tiny import MOBILENET, make_model, recipe_fields, save_student, student_config
 from training import eval as evaluate
 from training.config import DistillRecipe
-from training.config.files import recipe_from_args, save_recipe
+from training.config.files import parse_recipe, save_recipe
 from training.data import load_source
 from training.finetuning.sources import open_data
 from training.finetuning.tables import cells_of
@@ -118,7 +118,7 @@ def test_a_wrong_recipe_names_its_field(content, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(content)
     with time_limit(), pytest.raises(ValueError, match=r"^[\w.]+: "):
-        recipe_from_args(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
+        parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
 
 
 @pytest.mark.parametrize(("file", "damage"), cases(["recipe.yaml"], 10))
@@ -130,8 +130,6 @@ def test_a_damaged_recipe_names_its_field(file, damage, tmp_path):
     put(tmp_path / file, damage)
     with time_limit():
         try:
-            recipe_from_args(
-                DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"]
-            )
+            parse_recipe(DistillRecipe, ["--config", str(tmp_path / file), "--output_dir", "out"])
         except ValueError as error:
             assert re.match(r"[\w.]+: |Problems parsing config", str(error)), error

@@ -1,6 +1,6 @@
 """Recipes: typed dataclasses that are read from YAML and the command line and saved with the weights.
 
-sections.py   data, augmentation, student, evaluation; ranges of numbers
+sections.py   data, augmentation, student, evaluation
 recipes.py    the recipes of both stages
 files.py      read a recipe from YAML and the command line, and save it
 """
@@ -12,7 +12,6 @@ from training.config.files import (
     parse_recipe,
     plain,
     read_recipe,
-    recipe_from_args,
     save_recipe,
 )
 from training.config.recipes import AlignRecipe, DistillRecipe, TrainingRecipe

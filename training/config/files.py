@@ -1,23 +1,17 @@
 """Read a recipe from YAML and the command line, and save it."""
 
 import re
-import sys
-from dataclasses import asdict, fields
+from argparse import SUPPRESS
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from training.config.recipes import TrainingRecipe
-from training.utils.cli import (
-    USER_ERROR,
-    command_name,
-    exit_with_error,
-    help_texts,
-    make_parser,
-    parse_arguments,
-)
-from training.utils.files import names_function, read_mapping, relative_path
+from training.utils.cli import OptionParser
+from training.utils.files import relative_path
+from training.utils.reading import read_mapping
 
 RECIPE_FILE = "recipe.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,25 +25,12 @@ Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
 def parse_recipe(
-    recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe"
-) -> Recipe:
-    """Parse a command line into a recipe as `recipe_from_args` does; a user's mistake ends the process with code 2."""
-    try:
-        return recipe_from_args(recipe_class, argv, prog)
-    except ValueError as error:
-        exit_with_error(command_name(prog), error, USER_ERROR)
-
-
-def recipe_from_args(
     recipe_class: type[Recipe],
     argv: list[str] | None = None,
     prog: str = "recipe",
     description: str | None = None,
 ) -> Recipe:
-    """Parse a command line into a recipe.
-
-    `--config FILE` reads YAML; arguments on the command line override it. Nested fields are written `--data.train`. A
-    boolean that is false by default is also a bare flag: `--resume`.
+    """Parse a command line into a recipe, as `OptionParser` does.
 
     Args:
         recipe_class: `DistillRecipe` or `AlignRecipe`.
@@ -64,50 +45,15 @@ def recipe_from_args(
         ValueError: An option is unknown, missing or invalid; the message names the field.
     """
     summary = (recipe_class.__doc__ or "").partition("\n\n")[0]
-    parser = make_parser(prog, description or summary, "Recipe in YAML")
-    parser.add_argument(
-        "--trust_recipe_code",
-        action="store_true",
-        help="Run functions (module:function) that the recipe file names as data. Check them first.",
-    )
+    parser = OptionParser(recipe_class, prog, description or summary)
     parser.add_argument(
         "--import",
+        nargs="+",
+        metavar="MODULE",
+        default=SUPPRESS,  # only for --help: engine/script.py imports them before
         help="Python modules that register losses or teacher families.",
-        metavar="MODULE ...",
     )
-    flags = [
-        option.name
-        for option in fields(recipe_class)
-        if option.type is bool and option.default is False
-    ]
-    parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
-    helps = help_texts(recipe_class)
-    for name in flags:
-        parser.add_argument(
-            f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name]
-        )
-    values = parse_arguments(parser, argv)
-    arguments = sys.argv[1:] if argv is None else argv
-    values.pop("trust_recipe_code")  # a file may not trust itself
-    if values.pop("import") is not None:
-        raise ValueError(
-            "import: a recipe file cannot run code. Name the modules on the command line."
-        )
-    recipe = recipe_class(**values)
-    if "--trust_recipe_code" not in arguments:
-        _check_code(recipe, arguments)
-    return recipe
-
-
-def _check_code(recipe: TrainingRecipe, argv: list[str]):
-    """Refuse data functions that a recipe file names and the user did not type."""
-    typed = " ".join(argv)
-    for field, name in recipe.sources():
-        if names_function(name, typed):
-            raise ValueError(
-                f"{field}: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
-                "trust it, and add --trust_recipe_code."
-            )
+    return parser.parse(argv)
 
 
 def save_recipe(

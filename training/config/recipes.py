@@ -1,9 +1,24 @@
 """Recipes of both stages. They are read from YAML and the command line, and saved with the weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from training.config.sections import AugmentConfig, Checked, DataConfig, EvalConfig, StudentConfig
+from training.utils.ranges import (
+    BelowOne,
+    Count,
+    CountOrNone,
+    EmbeddingWidth,
+    Positive,
+    Seed,
+    Weight,
+)
+
+BatchSize = Annotated[int, Field(ge=1, le=10**6)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,49 +75,43 @@ class TrainingRecipe(Checked):
     output_dir: str
     data: DataConfig
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    seed: int = 0
-    max_steps: int = 1000
-    batch_size: int = 128
-    accumulate_steps: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 50
+    seed: Seed = 0
+    max_steps: Count = 1000
+    batch_size: BatchSize = 128
+    accumulate_steps: BatchSize = 1
+    learning_rate: Rate = 1e-3
+    weight_decay: Rate = 0.05
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    warmup_steps: CountOrNone = 50
     schedule: Literal["cosine", "constant"] = "cosine"
-    max_grad_norm: float = 3.0
+    max_grad_norm: Positive = 3.0
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False
     torch_compile: bool = False
-    ema_decay: float = 0.0
+    ema_decay: BelowOne = 0.0
     freeze: list[str] = field(default_factory=list)
-    log_every: int = 10
+    log_every: Count = 10
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
-    save_every: int = 0
-    keep_checkpoints: int = 2
+    save_every: CountOrNone = 0
+    keep_checkpoints: Count = 2
     resume: bool = False
     overwrite: bool = False
     eval: EvalConfig = field(default_factory=EvalConfig)
-    eval_every: int = 0
+    eval_every: CountOrNone = 0
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private_repo: bool = False
-    prefixes: list[int] = field(default_factory=list)
+    prefixes: list[EmbeddingWidth] = field(default_factory=list)
     teacher: str | None = None
     teacher_cache: str | None = None
-    teacher_views: int = 4
+    teacher_views: Annotated[int, Field(ge=1, le=1000)] = 4
 
-    def __post_init__(self):
-        super().__post_init__()
+    def problems(self) -> Iterator[str]:
+        """Yield contradictions between the fields."""
         if self.eval_every and not (self.eval.data and self.eval.class_names):
-            raise ValueError(
-                "eval_every: needs a labelled set; set eval.data and eval.class_names."
-            )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(
-                f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
-            )
+            yield "eval_every: needs a labeled set; set eval.data and eval.class_names."
         if self.push_to_hub and not self.hub_model_id:
-            raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
+            yield "push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME."
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -136,19 +145,20 @@ class DistillRecipe(TrainingRecipe):
 
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
-    map_weight: float = 1.0
-    embedding_weight: float = 1.0
-    logits_weight: float = 0.0
-    relational_weight: float = 0.0
+    map_weight: Weight = 1.0
+    embedding_weight: Weight = 1.0
+    logits_weight: Weight = 0.0
+    relational_weight: Weight = 0.0
 
-    def __post_init__(self):
-        super().__post_init__()
+    def problems(self) -> Iterator[str]:
+        """Yield contradictions between the fields."""
+        yield from super().problems()
         if self.teacher is None:
-            raise ValueError("teacher: none is named. Name a folder or Hub id.")
+            yield "teacher: none is named. Name a folder or Hub id."
         if self.prefixes and not self.embedding_weight:
-            raise ValueError(
-                "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight above 0, or leave "
-                "prefixes out."
+            yield (
+                "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight "
+                "above 0, or leave prefixes out."
             )
 
     @property
@@ -194,17 +204,17 @@ class AlignRecipe(TrainingRecipe):
     student: str | None = None
     new_student: StudentConfig | None = None
     loss: Literal["infonce", "sigmoid"] = "infonce"
-    contrastive_weight: float = 1.0
-    text_text_weight: float = 0.0
-    affinity_weight: float = 0.0
-    anchor_weight: float = 0.0
-    general_weight: float = 0.0
-    photo_weight: float = 0.0
+    contrastive_weight: Weight = 1.0
+    text_text_weight: Weight = 0.0
+    affinity_weight: Weight = 0.0
+    anchor_weight: Weight = 0.0
+    general_weight: Weight = 0.0
+    photo_weight: Weight = 0.0
     photos: str | None = None
-    class_weight: float = 0.0
+    class_weight: Weight = 0.0
     classifier: str | None = None
-    chunk_size: int = 0
-    dropout: float | None = None
+    chunk_size: CountOrNone = 0
+    dropout: BelowOne | None = None
     freeze_batch_norm: bool = True
 
     @property
@@ -227,34 +237,34 @@ class AlignRecipe(TrainingRecipe):
         compares = self.affinity_weight or self.anchor_weight
         return ("vision", "text") if compares or not self.shares_image_tower else ("vision",)
 
-    def __post_init__(self):
-        super().__post_init__()
+    def problems(self) -> Iterator[str]:
+        """Yield contradictions between the fields."""
+        yield from super().problems()
         if self.student is not None and self.new_student is not None:
-            raise ValueError(
-                f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
+            yield (
+                f"new_student: student is set, too ({self.student!r}). Set only one of them; null "
+                "leaves one out."
             )
         if self.photo_weight and self.teacher_cache is not None:
-            raise ValueError(
-                f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
-                "or leave teacher_cache out."
+            yield (
+                f"photo_weight: is {self.photo_weight}, but a cache has no targets of these "
+                "photographs. Set it to 0, or leave teacher_cache out."
             )
         if self.teacher_cache is not None and self.teacher is None:
-            raise ValueError(
-                f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would not be used. Name "
-                "one with teacher, or leave teacher_cache out."
+            yield (
+                f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would "
+                "not be used. Name one with teacher, or leave teacher_cache out."
             )
-        if self.photos is not None and not self.photo_weight:
-            raise ValueError(
-                "photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out."
-            )
-        if self.classifier is not None and not self.class_weight:
-            raise ValueError(
-                "classifier: class_weight is 0, so it would not be used. Set it, or leave classifier out."
-            )
+        for name, weight in (("photos", "photo_weight"), ("classifier", "class_weight")):
+            if getattr(self, name) is not None and not getattr(self, weight):
+                yield (
+                    f"{name}: {weight} is 0, so it would not be used. Set it to 1, or leave {name} "
+                    "out."
+                )
         if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
-            raise ValueError(
-                "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "
-                "above 0."
+            yield (
+                "contrastive_weight: all losses have the weight 0, so nothing would be learned. "
+                "Give one a weight above 0."
             )
 
     def sources(self) -> list[tuple[str, str]]:

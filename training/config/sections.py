@@ -1,53 +1,32 @@
-"""Sections of a recipe: data, augmentation, student and evaluation; and the ranges of their numbers."""
+"""Sections of a recipe: data, augmentation, student and evaluation."""
 
-import math
-import re
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
-MOST = 1e9  # where no smaller maximum is natural
-# smallest and largest value of each number of a recipe, by field name
-LIMITS: dict[str, tuple[float, float]] = {
-    "max_steps": (1, MOST), "batch_size": (1, 1e6), "accumulate_steps": (1, 1e6), "chunk_size": (0, 1e6),
-    "learning_rate": (0, 1e3), "weight_decay": (0, 1e3), "warmup_steps": (0, MOST), "max_grad_norm": (ABOVE_0, MOST),
-    "ema_decay": (0, BELOW_1), "log_every": (1, MOST), "save_every": (0, MOST), "keep_checkpoints": (1, MOST),
-    "eval_every": (0, MOST), "teacher_views": (1, 1000), "seed": (0, 2**32 - 1), "image_size": (1, 4096),
-    "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
-    "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
-    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180), "dropout": (0, BELOW_1),
-    **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale", "phrasing"), (0, 1)),
-}  # fmt: skip
+from pydantic import ConfigDict, Field
+
+from training.utils.ranges import EmbeddingWidth, Language, Pixels, Positive, Share, TextLength
+
+Captions = Annotated[dict[Language, str], Field(min_length=1)]
+# pixels are divided by it
+ChannelStd = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+Octave = Annotated[float, Field(ge=0, le=4)]  # log2 of a factor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Base class that checks every number of a dataclass against `LIMITS`, and that no field lacks its value.
+    """Base class of recipes and their sections. The types of the fields have their ranges."""
 
-    The weight of a loss is at least 0.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    It is a dataclass itself, because jsonargparse expands `--data.train` only if all base classes are.
-    """
-
-    path: ClassVar[str] = (
-        ""  # where the dataclass is in a recipe, such as `data.`, for error messages
-    )
+    def problems(self) -> Iterator[str]:
+        """Yield what contradicts itself in the fields: `field: problem. Next step.`"""
+        yield from ()
 
     def __post_init__(self):
-        for option in fields(self):
-            name, value = option.name, getattr(self, option.name)
-            if value is None and type(None) not in get_args(option.type):
-                raise ValueError(f"{self.path}{name}: has no value. Give one, or remove the line.")
-            limits = LIMITS.get(name, (0, MOST) if name.endswith("_weight") else None)
-            if limits is None or not isinstance(value, (int, float)):
-                continue
-            low, high = limits
-            if not low <= value <= high:
-                if value > high:
-                    allowed = "less than 1" if high == BELOW_1 else f"at most {high:,.0f}"
-                else:
-                    allowed = "above 0" if low == ABOVE_0 else f"at least {low}"
-                raise ValueError(f"{self.path}{name}: must be {allowed}, got {value}.")
+        for problem in self.problems():
+            raise ValueError(problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +43,12 @@ class SourceConfig(Checked):
             weights.
     """
 
-    path: ClassVar[str] = "data.sources."
-
     train: list[str] | str
     subset: str | None = None
     split: str = "train"
     image_column: str | None = None
-    caption_columns: dict[str, str] | None = None
-    weight: float = 1.0
+    caption_columns: Captions | None = None
+    weight: Positive = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,41 +81,27 @@ class DataConfig(Checked):
             stream depends on this number.
     """
 
-    path: ClassVar[str] = "data."
-
     train: list[str] | str | None = None
     image_column: str = "image"
-    caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
+    caption_columns: Captions = field(default_factory=lambda: {"en": "en", "zh": "zh"})
     sources: list[SourceConfig] = field(default_factory=list)
     streaming: bool = False
-    shuffle_buffer: int = 1024
-    phrasing: float = 0.0
+    shuffle_buffer: Annotated[int, Field(ge=1, le=10**7)] = 1024
+    phrasing: Share = 0.0
     skip_wrong_script: bool = True
-    max_skip_share: float = 0.01
+    max_skip_share: Share = 0.01
     allow_paths: bool = False
     in_memory: bool = False
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
 
-    def __post_init__(self):
-        super().__post_init__()
+    def problems(self) -> Iterator[str]:
+        """Yield contradictions between the fields."""
         if (self.train is None) == (not self.sources):
-            raise ValueError("data: set either train, for one source, or sources, for a mixture.")
-        columns = [self.caption_columns, *(source.caption_columns for source in self.sources)]
-        if {} in columns:
-            raise ValueError(
-                "data.caption_columns: is empty; name a column for at least one language, such as {en: caption}."
-            )
-        for language in (language for each in columns for language in each or {}):
-            if not (
-                isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)
-            ):  # YAML reads no as false
-                raise ValueError(
-                    f"data.caption_columns: {language!r} is not a language code of ISO 639-1, such as en or zh. Write "
-                    'one; in YAML, write "no" with quotation marks.'
-                )
+            yield "data: set either train, for one source, or sources, for a mixture."
         if self.streaming and self.in_memory:
-            raise ValueError(
-                "data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming."
+            yield (
+                "data.in_memory: a stream has too many images to keep. Turn off in_memory or "
+                "streaming."
             )
 
     @property
@@ -173,7 +136,7 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Checked):
-    """Image augmentation: one random affine warp and one random colour change. Ranges are centred on "no change".
+    """Image augmentation: one random affine warp and one random color change. Ranges are centered on "no change".
 
     Args:
         zoom: Largest zoom in or out, as a log2 factor; 0.25 is up to 19 % larger or smaller.
@@ -184,27 +147,25 @@ class AugmentConfig(Checked):
         brightness: Largest change of brightness in either direction, as a share of the full range.
         contrast: Largest change of contrast, as a log2 factor.
         saturation: Largest change of saturation, as a log2 factor.
-        tint: Standard deviation of a random mix of the colour channels.
+        tint: Standard deviation of a random mix of the color channels.
         blur: Probability of a slight blur, 0..1.
         downscale: Probability of a lower resolution, 0..1: the image is reduced by a factor of 2 to 8 and enlarged
             again, as small images are enlarged to the model's input.
         background: Pixel value, 0..255, of areas that the warp uncovers.
     """
 
-    path: ClassVar[str] = "augment."
-
-    zoom: float = 0.15
-    rotate: float = 0.0
-    stretch: float = 0.1
-    shift: float = 0.05
-    flip: float = 0.0
-    brightness: float = 0.1
-    contrast: float = 0.2
-    saturation: float = 0.3
-    tint: float = 0.0
-    blur: float = 0.0
-    downscale: float = 0.0
-    background: int = 255
+    zoom: Octave = 0.15
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    stretch: Octave = 0.1
+    shift: Share = 0.05
+    flip: Share = 0.0
+    brightness: Share = 0.1
+    contrast: Octave = 0.2
+    saturation: Octave = 0.3
+    tint: Share = 0.0
+    blur: Share = 0.0
+    downscale: Share = 0.0
+    background: Annotated[int, Field(ge=0, le=255)] = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,45 +185,30 @@ class StudentConfig(Checked):
         tokenizer: Hub id or folder of the tokenizer, such as a vocabulary from
             `python -m training.prepare.vocabulary`. None takes the teacher's tokenizer.
         image_size: Height and width of the input image in pixels. None takes the teacher's size.
-        image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the value of a `pip:`
+        image_mean: Mean of each color channel, in 0..1, for normalization. None takes the value of a `pip:`
             tower, or else of the teacher.
-        image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
+        image_std: Standard deviation of each color channel, in 0..1. None takes the teacher's value.
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
             text of the teacher; a run warns if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
         projection_dim: Width of the shared embedding space. None takes the teacher's width.
     """
 
-    path: ClassVar[str] = "student."
-
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
     vision_init: str = "random"
     text_init: str = "random"
     tokenizer: str | None = None
-    image_size: int | None = None
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
-    max_text_length: int = 64
+    image_size: Pixels | None = None
+    image_mean: Annotated[list[Share], Field(min_length=3, max_length=3)] | None = None
+    image_std: ChannelStd | None = None
+    max_text_length: TextLength = 64
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
-    projection_dim: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            if values is not None and (
-                len(values) != 3 or not all(0 <= value <= 1 for value in values)
-            ):
-                raise ValueError(f"student.{name}: must be three numbers in 0..1, got {values}.")
-        if self.image_std is not None and not all(self.image_std):
-            raise ValueError(
-                f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it."
-            )
+    projection_dim: EmbeddingWidth | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(Checked):
     """Labelled validation set for zero-shot classification during training, in each language of `data`.
 
     Args:

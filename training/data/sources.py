@@ -27,7 +27,8 @@ from datasets import (
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from training.utils.files import FUNCTION, expanded
+from training.utils.files import expanded
+from training.utils.trust import FUNCTION
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
-from training.config import AlignRecipe, StudentConfig, recipe_from_args, save_recipe
+from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.corpus.emoji import load_train
 from training.engine.log import LOG_FILE
 from training.students import build_student
@@ -95,9 +95,7 @@ def build_untrained_teacher(folder: Path):
 def main(argv: list[str] | None = None):
     """Train the teacher, then write it in fp16 to the folder that the demo uses."""
     with user_errors("make_teacher"):
-        recipe = recipe_from_args(
-            AlignRecipe, argv, "python -m training.demo.make_teacher", __doc__
-        )
+        recipe = parse_recipe(AlignRecipe, argv, "python -m training.demo.make_teacher", __doc__)
         student = Path(recipe.student or Path(recipe.output_dir) / "untrained")
         if not (student / "config.json").exists():
             build_untrained_teacher(student)

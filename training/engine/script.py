@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import fields, make_dataclass
 from typing import Any, TypeVar
 
-from training.config import CONFIGS, DistillRecipe, TrainingRecipe, recipe_from_args
+from training.config import CONFIGS, DistillRecipe, TrainingRecipe, parse_recipe
 from training.utils.cli import command_name, hide_library_bars, user_errors
+from training.utils.ranges import Weight
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
@@ -51,7 +52,7 @@ def run_script(
         extensions, arguments = parser.parse_known_args(arguments)
         if extensions.modules:
             recipe_class = with_extensions(recipe_class, extensions.modules)
-        recipe = recipe_from_args(recipe_class, arguments, prog, description)
+        recipe = parse_recipe(recipe_class, arguments, prog, description)
         hide_library_bars()
         run(recipe)
     return recipe
@@ -78,7 +79,7 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:  # any code may run
+        except (Exception, SystemExit) as error:  # any code may run
             raise ValueError(
                 f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
                 "environment or of the working directory."
@@ -114,7 +115,7 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
     )
     return make_dataclass(
         recipe_class.__name__,
-        [(name, float, 0.0) for name in missing],
+        [(name, Weight, 0.0) for name in missing],
         bases=(recipe_class,),
         namespace={"__doc__": f"{recipe_class.__doc__}\n\nArgs:\n{entries}"},
         frozen=True,

@@ -32,7 +32,8 @@ from training.prepare.duplicates import (
     examine_image,
 )
 from training.text.writing_systems import LANGUAGES
-from training.utils.files import atomic_write, read_mapping, write_text
+from training.utils.files import atomic_write, write_text
+from training.utils.reading import read_mapping
 from training.utils.rng import keyed_uniform
 
 DATA_FOLDER, GENERAL_FOLDER = "data", "general"

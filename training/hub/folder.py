@@ -16,7 +16,8 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
 from training.hub.cards.facts import EARLIER_RECIPES
 from training.text.tokenizers import reset_call_state
-from training.utils.files import REPO_ROOT, portable, read_mapping, write_text
+from training.utils.files import REPO_ROOT, portable, write_text
+from training.utils.reading import read_mapping
 from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"

@@ -11,7 +11,7 @@ from training.corpus.free_photos import FREE_PHOTOS
 from training.photographs.pages import write_pages
 from training.photographs.towers import save_classifier
 from training.text.writing_systems import LANGUAGES
-from training.utils.files import read_mapping
+from training.utils.reading import read_mapping
 
 PAGES = "pages.parquet"
 VALIDATION_PAGES = "pages_validation.parquet"

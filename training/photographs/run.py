@@ -40,7 +40,6 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import (
     CLAIM_FOLDER,
-    read_mapping,
     recover_folder,
     remove_leftovers,
     replace_folder,
@@ -48,6 +47,7 @@ from training.utils.files import (
     write_text,
 )
 from training.utils.output import check_replaceable, claim_folder, listed, record_tree
+from training.utils.reading import read_mapping
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 Recipe = AlignRecipe | DistillRecipe

@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
-from training.utils.files import read_mapping
+from training.utils.reading import read_mapping
 
 if TYPE_CHECKING:
     from torch import nn

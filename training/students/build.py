@@ -7,9 +7,7 @@ from typing import Any
 
 import timm
 import torch
-import yaml
 from huggingface_hub.errors import StrictDataclassError
-from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -24,6 +22,7 @@ from training.teachers.lineage import find_commit, join_licenses, read_license
 from training.teachers.loading import check_weights, open_config
 from training.teachers.preparation import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
+from training.utils.reading import check_value, read_mapping
 
 RANDOM = "random"
 SIZES = ("tiny", "small", "base")  # recipes in training/configs/students
@@ -43,18 +42,11 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
     """
     if name not in SIZES:
         raise ValueError(f"student size {name!r} is unknown; choose one of {', '.join(SIZES)}.")
-    fields = (
-        yaml.safe_load((CONFIGS / "students" / f"{name}.yaml").read_text(encoding="utf-8"))
-        | overrides
-    )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(StudentConfig, "student")
+    file = CONFIGS / "students" / f"{name}.yaml"
     try:
-        return parser.instantiate(parser.parse_object({"student": fields})).student
-    except ArgumentError as error:
-        raise ValueError(
-            f"student size {name!r}: {error} See training/config/sections.py for the fields."
-        ) from error
+        return check_value(StudentConfig, read_mapping(file, "student") | overrides)
+    except ValueError as error:
+        raise ValueError(f"student size {name!r}: {error}") from error
 
 
 def build_student(

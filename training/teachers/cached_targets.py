@@ -17,7 +17,8 @@ from training.data.batch import Batch
 from training.teachers import Targets
 from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map
-from training.utils.files import atomic_write, read_mapping, write_text
+from training.utils.files import atomic_write, write_text
+from training.utils.reading import read_mapping
 
 CAPTIONS_PER_SHARD = 16384
 

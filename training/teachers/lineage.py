@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
 from modeling_dcclip.search.space import digest_files
-from training.utils.files import read_mapping
+from training.utils.reading import read_mapping
 
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")

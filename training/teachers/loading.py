@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from training.teachers.family import Family
-from training.utils.files import read_mapping
+from training.utils.reading import read_mapping
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
 MAX_SIZES = {

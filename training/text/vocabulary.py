@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.text.pipeline import digest, read_pipeline, save_with_pipeline, untruncated
-from training.utils.files import atomic_write, read_mapping, write_text
+from training.utils.files import atomic_write, write_text
+from training.utils.reading import read_mapping
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"

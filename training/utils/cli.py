@@ -1,25 +1,37 @@
-"""Command lines: every command builds its options, types and help texts from a dataclass and its docstring."""
+"""Command lines: every command takes its options, types and help texts from a dataclass and its docstring.
 
+Argparse reads the command line, and `reading.check_value` checks types and ranges.
+"""
+
+import argparse
 import errno
-import itertools
 import os
 import re
 import shlex
 import sys
 import traceback
-import types
-from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from training.utils.files import names_function
+from training.utils.reading import check_value, parse_yaml, read_mapping
+from training.utils.trust import check_no_code, check_no_trust
 
 Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
@@ -30,9 +42,6 @@ LOST_PROCESS = re.compile(
 )
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
-# a value of a recipe may name a class, which jsonargparse imports before it refuses it; its own types are ours
-set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["training.config"])
-
 
 def parse_options(
     options_class: type[Options],
@@ -42,136 +51,186 @@ def parse_options(
     description: str,
     positional: Sequence[str] = (),
 ) -> Options:
-    """Parse a command line into a dataclass. Types, defaults and help texts come from the dataclass.
-
-    A list takes several values after one flag, or the flag several times. A boolean that is false by default is a bare
-    flag. `--config FILE` reads options from YAML; the command line overrides it.
-
-    Args:
-        options_class: Dataclass whose docstring has an `Args:` entry for every field.
-        argv: Command line arguments. Default: `sys.argv`.
-        prog: Command as users type it, such as `python training/eval.py`.
-        description: Docstring of the command's module. Its first paragraph is printed before the options, the rest
-            after them.
-        positional: Names of the fields that are given without a flag, in order.
-
-    Returns:
-        An instance of `options_class`.
-
-    Raises:
-        SystemExit: With code 2 and one line on stderr, if an option is unknown, missing or invalid.
-    """
-    parser = make_parser(prog, description, "YAML file with options")
-    helps, hints = help_texts(options_class), get_type_hints(options_class)
-    for option in fields(options_class):  # type: ignore[arg-type]
-        _add_option(
-            parser, option, hints[option.name], helps[option.name], option.name in positional
-        )
+    """Parse a command line into a dataclass, as `OptionParser` does; a user's mistake ends the process with code 2."""
     try:
-        values = parse_arguments(parser, argv)
-        _check_trust(values, " ".join(sys.argv[1:] if argv is None else argv))
-        return options_class(**values)
+        return OptionParser(options_class, prog, description, positional).parse(argv)
     except ValueError as error:
         exit_with_error(command_name(prog), error, USER_ERROR)
 
 
-def _check_trust(values: Mapping[str, Any], typed: str):
-    """Refuse code that runs because a file of options says so, and not the user."""
-    for name, value in values.items():
-        if (
-            name in ("trust_remote_code", "allow_changed_code")
-            and value
-            and f"--{name}" not in typed
-        ):
-            raise ValueError(
-                f"{name}: a file of options cannot set this. Add --{name} to the command line."
-            )
-        for text in value if isinstance(value, list) else [value]:
-            if names_function(str(text), typed):
-                raise ValueError(
-                    f"{name}: {text!r} names a function, which would run. Type it on the command line, or write a "
-                    "file as ./FILE."
-                )
+class OptionParser(argparse.ArgumentParser):
+    """Parser of a command line into a dataclass.
 
+    A list takes several values after one flag, or the flag several times. A boolean is a bare flag, or takes true or
+    false. A field of a section is written `--data.train`, a key of a mapping `--columns.zh NAME`. `--config FILE`
+    reads options from YAML, where a section may be a file, relative to the YAML file. The command line overrides it.
 
-def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser:
-    """Make a parser with the options that every command has, `--config` (with its help) and `--debug`.
-
-    The first paragraph of the description is printed before the options, and the rest after them.
+    Args:
+        options_class: Dataclass whose docstring has an `Args:` entry for every field.
+        prog: Command as users type it, such as `python training/eval.py`.
+        description: Docstring of the command's module. Its first paragraph is printed before the options, the rest
+            after them.
+        positional: Names of the fields that are given without a flag, in order.
     """
-    summary, _, examples = description.partition("\n\n")
-    parser = ArgumentParser(
-        prog=prog,
-        description=" ".join(summary.split()),
-        epilog=examples,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config", action="config", help=f"{config_help}; the command line overrides it."
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="Show the traceback of an error before its message."
-    )
-    return parser
 
-
-def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """Parse a command line with a parser that `make_parser` returned, and apply `--debug`.
-
-    Returns:
-        Values of the further options, by name.
-
-    Raises:
-        ValueError: An option is unknown, missing or invalid; the message is one line that names it.
-    """
-    groups: list[list[str]] = [[]]  # an option and what follows it
-    for each in sys.argv[1:] if argv is None else argv:
-        groups += [[]] if each.startswith("-") else []
-        groups[-1].append(each)
-    groups[1:] = sorted(
-        groups[1:], key=lambda group: group[0].partition("=")[0] != "--config"
-    )  # others override it
-    argv = [each for group in groups for each in group]
-    _check_config_files(argv)
-    # without a slash, a file of a section would be taken for a class to import
-    argv = [re.sub(r"^(--[\w.]+=)?(?=[^/=-][^/=]*\.ya?ml$)", r"\g<1>./", each) for each in argv]
-    try:
-        values = vars(parser.instantiate(parser.parse_args(argv)))
-    except (ArgumentError, TypeError) as error:  # TypeError: a section is not a mapping
-        raise ValueError(_readable(error)) from error
-    values.pop("config")
-    if values.pop("debug"):
-        os.environ[DEBUG_VARIABLE] = "1"
-    return values
-
-
-def _readable(error: ArgumentError | TypeError) -> str:
-    """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
-    message = " ".join(str(error).split())
-    if isinstance(error, TypeError):
-        message = (
-            "config: a section such as data, augment, student or eval must be a mapping of fields"
+    def __init__(
+        self, options_class: type, prog: str, description: str, positional: Sequence[str] = ()
+    ):
+        summary, _, examples = description.partition("\n\n")
+        super().__init__(
+            prog=prog,
+            description=" ".join(summary.split()),
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-    message = re.sub(
-        r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message
-    )
-    message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
-    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    code = r"'\1' would be imported as code, which is not allowed. Write a file as ./FILE"
-    message = re.sub(r"Importing '([^']+)' is not allowed.*", code, message)
-    hint = 'In YAML, write "no" in quotation marks. ' if "Given value: False" in message else ""
-    hint = (
-        "Each source is a mapping such as {train: FILE}. "
-        if message.startswith("data.sources:")
-        else hint
-    )
-    hint = (
-        "For a loss of your own, name its module with --import. " if "_weight'" in message else hint
-    )
-    return f"{message.replace('typing.', '').rstrip('.')}. {hint}See --help for all options."
+        self._options_class = options_class
+        self._options: dict[str, list[Any]] = {}  # alternatives of the type, by dotted name
+        self._initial: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
+        self.add_argument(
+            "--config",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="YAML file with options; the command line overrides it.",
+        )
+        self.add_argument(
+            "--trust_recipe_code",
+            action="store_true",
+            help="Run functions (module:function) that a YAML file names as data. Check them first.",
+        )
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            help="Show the traceback of an error before its message.",
+        )
+        self._add_fields(options_class, positional=positional)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ValueError, where argparse would print its usage and exit."""
+        raise ValueError(f"{message}. See --help for all options.")
+
+    def parse(self, argv: Sequence[str] | None = None) -> Any:
+        """Parse a command line.
+
+        Args:
+            argv: Arguments. Default: `sys.argv`.
+
+        Returns:
+            An instance of the dataclass.
+
+        Raises:
+            ValueError: An option is unknown, missing or invalid. The message names it.
+        """
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        for flag in (argument.partition("=")[0] for argument in arguments):
+            if self._is_key(flag.removeprefix("--")) and flag not in self._option_string_actions:
+                self.add_argument(flag, type=parse_yaml, default=argparse.SUPPRESS)
+        typed = vars(self.parse_args(arguments))
+        if typed.pop("debug"):
+            os.environ[DEBUG_VARIABLE] = "1"
+        trusted = typed.pop("trust_recipe_code")
+        for file in map(Path, typed.pop("config")):
+            content = read_mapping(file, "config")
+            check_no_trust(content)
+            for name, value in content.items():
+                self._set(name, value, file.parent)
+        for name in sorted(typed):  # a section before its fields
+            self._set(name, typed[name], Path())
+        values: dict[str, Any] = {}
+        for name in sorted(self._values):
+            *sections, last = name.split(".")
+            target = values
+            for section in sections:
+                target[section] = target.get(section) or {}
+                target = target[section]
+            target[last] = self._values[name]
+        if not trusted:
+            check_no_code(values, arguments)
+        return check_value(self._options_class, values)
+
+    def _add_fields(self, options_class: Any, prefix: str = "", positional: Sequence[str] = ()):
+        helps, hints = help_texts(options_class), get_type_hints(options_class, include_extras=True)
+        group = self.add_argument_group(prefix.rstrip(".") or "options of this command")
+        for option in fields(options_class):
+            name, kinds = f"{prefix}{option.name}", _alternatives(hints[option.name])
+            self._options[name] = kinds
+            self._initial[name] = default = _default(option)
+            text = helps[option.name]
+            if default is MISSING:
+                text += " Required."
+            elif default not in (None, False, "", []):
+                text += f" Default: {default}."
+            keywords: dict[str, Any] = {"type": partial(_convert, kinds)}
+            if any(kind is list or kind is tuple for kind in map(get_origin, kinds)):
+                keywords |= {"nargs": "+", "action": "extend"}
+            elif bool in kinds and positional:  # with a value, it would take a positional argument
+                keywords = {"action": "store_true"}
+            elif bool in kinds:
+                keywords |= {"nargs": "?", "const": True}
+            flag = option.name if option.name in positional else f"--{name}"
+            group.add_argument(
+                flag, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords
+            )
+            for kind in kinds:
+                if is_dataclass(kind):
+                    self._add_fields(kind, f"{name}.")
+
+    def _is_key(self, name: str) -> bool:
+        """Whether a name is a key of a mapping, such as `columns.zh`."""
+        kinds = self._options.get(name.rpartition(".")[0], [])
+        return any(get_origin(kind) is dict for kind in kinds)
+
+    def _set(self, name: str, value: Any, folder: Path):
+        """Set an option, the fields of a section, or a key of a mapping.
+
+        Args:
+            name: Dotted name.
+            value: Value from a file or the command line.
+            folder: Folder that the file of a section is relative to.
+        """
+        kinds = self._options.get(name, [])
+        if self._is_key(name):
+            mapping, _, key = name.rpartition(".")
+            before = self._values.get(mapping, self._initial[mapping])
+            self._values[mapping] = {**(before or {}), key: value}
+        elif not kinds:
+            raise ValueError(f"{name}: is not an option. See --help for all options.")
+        elif not any(map(is_dataclass, kinds)):
+            is_one = isinstance(value, list) and len(value) == 1
+            takes_one = is_one and (isinstance(value[0], list) or str in kinds)
+            self._values[name] = value[0] if takes_one else value
+        elif isinstance(value, str):
+            file = folder / value
+            self._set(name, read_mapping(file, name), file.parent)
+        elif isinstance(value, dict):
+            for field, item in value.items():
+                self._set(f"{name}.{field}", item, folder)
+        else:
+            self._values[name] = value
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """Types of a union, without their ranges."""
+    if get_origin(hint) is Annotated:
+        return _alternatives(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return [kind for each in get_args(hint) for kind in _alternatives(each)]
+    return [hint]
+
+
+def _convert(kinds: Sequence[Any], text: str) -> Any:
+    """Value of an argument: a string where the types have strings, else YAML."""
+    items = [item for kind in kinds if get_origin(kind) in (list, tuple) for item in get_args(kind)]
+    takes_text = any(kind is str or get_origin(kind) is Literal for kind in [*kinds, *items])
+    is_list = bool(items) and text.startswith("[") and text.endswith("]")
+    is_none = NoneType in kinds and text == "null"
+    return text if takes_text and not is_list and not is_none else parse_yaml(text)
+
+
+def _default(option: Field) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def help_texts(options_class: type) -> dict[str, str]:
@@ -186,78 +245,6 @@ def help_texts(options_class: type) -> dict[str, str]:
             f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring."
         )
     return helps
-
-
-def _check_config_files(arguments: Sequence[str]):
-    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
-    names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
-    names += [
-        argument.removeprefix("--config=")
-        for argument in arguments
-        if argument.startswith("--config=")
-    ]
-    for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"config: {str(path)!r} cannot be read as YAML in UTF-8 ({one_line(error)})."
-            ) from error
-        if not isinstance(content, dict):
-            raise ValueError(
-                f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}."
-            )
-
-
-class _Collect(Action):
-    """Action of a list option. The command line replaces the list of a YAML file; a repeated flag extends the list."""
-
-    def __init__(self, *arguments: Any, **keywords: Any):
-        super().__init__(*arguments, **keywords)
-        self.is_given = False
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None):
-        earlier = getattr(namespace, self.dest) if self.is_given else []
-        self.is_given = True
-        setattr(namespace, self.dest, [*earlier, *values])
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of example commands."""
-
-
-def _add_option(parser: ArgumentParser, option: Field, hint: Any, text: str, is_positional: bool):
-    default = option.default if option.default_factory is MISSING else option.default_factory()
-    required = default is MISSING
-    name = option.name if is_positional else f"--{option.name}"
-    if hint is bool and default is False:
-        parser.add_argument(name, action="store_true", help=text)
-        return
-    keywords: dict[str, Any] = {"help": text}
-    if (item := _list_item(hint)) is None:
-        keywords |= {"type": hint} | ({} if required else {"default": default})
-    else:
-        keywords |= _item_type(item) | {"nargs": "+", "action": _Collect}
-        if not required:
-            shown = " ".join(map(str, default)) if isinstance(default, list) and default else "none"
-            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {shown})"}
-    if required and not is_positional:
-        keywords["required"] = True
-    parser.add_argument(name, **keywords)
-
-
-def _list_item(hint: Any) -> Any:
-    """Return T of `list[T]` or `list[T] | None`; None for any other type."""
-    if get_origin(hint) in (Union, types.UnionType):
-        options = [option for option in get_args(hint) if option is not type(None)]
-        return _list_item(options[0]) if len(options) == 1 else None
-    return get_args(hint)[0] if get_origin(hint) is list else None
-
-
-def _item_type(item: Any) -> dict[str, Any]:
-    if get_origin(item) is Literal:
-        return {"choices": list(get_args(item)), "type": type(get_args(item)[0])}
-    return {"type": item}
 
 
 def command_name(prog: str) -> str:
@@ -328,7 +315,7 @@ def command_of(program: str, options: Any) -> str:
     parts = program.split()
     for option in fields(options):
         value = getattr(options, option.name)
-        default = option.default if option.default_factory is MISSING else option.default_factory()
+        default = _default(option)
         if value == default or option.name.endswith("_dir"):
             continue
         if isinstance(value, dict):  # as users type it: an option for each key

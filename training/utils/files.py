@@ -5,7 +5,6 @@ ever replaced or removed.
 """
 
 import importlib.util
-import json
 import os
 import re
 import secrets
@@ -13,13 +12,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 REPO_ROOT = Path(__file__).parents[2]
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, a source of data
-OWN_CODE = "training.corpus."  # the data sets of this project
 SCRATCH_SUFFIX = ".dcclip-tmp"
 OLD_SUFFIX = ".dcclip-old"
 ELSEWHERE = "<elsewhere>"  # stands for a folder of this machine in files that a run writes
@@ -30,12 +24,6 @@ ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"(])(?:file://)?/[^\s'"(),;/]+/[^\s'"()
 def expanded(name: str) -> Path:
     """Path with `~` as the home folder. A name of no user stays, where `Path.expanduser` has an error of its own."""
     return Path(os.path.expanduser(name))
-
-
-def names_function(source: str, typed: str) -> bool:
-    """Whether SOURCE, NAME=SOURCE or SOURCE:COLUMN is a function, neither ours nor on the typed command line."""
-    found = FUNCTION.match(source.rpartition("=")[2])
-    return found is not None and found[0] not in typed and not found[0].startswith(OWN_CODE)
 
 
 def portable(name: str, num_parts: int = 1) -> str:
@@ -217,31 +205,3 @@ def set_modes(folder: Path):
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-
-
-def read_mapping(path: Path, field: str, **types: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a YAML file (`*.yaml`) or JSON file whose content is a mapping.
-
-    Args:
-        path: File to read.
-        field: Option that named the file; the error message starts with it.
-        types: Types of the fields that must be there, by name.
-
-    Raises:
-        ValueError: The file is missing or damaged, or a field is missing or has the wrong type.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-        if not isinstance(content, dict):
-            raise TypeError(f"expected a mapping, found {type(content).__name__}")
-        for name, kind in types.items():
-            if not isinstance(content.get(name), kind):
-                found = f"is {content[name]!r}" if name in content else "is missing"
-                raise TypeError(f"field {name!r} {found:.80}")
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{field}: {path} cannot be used ({type(error).__name__}: {cause}). Copy the file again, or write it anew."
-        ) from error
-    return content

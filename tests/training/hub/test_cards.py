@@ -14,8 +14,8 @@ from training.config import (
     AlignRecipe,
     DataConfig,
     DistillRecipe,
+    parse_recipe,
     read_recipe,
-    recipe_from_args,
     save_recipe,
 )
 from training.hub import CardDetails, earlier_recipes, save_model, write_card
@@ -363,7 +363,7 @@ def test_the_batch_size_covers_all_processes_and_accumulated_batches(
     recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), batch_size=8, **fields)
     save_recipe(recipe, tmp_path, num_processes)
     assert text in TrainingRun("recipe.yaml", read_recipe(tmp_path / "recipe.yaml")).description
-    assert recipe_from_args(AlignRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == recipe
+    assert parse_recipe(AlignRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == recipe
 
 
 def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from tests.tiny import ROOT
 from training.utils.files import (
     atomic_write,
-    read_mapping,
     recover_folder,
     relative_path,
     remove_folder,
@@ -239,14 +238,3 @@ def test_a_folder_with_added_files_is_not_replaced(tmp_path):
     (tmp_path / "onnx/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"output_dir: .* has onnx/notes\.txt, which no command"):
         check_replaceable(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "1"}', "{}", '{"b":' * 5000, b"\xff"])
-@pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_a_damaged_mapping_is_refused_with_field_and_file(tmp_path, content, suffix):
-    path = tmp_path / f"x.{suffix}"
-    path.write_text('{"a": 1}')
-    assert read_mapping(path, "some.field", a=int) == {"a": 1}
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=rf"^some\.field: .*x\.{suffix}"):
-        read_mapping(path, "some.field", a=int)

@@ -13,7 +13,9 @@ from safetensors import safe_open
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
 from training.teachers.lineage import OTHER_LICENSE, UNKNOWN, card_license, split_licenses
 from training.text.writing_systems import LANGUAGE_NAMES
-from training.utils.files import portable, read_mapping
+from training.utils.files import portable
+from training.utils.ranges import EmbeddingWidth, Pixels, TextLength
+from training.utils.reading import read_mapping
 from training.utils.results import Results
 
 WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
@@ -131,11 +133,16 @@ class ModelFacts:
             ValueError: config.json is damaged.
         """
         folder = Path(folder)
-        optional = (str, type(None))
         config = read_mapping(
-            folder / CONFIG_NAME, "config", image_size=int, max_text_length=int, projection_dim=int, languages=list,
-            teacher=optional, teacher_license=optional,
-        )  # fmt: skip
+            folder / CONFIG_NAME,
+            "config",
+            image_size=Pixels,
+            max_text_length=TextLength,
+            projection_dim=EmbeddingWidth,
+            languages=list[str],
+            teacher=str | None,
+            teacher_license=str | None,
+        )
         base_model = config.get("base_model")
         return cls(
             parameters=count_parameters(folder),
