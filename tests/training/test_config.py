@@ -233,8 +233,8 @@ def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write, trusted):
     assert parse_recipe(DistillRecipe, argv).data.train == "os:abort"
 
 
-def test_the_functions_of_this_project_need_no_trust(write):
-    source = "training.corpus.emoji:load_train"
+@pytest.mark.parametrize("source", ["training.corpus.emoji:load_train", "pip:efficientnet_lite0"])
+def test_what_runs_no_code_of_others_needs_no_trust(write, source):
     assert parse_recipe(DistillRecipe, write(data={"train": source})).data.train == source
 
 
