@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from modeling_dcclip.handler import BadRequest, answer
+from modeling_dcclip.messages import Message, message_of
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.local_server import LocalHandler, LocalServer
 
 MAX_BODY = 64 * 2**20  # bytes of a request
-MAX_DRAINED = 2**30  # bytes that are read of a larger one, so that the client reads the answer
+WAIT_S = 60  # for the requests before
 OPENAPI = Path(__file__).with_name("openapi.json")
+HELP = "Send requests to POST /api; GET /openapi.json describes them."
 
 
 class ApiServer(LocalServer):
@@ -30,10 +32,14 @@ class ApiServer(LocalServer):
     def answer(self, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
         """Answer a request as `EndpointHandler` does."""
         own = self.runtime
-        with self.lock:
+        if not self.lock.acquire(timeout=WAIT_S):
+            raise BadRequest("Too many requests at once. Send it again later.", 503)
+        try:
             return answer(
                 data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale
             )
+        finally:
+            self.lock.release()
 
 
 class _ApiHandler(LocalHandler):
@@ -46,47 +52,31 @@ class _ApiHandler(LocalHandler):
         if self.path == "/openapi.json":
             self.send_content("application/json", OPENAPI.read_bytes())
         else:
-            self.send_failure(
-                HTTPStatus.NOT_FOUND,
-                "Send requests to POST /api; GET /openapi.json describes them.",
-            )
+            self.send_failure(HTTPStatus.NOT_FOUND, HELP)
 
     def do_POST(self):
         """Answer a request of the API."""
         if self.is_refused():
             return
         try:
-            self.send_json(HTTPStatus.OK, self.server.answer(self._read_json()))
+            with self.body(MAX_BODY) as body:
+                content = self.server.answer(self._parsed(body))
         except BadRequest as error:
-            self.send_failure(HTTPStatus(error.status_code), str(error))
+            self.send_failure(HTTPStatus(error.status_code), message_of(error))
         except ValueError as error:
-            self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
+            self.send_failure(HTTPStatus.BAD_REQUEST, message_of(error))
+        else:
+            self.send_json(HTTPStatus.OK, content)
 
-    def _read_json(self) -> Any:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal()):
-            raise BadRequest(
-                "Content-Length is missing; send the length of the body.",
-                HTTPStatus.LENGTH_REQUIRED,
-            )
-        if int(length) > MAX_BODY:
-            remaining = min(int(length), MAX_DRAINED)
-            while remaining and (part := self.rfile.read(min(remaining, 2**16))):
-                remaining -= len(part)
-            raise BadRequest(f"The body has {int(length):,} bytes; send at most {MAX_BODY:,}.", 413)
-        body = self.rfile.read(int(length))
+    def _parsed(self, body: bytes) -> Any:
         if self.path != "/api":
-            raise BadRequest(
-                "Send requests to POST /api; GET /openapi.json describes them.",
-                HTTPStatus.NOT_FOUND,
-            )
-        if (
-            self.headers.get_content_type() != "application/json"
-        ):  # which no form of another site can send
+            raise BadRequest(HELP, HTTPStatus.NOT_FOUND)
+        # which no form of another site can send
+        if self.headers.get_content_type() != "application/json":
             raise BadRequest(
                 "Content-Type: send application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
             )
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"The body is not JSON ({error}).") from error
+            raise BadRequest(Message("The body is not JSON ({}).", error)) from error

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.search.files import (
     VIDEOS,
     FileState,
@@ -175,15 +176,23 @@ class Catalog:
             # a table that is missing has the general code, and a full disk one of its own
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise OSError(
-                    f"index: cannot use {str(self._path)!r} ({error}). Free some space or check the disk."
+                    Message(
+                        "index: cannot use {!r} ({}). Free some space or check the disk.",
+                        str(self._path),
+                        Message(str(error)),
+                    )
                 ) from error
             raise self.damage(str(error)) from error
 
     def damage(self, cause: str) -> DamagedIndexError:
         """The error of a damaged catalog."""
         return DamagedIndexError(
-            f"index: {str(self._path)!r} is damaged ({' '.join(cause.split())}). Run dcclip index: it embeds the "
-            "photographs again, and keeps the folders and what they leave out."
+            Message(
+                "index: {!r} is damaged ({}). Run dcclip index: it embeds the photographs again, "
+                "and keeps the folders and what they leave out.",
+                str(self._path),
+                Message(" ".join(cause.split())),
+            )
         )
 
     @property
@@ -275,6 +284,16 @@ class Catalog:
             f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip
         )
         return [row for row, *_ in found]
+
+    def months(self, chosen: Filter) -> list[tuple[str, int]]:
+        """Months of `newest`, such as `2023-05`, newest first, each with the number of its contents."""
+        where, values = chosen.condition()
+        shown = f"SELECT date, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
+        return self.execute(
+            f"SELECT substr(date, 1, 7) AS month, count(*) FROM ({shown}) GROUP BY month "
+            "ORDER BY month DESC",
+            *values,
+        )
 
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
@@ -438,7 +457,8 @@ class Catalog:
 _COMPARISON = (
     "DROP TABLE IF EXISTS temp.seen",
     "DROP TABLE IF EXISTS temp.pending",
-    "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns INTEGER)",
+    "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns "
+    "INTEGER)",
     # row: the row of the path before it is read again
     "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, row INTEGER)",
 )
@@ -475,7 +495,10 @@ def require_own_file(path: Path):
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise DamagedIndexError(
-                f"index: {str(path)!r} is a link, or not a file. Remove it, and run dcclip index."
+                Message(
+                    "index: {!r} is a link, or not a file. Remove it, and run dcclip index.",
+                    str(path),
+                )
             )
 
 

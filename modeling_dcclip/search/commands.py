@@ -1,6 +1,9 @@
-"""The commands of `dcclip` on an index: index, search, serve, duplicates and status."""
+"""What the `dcclip` command runs: index folders of photographs, search and serve an index, list duplicates, show the
+status, and label an image.
+"""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -8,29 +11,40 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
-from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
-from modeling_dcclip.messages import translate
+from modeling_dcclip.messages import (
+    Message,
+    joined,
+    message_of,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    say,
+    translate,
+)
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Index, open_model
+from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
-from modeling_dcclip.search.query import QueryWarning, split_query
+from modeling_dcclip.search.photos import read_example
+from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
 from modeling_dcclip.search.settings import has_index, read_settings
 from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import load_watchfiles, watch
 
 SHOWN_FAILURES = 3  # of each cause
-SHOWN_MISFITS = 3  # if no photograph fits
-CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
+LISTED = (
+    10  # photographs that a search lists at least; if fewer fit, the most similar others follow
+)
+PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
 
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    exists = has_index(options.index)
     given = {
         name
         for name in ("folders", "model", "exclude", "forget", "upgrade", "watch")
@@ -39,31 +53,34 @@ def run_index(options: argparse.Namespace):
     for name in {"forget", "upgrade"} & given:
         if others := given - {name}:
             raise ValueError(
-                f"{name}: cannot be combined with {', '.join(sorted(others))}. Run two commands."
+                Message(
+                    "{}: cannot be combined with {}. Run two commands.",
+                    name,
+                    ", ".join(sorted(others)),
+                )
             )
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
-        print_json({"removed": removed}) if options.json else _say(f"{_files(removed)} removed")
+        if options.json:
+            print_json({"removed": removed})
+        else:
+            say(Message("{} removed", _files(removed)))
         return
     if options.watch:
         load_watchfiles()  # a missing package is reported before the work
-    limits = {"model_id": options.model_id, "truncate_dim": options.truncate_dim}
     if options.upgrade is not None:
         with Index.open(options.index) as index, _progress("images") as show:
-            report = upgrade_index(index, options.upgrade, progress=show, **limits)
+            report = upgrade_index(
+                index,
+                options.upgrade,
+                progress=show,
+                model_id=options.model_id,
+                truncate_dim=options.truncate_dim,
+            )
             files = len(index)
     else:
-        if not exists and not options.folders:
-            raise ValueError(
-                f"folder: got none, and {str(options.index)!r} has no index. Name a folder."
-            )
-        # before a model is loaded, and folders without images before an index is created
-        require_folders(options.folders, None if exists else options.exclude or ())
-        with (
-            Index.open(options.index, _model(options), create=True, **limits) as index,
-            _progress("images") as show,
-        ):
+        with _open_to_add(options) as index, _progress("images") as show:
             report = index.add(*options.folders, progress=show, exclude=options.exclude)
             files = len(index)
     _print_report(report, files, options)
@@ -72,14 +89,41 @@ def run_index(options: argparse.Namespace):
     if options.watch:
         with (
             Index.open(options.index, _model(options)) as index,
-            suppress(KeyboardInterrupt),
-        ):  # how a user ends it
+            suppress(KeyboardInterrupt),  # how a user ends it
+        ):
             for update in watch(index):
                 changed = update.embedded + update.copies + update.moved + update.removed
                 if changed or update.failures != report.failures:
                     _print_report(update, len(index), options)
                     sys.stdout.flush()
                 report = update
+
+
+def _open_to_add(options: argparse.Namespace) -> Index:
+    """Open the index, or create it, after a look at the folders to add."""
+    exists = has_index(options.index)
+    if not exists and not options.folders:
+        raise ValueError(
+            Message("folder: got none, and {!r} has no index. Name a folder.", str(options.index))
+        )
+    # before a model is loaded, and folders without images before an index is created
+    require_folders(options.folders, None if exists else options.exclude or ())
+    return Index.open(
+        options.index,
+        _model(options),
+        create=True,
+        model_id=options.model_id,
+        truncate_dim=options.truncate_dim,
+    )
+
+
+def _default_model() -> Path:
+    """Model folder to use if none is given: of the variable DCCLIP_MODEL, else the bundled model."""
+    if name := os.environ.get("DCCLIP_MODEL"):
+        return Path(name)
+    package = Path(__file__).parents[1]
+    bundled = package / "model"  # in the wheel
+    return bundled if bundled.is_dir() else package.parent / "model_cards" / "dcclip-tiny-photo"
 
 
 def _model(options: argparse.Namespace) -> Path | None:
@@ -93,104 +137,158 @@ def _model(options: argparse.Namespace) -> Path | None:
         folder = Path(read_settings(options.index).model)
         if (folder / "config.json").is_file():
             return None
-    return default_model()
+    return _default_model()
 
 
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
         print_json(vars(report) | {"files": files, "index": str(options.index)})
         return
-    parts = ["1 image embedded" if report.embedded == 1 else f"{report.embedded:,} images embedded"]
-    parts += [f"{report.unchanged:,} unchanged"]
-    parts += (
-        [f"{report.copies:,} copies of others"]
-        if report.copies > 1
-        else ["1 copy of others"] * report.copies
-    )
-    parts += [f"{report.moved:,} moved"] if report.moved else []
-    parts += [f"{report.removed:,} removed"] if report.removed else []
-    parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
-    _say(
-        f"{_files(files)} in the index: {translate(', ').join(map(translate, parts))} ({report.seconds:.1f} s)"
-    )
+    parts = [_count(report.embedded, "1 image embedded", "{:,} images embedded")]
+    parts.append(Message("{:,} unchanged", report.unchanged))
+    if report.copies:
+        parts.append(_count(report.copies, "1 copy of others", "{:,} copies of others"))
+    if report.moved:
+        parts.append(Message("{:,} moved", report.moved))
+    if report.removed:
+        parts.append(Message("{:,} removed", report.removed))
+    if report.failures:
+        parts.append(Message("{:,} unreadable", len(report.failures)))
+    say(Message("{} in the index: {} ({:.1f} s)", _files(files), joined(parts), report.seconds))
     if report.lost:
-        _say(f"the index was damaged, and all its photographs were embedded again: {report.lost}")
+        say(
+            Message(
+                "the index was damaged, and all its photographs were embedded again: {}",
+                Message(report.lost),
+            )
+        )
     for cause, number in Counter(cause for _, cause in report.failures).most_common():
-        _say(f"unreadable: {_files(number)} ({cause})")
+        say(Message("unreadable: {} ({})", _files(number), Message(cause)))
         for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
-            _print_line(f"  {path}")
+            print_line(f"  {path}")
         if number > SHOWN_FAILURES:
-            _say(f"  and {number - SHOWN_FAILURES:,} more; --json lists all of them")
+            say(Message("  and {:,} more; --json lists all of them", number - SHOWN_FAILURES))
     for folder in report.unreadable:
-        _say(f"cannot be read: {str(folder)!r} (its indexed photographs are kept)")
+        say(Message("cannot be read: {!r} (its indexed photographs are kept)", str(folder)))
     for folder in report.missing:
-        _say(
-            f"missing folder: {str(folder)!r} (its indexed photographs are kept; mount its disk, or pass --forget)"
+        say(
+            Message(
+                "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
+                str(folder),
+            )
         )
     if report.others:
-        _say(f"files of other types are not indexed: {count_extensions(report.others)}")
+        say(Message("files of other types are not indexed: {}", count_extensions(report.others)))
 
 
 def run_search(options: argparse.Namespace):
-    """Print scores and paths, most similar first."""
-    limits = {
-        "top": options.top,
-        "after": options.after,
-        "before": options.before,
-        "path": options.path,
-    }
+    """Print the photographs that fit, most similar first, and some others if few do."""
     with (
         Index.open(options.index, _model(options), model_id=options.model_id) as index,
         _notes_printed(),
     ):
-        terms, texts, without = list[str](), list[str](), [*options.without]
-        for each in options.texts:
-            if os.path.isfile(each):
-                print_note(f"{each!r} is a file. To search by an image, pass --image {each!r}.")
-            is_next = (
-                terms and "^" not in terms[-1] + each
-            )  # of a text without quotation marks: a dog in the snow
-            terms.append(f"{terms.pop()} {each}" if is_next else each)
-        for each in terms:  # beach -people, as on the page
-            text, left_out = split_query(each)
-            texts += [text] if text or not left_out else []
-            without += left_out
-        hits = index.search(*texts, without=without, images=options.images, **limits)
+        texts, without = _terms(options)
+        after, before = options.after, options.before
+        if len(texts) == 1 and not (after or before):
+            text, dates = split_dates(texts[0], date.today())
+            if dates is not None:
+                print_note(
+                    Message(
+                        "{!r} is understood as the dates {} to {}",
+                        dates.words,
+                        dates.after,
+                        dates.before,
+                    )
+                )
+                texts, after, before = [text] if text else [], dates.after, dates.before
+        chosen = Filter(after, before, options.path)
+        if options.top < 1:
+            raise ValueError(Message("top: got {}, expected at least 1.", options.top))
+        if texts or without or options.images or not (after or before):
+            hits = index.search(
+                *texts,
+                without=without,
+                images=options.images,
+                top=max(options.top, LOOKED),
+                after=after,
+                before=before,
+                path=options.path,
+            )
+        else:
+            hits = index.newest(options.top, chosen)
+        total = len(index.catalog.rows_of_files(chosen))
         if not hits:
-            cause = f"no photograph passes the filters (of {len(index):,} in the index)"
-            print_note(cause if len(index) else "the index is empty: dcclip index FOLDER")
+            print_note(
+                Message("no photograph passes the filters (of {:,} in the index)", len(index))
+                if len(index)
+                else "the index is empty: dcclip index FOLDER"
+            )
     if options.json:
-        print_json(
-            [
-                {
-                    "path": hit.path,
-                    "score": round(hit.score, 6),
-                    "date": hit.taken,
-                    "copies": list(hit.copies),
-                }
-                | {"is_current": hit.is_current, "fits": hit.fits}
-                | ({} if hit.fit is None else {"fit": round(hit.fit, 3)})
-                | ({} if hit.seconds is None else {"seconds": hit.seconds})
-                for hit in hits
-            ]
-        )
-    else:
-        shown = hits if options.all else [hit for hit in hits if hit.fits]
-        if hits and not shown:
-            shown = hits[:SHOWN_MISFITS]
-            print_note("no photograph seems to fit; these are the most similar ones")
-        elif len(shown) < len(hits):
-            print_note("less likely photographs are left out; --all lists them")
-        for hit in shown:
-            number = len(hit.copies)
-            marks = [hit.time] if hit.time else []
-            marks += [f"(+{number} copies)" if number > 1 else "(+1 copy)"] if number else []
-            marks += (
-                [] if hit.is_current else ["(changed)" if os.path.exists(hit.path) else "(gone)"]
+        print_json([_fields(hit) for hit in hits[: options.top]])
+        return
+    fitting = [hit for hit in hits if options.all or hit.fits][: options.top]
+    if options.paths:
+        for hit in fitting:
+            print_line(hit.path)
+        return
+    others = [hit for hit in hits if not (options.all or hit.fits)]
+    others = others[: max(0, min(options.top, LISTED) - len(fitting))]
+    for hit in fitting:
+        _print_hit(hit)
+    if others:
+        say("less likely:" if fitting else "no photograph seems to fit; the most similar ones:")
+    for hit in others:
+        _print_hit(hit)
+    if (hidden := total - len(fitting) - len(others)) > 0 and hits:
+        print_note(Message("{:,} more; --top N and --all list more of them", hidden))
+
+
+def _terms(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Texts of a query, and what they and the option --not exclude."""
+    terms = list[str]()
+    for each in options.texts:
+        if os.path.isfile(each):
+            print_note(
+                Message("{!r} is a file. To search by an image, pass --image {!r}.", each, each)
             )
-            _print_line(
-                "  ".join([f"{hit.score:.3f}", hit.taken[:10], hit.path, *map(translate, marks)])
-            )
+        # of a text without quotation marks: a dog in the snow
+        is_next = terms and "^" not in terms[-1] + each
+        terms.append(f"{terms.pop()} {each}" if is_next else each)
+    texts, without = list[str](), [*options.without]
+    for each in terms:  # beach -people, as on the page
+        text, left_out = split_query(each)
+        if text or not left_out:
+            texts.append(text)
+        without += left_out
+    return texts, without
+
+
+def _fields(hit: Hit) -> dict[str, Any]:
+    """JSON of a result."""
+    fields: dict[str, Any] = {
+        "path": hit.path,
+        "score": round(hit.score, 6),
+        "date": hit.taken,
+        "copies": list(hit.copies),
+        "is_current": hit.is_current,
+        "fits": hit.fits,
+    }
+    if hit.fit is not None:
+        fields["fit"] = round(hit.fit, 3)
+    if hit.seconds is not None:
+        fields["seconds"] = hit.seconds
+    return fields
+
+
+def _print_hit(hit: Hit):
+    parts = [f"{hit.score:.3f}", hit.taken[:10], hit.path]
+    if hit.time:
+        parts.append(translate(Message("(at {})", hit.time)))
+    if hit.copies:
+        parts.append(translate(_count(len(hit.copies), "(+1 copy)", "(+{} copies)")))
+    if not hit.is_current:
+        parts.append(translate("(changed)" if os.path.exists(hit.path) else "(gone)"))
+    print_line("  ".join(parts))
 
 
 def run_serve(options: argparse.Namespace):
@@ -198,33 +296,63 @@ def run_serve(options: argparse.Namespace):
     from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
     from modeling_dcclip.search.serve import SearchServer
 
-    if not 0 <= options.port < 65536:
-        raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
     if options.api and options.open:
-        raise ValueError("open: cannot be combined with api, which has no page. Leave one out.")
+        raise ValueError(
+            Message("open: cannot be combined with api, which has no page. Leave one out.")
+        )
     if options.api:
         model = _model(options) or Path(read_settings(options.index).model)
-        _serve(partial(ApiServer, open_model(model, threads=None)), "can use the model", options)
+        risk = "everyone who reaches this address can use the model"
+        _serve(partial(ApiServer, open_model(model, threads=None)), risk, options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now
-        _serve(partial(SearchServer, index), "sees the photographs of the index", options)
+        risk = "everyone who reaches this address sees the photographs of the index"
+        _serve(partial(SearchServer, index), risk, options)
 
 
-def _serve(make: Callable[[str, int], Any], risk: str, options: argparse.Namespace):
+def run_browse(options: argparse.Namespace):
+    """Serve the page at once, and index folders meanwhile."""
+    from modeling_dcclip.search.serve import Indexing, SearchServer
+
+    report = partial(_print_report, options=options)
+    with (
+        _open_to_add(options) as index,
+        Index.open(options.index, index.runtime) as searched,
+        Indexing(index, options.folders, options.exclude, report) as indexing,
+    ):
+        risk = "everyone who reaches this address sees the photographs of the index"
+        _serve(partial(SearchServer, searched, indexing=indexing), risk, options)
+
+
+def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
     from modeling_dcclip.search.local_server import LOOPBACK
 
-    try:
-        server = make(options.host, options.port)
-    except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
-        cause = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"port: cannot listen on {options.host}:{options.port} ({cause}). Choose a different --host or --port."
-        ) from error
+    if options.port is not None and not 0 <= options.port < 65536:
+        raise ValueError(Message("port: got {}, expected 0 to 65535.", options.port))
+    ports = [*range(PORT, PORT + PORTS)] if options.port is None else [options.port]
+    for port in ports:
+        try:
+            server = make(host=options.host, port=port)
+            break
+        except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
+            if port != ports[-1] and getattr(error, "errno", None) == errno.EADDRINUSE:
+                continue
+            cause = Message(getattr(error, "strerror", None) or str(error))
+            raise OSError(
+                Message(
+                    "port: cannot listen on {}:{} ({}). Choose a different --host or --port.",
+                    options.host,
+                    port,
+                    cause,
+                )
+            ) from error
     with server, suppress(KeyboardInterrupt):  # how a user ends it
         print(server.url, flush=True)
+        if port != ports[0]:
+            print_note(Message("port {} is taken, so the page is at port {}", ports[0], port))
         if options.host not in LOOPBACK:
-            print_note(f"everyone who reaches this address {risk}")
+            print_note(risk)
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
@@ -237,27 +365,33 @@ def run_duplicates(options: argparse.Namespace):
             groups = find_duplicates(index, options.threshold, show)
         if not groups:
             print_note(
-                f"no near duplicates among {_files(len(index))} at a cosine of {options.threshold}"
+                Message(
+                    "no near duplicates among {} at a cosine of {}",
+                    _files(len(index)),
+                    options.threshold,
+                )
             )
     if options.json:
-        fields = [
-            [each._asdict() | {"score": round(each.score, 6)} for each in group] for group in groups
-        ]
-        print_json(fields)
+        print_json(
+            [
+                [each._asdict() | {"score": round(each.score, 6)} for each in group]
+                for group in groups
+            ]
+        )
         return
     for group in groups:
         for each in group:
-            _print_line(f"{each.score:.3f}  {each.path}")
+            print_line(f"{each.score:.3f}  {each.path}")
         print()
     if groups:
-        spare = sum(
-            sum(sizes) - max(sizes)
-            for sizes in ([each.bytes for each in group] for group in groups)
-        )
-        count = f"{len(groups):,} groups" if len(groups) > 1 else "1 group"
-        _say(
-            f"{count} of {sum(map(len, groups)):,} files: keeping the largest file of each group frees "
-            f"{spare / 1e6:,.1f} MB"
+        sizes = [[each.bytes for each in group] for group in groups]
+        say(
+            Message(
+                "{} of {:,} files: keeping the largest file of each group frees {:,.1f} MB",
+                _count(len(groups), "1 group", "{:,} groups"),
+                sum(map(len, groups)),
+                sum(sum(each) - max(each) for each in sizes) / 1e6,
+            )
         )
 
 
@@ -281,40 +415,66 @@ def run_status(options: argparse.Namespace):
         print_json(status)
         return
     missing = translate(" (missing)")
-    _say(
-        f"{str(options.index)!r}: {_files(status['files'])}, {status['bytes'] / 1e6:,.1f} MB of vectors"
+    say(
+        Message(
+            "{!r}: {}, {:,.1f} MB of vectors",
+            status["index"],
+            _files(status["files"]),
+            status["bytes"] / 1e6,
+        )
     )
     mark = "" if status["has_model"] else missing
-    _say(f"model: {str(model)!r}{mark}; vectors: int8, {status['dimension']} dimensions")
-    for folder, files in status["folders"].items():
-        _print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
-    for folder, patterns in status["excluded"].items():
-        _say(f"left out of {folder!r}: {', '.join(map(repr, patterns))}")
-    for cause, number in status["failures"].items():
-        _say(f"unreadable: {_files(number)} ({cause})")
-
-
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number:,} files"
-
-
-def _say(message: str):
-    """Print a message in the user's language."""
-    _print_line(translate(message))
-
-
-def _print_line(text: str):
-    """Print one line. Paths keep their bytes, UTF-8 or not, but line breaks, and in a terminal all control characters,
-    are escaped.
-    """
-    controls = CONTROLS if sys.stdout.isatty() else ()
-    text = "".join(
-        f"\\x{ord(each) & 0xFF:02x}" if each in "\n\r" or category(each) in controls else each
-        for each in text
+    say(
+        Message(
+            "model: {!r}{}; vectors: int8, {} dimensions", str(model), mark, status["dimension"]
+        )
     )
-    if is_utf8(sys.stdout):
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test
-    print(text)
+    for folder, files in status["folders"].items():
+        print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
+    for folder, patterns in status["excluded"].items():
+        say(Message("left out of {!r}: {}", folder, ", ".join(map(repr, patterns))))
+    for cause, number in status["failures"].items():
+        say(Message("unreadable: {} ({})", _files(number), Message(cause)))
+
+
+def run_label(options: argparse.Namespace) -> None:
+    """Print the labels with their scores, highest first."""
+    labels = list(dict.fromkeys(label.strip() for label in options.labels))
+    if not all(labels):
+        raise ValueError(
+            "label: one is empty. Name what the image may show, in Chinese or English."
+        )
+    for label in filter(os.path.isfile, labels):
+        print_note(Message("{!r} is a file, and read as a label: label takes one image.", label))
+    runtime = open_model(options.model or _default_model(), threads=None)
+    scores = runtime.zero_shot(
+        read_example(options.image, runtime.preprocess.edge), labels, options.template
+    )
+    if len(labels) == 1:
+        print_note(
+            "a single label always has the score 1. To compare several, separate them with spaces."
+        )
+    for label in labels:
+        if unknown := runtime.unknown_parts(label):
+            print_note(
+                Message(
+                    "{!r} contains {}, which is not in the model's vocabulary",
+                    label,
+                    ", ".join(unknown),
+                )
+            )
+    if options.json:
+        print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
+    else:
+        print("\n".join(f"{score:.3f}  {label}" for label, score in scores))
+
+
+def _count(number: int, one: str, many: str) -> Message:
+    return Message(one) if number == 1 else Message(many, number)
+
+
+def _files(number: int) -> Message:
+    return _count(number, "1 file", "{:,} files")
 
 
 @contextmanager
@@ -324,9 +484,10 @@ def _notes_printed() -> Iterator[None]:
         warnings.simplefilter("always", QueryWarning)
         yield
     for each in caught:
-        is_note = issubclass(each.category, QueryWarning)
-        message = f"note: {each.message}" if is_note else f"warning: {each.message}"
-        print(f"{PROGRAM}: {translate(message)}", file=sys.stderr)
+        if isinstance(each.message, QueryWarning):
+            print_note(message_of(each.message))
+        else:
+            print_error(Message("warning: {}", each.message))
 
 
 @contextmanager
@@ -334,7 +495,8 @@ def _progress(unit: str) -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
     from tqdm import tqdm  # a search shows no bar
 
-    with tqdm(unit=f" {translate(unit)}", disable=None, leave=False) as bar:
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]"
+    with tqdm(unit=translate(unit), disable=None, leave=False, bar_format=layout) as bar:
 
         def show(done: int, total: int):
             bar.total = total

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress
@@ -48,7 +49,9 @@ def find_duplicates(
         QueryWarning: Files are left out.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
+        raise ValueError(
+            Message("threshold: got {}, expected a number above 0, at most 1.", threshold)
+        )
     files: dict[int, list[File]] = {}
     sound = {
         file.state for file in index.catalog.files() if file.state.is_current()
@@ -63,9 +66,9 @@ def find_duplicates(
         )
         codes, scales = index.store.read_codes(rows)
     if left_out := len(indexed) - len(current):
-        message = (
-            f"left out: files that are gone, or have changed since the last index: {left_out:,}. "
-            "Run dcclip index"
+        message = Message(
+            "left out: files that are gone, or have changed since the last index: {:,}. Run dcclip index",
+            left_out,
         )
         warnings.warn(message, QueryWarning, stacklevel=2)
     groups = []

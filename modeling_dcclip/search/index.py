@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
@@ -74,11 +75,11 @@ class Hit:
 
     @property
     def time(self) -> str:
-        """Time of the key frame of a video, such as `(at 0:42)`; empty for a photograph."""
+        """Time of the key frame of a video, such as `0:42`; empty for a photograph."""
         if self.seconds is None:
             return ""
         minutes, seconds = divmod(int(self.seconds), 60)
-        return f"(at {minutes}:{seconds:02})"
+        return f"{minutes}:{seconds:02}"
 
 
 class Index:
@@ -151,15 +152,21 @@ class Index:
         """
         folder = Path(folder)
         if folder.is_file():
-            raise ValueError(f"index: {str(folder)!r} is a file. Name a folder with --index.")
+            raise ValueError(
+                Message("index: {!r} is a file. Name a folder with --index.", str(folder))
+            )
         if create and not has_index(folder):
             runtime = open_model(model, truncate_dim)
             return cls(folder, create_index(folder, runtime, Space.of(runtime, model_id)), runtime)
         settings, lost = read_settings(folder), None
         if truncate_dim not in (None, settings.space.dimension):
             raise ValueError(
-                f"truncate_dim: the index {str(folder)!r} has {settings.space.dimension} dimensions, not "
-                f"{truncate_dim}. Choose a new folder with --index."
+                Message(
+                    "truncate_dim: the index {!r} has {} dimensions, not {}. Choose a new folder with --index.",
+                    str(folder),
+                    settings.space.dimension,
+                    truncate_dim,
+                )
             )
         if create:
             with suppress(BusyError), write_lock(folder):  # a process that writes has checked it
@@ -196,15 +203,26 @@ class Index:
                 space = Space.of(runtime, self._model_id)
                 found = self.match(runtime, space)
                 if found is None:
-                    missing = "" if self._has_model() else " (missing)"
+                    missing = "" if self._has_model() else Message(" (missing)")
                     raise ValueError(
-                        f"model: {space.model!r} (dimensions: {space.dimension}) has a different embedding space than "
-                        f"the index {str(self.folder)!r}, which belongs to {self.space.model!r}{missing} "
-                        f"(dimensions: {self.space.dimension}). Search with that model or one of its students, or "
-                        f"embed again: dcclip index --upgrade {runtime.folder}."
+                        Message(
+                            "model: {!r} (dimensions: {}) has a different embedding space than the index {!r}, "
+                            "which belongs to {!r}{} (dimensions: {}). Search with that model or one of its "
+                            "students, or embed again: dcclip index --upgrade {}.",
+                            space.model,
+                            space.dimension,
+                            str(self.folder),
+                            self.space.model,
+                            missing,
+                            self.space.dimension,
+                            runtime.folder,
+                        )
                     )
                 if self._model is None and self.space.files != space.files:
-                    message = f"the files of {str(runtime.folder)!r} have changed since it wrote the index"
+                    message = Message(
+                        "the files of {!r} have changed since it wrote the index",
+                        str(runtime.folder),
+                    )
                     warnings.warn(message, QueryWarning, stacklevel=3)
                 self._runtime, self._map = found
                 if space.change(self.space) is None:
@@ -277,9 +295,13 @@ class Index:
             runtime = self.runtime
             if change := Space.of(runtime).change(self.space):
                 raise ValueError(
-                    f"model: it is not the model that wrote the index ({change}). Only that model may add "
-                    "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
-                    f"{runtime.folder}), or choose a new folder with --index."
+                    Message(
+                        "model: it is not the model that wrote the index ({}). Only that model may add "
+                        "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
+                        "{}), or choose a new folder with --index.",
+                        change,
+                        runtime.folder,
+                    )
                 )
             report = update(
                 self.catalog,
@@ -313,8 +335,11 @@ class Index:
                     self._change(replace(self.settings, folders=known))
                     return removed
         raise ValueError(
-            f"folder: {str(path)!r} is not one of {', '.join(map(str, known)) or 'none'}. To leave out a folder "
-            "inside one, pass --exclude."
+            Message(
+                "folder: {!r} is not one of {}. To leave out a folder inside one, pass --exclude.",
+                str(path),
+                ", ".join(map(str, known)) or "none",
+            )
         )
 
     @contextmanager
@@ -363,7 +388,7 @@ class Index:
                 Files of the results are gone or have changed.
         """
         if top < 1:
-            raise ValueError(f"top: got {top}, expected at least 1.")
+            raise ValueError(Message("top: got {}, expected at least 1.", top))
         chosen = Filter(after, before, path)
         self.refresh()
         edge = self.runtime.preprocess.edge if images else None
@@ -386,7 +411,7 @@ class Index:
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
                 if (file := self.catalog.file(number, seconds)) is None:
-                    raise ValueError(f"id: the index has no file {number}.")
+                    raise ValueError(Message("id: the index has no file {}.", number))
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
             ranked = query if calibration is None else centered(query, nouns, length)
@@ -474,9 +499,9 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
         for (first, *others), score in zip(found, scores, strict=True)
     ]
     if outdated := sum(not hit.is_current for hit in hits):
-        message = (
-            "among them files that are gone, or have changed since the last index: "
-            f"{outdated:,}. Run dcclip index"
+        message = Message(
+            "among them files that are gone, or have changed since the last index: {:,}. Run dcclip index",
+            outdated,
         )
         warnings.warn(message, QueryWarning, stacklevel=4)
     return hits
@@ -494,6 +519,9 @@ def open_model(
         return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():
         raise ValueError(
-            f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER."
+            Message(
+                "model: {!r} has no config.json. Pass an exported model: --model FOLDER.",
+                str(model),
+            )
         )
     return Runtime(model, threads=threads, truncate_dim=truncate_dim)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.files import FileState, Walk, patterns_of
@@ -189,13 +190,20 @@ def _require_patterns(
     """Refuse to change the patterns of a folder that was not named, because what they leave out may be private."""
     if exclude is not None and inside:
         raise ValueError(
-            f"exclude: {str(min(inside))!r} is inside an indexed folder. Name that folder instead."
+            Message(
+                "exclude: {!r} is inside an indexed folder. Name that folder instead.",
+                str(min(inside)),
+            )
         )
     for folder, patterns in replaced.items():
         if patterns and exclude is None:
             raise ValueError(
-                f"exclude: {str(folder)!r} was indexed without {', '.join(map(repr, patterns))}. Repeat the patterns "
-                "for the new folder, or pass an empty one."
+                Message(
+                    "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
+                    "empty one.",
+                    str(folder),
+                    ", ".join(map(repr, patterns)),
+                )
             )
 
 
@@ -211,29 +219,36 @@ def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = Non
             raise ValueError(_lacks_images(folder))
 
 
-def _lacks_images(folder: Path, indexed: int = 0) -> str:
+def _lacks_images(folder: Path, indexed: int = 0) -> Message:
     """Message about a folder that is missing or has no images."""
-    walk = Walk(folder.absolute())
+    walk, name = Walk(folder.absolute()), str(folder)
     found = sum(1 for _ in walk)
-    name = f"folder: {str(folder)!r}"
     if os.path.isfile(folder):
-        return f"{name} is a file. Name its folder."
+        return Message("folder: {!r} is a file. Name its folder.", name)
     if os.path.isdir(folder) and os.fsencode(walk.folder) in walk.unreadable:
-        return f"{name} cannot be read. Check its permissions."
+        return Message("folder: {!r} cannot be read. Check its permissions.", name)
     if not os.path.isdir(folder):
-        return (
-            f"{name} does not exist. Check its name, or mount its disk. If it was moved, index its new place: nothing "
-            "is embedded again. To remove it from the index, pass --forget."
+        return Message(
+            "folder: {!r} does not exist. Check its name, or mount its disk. If it was moved, index its new place: "
+            "nothing is embedded again. To remove it from the index, pass --forget.",
+            name,
         )
     if indexed:
-        return (
-            f"{name} has no images now, and the index has {indexed:,} from it. If it is on a disk, mount it. To "
-            "remove it from the index, pass --forget."
+        return Message(
+            "folder: {!r} has no images now, and the index has {:,} from it. If it is on a disk, mount it. To remove "
+            "it from the index, pass --forget.",
+            name,
+            indexed,
         )
-    others = f", but files of other types: {count_extensions(walk.others)}" if walk.others else ""
-    others = f", but {found:,} that are excluded or in hidden folders" if found else others
-    return (
-        f"{name} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{others}."
+    others = Message("")
+    if found:
+        others = Message(", but {:,} that are excluded or in hidden folders", found)
+    elif walk.others:
+        others = Message(", but files of other types: {}", count_extensions(walk.others))
+    return Message(
+        "folder: {!r} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{}.",
+        name,
+        others,
     )
 
 

@@ -1,25 +1,38 @@
 """Servers for people of this machine: the search page and the API.
 
 A request is answered only for addresses and the names of this machine, so that no other site can reach the server
-through a name of its own, and only if no page of another site sends it.
+through a name of its own, and only if no page of another site sends it. Every request has a limit in size and in time
+before anything parses it.
 """
 
 import ipaddress
 import json
 import socket
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from modeling_dcclip.messages import translate
+from modeling_dcclip.handler import BadRequest
+from modeling_dcclip.messages import Message, translate
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
-TIMEOUT_S = 30  # of a connection that sends nothing
+TIMEOUT_S = 30  # of a connection that sends or takes nothing
+# for a whole request, and then for its answer, however slowly the bytes come
+REQUEST_S, ANSWER_S = 60, 600
+MAX_ADDRESS = 2**14  # characters; a Chinese character of a query takes nine
+MAX_IN_FLIGHT = 2**28  # bytes of all bodies that are in memory
+MAX_DRAINED = (
+    2**28
+)  # bytes that are read of a body that is too large, so that the client reads the answer
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; "
-    "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; media-src 'self'; "
+    "script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -31,16 +44,43 @@ class LocalServer(ThreadingHTTPServer):
     """Server that no other site can use; `handler` is the class that answers a request."""
 
     allow_reuse_address = sys.platform != "win32"  # there, two servers could share a port
-    request_queue_size = (
-        256  # a page asks for its images at once; the default of 5 refuses connections
-    )
+    # a page asks for its images at once; the default of 5 refuses connections
+    request_queue_size = 256
+    daemon_threads = True
 
     def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8000):
         self.host = host.lower()
         names = {socket.gethostname(), socket.getfqdn()} if self.host in EVERYWHERE else {self.host}
         self.names = {"localhost", *(name.lower() for name in names)}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.deadlines: dict[socket.socket, float] = {}
+        self._in_flight, self._lock = 0, threading.Lock()
         super().__init__((host, port), handler)
+
+    def service_actions(self):
+        """End the connections whose time is over; `serve_forever` calls this method twice a second."""
+        now = time.monotonic()
+        for connection, deadline in list(self.deadlines.items()):
+            if now > deadline:
+                with suppress(OSError):  # it has ended by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Hold a part of the memory for bodies.
+
+        Raises:
+            BadRequest: With status 503, if the bodies in memory leave too little.
+        """
+        with self._lock:
+            if self._in_flight + size > MAX_IN_FLIGHT:
+                raise BadRequest("Too many large requests at once. Send it again later.", 503)
+            self._in_flight += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= size
 
     def handle_error(self, request: Any, client_address: Any):
         """Report an error of a request, unless the browser closed the connection."""
@@ -69,32 +109,72 @@ class LocalHandler(BaseHTTPRequestHandler):
     server_version, sys_version = "dcclip", ""
     timeout = TIMEOUT_S
 
+    def setup(self):
+        """Start the time of the connection."""
+        super().setup()
+        self.server.deadlines[self.connection] = time.monotonic() + REQUEST_S
+
+    def finish(self):
+        """End the time of the connection."""
+        try:
+            super().finish()
+        finally:
+            self.server.deadlines.pop(self.connection, None)
+
     def is_refused(self) -> bool:
-        """Whether a request has a foreign name of this server, or comes from another site; it is then answered."""
+        """Whether a request is too long, has a foreign name of this server, or comes from another site.
+
+        It is then answered.
+        """
         host = (self.headers.get("Host") or "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if not self.server.accepts(name):
-            self.send_failure(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
+        if len(self.path) > MAX_ADDRESS:
+            self.send_failure(HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long.")
+        elif not self.server.accepts(name):
+            self.send_failure(
+                HTTPStatus.FORBIDDEN, Message("host: {!r} is not a name of this server.", name)
+            )
         elif self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             self.send_failure(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
         else:
             return False
         return True
 
+    @contextmanager
+    def body(self, limit: int) -> Iterator[bytes]:
+        """The body of a request, which counts as memory in use until the end of the `with` block.
+
+        Raises:
+            BadRequest: It is larger than the limit, in bytes, or its length is unknown.
+        """
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal() and len(length) < 20):
+            raise BadRequest(
+                "Content-Length is missing; send the length of the body.",
+                HTTPStatus.LENGTH_REQUIRED,
+            )
+        if int(length) > limit:
+            remaining = min(int(length), MAX_DRAINED)
+            while remaining and (part := self.rfile.read(min(remaining, 2**16))):
+                remaining -= len(part)
+            message = Message("The body has {:,} bytes; send at most {:,}.", int(length), limit)
+            raise BadRequest(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        with self.server.reserve(int(length)):
+            yield self.rfile.read(int(length))
+
     def send_failure(self, status: HTTPStatus, message: str):
         """Answer with a JSON object that has the field `error`."""
         self.send_json(status, {"error": self.translated(message)})
 
     def translated(self, message: str) -> str:
-        """A message in the language that the browser prefers."""
+        """A message in the language that the client prefers."""
         preferred = self.headers.get("Accept-Language") or "en"
         return translate(message, "zh" if preferred.lower().startswith("zh") else "en")
 
-    def send_json(self, status: HTTPStatus, content: dict[str, Any]):
+    def send_json(self, status: HTTPStatus, content: dict[str, Any] | list[Any]):
         """Answer with JSON."""
-        text = json.dumps(
-            content, ensure_ascii=True
-        )  # a path may have bytes that UTF-8 cannot encode
+        # a path may have bytes that UTF-8 cannot encode
+        text = json.dumps(content, ensure_ascii=True)
         self.send_content("application/json", text.encode(), status=status)
 
     def send_content(
@@ -103,14 +183,17 @@ class LocalHandler(BaseHTTPRequestHandler):
         content: bytes,
         cache: str = "no-store",
         status: HTTPStatus = HTTPStatus.OK,
+        **headers: str,
     ):
-        """Answer with any content."""
+        """Answer with any content; names of further headers have `_` for `-`."""
+        self.server.deadlines[self.connection] = time.monotonic() + ANSWER_S
         self.send_response(status)
         of_content = {
             "Content-Type": content_type,
             "Content-Length": str(len(content)),
             "Cache-Control": cache,
         }
+        of_content |= {name.replace("_", "-"): value for name, value in headers.items()}
         for name, value in (HEADERS | of_content).items():
             self.send_header(name, value)
         self.end_headers()

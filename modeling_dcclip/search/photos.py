@@ -21,6 +21,7 @@ from modeling_dcclip.image_dcclip import (
     reduce_jpeg,
     to_rgb,
 )
+from modeling_dcclip.messages import Message
 from modeling_dcclip.search.files import (
     RAW_PHOTOS,
     STILLS,
@@ -106,7 +107,11 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         image = read_photo(os.fsencode(path), lambda digest: False, edge).image
     except UnreadablePhotoError as error:
         raise ValueError(
-            f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file."
+            Message(
+                "image: {!r} cannot be read ({}). Name an image file.",
+                str(path),
+                Message(error.cause),
+            )
         ) from error
     assert image is not None  # no content is known
     return image
@@ -178,10 +183,10 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
     if extension in VIDEOS and find_spec("av") is None:
         raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
     if extension in STILLS and lacks_plugin(extension):
-        package = "pillow-heif" if extension.startswith(".h") else "pillow"
-        raise UnreadablePhotoError(
-            f"{extension} needs {package}: pip install -U {package}", is_lasting=False
-        )
+        cause = "the format needs a newer Pillow: pip install -U pillow"
+        if extension.startswith(".h"):
+            cause = "HEIC needs pillow-heif: pip install -U pillow-heif"
+        raise UnreadablePhotoError(cause, is_lasting=False)
     try:
         with open_regular(path) as file:
             yield file

@@ -5,10 +5,12 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from itertools import chain
 
 import numpy as np
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.files import search_text
 
@@ -30,8 +32,132 @@ NEGATION = re.compile(
 )
 
 
+LOOKED = (
+    200  # best photographs among which those that fit are counted, on the page and in the terminal
+)
+MAX_CHARACTERS, MAX_TERMS = 1000, 16  # of a query
+
+# a text of at most so many words, or Chinese characters, is searched bare and in a sentence
+NAME_WORDS, NAME_CHARACTERS = 2, 4
+ARTICLE = re.compile(r"(?:an?|the)\s+", re.I)
+
+SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
+SEASONS |= {"春": 3, "夏": 6, "秋": 9, "冬": 12}
+# fmt: off
+MONTHS = ("january", "february", "march", "april", "may", "june",
+          "july", "august", "september", "october", "november", "december")
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5,
+           "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+           "一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5,
+           "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
+# fmt: on
+YEARS_AGO = {"今年": 0, "去年": 1, "前年": 2, "this": 0, "last": 1}
+DAYS_AGO = {"today": 0, "yesterday": 1, "今天": 0, "昨天": 1, "前天": 2}
+_YEAR = r"(?<![\d.-])(?:19|20)\d\d(?!\d)"
+_PART = "|".join([*SEASONS, *MONTHS, *(month[:3] for month in MONTHS), "sept"])
+DATES = re.compile(
+    rf"""(?:\b(?:in|from|during|of|the)\s+)*
+    (?: (?P<day>yesterday\b|today\b|昨天|今天|前天)
+    | (?P<this>last|this|上|这|本)\s*个?(?P<unit>week\b|month\b|周|星期|月)
+    | (?P<relative>last|this)\s+(?:year|(?P<relative_part>{_PART}))\b
+    | (?P<ago>\d\d?|{"|".join(NUMBERS)})\s*(?:years?\s+ago\b|年前)
+    | \b(?P<part>{_PART})\s+(?:of\s+)?(?P<part_year>{_YEAR})
+    | (?P<iso>{_YEAR}[-/.]\d\d?(?:[-/.]\d\d?)?)(?![\d-])
+    | (?:(?P<year>{_YEAR})年?|(?P<chinese>今年|去年|前年))\s*的?\s*
+      (?:(?P<season>[春夏秋冬])[天季]|(?P<month>\d\d?)月(?:份|(?P<day_of_month>\d\d?)[日号])?)?
+    )\s*的?\s*""",
+    re.X | re.I,
+)
+
+
 class QueryWarning(UserWarning):
     """A query that is answered, perhaps not as expected."""
+
+
+@dataclass(frozen=True)
+class Dates:
+    """Dates that a query names.
+
+    Args:
+        words: The part of the query, such as `2023年夏天` or `last winter`.
+        after: First date, in the form of `Filter`.
+        before: Last date, in the same form.
+    """
+
+    words: str
+    after: str
+    before: str
+
+
+def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
+    """Split a query into its text and the dates that it names.
+
+    Examples: `2023年夏天的雪`, `去年生日`, `last winter`, `snow in May 2021`, `2021-05`, `三年前`.
+    """
+    _require_short(query)
+    match = DATES.search(query)
+    if match is None or "^" in query:
+        return query, None
+    try:
+        first, last = _period(match, today)
+        dates = Dates(
+            match[0].strip().rstrip("的"), _parse_date("after", first), _parse_date("before", last)
+        )
+    except ValueError:  # such as 2021-13
+        return query, None
+    return f"{query[: match.start()]} {query[match.end() :]}".strip(f"的 {PUNCTUATION}"), dates
+
+
+def _period(match: re.Match, today: date) -> tuple[str, str]:
+    """First and last date of a match of `DATES`."""
+    found = {name: text.lower() for name, text in match.groupdict().items() if text}
+    if "day" in found:
+        day = today - timedelta(DAYS_AGO[found["day"]])
+        return str(day), str(day)
+    if "unit" in found:
+        is_last = found["this"] in ("last", "上")
+        if found["unit"] in ("month", "月"):
+            day = today.replace(day=1) - timedelta(is_last)
+            return f"{day:%Y-%m}", f"{day:%Y-%m}"
+        monday = today - timedelta(today.weekday() + 7 * is_last)
+        return str(monday), str(monday + timedelta(6))
+    if "iso" in found:
+        return found["iso"], found["iso"]
+    if "relative_part" in found:
+        part, month = found["relative_part"], f"{today:%Y-%m}"
+        periods = [_part_of(today.year - years, part) for years in range(3)]
+        if found["relative"] == "last":
+            return next((first, last) for first, last in periods if last < month)
+        # in January, this winter is the one that began in December
+        return periods[periods[1][1] >= month]
+    if "ago" in found:
+        ago = found["ago"]
+        year = today.year - (int(ago) if ago.isdecimal() else NUMBERS[ago])
+    elif name := found.get("chinese") or found.get("relative"):
+        year = today.year - YEARS_AGO[name]
+    else:
+        year = int(found.get("year") or found["part_year"])
+    if part := found.get("season") or found.get("part"):
+        return _part_of(year, part)
+    numbers = [f"{year}", found.get("month"), found.get("day_of_month")]
+    text = "-".join(number for number in numbers if number)
+    return text, text
+
+
+def _part_of(year: int, part: str) -> tuple[str, str]:
+    """First and last month of a season, or of a month by its name. A winter begins in December."""
+    month = SEASONS.get(part)
+    if month is None:
+        month = next(n for n, name in enumerate(MONTHS, 1) if name.startswith(part[:3]))
+        return f"{year}-{month:02}", f"{year}-{month:02}"
+    return f"{year}-{month:02}", f"{year + month // 12}-{(month + 1) % 12 + 1:02}"
+
+
+def _require_short(query: str):
+    if len(query) > MAX_CHARACTERS:
+        raise ValueError(
+            Message("query: it has {:,} characters; use at most {:,}.", len(query), MAX_CHARACTERS)
+        )
 
 
 def split_query(query: str) -> tuple[str, list[str]]:
@@ -39,6 +165,7 @@ def split_query(query: str) -> tuple[str, list[str]]:
 
     Examples: `beach -people`, `beach not people`, `beach without people`, `海滩不要人`, `海滩没有人`, `没有人的海滩`.
     """
+    _require_short(query)
     without = []
 
     def leave_out(match: re.Match) -> str:
@@ -51,20 +178,32 @@ def split_query(query: str) -> tuple[str, list[str]]:
 
 def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
     """Split a term such as `日落^0.5` into its text and its weight."""
+    _require_short(term)
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"], float(match["weight"])) if match else (term, default)
     if not match and "^" in term:
         raise ValueError(
-            f"query: the weight of {term!r} is not a number. Write TEXT^0.5, or leave ^ out."
+            Message(
+                "query: the weight of {!r} is not a number. Write TEXT^0.5, or leave ^ out.", term
+            )
         )
     text = text.strip().rstrip(PUNCTUATION)
     if not text:
         raise ValueError(
-            f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English."
+            Message(
+                "query: {!r} has no text. Describe what the photograph shows, in Chinese or English.",
+                term,
+            )
         )
     if abs(weight) > MAX_WEIGHT:
         raise ValueError(
-            f"query: {term!r} has the weight {weight:g}, expected {-MAX_WEIGHT} to {MAX_WEIGHT}."
+            Message(
+                "query: {!r} has the weight {:g}, expected {} to {}.",
+                term,
+                weight,
+                -MAX_WEIGHT,
+                MAX_WEIGHT,
+            )
         )
     return text, weight
 
@@ -94,6 +233,10 @@ def embed_query(
     """
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
+    if len(terms) + len(images) > MAX_TERMS:
+        raise ValueError(
+            Message("query: it has {} terms; use at most {}.", len(terms) + len(images), MAX_TERMS)
+        )
     if not terms and not images:
         raise ValueError(
             "query: got none. Describe a photograph in Chinese or English, or pass an example image."
@@ -102,8 +245,11 @@ def embed_query(
         _warn(runtime, text)
     total = np.zeros(runtime.dimension, np.float32)
     if terms:
-        weights = np.array([weight for _, weight in terms], np.float32)
-        total += weights @ runtime.encode_texts([text for text, _ in terms], truncate=True)
+        phrasings = [_phrasings(text) for text, _ in terms]
+        embeddings = runtime.encode_texts([*chain.from_iterable(phrasings)], truncate=True)
+        for (_, weight), texts in zip(terms, phrasings, strict=True):
+            mean, embeddings = embeddings[: len(texts)].mean(0), embeddings[len(texts) :]
+            total += weight * mean / np.linalg.norm(mean)
     if images:
         total += runtime.encode_images(images).sum(0)
     length = np.linalg.norm(total)
@@ -112,14 +258,28 @@ def embed_query(
     return total / length
 
 
+def _phrasings(text: str) -> list[str]:
+    """Texts whose mean embedding stands for a text: a name of a word or two is found better bare and in a sentence."""
+    name = ARTICLE.sub("", text, count=1) if ARTICLE.match(text) else text
+    if text.isascii():
+        is_name, sentence = len(name.split()) <= NAME_WORDS, f"a photo of a {name}"
+    else:
+        is_name, sentence = len(name) <= NAME_CHARACTERS, f"一张{name}的照片"
+    return [text, sentence] if is_name else [text]
+
+
 def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
     if runtime.count_tokens(text) > (limit := runtime.max_text_length):
         warnings.warn(
-            f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3
+            Message("{} is longer than {} tokens and was truncated", shown, limit),
+            QueryWarning,
+            stacklevel=3,
         )
     if unknown := runtime.unknown_parts(text):
-        message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"
+        message = Message(
+            "{} contains {}, which is not in the model's vocabulary", shown, ", ".join(unknown)
+        )
         warnings.warn(message, QueryWarning, stacklevel=3)
 
 
@@ -150,7 +310,11 @@ class Filter:
             length = min(len(self.after), len(self.before))
             if self.after[:length] > self.before[:length]:
                 raise ValueError(
-                    f"after: {self.after!r} is later than before: {self.before!r}. Change one of them."
+                    Message(
+                        "after: {!r} is later than before: {!r}. Change one of them.",
+                        self.after,
+                        self.before,
+                    )
                 )
 
     def condition(self) -> tuple[str, list[object]]:
@@ -177,6 +341,6 @@ def _parse_date(name: str, text: str) -> str:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{name}: {text!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD."
+            Message("{}: {!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.", name, text)
         ) from error
     return "-".join(parts)

@@ -1,42 +1,115 @@
 """A page on localhost to search an index: `dcclip serve`.
 
 Only photographs of the index are read: a request names a number, never a path, and an image is decoded and encoded
-again. A file that has changed since it was indexed is not shown.
+again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
+import hashlib
+import io
+import mimetypes
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import date
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
-from modeling_dcclip.search.photos import THUMBNAIL, UnreadablePhotoError, make_thumbnail
-from modeling_dcclip.search.query import Filter, QueryWarning, split_query
+from PIL import Image
 
-TOP = 60  # photographs in an answer
-BEST = 200  # photographs that a search sorts by date
+from modeling_dcclip.handler import BadRequest
+from modeling_dcclip.messages import Message, message_of, print_error
+from modeling_dcclip.search.catalog import File
+from modeling_dcclip.search.files import VIDEOS, UnreadablePhotoError, extension_of
+from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.indexing import Report
+from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
+from modeling_dcclip.search.photos import MAX_SHOWN_PIXELS, decode_photo, open_file
+from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
+from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
+
+TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
 WAIT_S = 1.0  # for a file manager that fails
 NUMBER = re.compile("[0-9]{1,18}")
-PHOTOGRAPH = re.compile(
-    "([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?"
-)  # id, and time of the frame of a video
-PHOTO = 2048  # pixels of the longer side of a photograph in full view
-IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
+# id, and time of the frame of a video
+PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
+RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
+RANGE_BYTES = 2**22  # of a video in one answer; the browser asks for more
+MAX_EXAMPLE, EXAMPLES = 2**25, 32  # bytes of an example image, and how many the server remembers
+LASTING = "private, max-age=31536000, immutable"  # of what has its version in its address
 PAGE = Path(__file__).parent / "page"
-PAGES = {
-    "/": ("text/html", "page.html"),
-    "/page.css": ("text/css", "page.css"),
-    "/page.js": ("text/javascript", "page.js"),
-}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+class Indexing:
+    """Folders that are indexed in a thread while the page is open, from the beginning of the `with` block to its end.
+
+    Args:
+        index: Index to add to. Searches have one of their own.
+        folders: Arguments of `Index.add`, as `exclude`.
+        report: Function that is called with the report, and with the number of files in the index.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        folders: Sequence[Path],
+        exclude: Sequence[str] | None,
+        report: Callable[[Report, int], None],
+    ):
+        self._index, self._folders, self._exclude, self._report = index, folders, exclude, report
+        self._stopping, self._thread = threading.Event(), threading.Thread(target=self._run)
+        self._done = self._total = 0
+        self._began = 0.0  # when the first file was done
+        self._error = ""
+
+    def __enter__(self) -> "Indexing":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object):
+        self._stopping.set()
+        self.join()
+
+    def join(self):
+        """Wait for its end."""
+        self._thread.join()
+
+    def _run(self):
+        try:
+            report = self._index.add(*self._folders, progress=self._progress, exclude=self._exclude)
+            self._report(report, len(self._index))
+        except KeyboardInterrupt:  # of the method below
+            pass
+        except (ValueError, OSError) as error:
+            self._error = message_of(error)
+            print_error(self._error)
+
+    def _progress(self, done: int, total: int):
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        self._began = self._began or time.monotonic()
+        self._done, self._total = done, total
+
+    def state(self) -> dict[str, Any]:
+        """How far it is, for the page."""
+        passed = time.monotonic() - self._began
+        left = passed / self._done * (self._total - self._done) if self._done > 1 else None
+        return {
+            "running": self._thread.is_alive(),
+            "done": self._done,
+            "total": self._total,
+            "seconds_left": left,
+            "error": self._error,
+        }
 
 
 class SearchServer(LocalServer):
@@ -46,19 +119,41 @@ class SearchServer(LocalServer):
         index: Index to search.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        indexing: What is indexed meanwhile, if anything is.
 
     Raises:
         OSError: The address cannot be used.
     """
 
-    def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
-        self.index = index
-        self.query_lock = (
-            threading.Lock()
-        )  # warnings are caught for the process, so one query at a time
-        # one large image in memory at a time, in one thread, whose allocator uses the memory again
-        self.image_reader = ThreadPoolExecutor(1)
+    def __init__(
+        self,
+        index: Index,
+        host: str = "127.0.0.1",
+        port: int = 8420,
+        indexing: Indexing | None = None,
+    ):
+        self.index, self.indexing = index, indexing
+        # warnings are caught for the process, so one query at a time
+        self.query_lock = threading.Lock()
+        self.examples: OrderedDict[str, Image.Image] = OrderedDict()
+        self.previews = Previews(cache_folder())
         super().__init__(_PageHandler, host, port)
+
+    def server_close(self):
+        """Stop listening and decoding."""
+        super().server_close()
+        self.previews.close()
+
+    def remember(self, content: bytes) -> str:
+        """Keep an example image for later queries, and return its name."""
+        _, image = decode_photo(
+            io.BytesIO(content), self.index.runtime.preprocess.edge, MAX_SHOWN_PIXELS
+        )
+        name = hashlib.blake2b(content, digest_size=8).hexdigest()
+        self.examples[name] = image
+        while len(self.examples) > EXAMPLES:
+            self.examples.popitem(last=False)
+        return name
 
 
 class _PageHandler(LocalHandler):
@@ -70,142 +165,248 @@ class _PageHandler(LocalHandler):
             return
         try:
             url = urlsplit(self.path)
+            fields = parse_qs(url.query, max_num_fields=20)
         except ValueError:
             self.send_failure(HTTPStatus.BAD_REQUEST, "The address is malformed.")
             return
-        kind, _, number = url.path[1:].partition("/")
-        parameters = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if url.path in PAGES:
-            content_type, name = PAGES[url.path]
-            self.send_content(f"{content_type}; charset=utf-8", (PAGE / name).read_bytes())
-        elif url.path == "/search":
-            self._search(parameters)
-        elif kind in IMAGE_SIZES and PHOTOGRAPH.fullmatch(number):
-            self._send_image(number, parameters.get("version"), IMAGE_SIZES[kind])
-        else:
-            self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+        parameters = {name: values[0] for name, values in fields.items()}
+        kind, _, name = url.path[1:].partition("/")
+        file = PAGE / (kind or "page.html")
+        try:
+            if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
+                content_type = f"{TYPES[file.suffix]}; charset=utf-8"
+                self.send_content(content_type, file.read_bytes())
+            elif url.path == "/search":
+                self.send_json(HTTPStatus.OK, self._search(parameters))
+            elif url.path == "/months":
+                months = self.server.index.catalog.months(_filter(parameters))
+                self.send_json(HTTPStatus.OK, months)
+            elif url.path == "/status":
+                self.send_json(HTTPStatus.OK, self._status())
+            elif kind == "example":
+                self._send_example(name)
+            elif kind in SIZES and PHOTOGRAPH.fullmatch(name):
+                self._send_image(kind, name, parameters.get("version"))
+            elif kind == "video" and PHOTOGRAPH.fullmatch(name):
+                self._send_video(name, parameters.get("version"))
+            else:
+                self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+        except (OSError, ValueError) as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            is_photograph = kind in (*SIZES, "video")
+            status = HTTPStatus.NOT_FOUND if is_photograph else HTTPStatus.BAD_REQUEST
+            message = message_of(error)
+            if is_photograph:
+                message = Message("photograph {}: {}.", name, Message(message))
+            self.send_failure(status, message)
 
     def do_POST(self):
-        """Show a photograph in the file manager, for the person at this machine."""
-        kind, _, number = self.path[1:].partition("/")
+        """Take an example image, or show a photograph in the file manager, for the person at this machine."""
         if self.is_refused():
             return
-        # a browser sends this header only from a page of this server
-        if kind != "open" or "X-DCCLIP" not in self.headers or self.server.host not in LOOPBACK:
-            self.send_failure(HTTPStatus.FORBIDDEN, "Only the page on this machine opens folders.")
-            return
+        kind, _, name = self.path[1:].partition("/")
         try:
-            file = self.server.index.catalog.file(*_photograph(number))
-            if file is None or not os.path.exists(file.path):
-                raise OSError(f"photograph {number}: it is gone.")
-            with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
-                if (
-                    subprocess.Popen(_file_manager(file.path)).wait(WAIT_S)
-                    and sys.platform != "win32"
-                ):
-                    raise OSError("This machine has no file manager.")
-        except (OSError, ValueError) as error:
-            lacks = isinstance(error, FileNotFoundError)  # such as xdg-open
+            # a browser sends this header only from a page of this server
+            if "X-DCCLIP" not in self.headers:
+                raise BadRequest("Only the page can do this.", HTTPStatus.FORBIDDEN)
+            if kind == "example":
+                with self.body(MAX_EXAMPLE) as content:
+                    self.send_json(HTTPStatus.OK, {"name": self.server.remember(content)})
+            elif kind == "open":
+                self._open(name)
+            else:
+                raise BadRequest("This page does not exist.", HTTPStatus.NOT_FOUND)
+        except BadRequest as error:
+            self.send_failure(HTTPStatus(error.status_code), message_of(error))
+        except UnreadablePhotoError as error:
             self.send_failure(
-                HTTPStatus.NOT_FOUND, "This machine has no file manager." if lacks else str(error)
+                HTTPStatus.BAD_REQUEST,
+                Message("the example image cannot be read ({})", Message(error.cause)),
             )
-            return
+
+    def _open(self, name: str):
+        if self.server.host not in LOOPBACK:
+            raise BadRequest("Only the page on this machine opens folders.", HTTPStatus.FORBIDDEN)
+        try:
+            file = self.server.index.catalog.file(*_photograph(name))
+            if file is None or not os.path.exists(file.path):
+                raise ValueError(Message("photograph {}: it is gone.", name))
+            opened = 0
+            with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
+                opened = subprocess.Popen(_file_manager(file.path)).wait(WAIT_S)
+            if opened and sys.platform != "win32":
+                raise FileNotFoundError
+        except FileNotFoundError as error:  # such as xdg-open
+            message = "This machine has no file manager."
+            raise BadRequest(message, HTTPStatus.NOT_FOUND) from error
+        except ValueError as error:
+            raise BadRequest(message_of(error), HTTPStatus.NOT_FOUND) from error
         self.send_json(HTTPStatus.OK, {})
 
-    def _search(self, parameters: dict[str, str]):
+    def _status(self) -> dict[str, Any]:
+        indexing = self.server.indexing
+        state: dict[str, Any] = {"running": False, "error": ""}
+        if indexing is not None:
+            state = indexing.state()
+        return state | {
+            "error": self.translated(state["error"]),
+            "files": len(self.server.index),
+        }
+
+    def _search(self, parameters: dict[str, str]) -> dict[str, Any]:
         index = self.server.index
-        try:
-            with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", QueryWarning)
-                if not NUMBER.fullmatch(number := parameters.get("skip", "0")):
-                    raise ValueError(f"skip: {number!r} is not a number.")
-                skip = int(number)
-                after, before, path = (
-                    parameters.get(name, "").strip() or None for name in ("after", "before", "path")
+        skip, top = _number(parameters, "skip", 0), _number(parameters, "top", TOP)
+        top = max(1, min(top, MAX_TOP))
+        query, dates = parameters.get("q", ""), None
+        chosen = _filter(parameters)
+        if chosen.after is None and chosen.before is None and parameters.get("dates") != "off":
+            query, dates = split_dates(query, date.today())
+            if dates is not None:
+                chosen = Filter(dates.after, dates.before, chosen.path)
+        text, without = split_query(query)
+        like = [_photograph(parameters["like"])] if "like" in parameters else []
+        images = [self._example(parameters["example"])] if "example" in parameters else []
+        is_query = bool(text or without or like or images)
+        is_by_date = parameters.get("sort") == "date"
+        with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", QueryWarning)
+            if not is_query:
+                hits = index.newest(top, chosen, skip)
+            else:
+                start = 0 if skip < LOOKED or is_by_date else skip
+                hits = index.search(
+                    *([text] if text else []),
+                    without=without,
+                    images=images,
+                    like=like,
+                    top=top if start else LOOKED,
+                    skip=start,
+                    after=chosen.after,
+                    before=chosen.before,
+                    path=chosen.path,
                 )
-                text, without = split_query(parameters.get("q", ""))
-                like = [_photograph(parameters["like"])] if "like" in parameters else []
-                is_query = bool(text or without or like)
-                chosen = Filter(after, before, path)
-                if not is_query:
-                    hits = index.newest(TOP, chosen, skip)
-                else:
-                    start, top = (0, BEST) if parameters.get("sort") == "date" else (skip, TOP)
-                    hits = index.search(
-                        *([text] if text else []),
-                        without=without,
-                        like=like,
-                        top=top,
-                        skip=start,
-                        after=after,
-                        before=before,
-                        path=path,
-                    )
-                    if top == BEST:
-                        fitting = [hit for hit in hits if hit.fits] or hits
-                        hits = sorted(fitting, key=lambda hit: hit.taken, reverse=True)[
-                            skip : skip + TOP
-                        ]
-            total = len(index.catalog.rows_of_files(chosen))
-        except (OSError, ValueError) as error:
-            self.send_failure(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        answer = {
-            "hits": [self._entry(hit, is_query) for hit in hits],
-            "notes": [
-                self.translated(str(each.message))
-                for each in caught
-                if each.category is QueryWarning
-            ],
+        total = len(index.catalog.rows_of_files(chosen))
+        answer: dict[str, Any] = {
+            "is_query": is_query,
             "total": total,
-            "more": len(hits) == TOP,
             "without": without,
+            "fits": None,
+        }
+        more = len(hits) == top
+        if is_query and not start:
+            fitting = [hit for hit in hits if hit.fits]
+            if hits and hits[0].fit is not None:
+                answer["fits"] = len(fitting)
+            if is_by_date:
+                hits = sorted(fitting or hits, key=lambda hit: hit.taken, reverse=True)
+            else:
+                hits = [*fitting, *(hit for hit in hits if not hit.fits)]
+            more = len(hits) > skip + top or (len(hits) == LOOKED and not is_by_date)
+            hits = hits[skip : skip + top]
+        return answer | {
+            "hits": [self._entry(hit) for hit in hits],
+            "more": more,
+            "dates": dates and vars(dates),
+            "notes": [
+                self.translated(message_of(each.message))
+                for each in caught
+                if isinstance(each.message, QueryWarning)
+            ],
             "opens": self.server.host in LOOPBACK,
         }
-        self.send_json(HTTPStatus.OK, answer)
 
-    def _send_image(self, number: str, version: str | None, edge: int):
-        try:
-            file = self.server.index.catalog.file(*_photograph(number))
-            if file is None:
-                raise UnreadablePhotoError("not in the index", is_lasting=True)
-            if version not in (None, file.state.version):  # a different file has this number now
-                raise UnreadablePhotoError("changed since the search", is_lasting=True)
-            if not os.path.isabs(file.path) or not file.state.is_current():
-                raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
-            content = self.server.image_reader.submit(
-                make_thumbnail, file.path, edge, file.seconds or 0
-            ).result()
-        except (OSError, ValueError) as error:
-            self.send_failure(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
+    def _example(self, name: str) -> Image.Image:
+        image = self.server.examples.get(name)
+        if image is None:
+            raise ValueError("The example image is gone. Choose it again.")
+        return image
+
+    def _send_example(self, name: str):
+        content = io.BytesIO()
+        image = self._example(name).copy()
+        image.thumbnail((SIZES["thumbnail"],) * 2)
+        image.save(content, "JPEG")
+        self.send_content("image/jpeg", content.getvalue())
+
+    def _file(self, name: str, version: str | None) -> File:
+        """The photograph of a request, which has not changed."""
+        file = self.server.index.catalog.file(*_photograph(name))
+        if file is None:
+            raise UnreadablePhotoError("not in the index", is_lasting=True)
+        if version not in (None, file.state.version):  # a different file has this number now
+            raise UnreadablePhotoError("changed since the search", is_lasting=True)
+        if not os.path.isabs(file.path) or not file.state.is_current():
+            raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
+        return file
+
+    def _send_image(self, kind: str, name: str, version: str | None):
+        file = self._file(name, version)
+        content = self.server.previews.read(file.path, file.state.version, file.seconds, kind)
+        self.send_content("image/jpeg", content, LASTING if version else "no-store")
+
+    def _send_video(self, name: str, version: str | None):
+        """Send a part of a video, as the header `Range` asks."""
+        file = self._file(name, version)
+        if extension_of(os.fsencode(file.path)) not in VIDEOS:
+            raise UnreadablePhotoError("not a video", is_lasting=True)
+        size = file.state.size
+        asked = RANGE.fullmatch(self.headers.get("Range") or "bytes=0-")
+        if asked is None or int(asked[1]) >= size:
+            message = "The range of bytes is not inside the video."
+            self.send_failure(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, message)
             return
-        self.send_content("image/jpeg", content, "private, max-age=600" if version else "no-store")
+        start = int(asked[1])
+        end = min(start + RANGE_BYTES, size, int(asked[2]) + 1 if asked[2] else size)
+        with open_file(os.fsencode(file.path)) as video:
+            video.seek(start)
+            content = video.read(end - start)
+        self.send_content(
+            mimetypes.guess_type(file.path)[0] or "application/octet-stream",
+            content,
+            status=HTTPStatus.PARTIAL_CONTENT,
+            Accept_Ranges="bytes",
+            Content_Range=f"bytes {start}-{start + len(content) - 1}/{size}",
+        )
 
-    def _entry(self, hit: Hit, has_score: bool) -> dict[str, Any]:
+    def _entry(self, hit: Hit) -> dict[str, Any]:
         """What the page shows of a photograph."""
         path = os.fsencode(hit.path).decode("utf-8", "replace")
-        score = round(hit.score, 4) if has_score else None
-        entry = {
-            "id": f"{hit.id}@{hit.seconds}" if hit.seconds else hit.id,
+        return {
+            "id": f"{hit.id}@{hit.seconds}" if hit.seconds else f"{hit.id}",
             "version": hit.version,
             "path": path,
-        }
-        entry |= {
-            "name": f"{Path(path).name} {self.translated(hit.time)}".rstrip(),
-            "is_current": hit.is_current,
-        }
-        return entry | {
-            "date": hit.taken[:10],
-            "score": score,
+            "name": Path(path).name,
+            "folder": str(Path(path).parent),
+            "date": hit.taken,
+            "seconds": hit.seconds,
+            "time": hit.time,
+            "ratio": round(self.server.previews.ratio(hit.path, hit.version, hit.seconds), 3),
+            "score": round(hit.score, 3),
             "copies": len(hit.copies),
             "fits": hit.fits,
+            "is_current": hit.is_current,
         }
+
+
+def _filter(parameters: dict[str, str]) -> Filter:
+    after, before, path = (
+        parameters.get(name, "").strip() or None for name in ("after", "before", "path")
+    )
+    return Filter(after, before, path)
+
+
+def _number(parameters: dict[str, str], name: str, default: int) -> int:
+    text = parameters.get(name, str(default))
+    if not NUMBER.fullmatch(text):
+        raise ValueError(Message("{}: {!r} is not a number.", name, text[:40]))
+    return int(text)
 
 
 def _photograph(text: str) -> tuple[int, float | None]:
     """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
     if (match := PHOTOGRAPH.fullmatch(text)) is None:
-        raise ValueError(f"id: {text!r} is not the number of a photograph.")
+        raise ValueError(Message("id: {!r} is not the number of a photograph.", text[:40]))
     return int(match[1]), float(match[2]) if match[2] else None
 
 
@@ -213,8 +414,6 @@ def _file_manager(path: str) -> list[str]:
     """Command that shows a file in the file manager."""
     if sys.platform == "darwin":
         return ["open", "-R", path]
-    return (
-        ["explorer", "/select,", path]
-        if sys.platform == "win32"
-        else ["xdg-open", os.path.dirname(path)]
-    )
+    if sys.platform == "win32":
+        return ["explorer", "/select,", path]
+    return ["xdg-open", os.path.dirname(path)]

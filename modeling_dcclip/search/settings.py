@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from modeling_dcclip.image_dcclip import open_regular
+from modeling_dcclip.messages import Message, joined, message_of
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, require_own_file
 from modeling_dcclip.search.space import Space
@@ -69,7 +70,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
     Raises:
         ValueError: There are none, or both files are damaged or of a different version.
     """
-    errors = []
+    errors: list[Message] = []
     for name in names or (SETTINGS, BACKUP):
         try:
             with open_regular(folder / name) as file:
@@ -82,21 +83,29 @@ def read_settings(folder: Path, *names: str) -> Settings:
             AttributeError,
             RecursionError,
         ) as error:
-            errors.append(f"{name}: {error}")
+            errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise ValueError(
-            f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS."
+            Message(
+                "index: {!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.", str(folder)
+            )
         )
     raise ValueError(
-        f"index: {str(folder)!r} has damaged settings ({'; '.join(errors)}), so its folders and what they leave out "
-        "are not known. Restore settings.json, or remove the index and name the folders again."
+        Message(
+            "index: {!r} has damaged settings ({}), so its folders and what they leave out are not known. Restore "
+            "settings.json, or remove the index and name the folders again.",
+            str(folder),
+            joined(errors),
+        )
     )
 
 
 def _parse(content: bytes) -> Settings:
     fields: dict[str, Any] = json.loads(content)
     if (found := (fields.pop("format"), fields.pop("version"))) != (FORMAT, VERSION):
-        raise ValueError(f"{found[0]!r} version {found[1]!r}, expected version {VERSION}")
+        raise ValueError(
+            Message("{!r} version {!r}, expected version {}", found[0], found[1], VERSION)
+        )
     if fields.pop("checksum") != _checksum(fields):
         raise ValueError("damaged or edited")
     space = fields.pop("space")
@@ -137,7 +146,10 @@ def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:
     # listed before the settings are looked for: another process may be creating the index
     if others and not has_index(folder):
         raise ValueError(
-            f"index: {str(folder)!r} has other files and no index of this version. Name an empty or new folder."
+            Message(
+                "index: {!r} has other files and no index of this version. Name an empty or new folder.",
+                str(folder),
+            )
         )
     with write_lock(folder):
         if not has_index(folder):  # else another process was faster
@@ -175,7 +187,7 @@ def check_data(folder: Path, settings: Settings) -> str | None:
     except DamagedIndexError as error:
         if not settings.folders:
             raise
-        return str(error)
+        return message_of(error)
     return None
 
 
@@ -221,11 +233,18 @@ def write_lock(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.Error) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise BusyError(
-                f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
+                Message(
+                    "index: another process is writing to {!r}. Wait for it to end, or stop it.",
+                    str(folder),
+                )
             ) from error
         cause = error.__cause__ or error  # of an error that the catalog has reported
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
-            f"index: cannot write to {str(folder)!r} ({cause}). What was indexed before is intact. Free some space, "
-            "or check the disk and its permissions, and run the same command again."
+            Message(
+                "index: cannot write to {!r} ({}). What was indexed before is intact. Free some space, or check "
+                "the disk and its permissions, and run the same command again.",
+                str(folder),
+                cause,
+            )
         ) from error

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import Runtime
 
 WEIGHTS = "model*.safetensors"
@@ -58,10 +59,13 @@ class Space:
 
     def change(self, other: "Space") -> str | None:
         """What gives an image a different embedding than in the other space; None if the embedding is the same."""
-        labels = {"files": "fingerprint of the ONNX files, the tokenizer and the preprocessing"}
+        labels = {
+            "files": Message("fingerprint of the ONNX files, the tokenizer and the preprocessing")
+        }
         for name in ("dimension", "files"):
             if (found := getattr(self, name)) != (expected := getattr(other, name)):
-                return f"{labels.get(name, name)}: {found} instead of {expected}"
+                label = Message(labels.get(name, name))
+                return Message("{}: {} instead of {}", label, found, expected)
         return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:

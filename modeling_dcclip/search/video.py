@@ -34,7 +34,7 @@ def read_frames(
     with _open(file) as (container, stream):
         length = (container.duration or 0) / 1e6
         if length > MAX_HOURS * 3600:
-            raise UnreadablePhotoError(f"video longer than {MAX_HOURS} hours", is_lasting=True)
+            raise UnreadablePhotoError("video longer than 6 hours", is_lasting=True)
         step = max(INTERVAL_S, length / MAX_FRAMES)
         for number in range(min(MAX_FRAMES, max(1, math.ceil(length / step)))):
             frame = _frame_at(container, stream, number * step)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from modeling_dcclip.messages import Message
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.settings import BusyError
@@ -53,8 +54,12 @@ def watch(index: Index) -> Iterator[Report]:
         ):
             if gone := next((folder for folder in folders if not os.path.isdir(folder)), None):
                 raise ValueError(
-                    f"watch: the folder {str(gone)!r} has disappeared. What the index has of it stays. If it is on a "
-                    "disk, mount it; to remove it from the index, pass --forget. Then run the same command again."
+                    Message(
+                        "watch: the folder {!r} has disappeared. What the index has of it stays. If it is on a "
+                        "disk, mount it; to remove it from the index, pass --forget. Then run the same command "
+                        "again.",
+                        str(gone),
+                    )
                 )
             index.refresh()
             if index.folders != folders:  # another process has changed them

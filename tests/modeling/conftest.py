@@ -27,6 +27,14 @@ def english(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LANGUAGE", "en")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def preview_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Previews stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def color_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the model. Tests must not write into it."""

@@ -6,6 +6,7 @@ import pytest
 
 from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search import commands
 
 LABELS = ["red", "green", "红", "white"]
 BLOCK = """
@@ -67,7 +68,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     def fail(options):
         raise ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
 
-    monkeypatch.setattr(command, "run_label", fail)
+    monkeypatch.setattr(commands, "run_label", fail)
     with pytest.raises(SystemExit):
         command.main(["label", "a.png", "fox"])
     assert capsys.readouterr().err == (

@@ -78,14 +78,30 @@ def test_texts_in_both_languages_find_photographs(filled):
         assert hits[0].score == pytest.approx(1, abs=0.02)
 
 
+def embed_names(runtime: Runtime, *names: str) -> list[np.ndarray]:
+    """Embeddings of names, each the mean of its two forms, of unit length."""
+    means = [runtime.encode_texts([name, f"a photo of a {name}"]).mean(0) for name in names]
+    return [mean / np.linalg.norm(mean) for mean in means]
+
+
 def test_a_query_is_the_weighted_sum_of_its_terms_of_unit_length(color_model, photos):
     runtime = Runtime(color_model)
-    red, green, blue = runtime.encode_texts(["red", "green", "blue"])
+    red, green, blue = embed_names(runtime, "red", "green", "blue")
     images = [photos / "white.png", photos / "a" / "b" / "yellow.webp"]
     expected = 2 * red + 0.5 * green - 3 * blue - 0.5 * red + runtime.encode_images(images).sum(0)
     expected /= np.linalg.norm(expected)
     found = embed_query(runtime, ["red^2", "green^.5"], ["blue^3", "red"], images)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("a red", "a photo of a red"), ("红", "一张红的照片"), ("a b c", None)]
+)
+def test_a_word_or_two_are_searched_bare_and_in_a_sentence(color_model, text, sentence):
+    runtime = Runtime(color_model)
+    forms = runtime.encode_texts([text, sentence] if sentence else [text]).mean(0)
+    found = embed_query(runtime, [text])
+    np.testing.assert_allclose(found, forms / np.linalg.norm(forms), atol=1e-6)
 
 
 def test_scores_are_cosines_also_below_0(filled, color_model):
@@ -104,7 +120,7 @@ def test_scores_of_similar_photographs_are_cosines(filled, color_model):
         for hit in filled.newest()
     }
     (example,) = filled.search("yellow", top=1)
-    (green,) = Runtime(color_model).encode_texts(["green"])
+    (green,) = embed_names(Runtime(color_model), "green")
     for texts, query in (([], stored[example.path]), (["green"], green + stored[example.path])):
         hits = filled.search(*texts, like=[example.id])
         expected = [min(float(stored[hit.path] @ query / np.linalg.norm(query)), 1) for hit in hits]

@@ -1,12 +1,10 @@
-"""Messages in the user's language: the table has all that the code tells people, and nothing else."""
+"""Messages in the user's language: the catalog has the templates of the code, and their values."""
 
-import argparse
 import ast
-import errno
-import inspect
 import json
-import os
+import pickle
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,116 +12,115 @@ import pytest
 
 import modeling_dcclip
 from modeling_dcclip import command
-from modeling_dcclip.messages import translate, user_language
+from modeling_dcclip.messages import Message, joined, message_of, translate, user_language
 
 PACKAGE = Path(modeling_dcclip.__file__).parent
-SOURCES = [
-    PACKAGE / name for name in ("command.py", "messages.py", "runtime_dcclip.py", "image_dcclip.py")
-]
-SOURCES += sorted(
-    {*(PACKAGE / "search").glob("*.py")} - {PACKAGE / "search" / "api.py"}
-)  # which programs read
-TABLE: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
+SOURCES = [PACKAGE / "command.py", PACKAGE / "messages.py", *(PACKAGE / "search").glob("*.py")]
+CATALOG: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
+# functions and errors whose text people read
 SPEAKERS = {
+    "Message",
     "translate",
-    "_say",
+    "say",
     "print_note",
-    "warn",
+    "print_error",
+    "send_failure",
+    "_count",
+    "ValueError",
+    "OSError",
+    "BadRequest",
     "UnreadablePhotoError",
-}  # functions whose text people read
-SENTENCE = re.compile(r"[a-z]{2,}[,:;.)]? [a-z(]|\{\} [a-z]{3}|[a-z]{3} \{\}")
-CODE = re.compile(
-    r"\b(max-age|SELECT|INSERT|DELETE|CREATE|UPDATE|DROP|BEGIN|JOIN)\b| [<>]?= \?| > \?"
-)
-UNSEEN = {"no preview", "not a preview"}  # other causes take their place
-SYSTEM = {
-    os.strerror(code) for code in (errno.EACCES, errno.ENOENT, errno.EADDRINUSE, errno.ENOSPC)
+    "DamagedIndexError",
+    "damage",
 }
-SYSTEM |= {"Input/output error", "Stale file handle", "Read-only file system", "Cannot assign requested address",
-           "File exists", "Not a directory", "Too many open files"}  # fmt: skip
-SYSTEM |= {"attempt to write a readonly database", "database or disk is full", "database disk image is malformed",
-           "disk I/O error", "Name or service not known"}  # fmt: skip
-SYSTEM |= {"invalid int value: {}", "invalid float value: {}"}  # of argparse
+# texts of argparse, SQLite and the operating system
+FOREIGN = re.compile(
+    r"^[A-Z][a-z]+ |%|usage: |arguments?$|options|help message|database|[Ii]nput|disk I|-only|regular"
+)
+WORDS = re.compile("[a-z]{3}")
 
 
-def strings(node: ast.AST) -> Iterator[str]:
-    """Every string below a node, without docstrings; `{}` stands for the values of f-strings."""
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            yield node.value
-    elif isinstance(node, ast.JoinedStr):
-        yield "".join(
-            part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
-        )
-        for part in node.values:
-            yield from strings(part) if isinstance(part, ast.FormattedValue) else ()
-    elif isinstance(node, ast.Subscript):
-        yield from strings(node.value)
-    elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-        for child in ast.iter_child_nodes(node):
-            yield from strings(child)
-
-
-def spoken(tree: ast.Module) -> Iterator[str]:
-    """Every string of a module that people read."""
-    for statement in tree.body:
-        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):  # constants are SQL and patterns
-            yield from (
-                text
-                for text in strings(statement)
-                if SENTENCE.search(text) and not CODE.search(text)
-            )
+def spoken(tree: ast.AST) -> Iterator[str]:
+    """The texts that a module passes to its speakers, and its help texts."""
     for node in ast.walk(tree):
-        name = getattr(getattr(node, "func", None), "id", None) or getattr(
-            getattr(node, "func", None), "attr", None
-        )
-        if isinstance(node, ast.Call) and name in SPEAKERS:
-            texts = (text for argument in node.args for text in strings(argument))
-            yield from (text for text in texts if re.search("[a-z]{3}", text))
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        texts = [*node.args] if name in SPEAKERS else []
+        texts += [keyword.value for keyword in node.keywords if keyword.arg == "help"]
+        for text in texts:
+            for part in [text.body, text.orelse] if isinstance(text, ast.IfExp) else [text]:
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
 
 
-def trees() -> list[ast.Module]:
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+MESSAGES = {
+    text
+    for path in SOURCES
+    for text in spoken(ast.parse(path.read_text(encoding="utf-8")))
+    if WORDS.search(text)
+}
 
 
 def test_every_message_has_its_chinese():
-    missing = {text for tree in trees() for text in spoken(tree)} - {*TABLE} - UNSEEN
-    assert not missing, "add their Chinese to modeling_dcclip/zh.json"
+    assert not MESSAGES - {*CATALOG}, "add their Chinese to modeling_dcclip/zh.json"
 
 
-def test_every_entry_of_the_table_is_a_message_and_keeps_its_values():
-    known = {text for tree in trees() for text in strings(tree)} | SYSTEM
-    known |= {
-        re.sub(r"%(\(\w+\))?[sr]", "{}", text)
-        for text in strings(ast.parse(inspect.getsource(argparse)))
+def test_every_entry_is_a_text_of_the_code():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    constants = {
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
     }
-    assert {*TABLE} - known == {command.__doc__.partition("\n")[0]}
-    for english, chinese in TABLE.items():
-        assert english.count("{}") == chinese.count("{}") and re.search(
-            "[\u3001-\u9fff\uff01-\uff5e]", chinese
-        ), english
+    constants.add(command.__doc__.partition("\n")[0])
+    assert not [entry for entry in {*CATALOG} - constants if not FOREIGN.search(entry)]
 
 
-@pytest.mark.parametrize(
-    ("english", "chinese"),
-    [
-        ("top: got 0, expected at least 1.", "top: 值为 0，至少应为 1。"),
-        ("error: argument --top: invalid int value: 'x'", "错误：参数 --top：不是整数：'x'"),
-        (
-            "index: cannot use '/a (b)/c' (Permission denied). Free some space or check the disk.",
-            "index: 无法使用 '/a (b)/c'（没有权限）。请清出一些空间，或检查磁盘。",
-        ),
-        ("1 file removed", "移除 1 个文件"),
-        ("a file named {0} and {}", "a file named {0} and {}"),
-    ],
-)
-def test_values_stay_and_messages_in_messages_are_translated(english, chinese):
-    assert translate(english, "zh") == chinese and translate(english, "en") == english
+def fields(template: str) -> list[str]:
+    """What is put into a template, such as `{:,}` and `%(value)r`."""
+    found = [str(each[1:]) for each in string.Formatter().parse(template) if each[1] is not None]
+    return sorted(found + re.findall(r"%(?:\(\w+\))?[sr]", template))
 
 
-def test_a_long_message_is_not_matched():
-    long = f"top: got {'9' * 1000}, expected at least 1."
-    assert translate(long, "zh") == long
+@pytest.mark.parametrize("template", CATALOG)
+def test_a_translation_keeps_the_values_and_is_chinese(template):
+    chinese = CATALOG[template]
+    assert fields(template) == fields(chinese)
+    assert re.search("[\u3001-\u9fff\uff01-\uff5e]", chinese)
+
+
+def test_a_message_is_english_and_can_be_said_in_chinese():
+    message = Message("top: got {}, expected at least 1.", 0)
+    assert message == "top: got 0, expected at least 1."
+    assert translate(message, "zh") == "--top 的值为 0，至少应为 1。"
+    assert translate(message, "en") == message
+
+
+def test_values_that_are_messages_are_translated_and_others_are_not():
+    message = Message("{} removed", Message("1 file"))
+    assert translate(message, "zh") == "移除 1 个文件"
+    assert translate(Message("{} removed", "1 file"), "zh") == "移除 1 file"
+
+
+def test_braces_in_values_and_in_other_texts_stay():
+    assert translate(Message("{} removed", "{} {0}"), "zh") == "移除 {} {0}"
+    assert translate("a file named {0} and {}", "zh") == "a file named {0} and {}"
+
+
+def test_parts_are_joined_as_the_language_does():
+    message = joined([Message("{:,} unchanged", 1234), Message("{:,} moved", 2)])
+    assert message == "1,234 unchanged, 2 moved"
+    assert translate(message, "zh") == "未改动 1,234 张，移动 2 个"
+
+
+def test_a_message_survives_its_way_to_another_process():
+    copy = pickle.loads(pickle.dumps(Message("{} removed", "{}")))
+    assert translate(copy, "zh") == "移除 {}"
+
+
+def test_the_message_of_an_error_can_be_translated():
+    error = ValueError(Message("top: got {}, expected at least 1.", 0))
+    assert isinstance(message_of(error), Message)
+    assert message_of(FileNotFoundError(2, "No such file", "a")) == "[Errno 2] No such file: 'a'"
 
 
 @pytest.mark.parametrize(

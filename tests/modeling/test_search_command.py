@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import webbrowser
-from pathlib import Path
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     run("index")
     assert (
         run("search", "red").splitlines()[0]
-        == f"1.000  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
+        == f"0.998  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
     )
 
 
@@ -231,39 +230,94 @@ def test_a_forgotten_folder_leaves(run, indexed):
     assert "folder: got none, and the index has none yet" in run("index")
 
 
-def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkeypatch, capsys):
+@pytest.fixture
+def served(color_model, monkeypatch):
+    """The servers that commands start; each ends when its folders are indexed."""
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
-    folders: list[Path] = []
-    monkeypatch.setattr(
-        SearchServer, "serve_forever", lambda server: folders.append(server.index.folder)
-    )
-    opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", opened.append)
-    command.main([str(photos)])
-    lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
-    )
-    command.main(
-        [str(photos), "--index", str(place.parent / "other"), "--port", str(port := free_port())]
-    )
-    assert folders == [place, place.parent / "other"] and opened[1].endswith(f":{port}/")
-    monkeypatch.setenv("LANGUAGE", "zh_CN")
-    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
-    with pytest.raises(SystemExit):
-        command.main(["search", "海滩", "-人"])
-    assert (
-        "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号" in capsys.readouterr().err
-    )
-    monkeypatch.setenv("LC_ALL", "C")
-    with pytest.raises(SystemExit):
-        command.main([str(photos), "--no_such_option"])
-    assert (
-        "dcclip index: error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
-    )
+    servers: list[SearchServer] = []
+
+    def serve(server: SearchServer):
+        servers.append(server)
+        if server.indexing is not None:
+            server.indexing.join()
+
+    monkeypatch.setattr(SearchServer, "serve_forever", serve)
+    return servers
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The addresses that commands open in the browser."""
+    addresses: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", addresses.append)
+    return addresses
+
+
+def test_a_folder_alone_is_served_at_once_and_indexed(photos, served, opened, capsys):
+    command.main([str(photos), "--port", str(port := free_port())])
+    address, report = capsys.readouterr().out.splitlines()
+    assert [address] == opened == [f"http://127.0.0.1:{port}/"]
+    assert report.startswith("5 files in the index: 5 images embedded")
+    assert len(served) == 1
+
+
+def test_the_options_of_both_commands_follow_a_folder(photos, place, served, opened):
+    other = place.parent / "other"
+    command.main([str(photos), "--index", str(other), "--exclude", "a", "--port", "0"])
+    with Index.open(other) as index:
+        assert len(index) == 3
+
+
+def test_a_folder_that_is_watched_is_not_served(photos, served, monkeypatch):
     monkeypatch.setattr("modeling_dcclip.search.commands.watch", lambda index: [])
     command.main([str(photos), "--watch"])
-    assert len(folders) == 2  # it has ended, and serves nothing then
+    assert not served
+
+
+def test_an_unknown_option_after_a_folder_is_an_error(photos, capsys):
+    with pytest.raises(SystemExit):
+        command.main([str(photos), "--no_such_option"])
+    assert "error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
+
+
+def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
+    monkeypatch.setenv("LANGUAGE", "zh_CN")
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    for arguments, message in (
+        (
+            ["search", "海滩", "-人"],
+            "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号",
+        ),
+        (["search", "--top", "x"], "错误：参数 --top：不是有效的数值：'x'"),
+        (["~/照片"], "错误：文件夹不存在：'~/照片'"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_a_search_lists_what_fits_and_then_some_others(calibrated, capsys):
+    command.main(["search", "red"])
+    printed = capsys.readouterr()
+    first, line, *others = printed.out.splitlines()
+    assert first.endswith("red.jpg") and line == "less likely:" and len(others) == 4
+
+
+def test_paths_are_those_of_the_photographs_that_fit(calibrated, photos, run):
+    assert run("search", "red", "--paths") == f"{photos}/red.jpg\n"
+
+
+def test_a_search_without_a_photograph_that_fits_lists_the_most_similar(calibrated, run):
+    assert run("search", "yellow", "--path", "blue").startswith(
+        "no photograph seems to fit; the most similar ones:\n"
+    )
+
+
+def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
+    os.utime(indexed / "red.jpg", (1_600_000_000,) * 2)
+    run("index")
+    assert run("search", "2020年的red").count("\n") == 1
+    assert run("search", "2020年").endswith("red.jpg\n")
 
 
 def test_the_default_model_takes_the_place_of_a_removed_one(

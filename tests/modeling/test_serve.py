@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import socket
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,12 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import command
+from modeling_dcclip.search import commands, local_server, previews, serve
 from modeling_dcclip.search import photos as photos_module
-from modeling_dcclip.search import serve
+from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.previews import Previews
+from modeling_dcclip.search.serve import Indexing, SearchServer
 from tests.local_server import serving
 
 
@@ -66,36 +67,61 @@ def test_a_query_finds_photographs(get):
     assert similar["hits"][0]["name"] == "red.jpg" and len(similar["hits"]) == 6
 
 
-def test_filters_parts_dates_and_negation(get, photos, monkeypatch):
+@pytest.fixture
+def dated(photos):
+    """Photographs of 2020, 2023 and 2026."""
     for number, name in enumerate(("red.jpg", "green.png", "white.png")):
-        os.utime(photos / name, (1_600_000_000 + 9e7 * number,) * 2)  # 2020, 2023 and 2026
+        os.utime(photos / name, (1_600_000_000 + 9e7 * number,) * 2)
     with Index.open(photos.parent / "index") as index:
         index.add()
 
-    def names(query: str) -> list[str]:
-        return [hit["name"] for hit in search(get, query)["hits"]]
 
-    assert names("after=2020&before=2023%E5%B9%B4") == ["green.png", "red.jpg"]
-    assert names("q=red&before=2023&path=.JPG") == ["red.jpg"]
-    shutil.copy2(photos / "red.jpg", photos / "copy.jpg")
-    with Index.open(photos.parent / "index") as index:
-        index.add()
-    for query in ("", "q=red", "q=red&sort=date"):
-        assert [search(get, f"{query}&before={year}")["total"] for year in (2019, 2020, 2023)] == [
-            0,
-            1,
-            2,
-        ]
-    (photos / "copy.jpg").unlink()
-    assert names("q=red&sort=date&before=2026-09") == ["white.png", "green.png", "red.jpg"]
+def names(get, query: str) -> list[str]:
+    return [hit["name"] for hit in search(get, query)["hits"]]
+
+
+def test_filters_by_date_and_path(get, dated):
+    assert names(get, "after=2020&before=2023%E5%B9%B4") == ["green.png", "red.jpg"]
+    assert names(get, "q=red&before=2023&path=.JPG") == ["red.jpg"]
+    assert [search(get, f"q=red&before={year}")["total"] for year in (2019, 2020, 2023)] == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_dates_in_the_query_filter_it_until_they_are_switched_off(get, dated):
+    answer = search(get, "q=2020%E5%B9%B4%E7%9A%84red")  # 2020年的red
+    assert answer["dates"] == {"words": "2020年", "after": "2020", "before": "2020"}
+    assert [hit["name"] for hit in answer["hits"]] == ["red.jpg"]
+    assert search(get, "q=2020&dates=off")["total"] == 6
+    assert names(get, "q=2023") == ["green.png"]
+
+
+def test_results_are_sorted_by_date(get, dated):
+    expected = ["white.png", "green.png", "red.jpg"]
+    assert names(get, "q=red&sort=date&before=2026-09") == expected
+
+
+def test_what_the_query_excludes_is_named(get):
     answer = search(get, "q=white%20-red%20not%20blue")
     assert answer["without"] == ["red", "blue"] and answer["hits"][0]["name"] != "red.jpg"
-    monkeypatch.setattr(serve, "TOP", 2)
-    parts = [search(get, f"q=red&skip={skip}") for skip in (0, 2, 4, 6)]
-    assert [part["more"] for part in parts] == [True, True, True, False]
+
+
+def test_parts_of_the_results_join_without_a_gap(get):
+    parts = [search(get, f"q=red&top=2&skip={skip}") for skip in (0, 2, 4)]
+    assert [part["more"] for part in parts] == [True, True, False]
     assert len({hit["id"] for part in parts for hit in part["hits"]}) == 6
-    for query in ("skip=x", "after=2023-13", "like=1e3"):
-        assert get(f"/search?{query}")[0].status == 400
+
+
+@pytest.mark.parametrize("query", ["skip=x", "top=-1", "after=2023-13", "like=1e3", "example=none"])
+def test_malformed_parameters_are_refused(get, query):
+    assert get(f"/search?{query}")[0].status == 400
+
+
+def test_months_count_what_the_timeline_shows(get, dated):
+    months = json.loads(get("/months?before=2024")[1])
+    assert months == [["2023-07", 1], ["2020-09", 1]]
 
 
 def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monkeypatch):
@@ -133,11 +159,7 @@ def test_without_a_query_the_newest_come_first(get, photos):
     with Index.open(photos.parent / "index") as index:
         index.add()
     (first, *_) = search(get, "q=")["hits"]
-    assert (
-        first["name"] == "white.png"
-        and first["score"] is None
-        and first["date"].startswith("2096-10-")
-    )
+    assert first["name"] == "white.png" and first["date"].startswith("2096-10-")
 
 
 def test_notes_and_errors_are_shown(get, server, monkeypatch):
@@ -154,10 +176,8 @@ def test_notes_and_errors_are_shown(get, server, monkeypatch):
     assert "закат" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
     response, body = get("/search?like=99")
     assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
-    response, body = get("/search?like=99", Accept_Language="zh-CN,zh;q=0.9,en;q=0.8")
-    assert (
-        response.status == 400 and json.loads(body)["error"] == "id: 索引中没有编号为 99 的文件。"
-    )
+    response, body = get("/search?skip=x", Accept_Language="zh-CN,zh;q=0.9,en;q=0.8")
+    assert response.status == 400 and json.loads(body)["error"] == "skip：'x' 不是数字。"
     for number in ("x", "-1", "1" * 40):
         assert get(f"/search?like={number}")[0].status == 400
 
@@ -172,7 +192,7 @@ def test_images_are_upright_jpeg_files_without_metadata(get):
 
 
 def test_every_answer_has_the_security_headers(get):
-    for path in ("/", "/page.js", "/search?q=red", "/thumbnail/1", "/none"):
+    for path in ("/", "/page.js", "/grid.js", "/search?q=red", "/thumbnail/1", "/none"):
         headers = get(path)[0].headers
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "unsafe" not in headers["Content-Security-Policy"]
@@ -204,7 +224,7 @@ def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
     address = "/thumbnail/{id}?version={version}"
     paths = {name: address.format(**hit) for name, hit in hits.items()}
     assert {get(path)[0].headers["Cache-Control"] for path in paths.values()} == {
-        "private, max-age=600"
+        "private, max-age=31536000, immutable"
     }
     assert get(f"/thumbnail/{hits['red.jpg']['id']}")[0].headers["Cache-Control"] == "no-store"
     last = max(hits.values(), key=lambda hit: hit["id"])
@@ -253,10 +273,8 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     assert response.status == 404 and "changed since it was indexed" in body.decode()
 
 
-def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(
-    get, server, photos, monkeypatch
-):
-    running, most, make = [], [], serve.make_thumbnail
+def test_images_are_decoded_one_at_a_time(get, monkeypatch):
+    running, most, make = [], [], previews.make_thumbnail
 
     def slow(*arguments):
         running.append(1)
@@ -265,15 +283,152 @@ def test_images_are_decoded_one_at_a_time_and_not_if_they_are_very_large(
         running.pop()
         return content
 
-    monkeypatch.setattr(serve, "make_thumbnail", slow)
+    monkeypatch.setattr(previews, "make_thumbnail", slow)
     with ThreadPoolExecutor(20) as pool:
-        assert {
-            response.status for response, _ in pool.map(lambda _: get("/thumbnail/1"), range(20))
-        } == {200}
-    assert max(most) == 1
+        answers = list(pool.map(lambda _: get("/thumbnail/1"), range(20)))
+    assert {response.status for response, _ in answers} == {200} and max(most) == 1
+
+
+def test_a_very_large_image_is_not_decoded(get, monkeypatch):
     monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 100)
-    response, body = get("/thumbnail/1")
+    response, body = get("/thumbnail/2")
     assert response.status == 404 and "too many pixels" in json.loads(body)["error"]
+
+
+def test_the_second_look_decodes_nothing(get, monkeypatch):
+    first = get("/thumbnail/3")[1]
+    monkeypatch.setattr(previews, "make_thumbnail", None)
+    assert get("/thumbnail/3")[1] == first
+
+
+def test_the_oldest_previews_leave_a_full_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(previews, "MAX_BYTES", 250)
+    for number in range(4):
+        path = tmp_path / "00" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1e9 + number,) * 2)
+    Previews(tmp_path).close()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["2.jpg", "3.jpg"]
+
+
+def test_the_shape_of_a_photograph_is_known_before_it_is_decoded(get):
+    shapes = {hit["name"]: hit["ratio"] for hit in search(get, "q=red")["hits"]}
+    assert shapes["rotated.jpg"] == 0.5 and shapes["red.jpg"] == 1.5
+
+
+@pytest.fixture
+def video(get, server, photos):
+    """Address of a video; its content is not decoded."""
+    content = bytes(range(256)) * 40
+    (photos / "clip.mp4").write_bytes(content)
+    state = FileState.of(os.fsencode(photos / "clip.mp4"), (photos / "clip.mp4").stat())
+    catalog = server.index.catalog
+    with catalog.writing():
+        catalog.add_files([(state, catalog.digest(os.fsencode(photos / "red.jpg")))])
+    (file,) = [file for file in catalog.files() if file.path.endswith("clip.mp4")]
+    return f"/video/{file.id}", content
+
+
+def test_a_part_of_a_video_is_sent(get, video):
+    address, content = video
+    response, body = get(address, Range="bytes=100-199")
+    assert response.status == 206 and body == content[100:200]
+    assert response.headers["Content-Range"] == f"bytes 100-199/{len(content)}"
+    assert response.headers["Content-Type"] == "video/mp4"
+    assert get(address)[1] == content
+
+
+def test_a_large_part_of_a_video_is_sent_in_pieces(get, video, monkeypatch):
+    monkeypatch.setattr(serve, "RANGE_BYTES", 1000)
+    address, content = video
+    assert get(address, Range="bytes=500-")[1] == content[500:1500]
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=x", "bytes=-5"])
+def test_a_wrong_range_of_a_video_is_refused(get, video, asked):
+    assert get(video[0], Range=asked)[0].status == 416
+
+
+def test_a_photograph_is_not_sent_as_a_video(get):
+    assert get("/video/1")[0].status == 404
+
+
+def upload(server, content: bytes, **headers: str) -> tuple[int, dict]:
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    connection.request("POST", "/example", content, {"X-DCCLIP": "1"} | headers)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_an_example_image_is_searched_with(get, server, photos):
+    status, answer = upload(server, (photos / "a" / "blue.jpg").read_bytes())
+    assert status == 200 and names(get, f"example={answer['name']}")[0] == "blue.jpg"
+    assert get(f"/example/{answer['name']}")[0].headers["Content-Type"] == "image/jpeg"
+
+
+def test_an_example_that_is_not_an_image_is_refused_in_the_language_of_the_request(server):
+    status, answer = upload(server, b"text", **{"Accept-Language": "zh"})
+    assert status == 400 and answer["error"] == "无法读取示例图片（不是图片，或已损坏）"
+
+
+def test_an_example_that_is_too_large_is_refused(server, monkeypatch):
+    monkeypatch.setattr(serve, "MAX_EXAMPLE", 10)
+    assert upload(server, bytes(11))[0] == 413
+
+
+def test_bodies_in_flight_have_a_limit(server, photos, monkeypatch):
+    monkeypatch.setattr(local_server, "MAX_IN_FLIGHT", 10)
+    assert upload(server, (photos / "red.jpg").read_bytes())[0] == 503
+
+
+def test_a_long_query_is_refused_before_it_is_parsed(get):
+    response, body = get("/search?q=" + "1" * 1001)
+    assert response.status == 400 and "1,001 characters" in json.loads(body)["error"]
+    assert get("/search?q=" + "1" * 60_000)[0].status == 414
+
+
+def test_a_request_that_comes_slowly_is_ended_and_holds_up_no_other(get, server, monkeypatch):
+    monkeypatch.setattr(local_server, "REQUEST_S", 0.3)
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), 30) as slow:
+        slow.sendall(b"GET /search?q=red HTTP/1.0\r\n")
+        assert get("/search?q=red")[0].status == 200
+        assert slow.recv(100) == b""
+
+
+def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
+    assert json.loads(get("/status")[1]) == {"running": False, "error": "", "files": 6}
+    paint(photos / "new.png", "blue", width=80)
+    reports = []
+    with (
+        Index.open(photos.parent / "index") as index,
+        Indexing(index, [], None, lambda report, files: reports.append(files)) as indexing,
+    ):
+        server.indexing = indexing
+        state = json.loads(get("/status")[1])
+        assert {"running", "done", "total", "seconds_left", "error", "files"} == {*state}
+        indexing.join()
+        assert json.loads(get("/status")[1])["running"] is False
+    assert reports == [7]
+
+
+def test_an_indexing_that_is_stopped_ends(photos, color_model, tmp_path):
+    with (
+        Index.open(tmp_path / "other", color_model, create=True) as index,
+        Indexing(index, [photos], None, lambda report, files: None) as indexing,
+    ):
+        pass
+    assert not indexing.state()["running"]
+
+
+def test_an_indexing_that_fails_says_why(color_model, tmp_path, capsys):
+    with (
+        Index.open(tmp_path / "other", color_model, create=True) as index,
+        Indexing(index, [tmp_path / "none"], None, lambda report, files: None) as indexing,
+    ):
+        indexing.join()
+        assert "does not exist" in indexing.state()["error"]
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, monkeypatch, capsys):
@@ -289,6 +444,14 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, m
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     command.main([*options, "0", "--host", "0.0.0.0"])
     assert "everyone who reaches this address sees the photographs" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_or_wrong_is_an_error(
+    tmp_path, color_model, photos, monkeypatch, capsys
+):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+    options = ["serve", "--index", str(tmp_path / "index"), "--port"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -298,3 +461,18 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, m
     with pytest.raises(SystemExit):
         command.main([*options, "70000"])
     assert "port: got 70000" in capsys.readouterr().err
+
+
+def test_the_next_free_port_is_taken_and_named(tmp_path, color_model, photos, monkeypatch, capsys):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+    monkeypatch.setattr(SearchServer, "serve_forever", lambda server: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(commands, "PORT", port)
+        command.main(["serve", "--index", str(tmp_path / "index")])
+    printed = capsys.readouterr()
+    assert printed.out != f"http://127.0.0.1:{port}/\n"
+    assert f"port {port} is taken, so the page is at port " in printed.err

@@ -1,146 +1,269 @@
-"use strict";
-const TEXTS = {
-  en: {
-    query: "Search photographs", example: "sunset at the sea -people", search: "Search", filters: "Filters",
-    after: "From", before: "To", path: "Path", sort: "Sort by", fit: "best match", date: "date",
-    remove: "Remove the example image", similar: "Similar to ", open: "Open folder: ", gone: "gone or changed",
-    cleared: "Cleared: all photographs, newest first", newest: "newest first", esc: "Esc clears",
-    byDate: "the best matches by date, at most 200", unlikely: "Less likely",
-    nothing: "No photograph seems to fit. The most similar ones", without: (words) => "without " + words.join(", "),
-    copies: (number) => "+" + number + (number === 1 ? " copy" : " copies"),
-    count: (shown, total) => shown + " shown of " + total, unreachable: "The server does not answer. Run: dcclip serve",
-  },
-  zh: {
-    query: "搜索照片", example: "海边的日落 -人", search: "搜索", filters: "筛选",
-    after: "从", before: "到", path: "路径", sort: "排序", fit: "最相似", date: "日期",
-    remove: "移除示例图片", similar: "查找相似照片：", open: "打开所在文件夹：", gone: "找不到或已修改",
-    cleared: "已清除，显示全部照片，最新的在前", newest: "最新的在前", esc: "按 Esc 清除",
-    byDate: "最相似的照片（最多 200 张），按日期排序", unlikely: "以下照片不太可能符合",
-    nothing: "似乎没有符合的照片。以下是最相似的照片", without: (words) => "不含：" + words.join("、"),
-    copies: (number) => "另有 " + number + " 个副本",
-    count: (shown, total) => "已显示 " + shown + " 张，共 " + total + " 张", unreachable: "服务没有响应，请运行：dcclip serve",
-  },
-};
-const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
-const text = TEXTS[language];
+// The page: what the address says is searched and shown.
+
+import { Grid, make } from "./grid.js";
+import { ask, send } from "./server.js";
+import { count, language, monthName, text } from "./texts.js";
+import { Viewer } from "./viewer.js";
+
 const FIELDS = ["q", "after", "before", "path", "sort"];
+const LOOKED = 200; // best photographs among which the server counts those that fit
+const POLL_MS = 2000;
+const REFRESH_MS = 10_000; // between two looks at what is new while it is indexed
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((each) => [each.id, each]));
-let latest = 0, shown = new Set(), skip = 0, hasMore = false, isLoading = false, isCleared = false;
-
-function make(name, properties, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
-function figureOf(hit, canOpen) {
-  const address = hit.id + "?version=" + hit.version;
-  const image = hit.is_current
-    ? make("img", { src: "/thumbnail/" + address, alt: "", loading: "lazy" })
-    : make("span", { className: "gone" }, text.gone);
-  const similar = make("button", { type: "button", className: "similar", title: text.similar + hit.name }, image);
-  similar.addEventListener("click", () => visit({ ...parameters(), q: "", sort: "", like: hit.id }));
-  const name = hit.is_current
-    ? make("a", { href: "/photo/" + address, target: "_blank" }, hit.name)
-    : make("span", {}, hit.name);
-  const facts = [hit.date, hit.score?.toFixed(3), hit.copies ? text.copies(hit.copies) : null];
-  const caption = make("figcaption", { title: hit.path }, name, make("span", {}, facts.filter(Boolean).join(" · ")));
-  if (canOpen && hit.is_current) {
-    const open = make("button", { type: "button", className: "open", title: text.open + hit.path }, "↗");
-    open.addEventListener("click", () => ask("/open/" + hit.id, { method: "POST", headers: { "X-DCCLIP": "1" } }));
-    caption.prepend(open);
-  }
-  return make("figure", {}, similar, caption);
-}
-
-async function ask(address, options) {
-  let answer;
-  try {
-    answer = await (await fetch(address, options)).json();
-  } catch {
-    answer = { error: text.unreachable };
-  }
-  if (answer.error) element.status.textContent = answer.error;
-  return answer;
-}
+const places = new Map(); // how far each search was scrolled, for the way back
+let latest = 0; // number of the search that is shown
+let canOpen = false;
+let files = null; // in the index
+let refreshed = 0; // when new photographs were shown
 
 const parameters = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-
-async function load() {
-  const number = latest;
-  isLoading = true;
-  const answer = await ask("/search?" + new URLSearchParams({ ...parameters(), skip }));
-  if (number !== latest) return; // a later query was faster
-  isLoading = false;
-  hasMore = answer.more;
-  if (skip === 0) element.grid.replaceChildren();
-  if (answer.error) return;
-  skip += answer.hits.length;
-  const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed since the last part
-  hits.forEach((hit) => shown.add(hit.id));
-  const last = hits.map((hit) => hit.fits).lastIndexOf(true);
-  if (last >= 0) element.grid.querySelector("h2")?.remove(); // the last that fits is in this part
-  hits.forEach((hit, number) => {
-    if (number > last && !element.grid.querySelector("h2")) {
-      element.grid.append(make("h2", {}, element.grid.childElementCount ? text.unlikely : text.nothing));
-    }
-    element.grid.append(figureOf(hit, answer.opens));
-  });
-  const { q, like, sort } = parameters();
-  const order = q || like ? (sort ? text.byDate : null) : isCleared && location.hash.length < 2 ? text.cleared : text.newest;
-  const parts = [answer.without.length ? text.without(answer.without) : null, ...answer.notes];
-  parts.push(text.count(shown.size.toLocaleString(), answer.total.toLocaleString()), order);
-  parts.push(location.hash.length > 1 && matchMedia("(pointer: fine)").matches ? text.esc : null);
-  element.status.textContent = parts.filter(Boolean).join(" · ");
-  fill();
-}
-
-function fill() {
-  if (hasMore && !isLoading && element.end.getBoundingClientRect().top < innerHeight + 1000) load();
-}
-
-function show() {
-  const now = parameters();
-  for (const name of FIELDS) element[name].value = now[name] ?? "";
-  if (["after", "before", "path", "sort"].some((name) => now[name])) element.filters.open = true;
-  element.chip.hidden = !now.like;
-  if (now.like) element.chip.firstChild.src = "/thumbnail/" + now.like;
-  latest += 1;
-  [shown, skip, hasMore] = [new Set(), 0, false];
-  scrollTo(0, 0);
-  load();
-}
+const grid = new Grid(element.grid, element.years, (hit) => viewer.show(hit, canOpen));
+const viewer = new Viewer(element, (hit, step) => grid.neighbor(hit, step), (changes) => visit({ ...parameters(), ...changes }));
 
 function visit(changed) {
-  isCleared = false;
-  const hash = "#" + new URLSearchParams(Object.entries(changed).filter(([, value]) => value !== ""));
+  places.set(location.hash, scrollY);
+  const hash = "#" + new URLSearchParams(Object.entries(changed).filter(([, value]) => value));
   if (hash === location.hash || (hash === "#" && !location.hash)) show();
   else location.hash = hash;
 }
 
 function submit() {
-  visit({ ...parameters(), ...Object.fromEntries(FIELDS.map((name) => [name, element[name].value.trim()])) });
+  const { dates, ...now } = parameters();
+  const fields = Object.fromEntries(FIELDS.map((name) => [name, element[name].value.trim()]));
+  visit({ ...now, ...fields, ...(fields.q === now.q && dates ? { dates } : {}) });
+}
+
+/** Search for what the address says. */
+async function show() {
+  const now = parameters();
+  const number = (latest += 1);
+  for (const name of FIELDS) element[name].value = now[name] ?? "";
+  const isFiltered = Boolean(now.after || now.before || now.path);
+  if (isFiltered) toggleFilters(true);
+  showChips(now, null);
+  element.status.textContent = text.loading;
+  element.grid.classList.add("loading");
+  const search = (skip, top) => ask("/search?" + new URLSearchParams({ ...now, skip, top }));
+  const first = await search(0, now.sort ? LOOKED : 60);
+  if (number !== latest) return; // a later search was faster
+  if (first.error) {
+    grid.say(first.error, "");
+    element.status.textContent = first.error;
+    return;
+  }
+  canOpen = first.opens;
+  showChips(now, first.dates);
+  const isQuery = first.is_query;
+  element.sort.hidden = !isQuery;
+  element.status.textContent = sentence(now, first, isQuery);
+  if (!first.hits.length) sayEmpty(isFiltered || first.dates);
+  else if (!isQuery) await showTimeline(now, first, search, number);
+  else showResults(now, first, search, number);
+  scrollTo(0, places.get(location.hash) ?? 0);
+  places.delete(location.hash);
+}
+
+function sentence(now, answer, isQuery) {
+  const total = count(answer.total);
+  const parts = [];
+  const image = now.like || now.example;
+  if (image && now.q) parts.push(text.combined(now.q));
+  if (answer.without.length) parts.push(text.without(answer.without));
+  if (!isQuery) parts.push(text.all(total));
+  else if (now.sort) parts.push(text.byDateOf(count(answer.hits.length)));
+  else if (answer.fits === null) parts.push(text.similarity(total));
+  else if (answer.fits === 0) parts.push(text.none);
+  else if (answer.fits >= LOOKED) parts.push(text.many(count(LOOKED), total));
+  else parts.push(text.fit(count(answer.fits), count(answer.total - answer.fits)));
+  return [...parts, ...answer.notes].join(" · ");
+}
+
+function sayEmpty(isFiltered) {
+  if (isFiltered) {
+    const button = make("button", { type: "button" }, text.unfilter);
+    button.addEventListener("click", () => visit({ ...parameters(), after: "", before: "", path: "", dates: "off" }));
+    grid.say(text.filtered, "", button);
+  } else if (element.indexing.hidden) {
+    grid.say(text.nothing, text.nothingHelp);
+  } else {
+    grid.say(text.soon, text.soonHelp);
+  }
+}
+
+async function showTimeline(now, first, search, number) {
+  const dates = first.dates ?? {};
+  const months = await ask("/months?" + new URLSearchParams({ ...now, ...dates }));
+  if (number !== latest || months.error) return;
+  grid.showTimeline(months, async (skip, top) => (number === latest ? ((await search(skip, top)).hits ?? []) : []));
+}
+
+function showResults(now, first, search, number) {
+  grid.clear();
+  if (now.sort) {
+    for (const [month, hits] of Map.groupBy(first.hits, (hit) => hit.date.slice(0, 7))) {
+      grid.showHits(hits, monthName(month));
+    }
+    return;
+  }
+  const shown = new Set();
+  let skip = 0;
+  let last = null; // the section that photographs are added to: those that fit, then the others
+  const place = (hits) => {
+    const isOther = last?.element.className === "others";
+    const other = hits.findIndex((hit) => !hit.fits);
+    const cut = isOther ? 0 : other < 0 ? hits.length : other;
+    if (cut) grid.fill((last ??= grid.showHits([])), hits.slice(0, cut));
+    if (cut === hits.length) return;
+    if (!isOther) last = grid.showHits([], last && text.less, "others");
+    grid.fill(last, hits.slice(cut));
+  };
+  const take = (answer) => {
+    const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed
+    hits.forEach((hit) => shown.add(hit.id));
+    skip += answer.hits.length;
+    place(hits);
+    // an empty section at the end loads the next photographs when it comes near
+    if (answer.more) {
+      grid.add(null, async () => {
+        const next = await search(skip, 60);
+        if (next.hits && number === latest) take(next);
+        return [];
+      });
+    }
+  };
+  take(first);
+}
+
+function chip(label, removed, image) {
+  const remove = make("button", { type: "button", ariaLabel: text.remove(label) }, "×");
+  remove.addEventListener("click", () => {
+    visit({ ...parameters(), ...removed });
+    element.q.focus();
+  });
+  const content = image ? make("img", { src: image, alt: label }) : label;
+  return make("span", { className: "chip" }, content, remove);
+}
+
+/** What is combined with the text: an image, and dates that the text names or that the filters give. */
+function showChips(now, dates) {
+  const chips = [];
+  if (now.like) chips.push(chip(text.image, { like: "" }, `/thumbnail/${now.like}`));
+  if (now.example) chips.push(chip(text.image, { example: "" }, `/example/${now.example}`));
+  if (dates) chips.push(chip(text.dates(dates.after, dates.before), { dates: "off" }));
+  else if (now.after || now.before) {
+    chips.push(chip(text.dates(now.after ?? "…", now.before ?? "…"), { after: "", before: "" }));
+  }
+  element.chips.replaceChildren(...chips);
+}
+
+function toggleFilters(isOpen) {
+  element.filters.hidden = !isOpen;
+  element.filter.ariaExpanded = String(isOpen);
+}
+
+function setDetails(isOn) {
+  element.grid.classList.toggle("detailed", isOn);
+  element.details.ariaPressed = String(isOn);
+}
+
+async function searchWith(file) {
+  if (!file) return;
+  element.status.textContent = text.loading;
+  const answer = await send("/example", file);
+  if (answer.error) element.status.textContent = answer.error;
+  else visit({ ...parameters(), like: "", example: answer.name });
+}
+
+/** Show how far the indexing is, and new photographs while the page is at its top. */
+async function follow() {
+  const state = await ask("/status");
+  if (state.error !== undefined && state.running === undefined) return; // the server has ended
+  element.indexing.hidden = !state.running && !state.error;
+  if (state.running) {
+    const minutes = Math.round(state.seconds_left / 60);
+    const left = state.seconds_left === null ? "" : text.left(minutes);
+    element.progress.max = state.total || 1;
+    if (state.total) element.progress.value = state.done;
+    else element.progress.removeAttribute("value");
+    element["progress-text"].textContent = state.total
+      ? text.progress(count(state.done), count(state.total), count(state.files), left)
+      : text.looking;
+  } else {
+    element["progress-text"].textContent = state.error;
+  }
+  const isDue = !grid.parts.length || !state.running || Date.now() - refreshed > REFRESH_MS;
+  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2;
+  if (files !== null && state.files !== files && isDue && isQuiet) {
+    refreshed = Date.now();
+    files = state.files;
+    show();
+  }
+  files ??= state.files;
+  if (state.running) setTimeout(follow, POLL_MS);
 }
 
 document.documentElement.lang = language;
 for (const each of document.querySelectorAll("[data-text]")) each.textContent = text[each.dataset.text];
-for (const each of document.querySelectorAll("[data-label]")) each.setAttribute("aria-label", text[each.dataset.label]);
+for (const each of document.querySelectorAll("[data-label]")) {
+  each.ariaLabel = text[each.dataset.label];
+  if (each.matches("button")) each.title = text[each.dataset.label];
+}
 element.q.placeholder = text.example;
+setDetails(localStorage.getItem("details") === "true");
+
 element.form.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
+element.q.addEventListener("search", () => element.q.value || submit()); // the cross of the field
 element.sort.addEventListener("change", submit);
-element.chip.lastChild.addEventListener("click", () => visit({ ...parameters(), like: "" }));
-addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.isComposing) return;
+element.filter.addEventListener("click", () => toggleFilters(element.filters.hidden));
+element.details.addEventListener("click", () => {
+  const isOn = element.details.ariaPressed !== "true";
+  localStorage.setItem("details", isOn);
+  setDetails(isOn);
+});
+element.choose.addEventListener("click", () => element.file.click());
+element.file.addEventListener("change", () => searchWith(element.file.files[0]).then(() => (element.file.value = "")));
+addEventListener("paste", (event) => {
+  const image = [...event.clipboardData.files].find((file) => file.type.startsWith("image/"));
+  if (image) event.preventDefault();
+  searchWith(image);
+});
+addEventListener("dragover", (event) => {
   event.preventDefault();
-  visit({});
-  isCleared = true;
-  element.q.focus({ preventScroll: true });
+  element.drop.hidden = false;
+});
+addEventListener("dragleave", (event) => (element.drop.hidden = !event.relatedTarget));
+addEventListener("dragend", () => (element.drop.hidden = true));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  element.drop.hidden = true;
+  const id = event.dataTransfer.getData("text/x-dcclip");
+  if (id) visit({ ...parameters(), example: "", like: id });
+  else searchWith([...event.dataTransfer.files].find((file) => file.type.startsWith("image/")));
+});
+addEventListener("keydown", (event) => {
+  if (element.viewer.open || event.isComposing) return;
+  if (event.key === "/" && document.activeElement !== element.q) {
+    event.preventDefault();
+    element.q.select();
+  } else if (event.key === "Escape" && location.hash.length > 1) {
+    event.preventDefault();
+    visit({});
+    element.q.focus({ preventScroll: true });
+  } else if (event.key === "ArrowDown" && document.activeElement === element.q) {
+    event.preventDefault();
+    grid.current?.focus();
+  }
 });
 addEventListener("hashchange", show);
-addEventListener("scroll", fill, { passive: true });
-addEventListener("resize", fill);
+
+history.scrollRestoration = "manual";
+const header = document.querySelector("header");
+new ResizeObserver(() => {
+  document.documentElement.style.setProperty("--header", `${header.offsetHeight}px`);
+}).observe(header);
+await follow();
 show();
 element.q.focus({ preventScroll: true });

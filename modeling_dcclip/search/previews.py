@@ -1,0 +1,112 @@
+"""JPEG previews of photographs, cached on disk: the second look at a photograph decodes nothing."""
+
+import io
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from modeling_dcclip.image_dcclip import open_header
+from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
+from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
+
+LARGE = 2048  # pixels of the longer side of a photograph in full view
+SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
+MAX_BYTES = 2**30  # of the cache; the previews that were not used for the longest time leave it
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # tag of EXIF, and its values for a turn by 90 degrees
+USUAL_RATIO, VIDEO_RATIO = 3 / 2, 16 / 9
+
+
+def cache_folder() -> Path:
+    """Folder of the previews, for all indexes."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "dcclip" / "previews"
+
+
+class Previews:
+    """Previews of photographs and of key frames of videos.
+
+    Args:
+        folder: Folder of the cache. It is created, for this user alone.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # of each size, one image in memory at a time, in a thread whose allocator uses the memory again
+        self._readers = {kind: ThreadPoolExecutor(1, f"dcclip-{kind}") for kind in SIZES}
+        with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+        self._readers["photo"].submit(self._prune)
+
+    def close(self):
+        """Let the previews in work end, and drop the others."""
+        for reader in self._readers.values():
+            reader.shutdown(cancel_futures=True)
+
+    def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
+        """JPEG of a file, at most `SIZES[kind]` pixels per side, without metadata.
+
+        Args:
+            path: Path of the file, which has not changed since it was indexed.
+            version: `Hit.version`.
+            seconds: Time of the key frame of a video; None for a photograph.
+            kind: `thumbnail` or `photo`.
+
+        Raises:
+            UnreadablePhotoError: The file cannot be read or decoded.
+        """
+        cached = self._cached(version, seconds, kind)
+        with suppress(OSError):
+            content = cached.read_bytes()
+            os.utime(cached)  # it was used now
+            return content
+        making = self._readers[kind].submit(make_thumbnail, path, SIZES[kind], seconds or 0)
+        content = making.result()
+        partial = cached.with_suffix(f".{threading.get_ident()}")
+        with suppress(OSError):
+            cached.parent.mkdir(exist_ok=True)
+            partial.write_bytes(content)
+            partial.replace(cached)
+        return content
+
+    def ratio(self, path: str, version: str, seconds: float | None) -> float:
+        """Width of a photograph divided by its height, from the header of the file or of its thumbnail."""
+        return _ratio(path, self._cached(version, seconds, "thumbnail"))
+
+    def _cached(self, version: str, seconds: float | None, kind: str) -> Path:
+        name = f"{version}-{round(1000 * (seconds or 0))}-{SIZES[kind]}.jpg"
+        return self.folder / name[:2] / name
+
+    def _prune(self):
+        with suppress(OSError):
+            found = [(each.stat(), each) for each in self.folder.glob("*/*")]
+            size = 0
+            for status, path in sorted(found, key=lambda each: -each[0].st_mtime):
+                size += status.st_size
+                if size > MAX_BYTES or path.suffix != ".jpg":
+                    path.unlink()
+
+
+@lru_cache(maxsize=100_000)
+def _ratio(path: str, thumbnail: Path) -> float:
+    extension = extension_of(os.fsencode(path))
+    with suppress(OSError), Image.open(io.BytesIO(thumbnail.read_bytes())) as image:
+        return image.width / image.height
+    # a damaged file has a usual shape, and a preview that says why it cannot be shown
+    with suppress(Exception):
+        if extension in STILLS:
+            with open_file(os.fsencode(path)) as file, open_header(file) as image:
+                turned = image.getexif().get(ORIENTATION) in TURNED
+                ratio = image.width / image.height
+                return 1 / ratio if turned else ratio
+    return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO
