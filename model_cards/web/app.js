@@ -6,7 +6,7 @@ import { ImageIndex } from "./search.js";
 const HITS = 24;
 const MAX_LABELS = 100;
 const at = (id) => document.getElementById(id);
-const state = { encoder: null, index: null, image: null, imageMs: 0, upload: 0, waiting: null };
+const state = { encoder: null, index: new ImageIndex(), image: null, imageMs: 0, upload: 0, waiting: null };
 
 /** Split a text into unique labels at commas, semicolons (ASCII or Chinese) and line ends. */
 export function parseLabels(text) {
@@ -85,30 +85,41 @@ const updateLabels = latest(async () => {
 });
 
 const updateSearch = latest(async () => {
-  if (!state.encoder || !state.index) return;
+  if (!state.encoder) return;
   const query = at("query").value.trim();
-  if (!query) {
+  const problem = !state.index.images.length
+    ? "Choose images to search. · 请先选择要搜索的图片。"
+    : !query
+      ? "Enter a search text in Chinese or English. · 请输入中文或英文。"
+      : "";
+  if (problem) {
     at("found").replaceChildren();
-    return showNote("found-note", "", "Enter a search text in Chinese or English. · 请输入中文或英文。");
+    return showNote("found-note", "", problem);
   }
   const began = performance.now();
   const [text] = await state.encoder.encodeTexts([query]);
   const hits = state.index.search(text, HITS);
   const ms = performance.now() - began;
-  const language = /[\u3400-\u9fff]/.test(query) ? "zh" : "en";
-  at("found").replaceChildren(...hits.map(({ number, score }) => {
+  at("found").replaceChildren(...hits.map(({ title, url, score }) => {
     const tile = element("li");
     const image = element("img");
-    image.src = state.index.source(number);
-    image.alt = state.index.title(number, language);
-    image.loading = "lazy";
+    image.src = url;
+    image.alt = title;
     tile.title = `cosine ${score.toFixed(3)}`;
-    tile.dataset.number = number;
-    tile.append(image, element("span", "", image.alt));
+    tile.append(image, element("span", "", title));
     return tile;
   }));
-  showNote("found-note", `${ms.toFixed(0)} ms`, ` · top ${hits.length} of ${state.index.count.toLocaleString("en")} images`);
+  const count = state.index.images.length.toLocaleString("en");
+  showNote("found-note", `${ms.toFixed(0)} ms`, ` · top ${hits.length} of ${count} images`);
 });
+
+async function addImages(files) {
+  const failed = await state.index.add(files, state.encoder, (done) =>
+    showNote("added-note", `${done} of ${files.length}`, " images encoded · 已处理的图片"));
+  if (failed.length)
+    showNote("added-note", `${failed.length} of ${files.length}`, ` images do not decode · 无法打开：${failed.join(", ")}`);
+  await updateSearch();
+}
 
 // Clear the old answer at once, encode the image, and show the new answer. Each image is decoded once.
 async function showImage(blob) {
@@ -170,6 +181,7 @@ function listen() {
   }
   at("labels").addEventListener("input", updateLabels);
   at("query").addEventListener("input", updateSearch);
+  at("images").addEventListener("change", () => addImages([...at("images").files]).catch(showError));
   document.querySelectorAll(".chips button").forEach((chip) => chip.addEventListener("click", () => {
     const field = at(chip.parentElement.dataset.for);
     field.value = chip.textContent;
@@ -197,8 +209,6 @@ async function start() {
   listen();
   const site = await (await fetchOk("site.json")).json();
   at("status").textContent = `Loading ${site.name}, ${(site.bytes / 1e6).toFixed(1)} MB …`;
-  const index = ImageIndex.load("images/index.safetensors"); // in parallel: labels do not need it
-  index.catch(() => {}); // awaited below, after the model
   state.encoder = await Encoder.load(site);
   if (state.waiting) await showImage(state.waiting);
   else if (site.example) {
@@ -208,8 +218,7 @@ async function start() {
   const seconds = (performance.now() / 1000).toFixed(1);
   at("status").textContent = `${site.name} · ${(site.bytes / 1e6).toFixed(1)} MB · ready in ${seconds} s`;
   document.body.dataset.readyMs = Math.round(performance.now());
-  state.index = await index;
-  at("credit").textContent = state.index.credit;
+  at("images").disabled = false;
   await updateSearch();
 }
 

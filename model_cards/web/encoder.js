@@ -32,7 +32,7 @@ export class Encoder {
     return encoder;
   }
 
-  /** Encode an image (Blob) to an L2-normalised embedding. */
+  /** Encode an image (Blob) to an L2-normalized embedding. */
   async encodeImage(blob) {
     const edge = this.processor.crop_size?.height ?? this.processor.size.shortest_edge ?? this.processor.size.height;
     const { pixel_values } = await this.processor(await decodeImage(blob, edge));
@@ -40,7 +40,7 @@ export class Encoder {
     return image_embeds.data;
   }
 
-  /** Encode texts to L2-normalised embeddings, in order. Embeddings are cached by text. */
+  /** Encode texts to L2-normalized embeddings, in order. Embeddings are cached by text. */
   async encodeTexts(texts) {
     if (this.texts.size > 2000) this.texts.clear();
     const fresh = [...new Set(texts)].filter((text) => !this.texts.has(text));

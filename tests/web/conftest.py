@@ -1,5 +1,8 @@
-"""A tiny exported model in its page, served on localhost."""
+"""A tiny exported model in its page, built by Node and served on localhost."""
 
+import shutil
+import subprocess
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,16 +12,26 @@ from PIL import Image
 
 from tests.browser import Visit
 from tests.local_server import serving
-from tests.tiny import CUT_EFFICIENTNET, make_model
-from training.edge.web import LIBRARIES, WebOptions, write_page
+from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
+
+PAGE = ROOT / "model_cards" / "web"
 
 
 @pytest.fixture(scope="package")
-def node_modules() -> Path:
-    folder = Path(WebOptions().node_modules)
-    if not all((folder / source).is_file() for source in LIBRARIES.values()):
+def build() -> Callable[..., subprocess.CompletedProcess]:
+    """Run the builder of the page."""
+    if shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    if not (PAGE / "node_modules").is_dir():
         pytest.skip("run `npm ci --ignore-scripts --prefix model_cards/web`")
-    return folder
+
+    def run(model: Path, output_dir: Path, check: bool = True) -> subprocess.CompletedProcess:
+        command = ["node", PAGE / "build.mjs", "--model", model, "--output_dir", output_dir]
+        return subprocess.run(
+            [*map(str, command)], check=check, capture_output=True, text=True, timeout=120
+        )
+
+    return run
 
 
 @pytest.fixture(scope="package")
@@ -57,22 +70,19 @@ def photos(images, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def address(node_modules, exported, corpus, tmp_path_factory):
-    site = str(tmp_path_factory.mktemp("web") / "site")
-    write_page(
-        WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=site)
-    )
-    handler = partial(SimpleHTTPRequestHandler, directory=site)
+def address(build, exported, tmp_path_factory):
+    site = tmp_path_factory.mktemp("web") / "site"
+    build(exported, site)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}/"
 
 
 @pytest.fixture
 def visit(browser, address) -> Visit:
-    """The page after its model and its images are loaded."""
+    """The page after its model is loaded."""
     visit = Visit(browser, address)
     visit.page.wait_for_selector("body[data-ready-ms]")
-    visit.page.wait_for_selector("#found li", state="attached")
     yield visit
     assert not visit.errors
     assert not visit.foreign()

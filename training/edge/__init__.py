@@ -12,5 +12,4 @@ programs.py          ExecuTorch: write and run programs
 session.py           ONNX: run graphs, without PyTorch
 towers.py            the towers as modules that an exporter can trace
 verdict.py           limits of accuracy, latency and size, and the verdict on a file
-web.py               a static web page that runs an exported model in the browser
 """
