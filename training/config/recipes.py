@@ -70,6 +70,8 @@ class TrainingRecipe(Checked):
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
+        teacher_cache_gb: Largest size of the cached targets in GB (10^9 bytes). The size is printed before they are
+            computed, and larger ones are refused.
     """
 
     output_dir: str
@@ -105,6 +107,7 @@ class TrainingRecipe(Checked):
     teacher: str | None = None
     teacher_cache: str | None = None
     teacher_views: Annotated[int, Field(ge=1, le=1000)] = 4
+    teacher_cache_gb: Annotated[float, Field(gt=0)] = 100.0
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""

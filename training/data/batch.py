@@ -39,6 +39,10 @@ class Batch(TypedDict, total=False):
         teacher_lengths: (T,) int64, number of teacher tokens.
         aligned: (T,) bool, whether student and teacher split the caption into the same pieces; only if the student's
             vocabulary is a cut of the teacher's.
+        image_targets: (B, D) float16, cached embeddings of the teacher, if the loader reads them.
+        image_maps: (B, D, H, W) float16, cached feature maps.
+        text_targets: (T, D) float16, cached embeddings of the captions.
+        text_maps: (T, L, D) float16, cached token states, zero after the last token.
     """
 
     rows: Tensor
@@ -56,6 +60,10 @@ class Batch(TypedDict, total=False):
     teacher_attention_mask: Tensor
     teacher_lengths: Tensor
     aligned: Tensor
+    image_targets: Tensor
+    image_maps: Tensor
+    text_targets: Tensor
+    text_maps: Tensor
 
 
 @dataclass(frozen=True)

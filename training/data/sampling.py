@@ -1,6 +1,6 @@
 """Which samples make up which batch: mixtures of sources and shuffled epochs, as pure functions of seed and step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class BatchPlan:
         rank: Index of this process; each process takes its own part of every global batch.
         num_processes: Number of training processes.
         augment: Augmentation whose random changes are drawn with each batch; None draws none.
+        read_targets: Function that reads the cached targets of a batch, as fields of `Batch`; None reads none.
     """
 
     batch_size: int
@@ -41,9 +42,12 @@ class BatchPlan:
     rank: int = 0
     num_processes: int = 1
     augment: Augment | None = None
+    read_targets: Callable[[Batch], Batch] | None = None
 
     def add_views(self, batch: Batch):
-        """Draw the views of the images of a batch, so that nothing is drawn while the device works."""
+        """Draw the views of the images of a batch, and read its cached targets, while the device works."""
+        if self.read_targets is not None:
+            batch.update(self.read_targets(batch))
         if self.augment is not None and "images" in batch:
             batch["views"] = self.augment.views(batch["rows"], batch["view_ids"])
 

@@ -122,16 +122,16 @@ def open_inputs(
             "teacher_cache to run the teacher at every step, or set data.streaming to false."
         )
     else:
-        with accelerator.main_process_first():
-            targets = build_target_cache(
-                cache,
-                teacher,
-                dataset,
-                augment,
-                spec,
-                recipe.teacher_views,
-                device=accelerator.device,
-            )
+        targets = build_target_cache(
+            cache,
+            teacher,
+            dataset,
+            augment,
+            spec,
+            recipe.teacher_views,
+            max_gb=recipe.teacher_cache_gb,
+            device=accelerator.device,
+        )
     normalize = Normalize.from_processor(
         models.processor.image_processor, student.config.image_size
     )

@@ -179,6 +179,7 @@ def _make_loader(
         seed=recipe.seed,
         num_views=task.num_views,
         augment=task.augment,
+        read_targets=getattr(task.targets, "read", None),
         start=progress.step * recipe.accumulate_steps,
         stop=recipe.max_steps * recipe.accumulate_steps,
         rank=accelerator.process_index,

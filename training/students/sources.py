@@ -53,8 +53,8 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
         ValueError: The checkpoint, its tokenizer or the teacher is missing.
     """
     if packaged := packaged_tower(init, tower):
-        weights = {f"timm_model.{name}": tensor for name, tensor in packaged.weights().items()}
-        return SourceTower(init, tower, AutoConfig.for_model(**packaged.config()), weights)
+        packaged_weights = {f"timm_model.{name}": each for name, each in packaged.weights().items()}
+        return SourceTower(init, tower, AutoConfig.for_model(**packaged.config()), packaged_weights)
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         owner = (

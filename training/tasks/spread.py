@@ -36,7 +36,7 @@ HOST_FIELDS = (
     "teacher_lengths",
 )
 # fields with one row per image; all others: per caption
-IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images")
+IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images", "image_targets", "image_maps")
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 

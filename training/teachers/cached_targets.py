@@ -3,38 +3,44 @@
 `cache.py` describes the folder and fills it.
 """
 
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from training.data.batch import Batch
 from training.teachers import Targets
 from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map
 from training.utils.files import atomic_write, write_text
+from training.utils.keys import differences, make_key
 from training.utils.reading import read_mapping
 
 CAPTIONS_PER_SHARD = 16384
+CHECKSUM = "sha256"
+REMEDY = "Remove this file, and run the same command to compute it again."
 
 
 class TargetCacheError(ValueError):
     """The cache is damaged, or does not hold the targets that the run needs."""
 
 
-def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+def claim(path: Path, parts: Any, sizes: dict[str, int], optional: str) -> dict[str, Any]:
     """Write the key of a new part of a cache, or compare it with the key of an existing one.
 
     Args:
         path: JSON file of the key.
-        key: Everything that the targets depend on. An existing key may have more fields, such as maps that this run
-            does not need. A field that is None must be missing there.
+        parts: Dataclass with everything that the targets depend on.
         sizes: Number of rows, and how they are split into shards.
+        optional: Field that is None in a run that does not need these targets. A cache that has them fits too.
 
     Returns:
         The content of the file: the sizes, and the key as `key`.
@@ -42,16 +48,16 @@ def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, A
     Raises:
         TargetCacheError: The file is damaged, or a field of the key differs.
     """
+    key = make_key(parts)
     if not path.exists():
-        stated = {name: value for name, value in key.items() if value is not None}
-        write_text(path, json.dumps({"key": stated} | sizes, indent=2, ensure_ascii=False))
+        write_text(path, json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False))
     meta = read_meta(path)
-    for name, value in key.items():
-        if (found := meta["key"].get(name)) != value:
-            raise TargetCacheError(
-                f"teacher_cache: {path.parent} holds targets for {name}={found!r}, this run has {name}={value!r}. "
-                "Name a different folder, or remove this one."
-            )
+    stored = meta["key"] if key[optional] is not None else meta["key"] | {optional: None}
+    if found := differences(stored, key):
+        raise TargetCacheError(
+            f"teacher_cache: {path.parent} holds targets of a different run ({'; '.join(found)}). Name a different "
+            "folder, or remove this one."
+        )
     return meta
 
 
@@ -77,10 +83,6 @@ def caption_file(folder: Path, number: int) -> Path:
     return folder / "captions" / f"{number:05d}.safetensors"
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return digest_tensors(tensors, hashlib.blake2b(digest_size=16))
-
-
 def save(tensors: dict[str, Tensor], path: Path):
     """Write a shard atomically.
 
@@ -95,7 +97,7 @@ def save(tensors: dict[str, Tensor], path: Path):
             )
     try:
         with atomic_write(path) as scratch:
-            save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
+            save_file(tensors, scratch, metadata={CHECKSUM: digest_tensors(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"teacher_cache: cannot write {path} ({error}). Finished shards are kept: free some space, and run "
@@ -104,27 +106,37 @@ def save(tensors: dict[str, Tensor], path: Path):
 
 
 def open_shard(path: Path) -> dict[str, Tensor]:
-    """Open the tensors of a shard.
+    """Open the tensors of a shard, memory-mapped.
 
     Raises:
         TargetCacheError: The shard is missing or damaged.
     """
-    remedy = "Remove this file, and run the same command to compute it again."
     try:
-        with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get("blake2b")
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise TargetCacheError(
-            f"teacher_cache: {path} cannot be read ({error}). {remedy}"
+            f"teacher_cache: {path} cannot be read ({error}). {REMEDY}"
         ) from error
-    if _digest(tensors) != expected:
-        raise TargetCacheError(f"teacher_cache: {path} is damaged: checksum mismatch. {remedy}")
-    return tensors
+
+
+def find_damage(path: Path) -> str | None:
+    """Read a whole shard, and describe what is wrong with it; None if nothing is."""
+    try:
+        tensors = open_shard(path)
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM)
+    except (TargetCacheError, OSError, SafetensorError) as error:
+        return str(error)
+    if digest_tensors(tensors) == expected:
+        return None
+    return f"teacher_cache: {path} is damaged: checksum mismatch. {REMEDY}"
 
 
 class CachedTargets:
     """Targets that `build_target_cache` stored.
+
+    The checksums of all shards are compared in the background, from the first batch on; each process of a run reads
+    its share of the shards. The batch after a mismatch raises.
 
     Args:
         folder: Folder of the cache.
@@ -132,52 +144,112 @@ class CachedTargets:
         device: Device of the batches.
 
     Raises:
-        TargetCacheError: A shard is damaged.
+        TargetCacheError: A shard is missing or cannot be opened.
     """
 
     def __init__(self, folder: Path, spec: TargetSpec, device: torch.device | str = "cpu"):
         self.spec, self.device, self.num_views = spec, torch.device(device), 1
+        self._files: list[Path] = []
+        self._damage: str | None = None
+        self._checking: Thread | None = None
         # memory-mapped: only the rows of the current batches stay in memory
         if "vision" in spec.towers:
             meta = read_meta(folder / "images.json")
             self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
             shards = range(-(-meta["num_rows"] // self.rows_per_shard))
             self.views = [
-                [open_shard(view_file(folder, view, n)) for n in shards]
+                [self._open(view_file(folder, view, number)) for number in shards]
                 for view in range(self.num_views)
             ]
         if "text" in spec.towers:
             meta = read_meta(folder / "captions.json")
             shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
-            self.captions = [open_shard(caption_file(folder, n)) for n in shards]
+            self.captions = [self._open(caption_file(folder, number)) for number in shards]
+
+    def _open(self, path: Path) -> dict[str, Tensor]:
+        self._files.append(path)
+        return open_shard(path)
+
+    def check(self):
+        """Start to compare checksums, at the first call, and report a mismatch that was found.
+
+        Raises:
+            TargetCacheError: A shard is damaged.
+        """
+        if self._checking is None:  # not before the loader has started its workers by a fork
+            self._checking = Thread(target=self._compare_checksums, daemon=True)
+            self._checking.start()
+        if self._damage is not None:
+            raise TargetCacheError(self._damage)
+
+    def _compare_checksums(self):
+        state = PartialState()
+        for path in self._files[state.process_index :: state.num_processes]:
+            self._damage = self._damage or find_damage(path)
+
+    def read(self, batch: Batch) -> Batch:
+        """Read the targets of a batch, for a loader that reads them in its workers.
+
+        Returns:
+            Fields of `Batch`: `image_targets`, `image_maps`, `text_targets` and `text_maps`, in float16.
+        """
+        fields: Batch = {}
+        if "vision" in self.spec.towers:
+            fields.update(self._read_images(batch))
+        if "text" in self.spec.towers:
+            fields.update(self._read_texts(batch))
+        return fields
+
+    def _read_images(self, batch: Batch) -> Batch:
+        keys = zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)
+        places = [
+            (self.views[view][row // self.rows_per_shard], row % self.rows_per_shard)
+            for row, view in keys
+        ]
+        fields: Batch = {"image_targets": _stack(places, "embedding")}
+        if self.spec.grid is not None:
+            fields["image_maps"] = _stack(places, "feature_map")  # (B, D, H, W)
+        return fields
+
+    def _read_texts(self, batch: Batch) -> Batch:
+        keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
+        places = [(self.captions[shard], number) for shard, number in keys]
+        fields: Batch = {"text_targets": _stack(places, "embedding")}
+        if self.spec.token_maps:
+            states = [
+                shard["states"][shard["start"][number] : shard["start"][number + 1]]
+                for shard, number in places
+            ]
+            fields["text_maps"] = pad_sequence(states, batch_first=True)  # (T, L, D)
+        return fields
 
     # autocast cannot stack float16 tensors if its own half precision is bfloat16
     @torch.autocast("cpu", enabled=False)
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
-        keys = list(zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True))
-        shards = [
-            (self.views[view][row // self.rows_per_shard], row % self.rows_per_shard)
-            for row, view in keys
-        ]
-        embedding = (
-            torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
-        )
+        self.check()
+        if "image_targets" not in batch:
+            batch = self._read_images(batch)
+        embedding = self._on_device(batch["image_targets"])
         if self.spec.grid is None:
             return Targets(None, embedding)
-        maps = torch.stack([shard["feature_map"][row] for shard, row in shards])  # (B, D, H, W)
-        return Targets(resample_map(maps.to(self.device).float(), self.spec.grid), embedding)
+        return Targets(
+            resample_map(self._on_device(batch["image_maps"]), self.spec.grid), embedding
+        )
 
     @torch.autocast("cpu", enabled=False)
     def texts(self, batch: Batch) -> Targets:
         """Targets of the captions of a batch; token states are padded with zeros."""
-        keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
-        shards = [(self.captions[shard], number) for shard, number in keys]
-        embedding = (
-            torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
-        )
-        if not self.spec.token_maps:
-            return Targets(None, embedding)
-        states = [shard["states"][shard["start"][n] : shard["start"][n + 1]] for shard, n in shards]
-        maps = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)  # (T, L, D)
-        return Targets(maps.to(self.device).float(), embedding)
+        self.check()
+        if "text_targets" not in batch:
+            batch = self._read_texts(batch)
+        maps = self._on_device(batch["text_maps"]) if self.spec.token_maps else None
+        return Targets(maps, self._on_device(batch["text_targets"]))
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True).float()
+
+
+def _stack(places: Sequence[tuple[dict[str, Tensor], int]], name: str) -> Tensor:
+    """Stack one tensor of several shards, each at its row."""
+    return torch.stack([shard[name][row] for shard, row in places])

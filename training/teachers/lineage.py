@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -70,14 +69,9 @@ def digest_folder(folder: str | Path) -> str:
     return digest_files(files)
 
 
-def digest_tensors(tensors: Mapping[str, Tensor], digest: Any = None) -> str:
-    """Hexadecimal digest of tensors and their names.
-
-    Args:
-        tensors: Tensors by name, on any device; their order does not matter.
-        digest: Hash object of `hashlib` to update. Default: SHA-256.
-    """
-    digest = digest or hashlib.sha256()
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 digest of tensors and their names, on any device and in any order."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -5,17 +5,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.tiny import VIT, XLM_ROBERTA, make_model
+from tests.tiny import VIT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.rows import make_cell, make_rows
+from tests.variants import ignored_fields
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.images import Augment
+from training.data.images import Augment, Normalize
 from training.teachers import TOWERS, DualEncoder
 from training.teachers import cache as build
 from training.teachers import cached_targets as shards
-from training.teachers.cache import build_target_cache, teacher_folder
+from training.teachers.cache import _Captions, _Images, build_target_cache, teacher_folder
 from training.teachers.cached_targets import TargetCacheError
-from training.teachers.targets import LiveTargets, TargetSpec
+from training.teachers.preparation import lower_case
+from training.teachers.targets import LiveTargets, TargetSpec, resample_map
+from training.utils.keys import make_key
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
 SPEC = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
@@ -130,55 +133,139 @@ def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_p
         torch.testing.assert_close(found.embedding, expected.embedding, rtol=4e-3, atol=4e-3)
 
 
-def test_cache_of_other_targets_raises_with_the_field(cache, vit_teacher, dataset, train_rows):
-    folder, rows, tokens = cache[0], train_rows.select(range(40)), dataset.tokens
+def test_the_key_of_images_names_everything_that_their_targets_depend_on(
+    vit_teacher, dataset, tmp_path
+):
+    part = _Images(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+    assert ignored_fields(make_key, part.key()) == []
+
+
+def test_the_key_of_captions_names_everything_that_their_targets_depend_on(
+    vit_teacher, dataset, tmp_path
+):
+    part = _Captions(tmp_path, vit_teacher, dataset, SPEC)
+    assert ignored_fields(make_key, part.key()) == []
+
+
+def remade(teacher: DualEncoder, **fields) -> DualEncoder:
+    """The teacher with another tokenizer or image processor."""
+    parts = {name: getattr(teacher, name) for name in ("tokenizer", "image_processor")}
+    return DualEncoder(teacher.model, SimpleNamespace(**parts | fields), teacher.name)
+
+
+def processor_with(teacher: DualEncoder, **fields):
+    processor = copy.deepcopy(teacher.image_processor)
+    for name, value in fields.items():
+        setattr(processor, name, value)
+    return processor
+
+
+@pytest.fixture(scope="module")
+def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict]:
+    """Another value of everything that targets depend on, as arguments of `build_target_cache`, by field of a key."""
+    rows, tokens = train_rows.select(range(40)), dataset.tokens
     captions = rows.remove_columns("en").add_column("en", [f"{text}!" for text in rows["en"]])
-    changes = {
-        "augment": {"augment": replace(AUGMENT, config=replace(AUGMENT.config, rotate=11))},
+    other_rows = train_rows.select(range(1, 41))
+    shorter = CaptionTokenizer(tokens.tokenizer, 31)
+    cleaned = CaptionTokenizer(tokens.tokenizer, 32, tokens.tokenizer, clean=lower_case)
+    mean = processor_with(vit_teacher, image_mean=[0.5, 0.5, 0.5])
+    std = processor_with(vit_teacher, image_std=[0.5, 0.5, 0.5])
+
+    def data(rows, tokens=tokens, image_size=64, squash=False) -> PairDataset:
+        return PairDataset(rows, dataset.config, tokens, image_size, squash=squash)
+
+    return {
+        "augment.rotate": {"augment": replace(AUGMENT, config=replace(AUGMENT.config, rotate=11))},
         "seed": {"augment": replace(AUGMENT, seed=6)},
         "grid": {"spec": replace(SPEC, grid=(2, 2))},
         "num_views": {"num_views": 3},
-        "captions": {"dataset": PairDataset(captions, dataset.config, tokens, 64)},
-        "images": {
-            "dataset": PairDataset(train_rows.select(range(1, 41)), dataset.config, tokens, 64)
-        },
-        "squash": {"dataset": PairDataset(rows, dataset.config, tokens, 64, squash=True)},
-        "max_text_length": {
-            "dataset": PairDataset(rows, dataset.config, CaptionTokenizer(tokens.tokenizer, 31), 64)
-        },
+        "images": {"dataset": data(other_rows)},
+        "image_size": {"dataset": data(rows, image_size=72)},
+        "squash": {"dataset": data(rows, squash=True)},
+        "captions": {"dataset": data(captions)},
+        "max_text_length": {"dataset": data(rows, shorter)},
+        "cleaning": {"dataset": data(rows, cleaned)},
+        "image_mean": {"teacher": remade(vit_teacher, image_processor=mean)},
+        "image_std": {"teacher": remade(vit_teacher, image_processor=std)},
+        "tokenizer": {"teacher": remade(vit_teacher, tokenizer=other_tokenizer)},
     }
-    same = {
-        "teacher": vit_teacher,
-        "dataset": dataset,
-        "augment": AUGMENT,
-        "spec": SPEC,
-        "num_views": NUM_VIEWS,
-    }
+
+
+FIELDS = ["augment.rotate", "seed", "grid", "num_views", "images", "image_size", "squash", "captions",
+          "max_text_length", "cleaning", "image_mean", "image_std", "tokenizer"]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_cache_of_other_targets_is_refused_and_kept(field, cache, changes, vit_teacher, dataset):
+    folder, arguments = cache[0], {"teacher": vit_teacher, "dataset": dataset}
+    arguments |= {"augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
-    build_target_cache(folder, **same)
-    for field, change in changes.items():
-        with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .* {field}="):
-            build_target_cache(folder, **same | change)
+    with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .*[(; ]{field}: "):
+        build_target_cache(folder, **arguments | changes[field])
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")} == before
 
 
-@pytest.mark.parametrize("field", ["image_mean", "tokenizer"])
-def test_cache_of_a_teacher_with_other_preparation_is_refused(
-    field, vit_teacher, other_tokenizer, dataset, tmp_path
+def test_a_run_without_maps_uses_a_cache_that_has_them(cache, vit_teacher, dataset, batch):
+    spec = TargetSpec(TOWERS)
+    found = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, spec, NUM_VIEWS)
+    expected = cache[1].images(batch["images"], batch).embedding
+    assert torch.equal(found.images(batch["images"], batch).embedding, expected)
+
+
+def test_a_cache_above_the_limit_is_refused_with_its_size(vit_teacher, dataset, tmp_path, caplog):
+    with pytest.raises(TargetCacheError, match=r"take up to .* GB, more than teacher_cache_gb"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS, max_gb=1e-6)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_announced_size_is_that_of_the_files(vit_teacher, dataset, tmp_path, caplog):
+    spec = replace(SPEC, grid=(2, 2))
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, NUM_VIEWS)
+    (message,) = [record for record in caplog.records if "takes up to" in record.message]
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert message.args[1] * 1e9 == pytest.approx(written, rel=0.1)
+
+
+def test_workers_decode_the_images_of_the_same_targets(
+    cache, vit_teacher, train_rows, dataset, batch, tmp_path
 ):
-    tokenizer, processor = vit_teacher.tokenizer, copy.deepcopy(vit_teacher.image_processor)
-    if field == "tokenizer":
-        tokenizer = other_tokenizer
-    else:
-        processor.image_mean = [0.5, 0.5, 0.5]
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    changed = DualEncoder(
-        vit_teacher.model,
-        SimpleNamespace(tokenizer=tokenizer, image_processor=processor),
-        vit_teacher.name,
+    config = replace(dataset.config, workers=2)
+    decoded = PairDataset(train_rows.select(range(40)), config, dataset.tokens, 64)
+    found = build_target_cache(tmp_path, vit_teacher, decoded, AUGMENT, SPEC, NUM_VIEWS)
+    views = augmented(batch)
+    assert torch.equal(
+        found.images(views, batch).feature_map, cache[1].images(views, batch).feature_map
     )
-    with pytest.raises(TargetCacheError, match=f"^teacher_cache: .* {field}="):
-        build_target_cache(tmp_path, changed, dataset, AUGMENT, TargetSpec(TOWERS), 1)
+
+
+def test_targets_that_the_loader_has_read_are_used(cache, batch):
+    read = cache[1].read(batch)
+    views = augmented(batch)
+    for encode in (lambda each: cache[1].images(views, each), cache[1].texts):
+        expected, found = encode(batch), encode(batch | read)
+        assert torch.equal(found.feature_map, expected.feature_map)
+        assert torch.equal(found.embedding, expected.embedding)
+
+
+def test_images_are_given_to_the_teacher_at_its_own_size(tokenizer, train_rows, tmp_path):
+    """As for a teacher at 320 pixels and a student at 256: the cached targets equal live ones, on its grid."""
+    model = make_model(VIT | {"image_size": 80}, image_size=80, seed=3).eval()
+    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=make_image_processor(80))
+    large = DualEncoder(model, processor, "large")
+    rows, config = train_rows.select(range(4)), DataConfig(train="tiny")
+    dataset = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), large.image_size)
+    spec = TargetSpec(("vision",), grid=(2, 2))
+    cached = build_target_cache(tmp_path, large, dataset, AUGMENT, spec, 1)
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
+    views = augmented(batch)
+    live = LiveTargets(large, spec).images(views, batch)
+    found = cached.images(views, batch)
+    assert found.feature_map.shape[-2:] == (2, 2)
+    torch.testing.assert_close(found.feature_map, live.feature_map, rtol=2e-3, atol=2e-3)
+    normalize = Normalize.from_processor(processor.image_processor, 80)
+    own = large.image_targets(normalize(views)).required_map
+    assert own.shape[-2:] == (5, 5)
+    torch.testing.assert_close(live.feature_map, resample_map(own, (2, 2)))
 
 
 def test_full_disk_keeps_finished_shards_and_the_build_resumes(

@@ -69,17 +69,34 @@ def test_captions_have_their_own_states_and_zeros_after_them(folder):
     assert found.feature_map[..., 0].tolist() == [[4, 4, 4, 4], [1, 0, 0, 0], [3, 3, 3, 0]]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_a_damaged_shard_is_named(folder, damage):
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_shard_that_cannot_be_opened_is_named_at_once(folder, damage):
     path = shards.view_file(folder, 1, 1)
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[-20] ^= 1
-    path.write_bytes(content[: -20 if damage == "cut" else None])
-    if damage == "gone":
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
         path.unlink()
     with pytest.raises(TargetCacheError, match=path.name):
         CachedTargets(folder, SPEC)
+
+
+def test_a_changed_shard_is_found_in_the_background_and_named(folder):
+    path = shards.view_file(folder, 1, 1)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    targets = CachedTargets(folder, SPEC)
+    targets.check()
+    targets._checking.join()
+    with pytest.raises(TargetCacheError, match=f"{path.name} is damaged: checksum mismatch"):
+        targets.texts({"caption_ids": torch.tensor([0])})
+
+
+def test_whole_shards_pass_the_check(folder):
+    targets = CachedTargets(folder, SPEC)
+    targets.check()
+    targets._checking.join()
+    targets.check()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1}'])
