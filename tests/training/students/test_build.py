@@ -211,7 +211,7 @@ def saved(tmp_path_factory, processor):
     ("damage", "message"),
     [
         (lambda weights: weights.pop("text_projection.weight"), "lacks 1 .*text_projection.weight"),
-        (lambda weights: weights["logit_scale"].fill_(torch.nan), "'logit_scale'"),
+        (lambda weights: weights["logit_scale"].fill_(torch.nan), "logit_scale"),
         (lambda weights: weights.update({"text_projection.weight": torch.zeros(2, 2)}), "damaged"),
     ],
 )
