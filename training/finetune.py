@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.finetuning.options import TABLE_FILE, FinetuneOptions
+from training.finetuning.finetune_options import TABLE_FILE, FinetuneOptions
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
     from training.finetuning.finish import Outcome
-    from training.finetuning.prepare import Prepared
+    from training.finetuning.splits import Prepared
     from training.teachers import DualEncoder
 
 
@@ -43,7 +43,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import make_recipe
-    from training.finetuning.prepare import DATA_FOLDER
+    from training.finetuning.splits import DATA_FOLDER
     from training.students import load_student
     from training.utils.process import find_processes
 
@@ -90,7 +90,7 @@ def _prepare(
     """Write both splits of the data. They replace an earlier run's only if this run can use them."""
     from training.data.batch import CaptionTokenizer
     from training.finetuning.plan import last_checkpoint_of, make_recipe
-    from training.finetuning.prepare import (
+    from training.finetuning.splits import (
         DATA_FOLDER,
         SKIPPED_FILE,
         prepare,
@@ -127,7 +127,7 @@ def _prepare(
 
 def _load(options: FinetuneOptions, folder: Path) -> "tuple[Prepared, Prepared | None]":
     """The prepared data and general images in a folder."""
-    from training.finetuning.prepare import GENERAL_FOLDER, Prepared
+    from training.finetuning.splits import GENERAL_FOLDER, Prepared
 
     general = Prepared.load(folder / GENERAL_FOLDER) if options.general_data is not None else None
     return Prepared.load(folder), general
@@ -138,7 +138,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     """Claim the output folder, after a check that it has no other model."""
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.finetuning.plan import TUNED_FOLDER, last_checkpoint_of
-    from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE
+    from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE
     from training.hub import MODEL_FILES
     from training.utils.output import claim_folder
     from training.utils.results import PLOT_FILE, RESULTS_FILE

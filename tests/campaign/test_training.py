@@ -14,8 +14,7 @@ from training import eval as evaluate
 from training.config import DistillRecipe
 from training.config.files import parse_recipe, save_recipe
 from training.data import load_source
-from training.finetuning.sources import open_data
-from training.finetuning.tables import cells_of
+from training.data.reader import open_source
 
 MODEL = (
     "config.json",
@@ -83,9 +82,9 @@ def test_a_damaged_table_is_refused_or_read(table, damage):
     put(table, damage)
     with time_limit():
         try:
-            opened = open_data(str(table))
-            for column, feature in opened.rows.features.items():
-                assert len(cells_of(opened.rows, column, feature)) == len(opened.rows)
+            rows = open_source(str(table)).rows
+            for column in rows.column_names:
+                assert len(rows.with_format("arrow")[:][column]) == len(rows)
         except ValueError as error:
             assert str(error).startswith("data: "), error
 

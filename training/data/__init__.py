@@ -3,7 +3,7 @@
 batch.py       the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
 dataset.py     rows that can be looked up: `PairDataset`, and its loader
 image_bank.py  images without captions that stay in memory
-images.py      which images may be opened; fetch, decode, resize, augment and normalize them
+images.py      which images may be opened; decode, resize, augment and normalize them
 sampling.py    which samples make up which batch, as pure functions of seed and step
 shards.py      the shards of a stream: order, division among workers, shuffling, position
 skips.py       what was skipped and why, with a limit
@@ -17,9 +17,9 @@ from typing import Any
 from training.data.batch import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset, RowLoader
 from training.data.images import decode_image, decode_images, open_image, require_allowed, rules_for
+from training.data.reader import evenly_spaced_rows, load_source, require_columns
 from training.data.sampling import BatchPlan, KeyedBatchSampler
 from training.data.skips import SkipError
-from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.stream import PairStream, StreamLoader
 
 Pairs = PairDataset | PairStream

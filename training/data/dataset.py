@@ -20,9 +20,9 @@ from training.data.batch import (
     usable_captions,
 )
 from training.data.images import decode_images, encoded_bytes, rules_for
+from training.data.reader import evenly_spaced_rows, require_columns, require_images, require_texts
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey, data_loader
 from training.data.skips import SkipReport
-from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from training.config import AugmentConfig, DataConfig
 from training.data.images import Augment, decode_images, require_allowed, rules_for
-from training.data.sources import evenly_spaced_rows, load_source, require_columns
+from training.data.reader import evenly_spaced_rows, load_source, require_columns
 from training.utils.rng import keyed_uniform
 
 MAX_IMAGES = 2048  # 300 MB at 224 pixels

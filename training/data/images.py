@@ -7,6 +7,7 @@ torchvision's v2 transforms are not used, because they draw from one global stre
 """
 
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,18 +27,69 @@ from torch import Tensor
 from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect
 from modeling_dcclip.image_dcclip import open_image as open_file
 from training.config import AugmentConfig
-from training.data.sources import image_roots, require_images
+from training.data.reader import image_roots, require_images
 from training.utils.rng import keyed_uniform
 
 URL_REFUSED = "image is a URL, and must be downloaded first"
 PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
+NO_IMAGE, FILE_MISSING = "no image", "image file is missing"
+BOMB, UNDECODABLE = "decompression bomb", "image does not decode"
 ROWS_AT_ONCE = 1024
-THREADED_FROM = (
-    128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
-)
+# pixels; below, decoding is mostly Python code, which threads cannot run in parallel
+THREADED_FROM = 128
+
+Cell = dict[str, Any]
 
 
-def decode_image(cell: dict | str | None, size: int, squash: bool = False) -> Tensor | str:
+def read_image(cell: Cell | str | None, size: int | None = None) -> PILImage.Image | str:
+    """Decode an image.
+
+    Args:
+        cell: Undecoded image, or the cause why it may not be opened.
+        size: Short side in pixels that the image will be resized to, for a large JPEG. Default: full size.
+
+    Returns:
+        The image in RGB, rotated upright by its EXIF orientation, or the cause why it cannot be used.
+    """
+    cell = embedded_cell(cell)
+    if isinstance(cell, str):
+        return cell
+    try:
+        return open_file(cell["bytes"], size)
+    except DecompressionBomb:
+        return BOMB
+    except (OSError, ImageError):
+        return UNDECODABLE
+
+
+def open_image(cell: Cell, size: int | None = None) -> PILImage.Image:
+    """Decode an image as `read_image` does; raise ImageError with the cause if it cannot be used."""
+    image = read_image(cell, size)
+    if isinstance(image, str):
+        raise ImageError(image)
+    return image
+
+
+def embedded_cell(cell: Cell | str | None) -> Cell | str:
+    """A cell with the content of its file and the name alone, or the cause why it has none."""
+    if isinstance(cell, str):
+        return cell
+    path = cell.get("path") if cell is not None else None
+    if cell is not None and cell.get("bytes") is not None:
+        return {"bytes": cell["bytes"], "path": os.path.basename(path) if path else None}
+    if not path:
+        return NO_IMAGE
+    try:
+        if not os.path.exists(path):
+            return FILE_MISSING
+        if not os.path.isfile(path):  # reading a pipe or a device may never end
+            return "image is not a file"
+        return {"bytes": Path(path).read_bytes(), "path": os.path.basename(path)}
+    except (OSError, ValueError) as error:
+        return f"image file cannot be read ({error})"
+
+
+def decode_image(cell: Cell | str | None, size: int, squash: bool = False) -> Tensor | str:
     """Decode an image, resize its short side to `size` (bicubic) and crop the center.
 
     Args:
@@ -46,18 +98,11 @@ def decode_image(cell: dict | str | None, size: int, squash: bool = False) -> Te
         squash: Whether to resize both sides to `size` instead, so that nothing is cropped.
 
     Returns:
-        (3, size, size) uint8, or the cause why the image cannot be used, such as `image does not decode`.
+        (3, size, size) uint8, or the cause why the image cannot be used.
     """
-    if isinstance(cell, str):
-        return cell
-    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        return "no image"
-    try:
-        image = open_image(cell, size)
-    except DecompressionBomb:
-        return "decompression bomb"
-    except (OSError, ImageError):
-        return "image does not decode"
+    image = read_image(cell, size)
+    if isinstance(image, str):
+        return image
     if squash:
         return _resize(image, size, size)
     image = crop_to_aspect(image)
@@ -80,7 +125,7 @@ def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
 
 
 def decode_images(
-    cells: Sequence[dict | str | None], size: int, squash: bool = False
+    cells: Sequence[Cell | str | None], size: int, squash: bool = False
 ) -> list[Tensor | str]:
     """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses."""
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
@@ -90,7 +135,7 @@ def decode_images(
         return list(pool.map(decode_image, cells, repeat(size), repeat(squash)))
 
 
-def image_cell(cell: Any) -> dict | None:
+def image_cell(cell: Any) -> Cell | None:
     """Make a cell from the value of a column, which may hold only the bytes or only the path of the file."""
     if isinstance(cell, bytes):
         return {"bytes": cell, "path": None}
@@ -99,43 +144,10 @@ def image_cell(cell: Any) -> dict | None:
     return cell if isinstance(cell, dict) else None
 
 
-def encoded_bytes(cell: dict | str | None) -> bytes:
+def encoded_bytes(cell: Cell | str | None) -> bytes:
     """Return the undecoded file of a cell; empty bytes if it has none."""
-    if cell is None or isinstance(cell, str):
-        return b""
-    if cell.get("bytes") is not None:
-        return cell["bytes"]
-    path = cell.get("path")
-    return Path(path).read_bytes() if path and Path(path).exists() else b""
-
-
-def embedded_cell(cell: dict) -> dict[str, Any]:
-    """A cell with the content of its file and the name alone, for data that travel without the file."""
-    return {
-        "bytes": encoded_bytes(cell),
-        "path": Path(cell["path"]).name if cell.get("path") else None,
-    }
-
-
-def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
-    """Decode a cell to an RGB image, rotated upright by its EXIF orientation.
-
-    Args:
-        cell: Undecoded image.
-        size: Short side in pixels that the image will be resized to, for a large JPEG. Default: full size.
-
-    Raises:
-        DecompressionBomb: The image has too many pixels.
-        ImageError: The file is damaged or not an image.
-        OSError: The file cannot be read.
-    """
-    encoded = cell.get("bytes")
-    return open_file(encoded if encoded is not None else cell["path"], size)
-
-
-def is_url(path: str) -> bool:
-    """Check whether the path of a cell is a URL."""
-    return "://" in path
+    found = embedded_cell(cell)
+    return b"" if isinstance(found, str) else found["bytes"]
 
 
 @dataclass(frozen=True)
@@ -146,30 +158,32 @@ class CellRules:
 
     Args:
         allow_paths: Whether cells may name files outside `roots`.
-        roots: Folders of the source itself, where `datasets` has found its image files.
+        roots: Folders of the source itself. A link in them may lead outside.
     """
 
     allow_paths: bool = False
     roots: tuple[Path, ...] = ()
 
-    def __call__(self, cell: Any) -> dict | str | None:
+    def __call__(self, cell: Any) -> Cell | str | None:
         """Return a cell that may be opened, or the cause why not."""
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
-        if is_url(path):
+        if "://" in path:
             return URL_REFUSED
-        if self.allow_paths or any(
-            Path(path).resolve().is_relative_to(root) for root in self.roots
-        ):
+        path = os.path.abspath(path)
+        if self.allow_paths or any(Path(path).is_relative_to(root) for root in self.roots):
             return cell
-        return PATH_REFUSED
+        return PATH_REFUSED if os.path.exists(path) else FILE_MISSING
 
 
 def rules_for(source: str | list[str], allow_paths: bool = False) -> CellRules:
     """Return which images of a source may be opened. A function is the user's own code, and may name any file."""
     roots = image_roots(source)
-    return CellRules(allow_paths or roots is None, roots or ())
+    return CellRules(
+        allow_paths or roots is None,
+        tuple(Path(each) for root in roots or () for each in {root.absolute(), root.resolve()}),
+    )
 
 
 def require_allowed(
@@ -194,7 +208,7 @@ def require_allowed(
                 remedy = (
                     "Turn it on if you trust the data."
                     if cause == PATH_REFUSED
-                    else "Use its file instead."
+                    else "Name its file, or remove the row."
                 )
                 raise ValueError(f"{field}: row {first + index} of {where!r}: {cause}. {remedy}")
         first += len(cells)

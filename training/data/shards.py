@@ -14,8 +14,8 @@ import numpy as np
 import PIL.Image
 from datasets import IterableDataset
 
+from training.data.reader import require_images, require_texts
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
-from training.data.sources import require_images, require_texts
 
 READ_SIZE = 16  # rows that are read at once
 MAX_EMPTY = 16  # a worker that has read this many times the number of units, all empty, has no rows

@@ -19,10 +19,10 @@ from training.data.batch import (
     usable_captions,
 )
 from training.data.images import decode_images, rules_for
+from training.data.reader import open_stream
 from training.data.sampling import BatchPlan, MixtureSchedule, data_loader
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
 from training.data.skips import MIN_SEEN, StreamSkipReport
-from training.data.sources import open_stream
 
 WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 
@@ -60,7 +60,7 @@ class PairStream:
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
             Shards(
-                open_stream(source.train, source.split, source.subset),
+                open_stream(source.train, source.split, source.subset, self.image_columns[number]),
                 number,
                 str(source.train),
                 self.image_columns[number] if image_size is not None else None,

@@ -25,9 +25,9 @@ from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Outcome, enter, num_cores
 from modeling_dcclip.search.photos import UnreadablePhotoError
-from training.data.images import CellRules
+from training.data.images import rules_for
+from training.data.reader import digest_sources, image_roots, load_source, open_stream
 from training.data.shards import Shards, get_cell
-from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder, schema
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
@@ -59,7 +59,7 @@ def embed(options: EmbedOptions) -> Results | None:
     state, folder = find_processes(), Path(options.output_dir)
     shards, num_rows = _open(options)
     roots = image_roots(options.data)
-    rules = CellRules(options.allow_paths or roots is None, roots or ())
+    rules = rules_for(options.data, options.allow_paths)
     cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     embedder = Embedder(options.model, device=state.device, threads=cores, rules=rules)
     with ExitStack() as claimed:
@@ -113,7 +113,6 @@ def embed(options: EmbedOptions) -> Results | None:
 def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     """The images of a source in shards, and their number; None for a stream."""
     count = None
-    check_split(options.data, options.split)
     if options.streaming:
         stream = open_stream(options.data, options.split, options.subset)
     else:

@@ -10,7 +10,6 @@ from modeling_dcclip.image_dcclip import squashes
 from training.config import DataConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
 from training.data.images import Augment, Normalize
-from training.data.sources import check_split
 from training.tasks import Models
 from training.teachers import DualEncoder
 from training.teachers.cache import build_target_cache
@@ -152,9 +151,15 @@ def open_pairs(
     Raises:
         ValueError: A source, split or column does not exist.
     """
-    for source in data.mixture:
-        check_split(source.train, source.split, subset=source.subset)
     if data.streaming:
         return PairStream(data, tokens, image_size, squash)
-    rows = [load_source(source.train, source.split, source.subset) for source in data.mixture]
+    rows = [
+        load_source(
+            source.train,
+            source.split,
+            source.subset,
+            image_column=source.image_column or data.image_column,
+        )
+        for source in data.mixture
+    ]
     return PairDataset(rows, data, tokens, image_size, squash)

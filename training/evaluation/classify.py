@@ -20,9 +20,8 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import open_set
+from training.evaluation.sets.labelled_sets import Source, open_set
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.evaluation.sets.sources import Source
 from training.teachers import DualEncoder
 from training.utils.results import Row
 

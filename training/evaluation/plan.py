@@ -9,9 +9,14 @@ from tqdm.auto import tqdm
 from training.evaluation.options import EvalOptions
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import LabelledSet, open_set
+from training.evaluation.sets.labelled_sets import (
+    HUB,
+    LabelledSet,
+    MissingDataError,
+    Source,
+    open_set,
+)
 from training.evaluation.sets.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, find_sets
-from training.evaluation.sets.sources import HUB, MissingDataError, Source
 from training.evaluation.sets.templates import (
     CLIP_BENCHMARK,
     NOT_INSTALLED,

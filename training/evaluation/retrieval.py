@@ -1,7 +1,6 @@
 """Image-text retrieval: images with captions from any source, and recall at k in both directions."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,22 +10,19 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 
-from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
+from training.data import require_allowed, require_columns, rules_for, usable_captions
 from training.data.batch import EXPECTED_CAUSES
 from training.data.images import encoded_bytes
-from training.data.sources import check_split
+from training.data.reader import Reading, open_source, require_rows
 from training.evaluation.metrics import grouped_interval, right_ranks
-from training.evaluation.sets.sources import LoadedRows, read_hub
 from training.teachers import DualEncoder
 from training.teachers.images import digest_images
 from training.text.writing_systems import LANGUAGES
-from training.utils.files import expanded
 from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
 MAX_SIMILARITIES = 2**24  # in memory at a time: 64 MiB in float32
-HUB_ID = re.compile(r"(?!.*\.parquet$)[\w.-]+/[\w.-]+(@\S+)?")
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,7 @@ def open_retrieval_set(
 
     Args:
         name: Name of the set, written to results.
-        location: Parquet file or glob, folder that `datasets` can load, Hub id with or without `@revision`, or
-            `module:function`.
+        location: Any source that `training.data.reader` reads.
         split: Split, where there are several. Default: test.
         image_column: Name of the column of images. Default: `image`.
         caption_columns: Caption columns by language; a cell is a caption or a list of captions. Default: the columns
@@ -107,16 +102,11 @@ def open_retrieval_set(
         ValueError: There is nothing at this location, a column is missing, a row names an image that may not be
             opened, or a language has no captions.
     """
-    check_split(location, split or "train", "split")
-    split, image = split or "test", image_column or "image"
-    if not expanded(location).exists() and HUB_ID.fullmatch(location):
-        loaded = read_hub(location, split)
-    else:
-        has_splits = not location.endswith(".parquet") and ":" not in location
-        loaded = LoadedRows(
-            load_source(location, split, field="retrieval"), location, split if has_splits else None
-        )
-    column_names = loaded.rows.column_names
+    image = image_column or "image"
+    reading = Reading(split=split, usual_split="test", image_column=image, field="retrieval")
+    opened = open_source(location, reading)
+    rows = require_rows(opened.rows, location, "retrieval")
+    column_names = rows.column_names
     columns = caption_columns or {
         language: language for language in LANGUAGES if language in column_names
     }
@@ -127,13 +117,9 @@ def open_retrieval_set(
             "captions: --caption_columns.zh COLUMN."
         )
     needed = [image, *columns.values()]
-    rows = require_columns(loaded.rows, needed, context, "Name the right one.", field="retrieval")
-    rows = require_allowed(
-        rows, image, rules_for(loaded.location, allow_paths), context, "retrieval"
-    )
-    return make_retrieval_set(
-        name, rows, columns, image, loaded.location, loaded.split, loaded.revision
-    )
+    rows = require_columns(rows, needed, context, "Name the right one.", field="retrieval")
+    rows = require_allowed(rows, image, rules_for(location, allow_paths), context, "retrieval")
+    return make_retrieval_set(name, rows, columns, image, location, opened.split, opened.revision)
 
 
 def make_retrieval_set(

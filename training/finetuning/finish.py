@@ -13,6 +13,7 @@ from torch import Tensor
 
 from training.config import AlignRecipe
 from training.engine.checkpoint import save_final
+from training.finetuning.finetune_options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.measure import (
     GENERAL_IMAGES,
     VALIDATION,
@@ -23,8 +24,7 @@ from training.finetuning.measure import (
     mean_of,
     name_of,
 )
-from training.finetuning.options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
-from training.finetuning.prepare import Prepared
+from training.finetuning.splits import Prepared
 from training.hub import save_model, write_card
 from training.hub.cards.facts import read_runs
 from training.students import load_student

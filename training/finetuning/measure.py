@@ -18,7 +18,7 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.finetuning.prepare import Prepared
+from training.finetuning.splits import Prepared
 from training.teachers import DualEncoder
 from training.utils.results import Row
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DataConfig
 from training.engine.checkpoint import last_checkpoint
-from training.finetuning.options import FinetuneOptions
-from training.finetuning.prepare import Prepared
+from training.finetuning.finetune_options import FinetuneOptions
+from training.finetuning.splits import Prepared
 
 TUNED_FOLDER = "tuned"
 # images of a run over 1,000 different ones; it grows with the square root of their number

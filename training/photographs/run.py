@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.data import load_source
-from training.data.sources import check_parquet
+from training.data.reader import check_parquet
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE

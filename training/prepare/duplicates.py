@@ -14,10 +14,8 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageStat
 
-from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, open_image
-from training.data.images import encoded_bytes
+from training.data.images import Cell, read_image
 
-NO_IMAGE, BOMB, UNDECODABLE = "no image", "decompression bomb", "image does not decode"
 TOO_SMALL, EXTREME_ASPECT, BLANK = "image too small", "extreme aspect ratio", "blank image"
 MAX_IMAGE_DISTANCE = 4  # differing hash bits of near-duplicates
 MAX_COLOUR_DISTANCE = 4.0  # mean difference of their 4 x 4 thumbnails, 0..255
@@ -45,7 +43,7 @@ class ExaminedImage:
 
 
 def examine_image(
-    cell: dict | str | None,
+    cell: Cell | str | None,
     min_edge: int | None = None,
     max_aspect_ratio: float | None = None,
     min_contrast: float | None = None,
@@ -59,16 +57,9 @@ def examine_image(
         max_aspect_ratio: Largest ratio of the longer to the shorter side.
         min_contrast: Smallest standard deviation of the brightness, 0..127.
     """
-    if isinstance(cell, str):
-        return ExaminedImage(cell)
-    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        return ExaminedImage(NO_IMAGE)
-    try:
-        image = open_image(encoded_bytes(cell))
-    except DecompressionBomb:
-        return ExaminedImage(BOMB)
-    except (OSError, ImageError):
-        return ExaminedImage(UNDECODABLE)
+    image = read_image(cell)
+    if isinstance(image, str):
+        return ExaminedImage(image)
     shorter, longer = sorted(image.size)
     if min_edge is not None and shorter < min_edge:
         return ExaminedImage(TOO_SMALL)

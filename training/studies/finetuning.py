@@ -26,7 +26,7 @@ from training.data import evenly_spaced_rows
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
-from training.finetuning.options import FinetuneOptions
+from training.finetuning.finetune_options import FinetuneOptions
 from training.studies.harness import CAPTIONED, Study, StudyOptions, mean_and_spread, open_rows
 from training.teachers import DualEncoder
 from training.teachers.lineage import weights_fingerprint

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, Image
 
 from training.data import evenly_spaced_rows, load_source, require_columns
-from training.data.sources import digest_sources
+from training.data.reader import digest_sources
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import expanded

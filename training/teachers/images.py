@@ -15,9 +15,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect, squashes
-from training.data import open_image
-from training.data.images import Normalize, encoded_bytes
+from modeling_dcclip.image_dcclip import crop_to_aspect, squashes
+from training.data.images import Normalize, encoded_bytes, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 IMAGES_PER_JOB = 8  # images that a thread prepares in one job
@@ -186,17 +185,13 @@ def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
 
 def _open_row(cell: dict | None, row: int) -> PILImage.Image:
     """Decode the image of a row to RGB."""
-    if cell is None:
+    image = read_image(cell)
+    if isinstance(image, str):
+        file = f", file {cell['path']!r}" if cell and cell.get("path") else ""
         raise ValueError(
-            f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row."
+            f"image: row {row}{file}: {image}. Rows are never dropped silently: fix or remove it."
         )
-    try:
-        return open_image(cell)
-    except (OSError, ImageError) as error:
-        file = f", file {cell['path']!r}," if cell.get("path") else ""
-        raise ValueError(
-            f"image: row {row}{file} does not decode ({error}). Rows are never dropped silently: fix or remove it."
-        ) from error
+    return image
 
 
 def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:

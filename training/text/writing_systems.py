@@ -29,6 +29,10 @@ SCRIPTS_OF = {
 }
 
 
+# with Chinese characters among them, a text is not Chinese
+OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})
+
+
 @cache
 def script_of(character: str) -> str | None:
     """Return the script of a letter, such as `Latin` or `Han`; None for digits, punctuation and marks."""
@@ -38,6 +42,16 @@ def script_of(character: str) -> str | None:
     # a letter's Unicode name starts with its script, except that names of ideographs start with CJK
     script = unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
     return "Han" if script == "CJK" else script.capitalize()
+
+
+def language_of(text: str) -> str | None:
+    """Language of a text by its script: `zh` with a Chinese character, else `en` with a Latin letter, else None."""
+    scripts = {script_of(character) for character in text}
+    if scripts & OTHER_ASIAN:
+        return None
+    if "Han" in scripts:
+        return "zh"
+    return "en" if "Latin" in scripts else None
 
 
 def is_ideograph(piece: str) -> bool:

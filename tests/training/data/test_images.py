@@ -56,9 +56,7 @@ def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
     )
     assert decode_image({"bytes": b"no image at all", "path": None}, 64) == "image does not decode"
     assert decode_image({"bytes": b"", "path": None}, 64) == "image does not decode"
-    assert (
-        decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64)
-        == "image does not decode"
-    )
+    gone = {"bytes": None, "path": str(tmp_path / "gone.png")}
+    assert decode_image(gone, 64) == "image file is missing"
     assert decode_image(None, 64) == "no image"
     assert decode_image({"bytes": None, "path": None}, 64) == "no image"

@@ -106,17 +106,20 @@ def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe):
     assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
 
 
-def test_each_source_has_its_split_and_subset(tokenizer, train_rows, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        inputs, "load_source", lambda *arguments: asked.append(arguments) or train_rows.select([0])
-    )
-    monkeypatch.setattr(
-        inputs, "check_split", lambda *arguments, subset: asked.append((*arguments, subset))
-    )
-    sources = [SourceConfig(train="a", split="dev", subset="s"), SourceConfig(train="b")]
-    open_pairs(DataConfig(sources=sources), None, 64)
-    assert asked == [("a", "dev", "s"), ("b", "train", None)] * 2
+def test_each_source_has_its_split_subset_and_image_column(train_rows, monkeypatch):
+    opened = []
+
+    def load(*arguments, image_column):
+        opened.append((*arguments, image_column))
+        return train_rows.select([0])
+
+    monkeypatch.setattr(inputs, "load_source", load)
+    sources = [
+        SourceConfig(train="a", split="dev", subset="s", image_column="jpg"),
+        SourceConfig(train="b"),
+    ]
+    open_pairs(DataConfig(sources=sources), None, None)
+    assert opened == [("a", "dev", "s", "jpg"), ("b", "train", None, "image")]
 
 
 @pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 0.0, "text_text_weight": 1.0}])

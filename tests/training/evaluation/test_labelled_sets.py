@@ -15,11 +15,18 @@ from tests.training.evaluation.drawings import (
     write_folders,
     write_parquet,
 )
-from training.evaluation.sets import sources
+from training.evaluation.sets import labelled_sets
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import ClassLookup, class_ids, normalize_name, open_set
+from training.evaluation.sets.labelled_sets import (
+    HUB,
+    ClassLookup,
+    MissingDataError,
+    Source,
+    class_ids,
+    normalize_name,
+    open_set,
+)
 from training.evaluation.sets.protocols import ELEVATER, SETS
-from training.evaluation.sets.sources import HUB, MissingDataError, Source, read_hub, read_source
 
 NAMES = ClassNames.read("cifar-10")
 EXPECTED = [name for name, codes in CIFAR_10.items() for _ in codes]
@@ -74,33 +81,18 @@ def test_a_set_of_one_label_has_no_area_under_the_curve(tmp_path):
         )
 
 
-def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
-    for name in ("splits/train", "splits/val", "classes"):
-        write_folders(tmp_path / name, {"dog": ["1f415"]})
-    with pytest.raises(
-        ValueError, match=r"split: .*splits' has no folder 'test', only train, val\. Name one"
-    ):
-        open_cifar(tmp_path / "splits")
-    with pytest.raises(
-        ValueError, match=r"split: .*classes' has no folder 'val', only dog\..* leave --split out"
-    ):
-        open_cifar(tmp_path / "classes", split="val")
-    assert open_cifar(tmp_path / "splits", split="val").split == "val"
+def test_the_test_split_of_a_folder_is_read_unless_one_is_named(tmp_path):
+    write_folders(tmp_path / "test", {"dog": ["1f415"]})
+    write_folders(tmp_path / "val", {"dog": ["1f415", "1f436"]})
+    assert (open_cifar(tmp_path).split, len(open_cifar(tmp_path).labels)) == ("test", 1)
+    named = open_cifar(tmp_path, split="val")
+    assert (named.split, len(named.labels)) == ("val", 2)
 
 
-def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
-    write_folders(
-        tmp_path,
-        {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]},
-    )
-    (tmp_path / ".ipynb_checkpoints").mkdir()
-    (tmp_path / "results" / ".dcclip").mkdir(parents=True)
-    assert names_of(open_cifar(tmp_path)) == ["dog", "dog"]
+def test_an_image_in_no_class_folder_is_refused(tmp_path):
+    write_folders(tmp_path, {"dog": ["1f415", "1f436"]})
     shutil.copyfile(next((tmp_path / "dog").glob("*.png")), tmp_path / "lost.png")
-    with pytest.raises(
-        ValueError,
-        match=r"^data: cifar-10: 'lost.png' is in no class folder of .* Move or remove it",
-    ):
+    with pytest.raises(ValueError, match=r"^data: cifar-10 .* has no column of labels"):
         open_cifar(tmp_path)
 
 
@@ -251,19 +243,14 @@ def test_an_unreachable_hub_is_contacted_once_for_all_sets(monkeypatch):
             requests.append(url)
             raise OSError("Name or service not known")
 
-    sources._connection_error.cache_clear()
+    labelled_sets._connection_error.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sources, "get_session", Session)
-    for name in ("load_dataset", "snapshot_download"):
-        monkeypatch.setattr(
-            sources, name, lambda *arguments, **fields: pytest.fail("a download was tried")
-        )
+    monkeypatch.setattr(labelled_sets, "get_session", Session)
+    monkeypatch.setattr(
+        labelled_sets, "open_source", lambda *arguments: pytest.fail("a download was tried")
+    )
     for name, eval_set in ELEVATER.items():
         with pytest.raises(MissingDataError, match="Name or service not known"):
-            read_source(name, Source(HUB), eval_set)
-    with pytest.raises(
-        ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"
-    ):
-        read_hub("owner/name", "test")
+            open_set(name, Source(HUB), NAMES, eval_set)
     assert len(requests) == 1
-    sources._connection_error.cache_clear()
+    labelled_sets._connection_error.cache_clear()

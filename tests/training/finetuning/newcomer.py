@@ -33,7 +33,7 @@ def write_images(
 
 
 def write_csv(
-    path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("file", "title"), **options
+    path: Path, rows: Sequence[Sequence[str]], header: Sequence[str] = ("image", "zh"), **options
 ) -> Path:
     """Write a CSV file; `options` are those of `open`."""
     with path.open("w", newline="", **({"encoding": "utf-8"} | options)) as file:

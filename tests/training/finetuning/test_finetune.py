@@ -95,9 +95,9 @@ def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(
 ):
     folder, printed = finetuned
     assert printed.startswith(
-        f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\nCSV file in UTF-8"
+        f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\n24 rows of CSV file"
     )
-    assert "image column: file, zh captions: title\n20 images for training, 4" in printed
+    assert "image column: image, zh captions: zh\n20 images for training, 4" in printed
     assert "3 steps of 4 images, then" in printed
     assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
     assert "Held-out photographs: 3 queries cannot show a loss below 33.3 points." in printed
@@ -176,7 +176,7 @@ def test_class_folders_without_an_anchor_and_general_images(
     options = ["--general_data", str(general), "--anchor_weight", "0", "--general_weight", "0"]
     run(start, tmp_path / "images", tmp_path / "mine", *options)
     assert (
-        "General images: CSV file in UTF-8, image column: file, zh captions: title"
+        "General images: 36 rows of CSV file, image column: image, zh captions: zh"
         in capsys.readouterr().out
     )
     results = Results.read(tmp_path / "mine" / "results.json")

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import MOBILENET, RESNET, TIMM_SWIN, VIT, make_model
-from training.finetuning.options import FinetuneOptions
+from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.plan import early_layers, make_recipe
-from training.finetuning.prepare import Prepared
+from training.finetuning.splits import Prepared
 
 
 def recipe_for(num_images: int, general: Prepared | None = None, num_processes: int = 1, **fields):

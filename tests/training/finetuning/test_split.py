@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.finetuning.prepare import split_images
+from training.finetuning.splits import split_images
 
 
 def hashes_of(number: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
         assert examine_image(absent).cause == "no image"
     assert (
         examine_image({"bytes": None, "path": str(tmp_path / "gone.png")}).cause
-        == "image does not decode"
+        == "image file is missing"
     )
     assert examine_image("image is a URL").cause == "image is a URL"
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many

@@ -31,12 +31,12 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "cat.png").write_bytes(b"no image")
     cells = [{"path": str(tmp_path / "cat.png"), "bytes": None}]
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
-    with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png', does not decode"):
+    with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png': image does not decode"):
         list(prepared_batches(rows, "image", 8, shrink))
     rows = Dataset.from_dict(
         {"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()})
     )
-    with pytest.raises(ValueError, match=r"image: row 1 has no image"):
+    with pytest.raises(ValueError, match=r"image: row 1: no image"):
         list(prepared_batches(rows, "image", 2, shrink))
 
 

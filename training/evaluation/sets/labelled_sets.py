@@ -10,21 +10,48 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, List
+from huggingface_hub import constants, get_session
 from torch import Tensor
 
 from training.data import require_allowed, rules_for
+from training.data.reader import Opened, Reading, open_source, require_rows
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
-from training.evaluation.sets.sources import Source, read_source
 from training.teachers.images import digest_images
 
+HUB = "hub"
+PROBE_TIMEOUT_S = 5
+BLOCKED_STATUS = {403, 407, 502, 503, 504}  # sent by a proxy or a firewall instead of the Hub
 IMAGE_COLUMNS = ("image", "img", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")
+
+
+class MissingDataError(Exception):
+    """No source was given for a set, and its data set on the Hub cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Location and format of a set.
+
+    Args:
+        location: Any source that `training.data.reader` reads, or `hub` for the set's own data set on the Hub.
+        split: Split, where there are several. Default: test, or for the set's own data set, its test split there.
+        image_column: Name of the column of images. Default: the first usual name that exists.
+        label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
+        allow_paths: Whether rows may name image files outside the source.
+    """
+
+    location: str
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    allow_paths: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,22 +104,19 @@ def open_set(
         ValueError: There is nothing at the location, a column is missing, or a label is not in the class list.
         MissingDataError: The set's own data set on the Hub cannot be loaded.
     """
-    loaded = read_source(name, source, eval_set)
-    rows, context = loaded.rows, f"{name} ({loaded.location})"
-    if not len(rows):
-        raise ValueError(
-            f"data: {context} has no images. Give a folder with one folder per class, or a parquet file."
-        )
+    location, opened = _open_source(name, source, eval_set)
+    rows = require_rows(opened.rows, location, f"data: {name}")
+    context = f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
-    labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
+    labels, listed = _labels(rows, source.label_column, lookup, opened.class_names, context)
     if (
         labels.ndim == 2
         and (labels.sum(1) == 1).all()
         and not (eval_set and eval_set.several_labels)
     ):
         labels = labels.argmax(1)  # lists of one label each
-    rules = rules_for(loaded.location, source.allow_paths or loaded.is_listing)
+    rules = rules_for(location, source.allow_paths)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
     if eval_set and eval_set.metric == "roc_auc" and len(labels.unique()) < 2:
@@ -102,9 +126,45 @@ def open_set(
     differences = (
         _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
     )
-    return LabelledSet(
-        name, images, labels, loaded.location, loaded.split, loaded.revision, differences
+    return LabelledSet(name, images, labels, location, opened.split, opened.revision, differences)
+
+
+def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[str, Opened]:
+    """Open a set; its own data set on the Hub has an error of its own."""
+    field = f"data: {name}"
+    if source.location == HUB and eval_set is not None:
+        try:
+            if not constants.HF_HUB_OFFLINE and (error := _connection_error(constants.ENDPOINT)):
+                raise ValueError(error) from error
+            return eval_set.hub, open_source(
+                eval_set.hub, Reading(split=eval_set.split, field=field)
+            )
+        except ValueError as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise MissingDataError(reason.replace(eval_set.hub, "the data set")[:200]) from error
+    is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
+    reading = Reading(
+        split=source.split,
+        usual_split=eval_set.split if eval_set is not None and is_own else "test",
+        image_column=source.image_column or "image",
+        field=field,
     )
+    return source.location, open_source(source.location, reading)
+
+
+@cache
+def _connection_error(endpoint: str) -> Exception | None:
+    """Why the Hub cannot be reached; None if it can. Asked once per run.
+
+    Without this probe, `huggingface_hub` and `datasets` retry with growing pauses, up to half a minute for each set.
+    """
+    try:
+        response = get_session().head(endpoint, timeout=PROBE_TIMEOUT_S)
+    except Exception as error:  # depends on the HTTP client of `huggingface_hub`
+        return error
+    if response.status_code in BLOCKED_STATUS:
+        return ConnectionError(f"{endpoint} returned status {response.status_code}")
+    return None
 
 
 def _find_column(

@@ -16,14 +16,15 @@ class FinetuneOptions:
             folder with such a file, with one folder per class, or with images whose captions are text files; parquet
             files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file are relative to
             the folder of the file.
+        encoding: Encoding of the CSV, TSV, JSON Lines or text files, such as gb18030 or utf-16.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
         general_data: Other images, on which the model should keep its accuracy, in any form of `data`. They replace
             the crops of free photographs whose embeddings a loss keeps. With captions, accuracy is measured on 15 %.
-        image_column: Column of the images or their paths. Default: detected.
+        image_column: Column of the images or their paths.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise they are left out.
         caption_columns: Caption columns by language, such as --caption_columns.zh TITLE. A cell is a caption or a list
-            of captions. Default: detected.
+            of captions. Default: the columns `en` and `zh`, or else the text files or class folders of the images.
         split: Split to train on, if the data have several.
         subset: Configuration of a Hub data set that has several.
         validation_share: Share of the images for the validation split, above 0 and below 1. Default: 0.15, at most
@@ -47,8 +48,9 @@ class FinetuneOptions:
     model: str
     data: str
     output_dir: str
+    encoding: str = "utf-8"
     general_data: str | None = None
-    image_column: str | None = None
+    image_column: str = "image"
     allow_paths: bool = False
     caption_columns: dict[str, str] | None = None
     split: str = "train"

@@ -21,10 +21,17 @@ from tqdm.auto import tqdm
 
 from training.data import load_source
 from training.data.batch import CaptionTokenizer
-from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_cell, is_url
-from training.finetuning.options import FinetuneOptions
-from training.finetuning.sources import Opened, find_image, open_data
-from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
+from training.data.images import (
+    FILE_MISSING,
+    CellRules,
+    embedded_cell,
+    image_cell,
+    rules_for,
+    undecoded,
+)
+from training.data.reader import Reading, open_source, require_rows
+from training.finetuning.columns import Columns, find_columns
+from training.finetuning.finetune_options import FinetuneOptions
 from training.prepare.duplicates import (
     MAX_COLOUR_DISTANCE,
     MAX_IMAGE_DISTANCE,
@@ -40,7 +47,6 @@ DATA_FOLDER, GENERAL_FOLDER = "data", "general"
 TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
     "train.parquet", "validation.parquet", "summary.json", "skipped.csv"
 )  # fmt: skip
-FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
 # cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, at
@@ -119,9 +125,6 @@ class _Pairs:
     """Usable images with their captions, hashes and color thumbnails, and the rows that were left out."""
 
     rows: list[int] = field(default_factory=list)  # of the user's data
-    paths: list[str | None] = field(
-        default_factory=list
-    )  # absolute; None for images that the data hold
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     hashes: list[int] = field(default_factory=list)
     colours: list[np.ndarray] = field(default_factory=list)
@@ -142,7 +145,7 @@ def prepare_general(
     if options.general_data is None:
         return None
     own: dict[str, Any] = {
-        "image_column": None,
+        "image_column": "image",
         "caption_columns": None,
         "subset": None,
         "validation_share": None,
@@ -175,13 +178,19 @@ def prepare(
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
             different images. `output_dir` then lists the rows that were left out.
     """
-    opened = open_data(options.data, options.split, options.subset, needs_captions)
-    columns = find_columns(
-        opened.rows, options.image_column, options.caption_columns, needs_captions
+    reading = Reading.of(
+        options.split,
+        subset=options.subset,
+        image_column=options.image_column,
+        encoding=options.encoding,
     )
-    rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
-    rules = CellRules(options.allow_paths or opened.roots is None, opened.roots or ())
-    pairs = _read_pairs(replace(opened, rows=rows), columns, rules, needs_captions)
+    opened = open_source(options.data, reading)
+    rows = require_rows(opened.rows, options.data, "data")
+    columns = find_columns(rows, options.image_column, options.caption_columns, needs_captions)
+    rows = rows.select_columns([*{columns.image, *columns.captions.values()}])
+    rows = undecoded(rows, columns.image, options.data)
+    rules = rules_for(options.data, options.allow_paths)
+    pairs = _read_pairs(rows, columns, rules, needs_captions)
     images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -211,7 +220,7 @@ def prepare(
         notes.append(
             f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there."
         )
-    found = f"{opened.form}, {columns.describe()}"
+    found = f"{len(rows):,} rows of {opened.form}, {columns.describe()}"
     prepared = Prepared(
         folder, languages, len(training), len(validation), columns.are_labels, found, notes
     )
@@ -256,21 +265,15 @@ def _languages(
     return [language for language in columns.captions if len(texts[language]) > 1]
 
 
-def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
+def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
     """Look up, decode and hash the image of each row, and read its captions."""
-    pairs, by_digest, features = _Pairs(), dict[bytes, int](), opened.rows.features
-    names = list(columns.captions.values())
-    texts = {
-        language: (cells_of(opened.rows, column, features[column]), names.count(column) > 1)
-        for language, column in columns.captions.items()
-    }
-    rows = _examined(opened.rows, columns.image, opened.folder, rules)
-    progress = tqdm(rows, total=len(opened.rows), desc="images", unit="image", leave=False)
-    for number, (name, path, digest, image) in enumerate(progress):
-        captions = {
-            language: found for language, (cells, shared) in texts.items()
-            if (found := captions_of(cells[number], language, shared))
-        }  # fmt: skip
+    pairs = _Pairs()
+    by_digest: dict[bytes, int] = {}
+    texts = columns.captions_of(rows)
+    examined = _examined(rows, columns.image, rules)
+    progress = tqdm(examined, total=len(rows), desc="images", unit="image", leave=False)
+    for number, (name, digest, image) in enumerate(progress):
+        captions = {language: found[number] for language, found in texts.items() if found[number]}
         cause = image.cause
         if cause is None and not captions and needs_captions:
             cause = "no caption"
@@ -285,7 +288,6 @@ def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captio
             continue
         by_digest[digest] = len(pairs.rows)
         pairs.rows.append(number)
-        pairs.paths.append(path)
         pairs.captions.append(captions)
         pairs.hashes.append(image.hash)
         pairs.colours.append(image.colours)
@@ -293,31 +295,15 @@ def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captio
 
 
 def _examined(
-    rows: Dataset, column: str, folder: Path | None, rules: CellRules
-) -> Iterator[tuple[str, str | None, bytes, ExaminedImage]]:
-    """The path that each row names, its file, and digest and hash of its image, if it may be opened."""
+    rows: Dataset, column: str, rules: CellRules
+) -> Iterator[tuple[str, bytes, ExaminedImage]]:
+    """The path of each image, its digest, and its hash or the cause why it cannot be used."""
 
-    def examine(value: Any) -> tuple[str, str | None, bytes, ExaminedImage]:
-        cell, path = image_cell(value) or {}, None
-        name = str(cell.get("path") or "")
-        if cell.get("bytes") is None and name:
-            if is_url(name) and not name.startswith("file://"):
-                return name, None, b"", ExaminedImage(URL_REFUSED)
-            if (found := find_image(folder, name)) is None:
-                return name, None, b"", ExaminedImage(FILE_MISSING)
-            path = str(found)
-            if isinstance(refused := rules(path), str):
-                return name, None, b"", ExaminedImage(refused)
-            try:
-                cell = {"bytes": found.read_bytes(), "path": None}
-            except OSError as error:
-                return (
-                    name,
-                    None,
-                    b"",
-                    ExaminedImage(f"image file cannot be read ({error.strerror})"),
-                )
-        return name, path, hashlib.blake2b(encoded_bytes(cell)).digest(), examine_image(cell)
+    def examine(value: Any) -> tuple[str, bytes, ExaminedImage]:
+        name = (image_cell(value) or {}).get("path") or ""
+        cell = embedded_cell(rules(value))
+        content = b"" if isinstance(cell, str) else cell["bytes"]
+        return name, hashlib.blake2b(content).digest(), examine_image(cell)
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), IMAGES_AT_ONCE):
@@ -454,11 +440,7 @@ def _write_rows(
             part = numbers[start : start + IMAGES_AT_ONCE]
             cells = images[[pairs.rows[number] for number in part]]["image"]
             rows = [
-                {
-                    "image": {"bytes": None, "path": pairs.paths[number]}
-                    if pairs.paths[number]
-                    else image_cell(cell)
-                }
+                {"image": cell}
                 | {language: pairs.captions[number].get(language, []) for language in languages}
                 for number, cell in zip(part, cells, strict=True)
             ]

@@ -1,0 +1,319 @@
+"""The rules of the one reader: folders, splits, classes, tables, files and functions."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Image
+
+from training.config import DataConfig
+from training.data import CaptionTokenizer, PairStream, load_source
+from training.data.reader import Reading, digest_sources, open_source, open_stream
+
+
+@pytest.fixture
+def make_images(tmp_path, images):
+    """Function that writes small images of these names to a folder, and returns the folder."""
+
+    def make(*names: str, folder: str = "photos") -> Path:
+        for number, name in enumerate(names):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images[number].convert("RGB").save(path)
+        return tmp_path / folder
+
+    return make
+
+
+def files_of(rows: Dataset, folder: Path) -> list[str]:
+    cells = rows.cast_column("image", Image(decode=False))["image"]
+    return [Path(cell["path"]).relative_to(folder).as_posix() for cell in cells]
+
+
+def labels_of(folder: Path, **reading) -> list[str]:
+    return open_source(str(folder), Reading(**reading)).rows["label"][:]
+
+
+def write_csv(folder: Path, text: str, encoding: str = "utf-8", name: str = "titles.csv") -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return str(path)
+
+
+# folders
+
+
+def test_the_first_folder_is_the_class_of_an_image(make_images):
+    folder = make_images("dog/1.png", "dog/more/2.JPG", "cat/3.avif")
+    opened = open_source(str(folder))
+    assert files_of(opened.rows, folder) == ["cat/3.avif", "dog/1.png", "dog/more/2.JPG"]
+    assert (opened.rows["label"][:], opened.form) == (["cat", "dog", "dog"], "class folders")
+
+
+def test_a_stream_of_a_folder_has_the_same_rows(make_images):
+    folder = str(make_images("dog/1.png", "cat/2.png", "cat/3.png"))
+    assert [row["label"] for row in open_stream(folder)] == load_source(folder)["label"][:]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("bullet_train", "test_tube"), ("train", "boat"), ("train-2021", "test_x", "val.old")],
+)
+def test_a_class_folder_whose_name_contains_a_split_is_a_class(make_images, classes):
+    folder = make_images(*(f"{name}/1.png" for name in classes))
+    assert labels_of(folder) == sorted(classes)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("训练集", "测试集"), ("Training", "Eval")]
+)
+def test_folders_named_after_splits_are_splits(make_images, train, test):
+    folder = make_images(f"{train}/dog/1.png", f"{train}/cat/2.png", f"{test}/dog/3.png")
+    assert labels_of(folder) == ["cat", "dog"]
+    assert labels_of(folder, usual_split="test") == ["dog"]
+    assert open_source(str(folder), Reading(split="test")).split == test
+
+
+def test_splits_stay_apart_next_to_other_folders_and_below_data(make_images):
+    with_others = make_images("train/a/1.png", "val/a/2.png", "docs/a/3.png", folder="others")
+    assert files_of(load_source(str(with_others)), with_others) == ["train/a/1.png"]
+    below = make_images("data/train/a/1.png", "data/test/a/2.png", folder="below")
+    assert files_of(load_source(str(below)), below) == ["data/train/a/1.png"]
+
+
+def test_a_split_that_is_named_must_exist(make_images):
+    splits = make_images("train/dog/1.png", "val/dog/2.png", folder="splits")
+    with pytest.raises(ValueError, match=r"^data: .*split 'test', only train, val\. Name one"):
+        labels_of(splits, split="test")
+    with pytest.raises(ValueError, match=r"^data: .*split 'test', only train, val"):
+        labels_of(splits, usual_split="test")
+    classes = str(make_images("dog/1.png", "cat/2.png", folder="classes"))
+    assert len(load_source(classes)) == 2
+    with pytest.raises(ValueError, match=r"^data: .*classes' has no splits, got split 'val'"):
+        load_source(classes, "val")
+
+
+def test_hidden_files_system_folders_and_outputs_are_passed_over(make_images):
+    folder = make_images(
+        *(
+            "dog/1.png",
+            "cat/2.png",
+            "dog/.ipynb_checkpoints/1.png",
+            "@eaDir/1.png",
+            ".thumbs/1.png",
+        ),
+        *("dog/._1.png", "out/plot.png"),
+    )
+    (folder / "out" / ".dcclip").mkdir()
+    assert files_of(load_source(str(folder)), folder) == ["cat/2.png", "dog/1.png"]
+
+
+def test_links_are_followed_and_loops_end(make_images, tmp_path):
+    make_images("1.png", folder="elsewhere")
+    folder = make_images("cat/2.png")
+    (folder / "dog").symlink_to(tmp_path / "elsewhere")
+    (folder / "dog" / "loop").symlink_to(folder)
+    assert labels_of(folder) == ["cat", "dog"]
+
+
+def test_a_text_file_of_the_same_name_is_the_caption(make_images):
+    folder = make_images("1.png", "2.png", "3.png")
+    for number, text in ((1, "红苹果\n"), (2, "a green\n frog")):
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8-sig")
+    opened = open_source(str(folder))
+    assert opened.rows["caption"][:] == ["红苹果", "a green frog", None]
+    (folder / "1.txt").write_text("狗", encoding="gbk")
+    with pytest.raises(ValueError, match=r"^data: .*1\.txt' cannot be read as utf-8"):
+        open_source(str(folder))
+
+
+def test_images_next_to_class_folders_have_no_class(make_images):
+    rows = load_source(str(make_images("dog/1.png", "cat/2.png", "train.png")))
+    assert rows.column_names == ["image"] and len(rows) == 3
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^photos: .* has neither images nor a table"):
+        load_source(str(tmp_path), field="photos")
+
+
+def test_a_single_table_of_a_folder_names_its_images(make_images):
+    folder = make_images("images/1.png", "images/2.png")
+    write_csv(folder, "file_name,zh\nimages/2.png,青蛙\n")
+    write_csv(folder, "\0", name="._titles.csv")
+    rows = load_source(str(folder))
+    assert files_of(rows, folder) == ["images/2.png"] and rows["zh"][:] == ["青蛙"]
+    write_csv(folder, "image,zh\nimages/1.png,猫\n", name="more.csv")
+    with pytest.raises(ValueError, match=r"several tables: more\.csv, titles\.csv"):
+        load_source(str(folder))
+
+
+def test_parquet_files_of_a_folder_are_read_by_their_splits(tmp_path):
+    for name in ("train", "test"):
+        Dataset.from_dict({"en": [name]}).to_parquet(tmp_path / f"{name}.parquet")
+    assert load_source(str(tmp_path))["en"][:] == ["train"]
+    assert load_source(str(tmp_path), "test")["en"][:] == ["test"]
+    (tmp_path / "out" / ".dcclip").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds '.*out', which a command of this project wrote"):
+        load_source(str(tmp_path))
+
+
+def test_file_names_of_a_chinese_zip_file_are_named_with_the_remedy(make_images):
+    folder = make_images("a/1.png", os.fsdecode("a/狗.png".encode("gbk")))
+    with pytest.raises(ValueError, match=r"name of '.*\\xb9\\xb7\.png' is not UTF-8.* convmv"):
+        load_source(str(folder))
+
+
+# tables
+
+
+def test_the_paths_of_a_table_start_from_its_folder(make_images):
+    folder = make_images("images/1.png", "images/2.png", "images/3.png", "images/4.png")
+    paths = ["images/1.png", "images\\2.png", str(folder / "images/3.png"), "x.png"]
+    paths.append((folder / "images/4.png").as_uri())
+    table = write_csv(folder, "photo,en\n" + "\n".join(f"{path},frog" for path in paths))
+    rows = load_source(table, image_column="photo").rename_column("photo", "image")
+    expected = ["images/1.png", "images/2.png", "images/3.png", "x.png", "images/4.png"]
+    assert files_of(rows, folder) == expected
+
+
+def test_a_name_is_found_however_its_accents_are_stored(make_images):
+    folder = make_images("cafe\u0301.png", "\ufa19.png")  # as macOS writes it; changed by NFC
+    table = write_csv(folder, "image,en\ncafé.png,a\n\ufa19.png,b\n")
+    assert all((folder / name).is_file() for name in files_of(load_source(table), folder))
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "big5"])
+def test_the_encoding_of_a_table_is_named(tmp_path, encoding):
+    table = write_csv(tmp_path, "image,zh\n1.jpg,一隻小狗\n", encoding)
+    rows = open_source(table, Reading(encoding=encoding)).rows
+    assert rows["zh"][:] == ["一隻小狗"]
+    with pytest.raises(
+        ValueError, match=r"^data: .*titles\.csv' cannot be read as utf-8 .*gb18030"
+    ):
+        open_source(table)
+
+
+def test_a_caption_may_have_several_lines_and_a_cell_may_be_missing(tmp_path):
+    text = '\ufeffimage,en\n1.jpg,"a dog\nthat runs"\n\n2.jpg,\n3.jpg\n,,\n'.replace(",,", ",")
+    assert load_source(write_csv(tmp_path, text))["en"][:] == ["a dog\nthat runs", None, None]
+
+
+def test_a_tsv_file_is_separated_by_tabs(tmp_path):
+    table = write_csv(tmp_path, "image\ten\n1.jpg\ta dog, running\n", name="a.tsv")
+    assert load_source(table)["en"][:] == ["a dog, running"]
+
+
+def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
+    lines = [
+        '{"image": "1.jpg", "zh": ["苹果", "红苹果"]}',
+        "",
+        '{"image": "2.jpg", "en": "a\u2028b"}',
+    ]
+    rows = load_source(write_csv(tmp_path, "\n".join(lines), name="a.jsonl"))
+    assert rows["zh"][:] == [["苹果", "红苹果"], None] and rows["en"][:] == [None, "a\u2028b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "image,en\n1.jpg,a\0b\n", "is empty or not a text file"),
+        ("a.csv", "图片，标题\n1.jpg，红苹果\n", "图片，标题"),
+        ("a.csv", "image,en,en\n1.jpg,a,b\n", "needs different columns"),
+        ("a.csv", 'image,en\n1.jpg,"a dog\n2.jpg,frog\n', "quotation marks"),
+        ("a.csv", "image,en\n1.jpg,a red, round apple\n", "'1.jpg' has more cells than the header"),
+        ("a.csv", "image,en\n,\n", "0 rows"),
+        ("a.tsv", "image,en\n1.jpg,apple\n", r"separated by '\\t'"),
+        ("a.jsonl", '{"image": "1.jpg"}\n{"image"\n', "line 2"),
+        ("a.jsonl", '{"image": "1.jpg", "en": "a"}\n{"image": "2.jpg", "en": ["b"]}', "types"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_an_error(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=rf"(?s)^data: .*{message}"):
+        load_source(write_csv(tmp_path, text, name=name))
+
+
+# files, functions and the Hub
+
+
+@pytest.mark.parametrize("load", [load_source, open_stream])
+def test_a_function_that_returns_no_data_set_is_refused(load):
+    with pytest.raises(ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a "):
+        load("tests.tiny:list_tiny_rows")
+
+
+def test_a_function_of_the_working_directory_is_a_source(tmp_path, monkeypatch):
+    code = (
+        "import datasets\n\n\ndef load():\n    return datasets.Dataset.from_dict({'en': ['a']})\n"
+    )
+    (tmp_path / "my_own_source.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert load_source("my_own_source:load")["en"] == ["a"]
+
+
+def test_a_source_without_rows_is_refused(monkeypatch):
+    monkeypatch.setattr("tests.tiny.list_tiny_rows", lambda: Dataset.from_dict({}))
+    with pytest.raises(ValueError, match=r"^data: 'tests.tiny:list_tiny_rows' has no rows"):
+        load_source("tests.tiny:list_tiny_rows")
+
+
+def test_parquet_files_have_neither_split_nor_subset():
+    with pytest.raises(ValueError, match=r"^data: 'x.parquet' has no subsets, got subset 'fine'"):
+        load_source("x.parquet", subset="fine")
+    with pytest.raises(ValueError, match=r"^data: 'x.parquet' has no splits, got split 'val'"):
+        load_source("x.parquet", "val")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["nowhere.parquet", "no.such.module:function", "my-own:load", "~no_such_user/x.parquet", "a b"],
+)
+def test_missing_source_raises_an_error_with_its_name(source):
+    with pytest.raises(ValueError, match="cannot load") as error:
+        load_source(source)
+    assert source in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["", [], ["a.parquet", ""], ["a.parquet", "b.tar"]])
+def test_an_empty_name_or_a_mixed_list_is_refused(source):
+    with pytest.raises(ValueError, match=r"^data: cannot load "):
+        load_source(source)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"a\.csv' is neither a file nor a folder"):
+        load_source(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_parquet_file_is_named_with_its_remedy(tmp_path, damage, tokenizer):
+    rows = Dataset.from_dict({"en": [f"frog {number}" for number in range(500)]})
+    for name in ("a.parquet", "b.parquet"):
+        rows.to_parquet(tmp_path / name)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    if damage == "flipped":
+        content[8:40] = bytes(32)
+    (tmp_path / "a.parquet").write_bytes(content[: {"cut": -50}.get(damage)])
+    source = str(tmp_path / "*.parquet")
+    config = DataConfig(train=source, caption_columns={"en": "en"}, streaming=True)
+    for read in (load_source, lambda _: PairStream(config, CaptionTokenizer(tokenizer, 32), None)):
+        with pytest.raises(ValueError, match=r"^data: .*parquet.* (Write|write) or download"):
+            read(source)
+
+
+def test_the_digest_of_a_source_follows_its_files(tmp_path):
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_bytes(b"x")
+    pattern = str(tmp_path / "{0..1}.tar")
+    before = digest_sources([pattern])
+    paths_before = digest_sources([pattern], with_states=False)
+    assert digest_sources([str(tmp_path / "*.tar")]) == before
+    assert digest_sources([str(tmp_path / "0.tar")]) != before
+    (tmp_path / "1.tar").write_bytes(b"longer")
+    assert digest_sources([pattern]) != before
+    assert digest_sources([pattern], with_states=False) == paths_before
+    assert digest_sources(["some/id"]) == digest_sources([])

@@ -1,0 +1,75 @@
+"""The columns of captions, and their languages."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from training.finetuning.columns import find_columns
+from training.text.writing_systems import language_of
+
+FILES = [f"{number}.jpg" for number in range(4)]
+CHINESE = ["红色连衣裙", "Nike 跑步鞋", "羊毛围巾", "皮带"]
+ENGLISH = ["a red dress", "running shoes", "a scarf", "a belt"]
+
+
+def rows(**columns) -> Dataset:
+    return Dataset.from_dict({"image": FILES} | columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"en": ENGLISH, "zh": CHINESE, "label": ENGLISH}, {"en": "en", "zh": "zh"}),
+        ({"caption": CHINESE}, {"zh": "caption"}),
+        ({"caption": CHINESE[:2] + ENGLISH[:2]}, {"en": "caption", "zh": "caption"}),
+    ],
+)
+def test_captions_are_in_the_columns_en_and_zh_or_caption(columns, expected):
+    found = find_columns(rows(**columns))
+    assert (found.image, found.captions, found.are_labels) == ("image", expected, False)
+
+
+def test_class_numbers_with_names_and_class_folders_are_labels():
+    features = Features({"image": Value("string"), "label": ClassLabel(names=["cat", "ice_dog"])})
+    numbers = Dataset.from_dict({"image": FILES, "label": [0, 1, 1, -1]}, features)
+    for table in (numbers, rows(label=["cat", "ice_dog", "ice_dog", None])):
+        found = find_columns(table)
+        assert found.describe() == "image column: image, en class names: label"
+        assert found.captions_of(table) == {"en": [["cat"], ["ice dog"], ["ice dog"], []]}
+
+
+def test_a_few_texts_in_a_different_language_are_not_a_language():
+    titles = [*CHINESE * 10, "a belt"]
+    table = Dataset.from_dict({"image": [str(number) for number in range(41)], "caption": titles})
+    assert find_columns(table).captions == {"zh": "caption"}
+
+
+def test_a_shared_column_is_divided_by_script_and_others_are_not():
+    cells = [["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None]
+    shared = find_columns(rows(x=cells), caption_columns={"zh": "x", "en": "x"})
+    expected = {"zh": [["红色连衣裙"], [], [], []], "en": [["a red dress"], ["DVD"], [], []]}
+    assert shared.captions_of(rows(x=cells)) == expected
+    alone = find_columns(rows(x=cells), caption_columns={"zh": "x"})
+    assert alone.captions_of(rows(x=cells))["zh"][:2] == [["红色连衣裙", "a red dress"], ["DVD"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("Nike 跑步鞋", "zh"), ("a dress", "en"), ("赤いドレス", None), ("красный", None)],
+)
+def test_language_of_a_text(text, language):
+    assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"title": ENGLISH}, {}, "data: which column has the captions, of image, title"),
+        ({"caption": ["красный"] * 4}, {}, "data: which column"),
+        ({"zh": CHINESE}, {"image_column": "file"}, "data: there is no column 'file', only image"),
+        ({"zh": CHINESE}, {"caption_columns": {"zh": "x"}}, "data: there is no column 'x'"),
+        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr"),
+    ],
+)
+def test_missing_columns_are_named(columns, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        find_columns(rows(**columns), **options)

@@ -1,0 +1,715 @@
+"""The one reader of a user's images, captions and classes: for training, fine-tuning, evaluation and embedding.
+
+A source is one of:
+
+- Parquet files or tar shards (webdataset layout): a path, a glob pattern, numbered files such as `{0000..0042}.tar`, a
+  URL, or a list of these.
+- A table in UTF-8, or in the encoding that the user names: `.csv` (commas), `.tsv` (tabs), `.jsonl` or `.ndjson`, with
+  one row per image. The column `file_name`, or the user's image column, has paths relative to the table's folder.
+- A folder. These rules decide how it is read:
+
+  1. Names that start with a dot, system folders such as `@eaDir`, and folders that a command of this project has
+     written are passed over.
+  2. Folders are splits if their whole names are names of splits (`SPLITS`), and if there are two kinds of them or
+     nothing but them. `bullet_train` and `test_tube` are classes. A training reads the split `train`, an evaluation
+     the split `test`, unless the user names a different one; a split that is named must exist. Without splits, all
+     rows are read.
+  3. With parquet files, `datasets` reads the folder. Otherwise come tar shards, then a single table, then images.
+  4. Images with text files of the same name (1.txt for 1.jpg) have the column `caption`. If all images are in folders,
+     the column `label` has the name of the first one: its class. The column `image` has the file.
+
+- A Hub id with or without `@revision`, read by `datasets`.
+- `module:function`, which returns a `datasets.Dataset`, or for a stream an `IterableDataset`.
+
+Images that the data name by path are opened only in the folder of the data, and URLs never (`images.CellRules`). An
+image that does not decode is never left out in silence: `images.read_image` returns the cause, which a training
+counts, fine-tuning and curation list, and an evaluation refuses with the row.
+"""
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+)
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from training.utils.files import expanded, is_claimed
+from training.utils.trust import FUNCTION
+
+# its log repeats the error that it raises for a file that cannot be read
+logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
+
+TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}  # with separators
+BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+IMAGE_SUFFIXES = re.compile(
+    r"\.(avif|bmp|gif|heic|heif|hif|jfif|jp2|jpe|jpeg|jpg|mpo|pgm|png|ppm|tif|tiff|webp)"
+)
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
+SPLITS = {
+    "train": ("train", "training", "训练集", "训练", "訓練集", "訓練"),
+    "validation": ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
+    "test": ("test", "testing", "eval", "evaluation", "测试集", "测试", "測試集", "測試"),
+}
+KIND_OF = {name: kind for kind, names in SPLITS.items() for name in names}
+CLASS_NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
+SHARDED_PREFIX = "/wds_"  # of the names of these data sets, whose folders are splits of tar shards
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
+STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
+MAX_FILES = 100_000  # of a pattern such as {0000..0042}
+# types of a column, as `datasets` names them; a column of missing values has the type null
+TEXTS = frozenset({"string", "large_string", "null"})
+ENCODED = TEXTS | {"binary", "large_binary"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that was opened.
+
+    Args:
+        rows: Its rows.
+        form: Its form, such as `class folders`.
+        split: Split that was read; None if the source has no splits.
+        revision: Commit of a data set on the Hub.
+        class_names: Names of numbered labels, if the data have the file `classnames.txt`.
+    """
+
+    rows: Dataset | IterableDataset
+    form: str
+    split: str | None = None
+    revision: str | None = None
+    class_names: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read.
+
+    Args:
+        split: Split to read. Default: `usual_split`, if the source has splits.
+        usual_split: Split that the command reads unless the user names one.
+        subset: Configuration of a Hub data set that has several.
+        image_column: Column of a table that has the paths of the images.
+        encoding: Encoding of tables and text files.
+        streaming: Whether the rows are read only when they are needed.
+        field: Field of the recipe or the options; error messages start with it.
+    """
+
+    split: str | None = None
+    usual_split: str = "train"
+    subset: str | None = None
+    image_column: str = "image"
+    encoding: str = "utf-8"
+    streaming: bool = False
+    field: str = "data"
+
+    @classmethod
+    def of(cls, split: str, **options: Any) -> "Reading":
+        """Read the split of an option whose default is `train` or `test`, which then need not exist."""
+        options["usual_split" if split in ("train", "test") else "split"] = split
+        return cls(**options)
+
+    def has_no_splits(self, name: str):
+        """Refuse a split or subset that the user names for a source that has none."""
+        for kind, value in (("split", self.split), ("subset", self.subset)):
+            if value is not None:
+                raise ValueError(
+                    f"{self.field}: {name!r} has no {kind}s, got {kind} {value!r}. Leave it out."
+                )
+
+
+def open_source(source: str | list[str], reading: Reading | None = None) -> Opened:
+    """Open a source by the rules of this module.
+
+    Raises:
+        ValueError: There is nothing of a known form, it is damaged, or it has no such split.
+    """
+    reading = reading or Reading()
+    names = [source] if isinstance(source, str) else list(source)
+    if not names or not all(map(str.strip, names)):  # it would be the current folder
+        raise ValueError(f"{reading.field}: cannot load {source!r} (the name is empty).")
+    for name in names:
+        refuse_special_file(name, reading.field)
+    kinds = {BUILDERS.get(_suffix(name)) for name in names}
+    if len(kinds) == 1 and (kind := kinds.pop()):
+        reading.has_no_splits(names[0])
+        files = [
+            name if "://" in name else str(expanded(name)) for name in _numbered(names, reading)
+        ]
+        return Opened(
+            _load(source, reading, kind, data_files=files, split="train"), f"{kind} files"
+        )
+    if len(names) != 1:
+        raise ValueError(
+            f"{reading.field}: cannot load {source!r} (a list must contain only parquet files or only tar shards)."
+        )
+    name, path = names[0], expanded(names[0])
+    if path.is_dir():
+        return _open_folder(path, reading)
+    if _suffix(name) in TABLES:
+        reading.has_no_splits(name)
+        return _open_table(path, reading)
+    if FUNCTION.fullmatch(name):
+        return Opened(_call(name, reading), name)
+    if path.exists() or not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"{reading.field}: cannot load {name!r}. Give a table with one row per image (.csv, .tsv, .jsonl), "
+            "parquet files, tar shards, a folder of images, a Hub id, or module:function."
+        )
+    return _open_hub(name, reading)
+
+
+def load_source(
+    source: str | list[str],
+    split: str = "train",
+    subset: str | None = None,
+    field: str = "data",
+    image_column: str = "image",
+) -> Dataset:
+    """Load all rows of a source.
+
+    Args:
+        source: Source, in any form of this module.
+        split: Split to load, if the source has several.
+        subset: Configuration to load, if the source is a Hub data set with several.
+        field: Field of the recipe or the options; error messages start with it.
+        image_column: Column of a table that has the paths of the images.
+
+    Raises:
+        ValueError: The source cannot be loaded, is a stream, or has no rows.
+    """
+    reading = Reading.of(split, subset=subset, field=field, image_column=image_column)
+    return require_rows(open_source(source, reading).rows, source, field)
+
+
+def require_rows(rows: Any, source: str | list[str], field: str) -> Dataset:
+    """Check that a source has rows that can be looked up.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not isinstance(rows, Dataset):
+        is_stream = isinstance(rows, IterableDataset)
+        remedy = "Set data.streaming: true, or return" if is_stream else "Return"
+        raise ValueError(
+            f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
+        )
+    if not len(rows):
+        raise ValueError(f"{field}: {source!r} has no rows. Check what it reads.")
+    return rows
+
+
+def open_stream(
+    source: str | list[str],
+    split: str = "train",
+    subset: str | None = None,
+    image_column: str = "image",
+) -> IterableDataset:
+    """Open a source as a stream, with the arguments of `load_source`. Rows are read when the stream is iterated.
+
+    Raises:
+        ValueError: The source cannot be opened, or its function does not return a data set.
+    """
+    reading = Reading.of(split, subset=subset, image_column=image_column, streaming=True)
+    rows = open_source(source, reading).rows
+    if isinstance(rows, Dataset):
+        return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
+    if not isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"data: {source!r} is a {type(rows).__name__}, not a data set. Return a datasets.Dataset or "
+            "IterableDataset."
+        )
+    return rows
+
+
+@contextmanager
+def _loading(source: str | list[str], reading: Reading) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # `datasets` raises many types that all mean the same to a user
+        check_parquet(source, reading.field)
+        inner = error.__cause__ or error
+        cause = " ".join(f"{type(inner).__name__}: {inner}".split())
+        raise ValueError(
+            f"{reading.field}: cannot load {source!r} ({cause}). Give files, a folder, a Hub id or module:function "
+            "that can be read; write or download damaged files again."
+        ) from error
+
+
+def _load(source: str | list[str], reading: Reading, *arguments: Any, **options: Any) -> Any:
+    with _loading(source, reading):
+        return load_dataset(*arguments, streaming=reading.streaming, **options)
+
+
+def _call(name: str, reading: Reading) -> Any:
+    """Result of a function of the user's."""
+    module, function = name.split(":")
+    sys.path.append(os.getcwd())  # which `python training/X.py` leaves out
+    with _loading(name, reading):
+        found = getattr(importlib.import_module(module), function)()
+    return _select_split(found, name, reading)[0]
+
+
+def _select_split(rows: Any, name: str, reading: Reading) -> tuple[Any, str | None]:
+    """Rows of the split, and its name; all rows of data without splits."""
+    if not isinstance(rows, (DatasetDict, IterableDatasetDict)):
+        reading.has_no_splits(name)
+        return rows, None
+    wanted = reading.split or reading.usual_split
+    if len(rows) == 1 and reading.split is None:
+        wanted = next(iter(rows))
+    if wanted not in rows:
+        raise ValueError(
+            f"{reading.field}: {name!r} has no split {wanted!r}, only {', '.join(sorted(rows))}. Name one of these."
+        )
+    return rows[wanted], wanted
+
+
+def _open_hub(name: str, reading: Reading) -> Opened:
+    repository, _, revision = name.partition("@")
+    split = reading.split or reading.usual_split
+    if SHARDED_PREFIX in repository:
+        with _loading(name, reading):
+            snapshot = snapshot_download(
+                repository,
+                repo_type="dataset",
+                revision=revision or None,
+                allow_patterns=[f"{split}/*.tar", CLASS_NAMES_FILE],
+            )
+        return replace(_open_folder(Path(snapshot), reading), revision=Path(snapshot).name)
+    rows = _load(name, reading, repository, reading.subset, split=split, revision=revision or None)
+    commits = re.findall(r"hf://[^@ ]+@(\w+)/", " ".join(rows.info.download_checksums or {}))
+    return Opened(rows, "Hub data set", split, next(iter(commits), None))
+
+
+def _open_folder(folder: Path, reading: Reading) -> Opened:
+    files, outputs = list_files(folder)
+    name = str(folder)
+    if any(_suffix(file.name) == ".parquet" for file in files):
+        if outputs:  # `datasets` would take its files for a split
+            raise ValueError(
+                f"{reading.field}: {name!r} holds {str(outputs[0])!r}, which a command of this project wrote. Move it "
+                f"out of the data, or name the files, such as '{name}/*.parquet'."
+            )
+        rows, split = _select_split(_load(name, reading, name, reading.subset), name, reading)
+        return Opened(rows, "parquet files", split)
+    within = _split_folder(folder, reading)
+    split = None if within == folder else within.name
+    if split is None:
+        reading.has_no_splits(name)
+    files = [file for file in files if file.is_relative_to(within)]
+    tables = [file for file in files if file.parent == within and _suffix(file.name) in TABLES]
+    if shards := [str(file) for file in files if _suffix(file.name) == ".tar"]:
+        rows = _load(name, reading, "webdataset", data_files=shards, split="train")
+        opened = Opened(rows, "tar shards", split)
+    elif len(tables) > 1:
+        names = ", ".join(file.name for file in tables)
+        raise ValueError(
+            f"{reading.field}: {name!r} has several tables: {names}. Name one of them."
+        )
+    else:
+        opened = _open_table(tables[0], reading) if tables else _open_images(within, files, reading)
+        opened = replace(opened, split=split)
+    listed = folder / CLASS_NAMES_FILE
+    return replace(opened, class_names=_lines(listed, reading) if listed.is_file() else None)
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files in a folder and in all folders below it, sorted, and the outputs of this project's commands among them.
+
+    Hidden and system folders hold copies, and are left out with the outputs. Links are followed, each folder once.
+    """
+    files: list[Path] = []
+    outputs: list[Path] = []
+    seen: set[str] = set()
+    for parent, names, found in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(parent)) in seen:
+            names.clear()
+            continue
+        seen.add(place)
+        visible = [Path(parent, name) for name in names if not _is_hidden(name)]
+        outputs += filter(is_claimed, visible)
+        names[:] = [path.name for path in visible if not is_claimed(path)]
+        paths = [Path(parent, name) for name in found if not name.startswith(".")]
+        files += filter(Path.is_file, paths)  # no pipe or device
+    return sorted(files), outputs
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _split_folder(folder: Path, reading: Reading) -> Path:
+    """The folder of the split; the folder itself if it has no splits.
+
+    Raises:
+        ValueError: It has splits, but not this one.
+    """
+    if reading.split is not None and (folder / reading.split).is_dir():
+        return folder / reading.split
+    found = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name)]
+    folders = sorted(path for path in found if not is_claimed(path))
+    if [path.name for path in folders] == ["data"]:
+        inner = _split_folder(folders[0], reading)
+        return folder if inner == folders[0] else inner
+    kinds = {path: KIND_OF[path.name.lower()] for path in folders if path.name.lower() in KIND_OF}
+    if len({*kinds.values()}) < 2 and not 0 < len(kinds) == len(folders):
+        return folder
+    wanted = reading.split or reading.usual_split
+    for path, kind in kinds.items():
+        if kind == KIND_OF.get(wanted.lower()):
+            return path
+    raise ValueError(
+        f"{reading.field}: {str(folder)!r} has no folder for the split {wanted!r}, only "
+        f"{', '.join(path.name for path in kinds)}. Name one of these."
+    )
+
+
+def _open_images(folder: Path, files: list[Path], reading: Reading) -> Opened:
+    """Images with a text file for each, in class folders, or neither."""
+    images = [file.absolute() for file in files if IMAGE_SUFFIXES.fullmatch(_suffix(file.name))]
+    if not images:
+        raise ValueError(
+            f"{reading.field}: {str(folder)!r} has neither images nor a table. Add images in one folder per class, or "
+            "a CSV file with paths and captions."
+        )
+    columns: dict[str, Any] = {"image": _paths(images, reading)}
+    texts = [_caption_file(image.with_suffix(".txt"), reading) for image in images]
+    parts = [image.relative_to(folder.absolute()).parts for image in images]
+    form = "images"
+    if sum(text is not None for text in texts) > len(texts) / 2:
+        columns["caption"], form = texts, "images with text files"
+    elif all(len(each) > 1 for each in parts):
+        columns["label"], form = [each[0] for each in parts], "class folders"
+    return Opened(_dataset(columns, "image"), form)
+
+
+def _paths(paths: Iterable[Path], reading: Reading) -> list[str]:
+    """Names of images, which must be UTF-8 to be stored in a data set."""
+    names = []
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise ValueError(
+                f"{reading.field}: the name of '{shown}' is not UTF-8, as in a zip file from Chinese Windows. Rename "
+                "all files in a folder with: convmv -r -f gbk -t utf-8 --notest FOLDER."
+            ) from error
+        names.append(str(path))
+    return names
+
+
+def _dataset(columns: dict[str, Any], image_column: str) -> Dataset:
+    """Columns as a data set; the image column has paths."""
+    images = columns.pop(image_column, None)
+    rows = Dataset.from_dict(columns) if columns else None
+    if images is None:
+        return rows or Dataset.from_dict({})
+    paths = Dataset.from_dict({image_column: images}, Features({image_column: Image()}))
+    return paths if rows is None else datasets.concatenate_datasets([paths, rows], axis=1)
+
+
+def _lines(path: Path, reading: Reading) -> list[str]:
+    return [line.strip() for line in read_text(path, reading).splitlines() if line.strip()]
+
+
+def _caption_file(path: Path, reading: Reading) -> str | None:
+    """Content of the text file of an image in one line; None without one."""
+    return " ".join(read_text(path, reading).split()) or None if path.is_file() else None
+
+
+def read_text(path: Path, reading: Reading) -> str:
+    """Read a text file of the user's.
+
+    Raises:
+        ValueError: It is not in the encoding. It is not guessed: 猫 in GBK is è in UTF-8.
+    """
+    encoding = "utf-8-sig" if reading.encoding == "utf-8" else reading.encoding
+    try:
+        return path.read_bytes().decode(encoding)
+    except (OSError, UnicodeError, LookupError) as error:
+        raise ValueError(
+            f"{reading.field}: {str(path)!r} cannot be read as {reading.encoding} ({error}). Save it as UTF-8; "
+            "fine-tuning also reads what --encoding names, such as gb18030 or utf-16."
+        ) from error
+
+
+def _open_table(path: Path, reading: Reading) -> Opened:
+    text = read_text(path, reading)
+    if not text.strip() or "\0" in text:
+        raise ValueError(
+            f"{reading.field}: {str(path)!r} is empty or not a text file. Save it as CSV with paths and captions."
+        )
+    separator = TABLES[_suffix(path.name)]
+    columns = (
+        _json_columns(text, path, reading)
+        if separator is None
+        else _csv_columns(text, separator, path, reading)
+    )
+    column = reading.image_column
+    if column not in columns and "file_name" in columns:
+        columns[column] = columns.pop("file_name")
+    if column in columns:
+        columns[column] = [named_file(path.parent, cell) for cell in columns[column]]
+    try:
+        rows = _dataset(columns, column)
+    except (pyarrow.ArrowException, UnicodeError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{reading.field}: {str(path)!r} has a column with values of different types ({error}). Write each column "
+            "as strings, or as lists of strings."
+        ) from error
+    return Opened(rows, f"{path.suffix[1:].upper()} file")
+
+
+def _json_columns(text: str, path: Path, reading: Reading) -> dict[str, list[Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may be in a text
+        if not line.strip():
+            continue
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f'{reading.field}: line {number} of {str(path)!r} is not an object such as {{"file": "1.jpg"}} '
+                f"({error})."
+            ) from error
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _csv_columns(text: str, separator: str, path: Path, reading: Reading) -> dict[str, list[Any]]:
+    lines = io.StringIO(text.lstrip("\r\n"), newline="")
+    reader = csv.DictReader(lines, delimiter=separator, restkey="", strict=True)
+    try:
+        rows = [row for row in reader if any(row.values())]
+        names = list(reader.fieldnames or ())
+        if len(names) < 2 or len({*names}) < len(names) or not rows:
+            raise csv.Error(f"{len(rows)} rows with the columns {', '.join(names)[:80]}")
+        if long := next((row for row in rows if row.get("")), None):
+            raise csv.Error(f"the row of {long[names[0]]!r} has more cells than the header")
+    except csv.Error as error:
+        raise ValueError(
+            f"{reading.field}: {str(path)!r} cannot be read up to line {reader.line_num} ({error}). It needs "
+            f"different columns, separated by {separator!r}; put captions with {separator!r} or quotation marks in "
+            "quotation marks, and save the file again."
+        ) from error
+    return {name.strip(): [row[name] or None for row in rows] for name in names}
+
+
+def named_file(folder: Path, name: Any) -> str | None:
+    """Absolute path of an image file that a table names; a URL stays a URL."""
+    if not isinstance(name, str) or not name.strip():
+        return None
+    name = name.strip().removeprefix("file://").replace("\\", "/")
+    if "://" in name:
+        return name
+    forms = [
+        name,
+        *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")),
+    ]  # as macOS writes
+    paths = [os.path.join(folder.absolute(), os.path.expanduser(form)) for form in forms]
+    return next(filter(os.path.isfile, paths), paths[0])
+
+
+def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
+    """Folders in which the images of a source may be opened that it names by path.
+
+    Returns:
+        The folder itself, or the folder of a table, or the caches of a Hub id; empty for parquet files and tar shards,
+        which hold their images; None for a function, which is the user's own code and may name any file.
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    if any(_suffix(name) in BUILDERS for name in names):
+        return ()
+    path = expanded(next(iter(names), ""))
+    if path.exists():
+        return (path if path.is_dir() else path.parent,)
+    if ":" in names[0]:
+        return None
+    caches = (
+        datasets.config.HF_DATASETS_CACHE,
+        datasets.config.DOWNLOADED_DATASETS_PATH,
+        HF_HUB_CACHE,
+    )
+    return tuple(map(Path, caches))
+
+
+def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
+    """Digest of the local files of a source, 16 hexadecimal digits.
+
+    Args:
+        names: Files, glob patterns, numbered files such as `{0000..0042}.tar`, or folders. Others, such as Hub ids,
+            add nothing.
+        with_states: Whether sizes and times of the files count, and not their paths alone.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in _numbered(list(names), Reading()):
+        path = expanded(name)
+        named = [path] if path.exists() else sorted(map(Path, glob(str(path))))
+        for file in list_files(path)[0] if path.is_dir() else named:
+            state = file.stat()
+            states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
+            digest.update(f"{os.fsencode(file)!r} {states}\n".encode())
+    return digest.hexdigest()
+
+
+def refuse_special_file(name: str, field: str):
+    """Refuse a pipe or a device, which a reader might wait for without end.
+
+    Raises:
+        ValueError: The path exists, and is neither a file nor a folder.
+    """
+    path = expanded(name)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(
+            f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file."
+        )
+
+
+def check_parquet(source: str | list[str], field: str):
+    """Refuse local parquet files that are damaged. `datasets` does not name the file."""
+    names = [source] if isinstance(source, str) else source
+    for name in names:
+        for path in sorted(glob(str(expanded(name)), recursive=True)):
+            try:
+                if path.lower().endswith(".parquet"):
+                    pq.read_schema(path)
+            except (OSError, pyarrow.ArrowException) as damage:
+                raise ValueError(
+                    f"{field}: {path!r} is damaged ({damage}). Write or download the file again."
+                ) from damage
+
+
+def _suffix(name: str) -> str:
+    return Path(name.partition("?")[0].lower().removesuffix(".gz")).suffix
+
+
+def _numbered(names: list[str], reading: Reading) -> list[str]:
+    """Expand numbered files such as `{0000..0042}.tar`."""
+    expanded: list[str] = []
+    for name in names:
+        if (match := RANGE.search(name)) is None:
+            expanded.append(name)
+            continue
+        first, last = match.groups()
+        if int(last) - int(first) >= MAX_FILES:
+            raise ValueError(
+                f"{reading.field}: {match.group()} names more than {MAX_FILES:,} files; write a glob pattern instead."
+            )
+        numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+        files = [name[: match.start()] + number + name[match.end() :] for number in numbers]
+        expanded += _numbered(files, reading)
+    return expanded
+
+
+def require_columns(
+    rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data"
+) -> Dataset:
+    """Check that rows have the given columns, and flatten nested columns if one is given.
+
+    Args:
+        rows: Rows of a source.
+        columns: Names of columns, or of fields of nested columns such as `translation.en`.
+        source: Name of the source, for the error message.
+        remedy: Sentence that tells the user how to name the right column, for the error message.
+        field: Field of the recipe or the options; error messages start with it.
+
+    Returns:
+        The rows; every field of a nested column is a column of its own if `columns` names one.
+
+    Raises:
+        ValueError: A column is missing.
+    """
+    columns = list(columns)
+    if any("." in name and name not in rows.column_names for name in columns):
+        for name in columns:  # the images stay whole
+            if isinstance(kind := rows.features.get(name), dict) and "bytes" in kind:
+                rows = rows.cast_column(name, Image())
+        rows = rows.flatten()
+    for name in columns:
+        if name not in rows.column_names:
+            raise ValueError(
+                f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}"
+            )
+    return rows
+
+
+def require_images(
+    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
+):
+    """Check that columns hold encoded images or their paths. `datasets` would turn lists of floats into black images.
+
+    Args:
+        features: Types of all columns; None if they are not known, as in some streams.
+        columns: Names of the image columns.
+        source: Name of the source, for the error message.
+        field: Field of the recipe or the options; error messages start with it.
+
+    Raises:
+        ValueError: A column holds anything else.
+    """
+    for name in columns:
+        kind = (features or {}).get(name)
+        is_struct = isinstance(kind, dict) and "bytes" in kind
+        if kind is None or isinstance(kind, Image) or is_struct or _dtype(kind) in ENCODED:
+            continue
+        raise ValueError(
+            f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not encoded images. Store images as files "
+            "(PNG, JPEG, WebP), for example by cast_column with datasets.Image."
+        )
+
+
+def require_texts(
+    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
+):
+    """Check that columns hold strings or lists of strings, with the arguments of `require_images`.
+
+    Raises:
+        ValueError: A column holds anything else, such as numbers or bytes.
+    """
+    for name in columns:
+        kind = (features or {}).get(name)
+        if kind is None or _dtype(getattr(kind, "feature", kind)) in TEXTS:
+            continue
+        raise ValueError(
+            f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not text. Name a column of strings, or of "
+            "lists of strings."
+        )
+
+
+def _dtype(kind: Any) -> str:
+    return str(getattr(kind, "dtype", None) or type(kind).__name__)
+
+
+def evenly_spaced_rows(num_rows: int, max_rows: int) -> list[int]:
+    """Return at most `max_rows` evenly spaced row numbers, including the first and the last one."""
+    return np.unique(np.linspace(0, num_rows - 1, max_rows).astype(int)).tolist()
