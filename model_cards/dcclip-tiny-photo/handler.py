@@ -41,12 +41,14 @@ class BadRequest(ValueError):
     """An invalid request. Inference Endpoints return status 400 with the message of any exception.
 
     Args:
-        message: Error message with the field, the value and the expected value.
+        template: Error message with the field, the value and the expected value; values stand for its `{}`.
+        values: Values in the order of the template.
         status_code: HTTP status code of the response, in 400..499.
     """
 
-    def __init__(self, message: str, status_code: int = 400):
-        super().__init__(message)
+    def __init__(self, template: str, *values: Any, status_code: int = 400):
+        super().__init__(template.format(*values) if values else template)
+        self.template, self.values = template, values  # which a server can translate
         self.status_code = status_code
 
 
@@ -102,8 +104,9 @@ class EndpointHandler:
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
             raise BadRequest(
-                f"texts or candidate_labels: the longest has {longest} tokens; this model accepts at most "
-                f"{self.model.config.max_text_length}. Shorten it."
+                "texts or candidate_labels: the longest has {} tokens; this model accepts at most {}. Shorten it.",
+                longest,
+                self.model.config.max_text_length,
             )
         inputs = inputs.convert_to_tensors("pt").to(self.model.device)
         parts = [
@@ -142,15 +145,15 @@ def answer(
     """
     if not isinstance(data, dict):
         raise BadRequest(
-            f"The request is of type {type(data).__name__}; send a JSON object with `inputs`."
+            "The request is of type {}; send a JSON object with `inputs`.", type(data).__name__
         )
     if data.get("task") == "embed":
         return _embed(data.get("inputs"), size, encode_images, encode_texts)
     if data.get("task") not in (None, "classify"):
-        raise BadRequest(f"task is {reprlib.repr(data['task']):.80}; send classify or embed.")
+        raise BadRequest("task is {:.80}; send classify or embed.", reprlib.repr(data["task"]))
     parameters = data.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise BadRequest(f"parameters is of type {type(parameters).__name__}; send a JSON object.")
+        raise BadRequest("parameters is of type {}; send a JSON object.", type(parameters).__name__)
     labels = _labels(parameters.get("candidate_labels"))
     template = _template(parameters.get("hypothesis_template") or "{}")
     inputs = data.get("inputs")
@@ -190,9 +193,11 @@ def _embed(
 
 def _bounded(field: str, values: Any, most: int) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise BadRequest(f"{field} is {reprlib.repr(values):.80}; send a list of 1 to {most}.")
+        raise BadRequest("{} is {:.80}; send a list of 1 to {}.", field, reprlib.repr(values), most)
     if len(values) > most:
-        raise BadRequest(f"{field} has {len(values)} items; send at most {most}.", 413)
+        raise BadRequest(
+            "{} has {} items; send at most {}.", field, len(values), most, status_code=413
+        )
     return values
 
 
@@ -207,21 +212,34 @@ def _image(field: str, value: Any, size: int | None) -> Image.Image:
         value = _decoded(field, value)
     if isinstance(value, (bytes, bytearray)):
         if len(value) > MAX_BYTES:
-            raise BadRequest(f"{field} has {len(value):,} bytes; send at most {MAX_BYTES:,}.", 413)
+            raise BadRequest(
+                "{} has {:,} bytes; send at most {:,}.",
+                field,
+                len(value),
+                MAX_BYTES,
+                status_code=413,
+            )
         try:
             return open_image(bytes(value), size, max_pixels=MAX_PIXELS)
         except DecompressionBomb as error:
-            raise BadRequest(f"{field} has {error}; send fewer pixels.", 413) from error
+            raise BadRequest(
+                "{} has {}; send fewer pixels.", field, error, status_code=413
+            ) from error
         except ImageError as error:
             raise BadRequest(
-                f"{field} does not decode ({error}). Send a PNG, JPEG or WebP image."
+                "{} does not decode ({}). Send a PNG, JPEG or WebP image.", field, error
             ) from error
     if not isinstance(value, Image.Image):
         kind = "missing" if value is None else f"of type {type(value).__name__}"
-        raise BadRequest(f"{field} is {kind}; send an image as base64.")
+        raise BadRequest("{} is {}; send an image as base64.", field, kind)
     if value.width * value.height > MAX_PIXELS:
         raise BadRequest(
-            f"{field} has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413
+            "{} has {} x {} pixels; send at most {:,}.",
+            field,
+            value.width,
+            value.height,
+            MAX_PIXELS,
+            status_code=413,
         )
     return to_rgb(value)
 
@@ -230,12 +248,15 @@ def _decoded(field: str, text: str) -> bytes:
     """Decode base64, with or without the prefix of a data URL, and with or without padding."""
     if len(text) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
         raise BadRequest(
-            f"{field} has {len(text):,} characters; send at most {MAX_BYTES:,} bytes as base64.",
-            413,
+            "{} has {:,} characters; send at most {:,} bytes as base64.",
+            field,
+            len(text),
+            MAX_BYTES,
+            status_code=413,
         )
     if text.startswith(("http://", "https://")):
         raise BadRequest(
-            f"{field} is a URL; this endpoint does not download images. Send the image as base64."
+            "{} is a URL; this endpoint does not download images. Send the image as base64.", field
         )
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -243,7 +264,7 @@ def _decoded(field: str, text: str) -> bytes:
         content = text.encode("ascii").translate(URL_SAFE, WHITESPACE).rstrip(b"=")
         return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
     except ValueError as error:
-        raise BadRequest(f"{field} is not base64 ({error}). Send an image as base64.") from error
+        raise BadRequest("{} is not base64 ({}). Send an image as base64.", field, error) from error
 
 
 def _labels(value: Any) -> list[str]:
@@ -259,7 +280,8 @@ def _template(value: Any) -> str:
     _check_text("hypothesis_template", value)
     if value.count("{}") != 1:
         raise BadRequest(
-            f"hypothesis_template is {reprlib.repr(value):.80}; send a sentence with one {{}}, where the label goes."
+            "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
+            reprlib.repr(value),
         )
     return value
 
@@ -267,15 +289,19 @@ def _template(value: Any) -> str:
 def _check_text(field: str, text: Any):
     """Refuse texts that take long to tokenize, and lone surrogates, which are not valid Unicode."""
     if not isinstance(text, str) or not text.strip():
-        raise BadRequest(f"{field} has {reprlib.repr(text):.80}; send non-empty strings.")
+        raise BadRequest("{} has {:.80}; send non-empty strings.", field, reprlib.repr(text))
     if len(text) > MAX_CHARACTERS:
         raise BadRequest(
-            f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.",
-            413,
+            "{}: {!r}... has {:,} characters; send at most {}.",
+            field,
+            text[:40],
+            len(text),
+            MAX_CHARACTERS,
+            status_code=413,
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadRequest(
-            f"{field}: {text[:40]!r} is not valid Unicode ({error.reason}). Send UTF-8 text."
+            "{}: {!r} is not valid Unicode ({}). Send UTF-8 text.", field, text[:40], error.reason
         ) from error

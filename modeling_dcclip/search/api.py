@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_dcclip.handler import BadRequest, answer
-from modeling_dcclip.messages import Message, message_of
+from modeling_dcclip.messages import message_of
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.local_server import LocalHandler, LocalServer
 
@@ -33,7 +33,7 @@ class ApiServer(LocalServer):
         """Answer a request as `EndpointHandler` does."""
         own = self.runtime
         if not self.lock.acquire(timeout=WAIT_S):
-            raise BadRequest("Too many requests at once. Send it again later.", 503)
+            raise BadRequest("Too many requests at once. Send it again later.", status_code=503)
         try:
             return answer(
                 data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale
@@ -70,13 +70,14 @@ class _ApiHandler(LocalHandler):
 
     def _parsed(self, body: bytes) -> Any:
         if self.path != "/api":
-            raise BadRequest(HELP, HTTPStatus.NOT_FOUND)
+            raise BadRequest(HELP, status_code=HTTPStatus.NOT_FOUND)
         # which no form of another site can send
         if self.headers.get_content_type() != "application/json":
             raise BadRequest(
-                "Content-Type: send application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+                "Content-Type: send application/json.",
+                status_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             )
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(Message("The body is not JSON ({}).", error)) from error
+            raise BadRequest("The body is not JSON ({}).", error) from error

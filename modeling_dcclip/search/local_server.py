@@ -74,7 +74,9 @@ class LocalServer(ThreadingHTTPServer):
         """
         with self._lock:
             if self._in_flight + size > MAX_IN_FLIGHT:
-                raise BadRequest("Too many large requests at once. Send it again later.", 503)
+                raise BadRequest(
+                    "Too many large requests at once. Send it again later.", status_code=503
+                )
             self._in_flight += size
         try:
             yield
@@ -151,14 +153,18 @@ class LocalHandler(BaseHTTPRequestHandler):
         if not (length.isascii() and length.isdecimal() and len(length) < 20):
             raise BadRequest(
                 "Content-Length is missing; send the length of the body.",
-                HTTPStatus.LENGTH_REQUIRED,
+                status_code=HTTPStatus.LENGTH_REQUIRED,
             )
         if int(length) > limit:
             remaining = min(int(length), MAX_DRAINED)
             while remaining and (part := self.rfile.read(min(remaining, 2**16))):
                 remaining -= len(part)
-            message = Message("The body has {:,} bytes; send at most {:,}.", int(length), limit)
-            raise BadRequest(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            raise BadRequest(
+                "The body has {:,} bytes; send at most {:,}.",
+                int(length),
+                limit,
+                status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
         with self.server.reserve(int(length)):
             yield self.rfile.read(int(length))
 

@@ -209,14 +209,14 @@ class _PageHandler(LocalHandler):
         try:
             # a browser sends this header only from a page of this server
             if "X-DCCLIP" not in self.headers:
-                raise BadRequest("Only the page can do this.", HTTPStatus.FORBIDDEN)
+                raise BadRequest("Only the page can do this.", status_code=HTTPStatus.FORBIDDEN)
             if kind == "example":
                 with self.body(MAX_EXAMPLE) as content:
                     self.send_json(HTTPStatus.OK, {"name": self.server.remember(content)})
             elif kind == "open":
                 self._open(name)
             else:
-                raise BadRequest("This page does not exist.", HTTPStatus.NOT_FOUND)
+                raise BadRequest("This page does not exist.", status_code=HTTPStatus.NOT_FOUND)
         except BadRequest as error:
             self.send_failure(HTTPStatus(error.status_code), message_of(error))
         except UnreadablePhotoError as error:
@@ -227,7 +227,9 @@ class _PageHandler(LocalHandler):
 
     def _open(self, name: str):
         if self.server.host not in LOOPBACK:
-            raise BadRequest("Only the page on this machine opens folders.", HTTPStatus.FORBIDDEN)
+            raise BadRequest(
+                "Only the page on this machine opens folders.", status_code=HTTPStatus.FORBIDDEN
+            )
         try:
             file = self.server.index.catalog.file(*_photograph(name))
             if file is None or not os.path.exists(file.path):
@@ -239,9 +241,9 @@ class _PageHandler(LocalHandler):
                 raise FileNotFoundError
         except FileNotFoundError as error:  # such as xdg-open
             message = "This machine has no file manager."
-            raise BadRequest(message, HTTPStatus.NOT_FOUND) from error
+            raise BadRequest(message, status_code=HTTPStatus.NOT_FOUND) from error
         except ValueError as error:
-            raise BadRequest(message_of(error), HTTPStatus.NOT_FOUND) from error
+            raise BadRequest(message_of(error), status_code=HTTPStatus.NOT_FOUND) from error
         self.send_json(HTTPStatus.OK, {})
 
     def _status(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from modeling_dcclip import command
 from modeling_dcclip.messages import Message, joined, message_of, translate, user_language
 
 PACKAGE = Path(modeling_dcclip.__file__).parent
-SOURCES = [PACKAGE / "command.py", PACKAGE / "messages.py", *(PACKAGE / "search").glob("*.py")]
+SOURCES = [PACKAGE / "command.py", PACKAGE / "handler.py", PACKAGE / "messages.py"]
+SOURCES += [*(PACKAGE / "search").glob("*.py")]
 CATALOG: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
 # functions and errors whose text people read
 SPEAKERS = {

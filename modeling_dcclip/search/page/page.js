@@ -7,6 +7,7 @@ import { Viewer } from "./viewer.js";
 
 const FIELDS = ["q", "after", "before", "path", "sort"];
 const LOOKED = 200; // best photographs among which the server counts those that fit
+const CHUNK = 100; // photographs of the timeline in one request
 const POLL_MS = 2000;
 const REFRESH_MS = 10_000; // between two looks at what is new while it is indexed
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((each) => [each.id, each]));
@@ -44,7 +45,7 @@ async function show() {
   element.status.textContent = text.loading;
   element.grid.classList.add("loading");
   const search = (skip, top) => ask("/search?" + new URLSearchParams({ ...now, skip, top }));
-  const first = await search(0, now.sort ? LOOKED : 60);
+  const first = await search(0, now.sort ? LOOKED : CHUNK);
   if (number !== latest) return; // a later search was faster
   if (first.error) {
     grid.say(first.error, "");
@@ -55,7 +56,7 @@ async function show() {
   showChips(now, first.dates);
   const isQuery = first.is_query;
   element.sort.hidden = !isQuery;
-  element.status.textContent = sentence(now, first, isQuery);
+  element.status.textContent = first.hits.length ? sentence(now, first, isQuery) : "";
   if (!first.hits.length) sayEmpty(isFiltered || first.dates);
   else if (!isQuery) await showTimeline(now, first, search, number);
   else showResults(now, first, search, number);
@@ -94,7 +95,15 @@ async function showTimeline(now, first, search, number) {
   const dates = first.dates ?? {};
   const months = await ask("/months?" + new URLSearchParams({ ...now, ...dates }));
   if (number !== latest || months.error) return;
-  grid.showTimeline(months, async (skip, top) => (number === latest ? ((await search(skip, top)).hits ?? []) : []));
+  const chunks = [first]; // small months share one request
+  const chunk = (place) => (chunks[place] ??= number === latest ? search(place * CHUNK, CHUNK) : { hits: [] });
+  grid.showTimeline(months, async (skip, top) => {
+    const place = Math.floor(skip / CHUNK);
+    const isInOne = skip + top <= (place + 1) * CHUNK;
+    const answers = await Promise.all(isInOne ? [chunk(place)] : [chunk(place), chunk(place + 1)]);
+    const hits = answers.flatMap((answer) => answer.hits ?? []);
+    return hits.slice(skip - place * CHUNK, skip - place * CHUNK + top);
+  });
 }
 
 function showResults(now, first, search, number) {
