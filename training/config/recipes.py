@@ -42,10 +42,11 @@ class TrainingRecipe(Checked):
             is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
-            of its config file. With `bf16`, the weights of the teacher are in bfloat16.
+            of its config file. The weights of the teacher are in this precision.
         gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
             and costs time.
-        torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
+        torch_compile: Whether to compile the towers of student and teacher. The first steps take minutes, later steps
+            are faster.
         ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
             such as 0.999. The average is exported instead of the weights. 0 turns it off.
         freeze: Layers or parameters that are not trained, by name: `vision_model.timm_model.blocks.1` is that block,

@@ -17,6 +17,8 @@ from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary
 
+TEACHER_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `mixed_precision`
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -43,7 +45,7 @@ def open_teacher(recipe: TrainingRecipe) -> DualEncoder | None:
     """
     if recipe.teacher is None:
         return None
-    dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
+    dtype = TEACHER_DTYPES.get(recipe.mixed_precision or "no", torch.float32)
     return DualEncoder.from_pretrained(recipe.teacher, towers=(), dtype=dtype, field="teacher")
 
 
@@ -114,7 +116,8 @@ def open_inputs(
     if teacher is None:
         targets = None
     elif cache is None:
-        targets = LiveTargets(teacher.with_towers(spec.towers).to(accelerator.device), spec)
+        live = teacher.with_towers(spec.towers).to(accelerator.device)
+        targets = LiveTargets(live.compile() if recipe.torch_compile else live, spec)
     elif isinstance(dataset, PairStream):
         raise ValueError(
             f"teacher_cache: {cache!r} cannot hold targets of a stream, which has no numbered rows. Remove "

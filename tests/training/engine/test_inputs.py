@@ -99,11 +99,13 @@ def test_images_are_squashed_if_the_student_squashes_them(recipe, opened):
     )
 
 
-def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe):
-    weights = (
-        open_teacher(recipe(mixed_precision="bf16")).with_towers(("vision",)).model.parameters()
-    )
-    assert {parameter.dtype for parameter in weights} == {torch.bfloat16}
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16", torch.bfloat16), ("fp16", torch.float16), ("no", torch.float32)],
+)
+def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe, precision, dtype):
+    teacher = open_teacher(recipe(mixed_precision=precision)).with_towers(("vision",))
+    assert {parameter.dtype for parameter in teacher.model.parameters()} == {dtype}
 
 
 def test_each_source_has_its_split_subset_and_image_column(train_rows, monkeypatch):

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
 
 from tests.tiny import VIT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.rows import make_cell, make_rows
@@ -234,6 +236,35 @@ def test_workers_decode_the_images_of_the_same_targets(
     found = build_target_cache(tmp_path, vit_teacher, decoded, AUGMENT, SPEC, NUM_VIEWS)
     views = augmented(batch)
     assert torch.equal(
+        found.images(views, batch).feature_map, cache[1].images(views, batch).feature_map
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_compute_different_shards_of_one_cache(
+    cache, vit_teacher, dataset, batch, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(build, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
+
+    def note(tensors, path):
+        (tmp_path / f"by-{PartialState().process_index}").mkdir(exist_ok=True)
+        (tmp_path / f"by-{PartialState().process_index}" / path.name).touch()
+        shards.save(tensors, path)
+
+    monkeypatch.setattr(build, "save", note)
+
+    def run():
+        torch.set_num_threads(1)
+        PartialState(cpu=True)
+        build_target_cache(tmp_path / "cache", vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    debug_launcher(run)
+    first, second = ({path.name for path in (tmp_path / f"by-{n}").iterdir()} for n in (0, 1))
+    assert len(first & second) == 0 and abs(len(first) - len(second)) <= 1
+    views = augmented(batch)
+    found = build_target_cache(tmp_path / "cache", vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+    torch.testing.assert_close(
         found.images(views, batch).feature_map, cache[1].images(views, batch).feature_map
     )
 

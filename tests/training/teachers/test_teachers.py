@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from transformers import AutoModel, T5Config, T5Model
 
 from modeling_dcclip import DCCLIPProcessor
@@ -254,6 +256,20 @@ def test_a_teacher_keeps_its_precision_under_autocast(tokenizer, tokens, pixel_v
     ):
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(encode().embedding, target)
+
+
+def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values, monkeypatch):
+    backend = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    teacher = DualEncoder.from_pretrained(folders["clip"])
+    expected = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
+    teacher.compile()
+    for targets, found in zip(
+        expected, (teacher.image_targets(pixel_values), teacher.text_targets(**tokens)), strict=True
+    ):
+        torch.testing.assert_close(found.embedding, targets.embedding)
+        torch.testing.assert_close(found.feature_map, targets.feature_map)
+    assert backend.frame_count >= 2  # both towers
 
 
 # one tower at a time
