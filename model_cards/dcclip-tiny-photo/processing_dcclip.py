@@ -2,11 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from transformers import ProcessorMixin
-from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.processing_utils import ProcessingKwargs
 
 from .image_dcclip import ImageError, crop_to_aspect, open_image, squashes, to_rgb
 
@@ -34,7 +33,7 @@ class DCCLIPProcessor(ProcessorMixin):
     def __init__(self, image_processor=None, tokenizer=None):
         super().__init__(image_processor, tokenizer)
 
-    def __call__(self, images=None, text=None, **kwargs: Unpack[DCCLIPProcessorKwargs]):
+    def __call__(self, images=None, text=None, **kwargs):
         """Preprocess images, tokenize texts, or both.
 
         Args:
@@ -55,11 +54,10 @@ class DCCLIPProcessor(ProcessorMixin):
             raise ValueError(
                 "text: got an empty list. Pass at least one text, or None for images alone."
             )
-        options: dict[str, Any] = dict(kwargs)
         for name in ("text_kwargs", "images_kwargs"):
-            if options.get(name) is None:
-                options.pop(name, None)
-        return super().__call__(images=self.prepare_images(images), text=text, **options)
+            if kwargs.get(name) is None:
+                kwargs.pop(name, None)
+        return super().__call__(images=self.prepare_images(images), text=text, **kwargs)
 
     def prepare_images(self, images):
         """Prepare Pillow images and paths of images, also in nested lists, as in training.

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from training.edge.formats import ExportOptions, find_format
+from training.edge.formats import TOWERS, ExportOptions, find_format
 from training.edge.gate import Gate, check_layout
 from training.edge.gate_data import GateData
 from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
-from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.students import load_student
 from training.teachers import DualEncoder, weights_fingerprint

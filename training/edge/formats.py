@@ -10,6 +10,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
+TOWERS = ("vision", "text")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -91,6 +93,16 @@ class Format:
     def file_name(self, tower: str, variant: str) -> str:
         """Name of the file of a tower, such as `text_model_quantized.onnx`."""
         return f"{tower}_model{self.variants[variant]}{self.suffix}"
+
+    def files(self) -> list[str]:
+        """Paths in the repo of all files that an export may write; the folder of a layout."""
+        if not self.suffix:
+            return [self.name]
+        return [
+            f"{self.name}/{self.file_name(tower, variant)}"
+            for tower in TOWERS
+            for variant in self.variants
+        ]
 
     def contains(self, repo_path: str) -> bool:
         """Whether a path in the repo, such as `onnx/text_model.onnx`, is a file of this format, or its folder."""

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.integrations.open_clip import preprocess_config
+from training.edge.formats import TOWERS
 from training.edge.graphs import trace
 from training.edge.session import open_session
-from training.edge.towers import TOWERS
 from training.utils.files import write_text
 
 TEXT_INPUT, IMAGE_INPUT = "text", "image"

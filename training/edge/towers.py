@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig
 
 from modeling_dcclip import DCCLIPModel
 
-TOWERS = ("vision", "text")
 INPUTS = {"vision": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
 OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
 # number of convolutions at the input that int8 keeps in fp32: the stem and the first block have few channels and take

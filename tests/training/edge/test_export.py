@@ -12,6 +12,7 @@ from training import export
 from training.edge import graphs, output, verdict
 from training.edge.formats import FORMATS, ExportOptions, Format, find_format
 from training.edge.gate_data import NUM_NOISE
+from training.edge.verdict import Verdict
 from training.hub import folder as hub_folder
 from training.hub import list_files
 from training.utils.results import Results
@@ -203,12 +204,12 @@ def test_without_data_the_files_are_written_and_marked_as_unchecked(
 
 
 def test_best_file_is_the_smallest_of_the_fastest():
-    def entry(file, bytes, ms_share, kept=True):
-        return {"file": file, "tower": "text", "kept": kept, "bytes": bytes, "ms_share": ms_share}
+    def made(name: str, size: int, share: float, kept: bool = True) -> Verdict:
+        return Verdict(f"onnx/{name}", "text", name, kept, [], bytes=size, ms_share=share)
 
-    verdicts = [entry("fp32", 4, 1.0), entry("int8", 1, 0.5), entry("refused", 1, 0.4, kept=False)]
-    assert output.best_files(verdicts) == {"text": "int8"}
-    assert output.best_files(verdicts[:1]) == {"text": "fp32"}
+    verdicts = [made("fp32", 4, 1.0), made("int8", 1, 0.5), made("refused", 1, 0.4, kept=False)]
+    assert output.best_files(verdicts) == {"text": "onnx/int8"}
+    assert output.best_files(verdicts[:1]) == {"text": "onnx/fp32"}
 
 
 # a format from outside, as CONTRIBUTING.md describes it; this module has its functions
