@@ -8,7 +8,7 @@ import io
 import os
 import stat
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,6 +36,8 @@ MAX_ASPECT_RATIO = 32
 REDUCING_GAP = 2
 # in the first box of a HEIC file
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+# each scan of a progressive JPEG decodes the whole image again
+SCAN_START, MAX_SCANNED_PIXELS = b"\xff\xda", 2_000_000_000
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 # makes an image of each orientation upright, as Pillow's exif_transpose does, which fails on damaged EXIF
 TURNS = {
@@ -121,10 +123,17 @@ def open_header(file: BinaryIO) -> Image.Image:
     """Open an image file of a supported format without decoding it.
 
     Raises:
-        PIL.Image.DecompressionBombError: It has more than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels.
+        PIL.Image.DecompressionBombError: It has more than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels, or
+            is a progressive JPEG with so many scans that decoding takes minutes.
         PIL.UnidentifiedImageError: The format is not supported, or the file is damaged.
     """
-    return Image.open(file, formats=formats())
+    image = Image.open(file, formats=formats())
+    if "progressive" in image.info:
+        file.seek(0)
+        scans = sum(part.count(SCAN_START) for part in iter(partial(file.read, 2**20), b""))
+        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
+            raise Image.DecompressionBombError(f"{scans} scans of {image.width} x {image.height}")
+    return image
 
 
 def lacks_plugin(extension: str) -> bool:

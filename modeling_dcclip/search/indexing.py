@@ -21,6 +21,7 @@ import numpy as np
 from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
+from modeling_dcclip.search.decoding import MEMORY
 from modeling_dcclip.search.files import FileState, Walk, patterns_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.vectors import VectorStore
@@ -74,11 +75,10 @@ class Outcome:
     state: FileState | None = None  # while it was read; None if it could not be read
     digest: bytes = b""  # of its content
     taken: str | None = None  # date by EXIF
-    vector: np.ndarray | None = None  # embedding, (D,) float32; None if the content is known
+    # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
+    vectors: Sequence[np.ndarray] = ()
+    seconds: Sequence[float] = ()  # times of the frames of a video after the first
     failure: UnreadablePhotoError | None = None  # why it could not be read
-    frames: Sequence[
-        tuple[float, np.ndarray]
-    ] = ()  # time in seconds and embedding of further frames of a video
 
 
 def update(
@@ -312,18 +312,19 @@ def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Itera
 
 def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
     """Read and embed one file, in a thread."""
-    try:
-        photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
-    except UnreadablePhotoError as failure:
-        return Outcome(path, failure=failure)
-    try:
-        vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
-        frames = [(seconds, runtime.encode_images([image])[0]) for seconds, image in photo.frames]
-    except ValueError:  # perhaps of this image alone
-        return Outcome(
-            path, failure=UnreadablePhotoError("its embedding is not finite", is_lasting=False)
-        )
-    return Outcome(path, photo.state, photo.digest, photo.taken, vector, frames=frames)
+    with MEMORY.scope():
+        try:
+            photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
+        except UnreadablePhotoError as failure:
+            return Outcome(path, failure=failure)
+        images = [] if photo.image is None else [photo.image, *(image for _, image in photo.frames)]
+        try:
+            vectors = [runtime.encode_images([image])[0] for image in images]
+        except ValueError:  # perhaps of this image alone
+            cause = "its embedding is not finite"
+            return Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
+    seconds = [seconds for seconds, _ in photo.frames]
+    return Outcome(path, photo.state, photo.digest, photo.taken, vectors, seconds)
 
 
 def _commit(
@@ -333,7 +334,7 @@ def _commit(
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
         is_lost = [
-            each.state and each.vector is None and not catalog.knows(each.digest) for each in batch
+            each.state and not each.vectors and not catalog.knows(each.digest) for each in batch
         ]
         batch = [
             read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)
@@ -350,19 +351,12 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
     """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`."""
     new: dict[bytes, Outcome] = {}
     for outcome in batch:
-        if outcome.vector is not None and not catalog.knows(outcome.digest):
+        if outcome.vectors and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        times = {
-            digest: [seconds for seconds, _ in outcome.frames] for digest, outcome in new.items()
-        }
-        rows = catalog.allocate(
-            [(digest, outcome.taken, times[digest]) for digest, outcome in new.items()]
-        )
-        vectors = chain.from_iterable(
-            (each.vector, *(vector for _, vector in each.frames)) for each in new.values()
-        )
-        store.write(rows, np.stack([vector for vector in vectors if vector is not None]))
+        contents = [(digest, outcome.taken, outcome.seconds) for digest, outcome in new.items()]
+        vectors = chain.from_iterable(outcome.vectors for outcome in new.values())
+        store.write(catalog.allocate(contents), np.stack([*vectors]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

@@ -2,40 +2,29 @@
 
 import hashlib
 import io
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import (
-    lacks_plugin,
-    open_header,
-    open_regular,
-    reduce_jpeg,
-    to_rgb,
-)
+from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
 from modeling_dcclip.messages import Message
+from modeling_dcclip.search.decoding import MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.files import (
-    RAW_PHOTOS,
     STILLS,
     VIDEOS,
     FileState,
     UnreadablePhotoError,
     extension_of,
 )
-from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 from modeling_dcclip.search.video import read_frame, read_frames
 
-DATE_TIME_DIGITIZED = 0x9004
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
-MAX_SHOWN_PIXELS = 50_000_000  # of a photograph that is decoded for a page
+SHOWN_BYTES = 400_000_000  # of memory that decoding a photograph for a page may take
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -84,7 +73,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
                 if extension in VIDEOS:
                     taken, ((_, image), *frames) = read_frames(source, edge)
                 else:
-                    taken, image = decode_photo(source, edge, extension=extension)
+                    taken, image = decode_photo(source, edge, extension)
             except UnreadablePhotoError as error:
                 failure = error
         after = os.stat(path)
@@ -117,53 +106,17 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
     return image
 
 
-def decode_photo(
-    file: BinaryIO, edge: int | None = None, max_pixels: int | None = None, extension: str = ""
-) -> tuple[str | None, Image.Image]:
-    """Decode an open image file; of a raw photograph, by its extension, the preview."""
-    is_raw = extension in RAW_PHOTOS
-    file.seek(0)
-    try:
-        with open_preview(file) if is_raw else open_header(file) as image:
-            pixels = image.width * image.height
-            if edge is not None:
-                reduce_jpeg(image, edge)
-            if "progressive" not in image.info:  # else libjpeg has all coefficients in memory
-                pixels = image.width * image.height
-            limit = max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-            if max_pixels and image.format in (
-                "WEBP",
-                "AVIF",
-            ):  # whose decoders have copies of their own
-                limit /= 2
-            if pixels > limit:
-                raise Image.DecompressionBombError
-            return _date(image), to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
-    except Image.UnidentifiedImageError as error:
-        cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
-        raise UnreadablePhotoError(cause, is_lasting=True) from error
-    except MemoryError as error:
-        raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
-    except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
-        is_io = isinstance(error, OSError) and error.errno is not None
-        raise UnreadablePhotoError(
-            _cause(error) if is_io else "damaged", is_lasting=not is_io
-        ) from error
-
-
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:
     """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata.
 
     Of a video, it shows the key frame at a time.
     """
     extension = extension_of(os.fsencode(path))
-    with open_file(os.fsencode(path)) as file:
+    with open_file(os.fsencode(path)) as file, MEMORY.scope():
         if extension in VIDEOS:
             image = read_frame(file, seconds, edge)
         else:
-            _, image = decode_photo(file, edge, MAX_SHOWN_PIXELS, extension)
+            _, image = decode_photo(file, edge, extension, SHOWN_BYTES)
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()
@@ -192,26 +145,5 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
             yield file
     except OSError as error:
         is_broken = isinstance(error, FileNotFoundError) and os.path.islink(path)
-        cause = "link to a file that is missing" if is_broken else _cause(error)
+        cause = "link to a file that is missing" if is_broken else cause_of(error)
         raise UnreadablePhotoError(cause, is_lasting=False) from error
-
-
-def _cause(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _date(image: Image.Image) -> str | None:
-    """Date and time of EXIF at which an image was taken, by the first tag that has one."""
-    with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
-        exif = image.getexif()
-        details: Mapping[int, object] = {}
-        with suppress(Exception):  # of a damaged part; the rest may be sound
-            details = exif.get_ifd(EXIF_IFD)
-        for text in (
-            details.get(DATE_TIME_ORIGINAL),
-            details.get(DATE_TIME_DIGITIZED),
-            exif.get(DATE_TIME),
-        ):
-            with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
-                return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
-    return None

@@ -5,7 +5,10 @@ as lossless JPEG are skipped, because they are not an RGB image of 8 bits.
 """
 
 import io
+import re
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import BinaryIO
 
 from PIL import Image
@@ -13,9 +16,10 @@ from PIL import Image
 from modeling_dcclip.image_dcclip import ORIENTATION
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
-HEADER_BYTES = 2**20  # at the start of a file, with its EXIF data
-JPEG_HEADER_BYTES = 2**18
 JPEG_START = b"\xff\xd8\xff"
+CHUNK_BYTES = 2**20  # that are searched at once; a file starts with its EXIF data in so many
+JPEG_HEADER_BYTES = 2**18
+PREVIEW_BYTES = 2**26  # of a preview at most
 MAX_STARTS = 100  # of a JPEG; sensor data have some by chance
 CR3_EXIF = b"CMT1"  # box of Canon's newest files
 
@@ -26,26 +30,36 @@ def open_preview(file: BinaryIO) -> Image.Image:
     Raises:
         PIL.UnidentifiedImageError: The file has no preview.
     """
-    content = file.read()
     found: list[tuple[int, int]] = []  # pixels and start
-    start = content.find(JPEG_START)
-    for _ in range(MAX_STARTS):
-        if start < 0:
-            break
+    for start in [*islice(_jpeg_starts(file), MAX_STARTS)]:
         with suppress(Exception):
-            width, height = _open_jpeg(content[start : start + JPEG_HEADER_BYTES]).size
+            width, height = _open_jpeg(_read_at(file, start, JPEG_HEADER_BYTES)).size
             found.append((width * height, start))
-        start = content.find(JPEG_START, start + 1)
     if not found:
         raise Image.UnidentifiedImageError("no preview")
-    image = _open_jpeg(content[max(found)[1] :])
+    image = _open_jpeg(_read_at(file, max(found)[1], PREVIEW_BYTES))
     with suppress(Exception):  # a damaged header, of a preview that may be sound
-        exif, header = image.getexif(), _header(content[:HEADER_BYTES])
+        exif, header = image.getexif(), _header(_read_at(file, 0, CHUNK_BYTES))
         taken = header.get_ifd(EXIF_IFD).get(DATE_TIME_ORIGINAL, header.get(DATE_TIME))
         for tag, value in ((ORIENTATION, header.get(ORIENTATION)), (DATE_TIME, taken)):
             if value is not None:
                 exif.setdefault(tag, value)
     return image
+
+
+def _jpeg_starts(file: BinaryIO) -> Iterator[int]:
+    """Positions of what may be JPEG files in a file."""
+    tail, end = b"", 0
+    while chunk := file.read(CHUNK_BYTES):
+        block, end = tail + chunk, end + len(chunk)
+        for match in re.finditer(re.escape(JPEG_START), block):
+            yield end - len(block) + match.start()
+        tail = block[1 - len(JPEG_START) :]
+
+
+def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
 
 
 def _open_jpeg(content: bytes) -> Image.Image:

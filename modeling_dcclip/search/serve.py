@@ -32,7 +32,7 @@ from modeling_dcclip.search.files import VIDEOS, UnreadablePhotoError, extension
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
-from modeling_dcclip.search.photos import MAX_SHOWN_PIXELS, decode_photo, open_file
+from modeling_dcclip.search.photos import SHOWN_BYTES, decode_photo, open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
 
@@ -147,7 +147,7 @@ class SearchServer(LocalServer):
     def remember(self, content: bytes) -> str:
         """Keep an example image for later queries, and return its name."""
         _, image = decode_photo(
-            io.BytesIO(content), self.index.runtime.preprocess.edge, MAX_SHOWN_PIXELS
+            io.BytesIO(content), self.index.runtime.preprocess.edge, max_bytes=SHOWN_BYTES
         )
         name = hashlib.blake2b(content, digest_size=8).hexdigest()
         self.examples[name] = image

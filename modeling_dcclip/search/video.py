@@ -8,12 +8,14 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from modeling_dcclip.search.decoding import MEMORY
 from modeling_dcclip.search.files import UnreadablePhotoError
 
 INTERVAL_S = 10
 MAX_FRAMES = 20
 MAX_HOURS = 6  # twenty frames say little about a longer video
 MAX_PIXELS = 40_000_000  # 8K has 33 million
+BYTES_PER_PIXEL = 24  # of a decoder, which keeps up to 16 frames
 # of containers; a playlist would open other files
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf"
 DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of an iPhone; UTC
@@ -75,8 +77,10 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
                 stream is None or stream.codec_context is None
             ):  # no video, or a codec that is not known
                 raise UnreadablePhotoError("video without a key frame", is_lasting=True)
-            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            pixels = stream.codec_context.width * stream.codec_context.height
+            if pixels > MAX_PIXELS:
                 raise UnreadablePhotoError("too many pixels", is_lasting=True)
+            MEMORY.take(BYTES_PER_PIXEL * pixels)
             stream.codec_context.skip_frame = "NONKEY"
             stream.codec_context.thread_count = 1
             yield container, stream

@@ -45,7 +45,7 @@ def embedded(monkeypatch) -> list[str]:
 
     def note(path, **others):
         outcome = read(path, **others)
-        if outcome.vector is not None:
+        if outcome.vectors:
             found.append(os.path.basename(os.fsdecode(path)))
         return outcome
 
@@ -765,9 +765,7 @@ def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
             (hit,) = index.search("红", top=1)
             assert Path(hit.path).name == "red.jpg" and hit.score == pytest.approx(1, abs=0.02)
     (students[1] / "model.safetensors").unlink()
-    with pytest.raises(
-        ValueError, match=r"folder: .*model.safetensors' has no rotation of the teacher's space"
-    ):
+    with pytest.raises(ValueError, match=r"folder: .*model\.safetensors"):
         Index.open(tmp_path / "of teacher", students[1], model_id="another/name")
 
 

@@ -290,7 +290,7 @@ def test_images_are_decoded_one_at_a_time(get, monkeypatch):
 
 
 def test_a_very_large_image_is_not_decoded(get, monkeypatch):
-    monkeypatch.setattr(photos_module, "MAX_SHOWN_PIXELS", 100)
+    monkeypatch.setattr(photos_module, "SHOWN_BYTES", 100)
     response, body = get("/thumbnail/2")
     assert response.status == 404 and "too many pixels" in json.loads(body)["error"]
 

@@ -16,9 +16,10 @@ import torch
 
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.files import FileState, extension_of
+from modeling_dcclip.search.decoding import MEMORY, decode_photo
+from modeling_dcclip.search.files import FileState, UnreadablePhotoError, extension_of
 from modeling_dcclip.search.indexing import num_cores
-from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo, open_file
+from modeling_dcclip.search.photos import open_file
 from modeling_dcclip.search.space import WEIGHTS, digest_files
 from training.data.images import CellRules
 
@@ -141,6 +142,10 @@ class Embedder:
 
     def _prepare(self, name: str | None, cell: Any) -> dict[str, Any]:
         """Read one image, in a thread: columns of its row, with the embedding or the pixels as `vector`."""
+        with MEMORY.scope():
+            return self._row(name, cell)
+
+    def _row(self, name: str | None, cell: Any) -> dict[str, Any]:
         cell = self.rules(cell)
         if name is None and isinstance(cell, dict) and cell.get("bytes") is None:
             name = cell.get("path")

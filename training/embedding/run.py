@@ -265,5 +265,9 @@ def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
             continue
         seen.add(path)
         yield Outcome(
-            path, FileState(path, row["size"], row["mtime_ns"]), row["digest"], row["taken"], vector
+            path,
+            FileState(path, row["size"], row["mtime_ns"]),
+            row["digest"],
+            row["taken"],
+            [vector],
         )

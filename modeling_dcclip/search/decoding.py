@@ -1,0 +1,212 @@
+"""Decode images within one budget of memory, and those of slow formats in a process that is ended after a time.
+
+`python -m modeling_dcclip.search.decoding` is that process. It reads requests from stdin: a line of JSON, then the
+content of the file. It answers on stdout with a line of JSON, then the pixels.
+"""
+
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from modeling_dcclip.image_dcclip import open_header, reduce_jpeg, to_rgb
+from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
+from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
+
+DATE_TIME_DIGITIZED = 0x9004
+LIMIT_S = 60  # of a process that decodes one image
+MAX_BYTES = 3 * 2**29  # for all images that this process decodes at once
+SLOW_BYTES = 2**29  # an image that takes more memory is decoded in a process
+SLOW_FORMATS = ("JPEG2000",)
+# memory of a decoder with the converted image, per pixel, as measured
+BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 20, "AVIF": 11, "HEIF": 9, "GIF": 9}
+PLAIN_BYTES, WIDE_BYTES = (
+    8,
+    28,
+)  # per pixel of other formats, and of gray values of more than 8 bits
+COEFFICIENT_BYTES = 4  # per pixel of a progressive JPEG at its full size
+
+
+class Budget:
+    """Memory that threads share: each waits until what it needs is free.
+
+    Args:
+        limit: Number of bytes; nobody may take more.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._used, self._changed, self._mine = 0, threading.Condition(), threading.local()
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Give back at the end of the block what this thread has taken in it."""
+        self._mine.taken = 0
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= self._mine.__dict__.pop("taken")
+                self._changed.notify_all()
+
+    def take(self, amount: int):
+        """Wait until so many bytes are free, and take them until the end of the scope. Call it once in a scope."""
+        if hasattr(self._mine, "taken"):
+            with self._changed:
+                self._changed.wait_for(lambda: self._used + amount <= self.limit)
+                self._used += amount
+                self._mine.taken += amount
+
+
+MEMORY = Budget(MAX_BYTES)
+
+
+def decode_photo(
+    file: BinaryIO,
+    edge: int | None = None,
+    extension: str = "",
+    max_bytes: int = MAX_BYTES,
+    in_process: bool = True,
+) -> tuple[str | None, Image.Image]:
+    """Decode an open image file; of a raw photograph, by its extension, the preview.
+
+    Args:
+        file: File to read from its start.
+        edge: Length of the shorter side that is enough, in pixels; see `read_photo`.
+        extension: Extension of the file in lower case, with its dot.
+        max_bytes: Memory that decoding may take.
+        in_process: Whether slow formats are decoded in a process.
+
+    Returns:
+        Date and time of EXIF, `YYYY-MM-DD HH:MM:SS` or None, and the upright 8-bit RGB image.
+
+    Raises:
+        UnreadablePhotoError: The image is damaged, or takes too much memory or time.
+    """
+    is_raw = extension in RAW_PHOTOS
+    file.seek(0)
+    try:
+        with open_preview(file) if is_raw else open_header(file) as image:
+            pixels = image.width * image.height
+            if edge is not None:
+                reduce_jpeg(image, edge)
+            needed = _decoded_bytes(image, pixels)
+            if needed > max_bytes:
+                raise Image.DecompressionBombError
+            MEMORY.take(needed)
+            if in_process and (image.format in SLOW_FORMATS or needed > SLOW_BYTES):
+                return _decode_in_process(file, edge, extension)
+            return _date(image), to_rgb(image)
+    except UnreadablePhotoError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
+    except Image.UnidentifiedImageError as error:
+        cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
+        raise UnreadablePhotoError(cause, is_lasting=True) from error
+    except MemoryError as error:
+        raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
+    except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
+        is_io = isinstance(error, OSError) and error.errno is not None
+        raise UnreadablePhotoError(
+            cause_of(error) if is_io else "damaged", is_lasting=not is_io
+        ) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """Short cause of an error of the operating system."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _decoded_bytes(image: Image.Image, pixels: int) -> int:
+    """Memory that decoding takes; `pixels` is the size of the file, which may be decoded smaller."""
+    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    per_pixel = WIDE_BYTES if is_wide else BYTES_PER_PIXEL.get(image.format or "", PLAIN_BYTES)
+    needed = per_pixel * image.width * image.height
+    return needed + COEFFICIENT_BYTES * pixels if "progressive" in image.info else needed
+
+
+def _date(image: Image.Image) -> str | None:
+    """Date and time of EXIF at which an image was taken, by the first tag that has one."""
+    with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
+        exif = image.getexif()
+        details: Mapping[int, object] = {}
+        with suppress(Exception):  # of a damaged part; the rest may be sound
+            details = exif.get_ifd(EXIF_IFD)
+        for text in (
+            details.get(DATE_TIME_ORIGINAL),
+            details.get(DATE_TIME_DIGITIZED),
+            exif.get(DATE_TIME),
+        ):
+            with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
+                return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
+    return None
+
+
+_idle: list[subprocess.Popen[bytes]] = []
+
+
+def _start_process() -> subprocess.Popen[bytes]:
+    # not -m, which would import what lies in the current folder
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _decode_in_process(
+    file: BinaryIO, edge: int | None, extension: str
+) -> tuple[str | None, Image.Image]:
+    process = _idle.pop() if _idle else _start_process()
+    assert process.stdin is not None and process.stdout is not None
+    timer = threading.Timer(LIMIT_S, process.kill)
+    timer.start()
+    try:
+        request = {"bytes": file.seek(0, os.SEEK_END), "edge": edge, "extension": extension}
+        file.seek(0)
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        shutil.copyfileobj(file, process.stdin)
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
+        if "cause" not in answer:
+            content = process.stdout.read(3 * math.prod(answer["size"]))
+            image = Image.frombytes("RGB", answer["size"], content)
+    except (OSError, ValueError) as error:  # its pipes are closed
+        raise UnreadablePhotoError("takes too long to decode", is_lasting=True) from error
+    finally:
+        timer.cancel()
+    _idle.append(process)
+    if "cause" in answer:
+        raise UnreadablePhotoError(**answer)
+    return answer["taken"], image
+
+
+def main():
+    """Decode images until stdin ends."""
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        content = io.BytesIO(sys.stdin.buffer.read(request["bytes"]))
+        pixels = b""
+        try:
+            taken, image = decode_photo(
+                content, request["edge"], request["extension"], in_process=False
+            )
+            answer, pixels = {"taken": taken, "size": image.size}, image.tobytes()
+        except UnreadablePhotoError as error:
+            answer = {"cause": error.cause, "is_lasting": error.is_lasting}
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+        sys.stdout.buffer.flush()

@@ -1,0 +1,117 @@
+"""One budget of memory for all decoders, and a limit of time for slow ones."""
+
+import io
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_dcclip import image_dcclip
+from modeling_dcclip.search import decoding
+from modeling_dcclip.search.decoding import Budget, decode_photo
+from modeling_dcclip.search.files import UnreadablePhotoError
+from tests.tiny import encoded
+
+SIZE = (160, 120)
+PIXELS = SIZE[0] * SIZE[1]
+
+
+def file_of(file_format: str, **options) -> io.BytesIO:
+    return io.BytesIO(encoded(Image.effect_noise(SIZE, 50).convert("RGB"), file_format, **options))
+
+
+def assert_refused(file: io.BytesIO, **options):
+    with pytest.raises(UnreadablePhotoError, match="too many pixels") as raised:
+        decode_photo(file, **options)
+    assert raised.value.is_lasting
+
+
+@pytest.mark.parametrize(
+    ("file_format", "per_pixel"), [("PNG", 8), ("WEBP", 16), ("JPEG2000", 20), ("GIF", 9)]
+)
+def test_the_memory_of_a_decoder_depends_on_its_format(file_format, per_pixel):
+    needed = per_pixel * PIXELS
+    assert decode_photo(file_of(file_format), max_bytes=needed)[1].size == SIZE
+    assert_refused(file_of(file_format), max_bytes=needed - 1)
+
+
+def test_a_jpeg_that_is_decoded_smaller_takes_less_memory():
+    assert decode_photo(file_of("JPEG"), 24, max_bytes=8 * PIXELS // 16)[1].size == (40, 30)
+    assert_refused(file_of("JPEG"), max_bytes=8 * PIXELS // 16)
+
+
+def test_a_progressive_jpeg_is_in_memory_as_a_whole():
+    assert_refused(file_of("JPEG", progressive=True), edge=24, max_bytes=4 * PIXELS)
+
+
+def test_gray_values_of_16_bits_take_more_memory():
+    wide = io.BytesIO(encoded(Image.fromarray(np.ones(SIZE[::-1], np.uint16)), "PNG"))
+    assert_refused(wide, max_bytes=27 * PIXELS)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
+    monkeypatch.setattr(image_dcclip, "MAX_SCANNED_PIXELS", 5 * PIXELS)
+    assert_refused(file_of("JPEG", progressive=True))
+    assert decode_photo(file_of("JPEG"))[1].size == SIZE
+
+
+def test_a_thread_waits_for_the_memory_of_another():
+    budget, is_held, may_end, order = Budget(100), Event(), Event(), list[str]()
+
+    def hold():
+        with budget.scope():
+            budget.take(60)
+            is_held.set()
+            may_end.wait(10)
+            order.append("first")
+
+    def wait():
+        with budget.scope():
+            budget.take(50)
+            order.append("second")
+
+    threads = [Thread(target=each) for each in (hold, wait)]
+    threads[0].start()
+    is_held.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second"]
+
+
+def test_memory_is_given_back_after_an_error():
+    budget = Budget(100)
+    with pytest.raises(KeyError), budget.scope():
+        budget.take(100)
+        raise KeyError
+    with budget.scope():
+        budget.take(100)
+
+
+def test_a_process_decodes_to_the_same_pixels_and_date():
+    exif = Image.Exif()
+    exif[0x0132] = "2021:05:09 10:00:00"
+    file = file_of("PNG", exif=exif)
+    taken, image = decoding._decode_in_process(file, None, ".png")
+    expected = decode_photo(file, in_process=False)[1]
+    assert taken == "2021-05-09 10:00:00" and np.array_equal(np.asarray(image), expected)
+
+
+def test_a_decoder_that_takes_too_long_is_ended(monkeypatch):
+    monkeypatch.setattr(decoding, "LIMIT_S", 0)
+    with pytest.raises(UnreadablePhotoError, match="takes too long to decode") as raised:
+        decode_photo(file_of("JPEG2000"))
+    assert raised.value.is_lasting
+    monkeypatch.undo()
+    assert decode_photo(file_of("JPEG2000"))[1].size == SIZE
+
+
+def test_damage_that_a_process_finds_has_its_cause():
+    file = file_of("JPEG2000")
+    file.truncate(len(file.getvalue()) // 2)
+    with pytest.raises(UnreadablePhotoError, match="damaged") as raised:
+        decode_photo(file)
+    assert raised.value.is_lasting
