@@ -161,10 +161,7 @@ def check_layout(layout: Format, folder: Path, model: DualEncoder, data: GateDat
         )
         tool_parts, parts = [], []
         for batch in cells.iter(BATCH_SIZE):
-            images = [
-                _with_even_margins(open_image(cell), model.image_size)
-                for cell in batch[data.image_column]
-            ]
+            images = [_square(open_image(cell)) for cell in batch[data.image_column]]
             tool_parts.append(torch.from_numpy(tool.encode_images(images)))
             # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
             inputs = (
@@ -191,14 +188,7 @@ def check_layout(layout: Format, folder: Path, model: DualEncoder, data: GateDat
     return replace(verdict, kept=not reasons, reasons=reasons)
 
 
-def _with_even_margins(image: PILImage.Image, size: int) -> PILImage.Image:
-    """Shorten an image so that the center crop cuts as many pixels on one side as on the other.
-
-    Tools round half a pixel up or down. That moves the crop by a pixel, and tells nothing about the conversion.
-    """
-    short, long = sorted(image.size)
-    length = next(
-        length for length in range(long, 0, -1) if (size * length // short - size) % 2 == 0
-    )
-    left, top = (max(0, edge - length) // 2 for edge in image.size)
-    return image.crop((left, top, left + min(image.width, length), top + min(image.height, length)))
+def _square(image: PILImage.Image) -> PILImage.Image:
+    """The upper left square: tools round the margins of a center crop differently, which does not matter here."""
+    edge = min(image.size)
+    return image.crop((0, 0, edge, edge))

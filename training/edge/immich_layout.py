@@ -1,6 +1,6 @@
 """The layout of Immich's machine learning server: ONNX graphs with fixed shapes, one image or text at a time.
 
-The server is not on PyPI. `ToolEncoder` re-creates its image and text preprocessing.
+The server is not on PyPI. The check runs the graphs as the runtime of this package prepares images and texts.
 """
 
 import json
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.integrations.open_clip import preprocess_config
+from modeling_dcclip.runtime_dcclip import ImagePreprocessor
 from training.edge.formats import TOWERS
 from training.edge.graphs import trace
 from training.edge.session import open_session
@@ -113,7 +114,7 @@ def _with_input(
 
 
 class ToolEncoder:
-    """The encoders of Immich's machine learning server (September 2026) on the CPU.
+    """The graphs of a written folder, fed as the server feeds them.
 
     Args:
         target: Folder that `write` wrote: `CACHE/clip/NAME` on a server.
@@ -128,35 +129,28 @@ class ToolEncoder:
         )
         self.tokenizer.enable_truncation(max_length=length)
         preprocess = _read(target / "visual/preprocess_cfg.json")
-        self.size, self.mode = preprocess["size"], preprocess["resize_mode"]
-        self.resampling = Image.Resampling[preprocess["interpolation"].upper()]
-        self.mean, self.std = (np.array(preprocess[name], np.float32) for name in ("mean", "std"))
-        self.textual, self.visual = (
-            open_session(target / tower / "model.onnx") for tower in ("textual", "visual")
+        square = dict.fromkeys(("height", "width"), preprocess["size"])
+        is_squashed = preprocess["resize_mode"] == "squash"
+        self.preprocess = ImagePreprocessor(
+            {
+                **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
+                "size": square if is_squashed else {"shortest_edge": preprocess["size"]},
+                "resample": Image.Resampling[preprocess["interpolation"].upper()],
+                "do_center_crop": not is_squashed,
+                "crop_size": square,
+                "image_mean": preprocess["mean"],
+                "image_std": preprocess["std"],
+            }
         )
+        self.textual = open_session(target / "textual/model.onnx")
+        self.visual = open_session(target / "visual/model.onnx")
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Encode RGB images of any size to (N, D) float32, as the server does."""
-        inputs = ({IMAGE_INPUT: self._pixels(image)} for image in images)
-        return np.stack([self.visual.run(None, each)[0][0] for each in inputs])
+        """Encode RGB images of any size to (N, D) float32."""
+        rows = [self.preprocess(image)[None] for image in images]
+        return np.concatenate([self.visual.run(None, {IMAGE_INPUT: row})[0] for row in rows])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts of any length to (N, D) float32, as the server does."""
-        ids = (self.tokenizer.encode(" ".join(text.split())).ids for text in texts)
-        return np.stack(
-            [self.textual.run(None, {TEXT_INPUT: np.array([row], np.int32)})[0][0] for row in ids]
-        )
-
-    def _pixels(self, image: Image.Image) -> np.ndarray:
-        width, height = image.size
-        if self.mode == "squash":
-            image = image.resize((self.size, self.size), self.resampling)
-        else:
-            short = min(width, height)
-            image = image.resize(
-                (int(width / short * self.size), int(height / short * self.size)), self.resampling
-            )
-            left, top = (int(edge / 2 - self.size / 2) for edge in image.size)
-            image = image.crop((left, top, left + self.size, top + self.size))
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-        return ((pixels - self.mean) / self.std).transpose(2, 0, 1)[None]
+        """Encode texts of any length to (N, D) float32."""
+        rows = [np.array([self.tokenizer.encode(text).ids], np.int32) for text in texts]
+        return np.concatenate([self.textual.run(None, {TEXT_INPUT: row})[0] for row in rows])

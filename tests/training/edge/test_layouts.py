@@ -1,7 +1,4 @@
-"""Model folders in the layouts of open_clip and Immich give the embeddings of transformers.
-
-Immich's server is not on PyPI, so its code path is re-created.
-"""
+"""Model folders in the layouts of open_clip and Immich give the embeddings of transformers."""
 
 import json
 import shutil
@@ -155,7 +152,7 @@ def test_preprocessing_without_a_counterpart_is_refused():
 
 @pytest.fixture(scope="module")
 def photographs(images, tmp_path_factory) -> list[str]:
-    """Options that name a labelled set of images whose crops have odd margins, with names in both languages."""
+    """Options that name a labelled set of images of various shapes, with names in both languages."""
     folder = tmp_path_factory.mktemp("photographs")
     sizes = [(97, 64), (64, 99), (201, 133), (150, 101)]
     names = [{"en": f"thing {row}", "zh": f"东西 {row}"} for row in range(len(sizes))]
