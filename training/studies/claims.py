@@ -1,116 +1,765 @@
-r"""Repeat the paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.
+r"""Test the paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.
 
 Examples:
-  python -m training.studies claims --train train.parquet --validation validation.parquet
-  python -m training.studies claims --train train.parquet --validation validation.parquet --image_size 96 --seeds 1
+  python -m training.studies claims --photos DATA
+  python -m training.studies claims --photos DATA --seeds 1 --distill_steps 20 --align_steps 10 --rates 1e-3
 
-Stage 1 matches the teacher's feature maps, embeddings or logits, from all images and captions. Stage 2 is InfoNCE
-alone, on all pairs, a quarter or a sixteenth: after stage 1, or without it for the steps of both stages.
-Measured is retrieval on the validation images, in both directions and languages.
+Stage 1 trains each tower apart, on photographs with and without captions and on texts with and without images. Stage 2
+is InfoNCE alone. Every arm of a start and a seed has the same initial weights, and the learning rate of each stage is
+tuned in every arm: stage 1 on the held-out loss of its own target, stage 2 on the recall of held-out photographs.
+Held-out data are a part of the training data; results are measured on validation and test sets.
+
+The text tower starts at random. The image tower starts from ImageNet's weights, and its lower layers keep them; or it
+is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much processor time,
+the teacher's time for its targets included.
+
+The study takes hours. An interrupted one continues with the run that was not finished.
 """
 
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Image, concatenate_datasets
+from safetensors.torch import load_file, save_file
+from scipy import stats
+from torch import Tensor, nn
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import StudentConfig
+from training.data import evenly_spaced_rows, load_source, tokenize
+from training.data.images import Normalize
 from training.evaluation import retrieval
-from training.evaluation.retrieval import make_retrieval_set
-from training.studies.arms import INFONCE, Arm, Trainer, compare
-from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows
+from training.evaluation.classify import class_embeddings, measure
+from training.evaluation.metrics import top_k_accuracy
+from training.evaluation.retrieval import open_retrieval_set
+from training.students import build_student
+from training.studies.harness import Study, StudyOptions, mean_and_spread
+from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, info_nce
 from training.teachers import DualEncoder
+from training.teachers.images import ImagePreparation, prepared_batches
 from training.teachers.lineage import weights_fingerprint
+from training.teachers.preparation import square_image_processor
+from training.teachers.targets import resample_map
 from training.text.writing_systems import LANGUAGES
-from training.utils.results import Row
+from training.utils.files import atomic_write
+from training.utils.keys import digest_file, no_key
+from training.utils.results import PLOT_FILE, Results, Row, markdown_table
 
-COLUMNS = {
-    "Text to image R@10": {"metric": "text_to_image_R@10"},
-    "Image to text R@10": {"metric": "image_to_text_R@10"},
+PAIRS = "photos_flickr8k_train.parquet"
+MORE_PHOTOS = "photos_coco_unlabelled.parquet"
+MORE_TEXTS = ("captions_text_en_zh.parquet", "sentences_tatoeba_en_zh.parquet")
+RETRIEVAL = "photos_flickr8k_validation.parquet"
+LABELLED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
+NUM_LABELLED = 2000  # evenly spaced images of each labelled set
+NUM_HELD_OUT = 500  # photographs with captions, and texts
+NUM_PHOTOS = 3000  # without captions
+NUM_TEXTS = 40000
+NUM_CAPTIONS = 5  # of a photograph and language
+NUM_BANK = 2048  # texts, or photographs, that logits compare with
+MAX_LENGTH = 24  # tokens
+# of the image towers, as ImageNet's weights were trained
+IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
+TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
+TUNING, SECONDS = "tuning", "processor_s"
+TUNING_SEED = 0
+TEXT_START = "random"  # of the text tower, which does not depend on the image tower
+# weights of the losses of stage 1. With weight 1, maps dominate the gradients of embeddings
+TARGETS = {
+    "map": {"map": 1.0},
+    "map + embedding": {"map": 0.1, "embedding": 1.0},
+    "embedding": {"embedding": 1.0},
+    "logits": {"logits": 1.0},
 }
-NAMES = {language: language for language in LANGUAGES}  # columns of the captions
+BEST = "map + embedding"  # stage 1 of the arms with fewer pairs
+TEXT_CONFIG = {
+    "model_type": "bert",
+    "hidden_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 768,
+    "max_position_embeddings": MAX_LENGTH,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights of the image tower.
+
+    Args:
+        architecture: Name of the architecture in timm.
+        init: Source of the weights, as in a recipe.
+        frozen: Prefixes of the layers that are not trained.
+    """
+
+    architecture: str
+    init: str = "random"
+    frozen: tuple[str, ...] = ()
+
+
+LOWER_LAYERS = ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
+STARTS = {
+    "ImageNet": Start(
+        "tf_efficientnet_lite0",
+        "pip:efficientnet-lite0",
+        tuple(f"vision_model.timm_model.{name}." for name in LOWER_LAYERS),
+    ),
+    "random": Start("mobilenetv4_conv_small_050"),
+}
+# of the weights of a tower
+PREFIXES = {
+    "vision": ("vision_model.", "visual_projection."),
+    "text": ("text_model.", "text_projection."),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the student.
+
+    Args:
+        target: What stage 1 matches; None for stage 2 alone.
+        aligned: Whether stage 2 follows.
+        share: Stage 2 has all pairs divided by this number.
+        equal_time: Whether stage 2 alone has the processor time of both stages, not their steps.
+    """
+
+    target: str | None
+    aligned: bool = True
+    share: int = 1
+    equal_time: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in the results."""
+        if self.target is None:
+            name = f"stage 2 alone, equal {'time' if self.equal_time else 'steps'}"
+        else:
+            name = f"{self.target}, {'both stages' if self.aligned else 'stage 1'}"
+        return name if self.share == 1 else f"{name}, 1/{self.share} of the pairs"
+
+
+def arms_of(shares: Sequence[int]) -> list[Arm]:
+    """All arms. A map alone trains no projection, so its embeddings are not measured before stage 2."""
+    arms = [Arm(target, aligned=False) for target in TARGETS if target != "map"]
+    arms += [Arm(target) for target in TARGETS]
+    arms += [Arm(None), Arm(None, equal_time=True)]
+    for share in shares:
+        arms += [Arm(BEST, share=share), Arm(None, share=share)]
+    return arms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(StudyOptions):
-    """What to train, and where to measure.
+    """What to train, and how long.
 
     Args:
-        train: Images with captions: a source with the columns `image`, `en` and `zh`.
-        validation: The same, to measure retrieval on.
-        distill: Recipe of stage 1, with teacher and student.
-        align: Recipe of stage 2.
-        image_size: Edge in pixels of the student's images. Default: the recipe's.
-        distill_steps: Optimizer steps of stage 1.
+        photos: Folder with the data files of `python -m training.photographs`, CIFAR-10 and Tiny ImageNet.
+        teacher: Folder of the teacher.
+        image_size: Edge of the student's images in pixels.
+        distill_steps: Optimizer steps of each tower in stage 1.
         align_steps: Optimizer steps of stage 2 after stage 1.
-        batch_size: Images in a batch.
+        batch_size: Photographs in a batch; a batch of texts has twice as many.
+        rates: Learning rates to choose from.
         shares: Stage 2 has all pairs divided by each of these numbers.
-        seeds: Seeds of the training and of the choice of pairs.
+        seeds: Seeds of the initial weights, the batches and the choice of pairs.
     """
 
-    train: str
-    validation: str
-    distill: str = str(CONFIGS / "photographs" / "distill.yaml")
-    align: str = str(CONFIGS / "photographs" / "align.yaml")
-    image_size: int | None = None
-    distill_steps: int = 600
-    align_steps: int = 200
+    photos: str = no_key()
+    teacher: str = no_key(default="model_cards/dcclip-tiny-photo")
+    image_size: int = 96
+    distill_steps: int = 300
+    align_steps: int = 150
     batch_size: int = 64
-    shares: list[int] = field(default_factory=lambda: [1, 4, 16])
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
-    output_dir: str = "runs/studies/claims"
+    rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
+    shares: list[int] = field(default_factory=lambda: [4, 16])
+    seeds: list[int] = no_key(default_factory=lambda: [1, 2, 3])
+    output_dir: str = no_key(default="runs/studies/claims")
 
     def __post_init__(self):
-        self.require_at_least(1, "distill_steps", "align_steps", "shares")
+        self.require_at_least(1, "distill_steps", "align_steps", "shares", "seeds")
         self.require_at_least(2, "batch_size")
-        self.require_at_least(0, "seeds")
 
 
-def arms_of(shares: list[int]) -> list[Arm]:
-    """Stage 1 with each target, and stage 2 on each share of the pairs after stage 1 and alone."""
-    pairs = {share: "all pairs" if share == 1 else f"1/{share} of the pairs" for share in shares}
-    return [
-        Arm("stage 1, feature map"),
-        Arm("stage 1, embedding", {"map_weight": 0.0}),
-        Arm("stage 1, logits", {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0}),
-        *(Arm(f"stage 1 and 2, {name}", {}, INFONCE, share) for share, name in pairs.items()),
-        *(Arm(f"stage 2, {name}", None, INFONCE, share) for share, name in pairs.items()),
-    ]
+@dataclass(frozen=True)
+class Examples:
+    """Inputs of one tower with the teacher's targets.
+
+    Args:
+        inputs: Images, (N, 3, S, S) uint8, or token ids, (N, L) int64.
+        maps: Feature maps of the teacher at P positions, (N, P, C) float16.
+        embeddings: Embeddings of the teacher, (N, D) float16.
+    """
+
+    inputs: Tensor
+    maps: Tensor
+    embeddings: Tensor
+
+    def split(self, number: int) -> tuple["Examples", "Examples"]:
+        """The first examples, and all others."""
+        tensors = (self.inputs, self.maps, self.embeddings)
+        return Examples(*(each[:number] for each in tensors)), Examples(
+            *(each[number:] for each in tensors)
+        )
 
 
-def make_trainer(options: Options) -> Trainer:
-    """Read the recipes, and write the training images to one file."""
-    first = parse_recipe(DistillRecipe, ["--config", options.distill])
-    rows = open_rows(options.train, CAPTIONED, "train")
-    folder = Path(options.output_dir) / ".scratch"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / "pairs.parquet")
-    data = DataConfig(
-        train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False
-    )
-    student = replace(first.student, image_size=options.image_size or first.student.image_size)
-    first = replace(first, student=student, data=data, tower="both", teacher_views=1)
-    first = replace(first, batch_size=options.batch_size, map_weight=first.map_weight or 1.0)
-    second = parse_recipe(AlignRecipe, ["--config", options.align])
-    second = replace(
-        second, batch_size=options.batch_size, teacher_views=1
-    )  # the stages share the targets
-    return Trainer(first, second, folder, options.distill_steps, options.align_steps)
+class Experiment:
+    """Data in memory, and the runs on them.
+
+    Args:
+        options: Options of the study.
+        study: Results.
+        teacher: Teacher.
+    """
+
+    def __init__(self, options: Options, study: Study, teacher: DualEncoder):
+        self.options, self.study = options, study
+        self.photos = Path(options.photos).expanduser()
+        self.cache = study.folder / "cache"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.teacher, self.tokenizer = teacher, teacher.tokenizer
+        self.pad = self.tokenizer.pad_token_id
+        self.normalize = Normalize(options.image_size, tuple(IMAGE_MEAN), tuple(IMAGE_STD))
+        pairs = load_source(str(self.photos / PAIRS), field="photos")
+        held_out, images = self._images(pairs).split(NUM_HELD_OUT)
+        held_texts, texts = self._texts(pairs).split(NUM_HELD_OUT)
+        self.examples = {"vision": images, "text": texts}
+        self.held_out = {"vision": held_out, "text": held_texts}
+        captions = {each: self._captions(pairs[each]) for each in LANGUAGES}  # (N, 5, L) each
+        self.captions = {each: ids[NUM_HELD_OUT:] for each, ids in captions.items()}
+        self.held_captions = {each: ids[:NUM_HELD_OUT] for each, ids in captions.items()}
+        self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
+        self.labelled = {
+            name: load_source(str(self.photos / file), field="photos")
+            for name, file in LABELLED.items()
+        }
+
+    # data
+
+    def _cached(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = self.cache / f"{name}.safetensors"
+        if not path.exists():
+            tensors = make()
+            with atomic_write(path) as scratch:
+                save_file({key: each.contiguous() for key, each in tensors.items()}, scratch)
+        return load_file(path)
+
+    def _images(self, pairs: Dataset) -> Examples:
+        """Photographs with captions first, then others."""
+        others = load_source(str(self.photos / MORE_PHOTOS), field="photos")
+        others = others.select(evenly_spaced_rows(len(others), NUM_PHOTOS))
+        parts = [
+            rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+            for rows in (pairs, others)
+        ]
+        rows = concatenate_datasets(parts)
+        size = self.options.image_size
+        small = ImagePreparation(size, self.normalize, "", squashes=True)
+        large = self.teacher.images
+        grid = (math.ceil(size / 32), math.ceil(size / 32))  # of both image towers
+
+        def make() -> dict[str, Tensor]:
+            pixels = torch.cat(list(prepared_batches(rows, "image", 64, small.fit)))
+            began = time.process_time()
+            targets = [
+                self.teacher.image_targets(large.normalize(batch))
+                for batch in prepared_batches(rows, "image", 64, large.fit)
+            ]
+            self._add_cost(time.process_time() - began)
+            maps = torch.cat([resample_map(each.required_map, grid).half() for each in targets])
+            embeddings = torch.cat([each.embedding.half() for each in targets])
+            maps = maps.flatten(2).transpose(1, 2)  # (N, H x W, C)
+            return {"inputs": pixels.contiguous(), "maps": maps, "embeddings": embeddings}
+
+        return Examples(**self._cached(f"images-{size}", make))
+
+    def _texts(self, pairs: Dataset) -> Examples:
+        """Evenly spaced texts of each source and language: captions, and sentences without photographs."""
+        sources = [load_source(str(self.photos / name), field="photos") for name in MORE_TEXTS]
+        columns = [rows[each] for rows in (pairs, *sources) for each in LANGUAGES]
+        texts = []
+        for column in columns:
+            found = [
+                text
+                for cell in column
+                for text in ([cell] if isinstance(cell, str) else cell or [])
+            ]
+            count = min(NUM_TEXTS // len(columns), len(found))
+            texts += [found[row] for row in evenly_spaced_rows(len(found), count)]
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+        texts = [texts[number] for number in order]
+
+        def make() -> dict[str, Tensor]:
+            ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
+            began = time.process_time()
+            targets = [
+                self.teacher.text_targets(part, (part != self.pad).long())
+                for part in ids.split(256)
+            ]
+            self._add_cost(time.process_time() - began)
+            maps = torch.cat([each.required_map.half() for each in targets])
+            embeddings = torch.cat([each.embedding.half() for each in targets])
+            return {"inputs": ids, "maps": maps, "embeddings": embeddings}
+
+        return Examples(**self._cached("texts", make))
+
+    def _captions(self, cells: Sequence[list[str]]) -> Tensor:
+        """Token ids of the captions of each photograph, (N, 5, L); fewer are repeated."""
+        five = [
+            text for cell in cells for text in itertools.islice(itertools.cycle(cell), NUM_CAPTIONS)
+        ]
+        return tokenize(self.tokenizer, five, MAX_LENGTH)["input_ids"].unflatten(
+            0, (-1, NUM_CAPTIONS)
+        )
+
+    def _add_cost(self, seconds: float):
+        """Record the teacher's processor time, before its targets are saved."""
+        self.study.add(
+            [Row(model="teacher", metric=SECONDS, value=round(seconds, 1), stage=TUNING)]
+        )
+
+    # models
+
+    def student(self, start: str, seed: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+        """The initial student, the same in every arm."""
+        vision = {
+            "model_type": "timm_wrapper",
+            "architecture": STARTS[start].architecture,
+            "do_pooling": False,
+        }
+        config = StudentConfig(
+            vision_config=vision,
+            vision_init=STARTS[start].init,
+            text_config=TEXT_CONFIG,
+            tokenizer=self.options.teacher,
+            image_size=self.options.image_size,
+            image_mean=IMAGE_MEAN,
+            image_std=IMAGE_STD,
+            max_text_length=MAX_LENGTH,
+            projection_dim=self.teacher.projection_dim,
+        )
+        model, processor = build_student(config, list(LANGUAGES), seed=seed)
+        processor.image_processor = square_image_processor(
+            self.options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
+        )
+        if start != TEXT_START:
+            weights = self.student(TEXT_START, seed)[0].state_dict()
+            own = {
+                name: each for name, each in weights.items() if name.startswith(PREFIXES["text"])
+            }
+            model.load_state_dict(own, strict=False)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        return model, processor
+
+    def encode(
+        self, model: DCCLIPModel, tower: str, inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Feature maps, (B, P, C), embeddings, (B, D), and the mask of a text's positions, (B, P)."""
+        if tower == "vision":
+            images = model.get_image_features(self.normalize(inputs))
+            return images.feature_map.flatten(2).transpose(1, 2), images.pooler_output, None
+        mask = (inputs != self.pad).long()
+        length = int(mask.sum(1).max())
+        texts = model.get_text_features(inputs[:, :length], mask[:, :length])
+        return texts.last_hidden_state, texts.pooler_output, mask[:, :length]
+
+    def embed(self, model: DCCLIPModel, tower: str, inputs: Tensor) -> Tensor:
+        """Embeddings, (B, D), L2-normalized."""
+        return F.normalize(self.encode(model, tower, inputs)[1], dim=-1)
+
+    def fit(
+        self,
+        model: DCCLIPModel,
+        more: Iterable[Tensor],
+        towers: Iterable[str],
+        start: str,
+        loss: Callable[[int], Tensor],
+        steps: int,
+        rate: float,
+    ) -> float:
+        """Train towers, and return the seconds of processor time.
+
+        Args:
+            model: Student.
+            more: Further parameters to train.
+            towers: Names of the towers.
+            start: Name of the start, whose frozen layers are not trained.
+            loss: Loss of a step.
+            steps: Number of steps.
+            rate: Peak learning rate.
+        """
+        frozen = STARTS[start].frozen
+        prefixes = tuple(prefix for tower in towers for prefix in PREFIXES[tower])
+        for name, parameter in model.named_parameters():
+            learns = name.startswith((*prefixes, "logit_scale")) and not name.startswith(frozen)
+            parameter.requires_grad_(learns)
+        model.train()
+        for name, module in model.named_modules():
+            if f"{name}.".startswith(frozen):
+                module.eval()
+        trained = [each for each in (*model.parameters(), *more) if each.requires_grad]
+        groups = [
+            {"params": [each for each in trained if each.ndim > 1], "weight_decay": 0.05},
+            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        warmup = math.ceil(steps / 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
+        )
+        began = time.process_time()
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss(step).backward()
+            nn.utils.clip_grad_norm_(trained, 3.0)
+            optimizer.step()
+            schedule.step()
+        model.eval()
+        return time.process_time() - began
+
+    # stage 1
+
+    def distill(
+        self, start: str, tower: str, target: str, rate: float, seed: int
+    ) -> dict[str, Tensor]:
+        """Train one tower, or open the result of an earlier run.
+
+        Returns:
+            Weights of the tower by name, `held_out_loss`, and `processor_s`.
+        """
+        name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
+        return self._cached(name, lambda: self._distill(start, tower, target, rate, seed))
+
+    def _distill(
+        self, start: str, tower: str, target: str, rate: float, seed: int
+    ) -> dict[str, Tensor]:
+        model, _ = self.student(start, seed)
+        examples, held_out = self.examples[tower], self.held_out[tower]
+        bank = self.examples["text" if tower == "vision" else "vision"].embeddings[:NUM_BANK]
+        width = int(getattr(model.config, f"{tower}_width") or 0)
+        adapter = nn.Linear(width, examples.maps.shape[-1])
+        size = self.options.batch_size * (1 if tower == "vision" else 2)
+        batches = draw_batches(len(examples.inputs), size, self.options.distill_steps, seed)
+        scale, weights = math.exp(self.teacher.logit_scale), TARGETS[target]
+
+        def loss(of: Examples, rows: Tensor) -> Tensor:
+            maps, embeddings, mask = self.encode(model, tower, of.inputs[rows])
+            teacher_maps = of.maps[rows, : maps.shape[1]].float()
+            teacher = of.embeddings[rows].float()
+            losses = {
+                "map": lambda: feature_map_loss(adapter(maps), teacher_maps, mask, dim=-1),
+                "embedding": lambda: embedding_loss(embeddings, teacher),
+                "logits": lambda: bank_loss(embeddings, teacher, bank.float(), scale),
+            }
+            return torch.stack([weight * losses[name]() for name, weight in weights.items()]).sum()
+
+        seconds = self.fit(
+            model,
+            adapter.parameters(),
+            [tower],
+            start,
+            lambda step: loss(examples, batches[step]),
+            len(batches),
+            rate,
+        )
+        with torch.no_grad():
+            parts = torch.arange(NUM_HELD_OUT).split(100)
+            value = torch.stack([loss(held_out, rows) for rows in parts]).mean()
+        trained = {
+            name: each
+            for name, each in model.state_dict().items()
+            if name.startswith(PREFIXES[tower])
+        }
+        return trained | {"held_out_loss": value, SECONDS: torch.tensor(seconds)}
+
+    # stage 2
+
+    def align(
+        self, model: DCCLIPModel, start: str, rate: float, steps: int, seed: int, share: int
+    ) -> float:
+        """Train both towers by InfoNCE in both languages, and return the seconds of processor time."""
+        generator = torch.Generator().manual_seed(seed)
+        num_pairs = len(self.captions["en"])
+        chosen = torch.randperm(num_pairs, generator=generator)[: num_pairs // share]
+        size = min(self.options.batch_size, len(chosen))
+        batches = draw_batches(len(chosen), size, steps, seed)
+        own = torch.eye(size, dtype=torch.bool)
+
+        def loss(step: int) -> Tensor:
+            rows = chosen[batches[step]]
+            images = self.examples["vision"].inputs[rows]
+            flipped = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+            image = self.embed(model, "vision", torch.where(flipped, images.flip(3), images))
+            number = torch.randint(NUM_CAPTIONS, (size,), generator=generator)
+            texts = torch.cat([captions[rows, number] for captions in self.captions.values()])
+            text = self.embed(model, "text", texts)
+            scale = model.logit_scale.exp().clamp(max=100)
+            return torch.stack(
+                [info_nce(image, part, scale, own) for part in text.split(size)]
+            ).mean()
+
+        return self.fit(model, [], PREFIXES, start, loss, steps, rate)
+
+    # arms
+
+    def train(
+        self, arm: Arm, start: str, seed: int, rate: float = 0.0
+    ) -> tuple[DualEncoder, float]:
+        """Train an arm with tuned rates, or stage 2 with a given one, and return the seconds of stage 2."""
+        model, processor = self.student(start, seed)
+        for tower in PREFIXES if arm.target else ():
+            from_start = start if tower == "vision" else TEXT_START
+            weights = self.distill(
+                from_start, tower, str(arm.target), self.first_rate(arm, start, tower), seed
+            )
+            model.load_state_dict(
+                {name: weights[name] for name in weights if "." in name}, strict=False
+            )
+        seconds = 0.0
+        if arm.aligned:
+            rate = rate or self.second_rate(arm, start)
+            seconds = self.align(model, start, rate, self.steps(arm, start), seed, arm.share)
+        return DualEncoder(model.eval(), processor, arm.name), seconds
+
+    def first_rate(self, arm: Arm, start: str, tower: str) -> float:
+        """The rate of stage 1 with the lowest loss on held-out data."""
+        target, start = str(arm.target), start if tower == "vision" else TEXT_START
+        losses = {}
+        for rate in self.options.rates:
+            run = self.distill(start, tower, target, rate, TUNING_SEED)
+            losses[rate] = float(run["held_out_loss"])
+            name = f"{target}, stage 1 of {tower}, rate {rate:g}"
+            self._record(name, start, {"held_out_loss": losses[rate], SECONDS: float(run[SECONDS])})
+        return min(losses, key=lambda rate: losses[rate])
+
+    def second_rate(self, arm: Arm, start: str) -> float:
+        """The rate of stage 2 with the highest recall on held-out photographs, for all pairs and equal steps."""
+        arm = replace(arm, share=1, equal_time=False)
+        recalls = {}
+        for rate in self.options.rates:
+            name = f"{arm.name}, rate {rate:g}"
+            if not self.study.has(model=name, protocol=start):
+                model, seconds = self.train(arm, start, TUNING_SEED, rate)
+                self._record(
+                    name,
+                    start,
+                    {"held_out_recall": self.held_out_recall(model.model), SECONDS: seconds},
+                )
+            (recalls[rate],) = self.study.results.values(
+                model=name, protocol=start, metric="held_out_recall"
+            )
+        return max(recalls, key=lambda rate: recalls[rate])
+
+    def _record(self, name: str, start: str, values: dict[str, float]):
+        fields: dict[str, Any] = {"model": name, "protocol": start, "stage": TUNING}
+        fields["seed"] = TUNING_SEED
+        if not self.study.has(**fields):
+            self.study.add(
+                [Row(metric=metric, value=value, **fields) for metric, value in values.items()]
+            )
+
+    def steps(self, arm: Arm, start: str) -> int:
+        """Steps of stage 2 of an arm."""
+        if arm.target is not None:
+            return self.options.align_steps
+        both = self.options.distill_steps + self.options.align_steps
+        if not arm.equal_time:
+            return both
+        self.second_rate(Arm(BEST), start)  # which is tuned and timed by now
+        self.second_rate(Arm(None), start)
+        teacher = sum(self.study.results.values(model="teacher", metric=SECONDS))
+        first = sum(
+            self._median_seconds(
+                f"{BEST}, stage 1 of {tower}", start if tower == "vision" else TEXT_START
+            )
+            for tower in PREFIXES
+        )
+        second = self._median_seconds(Arm(BEST).name, start)
+        return round(
+            both * (teacher + first + second) / self._median_seconds(Arm(None).name, start)
+        )
+
+    def _median_seconds(self, name: str, start: str) -> float:
+        names = [f"{name}, rate {rate:g}" for rate in self.options.rates]
+        values = [
+            self.study.results.values(model=each, protocol=start, metric=SECONDS)[0]
+            for each in names
+        ]
+        return statistics.median(values)
+
+    # measurement
+
+    @torch.inference_mode()
+    def held_out_recall(self, model: DCCLIPModel) -> float:
+        """Mean recall at 10 of held-out photographs and their first captions, over directions and languages."""
+        inputs = self.held_out["vision"].inputs.split(100)
+        images = torch.cat([self.embed(model, "vision", part) for part in inputs])
+        recalls = []
+        for captions in self.held_captions.values():
+            parts = captions[:, 0].split(100)
+            texts = torch.cat([self.embed(model, "text", part) for part in parts])
+            labels = torch.arange(NUM_HELD_OUT)
+            for similarities in (images @ texts.T, texts @ images.T):
+                recalls.append(top_k_accuracy(similarities, labels, 10))
+        return statistics.fmean(recalls)
+
+    def measure(
+        self, model: DualEncoder, name: str, start: str | None, seed: int | None
+    ) -> list[Row]:
+        """Recall at 10 on validation photographs, and top-1 on labelled images, in both languages."""
+        rows = retrieval.measure(model, self.retrieval, name, ks=(10,), seed=seed)
+        for set_name, labelled in self.labelled.items():
+            classes = sorted(set(labelled["label"]))
+            chosen = labelled.select(evenly_spaced_rows(len(labelled), NUM_LABELLED))
+            labels = torch.tensor([classes.index(label) for label in chosen["label"]])
+            images = model.encode_images(chosen)
+            for language in LANGUAGES:
+                class_names = dict(zip(labelled["label"], labelled[language], strict=True))
+                texts = class_embeddings(
+                    model, [class_names[each] for each in classes], TEMPLATES[language]
+                )
+                found = measure(images, texts, labels, ("top1",))
+                rows += found.rows(model=name, set=set_name, language=language, seed=seed)
+        return [replace(row, protocol=start) for row in rows]
+
+
+def draw_batches(num: int, size: int, steps: int, seed: int) -> list[Tensor]:
+    """Row numbers of each batch: all rows in random order, and again for each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    epochs = math.ceil(steps * size / (num - num % size))
+    parts = []
+    for _ in range(epochs):
+        parts += torch.randperm(num, generator=generator)[: num - num % size].split(size)
+    return parts[:steps]
+
+
+# what is compared: the claim, the arm that it says is better, and the other one
+CLAIMS = (
+    ("Both stages beat stage 2 alone, equal steps", Arm(BEST), Arm(None)),
+    ("Both stages beat stage 2 alone, equal time", Arm(BEST), Arm(None, equal_time=True)),
+    ("The same with 1/16 of the pairs, equal steps", Arm(BEST, share=16), Arm(None, share=16)),
+    ("Both stages beat stage 1 alone", Arm(BEST), Arm(BEST, aligned=False)),
+    ("Feature maps teach more than logits", Arm("map"), Arm("logits")),
+    ("Feature maps teach more than embeddings", Arm("map"), Arm("embedding")),
+    ("Feature maps add to embeddings", Arm(BEST), Arm("embedding")),
+)
+SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
+
+
+def values_by_seed(
+    results: Results, name: str, start: str, of: str, language: str | None = None
+) -> dict[int, float]:
+    """Mean value of an arm on a set by seed, over directions of retrieval and over languages unless one is given."""
+    found: dict[int, list[float]] = {}
+    for row in results.rows:
+        is_of_arm = (row.model, row.protocol, row.set) == (name, start, of)
+        if is_of_arm and row.seed is not None and language in (None, row.language):
+            found.setdefault(row.seed, []).append(row.value)
+    return {seed: statistics.fmean(values) for seed, values in found.items()}
+
+
+def table(results: Results) -> str:
+    """Markdown table of all arms, in percent: mean over seeds and standard deviation, in English / Chinese."""
+    names = dict.fromkeys(row.model for row in results.rows if row.set in SETS)
+    lines = [["Start, arm", *(f"{title}, en / zh" for title in SETS.values())]]
+    lines.append(["---", *["---:"] * len(SETS)])
+    for start, name in itertools.product(STARTS, names):
+        cells = [
+            " / ".join(
+                mean_and_spread([*values_by_seed(results, name, start, of, language).values()])
+                for language in LANGUAGES
+            )
+            for of in SETS
+        ]
+        lines.append([f"{start}: {name}", *cells])
+    return markdown_table(lines)
+
+
+def verdicts(results: Results) -> str:
+    """Markdown table of the claims: difference in points with its 95 % interval over seeds, and what follows.
+
+    A claim holds if its interval is above 0, and is refuted if it is below 0. Otherwise the study leaves it open.
+    """
+    lines = [["Claim, start", *SETS.values()], ["---", *["---:"] * len(SETS)]]
+    for (claim, better, worse), start in itertools.product(CLAIMS, STARTS):
+        cells = []
+        for of in SETS:
+            first, second = (
+                values_by_seed(results, arm.name, start, of) for arm in (better, worse)
+            )
+            differences = [100 * (first[seed] - second[seed]) for seed in first if seed in second]
+            cells.append(_verdict(differences))
+        lines.append([f"{claim}, {start}", *cells])
+    return markdown_table(lines)
+
+
+def _verdict(differences: Sequence[float]) -> str:
+    if len(differences) < 2:
+        return "-"
+    mean = statistics.fmean(differences)
+    factor = float(stats.t.ppf(0.975, len(differences) - 1))
+    half = factor * statistics.stdev(differences) / math.sqrt(len(differences))
+    outcome = "yes" if mean > half else "no" if mean < -half else "open"
+    return f"{mean:+.1f} ± {half:.1f}: {outcome}"
+
+
+def plot(results: Results, folder: Path) -> Path:
+    """Draw recall at 10 of all arms, a panel for each start: the mean, and a small mark for each seed."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row.model for row in results.rows if row.set in SETS))
+    figure = Figure((11, 1 + 0.35 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(STARTS), sharey=True, squeeze=False)[0]
+    for panel, start in zip(panels, STARTS, strict=True):
+        for color, language in zip(("C0", "C1"), LANGUAGES, strict=True):
+            for height, name in enumerate(names):
+                values = [*values_by_seed(results, name, start, "flickr8k", language).values()]
+                percent = [100 * value for value in values]
+                panel.plot(percent, [height] * len(values), "|", color=color)
+                if values:
+                    panel.plot(statistics.fmean(percent), height, "o", color=color)
+            panel.plot([], [], "o", color=color, label=language)
+        panel.set(title=f"image tower: {start}", xlabel="Recall at 10, %")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    panels[0].legend()
+    with atomic_write(path := folder / PLOT_FILE) as scratch:
+        figure.savefig(scratch, format="png", dpi=150)
+    return path
 
 
 def run(options: Options):
-    """Train and measure every arm, and print the table."""
-    trainer = make_trainer(options)
-    pairs = make_retrieval_set(
-        "validation",
-        open_rows(options.validation, CAPTIONED, "validation"),
-        NAMES,
-        "image",
-        options.validation,
+    """Train and measure every arm, and print the tables."""
+    photos = Path(options.photos).expanduser()
+    names = (PAIRS, MORE_PHOTOS, *MORE_TEXTS, RETRIEVAL, *LABELLED.values())
+    digests = {name: digest_file(photos / name) for name in names}
+    teacher = DualEncoder.from_pretrained(options.teacher, field="teacher")
+    # a result is the same wherever data and teacher are
+    study = Study(
+        "claims",
+        options,
+        options.photos,
+        digests=digests,
+        weights=weights_fingerprint(teacher.model),
     )
-    teacher = DualEncoder.from_pretrained(str(trainer.distill.teacher))
-    study = Study("claims", options, options.train, weights=weights_fingerprint(teacher.model))
-
-    def measure(model: DualEncoder, arm: Arm, seed: int) -> list[Row]:
-        return retrieval.measure(model, pairs, arm.name, seed=seed)
-
-    compare(study, trainer, arms_of(options.shares), options.seeds, measure)
-    study.finish(arms_table(study.results, COLUMNS))
+    experiment = Experiment(options, study, teacher)
+    if not study.has(model="teacher", set="flickr8k"):
+        study.add(experiment.measure(teacher, "teacher", None, None))
+    for seed, start, arm in itertools.product(options.seeds, STARTS, arms_of(options.shares)):
+        if study.has(model=arm.name, protocol=start, seed=seed):
+            continue
+        model, _ = experiment.train(arm, start, seed)
+        study.add(experiment.measure(model, arm.name, start, seed))
+    plot(study.results, study.folder)
+    study.finish(f"{table(study.results)}\n\n{verdicts(study.results)}")

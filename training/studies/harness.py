@@ -1,33 +1,16 @@
-"""What all studies share: options, rows that outlive an interruption, tables of means over seeds."""
+"""What all studies share: options, rows that outlive an interruption, means over seeds."""
 
-import json
-import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image
-
-from training.data import evenly_spaced_rows, load_source, require_columns
-from training.data.reader import digest_sources
-from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
-from training.utils.files import expanded
-from training.utils.results import (
-    RESULTS_FILE,
-    Results,
-    Row,
-    make_meta,
-    markdown_table,
-    portable_values,
-)
+from training.utils.keys import differences, make_key, no_key
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 PROGRAM = "python -m training.studies"
-CAPTIONED = ("image", *LANGUAGES)  # columns of images with captions in both languages
-# options that a later call may change, because rows name their values or do not depend on them
-EXTENDABLE = ("arms", "backends", "models", "output_dir", "seeds", "sizes", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +21,7 @@ class StudyOptions:
         output_dir: Folder for results.json and scratch files. Runs whose results are already there are not repeated.
     """
 
-    output_dir: str
+    output_dir: str = no_key()
 
     def require_at_least(self, low: int, *names: str):
         """Check numbers, and lists of numbers.
@@ -58,9 +41,9 @@ class Study:
 
     Args:
         name: Name of the study on the command line.
-        options: Its options.
+        options: Its options. A later call may change fields made by `no_key`.
         data: Source of the images and texts.
-        conditions: Further facts on which the results depend, such as a fingerprint of the weights.
+        conditions: Further facts on which the results depend, such as digests of data and weights.
 
     Raises:
         ValueError: The folder has results of other settings.
@@ -68,30 +51,16 @@ class Study:
 
     def __init__(self, name: str, options: StudyOptions, data: str, **conditions: Any):
         self.folder = Path(options.output_dir)
-        settings = {
-            key: value for key, value in asdict(options).items() if key not in EXTENDABLE
-        } | conditions
-        named = [
-            os.path.abspath(expanded(value))
-            for value in settings.values()
-            if isinstance(value, str)
-        ]
-        settings["files_digest"] = digest_sources(named)
-        settings = portable_values(json.loads(json.dumps(settings)))  # as the file has them
-        meta = make_meta(data, None, command_of(f"{PROGRAM} {name}", options), settings=settings)
-        self.results = Results(meta)
+        settings = make_key(options) | conditions
+        command = command_of(f"{PROGRAM} {name}", options)
+        self.results = Results(make_meta(data, None, command, settings=settings))
         path = self.folder / RESULTS_FILE
         if path.exists():
             earlier = Results.read(path)
-            before = earlier.meta.get("settings", {})
-            changed = sorted(
-                key for key in {*before, *settings} if before.get(key) != settings.get(key)
-            )
-            if changed:
-                key = changed[0]
+            if changed := differences(earlier.meta.get("settings", {}), settings):
                 raise ValueError(
-                    f"output_dir: {str(path)!r} has results with {key} {before.get(key)}, not {settings.get(key)}. "
-                    "Name a different folder, or remove that file."
+                    f"output_dir: {str(path)!r} has results of other settings ({changed[0]}). Name a "
+                    "different folder, or remove that file."
                 )
             self.results.rows = earlier.rows
 
@@ -103,48 +72,15 @@ class Study:
         """Add the rows of one run, write all results, and print the run in one line."""
         self.results.rows += rows
         self.results.write(self.folder)
-        if rows:
-            first = rows[0]
-            names = [
-                first.model,
-                first.stage,
-                first.set,
-                None if first.seed is None else f"seed {first.seed}",
-            ]
-            values = [
-                f"{row.metric}{f' {row.language}' if row.language else ''} {row.value:.4g}"
-                for row in rows
-                if row.interval is None or row.language is not None
-            ]
-            print(f"{', '.join(filter(None, names))}: {', '.join(values[:8])}", flush=True)
+        first = rows[0]
+        seed = None if first.seed is None else f"seed {first.seed}"
+        names = filter(None, (first.model, first.stage, first.protocol, seed))
+        values = (f"{row.metric} {row.language or ''} {row.value:.4g}" for row in rows[:8])
+        print(f"{', '.join(names)}: {', '.join(values)}", flush=True)
 
     def finish(self, table: str):
         """Write the results, and print the table and the path of the results."""
         print(f"\n{table}\n\n{self.results.write(self.folder)}")
-
-
-def arms_table(results: Results, columns: dict[str, dict[str, str]]) -> str:
-    """Render percentages, English / Chinese, as mean over seeds with the standard deviation.
-
-    Args:
-        results: Results of a study whose rows name their arm in `model`.
-        columns: For each title the fields of its rows.
-
-    Returns:
-        Markdown table with a line for each arm.
-    """
-    lines = [["%, en / zh", "Seeds", *columns], ["---", *["---:"] * (len(columns) + 1)]]
-    for arm in dict.fromkeys(row.model for row in results.rows):
-        seeds = {row.seed for row in results.rows if row.model == arm} - {None}
-        cells = [
-            " / ".join(
-                mean_and_spread(results.values(model=arm, language=each, **fields))
-                for each in LANGUAGES
-            )
-            for fields in columns.values()
-        ]
-        lines.append([arm, str(len(seeds) or ""), *cells])
-    return markdown_table(lines)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -153,24 +89,3 @@ def mean_and_spread(values: Sequence[float]) -> str:
         return "-"
     mean = f"{100 * statistics.fmean(values):.1f}"
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def open_rows(
-    source: str, columns: Sequence[str], field: str, number: int | None = None
-) -> Dataset:
-    """Open columns of a source without decoding its images.
-
-    Args:
-        source: Any source that `load_source` accepts.
-        columns: Its columns, `image` among them.
-        field: Option that names the source, for messages.
-        number: Largest number of rows, evenly spaced. Default: all.
-
-    Raises:
-        ValueError: The source cannot be opened, or a column is missing.
-    """
-    rows = require_columns(
-        load_source(source, field=field), columns, source, "Name other data.", field=field
-    )
-    rows = rows.select_columns(list(columns)).cast_column("image", Image(decode=False))
-    return rows if number is None else rows.select(evenly_spaced_rows(len(rows), number))
