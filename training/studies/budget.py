@@ -27,6 +27,7 @@ from modeling_dcclip import DCCLIPConfig
 from training.studies.baselines import FACTS, NAMES, TEMPLATES, prepare
 from training.studies.harness import Study, StudyOptions
 from training.teachers.loading import read_config
+from training.utils.keys import no_key
 from training.utils.results import Results, Row, markdown_table
 
 Backend = Literal["eager", "onnx-fp32", "onnx-int8"]
@@ -47,13 +48,13 @@ class Options(StudyOptions):
         seconds: Time limit for one kind of call; at least three calls are made.
     """
 
-    models: list[str] = field(default_factory=lambda: list(NAMES))
-    backends: list[Backend] = field(default_factory=lambda: ["eager", "onnx-fp32", "onnx-int8"])
-    threads: list[int] = field(default_factory=lambda: [1, 2])
+    models: list[str] = no_key(default_factory=lambda: list(NAMES))
+    backends: list[Backend] = no_key(default_factory=lambda: ["eager", "onnx-fp32", "onnx-int8"])
+    threads: list[int] = no_key(default_factory=lambda: [1, 2])
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
     repeats: int = 32
     seconds: float = 5.0
-    output_dir: str = "runs/studies/budget"
+    output_dir: str = no_key(default="runs/studies/budget")
 
     def __post_init__(self):
         self.require_at_least(1, "threads", "batch_sizes", "repeats")

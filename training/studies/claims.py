@@ -274,17 +274,24 @@ class Experiment:
                 self.teacher.image_targets(large.normalize(batch))
                 for batch in prepared_batches(rows, "image", 64, large.fit)
             ]
-            self._add_cost(time.process_time() - began)
+            seconds = torch.tensor(time.process_time() - began)
             maps = torch.cat([resample_map(each.required_map, grid).half() for each in targets])
             embeddings = torch.cat([each.embedding.half() for each in targets])
             maps = maps.flatten(2).transpose(1, 2)  # (N, H x W, C)
-            return {"inputs": pixels.contiguous(), "maps": maps, "embeddings": embeddings}
+            inputs = pixels.contiguous()
+            return {"inputs": inputs, "maps": maps, "embeddings": embeddings, SECONDS: seconds}
 
-        return Examples(**self._cached(f"images-{size}", make))
+        return self._open(f"images-{size}", make)
+
+    def _open(self, name: str, make: Callable[[], dict[str, Tensor]]) -> Examples:
+        tensors = self._cached(name, make)
+        self._record(f"teacher, {name}", None, {SECONDS: float(tensors.pop(SECONDS))})
+        return Examples(**tensors)
 
     def _texts(self, pairs: Dataset) -> Examples:
-        """Evenly spaced texts of each source and language: captions, and sentences without photographs."""
+        """Evenly spaced texts of each source and language: captions, and texts without photographs."""
         sources = [load_source(str(self.photos / name), field="photos") for name in MORE_TEXTS]
+        pairs = pairs.select(range(NUM_HELD_OUT, len(pairs)))
         columns = [rows[each] for rows in (pairs, *sources) for each in LANGUAGES]
         texts = []
         for column in columns:
@@ -305,27 +312,21 @@ class Experiment:
                 self.teacher.text_targets(part, (part != self.pad).long())
                 for part in ids.split(256)
             ]
-            self._add_cost(time.process_time() - began)
+            seconds = torch.tensor(time.process_time() - began)
             maps = torch.cat([each.required_map.half() for each in targets])
             embeddings = torch.cat([each.embedding.half() for each in targets])
-            return {"inputs": ids, "maps": maps, "embeddings": embeddings}
+            return {"inputs": ids, "maps": maps, "embeddings": embeddings, SECONDS: seconds}
 
-        return Examples(**self._cached("texts", make))
+        return self._open("texts", make)
 
     def _captions(self, cells: Sequence[list[str]]) -> Tensor:
-        """Token ids of the captions of each photograph, (N, 5, L); fewer are repeated."""
-        five = [
+        """Token ids of the captions of each photograph, (N, NUM_CAPTIONS, L); fewer are repeated."""
+        texts = [
             text for cell in cells for text in itertools.islice(itertools.cycle(cell), NUM_CAPTIONS)
         ]
-        return tokenize(self.tokenizer, five, MAX_LENGTH)["input_ids"].unflatten(
-            0, (-1, NUM_CAPTIONS)
-        )
-
-    def _add_cost(self, seconds: float):
-        """Record the teacher's processor time, before its targets are saved."""
-        self.study.add(
-            [Row(model="teacher", metric=SECONDS, value=round(seconds, 1), stage=TUNING)]
-        )
+        ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
+        ids = F.pad(ids, (0, MAX_LENGTH - ids.shape[1]), value=self.pad)
+        return ids.unflatten(0, (-1, NUM_CAPTIONS))
 
     # models
 
@@ -560,7 +561,7 @@ class Experiment:
             )
         return max(recalls, key=lambda rate: recalls[rate])
 
-    def _record(self, name: str, start: str, values: dict[str, float]):
+    def _record(self, name: str, start: str | None, values: dict[str, float]):
         fields: dict[str, Any] = {"model": name, "protocol": start, "stage": TUNING}
         fields["seed"] = TUNING_SEED
         if not self.study.has(**fields):
@@ -577,7 +578,9 @@ class Experiment:
             return both
         self.second_rate(Arm(BEST), start)  # which is tuned and timed by now
         self.second_rate(Arm(None), start)
-        teacher = sum(self.study.results.values(model="teacher", metric=SECONDS))
+        teacher = sum(
+            row.value for row in self.study.results.rows if row.model.startswith("teacher, ")
+        )
         first = sum(
             self._median_seconds(
                 f"{BEST}, stage 1 of {tower}", start if tower == "vision" else TEXT_START
