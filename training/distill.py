@@ -84,7 +84,7 @@ def make_task(
     bank = None
     if weight := next((loss.weight for loss in losses if loss.needs_bank), None):
         captions = (
-            [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
+            [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.captions or ())
         )
         if len(captions) < 2:
             raise ValueError(

@@ -68,7 +68,7 @@ class DataConfig(Checked):
         streaming: Whether to read the data in the order of their shards, without a copy on disk and at any size.
             Otherwise the data are stored on disk and fully shuffled.
         shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
-            process has its own buffer.
+            process has its own buffer, of at most 256 MiB of encoded images.
         phrasing: Share of the captions, 0..1, that the student reads in other words, as people type searches:
             requests, typing errors, spaces between Chinese characters. The teacher's target is unchanged.
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
@@ -77,8 +77,8 @@ class DataConfig(Checked):
             Otherwise they are skipped, and such `eval.data` is refused.
         in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for
             streams.
-        workers: Number of processes that decode images. With 0 the training process decodes them. The order of a
-            stream depends on this number.
+        workers: Number of processes that decode images. With 0 the training process decodes them. Default: with a GPU
+            one for each core, at most 16, without one 0. The order of a stream depends on this number.
     """
 
     train: list[str] | str | None = None
@@ -92,7 +92,7 @@ class DataConfig(Checked):
     max_skip_share: Share = 0.01
     allow_paths: bool = False
     in_memory: bool = False
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""

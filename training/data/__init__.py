@@ -1,6 +1,7 @@
 """Images and captions, from files to batches. `training.data.batch.Batch` documents the fields of a batch.
 
 batch.py       the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
+captions.py    captions of rows, in memory-mapped tables
 dataset.py     rows that can be looked up: `PairDataset`, and its loader
 image_bank.py  images without captions that stay in memory
 images.py      which images may be opened; decode, resize, augment and normalize them

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from training.data.images import Views
 from training.text.phrasing import reword
 from training.text.pipeline import untruncated
-from training.text.vocabulary import Vocabulary
+from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import is_written_in
 
 
@@ -179,11 +179,6 @@ def text_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def texts_digest(texts: Iterable[str]) -> str:
-    """Digest (16 hexadecimal digits) of texts in their order."""
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
-
-
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int
 ) -> dict[str, Tensor]:
@@ -266,10 +261,13 @@ class CaptionTokenizer:
             Their number. No other caption may be tokenized afterwards.
         """
         if self.vocabulary is not None:
-            texts = list(texts)
-            aligned = self.vocabulary.aligned(texts, self.teacher)
             self.unaligned = frozenset(
-                text for text, same in zip(texts, aligned, strict=True) if not same
+                text
+                for part in chunks(texts)
+                for text, same in zip(
+                    part, self.vocabulary.aligned(part, self.teacher), strict=True
+                )
+                if not same
             )
         return len(self.unaligned or ())
 

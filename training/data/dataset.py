@@ -16,17 +16,25 @@ from training.data.batch import (
     Sample,
     make_batch,
     select_captions,
-    texts_digest,
-    usable_captions,
+    text_id,
 )
+from training.data.captions import CaptionTable
 from training.data.images import decode_images, encoded_bytes, rules_for
 from training.data.reader import evenly_spaced_rows, require_columns, require_images, require_texts
-from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey, data_loader
+from training.data.sampling import (
+    BatchPlan,
+    KeyedBatchSampler,
+    SampleKey,
+    data_loader,
+    image_bytes,
+    num_workers,
+    require_shared_memory,
+)
 from training.data.skips import SkipReport
+from training.text.vocabulary import chunks
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once
-TOKENIZED_AT_ONCE = 8192
 
 Attempt = tuple[
     SampleKey, Tensor | str | None
@@ -65,51 +73,35 @@ class PairDataset(torch.utils.data.Dataset):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
         self._digests: dict[str, str] = {}
+        given = [rows] if isinstance(rows, Dataset) else rows
         tables = [
-            self._select(table, source)
-            for table, source in zip(
-                [rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True
-            )
+            self._select(table, source) for table, source in zip(given, config.mixture, strict=True)
         ]
-        self.starts = np.cumsum(
-            [0, *(len(table) for table in tables)]
-        )  # (sources + 1,) first row of each source
+        self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
         self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
-        self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
         self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
-        for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
-            if image_size is not None:
+        if image_size is not None:
+            for table, source in zip(tables, config.mixture, strict=True):
                 column = source.image_column or config.image_column
-                self.images.append(
-                    (
-                        table.select_columns([column]).cast_column(column, Image(decode=False)),
-                        column,
-                    )
-                )
-            if tokens is not None:
-                self._check_captions(table, source.caption_columns or {}, start)
-        texts = {
-            text
-            for captions in self.captions.values()
-            for listed in captions.values()
-            for text in listed
-        }
-        self.caption_ids = {text: number for number, text in enumerate(sorted(texts))}
+                images = table.select_columns([column]).cast_column(column, Image(decode=False))
+                self.images.append((images, column))
+        self.captions: CaptionTable | None = None
         if tokens is not None:
+            columns = [source.caption_columns or {} for source in config.mixture]
+            self.captions = CaptionTable(tables, columns, config.skip_wrong_script, self.skipped)
             self._check_languages()
-            self._count_lengths(tokens)
+            self._count_lengths(tokens, self.captions)
         self.skipped.num_known = len(self.skipped.causes)
         self.rows = [self._usable_rows(number) for number in range(len(tables))]
-        num_kept, edge = (
-            (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
-        )
+        shape: tuple[int, ...] = (0,)
+        if config.in_memory and image_size is not None:
+            shape = (len(self), 3, image_size, image_size)
         # the system allocates this memory page by page when images are written to it
-        self._memory = torch.empty(num_kept, 3, edge, edge, dtype=torch.uint8)
-        self._in_memory = torch.zeros(num_kept, dtype=torch.bool)
-        if (
-            config.workers
-        ):  # all decoding processes share the memory, which is then allocated at once
+        self._memory = torch.empty(shape, dtype=torch.uint8)
+        self._in_memory = torch.zeros(shape[:1], dtype=torch.bool)
+        if num_workers(config):  # they share the memory, which is then allocated at once
+            require_shared_memory(self._memory.nbytes, "data.in_memory: the images")
             self._memory.share_memory_()
             self._in_memory.share_memory_()
 
@@ -127,32 +119,13 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _usable_rows(self, number: int) -> np.ndarray:
         """Usable rows of a source, in ascending order."""
-        rows = range(*self.starts[number : number + 2].tolist())
-        usable = [row for row in rows if row not in self.skipped.causes]
-        if not usable:
+        rows = np.arange(*self.starts[number : number + 2])
+        usable = np.setdiff1d(rows, list(self.skipped.causes), assume_unique=True)
+        if not len(usable):
             raise ValueError(
                 f"data: {self.config.mixture[number].train!r} has no usable row ({self.skipped})."
             )
-        return np.array(usable)
-
-    def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
-        """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
-        cells = {language: _read_column(rows, column) for language, column in columns.items()}
-        script_of = {
-            language: language if self.config.skip_wrong_script else None for language in columns
-        }
-        for number in range(len(rows)):
-            captions: dict[str, list[str]] = {}
-            row_causes = []
-            for language, column in cells.items():
-                texts, causes = usable_captions(column[number], script_of[language])
-                row_causes += causes
-                self.skipped.add_captions(language, len(texts), causes)
-                if texts:
-                    captions[language] = texts
-            self.captions[start + number] = captions
-            if not captions:
-                self.skipped.add(start + number, row_causes[0])
+        return usable
 
     def _check_languages(self):
         """Refuse data if too many captions of a language are damaged, or none is usable."""
@@ -164,18 +137,13 @@ class PairDataset(torch.utils.data.Dataset):
                     f"right column under data.caption_columns, or remove {language!r} there."
                 )
 
-    def _count_lengths(self, tokens: CaptionTokenizer):
+    def _count_lengths(self, tokens: CaptionTokenizer, captions: CaptionTable):
         """Count captions that are truncated, and captions that the vocabulary's source splits differently."""
-        texts = list(self.caption_ids)
-        parts = range(0, len(texts), TOKENIZED_AT_ONCE)
-        if num_cut := sum(
-            tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts
-        ):
+        if num_cut := sum(map(tokens.count_truncated, chunks(captions))):
             self.skipped.captions[f"cut to {tokens.max_text_length} tokens"] = num_cut
-        if num_unaligned := tokens.find_unaligned(self.caption_ids):
-            self.skipped.captions["split differently by the teacher, pooled target only"] = (
-                num_unaligned
-            )
+        if num_unaligned := tokens.find_unaligned(captions):
+            cause = "split differently by the teacher, pooled target only"
+            self.skipped.captions[cause] = num_unaligned
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -227,25 +195,26 @@ class PairDataset(torch.utils.data.Dataset):
         Returns:
             The batch; only `skipped` if no image decodes.
         """
-        decoded = [
-            Sample(
-                row,
-                self._source_of(row),
-                view_id,
-                image,
-                select_captions(self.captions.get(row, {}), epoch),
-                epoch,
-            )
+        usable = [
+            (row, view_id, epoch, image)
             for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]
+        rows = [row for row, *_ in usable]
+        captions = [{}] * len(rows) if self.captions is None else self.captions.read(rows)
         batch: CollatedBatch = {
             "skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]
         }
-        if decoded:
-            tokens, phrasing = self.tokens, self.config.phrasing
+        if usable:
+            decoded = [
+                Sample(
+                    row, self._source_of(row), view_id, image, select_captions(texts, epoch), epoch
+                )
+                for (row, view_id, epoch, image), texts in zip(usable, captions, strict=True)
+            ]
+            number_of = text_id if self.captions is None else self.captions.number_of
             batch.update(
-                make_batch(decoded, self.languages, tokens, self.caption_ids.__getitem__, phrasing)
+                make_batch(decoded, self.languages, self.tokens, number_of, self.config.phrasing)
             )
         return batch
 
@@ -272,16 +241,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def caption_fingerprint(self) -> str:
         """Return a digest of all different captions."""
-        return texts_digest(self.caption_ids)
-
-
-def _read_column(rows: Dataset, column: str) -> list[Any]:
-    try:
-        return rows[column][:]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"data: column {column!r} has a row that is not UTF-8 ({error}). Fix or remove it."
-        ) from error
+        return self.captions.digest() if self.captions is not None else ""
 
 
 class RowLoader:
@@ -300,7 +260,11 @@ class RowLoader:
         weights = [source.weight for source in pairs.config.mixture]
         sampler = KeyedBatchSampler(pairs.rows, weights, plan)
         self._loader = data_loader(
-            rows, pairs.config.workers, batch_sampler=sampler, collate_fn=rows.collate
+            rows,
+            num_workers(pairs.config),
+            plan.batch_size * image_bytes(pairs.image_size),
+            batch_sampler=sampler,
+            collate_fn=rows.collate,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from training.data.reader import require_images, require_texts
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
 
 READ_SIZE = 16  # rows that are read at once
+MAX_BLOCK_BYTES = 256 * 2**20  # of encoded images in a block of the shuffling
 MAX_EMPTY = 16  # a worker that has read this many times the number of units, all empty, has no rows
 
 
@@ -206,8 +207,9 @@ def shuffled_samples(
     """Read the samples of one worker from one source, shuffled block by block within an epoch.
 
     While the samples of one block are returned, the next block is read, one sample for each that is returned. At most
-    one block is in memory, and only the first block is waited for. To resume from a position, the shard up to its
-    first sample and two blocks are read again, and nothing is decoded.
+    one block is in memory, and only the first block is waited for. It ends at `MAX_BLOCK_BYTES` of encoded images,
+    however few samples it has. To resume from a position, the shard up to its first sample and two blocks are read
+    again, and nothing is decoded.
 
     Args:
         shards: Shards of the source.
@@ -223,23 +225,34 @@ def shuffled_samples(
     reader = read_samples(shards, key, worker, num_workers, position.unit, position.index)
     ahead = next(reader)  # the first sample that is not in a block yet
     following: list[RawSample] = []
+    num_bytes = 0  # of the next block
 
     def read_ahead() -> bool:
         """Add a sample to the next block; return False if the block is full or its epoch has ended."""
-        nonlocal ahead
-        if len(following) == size or (following and following[0].epoch != ahead.epoch):
+        nonlocal ahead, num_bytes
+        is_full = len(following) == size or num_bytes >= MAX_BLOCK_BYTES
+        if is_full or (following and following[0].epoch != ahead.epoch):
             return False
         following.append(ahead)
+        num_bytes += _encoded_size(ahead)
         ahead = next(reader)
         return True
 
     for number in count(position.block):
         while read_ahead():
             pass
-        first, block, following = following[0], dict(enumerate(following)), []
+        first, block, following, num_bytes = following[0], dict(enumerate(following)), [], 0
         order = np.random.default_rng((*key, worker, BLOCK_STREAM, number)).permutation(len(block))
         for given, index in enumerate(order.tolist(), start=1):
             sample = block.pop(index)
             read_ahead()
             if number > position.block or given > position.given:
                 yield sample, StreamPosition(first.unit, first.offset, number, given)
+
+
+def _encoded_size(sample: RawSample) -> int:
+    """Size of the images and files of a sample in bytes, as they are stored."""
+    cells = [
+        cell.get("bytes") if isinstance(cell, dict) else cell for cell in sample.cells.values()
+    ]
+    return sum(len(cell) for cell in cells if isinstance(cell, bytes))

@@ -20,7 +20,13 @@ from training.data.batch import (
 )
 from training.data.images import decode_images, rules_for
 from training.data.reader import open_stream
-from training.data.sampling import BatchPlan, MixtureSchedule, data_loader
+from training.data.sampling import (
+    BatchPlan,
+    MixtureSchedule,
+    data_loader,
+    image_bytes,
+    num_workers,
+)
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
 from training.data.skips import MIN_SEEN, StreamSkipReport
 
@@ -274,18 +280,20 @@ class StreamLoader:
     """
 
     def __init__(self, pairs: PairStream, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
-        num_workers = max(1, pairs.config.workers)
+        workers = num_workers(pairs.config)
+        num_streams = max(1, workers)
         self.skipped = pairs.skipped
         self._states: list[dict[str, Any]] = []  # one for each worker, after its last batch
         if plan.start:
-            self._states = _worker_states(states, plan, num_workers)
+            self._states = _worker_states(states, plan, num_streams)
             self._merge_skips()
         self._loader = data_loader(
-            StreamBatches(pairs, plan, num_workers, list(self._states)),
-            pairs.config.workers,
+            StreamBatches(pairs, plan, num_streams, list(self._states)),
+            workers,
+            plan.batch_size * image_bytes(pairs.image_size),
             batch_size=None,
         )
-        self._states = self._states or [{}] * num_workers
+        self._states = self._states or [{}] * num_streams
 
     def _merge_skips(self):
         self.skipped.merge([state["skipped"] for state in self._states if state])

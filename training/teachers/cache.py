@@ -32,8 +32,8 @@ from tqdm.auto import tqdm
 from training.config import AugmentConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment, Normalize, Views
-from training.data.sampling import data_loader
-from training.data.sources import evenly_spaced_rows
+from training.data.reader import evenly_spaced_rows
+from training.data.sampling import data_loader, num_workers
 from training.teachers import DualEncoder
 from training.teachers.cached_targets import (
     CAPTIONS_PER_SHARD,
@@ -248,7 +248,7 @@ class _Images:
         normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
         views = _Views(self.dataset, self.augment, list(self._batches(shards, batch_size)))
         # the workers decode the next images meanwhile
-        loader = data_loader(views, self.dataset.config.workers, batch_size=None)
+        loader = data_loader(views, num_workers(self.dataset.config), batch_size=None)
         with tqdm(total=sum(len(rows) for *_, rows in views.batches), desc="teacher targets",
                   unit="view", disable=not PartialState().is_main_process) as progress:  # fmt: skip
             batches = zip(views.batches, loader, strict=True)
@@ -328,7 +328,7 @@ class _Captions:
             )
         self.folder, self.teacher, self.dataset = folder, teacher, dataset
         self.tokens: CaptionTokenizer = dataset.tokens
-        self.token_maps, self.texts = spec.token_maps, list(dataset.caption_ids)
+        self.token_maps, self.texts = spec.token_maps, list(dataset.captions or ())
 
     def key(self) -> CaptionKey:
         tokens, tokenizer = self.tokens, self.teacher.tokenizer

@@ -3,12 +3,15 @@ import unicodedata
 
 import pytest
 import torch
+from datasets import Dataset
 
 from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.batch import text_id, texts_digest, tokenize, usable_captions
+from training.data.batch import text_id, tokenize, usable_captions
+from training.data.captions import CaptionTable
+from training.data.skips import SkipReport
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.text.phrasing import reword
 
@@ -65,9 +68,11 @@ def test_the_student_alone_reads_captions_in_other_words(
         captions = [
             (language, texts[0])
             for row in range(32)
-            for language, texts in built.captions[row].items()
+            for language, texts in built.captions.read([row])[0].items()
         ]
-        given = [reword(text, name, 0.5, built.caption_ids[text], 3) for name, text in captions]
+        given = [
+            reword(text, name, 0.5, built.captions.number_of(text), 3) for name, text in captions
+        ]
         texts = [text for _, text in captions]
         same = [text == each for text, each in zip(texts, given, strict=True)]
         assert 0 < sum(same) < len(same)
@@ -75,7 +80,7 @@ def test_the_student_alone_reads_captions_in_other_words(
         assert torch.equal(
             batch["teacher_input_ids"], tokenize(teacher or own, texts, 64)["input_ids"]
         )
-        assert batch["caption_ids"].tolist() == [built.caption_ids[text] for text in texts]
+        assert batch["caption_ids"].tolist() == [built.captions.number_of(text) for text in texts]
         aligned = [text not in built.tokens.unaligned for text in texts]
         assert batch["aligned"].tolist() == [a and b for a, b in zip(same, aligned, strict=True)]
 
@@ -85,10 +90,12 @@ def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     tokens = CaptionTokenizer(vocabulary.tokenizer, 32, source, vocabulary)
     built = PairDataset(train_rows, DataConfig(train="tiny"), tokens, None)
     (cause,) = [cause for cause in built.skipped.captions if "split differently" in cause]
-    assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)
+    assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.captions)
     batch = built.collate([(row, 0, 0, None) for row in range(len(train_rows))])
     texts = [
-        captions[0] for row in range(len(train_rows)) for captions in built.captions[row].values()
+        captions[0]
+        for found in built.captions.read(range(len(train_rows)))
+        for captions in found.values()
     ]
     expected = source(texts, padding=True, return_tensors="pt")["input_ids"]
     assert torch.equal(batch["teacher_input_ids"], expected)
@@ -145,10 +152,19 @@ def test_each_caption_is_usable_or_has_a_cause(cell, texts, causes):
         assert usable_captions(cell)[0] == [*texts[:1], "青蛙", *texts[1:]]
 
 
-def test_ids_and_digests_of_texts_are_the_same_in_every_run():
+def test_ids_of_texts_are_the_same_in_every_run():
     assert text_id("青蛙") == 2142555780008885789 < 2**63 and text_id("frog") != text_id("Frog")
-    assert (
-        texts_digest(["frog", "cat"])
-        == texts_digest(iter(["frog", "cat"]))
-        != texts_digest(["cat", "frog"])
+
+
+def test_different_captions_are_numbered_whatever_their_order_and_files():
+    rows = Dataset.from_dict({"en": [["frog", "toad"], ["cat"], [], ["frog"], ["青蛙"]]})
+    parts = [rows.select(range(2)), rows.select(range(2, 5))]
+    whole, split = (
+        CaptionTable(tables, [{"en": "en"}] * len(tables), True, SkipReport(total=5, max_share=1))
+        for tables in ([rows], parts)
     )
+    texts = list(whole)
+    assert sorted(texts) == ["cat", "frog", "toad"] and list(split) == texts
+    assert [split.number_of(text) for text in texts] == [0, 1, 2]
+    assert split.digest() == whole.digest()
+    assert split.read([4, 0, 3]) == [{}, {"en": ["frog", "toad"]}, {"en": ["frog"]}]

@@ -87,7 +87,7 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
     )  # of pyarrow: a plain struct
     for each, size in ((rows, None), (with_images, 64)):
         built = PairDataset(each, config, CaptionTokenizer(tokenizer, 32), size)
-        assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
+        assert built.captions.read([1])[0] == {"en": ["cat"], "zh": ["猫"]}
 
 
 def test_batch_without_captions_or_without_images(train_rows, tokenizer):

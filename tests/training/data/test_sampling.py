@@ -1,11 +1,13 @@
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.training.data.rows import sample_batches
-from training.data import BatchPlan, KeyedBatchSampler
-from training.data.sampling import CYCLE, MixtureSchedule
+from training.config import DataConfig
+from training.data import BatchPlan, KeyedBatchSampler, sampling
+from training.data.sampling import CYCLE, MixtureSchedule, data_loader, num_workers
 
 
 def test_every_epoch_is_another_permutation():
@@ -87,3 +89,22 @@ def test_processes_share_each_global_batch_of_a_mixture():
         for rank in (0, 1)
     ]
     assert [left + right for left, right in zip(*parts, strict=True)] == alone
+
+
+def test_a_gpu_gets_decoding_processes_unless_a_number_is_given(monkeypatch):
+    automatic = DataConfig(train="x")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert num_workers(automatic) == 0
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert (num_workers(automatic), num_workers(DataConfig(train="x", workers=0))) == (6, 0)
+
+
+def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(sampling, "SHARED_MEMORY", tmp_path)
+    usage = SimpleNamespace(free=64 * 2**20)  # of a container by default
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    data_loader([], 2, 16 * 2**20)
+    with pytest.raises(ValueError, match=r"^data.workers: 3 workers need 96 MiB .* --shm-size"):
+        data_loader([], 3, 16 * 2**20)

@@ -192,7 +192,7 @@ def test_captions_that_are_not_utf_8_are_refused(images, tokenizer):
     damaged = pa.Array.from_buffers(pa.string(), 3, buffers)
     images_column = pa.array([make_cell(image) for image in images[:3]], Image().pa_type)
     rows = Dataset(pa.table({"image": images_column, "en": damaged}))
-    with pytest.raises(ValueError, match="column 'en' has a row that is not UTF-8"):
+    with pytest.raises(ValueError, match="in rows 0 to 2 of the columns en is not UTF-8"):
         PairDataset(
             rows,
             DataConfig(train="tiny", caption_columns={"en": "en"}),

@@ -132,6 +132,16 @@ def test_resumed_stream_yields_the_batches_of_an_uninterrupted_one(open_loader, 
         assert resumed.state() == states[-1]
 
 
+def test_a_block_ends_at_its_budget_of_bytes_and_the_stream_resumes_there(open_loader, monkeypatch):
+    monkeypatch.setattr("training.data.shards.MAX_BLOCK_BYTES", 1)  # so that nothing is shuffled
+    whole = list(open_loader(stop=6))
+    resumed = open_loader(stop=2)
+    list(resumed)
+    assert_equal_batches(list(open_loader(start=2, stop=6, states=[resumed.state()])), whole[2:])
+    monkeypatch.undo()
+    assert keys_of(list(open_loader(stop=6))) != keys_of(whole)
+
+
 def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch):
     loader = open_loader()
     batches = iter(loader)
