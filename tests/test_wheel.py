@@ -48,7 +48,13 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
     assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {
         "modeling_dcclip"
     }
-    assert {*metadata.get_all("Provides-Extra")} == {"runtime", "video", "watch", "torch"}
+    assert {*metadata.get_all("Provides-Extra")} == {
+        "runtime",
+        "terminal",
+        "torch",
+        "video",
+        "watch",
+    }
     assert not [
         line
         for line in metadata.get_all("Requires-Dist")

@@ -24,7 +24,7 @@ HELP = "Send requests to POST /api; GET /openapi.json describes them."
 class ApiServer(LocalServer):
     """Server of one exported model; other arguments and errors as in `SearchServer`."""
 
-    def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = 8000):
+    def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = 8420):
         self.runtime = runtime
         self.lock = threading.Lock()  # one large image at a time
         super().__init__(_ApiHandler, host, port)

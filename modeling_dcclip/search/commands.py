@@ -4,6 +4,7 @@ status, and label an image.
 
 import argparse
 import errno
+import io
 import os
 import sys
 import warnings
@@ -30,7 +31,7 @@ from modeling_dcclip.messages import (
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
-from modeling_dcclip.search.photos import read_example
+from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
 from modeling_dcclip.search.settings import has_index, read_settings
 from modeling_dcclip.search.upgrade import upgrade_index
@@ -40,6 +41,7 @@ SHOWN_FAILURES = 3  # of each cause
 LISTED = (
     10  # photographs that a search lists at least; if fewer fit, the most similar others follow
 )
+THUMBNAIL_LINES = 8  # of the terminal
 PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
 
 
@@ -183,6 +185,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
 
 def run_search(options: argparse.Namespace):
     """Print the photographs that fit, most similar first, and some others if few do."""
+    show = _load_thumbnails() if options.thumbnails else None
     with (
         Index.open(options.index, _model(options), model_id=options.model_id) as index,
         _notes_printed(),
@@ -234,11 +237,11 @@ def run_search(options: argparse.Namespace):
     others = [hit for hit in hits if not (options.all or hit.fits)]
     others = others[: max(0, min(options.top, LISTED) - len(fitting))]
     for hit in fitting:
-        _print_hit(hit)
+        _print_hit(hit, show)
     if others:
         say("less likely:" if fitting else "no photograph seems to fit; the most similar ones:")
     for hit in others:
-        _print_hit(hit)
+        _print_hit(hit, show)
     if (hidden := total - len(fitting) - len(others)) > 0 and hits:
         print_note(Message("{:,} more; --top N and --all list more of them", hidden))
 
@@ -280,7 +283,25 @@ def _fields(hit: Hit) -> dict[str, Any]:
     return fields
 
 
-def _print_hit(hit: Hit):
+def _load_thumbnails() -> Callable[[Hit], None]:
+    """A function that shows a photograph in the terminal."""
+    try:
+        from rich.console import Console
+        from textual_image.renderable import Image
+    except ImportError as error:
+        raise ValueError(
+            "thumbnails: textual-image is not installed. Run: pip install textual-image"
+        ) from error
+
+    def show(hit: Hit):
+        with suppress(UnreadablePhotoError):  # its line says that it is gone or has changed
+            content = io.BytesIO(make_thumbnail(hit.path, seconds=hit.seconds or 0))
+            Console().print(Image(content, width="auto", height=THUMBNAIL_LINES))
+
+    return show
+
+
+def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
     parts = [f"{hit.score:.3f}", hit.taken[:10], hit.path]
     if hit.time:
         parts.append(translate(Message("(at {})", hit.time)))
@@ -289,6 +310,8 @@ def _print_hit(hit: Hit):
     if not hit.is_current:
         parts.append(translate("(changed)" if os.path.exists(hit.path) else "(gone)"))
     print_line("  ".join(parts))
+    if show is not None:
+        show(hit)
 
 
 def run_serve(options: argparse.Namespace):

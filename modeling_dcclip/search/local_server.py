@@ -48,7 +48,7 @@ class LocalServer(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
 
-    def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8000):
+    def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8420):
         self.host = host.lower()
         names = {socket.gethostname(), socket.getfqdn()} if self.host in EVERYWHERE else {self.host}
         self.names = {"localhost", *(name.lower() for name in names)}

@@ -11,6 +11,7 @@ import webbrowser
 import pytest
 
 from modeling_dcclip import command
+from modeling_dcclip.search.commands import THUMBNAIL_LINES
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 from tests.local_server import free_port
@@ -305,6 +306,17 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, capsys):
 
 def test_paths_are_those_of_the_photographs_that_fit(calibrated, photos, run):
     assert run("search", "red", "--paths") == f"{photos}/red.jpg\n"
+
+
+def test_thumbnails_are_shown_under_the_lines(calibrated, run):
+    pytest.importorskip("textual_image")
+    assert run("search", "red", "--thumbnails", "--top", 1).count("\n") == 1 + THUMBNAIL_LINES
+
+
+def test_thumbnails_name_the_package_that_is_missing(calibrated, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "textual_image", None)
+    monkeypatch.setitem(sys.modules, "textual_image.renderable", None)
+    assert "pip install textual-image" in run("search", "red", "--thumbnails")
 
 
 def test_a_search_without_a_photograph_that_fits_lists_the_most_similar(calibrated, run):
