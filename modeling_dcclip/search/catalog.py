@@ -97,6 +97,7 @@ class Catalog:
 
     def __init__(self, path: Path, create: bool = False):
         self._path, self._lock = path, threading.RLock()
+        self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         for each in (path, path.with_name(f"{path.name}-journal")):
             require_own_file(each)
         if not create and not os.path.exists(path):
@@ -275,25 +276,23 @@ class Catalog:
         """All files sorted by path."""
         return [self._file(each) for each in self.execute(f"{_FILES} ORDER BY path")]
 
-    def newest(self, top: int, skip: int, chosen: Filter) -> list[int]:
-        """Rows of the contents with a file that passes a filter, newest first by the file to show."""
-        where, values = chosen.condition()
-        # bare columns come from the row with min()
-        query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
-        found = self.execute(
-            f"{query} ORDER BY date DESC, path LIMIT ? OFFSET ?", *values, top, skip
-        )
-        return [row for row, *_ in found]
+    def timeline(self, chosen: Filter) -> list[tuple[int, str]]:
+        """Rows of the contents with a file that passes a filter, newest first, with the date of the file to show.
 
-    def months(self, chosen: Filter) -> list[tuple[str, int]]:
-        """Months of `newest`, such as `2023-05`, newest first, each with the number of its contents."""
-        where, values = chosen.condition()
-        shown = f"SELECT date, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
-        return self.execute(
-            f"SELECT substr(date, 1, 7) AS month, count(*) FROM ({shown}) GROUP BY month "
-            "ORDER BY month DESC",
-            *values,
-        )
+        The last answer is kept until the catalog changes, because a page asks for it part by part.
+        """
+        with self._lock:
+            ((version,),) = self.execute("PRAGMA data_version")  # of what others commit
+            key = chosen, version, self._connection.total_changes
+            if self._timeline is None or self._timeline[0] != key:
+                where, values = chosen.condition()
+                # bare columns come from the row with min()
+                query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
+                rows = self.execute(
+                    f"SELECT row, date FROM ({query}) ORDER BY date DESC, path", *values
+                )
+                self._timeline = key, rows
+            return self._timeline[1]
 
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""

@@ -468,7 +468,7 @@ class Index:
         chosen = chosen or Filter()
         self.refresh()
         with self.catalog.reading():
-            rows = self.catalog.newest(top, skip, chosen)
+            rows = [row for row, _ in self.catalog.timeline(chosen)[skip : skip + top]]
             files = self.catalog.files_of_rows(rows, chosen)
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
@@ -179,8 +179,9 @@ class _PageHandler(LocalHandler):
             elif url.path == "/search":
                 self.send_json(HTTPStatus.OK, self._search(parameters))
             elif url.path == "/months":
-                months = self.server.index.catalog.months(_filter(parameters))
-                self.send_json(HTTPStatus.OK, months)
+                dates = self.server.index.catalog.timeline(_filter(parameters))
+                months = Counter(taken[:7] for _, taken in dates)
+                self.send_json(HTTPStatus.OK, [*months.items()])
             elif url.path == "/status":
                 self.send_json(HTTPStatus.OK, self._status())
             elif kind == "example":
