@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
+from training.utils.ranges import GitName, HubId
 
 if TYPE_CHECKING:
     from training.hub import Published
@@ -24,7 +25,8 @@ class PublishOptions:
     Args:
         folder: Finished model folder, as training/distill.py and training/align.py write it.
         repo_id: Id of the repo on the Hub, NAMESPACE/NAME. It is created if it does not exist.
-        private: Make a new repo private. An existing repo must be private already.
+        private: Make a new repo private. An existing repo must be private already; without this option it stays as
+            it is.
         revision: Branch of the commit. It is created if it does not exist.
         tag: Tag of the commit, which the examples of the card pin.
         message: Message of the commit.
@@ -33,10 +35,10 @@ class PublishOptions:
     """
 
     folder: str
-    repo_id: str
+    repo_id: HubId
     private: bool = False
-    revision: str = "main"
-    tag: str | None = None
+    revision: GitName = "main"
+    tag: GitName | None = None
     message: str = "Publish the model"
     allow_changed_code: bool = False
     dry_run: bool = False
@@ -59,9 +61,7 @@ def run(options: PublishOptions) -> "Published | None":
     target = Target(
         repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag
     )
-    list_files(
-        folder
-    )  # first, since an incomplete folder is found at once and loading takes seconds
+    list_files(folder)  # an incomplete folder is found at once, and loading takes seconds
     if (changed := changed_code(folder)) and not options.allow_changed_code:
         raise ValueError(
             f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "

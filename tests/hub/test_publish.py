@@ -105,11 +105,29 @@ def test_no_file_of_a_run_has_an_absolute_path(folder):
     list_files(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("README.md", "token: hf_" + "a1B2" * 9),
+        ("recipe.yaml", "# ghp_" + "a1B2" * 9),
+        ("handler.py", "KEY = 'AKIA" + "A1B2" * 4 + "'"),
+        ("requirements.txt", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("LICENSE", "-----BEGIN PRIVATE KEY-----"),
+    ],
+)
+def test_a_token_in_any_text_file_is_refused_with_its_line(folder, name, line):
+    number = (folder / name).read_text(encoding="utf-8").count("\n") + 1
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=f"^{name}, line {number}: has a .* Remove and revoke it"):
+        list_files(folder)
+
+
 @pytest.mark.parametrize("name", ["README.md", "config.json", "results.json"])
 def test_a_text_with_a_folder_of_this_machine_is_refused(folder, name, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
     (folder / name).write_text(json.dumps({"note": "stored in x:/home/me/"}), encoding="utf-8")
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name}, line 1: names '/home/me/'"):
         list_files(folder)
 
 
@@ -137,10 +155,12 @@ def test_a_class_of_other_code_is_named(folder, name):
     assert changed_code(folder) == [name, "modules.json"]
 
 
-@pytest.mark.parametrize("fields", [{"repo_id": "me/a b"}, {"tag": "v 1"}, {"revision": "a..b c"}])
-def test_names_that_the_hub_refuses_are_refused_in_a_dry_run(folder, fields):
-    with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
-        dry_run(folder, **fields)
+@pytest.mark.parametrize("option", [("repo_id", "me/a b"), ("tag", "v 1"), ("revision", "a..b c")])
+def test_names_that_the_hub_refuses_are_refused_at_once(option, capsys):
+    name, value = option
+    with pytest.raises(SystemExit):
+        publish.main(["no/folder", "--repo_id", REPO, f"--{name}", value])
+    assert capsys.readouterr().err.startswith(f"publish: {name}: ")
 
 
 def test_damaged_and_missing_files_are_refused_by_name(folder):
@@ -255,6 +275,20 @@ def test_public_repo_is_refused_if_private_is_set(hub, folder):
         upload(folder, target(private=True))
 
 
+def test_a_private_repo_stays_private_if_the_command_is_repeated_without_the_option(hub, folder):
+    upload(folder, target(private=True))
+    upload(folder, target())
+    assert hub.private
+
+
+def test_a_failed_upload_names_the_command_that_repeats_it(hub, folder):
+    hub.failures.append(("create_commit", http_error(403), False))
+    with pytest.raises(PublishError) as failed:
+        upload(folder, target(private=True, revision="next", tag="v1"))
+    command = f"training/publish.py {folder} --repo_id {REPO} --private --revision next --tag v1"
+    assert str(failed.value).endswith(command)
+
+
 def test_training_publishes_the_model(hub, corpus, teacher_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("training.hub.publish.check_folder", lambda folder: 0.0)  # tested above
     output_dir, student = tmp_path / "run", student_config(vision_config=CUT_EFFICIENTNET)
@@ -277,7 +311,7 @@ def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypa
     printed = capsys.readouterr().out
     assert "model.safetensors" in printed and 'revision="v1"' in printed
     card = ModelCard(hub.files()["README.md"].decode())
-    assert f'model="{REPO}", revision="v1"' in card.text
+    assert f'("{REPO}", revision="v1", trust_remote_code=True)' in card.text
     publish.main([str(folder), "--repo_id", REPO, "--private", "--revision", "next"])
     assert 'revision="next"' in (folder / "README.md").read_text(encoding="utf-8")
 

@@ -12,6 +12,7 @@ from training.utils.ranges import (
     Count,
     CountOrNone,
     EmbeddingWidth,
+    HubId,
     Positive,
     Seed,
     Weight,
@@ -42,7 +43,8 @@ class TrainingRecipe(Checked):
             is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
-            of its config file. The weights of the teacher are in this precision.
+            of its config file. The weights of the teacher are in this precision. On a CPU, `bf16` is often slower
+            than fp32: time a few steps of both.
         gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
             and costs time.
         torch_compile: Whether to compile the towers of student and teacher. The first steps take minutes, later steps
@@ -102,7 +104,7 @@ class TrainingRecipe(Checked):
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: CountOrNone = 0
     push_to_hub: bool = False
-    hub_model_id: str | None = None
+    hub_model_id: HubId | None = None
     hub_private_repo: bool = False
     prefixes: list[EmbeddingWidth] = field(default_factory=list)
     teacher: str | None = None

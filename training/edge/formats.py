@@ -1,7 +1,7 @@
 """Options of an export, and the table of export formats.
 
-A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/folder.py if its files
-are to be published. The module of a format is imported when it is used, so that `--help` works without its packages.
+A new format is one `Format` in `FORMATS`. If its files are to be published, their suffix is in `EXPORTS` of
+training/hub/files.py. The module of a format is imported when it is used, so that `--help` works without its packages.
 """
 
 import importlib.metadata

@@ -12,7 +12,8 @@ from training.edge.formats import FORMATS, TOWERS, Format
 from training.edge.gate import REFERENCE
 from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder, write_card
-from training.hub.folder import EARLIER_FILES, refuse_links
+from training.hub.files import EARLIER_FILES
+from training.hub.folder import refuse_links
 from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.hub import DERIVED
+from training.hub import derived_names
 from training.utils.files import (
     OLD_SUFFIX,
     recover_folder,
@@ -79,7 +79,7 @@ def save_final(output_dir: Path, write: Write):
         sync(scratch)
         old, new = output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE
         if not (old.is_file() and filecmp.cmp(old, new, shallow=False)):
-            for path in (output_dir / name for name in DERIVED):
+            for path in (output_dir / name for name in derived_names(output_dir)):
                 remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
@@ -136,7 +136,8 @@ def open_output_dir(
     resumes = recipe.resume and bool(found)
     if not (resumes or recipe.overwrite):
         kept = [found[-1].name] if found else []
-        kept += [name for name in (WEIGHTS_FILE, *DERIVED) if (output_dir / name).exists()]
+        kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
+        kept += derived_names(output_dir)
         if kept:
             resume = "add --resume to continue it, " if found else ""
             raise ValueError(

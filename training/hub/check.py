@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
@@ -17,7 +18,7 @@ TEXTS = {
     "en": ["a house under the sun", "a red apple", "two dogs in the snow"],
     "zh": ["太阳下的房子", "一个红苹果", "雪地里的两只狗"],
 }
-# largest difference of L2-normalised embeddings: wide enough for the rounding of another device or library version
+# largest difference of L2-normalized embeddings: wide enough for the rounding of another device or library version
 TOLERANCE = 1e-3
 # largest difference between a score of the pipeline and the softmax of the model's logits
 SCORE_TOLERANCE = 1e-3
@@ -36,7 +37,7 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
             environment checks the folder under other versions of the libraries.
 
     Returns:
-        The largest absolute difference between a component of an L2-normalised embedding and this package's value.
+        The largest absolute difference between a component of an L2-normalized embedding and this package's value.
 
     Raises:
         FolderError: The folder does not load, its embeddings differ from this package's or are not finite, or the
@@ -47,16 +48,11 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
         image = Path(home) / "image.png"
         down, around = Image.linear_gradient("L"), Image.radial_gradient("L")
         Image.merge("RGB", [down, around, down.rotate(90)]).save(image)
-        expected, loaded = (
-            _load_here(folder, image),
-            _load_isolated(folder, image, python, Path(home)),
-        )
-    difference = max(
-        abs(found - value) if math.isfinite(found) else math.inf
-        for name in ("text_embeds", "image_embeds")
-        for rows in zip(loaded[name], expected[name], strict=True)
-        for found, value in zip(*rows, strict=True)
-    )
+        expected = _load_here(folder, image)
+        loaded = _load_isolated(folder, image, python, Path(home))
+    names = ("text_embeds", "image_embeds")
+    largest = [np.abs(np.subtract(loaded[name], expected[name])).max() for name in names]
+    difference = float(np.max(largest))  # not a number, if any embedding is not
     if not difference <= TOLERANCE:
         raise FolderError(
             f"{folder} gives different embeddings without this package: they differ by up to {difference:.2g}, the "
@@ -68,7 +64,7 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
 
 
 def _load_here(folder: Path, image: Path) -> dict[str, Any]:
-    """L2-normalised embeddings of the image and the texts, computed by this package."""
+    """L2-normalized embeddings of the image and the texts, computed by this package."""
     import torch
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -81,11 +77,11 @@ def _load_here(folder: Path, image: Path) -> dict[str, Any]:
             f"{folder} does not load ({str(error)[-500:]}). Copy or write the folder again."
         ) from error
     texts = [text for language in TEXTS.values() for text in language]
-    limit = {"truncation": True, "max_length": model.config.max_text_length}
+    length = model.config.max_text_length
+    options: Any = {"truncation": True, "max_length": length, "return_tensors": "pt"}
     with torch.no_grad():
-        outputs = model(
-            **processor(images=Image.open(image), text=texts, return_tensors="pt", **limit)
-        )
+        inputs = processor(images=Image.open(image), text=texts, **options)
+        outputs = model(**inputs)
     return {name: getattr(outputs, name).tolist() for name in ("text_embeds", "image_embeds")}
 
 
@@ -129,9 +125,8 @@ def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[s
 
 def _compare_pipeline(loaded: dict[str, Any]):
     """Check that the pipeline's scores are the softmax of the model's logits in each language."""
-    logits = dict(
-        zip((text for texts in TEXTS.values() for text in texts), loaded["logits"], strict=True)
-    )
+    texts = [text for language in TEXTS.values() for text in language]
+    logits = dict(zip(texts, loaded["logits"], strict=True))
     largest = max(logits.values())
     for language, labels in TEXTS.items():
         total = sum(math.exp(logits[label] - largest) for label in labels)

@@ -1,11 +1,8 @@
 """A finished model folder: the files it has, and how a training run writes them."""
 
-import configparser
 import json
-import re
 import shutil
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import Tensor
@@ -14,47 +11,28 @@ from transformers import CONFIG_NAME
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
-from training.hub.cards.facts import EARLIER_RECIPES
+from training.hub.cards.facts import model_name
+from training.hub.files import (
+    BINARY,
+    CODE,
+    EARLIER_FILES,
+    EARLIER_RECIPES,
+    MODULES_FILE,
+    README,
+    REQUIRED,
+    published,
+    requirements,
+)
+from training.hub.leaks import check_text
 from training.text.tokenizers import reset_call_state
-from training.utils.files import REPO_ROOT, portable, write_text
+from training.utils.files import REPO_ROOT, write_json, write_text
+from training.utils.output import recorded_names
+from training.utils.ranges import TextLength
 from training.utils.reading import read_mapping
 from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"
-# the code that travels with a model; everything else in modeling_dcclip/ belongs to the wheel alone
-CODE = ("configuration_dcclip.py", "handler.py", "image_dcclip.py", "modeling_dcclip.py", "processing_dcclip.py",
-        "runtime_dcclip.py")  # fmt: skip
-README, MODULES_FILE = "README.md", "modules.json"
-SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
-REQUIRED = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
-            "LICENSE", "requirements.txt", *CODE)  # fmt: skip
-EARLIER_FILES = tuple(
-    f"recipe_{number:02}.yaml" for number in range(1, 21)
-)  # recipes of the latest earlier runs
-# every file of a finished model, which a training run writes
-MODEL_FILES = (
-    *REQUIRED,
-    README,
-    "processor_config.json",
-    RECIPE_FILE,
-    *EARLIER_FILES,
-    *SENTENCE_FILES,
-)
-# patterns of further files to publish; one for each export format of training/edge/formats.py but open_clip
-OPTIONAL = (README, RECIPE_FILE, EARLIER_RECIPES, RESULTS_FILE, "processor_config.json", *SENTENCE_FILES,
-            "config_sentence_transformers.json", "onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json", "executorch/*.pte",
-            "immich/config.json", "immich/*/model.onnx", "immich/*/*.json")  # fmt: skip
-# names that belong to one set of weights: what exports and measurements add, and recipes of earlier runs
-DERIVED = (
-    RESULTS_FILE,
-    "onnx",
-    "executorch",
-    "open_clip",
-    "open_clip_hub",
-    "immich",
-    *EARLIER_FILES,
-)
-IMAGES = ("*.png", "*.jpg")  # published only if the card shows them
+EXPORTERS = ("export", "open_clip")  # commands that write what belongs to one set of weights
 # sentence-transformers 6 loads both towers with these
 MODULES = [
     {
@@ -83,7 +61,7 @@ def save_model(
     num_steps: int | None = None,
     weights: dict[str, Tensor] | None = None,
 ):
-    """Write a finished model folder: weights, config, remote code, processor, tokenizer, recipes and licence.
+    """Write a finished model folder: weights, config, remote code, processor, tokenizer, recipes and license.
 
     `training.hub.write_card` adds the model card.
 
@@ -98,11 +76,10 @@ def save_model(
     """
     folder = Path(folder)
     student.save_pretrained(folder, state_dict=weights)
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    config |= {
-        name: portable(config[name]) for name in ("teacher", "base_model") if config.get(name)
-    }
-    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = read_mapping(folder / CONFIG_NAME, "config")
+    for name in ("teacher", "base_model"):
+        config[name] = config.get(name) and model_name(config[name])
+    write_json(folder / CONFIG_NAME, config)
     reset_call_state(processor.tokenizer)
     processor.save_pretrained(folder)
     save_recipe(recipe, folder, get_world_size() if is_initialized() else 1, num_steps)
@@ -112,44 +89,34 @@ def save_model(
 
 
 def complete_folder(folder: str | Path):
-    """Add what transformers does not save: remote code, requirements, licence, files of sentence-transformers."""
+    """Add what transformers does not save: remote code, requirements, license, files of sentence-transformers."""
     folder = Path(folder)
     for name in CODE:
         shutil.copyfile(PACKAGE / name, folder / name)
     shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
-    limit = {
-        "max_seq_length": read_mapping(folder / CONFIG_NAME, "config", max_text_length=int)[
-            "max_text_length"
-        ]
-    }
-    for name, content in ((MODULES_FILE, MODULES), ("sentence_bert_config.json", FEATURES | limit)):
-        write_text(folder / name, json.dumps(content, indent=1) + "\n")
-    setup = configparser.ConfigParser()
-    setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
-    declared = (setup["options"]["install_requires"], setup["options.extras_require"]["torch"])
-    requirements = sorted(
-        line for text in declared for line in text.splitlines() if line and line[0] != "#"
-    )
-    write_text(folder / "requirements.txt", "\n".join(requirements) + "\n")
+    config = read_mapping(folder / CONFIG_NAME, "config", max_text_length=TextLength)
+    features = FEATURES | {"max_seq_length": config["max_text_length"]}
+    write_json(folder / MODULES_FILE, MODULES)
+    write_json(folder / "sentence_bert_config.json", features)
+    write_text(folder / "requirements.txt", "\n".join(requirements()) + "\n")
 
 
 def changed_code(folder: str | Path) -> list[str]:
     """Names of the code files of a folder that differ from this package's, and of other classes that configs name."""
-    files = [path for path in Path(folder).glob("*.py") if path.name in CODE]
-    changed = sorted(
-        path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes()
-    )
-    for path in sorted(Path(folder).glob("*config.json")):
+    folder = Path(folder)
+    changed = []
+    for name in CODE:
+        path = folder / name
+        if path.exists() and path.read_bytes() != (PACKAGE / name).read_bytes():
+            changed.append(name)
+    for path in sorted(folder.glob("*config.json")):
         for value in (read_mapping(path, "folder").get("auto_map") or {}).values():
-            classes = value if isinstance(value, list) else [value]
+            classes = [each for each in (value if isinstance(value, list) else [value]) if each]
             changed += [
-                each
-                for each in classes
-                if each and f"{str(each).rpartition('.')[0]}.py" not in CODE
+                each for each in classes if f"{str(each).rpartition('.')[0]}.py" not in CODE
             ]
-    if (path := Path(folder, MODULES_FILE)).exists() and json.loads(
-        path.read_text(encoding="utf-8")
-    ) != MODULES:
+    path = folder / MODULES_FILE
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != MODULES:
         changed.append(MODULES_FILE)
     return changed
 
@@ -163,26 +130,22 @@ def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
     Returns:
         Texts of the recipes, the earliest first, each once.
     """
-    folders = [Path(start) for start in starts if start is not None and _is_finished(Path(start))]
-    paths = [
-        path
-        for folder in folders
-        for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)
-    ]
-    for folder in folders:
-        refuse_links(folder, (path for path in paths if path.parent == folder))
-    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[
-        -len(EARLIER_FILES) :
-    ]
+    texts = []
+    for folder in (Path(start) for start in starts if start is not None):
+        if not _is_finished(folder):
+            continue
+        paths = [*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE]
+        refuse_links(folder, paths)
+        texts += [path.read_text(encoding="utf-8") for path in paths]
+    return tuple(dict.fromkeys(texts))[-len(EARLIER_FILES) :]
 
 
 def refuse_links(folder: Path, paths: Iterable[Path]):
     """Refuse links that leave a folder, except to the Hub's cache: what is copied from it may be published."""
     root = folder.resolve()
+    allowed = (root, root.parent.parent / "blobs")
     for path in paths:
-        if not any(
-            path.resolve().is_relative_to(each) for each in (root, root.parent.parent / "blobs")
-        ):
+        if not any(path.resolve().is_relative_to(each) for each in allowed):
             raise ValueError(
                 f"{path} is a link to a file outside the folder. Replace it with a copy."
             )
@@ -195,32 +158,27 @@ def _is_finished(folder: Path) -> bool:
     return read_mapping(folder / CONFIG_NAME, "config").get("model_type") == DCCLIPConfig.model_type
 
 
-def is_publishable(path: str, card: str = "") -> bool:
-    """Whether a file of this name may be published.
+def derived_names(folder: Path) -> list[str]:
+    """Names in a folder that belong to its weights: results, exports, and recipes of earlier runs.
 
-    Args:
-        path: Path in the folder, with forward slashes.
-        card: Text of README.md; an image is published only if this text names it.
+    Raises:
+        ValueError: `results.json`, which names the exports, is damaged.
     """
-    if any(part.startswith(".") for part in path.split("/")):
-        return False
-    depth = path.count("/")  # `*` of fnmatch also matches `/`
-    if any(
-        fnmatchcase(path, pattern) and pattern.count("/") == depth
-        for pattern in (*REQUIRED, *OPTIONAL)
-    ):
-        return True
-    is_image = not depth and any(fnmatchcase(path, pattern) for pattern in IMAGES)
-    # the whole name: `private.png` is not named by `not_private.png`
-    return is_image and re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-]*\w)", card) is not None
+    names = {RESULTS_FILE, *EARLIER_FILES}
+    names |= {name for name, by in recorded_names(folder).items() if by in EXPORTERS}
+    if (folder / RESULTS_FILE).exists():
+        meta = read_mapping(folder / RESULTS_FILE, "output_dir", meta=dict)["meta"]
+        verdicts = meta.get("export", {}).get("verdicts", [])
+        names |= {verdict["file"].partition("/")[0] for verdict in verdicts}
+    return [name for name in sorted(names) if (folder / name).exists()]
 
 
 def list_files(folder: str | Path) -> list[str]:
     """Paths of the files of a folder that may be published, sorted, with forward slashes.
 
     Raises:
-        ValueError: A required file is missing, a JSON file is damaged, a text names a folder of this machine, or a
-            file is a link that leaves the folder.
+        ValueError: A required file is missing, a JSON file is damaged, a text has a token or names a folder of this
+            machine, or a file is a link that leaves the folder.
     """
     folder = Path(folder)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
@@ -229,32 +187,12 @@ def list_files(folder: str | Path) -> list[str]:
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
     card = (folder / README).read_text(encoding="utf-8") if (folder / README).is_file() else ""
-    paths = sorted(
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-    )
-    paths = [path for path in paths if is_publishable(path, card)]
+    files = (file for file in folder.rglob("*") if file.is_file())
+    paths = published((file.relative_to(folder).as_posix() for file in files), card)
+    refuse_links(folder, (folder / path for path in paths))
     for path in paths:
-        if not (folder / path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{path} is a link to a file outside the folder. Replace it with a copy."
-            )
-        if path.endswith((".json", ".yaml", ".md")) and path.count("/") == 0:
-            _check_text(folder, path)
+        if path.endswith((".yaml", ".json")) and path != MODULES_FILE:
+            read_mapping(folder / path, "folder")
+        if not path.endswith(BINARY):
+            check_text(folder, path)
     return paths
-
-
-def _check_text(folder: Path, path: str):
-    """Refuse a damaged JSON or YAML file, and a text that names a folder of this machine."""
-    if path.endswith(".yaml") or (path.endswith(".json") and path != MODULES_FILE):
-        read_mapping(folder / path, "folder")
-    text = (folder / path).read_text(encoding="utf-8", errors="replace")
-    # the pieces of a vocabulary may look like paths
-    private = (
-        {Path.home(), Path.cwd(), folder.absolute().parent} if path != "tokenizer.json" else set()
-    )
-    for place in sorted(f"{place}/" for place in private if len(place.parts) > 1):
-        if place in text:
-            raise ValueError(
-                f"{path} names {place!r}, a folder of this machine. Replace the path with the name of the file or "
-                "folder before publishing."
-            )

@@ -5,7 +5,6 @@
 """
 
 import logging
-import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -14,18 +13,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from training.config import TrainingRecipe
 from training.hub.cards import write_card
 from training.hub.check import check_folder
-from training.hub.folder import is_publishable, list_files
+from training.hub.files import published
+from training.hub.folder import list_files
+from training.utils.cli import one_line
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 DEFAULT_BRANCH = "main"
-GIT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+TEMPORARY = (408, 412, 429)  # 412: another commit was made meanwhile
+FAILURES = (OSError, ValueError, HTTPError)
 Result = TypeVar("Result")
 
 
@@ -35,7 +36,7 @@ class Target:
 
     Args:
         repo_id: Id of the repo on the Hub, NAMESPACE/NAME.
-        private: Whether a new repo is private. An existing repo must be private already.
+        private: Whether a new repo is private, and an existing one must be. If False, an existing repo stays as it is.
         revision: Branch of the commit, created if it does not exist.
         tag: Tag of the commit. A tag that exists is never moved. None sets no tag.
     """
@@ -44,20 +45,6 @@ class Target:
     private: bool = False
     revision: str = DEFAULT_BRANCH
     tag: str | None = None
-
-    def __post_init__(self):
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError as error:
-            raise ValueError(
-                f"repo_id: {self.repo_id!r} is not a valid repo id ({error}) Write NAMESPACE/NAME."
-            ) from error
-        for name, value in (("revision", self.revision), ("tag", self.tag)):
-            if value is not None and GIT_NAME.fullmatch(value) is None:
-                raise ValueError(
-                    f"{name}: {value!r} is not a valid Git ref name. Use letters, digits, '.', '-' and '_', such as "
-                    "v0.1.0."
-                )
 
     def command(self, folder: str | Path) -> str:
         """The command that publishes a folder to this target."""
@@ -143,8 +130,8 @@ def open_repo(target: Target):
                 lambda: api.create_branch(target.repo_id, branch=target.revision, exist_ok=True),
                 "branch",
             )
-    except (OSError, ValueError) as error:
-        raise PublishError(f"cannot open {target.repo_id} on the Hub: {_message(error)}") from error
+    except FAILURES as error:
+        raise PublishError(f"cannot open {target.repo_id} on the Hub: {one_line(error)}") from error
 
 
 def upload(folder: str | Path, target: Target, message: str = "Publish the model") -> Published:
@@ -177,9 +164,9 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
                 lambda: _tag(api, target.repo_id, str(target.tag), published.commit),
                 f"tag {target.tag}",
             )
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         raise PublishError(
-            f"the upload of {folder} to {target.repo_id} failed: {_message(error)}\nThe folder is complete and "
+            f"the upload of {folder} to {target.repo_id} failed: {one_line(error)}\nThe folder is complete and "
             f"unchanged. To repeat the upload, run:\n  {target.command(folder)}"
         ) from error
     return published
@@ -193,9 +180,7 @@ def _commit(
     remote = api.list_repo_files(target.repo_id, revision=target.revision)
     # new objects for each attempt: create_commit marks those that it has sent
     additions = [CommitOperationAdd(path, folder / path) for path in paths]
-    deletions = [
-        CommitOperationDelete(path) for path in remote if path not in paths and is_publishable(path)
-    ]
+    deletions = [CommitOperationDelete(path) for path in published(remote) if path not in paths]
     commit = api.create_commit(
         target.repo_id,
         [*deletions, *additions],
@@ -219,36 +204,23 @@ def _tag(api: HfApi, repo_id: str, tag: str, commit: str):
 
 def _retry(call: Callable[[], Result], what: str) -> Result:
     """Repeat a call with growing pauses while its failure is temporary: a server error or a lost connection."""
-    wait_s = 1.0
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS):
         try:
             return call()
-        except Exception as error:
-            # compared by name: it comes from httpx or httpx2, depending on the version of huggingface_hub
-            lost = isinstance(error, ConnectionError) or "TransportError" in {
-                e.__name__ for e in type(error).__mro__
-            }
-            if attempt == ATTEMPTS or not (lost or _is_temporary(error)):
-                raise (OSError(_message(error)) if lost else error) from error
+        except (ConnectionError, HTTPError) as error:
+            response = error.response if isinstance(error, HfHubHTTPError) else None
+            if response is not None and not (
+                response.status_code in TEMPORARY or response.status_code >= 500
+            ):
+                raise
+            wait_s = 2.0 ** (attempt - 1)
             logger.warning(
                 "%s: %s; attempt %d of %d in %.0f s",
                 what,
-                _message(error),
+                one_line(error),
                 attempt + 1,
                 ATTEMPTS,
                 wait_s,
             )
         time.sleep(wait_s)
-        wait_s *= 2
-    raise AssertionError("not reached")
-
-
-def _is_temporary(error: Exception) -> bool:
-    if not isinstance(error, HfHubHTTPError):
-        return False
-    status = error.response.status_code if error.response is not None else 500
-    return status in (408, 412, 429) or status >= 500  # 412: another commit was made meanwhile
-
-
-def _message(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return call()

@@ -5,6 +5,7 @@ ever replaced or removed.
 """
 
 import importlib.util
+import json
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 REPO_ROOT = Path(__file__).parents[2]
 SCRATCH_SUFFIX = ".dcclip-tmp"
@@ -98,6 +100,11 @@ def write_text(path: Path, text: str):
     """Write a UTF-8 text file atomically; missing parent folders are created."""
     with atomic_write(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any):
+    """Write a JSON file atomically; missing parent folders are created."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

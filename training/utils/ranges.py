@@ -1,4 +1,4 @@
-"""Ranges of numbers as types, for options and for values that are read from files."""
+"""Ranges of numbers and forms of names as types, for options and for values from files."""
 
 from typing import Annotated
 
@@ -15,3 +15,5 @@ Pixels = Annotated[int, Field(ge=1, le=4096)]
 TextLength = Annotated[int, Field(ge=2, le=8192)]
 EmbeddingWidth = Annotated[int, Field(ge=1, le=65536)]
 Language = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+HubId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")]
+GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w.-]*(/\w[\w.-]*)*$")]

@@ -3,24 +3,27 @@
 import json
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.facts import (
     ModelFacts,
-    data_terms,
-    finetuning_facts,
+    data_license,
+    public_name,
     read_runs,
     teacher_space,
 )
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.tables import accuracy_table, export_table, protocols, size_table
+from training.hub.files import published, requirements
 from training.text.writing_systems import LANGUAGE_NAMES
-from training.utils.files import write_text
+from training.utils.files import portable, write_text
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = Path(__file__).with_name("template.jinja")
@@ -36,7 +39,7 @@ class CardDetails:
 
     Args:
         summary: Purpose of the model, in a sentence or two.
-        data: Description of the training data, its owners and its licences, in Markdown.
+        data: Description of the training data, its owners and its licenses, in Markdown.
         limits: Known limits of the model, in a sentence or two each.
     """
 
@@ -94,70 +97,49 @@ def _render(
     folder: Path, details: CardDetails, repo_id: str | None, revision: str | None, title: str | None
 ) -> str:
     results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
+    meta = results.meta if results is not None else {}
     facts, runs = ModelFacts.from_folder(folder), read_runs(folder)
-    example = results.meta.get("example", {}) if results is not None else {}
-    labels = example.get("labels", DEFAULT_LABELS)
-    finetuned = finetuning_facts(facts, runs, results)
-    sources = (
-        [finetuned["data"]]
-        if finetuned
-        else list(dict.fromkeys(name for run in runs for name in run.sources))
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    example = {"image": "image.png", "labels": DEFAULT_LABELS, "answers": {}}
+    example |= meta.get("example", {})
+    finetuned = None
+    sources = list(dict.fromkeys(name for run in runs for name in run.sources))
+    if facts.base_model is not None and len(runs) == 1:  # a later stage has recipes of its own
+        finetuned = {"kept": []} | meta.get("finetune", {})
+        sources = [portable(finetuned.get("data", sources[0]))]
+    if title is None:
+        name = Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name
+        title = name or "DC-CLIP"
+    data = front_matter(
+        facts, runs, results, title, sources, files, example if "example" in meta else None, repo_id
     )
-    title = (
-        title
-        or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name)
-        or "DC-CLIP"
-    )
-    lineage = [
-        *filter(None, [facts.origin]),
-        *(name for run in runs for name in run.initial_weights),
-    ]
-    picture = example.get("image")  # of the widget, which needs its address on the Hub
-    if picture and repo_id:
-        picture = f"https://huggingface.co/{repo_id}/resolve/main/{picture}"
-    card = ModelCard.from_template(
-        front_matter(facts, results, title, lineage, sources, picture, labels),
-        template_path=str(TEMPLATE),
+    captions = runs[-1].recipe["data"].get("caption_columns", {}) if runs else {}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters["literal"] = partial(json.dumps, ensure_ascii=False)
+    content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=data.to_yaml(),
         facts=facts,
         details=details,
-        languages=[LANGUAGE_NAMES.get(language, language) for language in facts.languages],
-        labels={
-            language: json.dumps(names, ensure_ascii=False) for language, names in labels.items()
-        },
-        all_labels=json.dumps(
-            [name for names in labels.values() for name in names], ensure_ascii=False
-        ),
-        image=example.get("image", "image.png"),
-        answers={
-            language: _answers(example, language) for language in labels if "answers" in example
-        },
+        languages=[LANGUAGE_NAMES.get(each, each) for each in facts.languages],
+        caption_languages=[LANGUAGE_NAMES.get(each, each) for each in captions],
+        example=example,
         title=title,
         repo_id=repo_id or title,
-        revision=revision,
+        revision=revision or "main",
+        requirements=requirements(),
         finetuned=finetuned,
+        anchored=bool(runs and runs[-1].recipe.get("anchor_weight")),
         runs=runs,
-        stages=", then ".join(dict.fromkeys(run.stage for run in runs if run.stage)),
-        space=teacher_space(runs),
-        sources=sources,
-        data_terms=data_terms(sources),
-        meta=results and results.meta,
+        stages=list(dict.fromkeys(run.stage for run in runs if run.stage)),
+        teacher_space=teacher_space(runs),
+        data_licenses={public_name(source): data_license(source) for source in sources},
+        meta={"commit": None, "seed": None, "date": ""} | meta,
         accuracy=results and accuracy_table(results),
-        protocols=results and ", ".join(protocols(results)),
+        protocols=protocols(results) if results is not None else [],
         size=results and size_table(results),
-        exports=results and export_table(results),
+        exports=results and export_table(results, published(files)),
     )
-    return card.content.rstrip() + "\n"
-
-
-def _answers(example: dict[str, Any], language: str) -> str:
-    """Labels with scores, such as `fox 0.988, dog 0.012`, and the correct label if it is not the first."""
-    answers, correct = example["answers"][language], example["labels"][language][0]
-    text = ", ".join(f"{answer['label']} {answer['score']:.3f}" for answer in answers)
-    return (
-        text
-        if answers[0]["label"] == correct
-        else f"{text} (wrong: the correct label is {correct})"
-    )
+    return content.rstrip() + "\n"
 
 
 def classify_example(

@@ -1,16 +1,18 @@
 """The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from training.hub.cards.facts import ModelFacts, is_hub_id
+from training.hub.cards.facts import ModelFacts, TrainingRun, is_hub_id
 from training.utils.results import Results, with_several_protocols
 
 TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
-TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
+TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
+# tools that load the files of a suffix
+TOOLS = {".onnx": ["onnx", "transformers.js"], ".pte": ["executorch"]}
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
 TITLES = {"en": "English", "zh": "中文"}
@@ -18,46 +20,53 @@ TITLES = {"en": "English", "zh": "中文"}
 
 def front_matter(
     facts: ModelFacts,
+    runs: Sequence[TrainingRun],
     results: Results | None,
     title: str,
-    lineage: Sequence[str],
     sources: Sequence[str],
-    image: str | None = None,
-    labels: dict[str, list[str]] | None = None,
+    files: Sequence[str],
+    example: Mapping[str, Any] | None,
+    repo_id: str | None,
 ) -> ModelCardData:
     """The metadata of a card.
 
     Args:
         facts: Facts about the model.
+        runs: Training runs of the model.
         results: Results of the model; None if it was not evaluated.
         title: Title of the card.
-        lineage: Hub ids or names of the models that the weights come from.
         sources: Training data, as named in the recipes.
-        image: Image of the widget: file of the repo or URL; None leaves the widget out.
-        labels: Candidate labels of the widget, by language.
+        files: Paths of the files in the folder.
+        example: Image and labels by language for the widget; None leaves the widget out.
+        repo_id: Id of the repo that has the image.
     """
     evaluated = eval_results(results)
     more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
-    if image is not None:
+    if example is not None:
+        folder = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else ""
         more["widget"] = [
             {
-                "src": image,
+                "src": f"{folder}{example['image']}",
                 "candidate_labels": ", ".join(names),
                 "example_title": f"{TITLES.get(language, language)}: {names[0]}",
             }
-            for language, names in (labels or {}).items()
+            for language, names in example["labels"].items()
         ]
+    lineage = [facts.origin or "", *(name for run in runs for name in run.initial_weights)]
     base_model = [name for name in dict.fromkeys(lineage) if is_hub_id(name)]
     if facts.base_model is not None and base_model:
         more["base_model_relation"] = "finetune"
+    tags = [*TAGS, "distillation"] if facts.teacher else [*TAGS]
+    for suffix, tools in TOOLS.items():
+        tags += tools if any(file.endswith(suffix) for file in files) else []
     return ModelCardData(
-        language=list(facts.languages),
+        language=facts.languages,
         license=facts.license,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=TAGS if facts.teacher else [tag for tag in TAGS if tag != "distillation"],
+        tags=tags,
         base_model=base_model or None,
-        datasets=[name for name in dict.fromkeys(sources) if is_hub_id(name)] or None,
+        datasets=[name for name in sources if is_hub_id(name)] or None,
         metrics=sorted({result.metric_type for result in evaluated}) or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
@@ -74,39 +83,36 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     if results is None:
         return []
     exported = export_models(results)
-    measured = [
-        entry["name"] for entry in results.meta.get("models", [])
-    ]  # training/eval.py also measures baselines
+    # training/eval.py also measures baselines
+    measured = [entry["name"] for entry in results.meta.get("models", [])][:1]
     rows = [
         row
         for row in results.rows
-        if row.language is not None and is_final(row.model, row.stage) and row.model not in exported
-        if not measured or row.model == measured[0]
+        if row.language is not None
+        and is_final(row.model, row.stage)
+        and row.model not in exported
+        and (not measured or row.model in measured)
     ]
     several = {(name, language) for name, language, _ in with_several_protocols(rows)}
-    # the Hub merges results that differ in nothing else
-    configs = [
-        f"{row.language}, {row.protocol}"
-        if (row.set, row.language) in several
-        else str(row.language)
-        for row in rows
-    ]
-    return [
-        EvalResult(
-            task_type=RETRIEVAL_TASK if row.protocol == RETRIEVAL else TASK,
-            dataset_type=row.set or "",
-            dataset_name=f"{row.set} ({config})",
-            dataset_config=config,
-            metric_type="accuracy"
-            if row.metric in ACCURACY
-            else "recall"
-            if "@" in row.metric
-            else row.metric,
-            metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
-            metric_value=round(row.value, 4),
+    found = []
+    for row in rows:
+        # the Hub merges results that differ in nothing else
+        config = str(row.language)
+        if (row.set, row.language) in several:
+            config += f", {row.protocol}"
+        metric = "recall" if "@" in row.metric else row.metric
+        found.append(
+            EvalResult(
+                task_type=RETRIEVAL_TASK if row.protocol == RETRIEVAL else TASK,
+                dataset_type=row.set or "",
+                dataset_name=f"{row.set} ({config})",
+                dataset_config=config,
+                metric_type="accuracy" if row.metric in ACCURACY else metric,
+                metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
+                metric_value=round(row.value, 4),
+            )
         )
-        for row, config in zip(rows, configs, strict=True)
-    ]
+    return found
 
 
 def export_models(results: Results) -> set[str]:

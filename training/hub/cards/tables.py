@@ -1,5 +1,6 @@
 """The tables of a card in Markdown, rendered from results."""
 
+from collections.abc import Collection
 from typing import Any
 
 from training.evaluation.sets.protocols import SETS
@@ -63,39 +64,36 @@ def size_table(results: Results) -> str | None:
     return markdown_table(lines)
 
 
-def export_table(results: Results) -> str | None:
+def export_table(results: Results, published: Collection[str]) -> str | None:
     """Exported files with the verdict of the accuracy gate: one row for each file, including refused ones.
+
+    Args:
+        results: Results with the verdicts of the exports.
+        published: Paths of the files that may be published. Others work only where they were written.
 
     Returns:
         The table; None if nothing was exported.
     """
-    entries: list[dict[str, Any]] = results.meta.get("export", {}).get("verdicts", [])
-    verdicts = [
-        entry for entry in entries if entry["file"] != "open_clip"
-    ]  # it works only where it was written
+    verdicts: list[dict[str, Any]] = [
+        entry
+        for entry in results.meta.get("export", {}).get("verdicts", [])
+        if not entry["kept"] or any(path.startswith(entry["file"]) for path in published)
+    ]
     if not verdicts:
         return None
     languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
-    header = [
-        "file",
-        "MB",
-        "ms",
-        "cosine with PyTorch",
-        *(f"top-1 lost, {language}" for language in languages),
-        "",
-    ]
+    lost_columns = [f"top-1 lost, {language}" for language in languages]
+    header = ["file", "MB", "ms", "cosine with PyTorch", *lost_columns, ""]
     lines = [header, ["---", *["---:"] * (3 + len(languages)), "---"]]
     for entry in verdicts:
-        cells = ["", "", "", *[""] * len(languages)]
+        cells = [""] * (3 + len(languages))
         if entry["bytes"]:
+            lost = entry["lost_points"]
             cells = [
                 f"{entry['bytes'] / 1e6:.2f}",
                 f"{entry['ms']:.2f}" if entry["ms"] else "",
                 f"{entry['mean_cosine']:.5f}",
-            ]
-            lost = entry["lost_points"]
-            cells += [
-                f"{lost[language]:+.2f}" if language in lost else "" for language in languages
+                *(f"{lost[each]:+.2f}" if each in lost else "" for each in languages),
             ]
         note = "" if entry.get("checked", True) else "accuracy unchecked"
         note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
