@@ -36,14 +36,12 @@ def main(argv: list[str] | None = None) -> "Results | None":
 
 def _run(options: EvalOptions) -> "Results | None":
     # imported after parsing: torch and transformers take seconds, and --help needs neither
-    from training.evaluation.plan import EvalPlan
-    from training.evaluation.report import REPORT_FILES, write_report
-    from training.evaluation.runner import Runner
+    from training.evaluation.run import REPORT_FILES, Evaluation
     from training.utils.output import claim_folder
     from training.utils.process import find_processes
 
     hide_library_bars()
-    plan = EvalPlan.open(options)
+    evaluation = Evaluation.open(options)
     state = find_processes()
     with ExitStack() as claimed:
         if state.is_main_process:
@@ -51,12 +49,10 @@ def _run(options: EvalOptions) -> "Results | None":
                 options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite
             )
             claimed.enter_context(claim)
-        runner = Runner(plan, state, options.trust_remote_code, options.widths)
-        outcome = runner.run(options.model, options.text_model)
+        results = evaluation.run(state)
         if not state.is_main_process:
             return None
-        results, text = write_report(options, plan, outcome)
-    print(text)
+        print(evaluation.write(results))
     return results
 
 

@@ -185,16 +185,19 @@ def ranks(
 
     Relations: `training.evaluation.metrics.right_ranks`, computed in chunks.
     """
+    # equal candidates tie: in a matrix product, equal columns can differ in the last digit
+    candidates, places = candidates.unique(dim=0, return_inverse=True)
     pairs = pairs[pairs[:, 0].argsort(stable=True)]
     query_ids, counts = pairs[:, 0].unique_consecutive(return_counts=True)
     ends = counts.cumsum(0)
-    size = max(1, max_similarities // len(candidates))
+    size = max(1, max_similarities // len(places))
     found = []
     for start in range(0, len(query_ids), size):
         part = query_ids[start : start + size]
         own = pairs[ends[start] - counts[start] : ends[start + len(part) - 1]]
         rows = torch.searchsorted(part, own[:, 0].contiguous())
-        found.append(right_ranks(queries[part] @ candidates.T, torch.stack([rows, own[:, 1]], 1)))
+        scores = (queries[part] @ candidates.T)[:, places]
+        found.append(right_ranks(scores, torch.stack([rows, own[:, 1]], 1)))
     return torch.cat(found)
 
 

@@ -1,6 +1,7 @@
 """`training/eval.py` with a protocol, from its command line to its files."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,9 @@ from tests.training.evaluation.drawings import (
 )
 from training import eval as eval_script
 from training.evaluation.options import EvalOptions
-from training.evaluation.plan import EvalPlan, protocol_tasks
-from training.evaluation.report import elevater_scores, results_table
-from training.evaluation.runner import Agreement
+from training.evaluation.run import Evaluation, protocol_tasks
+from training.evaluation.sets import protocols
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import LabelledSet
-from training.evaluation.sets.protocols import ELEVATER
 from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results, Row
@@ -37,6 +35,8 @@ TEMPLATES = {
     "zh": ["一个{}", "{}"],
 }  # short enough that the tiny models do not truncate them
 NUM = sum(map(len, CIFAR_10.values()))
+CIFAR_TITLE = f"cifar-10 ({NUM} of 10,000 images)"
+VOC_TITLE = f"voc-2007-classification ({len(VOC)} of 4,952 images)"
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +93,11 @@ def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
             model.encode_images(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T
         ).argmax(1)
         accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
-        fields = {"model": str(teacher_folder), "set": "cifar-10", "language": language}
+        fields = {"model": str(teacher_folder), "set": CIFAR_TITLE, "language": language}
         assert results.values(**fields, metric="top1") == [accuracy]
         found.append(predictions)
     fields |= {"language": "en, zh", "metric": "agreement"}
     assert results.values(**fields) == [(found[0] == found[1]).double().mean().item()]
-
-
-def test_agreement_counts_images_whose_predictions_are_all_equal():
-    assert Agreement(keep_in_memory=True).compute(
-        predictions=[[1, 1, 1], [1, 1, 2], [0, 0, 0], [2, 1, 0]]
-    ) == {"agreement": 0.5}
 
 
 def test_results_describe_the_data_and_the_models(evaluated, data):
@@ -137,38 +131,61 @@ def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(
     for model in (str(teacher_folder), str(altclip_folder)):
         row = rows[model, "elevater-zh"]
         assert row["ELEVATER score"] == "2 of 20, 2 differ" and row["mnist"] == "missing data"
-        (value,) = results.values(
-            model=model, set="voc-2007-classification", language="zh", metric="11_point_map"
-        )
-        assert row["voc-2007-classification"] == f"{100 * value:.1f}"
+        (value,) = results.values(model=model, set=VOC_TITLE, language="zh", metric="11_point_map")
+        assert row[VOC_TITLE] == f"{100 * value:.1f}"
     assert "missing data: mnist (" in table
     assert not [row for row in results.rows if row.metric == "elevater_score"]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A set of the size of the protocol's."""
+
+    name: str
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> range:
+        return range(protocols.SETS[self.name].num_images)
+
+
 def test_a_score_needs_all_twenty_sets_of_the_protocol():
-    eval_tasks = protocol_tasks(["elevater-zh"], list(ELEVATER), "ours")
-    complete = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
-    plan = EvalPlan(eval_tasks, complete)
+    options = EvalOptions(model=["m"], output_dir="o", protocol=["elevater-zh"])
+    tasks = protocol_tasks(["elevater-zh"], list(protocols.ELEVATER), "ours")
+    complete = {name: Whole(name) for name in protocols.ELEVATER}
+    fields = {"model": "m", "protocol": "elevater-zh", "language": "zh"}
     rows = [
-        Row(
-            model="m",
-            set=task.set,
-            protocol=task.protocol,
-            language="zh",
-            metric=task.metric,
-            value=0.05 * number,
-        )
-        for number, task in enumerate(eval_tasks)
+        Row(set=task.set, metric=task.metric, value=0.05 * number, **fields)
+        for number, task in enumerate(tasks)
     ]
-    (score,) = elevater_scores(rows, plan)
+    evaluation = Evaluation(options, tasks, complete)
+    (score,) = evaluation.scores(rows)
     assert score.value == pytest.approx(0.05 * 9.5) and score.protocol == "elevater-zh"
-    assert results_table([*rows, score], plan).endswith("| 47.5 |")
-    for sets in (
-        {name: labelled for name, labelled in complete.items() if name != "dtd"},
-        complete | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 images"])},
-    ):
-        assert not elevater_scores(rows, EvalPlan(eval_tasks, sets))
-    assert results_table(rows, EvalPlan(eval_tasks, {})).endswith("| 0 of 20 |")
+    assert evaluation.table([*rows, score]).endswith("| 47.5 |")
+    without = {name: whole for name, whole in complete.items() if name != "dtd"}
+    for sets in (without, complete | {"dtd": Whole("dtd", ["10 images"])}):
+        assert not Evaluation(options, tasks, sets).scores(rows)
+    assert Evaluation(options, tasks, {}).table(rows).endswith("| 0 of 20 |")
+
+
+def test_bare_names_are_measured_in_rows_of_their_own(arguments, teacher_folder, tmp_path):
+    results = eval_script.main([*arguments, "--bare_names", "--output_dir", str(tmp_path)])
+    model, rows = DualEncoder.from_pretrained(teacher_folder), rows_of(CIFAR_10)
+    names = ClassNames.read("cifar-10")
+    predictions = (model.encode_images(rows) @ model.encode_texts(names.names["en"]).T).argmax(1)
+    accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
+    fields = {"set": CIFAR_TITLE, "language": "en", "metric": "top1"}
+    assert results.values(**fields, protocol="elevater-en, bare names") == [accuracy]
+    assert len(results.values(**fields, protocol="elevater-en")) == 1
+    assert (str(teacher_folder), "elevater-zh, bare names") in columns(
+        (tmp_path / "table.md").read_text(encoding="utf-8")
+    )
+
+
+def test_a_part_of_a_set_says_so(evaluated):
+    results, folder = evaluated
+    assert {row.set for row in results.rows} == {CIFAR_TITLE, VOC_TITLE}
+    assert f"| {CIFAR_TITLE} |" in (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_several_processes_share_the_images_and_write_the_same_results(
@@ -247,7 +264,7 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
 )
 def test_options_names_and_sources_that_cannot_be_used_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        EvalPlan.open(
+        Evaluation.open(
             EvalOptions(
                 **{"model": ["m"], "output_dir": "out", "protocol": ["elevater-en"]} | fields
             )

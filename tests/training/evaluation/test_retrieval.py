@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
-from training.evaluation.encoder import Encoder
+from training.evaluation.encoder import Embeddings
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.retrieval import (
     RetrievalSet,
@@ -24,7 +24,6 @@ from training.evaluation.retrieval import (
 )
 from training.hub.cards.metadata import eval_results
 from training.teachers import DualEncoder
-from training.utils.process import find_processes
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -316,13 +315,23 @@ def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, proces
         assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
 
 
-def test_truncated_embeddings_have_unit_length(model, retrieval_set):
-    encoder = Encoder(model, find_processes(), "m")
-    for whole, leading in (
-        (encoder.images(retrieval_set), encoder.truncated(4).images(retrieval_set)),
-        (encoder.texts(["frog", "猫"]), encoder.truncated(4).texts(["frog", "猫"])),
-    ):
-        torch.testing.assert_close(leading, F.normalize(whole[:, :4], dim=1))
+def test_truncated_embeddings_have_unit_length():
+    whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    leading = Embeddings("m", "m", None, None, {"set": whole}).truncated(4)
+    torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
+    with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
+        leading.truncated(8)
+
+
+@pytest.mark.parametrize("num_captions", [2, 97])
+def test_captions_with_the_same_embedding_tie_and_miss(num_captions):
+    """Every image has one caption, all captions have the same embedding: nothing is found, in both directions."""
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(num_captions, 513, generator=generator), dim=1)
+    texts = F.normalize(torch.randn(1, 513, generator=generator), dim=1).expand(num_captions, -1)
+    pairs = torch.arange(num_captions)[:, None].expand(-1, 2)
+    assert ranks(images, texts, pairs).tolist() == [num_captions - 1] * num_captions
+    assert ranks(texts, texts, pairs).tolist() == [num_captions - 1] * num_captions
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):

@@ -123,6 +123,20 @@ PROTOCOLS = {"elevater-en": "en", "elevater-zh": "zh"}  # languages of class nam
 CLASS_NAMES = "class-names"  # protocol of the user's own sets and classes: the plain names, unless templates are given
 
 
+BARE = ", bare names"  # ends the protocol of class names that are measured without a template
+
+
+def set_title(name: str, num_images: int) -> str:
+    """Name of a set in results; a part of a set of the protocol says how large it is.
+
+    Args:
+        name: Id of the set, or the name of a set of the user.
+        num_images: Number of images that were measured.
+    """
+    total = SETS[name].num_images if name in SETS else num_images
+    return name if num_images == total else f"{name} ({num_images:,} of {total:,} images)"
+
+
 def find_sets(names: Sequence[str]) -> list[str]:
     """Expand ids and selections to ids of sets, in the order of the table.
 
