@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ MAX_LENGTH = 24  # tokens
 # of the image towers, as ImageNet's weights were trained
 IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
-TUNING, SECONDS = "tuning", "processor_s"
+TUNING, COSTS = "tuning", "costs"
+HELD_OUT_LOSS, HELD_OUT_RECALL = "held_out_loss", "held_out_recall"
+COST_STEPS, COST_ROUNDS = 3, 7
 TUNING_SEED = 0
 TEXT_START = "random"  # of the text tower, which does not depend on the image tower
 # weights of the losses of stage 1. With weight 1, maps dominate the gradients of embeddings
@@ -228,6 +231,8 @@ class Experiment:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.teacher, self.tokenizer = teacher, teacher.tokenizer
         self.pad = self.tokenizer.pad_token_id
+        size = options.batch_size
+        self.batch_sizes = {"vision": size, "text": size * len(LANGUAGES)}
         self.normalize = Normalize(options.image_size, tuple(IMAGE_MEAN), tuple(IMAGE_STD))
         pairs = load_source(str(self.photos / PAIRS), field="photos")
         held_out, images = self._images(pairs).split(NUM_HELD_OUT)
@@ -269,24 +274,17 @@ class Experiment:
 
         def make() -> dict[str, Tensor]:
             pixels = torch.cat(list(prepared_batches(rows, "image", 64, small.fit)))
-            began = time.process_time()
             targets = [
                 self.teacher.image_targets(large.normalize(batch))
                 for batch in prepared_batches(rows, "image", 64, large.fit)
             ]
-            seconds = torch.tensor(time.process_time() - began)
             maps = torch.cat([resample_map(each.required_map, grid).half() for each in targets])
             embeddings = torch.cat([each.embedding.half() for each in targets])
             maps = maps.flatten(2).transpose(1, 2)  # (N, H x W, C)
             inputs = pixels.contiguous()
-            return {"inputs": inputs, "maps": maps, "embeddings": embeddings, SECONDS: seconds}
+            return {"inputs": inputs, "maps": maps, "embeddings": embeddings}
 
-        return self._open(f"images-{size}", make)
-
-    def _open(self, name: str, make: Callable[[], dict[str, Tensor]]) -> Examples:
-        tensors = self._cached(name, make)
-        self._record(f"teacher, {name}", None, {SECONDS: float(tensors.pop(SECONDS))})
-        return Examples(**tensors)
+        return Examples(**self._cached(f"images-{size}", make))
 
     def _texts(self, pairs: Dataset) -> Examples:
         """Evenly spaced texts of each source and language: captions, and texts without photographs."""
@@ -307,17 +305,15 @@ class Experiment:
 
         def make() -> dict[str, Tensor]:
             ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
-            began = time.process_time()
             targets = [
                 self.teacher.text_targets(part, (part != self.pad).long())
                 for part in ids.split(256)
             ]
-            seconds = torch.tensor(time.process_time() - began)
             maps = torch.cat([each.required_map.half() for each in targets])
             embeddings = torch.cat([each.embedding.half() for each in targets])
-            return {"inputs": ids, "maps": maps, "embeddings": embeddings, SECONDS: seconds}
+            return {"inputs": ids, "maps": maps, "embeddings": embeddings}
 
-        return self._open("texts", make)
+        return Examples(**self._cached("texts", make))
 
     def _captions(self, cells: Sequence[list[str]]) -> Tensor:
         """Token ids of the captions of each photograph, (N, NUM_CAPTIONS, L); fewer are repeated."""
@@ -353,11 +349,8 @@ class Experiment:
             self.options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
         )
         if start != TEXT_START:
-            weights = self.student(TEXT_START, seed)[0].state_dict()
-            own = {
-                name: each for name, each in weights.items() if name.startswith(PREFIXES["text"])
-            }
-            model.load_state_dict(own, strict=False)
+            same = tower_weights(self.student(TEXT_START, seed)[0], "text")
+            model.load_state_dict(same, strict=False)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         return model, processor
 
@@ -386,8 +379,8 @@ class Experiment:
         loss: Callable[[int], Tensor],
         steps: int,
         rate: float,
-    ) -> float:
-        """Train towers, and return the seconds of processor time.
+    ):
+        """Train towers.
 
         Args:
             model: Student.
@@ -418,7 +411,6 @@ class Experiment:
             optimizer,
             lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
         )
-        began = time.process_time()
         for step in range(steps):
             optimizer.zero_grad()
             loss(step).backward()
@@ -426,7 +418,6 @@ class Experiment:
             optimizer.step()
             schedule.step()
         model.eval()
-        return time.process_time() - began
 
     # stage 1
 
@@ -436,22 +427,39 @@ class Experiment:
         """Train one tower, or open the result of an earlier run.
 
         Returns:
-            Weights of the tower by name, `held_out_loss`, and `processor_s`.
+            Weights of the tower by name, and `held_out_loss`.
         """
-        name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
-        return self._cached(name, lambda: self._distill(start, tower, target, rate, seed))
 
-    def _distill(
-        self, start: str, tower: str, target: str, rate: float, seed: int
-    ) -> dict[str, Tensor]:
-        model, _ = self.student(start, seed)
-        examples, held_out = self.examples[tower], self.held_out[tower]
+        def make() -> dict[str, Tensor]:
+            model, _ = self.student(start, seed)
+            adapter, loss = self.stage1_loss(model, tower, target)
+            number, size = len(self.examples[tower].inputs), self.batch_sizes[tower]
+            batches = draw_batches(number, size, self.options.distill_steps, seed)
+            self.fit(
+                model,
+                adapter.parameters(),
+                [tower],
+                start,
+                lambda step: loss(self.examples[tower], batches[step]),
+                len(batches),
+                rate,
+            )
+            with torch.no_grad():
+                parts = torch.arange(NUM_HELD_OUT).split(100)
+                value = torch.stack([loss(self.held_out[tower], part) for part in parts]).mean()
+            return tower_weights(model, tower) | {HELD_OUT_LOSS: value}
+
+        name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
+        return self._cached(name, make)
+
+    def stage1_loss(
+        self, model: DCCLIPModel, tower: str, target: str
+    ) -> tuple[nn.Linear, Callable[[Examples, Tensor], Tensor]]:
+        """The adapter of the feature map, and the loss of some rows of examples."""
         bank = self.examples["text" if tower == "vision" else "vision"].embeddings[:NUM_BANK]
         width = int(getattr(model.config, f"{tower}_width") or 0)
-        adapter = nn.Linear(width, examples.maps.shape[-1])
-        size = self.options.batch_size * (1 if tower == "vision" else 2)
-        batches = draw_batches(len(examples.inputs), size, self.options.distill_steps, seed)
-        scale, weights = math.exp(self.teacher.logit_scale), TARGETS[target]
+        adapter = nn.Linear(width, self.examples[tower].maps.shape[-1])
+        scale = math.exp(self.teacher.logit_scale)
 
         def loss(of: Examples, rows: Tensor) -> Tensor:
             maps, embeddings, mask = self.encode(model, tower, of.inputs[rows])
@@ -462,33 +470,17 @@ class Experiment:
                 "embedding": lambda: embedding_loss(embeddings, teacher),
                 "logits": lambda: bank_loss(embeddings, teacher, bank.float(), scale),
             }
-            return torch.stack([weight * losses[name]() for name, weight in weights.items()]).sum()
+            weighted = [weight * losses[name]() for name, weight in TARGETS[target].items()]
+            return torch.stack(weighted).sum()
 
-        seconds = self.fit(
-            model,
-            adapter.parameters(),
-            [tower],
-            start,
-            lambda step: loss(examples, batches[step]),
-            len(batches),
-            rate,
-        )
-        with torch.no_grad():
-            parts = torch.arange(NUM_HELD_OUT).split(100)
-            value = torch.stack([loss(held_out, rows) for rows in parts]).mean()
-        trained = {
-            name: each
-            for name, each in model.state_dict().items()
-            if name.startswith(PREFIXES[tower])
-        }
-        return trained | {"held_out_loss": value, SECONDS: torch.tensor(seconds)}
+        return adapter, loss
 
     # stage 2
 
-    def align(
-        self, model: DCCLIPModel, start: str, rate: float, steps: int, seed: int, share: int
-    ) -> float:
-        """Train both towers by InfoNCE in both languages, and return the seconds of processor time."""
+    def stage2_loss(
+        self, model: DCCLIPModel, steps: int, seed: int, share: int = 1
+    ) -> Callable[[int], Tensor]:
+        """InfoNCE in both languages, on a share of the pairs that the seed draws."""
         generator = torch.Generator().manual_seed(seed)
         num_pairs = len(self.captions["en"])
         chosen = torch.randperm(num_pairs, generator=generator)[: num_pairs // share]
@@ -503,44 +495,37 @@ class Experiment:
             image = self.embed(model, "vision", torch.where(flipped, images.flip(3), images))
             number = torch.randint(NUM_CAPTIONS, (size,), generator=generator)
             texts = torch.cat([captions[rows, number] for captions in self.captions.values()])
-            text = self.embed(model, "text", texts)
             scale = model.logit_scale.exp().clamp(max=100)
-            return torch.stack(
-                [info_nce(image, part, scale, own) for part in text.split(size)]
-            ).mean()
+            parts = self.embed(model, "text", texts).split(size)
+            return torch.stack([info_nce(image, part, scale, own) for part in parts]).mean()
 
-        return self.fit(model, [], PREFIXES, start, loss, steps, rate)
+        return loss
 
     # arms
 
-    def train(
-        self, arm: Arm, start: str, seed: int, rate: float = 0.0
-    ) -> tuple[DualEncoder, float]:
-        """Train an arm with tuned rates, or stage 2 with a given one, and return the seconds of stage 2."""
+    def train(self, arm: Arm, start: str, seed: int, rate: float = 0.0) -> DualEncoder:
+        """Train an arm with tuned rates, or stage 2 with a given one."""
         model, processor = self.student(start, seed)
         for tower in PREFIXES if arm.target else ():
-            from_start = start if tower == "vision" else TEXT_START
-            weights = self.distill(
-                from_start, tower, str(arm.target), self.first_rate(arm, start, tower), seed
-            )
-            model.load_state_dict(
-                {name: weights[name] for name in weights if "." in name}, strict=False
-            )
-        seconds = 0.0
+            first_rate = self.first_rate(arm, start, tower)
+            weights = self.distill(start_of(tower, start), tower, str(arm.target), first_rate, seed)
+            del weights[HELD_OUT_LOSS]
+            model.load_state_dict(weights, strict=False)
         if arm.aligned:
-            rate = rate or self.second_rate(arm, start)
-            seconds = self.align(model, start, rate, self.steps(arm, start), seed, arm.share)
-        return DualEncoder(model.eval(), processor, arm.name), seconds
+            steps = self.steps(arm, start)
+            loss = self.stage2_loss(model, steps, seed, arm.share)
+            self.fit(model, [], PREFIXES, start, loss, steps, rate or self.second_rate(arm, start))
+        return DualEncoder(model.eval(), processor, arm.name)
 
     def first_rate(self, arm: Arm, start: str, tower: str) -> float:
         """The rate of stage 1 with the lowest loss on held-out data."""
-        target, start = str(arm.target), start if tower == "vision" else TEXT_START
+        target, start = str(arm.target), start_of(tower, start)
         losses = {}
         for rate in self.options.rates:
             run = self.distill(start, tower, target, rate, TUNING_SEED)
-            losses[rate] = float(run["held_out_loss"])
+            losses[rate] = float(run[HELD_OUT_LOSS])
             name = f"{target}, stage 1 of {tower}, rate {rate:g}"
-            self._record(name, start, {"held_out_loss": losses[rate], SECONDS: float(run[SECONDS])})
+            self._record(name, start, {HELD_OUT_LOSS: losses[rate]})
         return min(losses, key=lambda rate: losses[rate])
 
     def second_rate(self, arm: Arm, start: str) -> float:
@@ -550,55 +535,66 @@ class Experiment:
         for rate in self.options.rates:
             name = f"{arm.name}, rate {rate:g}"
             if not self.study.has(model=name, protocol=start):
-                model, seconds = self.train(arm, start, TUNING_SEED, rate)
-                self._record(
-                    name,
-                    start,
-                    {"held_out_recall": self.held_out_recall(model.model), SECONDS: seconds},
-                )
-            (recalls[rate],) = self.study.results.values(
-                model=name, protocol=start, metric="held_out_recall"
-            )
+                model = self.train(arm, start, TUNING_SEED, rate).model
+                self._record(name, start, {HELD_OUT_RECALL: self.held_out_recall(model)})
+            (recalls[rate],) = self.study.results.values(model=name, protocol=start)
         return max(recalls, key=lambda rate: recalls[rate])
 
-    def _record(self, name: str, start: str | None, values: dict[str, float]):
+    def _record(self, name: str, start: str, values: dict[str, float]):
         fields: dict[str, Any] = {"model": name, "protocol": start, "stage": TUNING}
-        fields["seed"] = TUNING_SEED
         if not self.study.has(**fields):
-            self.study.add(
-                [Row(metric=metric, value=value, **fields) for metric, value in values.items()]
-            )
+            rows = [Row(metric=metric, value=value, **fields) for metric, value in values.items()]
+            self.study.add([replace(row, seed=TUNING_SEED) for row in rows])
 
     def steps(self, arm: Arm, start: str) -> int:
         """Steps of stage 2 of an arm."""
-        if arm.target is not None:
-            return self.options.align_steps
-        both = self.options.distill_steps + self.options.align_steps
+        first, second = self.options.distill_steps, self.options.align_steps
         if not arm.equal_time:
-            return both
-        self.second_rate(Arm(BEST), start)  # which is tuned and timed by now
-        self.second_rate(Arm(None), start)
-        teacher = sum(
-            row.value for row in self.study.results.rows if row.model.startswith("teacher, ")
-        )
-        first = sum(
-            self._median_seconds(
-                f"{BEST}, stage 1 of {tower}", start if tower == "vision" else TEXT_START
-            )
-            for tower in PREFIXES
-        )
-        second = self._median_seconds(Arm(BEST).name, start)
-        return round(
-            both * (teacher + first + second) / self._median_seconds(Arm(None).name, start)
-        )
+            return second if arm.target else first + second
+        if not self.study.has(model=COSTS, protocol=start):
+            self._record(COSTS, start, self.measure_costs(start))
+        rows = self.study.results.rows
+        cost = {
+            row.metric: row.value for row in rows if (row.model, row.protocol) == (COSTS, start)
+        }
+        seconds = first * (cost["vision"] + cost["text"]) + second * cost["pairs"]
+        for tower in PREFIXES:
+            number = len(self.examples[tower].inputs) + NUM_HELD_OUT
+            seconds += cost[f"teacher, {tower}"] * number / self.batch_sizes[tower]
+        return round(seconds / cost["pairs"])
 
-    def _median_seconds(self, name: str, start: str) -> float:
-        names = [f"{name}, rate {rate:g}" for rate in self.options.rates]
-        values = [
-            self.study.results.values(model=each, protocol=start, metric=SECONDS)[0]
-            for each in names
-        ]
-        return statistics.median(values)
+    def measure_costs(self, start: str) -> dict[str, float]:
+        """Seconds of processor time of a step of each kind, and of the teacher for as many images and texts.
+
+        They take turns, so that other load on the machine affects all of them; each is the median.
+        """
+        model, _ = self.student(start, TUNING_SEED)
+        calls: dict[str, Callable[[], object]] = {}
+        for tower, size in self.batch_sizes.items():
+            adapter, loss = self.stage1_loss(model, tower, BEST)
+            rows = torch.arange(size)
+
+            def distill_loss(step: int, tower=tower, loss=loss, rows=rows) -> Tensor:
+                return loss(self.examples[tower], rows)
+
+            more = list(adapter.parameters())
+            calls[tower] = partial(
+                self.fit, model, more, [tower], start, distill_loss, COST_STEPS, 1e-5
+            )
+        align_loss = self.stage2_loss(model, COST_STEPS, TUNING_SEED)
+        calls["pairs"] = partial(self.fit, model, [], PREFIXES, start, align_loss, COST_STEPS, 1e-5)
+        size = self.teacher.image_size
+        pixels = torch.rand(self.batch_sizes["vision"], 3, size, size)
+        ids = self.examples["text"].inputs[: self.batch_sizes["text"]]
+        calls["teacher, vision"] = lambda: self.teacher.image_targets(pixels)
+        calls["teacher, text"] = lambda: self.teacher.text_targets(ids, (ids != self.pad).long())
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for name, call in [*calls.items()] * COST_ROUNDS:
+            began = time.process_time()
+            call()
+            steps = 1 if name.startswith("teacher") else COST_STEPS
+            times[name].append((time.process_time() - began) / steps)
+        return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
     # measurement
 
@@ -634,6 +630,17 @@ class Experiment:
                 found = measure(images, texts, labels, ("top1",))
                 rows += found.rows(model=name, set=set_name, language=language, seed=seed)
         return [replace(row, protocol=start) for row in rows]
+
+
+def tower_weights(model: DCCLIPModel, tower: str) -> dict[str, Tensor]:
+    """Weights of a tower and of its projection."""
+    weights = model.state_dict()
+    return {name: weights[name] for name in weights if name.startswith(PREFIXES[tower])}
+
+
+def start_of(tower: str, start: str) -> str:
+    """Start of a tower: the text tower does not depend on the image tower's."""
+    return start if tower == "vision" else TEXT_START
 
 
 def draw_batches(num: int, size: int, steps: int, seed: int) -> list[Tensor]:
@@ -762,7 +769,7 @@ def run(options: Options):
     for seed, start, arm in itertools.product(options.seeds, STARTS, arms_of(options.shares)):
         if study.has(model=arm.name, protocol=start, seed=seed):
             continue
-        model, _ = experiment.train(arm, start, seed)
+        model = experiment.train(arm, start, seed)
         study.add(experiment.measure(model, arm.name, start, seed))
     plot(study.results, study.folder)
     study.finish(f"{table(study.results)}\n\n{verdicts(study.results)}")
