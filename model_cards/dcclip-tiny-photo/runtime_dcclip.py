@@ -4,7 +4,8 @@ from runtime_dcclip import Runtime                # in a model folder; else mode
 runtime = Runtime()
 runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
 index = runtime.encode_images(paths)              # (N, D), L2-normalized
-runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
+(query,) = runtime.encode_texts(["红苹果"])
+(index @ query).argsort()[::-1][:5]               # rows of the most similar images
 """
 
 import copy
@@ -180,26 +181,6 @@ class Runtime:
         return [
             (labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")
         ]
-
-    def search(
-        self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10
-    ) -> list[tuple[int, float]]:
-        """Find the rows of an index that are most similar to a query.
-
-        Args:
-            query: Text as `str`, image as `Path`, `bytes` or Pillow image, or embedding of shape (D,).
-            index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalized.
-            k: Maximum number of results.
-
-        Returns:
-            (row, cosine similarity) pairs, most similar first.
-        """
-        if isinstance(query, str):
-            (query,) = self.encode_texts([query])
-        elif not isinstance(query, np.ndarray):
-            (query,) = self.encode_images([query])
-        cosines = index @ query
-        return [(int(row), float(cosines[row])) for row in np.argsort(-cosines, kind="stable")[:k]]
 
     @property
     def logit_scale(self) -> float:

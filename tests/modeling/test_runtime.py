@@ -136,17 +136,6 @@ def test_a_width_that_does_not_fit_raises_an_error(color_model, width):
         Runtime(color_model, truncate_dim=width)
 
 
-def test_search_ranks_the_query_itself_first(full, images):
-    index = full.encode_images(images)
-    for row, embedding in enumerate(index):
-        found = full.search(embedding, index, k=3)
-        assert len(found) == 3 and index[found[0][0]] == pytest.approx(index[row])
-    by_image, by_text = full.search(images[2], index, k=1), full.search("红苹果", index)
-    assert by_image[0][1] == pytest.approx(1, abs=1e-4)
-    cosines = index @ full.encode_texts(["红苹果"])[0]
-    assert [row for row, _ in by_text] == np.argsort(-cosines, kind="stable").tolist()
-
-
 def test_a_text_that_is_too_long_raises_an_error_or_is_truncated(full):
     with pytest.raises(ValueError, match=r"tokens; this model accepts at most 32.*truncate=True"):
         full.encode_texts(["红苹果" * 30])

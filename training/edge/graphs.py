@@ -65,15 +65,19 @@ def trace(student: DCCLIPModel, tower: str, path: Path):
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         remedy = f", or choose another {tower}_config"
         raise cannot_export(student, tower, "traced to ONNX", reason, remedy) from error
-    _finish(path, student)
+    model = onnx.load(path)
+    # turns the cosines of the two single towers into logits
+    helper.set_model_props(model, {"logit_scale": repr(student.logit_scale.exp().item())})
+    onnx.save(model, path)
 
 
 def write_graph(
     graph: nn.Module,
     tower: str,
     example: tuple[Tensor, ...],
-    shapes: dict[str, Any] | tuple[Any, ...],
+    shapes: dict[str, Any] | tuple[Any, ...] | None,
     path: Path,
+    input_names: list[str] | None = None,
     external_data: bool = False,
 ):
     """Write a module as a graph, such as a tower of any model.
@@ -82,8 +86,9 @@ def write_graph(
         graph: Module that maps images, or token ids and mask, to embeddings; on the CPU, in float32.
         tower: The tower, for the names of inputs and output: `vision` or `text`.
         example: Example inputs. The batch size must be at least 2, since the tracer takes 1 as constant.
-        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`.
+        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`. None fixes all.
         path: Path of the graph.
+        input_names: Names of the inputs. Default: those of transformers.js.
         external_data: Whether the weights go to a second file, which a graph of more than 2 GiB needs.
     """
     with warnings.catch_warnings(action="ignore"):  # about PyTorch's own code
@@ -93,21 +98,14 @@ def write_graph(
             path,
             dynamo=True,
             opset_version=OPSET,
-            input_names=INPUTS[tower],
+            input_names=input_names or INPUTS[tower],
             output_names=[OUTPUTS[tower]],
             dynamic_shapes=shapes,
             external_data=external_data,
             verbose=False,
         )
-
-
-def _finish(path: Path, student: DCCLIPModel):
-    """Remove the exporter's notes and add the logit scale.
-
-    The notes name local source files and are a tenth of a small graph. The logit scale turns the cosines of the two
-    single towers into logits.
-    """
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
+    # the exporter's notes name local source files and are a tenth of a small graph
     for part in (
         model.graph,
         *model.graph.node,
@@ -118,7 +116,6 @@ def _finish(path: Path, student: DCCLIPModel):
         part.ClearField("metadata_props")
     for node in model.graph.node:
         node.ClearField("doc_string")
-    helper.set_model_props(model, {"logit_scale": repr(student.logit_scale.exp().item())})
     onnx.save(model, path)
 
 

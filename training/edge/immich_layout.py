@@ -5,26 +5,37 @@ The server is not on PyPI. The check runs the graphs as the runtime of this pack
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+import torch
 from PIL import Image
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.integrations.open_clip import preprocess_config
 from modeling_dcclip.runtime_dcclip import ImagePreprocessor
-from training.edge.formats import TOWERS
-from training.edge.graphs import trace
+from training.edge.graphs import write_graph
 from training.edge.session import open_session
+from training.edge.towers import TextTower, VisionTower
 from training.utils.files import write_text
 
 TEXT_INPUT, IMAGE_INPUT = "text", "image"
+
+
+class _PaddedTextTower(TextTower):
+    """A text tower whose only input are int32 token ids; its mask is 0 at padding."""
+
+    def __init__(self, student: DCCLIPModel, pad_id: int):
+        super().__init__(student)
+        self.pad_id = pad_id
+
+    def forward(self, text: Tensor) -> Tensor:  # type: ignore[override]
+        ids = text.long()
+        return super().forward(ids, (ids != self.pad_id).long())
 
 
 def write(folder: Path, student: DCCLIPModel, target: Path):
@@ -36,31 +47,30 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
         target: Folder to write.
 
     Raises:
-        ValueError: Immich has no such image preprocessing, the tokenizer has no padding token, or a tower cannot be
-            traced.
+        ValueError: Immich has no such image preprocessing, the tokenizer and the model pad with different tokens, or a
+            tower cannot be traced.
     """
     names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
     config, image_processor, tokenizer = (_read(folder / name) for name in names)
     size, length = config["image_size"], config["max_text_length"]
     preprocess = preprocess_config(image_processor, size)
-    pad_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(tokenizer["pad_token"])
-    if pad_id is None:
+    pad, expected = tokenizer["pad_token"], config["text_config"].get("pad_token_id")
+    pad_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(pad)
+    if pad_id is None or pad_id != expected:
         raise ValueError(
-            f"tokenizer.json: has no token {tokenizer['pad_token']!r}, the pad_token of tokenizer_config.json. Save "
-            "the processor again."
+            f"tokenizer.json: the pad_token {pad!r} of tokenizer_config.json has the id {pad_id}, but the text "
+            f"tower's pad_token_id is {expected}. Save the processor again."
         )
-    graphs: dict[str, onnx.ModelProto] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for tower in TOWERS:
-            trace(student, tower, path := Path(scratch, f"{tower}_model.onnx"))
-            graphs[tower] = onnx.load(path)
     textual, visual = target / "textual", target / "visual"
     textual.mkdir(parents=True)
     visual.mkdir()
-    onnx.save(_with_text_input(graphs["text"], length, pad_id), textual / "model.onnx")
-    onnx.save(_with_image_input(graphs["vision"], size), visual / "model.onnx")
+    tokens = torch.full((1, length), pad_id + 1, dtype=torch.int32)
+    images = torch.zeros(1, 3, size, size)
+    text_path, image_path = textual / "model.onnx", visual / "model.onnx"
+    write_graph(_PaddedTextTower(student, pad_id), "text", (tokens,), None, text_path, [TEXT_INPUT])
+    write_graph(VisionTower(student), "vision", (images,), None, image_path, [IMAGE_INPUT])
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
-    _write(textual / "tokenizer_config.json", {"pad_token": tokenizer["pad_token"]})
+    _write(textual / "tokenizer_config.json", {"pad_token": pad})
     _write(visual / "preprocess_cfg.json", preprocess)
     _write(
         target / "config.json",
@@ -74,43 +84,6 @@ def _write(path: Path, content: dict):
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _with_text_input(model: onnx.ModelProto, length: int, pad_id: int) -> onnx.ModelProto:
-    """A text graph whose only input is `text`, (1, length) int32; the mask is 0 at padding."""
-    graph = model.graph
-    pad = helper.make_tensor("pad_id", TensorProto.INT64, [], [pad_id])
-    nodes = [
-        helper.make_node("Cast", [TEXT_INPUT], ["input_ids"], to=TensorProto.INT64),
-        helper.make_node("Equal", ["input_ids", "pad_id"], ["is_pad"]),
-        helper.make_node("Not", ["is_pad"], ["is_text"]),
-        helper.make_node("Cast", ["is_text"], ["attention_mask"], to=TensorProto.INT64),
-    ]
-    value = helper.make_tensor_value_info(TEXT_INPUT, TensorProto.INT32, [1, length])
-    return _with_input(model, value, [*nodes, *graph.node], [*graph.initializer, pad])
-
-
-def _with_image_input(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
-    """An image graph whose input is `image`, (1, 3, size, size) float32."""
-    graph = model.graph
-    value = helper.make_tensor_value_info(IMAGE_INPUT, TensorProto.FLOAT, [1, 3, size, size])
-    rename = helper.make_node("Identity", [IMAGE_INPUT], [graph.input[0].name])
-    return _with_input(model, value, [rename, *graph.node], list(graph.initializer))
-
-
-def _with_input(
-    model: onnx.ModelProto, value: Any, nodes: list, initializers: list
-) -> onnx.ModelProto:
-    """The model with a new input, a batch of one and fixed shapes."""
-    (output,) = model.graph.output
-    width = output.type.tensor_type.shape.dim[1].dim_value
-    outputs = [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, width])]
-    graph = helper.make_graph(nodes, model.graph.name, [value], outputs, initializers)
-    wrapped = helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version
-    )
-    onnx.checker.check_model(wrapped)
-    return wrapped
 
 
 class ToolEncoder:

@@ -201,13 +201,7 @@ def test_a_layout_equals_transformers_and_is_recorded_next_to_other_exports(
 def immich(exported, labelled, tmp_path_factory):
     """A model folder with the folder of Immich. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("immich") / "model"
-    with pytest.MonkeyPatch.context() as patch:  # tracing takes the longest
-        patch.setattr(
-            immich_layout,
-            "trace",
-            lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path),
-        )
-        export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labelled])
+    export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labelled])
     return folder
 
 
