@@ -346,6 +346,8 @@ def run_browse(options: argparse.Namespace):
     ):
         risk = "everyone who reaches this address sees the photographs of the index"
         _serve(partial(SearchServer, searched, indexing=indexing), risk, options)
+        if indexing.state()["running"]:
+            print_error("stopped. The same command goes on where it stopped.")
 
 
 def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):

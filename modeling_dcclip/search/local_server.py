@@ -46,7 +46,6 @@ class LocalServer(ThreadingHTTPServer):
     allow_reuse_address = sys.platform != "win32"  # there, two servers could share a port
     # a page asks for its images at once; the default of 5 refuses connections
     request_queue_size = 256
-    daemon_threads = True
 
     def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8420):
         self.host = host.lower()
