@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    gather_object,
-)
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -21,7 +17,8 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.log import LOG_FILE, Log, require_trackers
+from training.engine.device import freeze_unreached
+from training.engine.log import LOG_FILE, Log
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import (
     Progress,
@@ -32,13 +29,11 @@ from training.engine.state import (
 )
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.spread import forward_backward, sync_on_last, to_device
-from training.utils.process import find_processes
+from training.tasks.spread import forward_backward, split_batch, sync_on_last, to_device
 from training.utils.rng import keyed_uniform
 
-Evaluate = Callable[
-    [DCCLIPModel], dict[str, float]
-]  # model in eval mode -> metrics, higher is better
+# model in eval mode -> metrics, higher is better
+Evaluate = Callable[[DCCLIPModel], dict[str, float]]
 BEST = "top1"  # the metric that selects the best student
 
 
@@ -72,30 +67,45 @@ class TrainingResult:
     skipped: str
 
 
-def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
-    """Make the Accelerator of a stage.
+class LossGuard:
+    """Stops a run whose loss is not finite.
 
-    Raises:
-        ValueError: A tracker of the recipe is not installed, or Accelerate would shard the student.
+    A loss is read while the device computes the next batch, so that the device never has to be waited for. Nothing is
+    saved before it is read.
     """
-    require_trackers(recipe.trackers)
-    find_processes()  # Accelerator itself forms no group of processes on a CPU
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        step_scheduler_with_optimizer=False,
-        log_with=list(recipe.trackers) or None,
-        project_dir=str(Path(recipe.output_dir) / checkpoint.TRACKING_FOLDER),
-        kwargs_handlers=[
-            # some backbones have layers after their feature map, which no loss reaches
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-        ],
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"distributed_type: {accelerator.distributed_type.value} shards the student, which fits on every device. "
-            "Use a config file of training/engine/distributed."
-        )
-    return accelerator
+
+    def __init__(self):
+        self._pending: tuple[int, dict[str, Tensor], Any, list[int]] | None = None
+
+    def watch(self, step: int, losses: dict[str, Tensor], batch: Batch):
+        """Check the losses of the batch before, and remember those of a batch of a step, numbered from 0."""
+        self.check()
+        values = {
+            name: value.detach().to("cpu", non_blocking=True) for name, value in losses.items()
+        }
+        copied = None
+        if losses["loss"].device.type != "cpu":
+            copied = torch.accelerator.current_stream().record_event()
+        self._pending = step, values, copied, batch["rows"].tolist()
+
+    def check(self):
+        """Check the remembered losses.
+
+        Raises:
+            FloatingPointError: The loss is not finite; the message names the step and the rows.
+        """
+        if self._pending is None:
+            return
+        step, losses, copied, rows = self._pending
+        if copied is not None:
+            copied.synchronize()
+        values = {name: float(value.numpy()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"step {step + 1}: the loss is not finite ({values}); rows {rows}. Lower learning_rate, or check "
+                "these rows. Checkpoints are intact."
+            )
+        self._pending = None
 
 
 def train(
@@ -133,31 +143,53 @@ def train(
     write = partial(
         save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier)
     )
+    # torch's type stubs lack the documented argument memory_format
+    task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plan = BatchPlan(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        num_views=task.num_views,
+        augment=task.augment,
+        read_targets=getattr(task.targets, "read", None),
+        start=0,
+        stop=recipe.max_steps * recipe.accumulate_steps,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    if accelerator.num_processes > 1:
+        first = to_device(
+            next(iter(make_loader(dataset, replace(plan, stop=1)))), accelerator.device
+        )
+        some = split_batch(first, task.chunk_size)[0] if task.chunk_size else first
+        with accelerator.autocast():
+            freeze_unreached(task, task.augmented(some))
+    if recipe.torch_compile:
+        for tower in (task.student.vision_model, task.student.text_model):
+            tower.compile()
     run = _Run(task, recipe, write, accelerator, evaluate, identity)
     start = run.progress.step
+    number = start * recipe.accumulate_steps
+    loader = make_loader(dataset, replace(plan, start=number), run.progress.data)
     log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
     task.train()
-    loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
     with log:
-        for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
-            step, part = divmod(number, recipe.accumulate_steps)
+        for batch in _on_device(loader, accelerator.device):
+            # torch's generator (dropout) is seeded by the number of each batch
+            seed = keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0]
+            torch.manual_seed(int(seed * 2**53))
             task.before_batch(number)
+            step, part = divmod(number, recipe.accumulate_steps)
             losses = run.learn(task.augmented(batch), step, part)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
-            batch.pop("images", None)  # frees the pixels before the next batch is made
+            del batch  # frees the pixels before the next batch is made
+            number += 1
             if part + 1 == recipe.accumulate_steps:
                 run.step(step)
                 log.step(step, losses, learning_rate_at(step, recipe))
                 run.evaluate_or_save(loader, log)
     run.finish()
-    return _summarize(run, dataset, log)
-
-
-def _summarize(run: "_Run", dataset: Pairs, log: Log) -> TrainingResult:
-    """Summary of a finished run, which is also logged."""
-    dataset.skipped.merge(
-        gather_object([dataset.skipped.state()])
-    )  # the samples that other processes skipped
+    # the samples that other processes skipped
+    dataset.skipped.merge(gather_object([dataset.skipped.state()]))
     result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
         {
@@ -170,35 +202,25 @@ def _summarize(run: "_Run", dataset: Pairs, log: Log) -> TrainingResult:
     return result
 
 
-def _make_loader(
-    task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
-) -> Loader:
-    """Loader of this process's share of the remaining batches, `accumulate_steps` per step."""
-    order = BatchPlan(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        num_views=task.num_views,
-        augment=task.augment,
-        read_targets=getattr(task.targets, "read", None),
-        start=progress.step * recipe.accumulate_steps,
-        stop=recipe.max_steps * recipe.accumulate_steps,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-    return make_loader(dataset, order, progress.data)
-
-
-def _batches(
-    loader: Loader, recipe: TrainingRecipe, accelerator: Accelerator, start: int
-) -> Iterator[tuple[int, Batch]]:
-    """Numbered batches on the device. Torch's generator (dropout) is seeded by the number of each batch."""
-    for number, batch in enumerate(loader, start=start):
-        torch.manual_seed(
-            int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53)
-        )
-        on_device = to_device(batch, accelerator.device)
-        batch.pop("images", None)  # the loop holds the only reference to the pixels
-        yield number, on_device
+def _on_device(loader: Loader, device: torch.device) -> Iterator[Batch]:
+    """Batches on the device. A GPU copies a batch while it computes the one before."""
+    if device.type != "cuda":
+        for batch in loader:
+            yield to_device(batch, device)
+        return
+    copying = torch.cuda.Stream(device)
+    for batch in loader:
+        with torch.cuda.stream(copying):
+            copied = to_device(batch, device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        tensors = [value for value in copied.values() if isinstance(value, Tensor)]
+        if (views := copied.get("views")) is not None:
+            tensors += [views.warp, views.color]
+        for tensor in tensors:
+            if tensor.is_cuda:
+                tensor.record_stream(computing)  # its memory is kept until the step is done
+        yield copied
 
 
 class _Run:
@@ -223,31 +245,22 @@ class _Run:
         identity: dict[str, Any],
     ):
         self.task, self.recipe, self.write = task, recipe, write
-        self.accelerator, self.measure, self.output_dir = (
-            accelerator,
-            evaluate,
-            Path(recipe.output_dir),
-        )
+        self.accelerator, self.measure = accelerator, evaluate
+        self.output_dir = Path(recipe.output_dir)
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
-        folder = found[-1] if found else None
-        if folder is not None:
-            previous = found[-2] if len(found) > 1 else None
-            check_checkpoint(folder, previous, identity)
-            load_weights(folder, task)
-        # torch's type stubs lack the documented argument memory_format
-        task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.recipe.torch_compile:
-            for tower in (task.student.vision_model, task.student.text_model):
-                tower.compile()
+        if found:
+            check_checkpoint(found[-1], found[-2] if len(found) > 1 else None, identity)
+            load_weights(found[-1], task)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
-        self.progress = self.state.load(folder) if folder is not None else Progress()
+        self.progress = self.state.load(found[-1]) if found else Progress()
         if self.progress.step > recipe.max_steps:
             raise ValueError(
-                f"resume: {folder} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
+                f"resume: {found[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
                 "output_dir."
             )
+        self.guard = LossGuard()
         self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
@@ -269,13 +282,8 @@ class _Run:
             losses, backward = forward_backward(
                 self.model, self.task, batch, self.accelerator, 1 / parts
             )
-            if not torch.isfinite(losses["loss"]):
-                values = {name: value.item() for name, value in losses.items()}
-                raise FloatingPointError(
-                    f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
-                    "learning_rate, or check these rows. Checkpoints are intact."
-                )
             backward()
+        self.guard.watch(step, losses, batch)
         for name, value in losses.items():
             self.losses.setdefault(name, []).append(value.detach())
         return {name: torch.stack(values).mean() for name, values in self.losses.items()}
@@ -294,13 +302,15 @@ class _Run:
     def evaluate_or_save(self, loader: Loader, log: Log):
         """Evaluate and save after a step, if the recipe schedules it."""
         recipe, step = self.recipe, self.progress.step
-        if (
-            self.measure
-            and recipe.eval_every
-            and (step % recipe.eval_every == 0 or step == recipe.max_steps)
-        ):
+        evaluates = recipe.eval_every and (
+            step % recipe.eval_every == 0 or step == recipe.max_steps
+        )
+        saves = recipe.save_every and step % recipe.save_every == 0
+        if evaluates or saves:
+            self.guard.check()
+        if self.measure and evaluates:
             self.evaluate(self.measure, log)
-        if recipe.save_every and step % recipe.save_every == 0:
+        if saves:
             self.save(loader)
 
     def evaluate(self, measure: Evaluate, log: Log):
@@ -341,6 +351,7 @@ class _Run:
 
     def finish(self):
         """Save the finished model."""
+        self.guard.check()
         if self.accelerator.is_main_process:
             weights = self.state.exported_weights()
             self.task.eval()

@@ -16,7 +16,10 @@ def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+    is_on_gpu = any(parameter.is_cuda for parameter in parameters)
+    return torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=recipe.betas, fused=is_on_gpu or None
+    )
 
 
 # torch's AveragedModel and timm's ModelEmaV3 do not fit: both deep-copy the whole student including frozen layers and

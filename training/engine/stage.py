@@ -19,9 +19,10 @@ from training.engine.checkpoint import (
     list_checkpoints,
     open_output_dir,
 )
+from training.engine.device import make_accelerator
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
-from training.engine.loop import TrainingResult, make_accelerator, train
+from training.engine.loop import TrainingResult, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card

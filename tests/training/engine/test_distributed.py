@@ -19,7 +19,7 @@ from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_model, recipe_fields
 from tests.training.engine.runs import losses
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe
-from training.engine.loop import make_accelerator
+from training.engine.device import make_accelerator
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +89,6 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
 
 def test_sharding_is_refused(recipe, monkeypatch):
     sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr("training.engine.loop.Accelerator", lambda **_: sharding)
+    monkeypatch.setattr("training.engine.device.Accelerator", lambda **_: sharding)
     with pytest.raises(ValueError, match="distributed_type: FSDP"):
         make_accelerator(recipe)

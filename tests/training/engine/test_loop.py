@@ -11,8 +11,8 @@ from tests.tiny import RESNET, VIT, XLM_ROBERTA, make_model, recipe_fields
 from tests.training.engine.runs import losses, run
 from training.config import AlignRecipe, EvalConfig
 from training.engine import stage
+from training.engine.device import make_accelerator
 from training.engine.log import require_trackers
-from training.engine.loop import make_accelerator
 from training.engine.optimizer import make_optimizer
 from training.engine.state import Progress, TrainingState
 

@@ -25,7 +25,8 @@ from training.config import AlignRecipe, EvalConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, make_accelerator, train
+from training.engine.device import make_accelerator
+from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, train
 from training.engine.optimizer import make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights, run_identity
 from training.hub import save_model
@@ -64,9 +65,10 @@ class Linear(Task):
         self.numbers.append(number)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        self.rows.append(batch["rows"].tolist())
-        self.views.append(batch["view_ids"].tolist())
-        self.draws.append(torch.rand(1, dtype=torch.float64).item())
+        if self.training:
+            self.rows.append(batch["rows"].tolist())
+            self.views.append(batch["view_ids"].tolist())
+            self.draws.append(torch.rand(1, dtype=torch.float64).item())
         factor = (
             math.inf if len(self.rows) == self.infinite_at else (batch["rows"].float() + 1).mean()
         )
@@ -179,12 +181,15 @@ def test_gradients_are_clipped_to_their_largest_norm(tmp_path, run):
         assert gradient.norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
-def test_a_loss_that_is_infinite_stops_the_run_before_the_step(tmp_path, run):
+@pytest.mark.parametrize("infinite_at", [2, 3])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, run, infinite_at):
     task = Linear()
-    task.infinite_at = 2
-    with pytest.raises(FloatingPointError, match=r"^step 2: the loss is not finite"):
-        run(task, make_recipe(tmp_path))
-    assert len(task.gradients) == 1 and torch.equal(task.weight, task.weights[1])
+    task.infinite_at = infinite_at
+    with pytest.raises(FloatingPointError, match=rf"^step {infinite_at}: the loss is not finite"):
+        run(task, make_recipe(tmp_path, save_every=1, keep_checkpoints=9))
+    saved = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
+    assert saved == [f"checkpoint-{step:06d}" for step in range(1, infinite_at)]
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("decay", [0.15, 0.999])

@@ -13,7 +13,6 @@ import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import (
@@ -32,6 +31,7 @@ from training.corpus.free_photos import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
+from training.engine.device import freeze_unreached
 from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
 from training.tasks.classes import ClassNames
@@ -127,8 +127,7 @@ def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
 
 
 def prepared(task: AlignTask) -> tuple[Accelerator, torch.nn.Module]:
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[unused])
+    accelerator = Accelerator(cpu=True)
     return accelerator, accelerator.prepare(task)
 
 
@@ -252,8 +251,8 @@ def test_an_inner_pass_is_the_last_in_the_last_outer_pass_only():
     assert found == [False, False, False, True] and accelerator.sync_gradients
 
 
-def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, keys):
-    # a whole backbone has a head after the feature map, and the head gets no gradient
+def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, dataset, keys):
+    # a whole backbone has a head after the feature map
     tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
 
     def work():
@@ -262,12 +261,13 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
         batch = collate(dataset, keys[accelerator.process_index * HALF :][:HALF])
         batch = tasks[0].augmented(batch)
         for task in tasks:
-            accelerator, model = prepared(task)
+            freeze_unreached(task, batch)
+            accelerator, model = prepared(task.train())
             for _ in range(2):  # a process that waits for a gradient would stop in the second step
                 forward_backward(model, task, batch, accelerator)[1]()
-            assert any(
-                parameter.grad is None for parameter in task.student.vision_model.parameters()
-            )
+            for parameter in task.parameters():
+                assert parameter.requires_grad is (parameter.grad is not None)
+            assert not all(each.requires_grad for each in task.student.vision_model.parameters())
 
     debug_launcher(work)
 

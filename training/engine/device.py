@@ -1,0 +1,87 @@
+"""The devices of a run: Accelerate, and the settings that make a step fast."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, DynamoBackend
+from torch import Tensor
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from training.config import TrainingRecipe
+from training.data.batch import Batch
+from training.engine.checkpoint import TRACKING_FOLDER
+from training.engine.log import require_trackers
+from training.tasks import Task
+from training.utils.process import find_processes
+
+
+def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
+    """Make the Accelerator of a stage, and set up its device.
+
+    Raises:
+        ValueError: A tracker of the recipe is not installed, or a setting of `accelerate launch` is not supported.
+    """
+    require_trackers(recipe.trackers)
+    find_processes()  # Accelerator itself forms no group of processes on a CPU
+    is_whole_batch = recipe.accumulate_steps == 1 and not getattr(recipe, "chunk_size", 0)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(Path(recipe.output_dir) / TRACKING_FOLDER),
+        kwargs_handlers=[DistributedDataParallelKwargs(static_graph=is_whole_batch)],
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"distributed_type: {accelerator.distributed_type.value} shards the student, which fits on every device. "
+            "Use a config file of training/engine/distributed."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "mixed_precision: is fp16, which a CPU does not compute. Set bf16 or no, in the recipe or for "
+            "accelerate launch."
+        )
+    if accelerator.gradient_accumulation_steps > 1:
+        raise ValueError(
+            f"gradient_accumulation_steps: accelerate launch sets {accelerator.gradient_accumulation_steps}, but the "
+            "recipe accumulates. Remove it there, and set accumulate_steps in the recipe."
+        )
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise ValueError(
+            "dynamo_backend: accelerate launch sets one, but the recipe compiles the towers. Remove it there, and set "
+            "torch_compile in the recipe."
+        )
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 outside of autocast
+        torch.backends.cudnn.benchmark = True
+        keep_masks()
+    return accelerator
+
+
+def keep_masks():
+    """Give attention its mask, instead of waiting for the device to find out whether a batch has any padding."""
+
+    def mask(*arguments: Any, **options: Any) -> Tensor | None:
+        skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(*arguments, **options | skips)
+
+    AttentionMaskInterface.register("sdpa", mask)
+
+
+def freeze_unreached(task: Task, batch: Batch):
+    """Freeze the parameters that no loss reaches, such as those of layers after a backbone's feature map.
+
+    They would never change, and DistributedDataParallel would search for them in every step.
+
+    Args:
+        task: Task on the device of the batch.
+        batch: Any batch of the data, with augmented images.
+    """
+    task.eval()  # leaves running statistics as they are
+    learned = {name: each for name, each in task.named_parameters() if each.requires_grad}
+    loss = task(batch)["loss"]
+    gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    for parameter, gradient in zip(learned.values(), gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
