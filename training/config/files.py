@@ -10,7 +10,7 @@ import yaml
 
 from training.config.recipes import TrainingRecipe
 from training.utils.cli import OptionParser
-from training.utils.files import relative_path
+from training.utils.files import map_strings, relative_path
 from training.utils.reading import read_mapping
 
 RECIPE_FILE = "recipe.yaml"
@@ -100,8 +100,4 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Replace tuples by lists, because YAML has no tuples, and absolute paths by relative ones."""
-    if isinstance(value, str):
-        return relative_path(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return map_strings(relative_path, value)

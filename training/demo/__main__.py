@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.demo.options import PROGRAM, DemoOptions, make_plan
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
-from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, aligned
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results
 
 
 def main(argv: list[str] | None = None):
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None):
     cross = Results.read(folder / CROSS_MODEL_FILE)
     cross.rows = [row for row in cross.rows if row.stage == "aligned"]
     tables = [results.table(), size_table(results), "Student and teacher together:", cross.table()]
-    print("\n" + aligned("\n\n".join(filter(None, tables))))
+    print("\n" + "\n\n".join(filter(None, tables)))
     print(f"\nFinished in {results.meta['seconds']} s.")
     written = {
         f"{folder}/model": "Hub folder with model, code and card",

@@ -11,7 +11,7 @@ import importlib.util
 
 from training.photographs.options import PROGRAM, Options
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
-from training.utils.results import RESULTS_FILE, aligned
+from training.utils.results import RESULTS_FILE
 
 # modules that are needed after hours, by the extra that installs them
 MODULES = {
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None):
         hide_library_bars()
         run = Run(options)
         results = run.run()
-    print(f"\n{aligned(results.table())}")
+    print(f"\n{results.table()}")
     print(f"\nSeconds of each step: {results.meta['seconds']}")
     written = {
         f"{run.folder}/{model}": "Hub folder with its exported files" for model in run.models

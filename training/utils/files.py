@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,17 @@ def relative_path(name: str) -> str:
 def portable_text(text: str) -> str:
     """A text, such as a command line, with all its absolute paths made portable."""
     return ABSOLUTE_PATH.sub(lambda match: portable(match[0]), text)
+
+
+def map_strings(change: Callable[[str], str], value: Any) -> Any:
+    """Change all strings in a value of lists and mappings. Tuples become lists, as in YAML and JSON."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: map_strings(change, item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [map_strings(change, item) for item in value]
+    return value
 
 
 def packaged_file(module: str, name: str) -> Path | None:
