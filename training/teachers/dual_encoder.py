@@ -1,6 +1,7 @@
 """A frozen dual encoder of any family: the teacher of a student, or a model that is evaluated."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ from training.teachers.preparation import TextPreparation, find_text_preparation
 
 # a text that every cleaning changes
 CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +202,9 @@ class DualEncoder:
 
     @property
     def logit_scale(self) -> float:
-        """Logarithm of the factor on cosines, as stored in the model."""
-        return self.model.logit_scale.item()
+        """Logarithm of the factor on cosines, as stored in the model; CLIP's initial value if it stores none."""
+        stored = getattr(self.model, "logit_scale", None)
+        return INITIAL_LOGIT_SCALE if stored is None else stored.item()
 
     @cached_property
     def texts(self) -> TextPreparation:
@@ -214,7 +218,8 @@ class DualEncoder:
     @cached_property
     def images(self) -> ImagePreparation:
         """How images are resized and normalized."""
-        return ImagePreparation.of(self.config, self.image_processor, self.name)
+        size = None if self.family is GENERIC else self.family.image_size(self.config)
+        return ImagePreparation.of(self.config, self.image_processor, self.name, size)
 
     @cached_property
     def license(self) -> str | None:
@@ -393,7 +398,7 @@ class DualEncoder:
             ValueError: The tower is not loaded.
         """
         self._require(tower)
-        weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower]
+        weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower][:2]
         prefix = f"{module}."
         own = {
             name.removeprefix(prefix): tensor

@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from training.teachers.preparation import TextPreparation
 
 TOWERS = ("vision", "text")
-TOWER_MODULES = {
+TOWER_MODULES: dict[str, tuple[str, ...]] = {
     "vision": ("vision_model", "visual_projection"),
     "text": ("text_model", "text_projection"),
 }
@@ -108,8 +108,9 @@ class Family:
 
     Args:
         model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
-        tower_modules: Names of the modules that belong to each tower: the tower itself, then its projection. A model
-            need not have the projections.
+        tower_modules: Names of the modules that each tower needs: the tower itself, then its projection, then others.
+            A model need not have the projections.
+        unused_modules: Names of modules that neither tower needs, such as audio.
         image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
             `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`.
         image_map: Function of the model and its image outputs that returns the feature map (B, D, H, W) after the
@@ -131,9 +132,10 @@ class Family:
     """
 
     model_class: type[PreTrainedModel]
-    tower_modules: Mapping[str, tuple[str, str]] = field(
+    tower_modules: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: dict(TOWER_MODULES)
     )
+    unused_modules: tuple[str, ...] = ()
     image_outputs: Callable[[Any, Tensor], Any] = _image_features
     image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer
     text_outputs: Callable[[Any, Tensor, Tensor | None], Any] = _text_features

@@ -57,17 +57,27 @@ class ImagePreparation:
     squashes: bool = False
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
+    def of(
+        cls, config: PreTrainedConfig, image_processor: Any, name: str, size: int | None = None
+    ) -> "ImagePreparation":
         """Find the input size and the normalization of a model.
 
         Normalization with the stated mean and standard deviation is used if it gives the pixel values of the image
         processor, on an image of the input size. Otherwise, as for processors without a mean in some remote code, the
         image processor is called for every image.
 
+        A processor that returns patches is left aside: its family lays them out itself.
+
+        Args:
+            config: Config of the model.
+            image_processor: Image processor of the model.
+            name: Hub id or folder, for error messages.
+            size: Edge of the input in pixels that the family states, used if the image processor states none.
+
         Raises:
             ValueError: The input is not square, or neither config nor image processor states its size.
         """
-        size = _image_size(config, image_processor, name)
+        size = _image_size(config, image_processor, name, size)
         stated_by, whole = (
             "the model's statistics, the protocol's resizing",
             squashes(image_processor),
@@ -78,7 +88,9 @@ class ImagePreparation:
             probe = torch.randint(
                 0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator()
             )
-            if torch.allclose(normalize(probe), by_processor(probe), atol=1e-4):
+            found, expected = normalize(probe), by_processor(probe)
+            is_patched = expected.ndim != found.ndim
+            if is_patched or torch.allclose(found, expected, atol=1e-4):
                 return cls(size, normalize, stated_by, whole)
         return cls(size, by_processor, f"the model's own {type(image_processor).__name__}", whole)
 
@@ -194,11 +206,14 @@ def _open_row(cell: dict | None, row: int) -> PILImage.Image:
     return image
 
 
-def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:
+def _image_size(
+    config: PreTrainedConfig, image_processor: Any, name: str, given: int | None
+) -> int:
     crops = getattr(image_processor, "do_center_crop", False)
     stated = getattr(image_processor, "crop_size" if crops else "size", None)
     if stated is None or isinstance(stated, int):
-        size = stated or getattr(getattr(config, "vision_config", None), "image_size", None)
+        vision = getattr(config, "vision_config", None)
+        size = stated or given or getattr(vision, "image_size", None)
     else:
         height, width = stated.get("height"), stated.get("width")
         size = stated.get("shortest_edge") if height is None else height

@@ -132,12 +132,9 @@ def load_model(
     Raises:
         ValueError: The checkpoint lacks weights, so that a part of the model would be random.
     """
-    absent = [
-        module
-        for tower, modules in family.tower_modules.items()
-        if tower not in towers
-        for module in modules
-    ]
+    needed = {module for tower in towers for module in family.tower_modules[tower]}
+    all_modules = {module for modules in family.tower_modules.values() for module in modules}
+    absent = {*family.unused_modules, *(all_modules - needed)}
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
     revision = commit or "main"
     model, report = model_class.from_pretrained(name, dtype=dtype, revision=revision, **REPORTED)
