@@ -6,6 +6,8 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml   
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from training.engine.loop import TrainingResult
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
+
+DEMO_STUDENT = Path("runs/demo/distilled/config.json")  # `student` of configs/demo_align.yaml
 
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
@@ -80,8 +84,6 @@ def make_task(
     recipe: AlignRecipe, models: "Models", accelerator: "Accelerator"
 ) -> tuple["Task", "Pairs"]:
     """Make the alignment task and open its data; see `run_stage`."""
-    from accelerate.logging import get_logger
-
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks import AlignTask
     from training.tasks.loss_table import active_losses
@@ -123,20 +125,16 @@ def make_task(
         teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
         own_inputs=own_inputs,
     )
-    num_parts = accelerator.num_processes * math.ceil(
-        recipe.batch_size / (recipe.chunk_size or recipe.batch_size)
-    )
-    if task.follows_batches and num_parts > 1:
-        get_logger(__name__).warning(
-            "freeze_batch_norm is false, so BatchNorm takes its statistics from each of the %d parts of a batch: "
-            "losses and gradients differ from the whole batch's. Set freeze_batch_norm to true to make them equal.",
-            num_parts,
-        )
     return task, inputs.dataset
 
 
 def main(argv: list[str] | None = None):
-    """Parse the recipe and run the stage."""
+    """Parse the recipe and run the stage. Without options, the demo's stage 1 runs first if its student is missing."""
+    if not (sys.argv[1:] if argv is None else argv) and not DEMO_STUDENT.exists():
+        from training import distill
+
+        print(f"align: {DEMO_STUDENT.parent} is missing, so stage 1 of the demo comes first")
+        distill.main([])
     recipe = run_script(AlignRecipe, run, argv, "python training/align.py", __doc__)
     print_ending(
         {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}

@@ -1,11 +1,14 @@
 """Command lines as users type them: real processes, a tiny real corpus, a tiny teacher."""
 
+import sys
+
 import pytest
 import torch
 import yaml
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import ROOT, VIT, XLM_ROBERTA
+from training import align, distill
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +48,24 @@ def test_two_processes_of_the_launcher_write_a_model_that_loads(
     with torch.no_grad():
         assert model(**inputs).logits_per_image.isfinite().all()
     assert AutoProcessor.from_pretrained(tmp_path / "distilled")(text="青蛙")["input_ids"]
+
+
+@pytest.mark.parametrize("has_student", [False, True])
+def test_stage_2_of_the_demo_trains_its_student_first_if_there_is_none(
+    monkeypatch, tmp_path, capsys, has_student
+):
+    ran = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for stage in (distill, align):
+        monkeypatch.setattr(stage, "run", lambda recipe, name=stage.__name__: ran.append(name))
+    if has_student:
+        (tmp_path / "runs/demo/distilled").mkdir(parents=True)
+        (tmp_path / "runs/demo/distilled/config.json").touch()
+    align.main([])
+    stages = ["training.distill", "training.align"]
+    assert ran == (stages[1:] if has_student else stages)
+    assert ("stage 1 of the demo comes first" in capsys.readouterr().out) is not has_student
 
 
 @pytest.mark.parametrize("script", ["distill", "align"])

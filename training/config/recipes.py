@@ -32,6 +32,8 @@ class TrainingRecipe(Checked):
         augment: Image augmentation.
         seed: Seed of all randomness. Random numbers depend on the seed, the step and the process only.
         max_steps: Number of optimizer steps of the whole run.
+        max_samples: Number of rows of the whole run, over all processes: it ends after as many, or after `max_steps`
+            if these are fewer. With 0 only `max_steps` counts.
         batch_size: Number of rows in a batch of one process: images, or without images captions in each language.
         accumulate_steps: Number of batches per optimizer step; the loss is their mean. Pairs are compared within a
             batch only. To compare more pairs at the same memory in stage 2, raise `batch_size` and set `chunk_size`.
@@ -82,6 +84,7 @@ class TrainingRecipe(Checked):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: Seed = 0
     max_steps: Count = 1000
+    max_samples: CountOrNone = 0
     batch_size: BatchSize = 128
     accumulate_steps: BatchSize = 1
     learning_rate: Rate = 1e-3

@@ -31,6 +31,7 @@ class Log:
         recipe: Recipe of the run, for `log_every`, `max_steps` and `trackers`.
         start: Number of steps done before this process.
         accelerator: Accelerator of this process; only the main process writes.
+        num_rows: Number of rows of the data; None for a stream, whose number is not known.
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class Log:
         recipe: TrainingRecipe,
         start: int,
         accelerator: Accelerator,
+        num_rows: int | None = None,
     ):
         self.path, self.recipe, self.accelerator = path, recipe, accelerator
+        self.description, self.start = description, start
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
+        self.seconds_per_step = 0.0  # until the first line
         if recipe.trackers:
             accelerator.init_trackers("dcclip", config=_flatten(asdict(recipe)))
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
@@ -58,9 +62,16 @@ class Log:
         )
         if self.is_main:
             write_text(path, "".join(f"{line}\n" for line in _lines_until(path, start)))
-        if start and self.is_main:
-            self.progress.write(f"{description}: resumed at step {start}")
-        self.write({"event": "resumed" if start else "started", "step": start})
+        if start:
+            self.say(f"resumed at step {start}")
+        per_step = recipe.batch_size * recipe.accumulate_steps * accelerator.num_processes
+        size = {"samples": recipe.max_steps * per_step}
+        epochs = ""
+        if num_rows:
+            size["epochs"] = round(size["samples"] / num_rows, 2)
+            epochs = f", {size['epochs']:,} epochs of {num_rows:,} rows"
+        self.say(f"{recipe.max_steps:,} steps of {per_step:,}: {size['samples']:,} samples{epochs}")
+        self.write({"event": "resumed" if start else "started", "step": start} | size)
 
     def __enter__(self) -> "Log":
         return self
@@ -71,6 +82,11 @@ class Log:
         if self.recipe.trackers:  # `Accelerator.end_training` would also end the process group
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+
+    def say(self, text: str):
+        """Print a line above the progress bar."""
+        if self.is_main:
+            self.progress.write(f"{self.description}: {text}")
 
     @property
     def images_per_s(self) -> float:
@@ -94,6 +110,10 @@ class Log:
                 name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)
             }
             rates = {"learning_rate": learning_rate, "images_per_s": round(self.images_per_s, 1)}
+            if not self.seconds_per_step:
+                self.seconds_per_step = (time.perf_counter() - self.start_s) / (done - self.start)
+                hours = (self.recipe.max_steps - done) * self.seconds_per_step / 3600
+                self.say(f"{self.seconds_per_step:.2g} s per step, about {hours:.1f} hours left")
             self.write({"step": done} | rates | values)
             self.track(rates | values, done)
             postfix = f"loss {values['loss']:.4f}, {self.images_per_s:.0f} images/s"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
-from training.data import BatchPlan, Loader, Pairs, make_loader
+from training.data import BatchPlan, Loader, PairDataset, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.device import freeze_unreached
@@ -170,7 +170,9 @@ def train(
     start = run.progress.step
     number = start * recipe.accumulate_steps
     loader = make_loader(dataset, replace(plan, start=number), run.progress.data)
-    log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
+    num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
+    path = Path(recipe.output_dir) / LOG_FILE
+    log = Log(path, description, recipe, start, accelerator, num_rows)
     task.train()
     with log:
         for batch in _on_device(loader, accelerator.device):

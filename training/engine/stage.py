@@ -1,5 +1,6 @@
 """The steps that both training stages share, from a recipe to a finished folder."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
@@ -63,6 +65,10 @@ def run_stage(
         "fp16",
     ):  # by `accelerate launch`; saved, and compared by a resumed run
         recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
+    if recipe.max_samples:
+        per_step = recipe.batch_size * recipe.accumulate_steps * accelerator.num_processes
+        steps = math.ceil(recipe.max_samples / per_step)
+        recipe = replace(recipe, max_steps=min(recipe.max_steps, steps))
     with ExitStack() as claimed:
         replaced: list[Path] = [] if recipe.resume else list_checkpoints(recipe.output_dir)
         if accelerator.is_main_process:
@@ -85,6 +91,14 @@ def run_stage(
         evaluate = make_evaluate(recipe.eval, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
+        chunk_size = task.chunk_size or recipe.batch_size
+        num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
+        if task.follows_batches and num_parts > 1:
+            get_logger(__name__).warning(
+                "BatchNorm takes its statistics from each of the %d parts of a batch, so losses and gradients differ "
+                "from the whole batch's. In stage 2, set freeze_batch_norm to true to make them equal.",
+                num_parts,
+            )
         if recipe.gradient_checkpointing and task.follows_batches:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "

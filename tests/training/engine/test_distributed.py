@@ -87,6 +87,23 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "mixed_precision"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "inductor", "dynamo_backend"),
+    ],
+)
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_settings_of_the_launcher_that_would_be_ignored_are_refused(
+    recipe, monkeypatch, variable, value, field
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=rf"^{field}: "):
+        make_accelerator(recipe)
+
+
 def test_sharding_is_refused(recipe, monkeypatch):
     sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
     monkeypatch.setattr("training.engine.device.Accelerator", lambda **_: sharding)

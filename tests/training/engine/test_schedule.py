@@ -46,6 +46,15 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
     assert weights[0] == weights[1] and not (plain / "best").exists()
 
 
+def test_a_run_ends_after_its_samples_and_says_how_many_epochs_they_are(recipe, train_rows, capfd):
+    folder = run(replace(recipe, eval_every=0, max_steps=9, max_samples=20))
+    started, *steps = read_log(folder)
+    assert [line["step"] for line in steps if "loss" in line] == [1, 2, 3]
+    epochs = round(24 / len(train_rows), 2)
+    assert (started["samples"], started["epochs"]) == (24, epochs)
+    assert f"3 steps of 8: 24 samples, {epochs} epochs" in capfd.readouterr().out
+
+
 def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch):
     values, kept = [0.1, 0.3, 0.2, 0.3], 2
     steps = iter(values)
