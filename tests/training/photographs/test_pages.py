@@ -18,9 +18,9 @@ def write(tmp_path, monkeypatch):
     designs = []
     page = pages._Page
 
-    def make_page(rng, sentences, design, font):
+    def make_page(rng, sentences, design, *more):
         designs.append(design)
-        return page(rng, sentences, design, font)
+        return page(rng, sentences, design, *more)
 
     monkeypatch.setattr(pages, "_Page", make_page)
 
