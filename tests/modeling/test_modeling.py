@@ -141,12 +141,9 @@ def test_single_towers_load_from_the_whole_folder(vision, rotation, inputs, tmp_
     assert (
         image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()
     )  # 1: the logit scale
-    tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    expected = whole.get_image_features(inputs["pixel_values"])
-    assert torch.equal(image.eval()(inputs["pixel_values"]).image_embeds, expected.pooler_output)
-    assert torch.equal(image(inputs["pixel_values"]).feature_map, expected.feature_map)
     assert torch.equal(
-        text.eval()(**tokens).text_embeds, whole.get_text_features(**tokens).pooler_output
+        image.eval()(inputs["pixel_values"]).feature_map,
+        whole.get_image_features(inputs["pixel_values"]).feature_map,
     )
     if rotation:
         assert torch.equal(
