@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.hub.cards.tables import size_table
-from training.studies.budget import read_costs, read_pairs
+from training.studies import claims
+from training.studies.budget import read_costs
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results, markdown_table, percent_cells
@@ -101,13 +102,12 @@ def budget_table() -> str:
 
 def _costs(budget: Results, name: str) -> list[str]:
     """Parameters, size and latency of an image and a text, in int8 on one thread."""
-    parameters = budget.mean(model=name, metric="parameters") or 0.0
-    megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
-    key = (name, "onnx-int8", 1)
-    (ms,) = [
-        pair.ms for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == key
+    costs = read_costs(budget, name, "onnx-int8")
+    return [
+        f"{(costs.parameters or 0) / 1e6:.1f} M",
+        f"{costs.megabytes or 0:.0f} MB",
+        f"{(costs.ms_image or 0) + (costs.ms_text or 0):.1f} ms",
     ]
-    return [f"{parameters / 1e6:.1f} M", f"{megabytes:.0f} MB", f"{ms:.1f} ms"]
 
 
 def photographs_table(language: str = "en") -> str:
@@ -130,6 +130,8 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "budget": budget_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
+    "claims": lambda path: claims.table(Results.read(REPO_ROOT / path)),
+    "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
 }
 
 
