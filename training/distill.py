@@ -16,26 +16,34 @@ from training.utils.process import end_process_group
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.data import Pairs
     from training.engine.loop import TrainingResult
     from training.tasks import Models, Task
+    from training.teachers import DualEncoder
 
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distil a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import run_stage
-    from training.students import build_student
 
     return run_stage(
         recipe,
         command="distill",
         title="stage 1: distil",
-        open_student=lambda recipe, teacher: build_student(
-            recipe.student, recipe.data.languages, teacher, recipe.seed
-        ),
+        open_student=open_student,
         make_task=make_task,
         starts=[recipe.student.vision_init, recipe.student.text_init],
     )
+
+
+def open_student(
+    recipe: DistillRecipe, teacher: "DualEncoder | None"
+) -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
+    """Build the student of the recipe."""
+    from training.students import build_student
+
+    return build_student(recipe.student, recipe.data.languages, teacher, recipe.seed)
 
 
 def make_task(

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
+from training.data.batch import Batch
 from training.utils.files import write_text
 
 LOG_FILE = "log.jsonl"
@@ -48,6 +49,7 @@ class Log:
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
         self.seconds_per_step = 0.0  # until the first line
+        self.wait_s = 0.0  # for the loader
         if recipe.trackers:
             accelerator.init_trackers("dcclip", config=_flatten(asdict(recipe)))
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
@@ -93,6 +95,22 @@ class Log:
         """Mean throughput of this process's part of the run, over all processes."""
         return self.num_images / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
 
+    @property
+    def data_wait(self) -> float:
+        """Share of the time in which the loop waited for its loader, 0..1."""
+        return self.wait_s / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
+
+    def timed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of a loader; the time that they take is counted."""
+        batches = iter(loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.wait_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
     def step(self, step: int, losses: dict[str, Tensor], learning_rate: float):
         """Count a step, and log its losses if a line is due. Every process must call it.
 
@@ -109,7 +127,11 @@ class Log:
             values = {
                 name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)
             }
-            rates = {"learning_rate": learning_rate, "images_per_s": round(self.images_per_s, 1)}
+            rates = {
+                "learning_rate": learning_rate,
+                "images_per_s": round(self.images_per_s, 1),
+                "data_wait": round(self.data_wait, 3),
+            }
             if not self.seconds_per_step:
                 self.seconds_per_step = (time.perf_counter() - self.start_s) / (done - self.start)
                 hours = (self.recipe.max_steps - done) * self.seconds_per_step / 3600

@@ -1,7 +1,7 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -58,12 +58,14 @@ class TrainingResult:
         steps: Number of optimizer steps done in all.
         seconds: Wall time of the steps of this process.
         images_per_s: Mean throughput of this process's part of the run, over all processes.
+        data_wait: Share of this time in which the loop waited for the loader, 0..1.
         skipped: Number of skipped samples by cause, as text.
     """
 
     steps: int
     seconds: float
     images_per_s: float
+    data_wait: float
     skipped: str
 
 
@@ -175,7 +177,7 @@ def train(
     log = Log(path, description, recipe, start, accelerator, num_rows)
     task.train()
     with log:
-        for batch in _on_device(loader, accelerator.device):
+        for batch in _on_device(log.timed(loader), accelerator.device):
             # torch's generator (dropout) is seeded by the number of each batch
             seed = keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0]
             torch.manual_seed(int(seed * 2**53))
@@ -192,19 +194,15 @@ def train(
     run.finish()
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
-    result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
-    log.write(
-        {
-            "event": "finished",
-            "step": result.steps,
-            "seconds": round(result.seconds, 1),
-            "skipped": result.skipped,
-        }
+    result = TrainingResult(
+        run.progress.step, log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped)
     )
+    rounded = {"seconds": round(result.seconds, 1), "data_wait": round(result.data_wait, 3)}
+    log.write({"event": "finished", "step": result.steps} | rounded | {"skipped": result.skipped})
     return result
 
 
-def _on_device(loader: Loader, device: torch.device) -> Iterator[Batch]:
+def _on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches on the device. A GPU copies a batch while it computes the one before."""
     if device.type != "cuda":
         for batch in loader:
