@@ -325,7 +325,7 @@ class DualEncoder:
         return self._normalized(outputs, "text")
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Encode texts, in batches of similar length.
+        """Encode texts, in batches of similar length. Equal texts are encoded once, so that their embeddings are equal.
 
         Texts that are longer than the model's limit are cut, and their number is logged.
 
@@ -336,24 +336,25 @@ class DualEncoder:
         Returns:
             (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
         """
-        num_cut = 0
-        num_batches = -(-len(texts) // batch_size)
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        unique, num_cut = list(numbers), 0
+        num_batches = -(-len(unique) // batch_size)
         with tqdm(total=num_batches, desc="texts", unit="batch", leave=False) as progress:
 
             def encode(indices: Tensor) -> tuple[Tensor]:
                 nonlocal num_cut
-                batch = [texts[number] for number in indices.tolist()]
+                batch = [unique[number] for number in indices.tolist()]
                 tokens, cut = self.texts.tokenize(self.tokenizer, batch)
                 num_cut += cut
                 progress.update()
                 return (self.embed_texts(tokens).cpu(),)
 
-            lengths = torch.tensor([len(text) for text in texts])
+            lengths = torch.tensor([len(text) for text in unique])
             (embeddings,) = encode_by_length(lengths, batch_size, encode)
         if num_cut:
             cut = "%s: %d of %d texts are longer than %d tokens and were cut"
-            log.warning(cut, self.name, num_cut, len(texts), self.texts.max_length)
-        return embeddings
+            log.warning(cut, self.name, num_cut, len(unique), self.texts.max_length)
+        return embeddings[[numbers[text] for text in texts]]
 
     def encode_images(
         self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool | None = None

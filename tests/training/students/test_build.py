@@ -198,6 +198,22 @@ def test_missing_field_without_a_teacher_raises(field, teacher_folder):
         build_student(student_config(**given), LANGUAGES)
 
 
+@torch.no_grad()
+def test_a_student_at_a_smaller_input_starts_with_the_weights_of_its_teacher(processor):
+    """As a teacher at 320 pixels and a student at 256: the same network, whose map has fewer cells."""
+    teacher = DualEncoder(
+        make_model(WHOLE_EFFICIENTNET, image_size=128, seed=3), processor, "large"
+    )
+    config = student_config(vision_config=None, vision_init="teacher", image_size=96)
+    student, own = build_student(config, LANGUAGES, teacher)
+    source = teacher.state_dict()
+    for name, tensor in student.state_dict().items():
+        if name.startswith(("vision_model.", "visual_projection.")):
+            assert torch.equal(tensor, source[name]), name
+    assert teacher.image_size == 128 and own.image_processor.crop_size["height"] == 96
+    assert teacher.config.vision_grid == [4, 4] and student.config.vision_grid == [3, 3]
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, processor):
     """A saved student. Tests must not write into it."""

@@ -107,6 +107,21 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     )
 
 
+def test_narrower_heads_take_evenly_spaced_channels_of_each_head():
+    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
+    student = make_model(text=XLM_ROBERTA | {"num_attention_heads": 4}, seed=2)
+    inherit_weights(student, source_of(large, "text"))
+    # four heads of 16 channels become four heads of 8
+    channels = [16 * head + channel for head in range(4) for channel in spaced(16, 8)]
+    assert channels != spaced(64, 32)
+    width = spaced(64, 32)
+    attention = "text_model.encoder.layer.0.attention"
+    source, weights = large.state_dict(), student.state_dict()
+    query, output = f"{attention}.self.query.weight", f"{attention}.output.dense.weight"
+    assert torch.equal(weights[query], source[query][channels][:, width])
+    assert torch.equal(weights[output], source[output][width][:, channels])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("text", [XLM_ROBERTA, BERT | {"max_position_embeddings": 38}])
 def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, inputs, text):

@@ -86,9 +86,9 @@ def test_a_changed_shard_is_found_in_the_background_and_named(folder):
     content[-20] ^= 1
     path.write_bytes(content)
     targets = CachedTargets(folder, SPEC)
-    targets.check()
-    targets._checking.join()
     with pytest.raises(TargetCacheError, match=f"{path.name} is damaged: checksum mismatch"):
+        targets.check()
+        targets._checking.join()
         targets.texts({"caption_ids": torch.tensor([0])})
 
 

@@ -132,3 +132,12 @@ def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
     assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text
     torch.testing.assert_close(found[1], found[2])
     assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_equal_texts_have_equal_embeddings_in_the_order_of_the_texts(folders):
+    model = DualEncoder.from_pretrained(folders["altclip"])
+    texts = ["owl", "a red frog", "owl", "cat", "a red frog"]
+    found = model.encode_texts(texts, batch_size=2)
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[4])
+    expected = torch.cat([model.encode_texts([text]) for text in texts])
+    torch.testing.assert_close(found, expected)

@@ -21,7 +21,7 @@ from tests.tiny_teachers import (
     save_teacher,
 )
 from training.teachers import DualEncoder, weights_fingerprint
-from training.teachers.lineage import digest_folder
+from training.teachers.lineage import digest_folder, digest_tensors
 
 GRID = IMAGE_SIZE // PATCH_SIZE
 LENGTHS = (9, 4, 6)
@@ -358,6 +358,14 @@ def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_tower
         ValueError, match=r"has no weights \(model\*\.safetensors or pytorch_model\*\.bin\)"
     ):
         digest_folder(tmp_path)
+
+
+def test_a_fingerprint_depends_on_the_names_of_the_weights():
+    first, second = torch.tensor([1.0]), torch.tensor([2.0])
+    digest = digest_tensors({"a": first, "b": second})
+    assert digest == digest_tensors({"b": second, "a": first})
+    assert digest != digest_tensors({"a": second, "b": first})
+    assert digest != digest_tensors({"a": first, "c": second})
 
 
 def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, tokens):
