@@ -325,7 +325,7 @@ class DualEncoder:
         return self._normalized(outputs, "text")
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Encode texts, in batches of similar length. Equal texts are encoded once, so that their embeddings are equal.
+        """Encode texts, in batches of similar length. Equal texts are encoded once and have equal embeddings.
 
         Texts that are longer than the model's limit are cut, and their number is logged.
 
