@@ -57,7 +57,7 @@ def _different(value: Any, hint: Any) -> Any:
             return type(value)([*value, *(value[-1:] or ["x"])])
         case None:
             kind = next(kind for kind in get_args(hint) if kind is not NoneType)
-            return _different(_empty(kind), kind)
+            return kind() if is_dataclass(kind) else _different(_empty(kind), kind)
     raise TypeError(f"no variant of {value!r}")
 
 

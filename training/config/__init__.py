@@ -7,7 +7,6 @@ files.py      read a recipe from YAML and the command line, and save it
 
 from training.config.files import (
     CONFIGS,
-    OF_ONE_START,
     RECIPE_FILE,
     parse_recipe,
     plain,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from training.config.sections import AugmentConfig, Checked, DataConfig, EvalConfig, StudentConfig
+from training.utils.keys import no_key
 from training.utils.ranges import (
     BelowOne,
     Count,
@@ -79,7 +80,7 @@ class TrainingRecipe(Checked):
             computed, and larger ones are refused.
     """
 
-    output_dir: str
+    output_dir: str = no_key()
     data: DataConfig
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: Seed = 0
@@ -94,21 +95,21 @@ class TrainingRecipe(Checked):
     schedule: Literal["cosine", "constant"] = "cosine"
     max_grad_norm: Positive = 3.0
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = no_key(default=False)
     torch_compile: bool = False
     ema_decay: BelowOne = 0.0
     freeze: list[str] = field(default_factory=list)
-    log_every: Count = 10
-    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
-    save_every: CountOrNone = 0
-    keep_checkpoints: Count = 2
-    resume: bool = False
-    overwrite: bool = False
+    log_every: Count = no_key(default=10)
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = no_key(default_factory=list)
+    save_every: CountOrNone = no_key(default=0)
+    keep_checkpoints: Count = no_key(default=2)
+    resume: bool = no_key(default=False)
+    overwrite: bool = no_key(default=False)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    eval_every: CountOrNone = 0
-    push_to_hub: bool = False
-    hub_model_id: HubId | None = None
-    hub_private_repo: bool = False
+    eval_every: CountOrNone = no_key(default=0)
+    push_to_hub: bool = no_key(default=False)
+    hub_model_id: HubId | None = no_key(default=None)
+    hub_private_repo: bool = no_key(default=False)
     prefixes: list[EmbeddingWidth] = field(default_factory=list)
     teacher: str | None = None
     teacher_cache: str | None = None

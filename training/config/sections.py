@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from training.utils.keys import no_key
 from training.utils.ranges import EmbeddingWidth, Language, Pixels, Positive, Share, TextLength
 
 Captions = Annotated[dict[Language, str], Field(min_length=1)]
@@ -89,10 +90,10 @@ class DataConfig(Checked):
     shuffle_buffer: Annotated[int, Field(ge=1, le=10**7)] = 1024
     phrasing: Share = 0.0
     skip_wrong_script: bool = True
-    max_skip_share: Share = 0.01
+    max_skip_share: Share = no_key(default=0.01)
     allow_paths: bool = False
-    in_memory: bool = False
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    in_memory: bool = no_key(default=False)
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = no_key(default=None)
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""

@@ -3,9 +3,7 @@
 It holds no random-generator state: random numbers depend on seed, step and process only.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.config import OF_ONE_START, TrainingRecipe, plain
+from training.config import TrainingRecipe, plain
 from training.data import Pairs
 from training.engine.optimizer import Average
 from training.tasks import Task
+from training.utils.keys import differences, digest_file, make_key
 
 STATE_FOLDER = "training_state"
-# fields of a recipe that do not change what is learned, or which model is the best
-WITHOUT_EFFECT = (
-    *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
-    "log_every", "trackers", "save_every", "keep_checkpoints", "eval_every", "push_to_hub", "hub_model_id",
-    "hub_private_repo",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class TrainingState:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "identity": self.identity,
             "digests": {
-                str(path.relative_to(folder.parent)): file_digest(path)
+                str(path.relative_to(folder.parent)): digest_file(path)
                 for path in sorted(folder.parent.rglob("*.safetensors"))
             },
         }
@@ -116,39 +109,14 @@ class TrainingState:
 def run_identity(
     recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teacher: str | None = None
 ) -> dict[str, Any]:
-    """Everything that the weights of a run depend on, as flat JSON values by name; `teacher` is its revision."""
-    values = _flat(asdict(recipe))
+    """Everything that the weights of a run depend on, as JSON values by name; `teacher` is its revision."""
+    values = make_key(recipe)
     if recipe.schedule == "constant":  # no step depends on it, so a run may go on for longer
         del values["max_steps"]
     values |= {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teacher is not None:
         values["weights of the teacher"] = teacher
-    return json.loads(json.dumps(plain(values)))
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Describe every value that differs between two identities, such as `seed: 0, now 1`."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
-
-
-def file_digest(path: Path) -> str:
-    """Digest of a file, 32 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name in WITHOUT_EFFECT:
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
+    return plain(values)
 
 
 def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any]):
@@ -169,7 +137,7 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
         Progress(**state["progress"])
         for name, digest in digests.items():
             file = checkpoint / name
-            if file_digest(file) != digest:
+            if digest_file(file) != digest:
                 raise ValueError("checksum mismatch")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(

@@ -32,6 +32,7 @@ from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import digest_folder
+from training.utils.output import record_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -241,9 +242,11 @@ def test_gradient_checkpointing_is_refused_where_it_would_update_statistics_twic
 
 def test_what_was_made_of_other_weights_leaves_with_them(distill_recipe):
     folder = run(distill_recipe(max_steps=1))
-    for name in ("onnx/model.onnx", "immich/config.json", "results.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text('{"meta": {}, "rows": []}')
+    record_names(folder, ["onnx", "immich"], "export")
+    (folder / "results.json").write_text('{"meta": {}, "rows": []}')
+    for name in ("onnx/model.onnx", "immich/config.json"):
+        (folder / name).parent.mkdir()
+        (folder / name).touch()
     run(distill_recipe(max_steps=1, overwrite=True))  # the same weights
     assert (folder / "onnx" / "model.onnx").exists() and (folder / "results.json").exists()
     run(distill_recipe(max_steps=2, overwrite=True))
@@ -359,6 +362,7 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
 
 def test_files_that_a_new_model_would_remove_are_refused(tmp_path, distill_recipe):
     (tmp_path / "x" / "onnx").mkdir(parents=True)
+    record_names(tmp_path / "x", ["onnx"], "export")
     with pytest.raises(ValueError, match=r"output_dir: .* has onnx of an earlier run"):
         run(distill_recipe(output_dir=tmp_path / "x"))
 
