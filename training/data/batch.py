@@ -161,17 +161,24 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
             causes.append(NO_CAPTION if text is None else "caption is not a string")
         elif not (text := text.strip()):
             causes.append(EMPTY)
-        elif any(
-            "\ud800" <= character <= "\udfff" for character in text
-        ):  # half of a surrogate pair
+        elif not _is_unicode(text):
             causes.append(NOT_UNICODE)
-        elif not any(character.isalnum() for character in text):
+        elif not any(map(str.isalnum, text)):
             causes.append(NO_LETTERS)
         elif language is not None and not is_written_in(text, language):
             causes.append(WRONG_SCRIPT)
         else:
             texts.append(text)
     return texts, causes
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def text_id(text: str) -> int:

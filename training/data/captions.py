@@ -38,7 +38,7 @@ class CaptionTable:
     ):
         self.columns, self.check_scripts = columns, check_scripts
         self.tables = [
-            table.select_columns(list(dict.fromkeys(own.values())))
+            table.select_columns(list(dict.fromkeys(own.values()))).with_format("arrow")[:]
             for table, own in zip(tables, columns, strict=True)
         ]
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
@@ -59,7 +59,7 @@ class CaptionTable:
         self.first_rows = np.concatenate(rows)[index]
 
     def _scan(
-        self, source: int, rows: Sequence[int], skipped: SkipReport
+        self, source: int, rows: range, skipped: SkipReport
     ) -> Iterator[tuple[int, dict[str, list[str]]]]:
         """Count the captions of consecutive rows of a source."""
         for row, cells in zip(rows, self._cells(source, rows), strict=True):
@@ -75,12 +75,18 @@ class CaptionTable:
             yield row, captions
 
     def _cells(
-        self, source: int, rows: Sequence[int]
+        self, source: int, rows: range | list[int]
     ) -> list[dict[str, tuple[list[str], list[str]]]]:
         """Usable captions of rows of a source, and the causes of the others, by language."""
         start = int(self.starts[source])
+        values: dict[str, list[Any]] = {}
         try:
-            values: dict[str, list[Any]] = self.tables[source][[row - start for row in rows]]
+            for column in {*self.columns[source].values()}:
+                cells = self.tables[source].column(column)
+                if isinstance(rows, range):
+                    values[column] = cells.slice(rows[0] - start, len(rows)).to_pylist()
+                else:
+                    values[column] = [cells[row - start].as_py() for row in rows]
         except UnicodeDecodeError as error:
             names = ", ".join(self.columns[source].values())
             raise ValueError(
