@@ -35,7 +35,7 @@ from modeling_dcclip.search.query import Filter
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
-# are not read again until the file changes; segments: see vectors.py; sums: see _SUMS
+# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py; sums: see _SUMS
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -44,6 +44,7 @@ CREATE TABLE files (
 );
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE frames (row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL);
+CREATE TABLE signatures (row INTEGER PRIMARY KEY, pixels BLOB NOT NULL);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
@@ -356,24 +357,33 @@ class Catalog:
             yield from (path for _, path in found)
             position = found[-1][0]
 
-    def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
+    def allocate(
+        self, contents: Sequence[tuple[bytes, str | None, bytes | None, Sequence[float]]]
+    ) -> np.ndarray:
         """Give each new content a row, and the further frames of a video the next ones: free rows, then new ones.
 
-        A content is a digest, a date and the times of the further frames in seconds. Call it within `writing()`,
-        before any row is freed, because a row that this transaction frees may still be read.
+        A content is a digest, a date, a signature and the times of the further frames in seconds. Call it within
+        `writing()`, before any row is freed.
         """
         end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
-        count = sum(1 + len(times) for _, _, times in contents)
+        count = sum(1 + len(times) for *_, times in contents)
         rows = [row for (row,) in self.execute(query, count)]
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
-        for digest, taken, times in contents:
+        for digest, taken, pixels, times in contents:
             row = next(numbers)
             self.execute("INSERT INTO contents VALUES (?, ?, ?)", row, digest, taken)
+            if pixels is not None:
+                self.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", row, pixels)
             frames = [(next(numbers), row, seconds) for seconds in times]
             self._many("INSERT INTO frames VALUES (?, ?, ?)", frames)
         return np.array(rows, np.int64)
+
+    def signatures(self, rows: Iterable[int]) -> dict[int, bytes]:
+        """The signatures of rows that have one."""
+        query = "SELECT row, pixels FROM signatures WHERE row = ?"
+        return dict(found for row in rows for found in self.execute(query, int(row)))
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
@@ -443,6 +453,8 @@ class Catalog:
     def _free(self, rows: Iterable[int]):
         """Free the rows that no file refers to any more."""
         candidates = [(row,) for row in set(rows)]
+        unseen = "NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)"
+        self._many(f"DELETE FROM signatures WHERE row = ? AND {unseen}", candidates)
         unused = (
             "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         )

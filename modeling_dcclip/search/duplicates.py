@@ -1,7 +1,7 @@
 """Near duplicates in an index: groups of photographs whose embeddings are almost equal."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress
 from modeling_dcclip.search.query import QueryWarning
+from modeling_dcclip.search.signatures import shows_the_same
 
 BLOCK = 1024  # rows compared at once
 
@@ -26,9 +27,9 @@ class Duplicate(NamedTuple):
 def find_duplicates(
     index: Index, threshold: float, progress: Progress | None = None
 ) -> list[list[Duplicate]]:
-    """Find groups of near duplicates. The first photograph of a group is similar to all others in it.
+    """Find groups of near duplicates: copies that were resized or compressed again, and not images of the same kind.
 
-    Of videos, only copies are found.
+    The first photograph of a group is similar to all others in it. Of videos, only copies are found.
 
     The time grows with the square of the number of photographs. The int8 vectors are copied to memory, so that other
     processes can write to the index meanwhile.
@@ -65,60 +66,59 @@ def find_duplicates(
             sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64
         )
         codes, scales = index.store.read_codes(rows)
+        found = index.catalog.signatures(rows)
+    pixels = [found.get(int(row)) for row in rows]
     if left_out := len(indexed) - len(current):
         message = Message(
             "left out: files that are gone, or have changed since the last index: {:,}. Run dcclip index",
             left_out,
         )
         warnings.warn(message, QueryWarning, stacklevel=2)
-    groups = []
-    for positions in _group(codes, scales, threshold, progress):
-        scored = {
-            file: score for position, score in positions for file in files[int(rows[position])]
-        }
-        if len(scored) > 1:
-            groups.append(
-                [
-                    Duplicate(file.path, scored[file], file.state.size)
-                    for file in distinct_files([*scored])
-                ]
-            )
+    groups = [
+        {file: score for row, score in group for file in files[int(rows[row])]}
+        for group in _group(codes, scales, pixels, threshold, progress)
+    ]
     # two videos may start with the same frame, so only copies of them are listed
     videos = [group for group in files.values() if group[0].seconds is not None]
-    groups += [
-        [Duplicate(file.path, 1.0, file.state.size) for file in distinct_files(group)]
-        for group in videos
+    groups += [dict.fromkeys(group, 1.0) for group in videos]
+    listed = [
+        [Duplicate(file.path, scores[file], file.state.size) for file in distinct_files([*scores])]
+        for scores in groups
     ]
-    return [group for group in groups if len(group) > 1]
+    return [group for group in listed if len(group) > 1]
 
 
 def _group(
-    codes: np.ndarray, scales: np.ndarray, threshold: float, progress: Progress | None
+    codes: np.ndarray,
+    scales: np.ndarray,
+    pixels: Sequence[bytes | None],
+    threshold: float,
+    progress: Progress | None,
 ) -> Iterator[list[tuple[int, float]]]:
-    """Groups of positions with their similarity to the first, which takes all similar later ones of no other group."""
+    """Groups of positions with their similarity to the first, which takes all similar later ones of no other group.
+
+    Images with signatures are similar if these show the same, too.
+    """
     count = len(codes)
     is_free = np.ones(count, bool)
     for start in range(0, count, BLOCK):
         end = min(start + BLOCK, count)
-        groups: dict[int, list[tuple[int, float]]] = {}
+        groups = {first: [(first, 1.0)] for first in range(start, end)}
         for other in range(start, count, BLOCK):
             left, right = (
                 first + np.flatnonzero(is_free[first : first + BLOCK]) for first in (start, other)
             )
-            cosines = (codes[left].astype(np.float32) @ codes[right].astype(np.float32).T) * scales[
-                left
-            ][:, None]
-            cosines *= scales[right]
-            for row, column in np.argwhere(
-                (cosines >= threshold) & (left[:, None] < right)
-            ).tolist():
+            cosines = codes[left].astype(np.float32) @ codes[right].astype(np.float32).T
+            cosines *= scales[left][:, None] * scales[right]
+            near = (cosines >= threshold) & (left[:, None] < right)
+            for row, column in np.argwhere(near).tolist():
                 first, second = int(left[row]), int(right[column])
-                if is_free[first] and is_free[second]:
-                    groups.setdefault(first, []).append(
-                        (second, min(float(cosines[row, column]), 1.0))
-                    )
+                if not (is_free[first] and is_free[second]):
+                    continue
+                one, two = pixels[first], pixels[second]
+                if one is None or two is None or shows_the_same(one, two):
+                    groups[first].append((second, min(float(cosines[row, column]), 1.0)))
                     is_free[second] = False
-        for first in (start + np.flatnonzero(is_free[start:end])).tolist():
-            yield [(first, 1.0), *groups.get(first, [])]
+        yield from (groups[first] for first in groups if is_free[first])
         if progress is not None:
             progress(end * (2 * count - end - 1) // 2, count * (count - 1) // 2)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from modeling_dcclip.search.settings import (
     write_lock,
     write_settings,
 )
+from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore, largest
 
@@ -52,7 +54,8 @@ class Hit:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
         score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
-        copies: Paths of other files with the same content, without links to the file and files that are gone.
+        copies: Paths of other files with the same content, or of recompressed copies with a lower score, without links
+            to the file and files that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
         is_current: Whether the file is there, and has not changed since it was indexed.
@@ -377,7 +380,7 @@ class Index:
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
 
         Returns:
-            The photographs, most similar first. Copies of one file are one result.
+            The photographs, most similar first. Copies of one file are one result, also if they are recompressed.
 
         Raises:
             ValueError: The query is empty, an example image cannot be read, the index has no photograph of an id, or
@@ -420,7 +423,8 @@ class Index:
             scores = self.store.scores(ranked, count)
             if allowed is not None:
                 scores[~allowed[first]] = -np.inf
-            rows = _best(scores, first, skip + top)
+            groups = self._best(scores, first, skip + top)
+            rows = np.array([row for row, *_ in groups], np.int64)
             scores = scores[rows]
             fits = None
             if calibration is not None:
@@ -429,16 +433,38 @@ class Index:
                 fits = fit_probability(
                     vectors @ query, vectors @ nouns.T, length, max(searched, 1), calibration
                 )
-            rows = rows[skip:]
-            files = self.catalog.files_of_rows(rows, chosen)
+            groups = groups[skip:]
+            files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        hits = _hits([distinct_files(files[int(row)]) for row in rows], scores[skip:])
+        found = [[file for row in group for file in files[row]] for group in groups]
+        hits = _hits([distinct_files(each) for each in found], scores[skip:])
         if fits is None:
             return hits
         return [
             replace(hit, fit=float(fit), fits=bool(is_fitting))
             for hit, fit, is_fitting in zip(hits, fits[skip:], fitting(fits)[skip:], strict=True)
         ]
+
+    def _best(self, scores: np.ndarray, first: np.ndarray, count: int) -> list[list[int]]:
+        """Rows with the highest finite scores, highest first, of each video its best frame alone.
+
+        Each is followed by the rows of those below it that are its recompressed copies.
+        """
+        asked = count
+        while True:
+            rows = largest(scores, asked)
+            rows = rows[np.sort(np.unique(first[rows], return_index=True)[1])]
+            groups = {row: [row] for row in rows.tolist()}
+            vectors = self.store.read(rows)
+            near = rows[np.argwhere(np.triu(vectors @ vectors.T >= NEAR_COSINE, 1))]  # (N, 2)
+            pixels = self.catalog.signatures(np.unique(near))
+            for above, below in near.tolist():
+                is_known = above in pixels and below in pixels and {above, below} <= {*groups}
+                if is_known and shows_the_same(pixels[above], pixels[below]):
+                    groups[above] += groups.pop(below)
+            if len(groups) >= count or np.count_nonzero(np.isfinite(scores)) <= asked:
+                return [*groups.values()][:count]
+            asked *= 2
 
     def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
@@ -471,17 +497,6 @@ class Index:
             rows = [row for row, _ in self.catalog.timeline(chosen)[skip : skip + top]]
             files = self.catalog.files_of_rows(rows, chosen)
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
-
-
-def _best(scores: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the highest finite scores, highest first, of each video its best frame alone, (K,) int64."""
-    asked = count
-    while True:
-        rows = largest(scores, asked)
-        best = np.sort(np.unique(first[rows], return_index=True)[1])
-        if len(best) >= count or len(rows) < asked:
-            return rows[best[:count]]
-        asked *= 2
 
 
 def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:

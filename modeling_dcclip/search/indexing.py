@@ -22,8 +22,9 @@ from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
-from modeling_dcclip.search.files import FileState, Walk, patterns_of
+from modeling_dcclip.search.files import VIDEOS, FileState, Walk, extension_of, patterns_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.signatures import signature
 from modeling_dcclip.search.vectors import VectorStore
 
 COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
@@ -78,6 +79,7 @@ class Outcome:
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
     vectors: Sequence[np.ndarray] = ()
     seconds: Sequence[float] = ()  # times of the frames of a video after the first
+    pixels: bytes | None = None  # signature of an image
     failure: UnreadablePhotoError | None = None  # why it could not be read
 
 
@@ -317,14 +319,17 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
             photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
         except UnreadablePhotoError as failure:
             return Outcome(path, failure=failure)
-        images = [] if photo.image is None else [photo.image, *(image for _, image in photo.frames)]
+        images, pixels = [], None
+        if photo.image is not None:
+            images = [photo.image, *(image for _, image in photo.frames)]
+            pixels = None if extension_of(path) in VIDEOS else signature(photo.image)
         try:
             vectors = [runtime.encode_images([image])[0] for image in images]
         except ValueError:  # perhaps of this image alone
             cause = "its embedding is not finite"
             return Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
     seconds = [seconds for seconds, _ in photo.frames]
-    return Outcome(path, photo.state, photo.digest, photo.taken, vectors, seconds)
+    return Outcome(path, photo.state, photo.digest, photo.taken, vectors, seconds, pixels)
 
 
 def _commit(
@@ -354,7 +359,7 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         if outcome.vectors and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        contents = [(digest, outcome.taken, outcome.seconds) for digest, outcome in new.items()]
+        contents = [(digest, each.taken, each.pixels, each.seconds) for digest, each in new.items()]
         vectors = chain.from_iterable(outcome.vectors for outcome in new.values())
         store.write(catalog.allocate(contents), np.stack([*vectors]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])

@@ -379,7 +379,9 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatc
         near = [group for group in expected if units[group[0]] @ units[row] >= threshold]
         near[0].append(row) if near else expected.append([row])
     done: list[tuple[int, int]] = []
-    groups = duplicates._group(codes, scales, threshold, lambda *numbers: done.append(numbers))
+    groups = duplicates._group(
+        codes, scales, [None] * 120, threshold, lambda *numbers: done.append(numbers)
+    )
     assert [[row for row, _ in group] for group in groups] == expected and max(
         map(len, expected)
     ) > 2

@@ -1,0 +1,101 @@
+"""Copies that a messenger has compressed, and screenshots that only resemble each other."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from modeling_dcclip.search.duplicates import find_duplicates
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.signatures import shows_the_same, signature
+
+
+def screenshot(*words: str) -> Image.Image:
+    """A chat of an app: the same frame, with other words."""
+    image = Image.new("RGB", (540, 1080), (237, 237, 237))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(24)
+    for line, text in enumerate(words):
+        draw.rounded_rectangle((40, 60 + 90 * line, 480, 120 + 90 * line), 10, fill="white")
+        draw.text((60, 75 + 90 * line), text, fill="black", font=font)
+    return image
+
+
+def landscape() -> Image.Image:
+    noise = np.random.default_rng(0).normal(128, 60, (9, 12, 3)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(noise).resize((960, 720), Image.Resampling.BICUBIC)
+
+
+def recompressed(image: Image.Image, quality: int, scale: float) -> Image.Image:
+    content = io.BytesIO()
+    size = (round(image.width * scale), round(image.height * scale))
+    image.resize(size).save(content, "JPEG", quality=quality)
+    return Image.open(content)
+
+
+def same(first: Image.Image, second: Image.Image) -> bool:
+    return shows_the_same(*map(signature, (first, second)))
+
+
+LUNCH = ("Lunch at twelve?", "Yes, the usual place", "See you there")
+TRAIN = ("Lunch at twelve?", "No, the train is late", "See you there")
+
+
+@pytest.mark.parametrize(("quality", "scale"), [(30, 1), (60, 0.5), (80, 0.75)])
+@pytest.mark.parametrize("image", [landscape(), screenshot(*LUNCH)], ids=["photo", "screenshot"])
+def test_a_copy_shows_the_same_whatever_its_size_and_compression(image, quality, scale):
+    assert same(image, recompressed(image, quality, scale))
+
+
+def test_screenshots_with_one_other_line_do_not_show_the_same():
+    assert not same(screenshot(*LUNCH), screenshot(*TRAIN))
+
+
+def test_a_brighter_image_does_not_show_the_same():
+    assert not same(landscape(), landscape().point(lambda value: min(value + 40, 255)))
+
+
+def test_a_plain_image_has_no_signature():
+    assert signature(Image.new("RGB", (40, 30), "red")) is None
+
+
+@pytest.fixture
+def index(tmp_path, color_model):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    screenshot(*LUNCH).save(folder / "lunch.png")
+    recompressed(screenshot(*LUNCH), 60, 0.5).save(folder / "mmexport lunch.png")
+    screenshot(*TRAIN).save(folder / "train.png")
+    landscape().save(folder / "landscape.png")
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(folder)
+        yield index
+
+
+def names(paths) -> set[str]:
+    return {os.path.basename(path) for path in paths}
+
+
+def test_a_recompressed_copy_is_one_result_with_its_photograph(index):
+    hits = index.search("white")
+    assert len(hits) == 3
+    assert {"lunch.png", "mmexport lunch.png"} in [names([hit.path, *hit.copies]) for hit in hits]
+
+
+def test_copies_leave_room_for_other_results(index):
+    assert [len(index.search("white", top=1, skip=skip)) for skip in range(4)] == [1, 1, 1, 0]
+
+
+def test_screenshots_whose_words_differ_are_not_duplicates(index):
+    (group,) = find_duplicates(index, 0.945)
+    assert names(each.path for each in group) == {"lunch.png", "mmexport lunch.png"}
+
+
+def test_the_signature_of_a_removed_photograph_leaves(index):
+    for hit in index.newest():
+        Path(hit.path).unlink()
+    screenshot(*LUNCH).save(Path(hit.path).parent / "new.png")
+    index.add()
+    assert index.catalog.execute("SELECT count(*) FROM signatures") == [(1,)]
