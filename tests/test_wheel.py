@@ -49,6 +49,7 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         "modeling_dcclip"
     }
     assert {*metadata.get_all("Provides-Extra")} == {
+        "ocr",
         "runtime",
         "terminal",
         "torch",

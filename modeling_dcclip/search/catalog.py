@@ -273,6 +273,11 @@ class Catalog:
         )
         return replace(file, row=rows[0][0], seconds=seconds) if rows else None
 
+    def file_at(self, path: bytes) -> File | None:
+        """The file of a path; None if it is not in the index."""
+        found = self.execute(f"{_FILES} WHERE path = ?", path)
+        return self._file(found[0]) if found else None
+
     def files(self) -> list[File]:
         """All files sorted by path."""
         return [self._file(each) for each in self.execute(f"{_FILES} ORDER BY path")]

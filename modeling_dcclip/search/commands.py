@@ -11,7 +11,7 @@ import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,14 @@ from modeling_dcclip.search.indexing import Progress, Report, count_extensions, 
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
 from modeling_dcclip.search.settings import has_index, read_settings
+from modeling_dcclip.search.texts import (
+    NAME,
+    TextReader,
+    Texts,
+    find_written,
+    is_available,
+    with_written,
+)
 from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import load_watchfiles, watch
 
@@ -217,6 +225,7 @@ def run_search(options: argparse.Namespace):
                 before=before,
                 path=options.path,
             )
+            hits = with_written(hits, find_written(index, " ".join(texts), chosen))
         else:
             hits = index.newest(options.top, chosen)
         total = len(index.catalog.rows_of_files(chosen))
@@ -372,7 +381,7 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                     cause,
                 )
             ) from error
-    with server, suppress(KeyboardInterrupt):  # how a user ends it
+    with server, _reading(server), suppress(KeyboardInterrupt):  # how a user ends it
         print(server.url, flush=True)
         if port != ports[0]:
             print_note(Message("port {} is taken, so the page is at port {}", ports[0], port))
@@ -381,6 +390,17 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
+
+
+@contextmanager
+def _reading(server: Any) -> Iterator[None]:
+    """Read the texts in photographs while the page of a server is idle, if the package for it is installed."""
+    index = getattr(server, "index", None)
+    if index is None or not is_available():
+        yield
+        return
+    with TextReader(index, server.is_busy):
+        yield
 
 
 def run_duplicates(options: argparse.Namespace):
@@ -434,8 +454,12 @@ def run_status(options: argparse.Namespace):
             "folders": {str(folder): catalog.count_below(folder) for folder in folders},
             "missing": [str(folder) for folder in folders if not os.path.isdir(folder)],
             "excluded": {str(folder): patterns for folder, patterns in folders.items() if patterns},
+            "texts": 0,
             "failures": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         }
+    if (options.index / NAME).exists():
+        with closing(Texts(options.index)) as texts:
+            status["texts"] = len(texts)
     if options.json:
         print_json(status)
         return
@@ -458,6 +482,8 @@ def run_status(options: argparse.Namespace):
         print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
         say(Message("left out of {!r}: {}", folder, ", ".join(map(repr, patterns))))
+    if status["texts"]:
+        say(Message("searched for text: {}", _files(status["texts"])))
     for cause, number in status["failures"].items():
         say(Message("unreadable: {} ({})", _files(number), Message(cause)))
 

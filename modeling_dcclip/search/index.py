@@ -477,8 +477,13 @@ class Index:
     def nouns(self) -> np.ndarray:
         """Embeddings of `NOUNS` in the space of the index, (N, D), which a query is compared with."""
         if self._nouns is None:
-            self._nouns = self._to_space(self.runtime.encode_texts(NOUNS))
+            self._nouns = self.embed_texts(NOUNS)
         return self._nouns
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings of texts in the space of the index, (N, D) float32, of unit length."""
+        with self._lock:  # one thread at a time uses the tokenizer
+            return self._to_space(self.runtime.encode_texts(texts))
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
@@ -495,7 +500,11 @@ class Index:
         self.refresh()
         with self.catalog.reading():
             rows = [row for row, _ in self.catalog.timeline(chosen)[skip : skip + top]]
-            files = self.catalog.files_of_rows(rows, chosen)
+            return self.hits(rows, chosen)
+
+    def hits(self, rows: Sequence[int], chosen: Filter) -> list[Hit]:
+        """The photographs of rows that pass a filter, with score 0."""
+        files = self.catalog.files_of_rows(rows, chosen)
         return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
 
 

@@ -54,6 +54,7 @@ class LocalServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.deadlines: dict[socket.socket, float] = {}
         self._in_flight, self._lock = 0, threading.Lock()
+        self.last_request = time.monotonic()
         super().__init__((host, port), handler)
 
     def service_actions(self):
@@ -113,7 +114,8 @@ class LocalHandler(BaseHTTPRequestHandler):
     def setup(self):
         """Start the time of the connection."""
         super().setup()
-        self.server.deadlines[self.connection] = time.monotonic() + REQUEST_S
+        self.server.last_request = time.monotonic()
+        self.server.deadlines[self.connection] = self.server.last_request + REQUEST_S
 
     def finish(self):
         """End the time of the connection."""

@@ -35,8 +35,10 @@ from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalSer
 from modeling_dcclip.search.photos import SHOWN_BYTES, decode_photo, open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
+from modeling_dcclip.search.texts import find_written, with_written
 
 TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
+IDLE_S = 5.0  # without a request, before other work is done
 WAIT_S = 1.0  # for a file manager that fails
 NUMBER = re.compile("[0-9]{1,18}")
 # id, and time of the frame of a video
@@ -143,6 +145,11 @@ class SearchServer(LocalServer):
         """Stop listening and decoding."""
         super().server_close()
         self.previews.close()
+
+    def is_busy(self) -> bool:
+        """Whether something was asked a moment ago, or photographs are indexed."""
+        is_indexing = self.indexing is not None and self.indexing.state()["running"]
+        return is_indexing or time.monotonic() - self.last_request < IDLE_S
 
     def remember(self, content: bytes) -> str:
         """Keep an example image for later queries, and return its name."""
@@ -272,12 +279,13 @@ class _PageHandler(LocalHandler):
         images = [self._example(parameters["example"])] if "example" in parameters else []
         is_query = bool(text or without or like or images)
         is_by_date = parameters.get("sort") == "date"
+        written = find_written(index, text, chosen)
         with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", QueryWarning)
             if not is_query:
                 hits = index.newest(top, chosen, skip)
             else:
-                start = 0 if skip < LOOKED or is_by_date else skip
+                start = 0 if skip < LOOKED or is_by_date else skip - len(written)
                 hits = index.search(
                     *([text] if text else []),
                     without=without,
@@ -298,6 +306,7 @@ class _PageHandler(LocalHandler):
         }
         more = len(hits) == top
         if is_query and not start:
+            hits = with_written(hits, written)
             fitting = [hit for hit in hits if hit.fits]
             if hits and hits[0].fit is not None:
                 answer["fits"] = len(fitting)
@@ -305,7 +314,7 @@ class _PageHandler(LocalHandler):
                 hits = sorted(fitting or hits, key=lambda hit: hit.taken, reverse=True)
             else:
                 hits = [*fitting, *(hit for hit in hits if not hit.fits)]
-            more = len(hits) > skip + top or (len(hits) == LOOKED and not is_by_date)
+            more = len(hits) > skip + top or (len(hits) >= LOOKED and not is_by_date)
             hits = hits[skip : skip + top]
         return answer | {
             "hits": [self._entry(hit) for hit in hits],

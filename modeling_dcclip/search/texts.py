@@ -1,0 +1,262 @@
+"""Text in photographs, read by rapidocr while the page is idle: the extra `ocr`.
+
+The texts are a cache in the folder of the index. They are read in a process of its own, whose memory and time no
+search shares: `python -m modeling_dcclip.search.texts` takes a path a line, and answers with its text, both as JSON.
+"""
+
+import io
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from modeling_dcclip.messages import Message
+from modeling_dcclip.search.catalog import require_own_file
+from modeling_dcclip.search.files import VIDEOS, extension_of
+from modeling_dcclip.search.fit import standardize
+from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
+from modeling_dcclip.search.query import Filter
+
+NAME = ".texts.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS read (path BLOB PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(words, path UNINDEXED, version UNINDEXED);
+"""
+BUSY_S = 60.0
+CHINESE = re.compile("[\u3400-\u9fff]")
+RUN = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")  # Chinese characters, or a word
+EDGE = 2048  # pixels of the longer side of a photograph that is read
+MOST = 60  # photographs that a word finds
+CHECK_S = 1.0  # between two looks at whether something else happens
+# a photograph is read if its standard score for these is at least LINE
+LOOKS = (
+    "a screenshot of text",
+    "a document with text",
+    "a receipt",
+    "a sign with words",
+    "文字截图",
+    "一页文字",
+    "收据",
+    "有字的牌子",
+)
+LINE = 1.0
+AT_ONCE = 10_000  # vectors in memory
+
+
+def is_available() -> bool:
+    """Whether the package that reads texts is installed."""
+    return find_spec("rapidocr") is not None
+
+
+class Texts:
+    """The texts of an index that were read, usable from several threads.
+
+    Args:
+        folder: Folder of the index.
+    """
+
+    def __init__(self, folder: Path):
+        self._path, self._lock = folder / NAME, threading.Lock()
+        require_own_file(self._path)
+        try:
+            self._open()
+        except sqlite3.DatabaseError:  # damaged: the photographs are read again
+            self._path.unlink()
+            self._open()
+
+    def _open(self):
+        self._connection = sqlite3.connect(
+            self._path, BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        self._connection.executescript(SCHEMA)
+
+    def close(self):
+        """Close the file."""
+        self._connection.close()
+
+    def _execute(self, statement: str, *values: object) -> list[tuple]:
+        try:
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise OSError(
+                Message(
+                    "index: cannot use {!r} ({}). Free some space or check the disk.",
+                    str(self._path),
+                    Message(str(error)),
+                )
+            ) from error
+
+    def __len__(self) -> int:
+        """Number of photographs that were read."""
+        return self._execute("SELECT count(*) FROM read")[0][0]
+
+    def has(self, path: bytes, version: str) -> bool:
+        """Whether a file was read, and has not changed since."""
+        return self._execute("SELECT version FROM read WHERE path = ?", path) == [(version,)]
+
+    def add(self, path: bytes, version: str, text: str):
+        """Enter the text of a file, in place of an earlier one."""
+        self._execute("DELETE FROM texts WHERE path = ?", path)
+        if found := " ".join(_tokens(text)):
+            self._execute("INSERT INTO texts VALUES (?, ?, ?)", found, path, version)
+        self._execute("INSERT OR REPLACE INTO read VALUES (?, ?)", path, version)
+
+    def find(self, query: str) -> list[tuple[bytes, str]]:
+        """Paths and versions of the files whose text has all words of a query, the best first."""
+        phrases = []
+        for run in _runs(query):
+            is_character = len(run) == 1 and not run.isascii()  # the first one of a pair
+            phrases.append(f'"{" ".join(_pairs(run))}"{"*" if is_character else ""}')
+        if not phrases:
+            return []
+        statement = "SELECT path, version FROM texts WHERE texts MATCH ? ORDER BY rank LIMIT ?"
+        return self._execute(statement, " ".join(phrases), MOST)
+
+
+def _runs(text: str) -> list[str]:
+    return RUN.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def _pairs(run: str) -> list[str]:
+    """A word, or the pairs of neighbors in a run of Chinese characters, which has no words."""
+    if len(run) == 1 or not CHINESE.match(run):
+        return [run]
+    return [run[start : start + 2] for start in range(len(run) - 1)]
+
+
+def _tokens(text: str) -> Iterator[str]:
+    for run in _runs(text):
+        yield from _pairs(run)
+        if len(run) > 1 and CHINESE.match(run):
+            yield run[-1]  # so that every character begins a token
+
+
+def find_written(index: Index, query: str, chosen: Filter) -> list[Hit]:
+    """Photographs of an index that pass a filter, and whose text has all words of a query."""
+    if not query or not (index.folder / NAME).exists():
+        return []
+    with closing(Texts(index.folder)) as texts:
+        found = texts.find(query)
+    allowed = {*index.catalog.rows_of_files(chosen).tolist()} if found else set()
+    rows = []
+    for path, version in found:
+        file = index.catalog.file_at(path)
+        if file is not None and file.state.version == version and file.row in allowed:
+            rows.append(file.row)
+    return index.hits(list(dict.fromkeys(rows)), chosen)
+
+
+def with_written(hits: list[Hit], written: list[Hit]) -> list[Hit]:
+    """Photographs whose text has the words of a query, which therefore fit, before the others."""
+    ids = {hit.id for hit in written}
+    fit = 1.0 if hits and hits[0].fit is not None else None
+    first = [replace(hit, fit=fit) for hit in written]
+    return [*first, *(hit for hit in hits if hit.id not in ids)]
+
+
+def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
+    """Paths and versions of the photographs that look as if they had text and were not read, the likeliest first."""
+    rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
+    if not len(rows):
+        return []
+    looks, parts = index.embed_texts(LOOKS), []
+    for start in range(0, len(rows), AT_ONCE):
+        vectors = index.store.read(rows[start : start + AT_ONCE])
+        parts.append(standardize((vectors @ looks.T).max(1), vectors @ index.nouns.T))
+    scores = np.concatenate(parts)
+    likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
+    found = []
+    for files in index.catalog.files_of_rows(likely).values():
+        state = files[0].state
+        is_photograph = os.path.isabs(state.path) and extension_of(state.path) not in VIDEOS
+        if is_photograph and not texts.has(state.path, state.version):
+            found.append((state.path, state.version))
+    return found
+
+
+class TextReader:
+    """Reads the texts of an index in a thread while nothing else happens, from the beginning of the `with` block.
+
+    Args:
+        index: Index that is searched meanwhile.
+        is_busy: Function that tells whether to wait.
+    """
+
+    def __init__(self, index: Index, is_busy: Callable[[], bool]):
+        self._index, self._is_busy = index, is_busy
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "TextReader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object):
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self):
+        with closing(Texts(self._index.folder)) as texts:
+            while not self._wait():
+                self._index.refresh()
+                if waiting := candidates(self._index, texts):
+                    self._read(texts, waiting)
+                self._stopping.wait(60 * CHECK_S)  # until new photographs may be there
+
+    def _wait(self) -> bool:
+        """Wait until nothing else happens; whether to stop."""
+        while self._is_busy() and not self._stopping.is_set():
+            self._stopping.wait(CHECK_S)
+        return self._stopping.is_set()
+
+    def _read(self, texts: Texts, waiting: list[tuple[bytes, str]]):
+        command = [sys.executable, "-m", "modeling_dcclip.search.texts"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            is_ready = process.stdout.readline()
+            for path, version in waiting if is_ready else ():
+                if self._wait():
+                    break
+                process.stdin.write(json.dumps(os.fsdecode(path)).encode() + b"\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+                if not answer:  # it was killed, such as for its memory
+                    texts.add(path, version, "")
+                    break
+                texts.add(path, version, json.loads(answer))
+            process.stdin.close()  # which ends it
+
+
+def main():
+    """Read the photographs that stdin names."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+    from PIL import Image
+    from rapidocr import RapidOCR
+
+    settings = {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1}
+    engine = RapidOCR(params=settings)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        text = ""
+        with suppress(UnreadablePhotoError):  # it has changed, or a preview of it says why
+            image = Image.open(io.BytesIO(make_thumbnail(json.loads(line), EDGE)))
+            text = "\n".join(engine(np.asarray(image)[:, :, ::-1]).txts or ())
+        print(json.dumps(text), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Words in photographs: which are read, what finds them, and that a search puts them first."""
+
+import json
+import os
+import time
+from urllib.request import urlopen
+
+import pytest
+
+from modeling_dcclip import command
+from modeling_dcclip.search import texts as texts_module
+from modeling_dcclip.search.query import Filter
+from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.texts import NAME, TextReader, Texts, candidates, find_written
+from tests.local_server import serving
+
+# a package that reads a text in every image, and ends its process for a white one
+READER = """
+class RapidOCR:
+    def __init__(self, params):
+        pass
+    def __call__(self, image):
+        if image.mean() > 250:
+            raise SystemExit
+        return type("Result", (), {"txts": ("Total: 45.00", "北京大学 %d" % image[0, 0, 2])})
+"""
+
+
+@pytest.fixture
+def texts(tmp_path):
+    texts = Texts(tmp_path)
+    yield texts
+    texts.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "is_found"),
+    [
+        ("北京", True),
+        ("京大", True),
+        ("大学", True),
+        ("北京大学", True),
+        ("学", True),
+        ("京", True),
+        ("北大", False),
+        ("Total", True),
+        ("total 45.00", True),
+        ("ＴＯＴＡＬ", True),
+        ("tot", False),
+        ("total 北京", True),
+        ("total 上海", False),
+        ("-", False),
+        ('"', False),
+    ],
+)
+def test_all_words_of_a_query_are_found(texts, query, is_found):
+    texts.add(b"/a.png", "1", "Total: 45.00\n北京大学")
+    assert texts.find(query) == ([(b"/a.png", "1")] if is_found else [])
+
+
+def test_a_text_takes_the_place_of_an_earlier_one(texts):
+    texts.add(b"/a.png", "1", "old")
+    texts.add(b"/a.png", "2", "new")
+    assert not texts.find("old") and texts.find("new") == [(b"/a.png", "2")]
+    assert texts.has(b"/a.png", "2") and not texts.has(b"/a.png", "1") and len(texts) == 1
+
+
+def test_a_damaged_file_is_begun_again(tmp_path):
+    (tmp_path / NAME).write_bytes(b"no database" * 1000)
+    texts = Texts(tmp_path)
+    assert len(texts) == 0
+    texts.close()
+
+
+@pytest.fixture
+def readable(calibrated, monkeypatch, tmp_path):
+    """An index whose photographs all look as if they had text, and a package that reads them."""
+    package = tmp_path / "packages" / "rapidocr.py"
+    package.parent.mkdir()
+    package.write_text(READER)
+    path = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setattr(texts_module, "LINE", -100)
+    monkeypatch.setattr(texts_module, "CHECK_S", 0.01)
+    return calibrated
+
+
+def read(index):
+    """Read all texts of an index."""
+    with TextReader(index, lambda: False):
+        texts = Texts(index.folder)
+        deadline = time.monotonic() + 60
+        while len(texts) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        texts.close()
+
+
+def test_photographs_are_read_while_nothing_else_happens(readable, photos):
+    read(readable)
+    found = {hit.path for hit in find_written(readable, "北京大学 0", Filter())}
+    assert found == {str(photos / "green.png"), str(photos / "a" / "blue.jpg")}
+    texts = Texts(readable.folder)
+    assert (
+        candidates(readable, texts) == []
+    )  # the white one ended the process, and is not tried again
+    texts.close()
+
+
+def test_nothing_is_read_while_something_else_happens(readable):
+    with TextReader(readable, lambda: True):
+        time.sleep(0.2)
+    texts = Texts(readable.folder)
+    assert len(texts) == 0
+    texts.close()
+
+
+def test_only_what_looks_like_text_is_read(calibrated, monkeypatch):
+    monkeypatch.setattr(texts_module, "LINE", 100)
+    texts = Texts(calibrated.folder)
+    assert candidates(calibrated, texts) == []
+    texts.close()
+
+
+@pytest.fixture
+def written(calibrated, photos):
+    """An index whose blue photograph shows the word red."""
+    texts = Texts(calibrated.folder)
+    (file,) = [file for file in calibrated.catalog.files() if file.path.endswith("blue.jpg")]
+    texts.add(file.state.path, file.state.version, "red")
+    texts.close()
+    return calibrated
+
+
+def test_a_photograph_with_the_words_comes_first_on_the_page(written):
+    with serving(SearchServer(written, port=0)) as server:
+        answer = json.loads(urlopen(f"{server.url}search?q=red").read())
+    assert [hit["name"] for hit in answer["hits"]][:2] == ["blue.jpg", "red.jpg"]
+    assert answer["fits"] == 2 and len(answer["hits"]) == 5
+
+
+def test_a_photograph_with_the_words_comes_first_in_the_terminal(written, photos, capsys):
+    command.main(["search", "red", "--paths", "--index", str(written.folder)])
+    assert capsys.readouterr().out.splitlines() == [f"{photos}/a/blue.jpg", f"{photos}/red.jpg"]
+
+
+def test_filters_hold_for_words_as_well(written):
+    assert find_written(written, "red", Filter(path="red.jpg")) == []
+
+
+def test_the_words_of_a_file_that_has_changed_are_forgotten(written, photos):
+    os.utime(photos / "a" / "blue.jpg", (1, 1))
+    written.add()
+    assert find_written(written, "red", Filter()) == []
+
+
+def test_status_tells_how_many_photographs_were_read(written, capsys):
+    command.main(["status", "--index", str(written.folder)])
+    assert "searched for text: 1 file" in capsys.readouterr().out
