@@ -95,14 +95,14 @@ class Opened:
     """A source that was opened.
 
     Args:
-        rows: Its rows.
+        rows: Its rows: a `datasets.Dataset`, or an `IterableDataset` of a stream.
         form: Its form, such as `class folders`.
         split: Split that was read; None if the source has no splits.
         revision: Commit of a data set on the Hub.
         class_names: Names of numbered labels, if the data have the file `classnames.txt`.
     """
 
-    rows: Dataset | IterableDataset
+    rows: Any
     form: str
     split: str | None = None
     revision: str | None = None
@@ -150,9 +150,14 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
     """Open a source by the rules of this module.
 
     Raises:
-        ValueError: There is nothing of a known form, it is damaged, or it has no such split.
+        ValueError: There is nothing of a known form, it is damaged or empty, or it has no such split.
     """
     reading = reading or Reading()
+    opened = _open(source, reading)
+    return replace(opened, rows=_checked(opened.rows, source, reading))
+
+
+def _open(source: str | list[str], reading: Reading) -> Opened:
     names = [source] if isinstance(source, str) else list(source)
     if not names or not all(map(str.strip, names)):  # it would be the current folder
         raise ValueError(f"{reading.field}: cannot load {source!r} (the name is empty).")
@@ -207,24 +212,7 @@ def load_source(
         ValueError: The source cannot be loaded, is a stream, or has no rows.
     """
     reading = Reading.of(split, subset=subset, field=field, image_column=image_column)
-    return require_rows(open_source(source, reading).rows, source, field)
-
-
-def require_rows(rows: Any, source: str | list[str], field: str) -> Dataset:
-    """Check that a source has rows that can be looked up.
-
-    Raises:
-        ValueError: It has none.
-    """
-    if not isinstance(rows, Dataset):
-        is_stream = isinstance(rows, IterableDataset)
-        remedy = "Set data.streaming: true, or return" if is_stream else "Return"
-        raise ValueError(
-            f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
-        )
-    if not len(rows):
-        raise ValueError(f"{field}: {source!r} has no rows. Check what it reads.")
-    return rows
+    return open_source(source, reading).rows
 
 
 def open_stream(
@@ -233,20 +221,23 @@ def open_stream(
     subset: str | None = None,
     image_column: str = "image",
 ) -> IterableDataset:
-    """Open a source as a stream, with the arguments of `load_source`. Rows are read when the stream is iterated.
-
-    Raises:
-        ValueError: The source cannot be opened, or its function does not return a data set.
-    """
+    """Open a source as a stream, with the arguments of `load_source`. Rows are read when the stream is iterated."""
     reading = Reading.of(split, subset=subset, image_column=image_column, streaming=True)
-    rows = open_source(source, reading).rows
-    if isinstance(rows, Dataset):
+    return open_source(source, reading).rows
+
+
+def _checked(rows: Any, source: str | list[str], reading: Reading) -> Any:
+    """Rows that can be looked up, or a stream; what the user's function returns may be neither."""
+    is_stream = isinstance(rows, IterableDataset)
+    if reading.streaming and isinstance(rows, Dataset):
         return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
-    if not isinstance(rows, IterableDataset):
+    if not isinstance(rows, Dataset) and not (is_stream and reading.streaming):
+        remedy = "Set data.streaming: true, or return" if is_stream else "Return"
         raise ValueError(
-            f"data: {source!r} is a {type(rows).__name__}, not a data set. Return a datasets.Dataset or "
-            "IterableDataset."
+            f"{reading.field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
         )
+    if not is_stream and not len(rows):
+        raise ValueError(f"{reading.field}: {source!r} has no rows. Check what it reads.")
     return rows
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.data import require_allowed, require_columns, rules_for, usable_captions
 from training.data.batch import EXPECTED_CAUSES
 from training.data.images import encoded_bytes
-from training.data.reader import Reading, open_source, require_rows
+from training.data.reader import Reading, open_source
 from training.evaluation.metrics import grouped_interval, right_ranks
 from training.teachers import DualEncoder
 from training.teachers.images import digest_images
@@ -105,7 +105,7 @@ def open_retrieval_set(
     image = image_column or "image"
     reading = Reading(split=split, usual_split="test", image_column=image, field="retrieval")
     opened = open_source(location, reading)
-    rows = require_rows(opened.rows, location, "retrieval")
+    rows = opened.rows
     column_names = rows.column_names
     columns = caption_columns or {
         language: language for language in LANGUAGES if language in column_names

@@ -29,7 +29,7 @@ from training.data.images import (
     rules_for,
     undecoded,
 )
-from training.data.reader import Reading, open_source, require_rows
+from training.data.reader import Reading, open_source
 from training.finetuning.columns import Columns, find_columns
 from training.finetuning.finetune_options import FinetuneOptions
 from training.prepare.duplicates import (
@@ -185,7 +185,7 @@ def prepare(
         encoding=options.encoding,
     )
     opened = open_source(options.data, reading)
-    rows = require_rows(opened.rows, options.data, "data")
+    rows = opened.rows
     columns = find_columns(rows, options.image_column, options.caption_columns, needs_captions)
     rows = rows.select_columns([*{columns.image, *columns.captions.values()}])
     rows = undecoded(rows, columns.image, options.data)

@@ -19,7 +19,7 @@ from huggingface_hub import constants, get_session
 from torch import Tensor
 
 from training.data import require_allowed, rules_for
-from training.data.reader import Opened, Reading, open_source, require_rows
+from training.data.reader import Opened, Reading, open_source
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
 from training.teachers.images import digest_images
@@ -105,8 +105,7 @@ def open_set(
         MissingDataError: The set's own data set on the Hub cannot be loaded.
     """
     location, opened = _open_source(name, source, eval_set)
-    rows = require_rows(opened.rows, location, f"data: {name}")
-    context = f"{name} ({location})"
+    rows, context = opened.rows, f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
     labels, listed = _labels(rows, source.label_column, lookup, opened.class_names, context)
