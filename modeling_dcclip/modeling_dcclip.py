@@ -135,8 +135,9 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, report = loaded
-        scale = getattr(model, "logit_scale", None)
-        if scale is not None and not scale.is_meta and not abs(scale.item()) <= MAX_LOGIT_SCALE:
+        scale: Any = getattr(model, "logit_scale", None)
+        is_here = scale is not None and not scale.is_meta and scale.numel() == 1  # not partitioned
+        if is_here and not abs(scale.item()) <= MAX_LOGIT_SCALE:
             raise ValueError(
                 f"logit_scale: the checkpoint has {scale.item()}, expected a number in -{MAX_LOGIT_SCALE}.."
                 f"{MAX_LOGIT_SCALE}. Copy or train the model again."

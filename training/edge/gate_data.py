@@ -150,36 +150,27 @@ class GateData:
         """
         rows = load_source(str(folder / VALIDATION_FILE))
         languages = [language for language in LANGUAGES if language in rows.column_names]
-        # rows without a caption in one of the languages have no class there
-        captions = {
+        first = {
             language: [texts[0] if texts else "" for texts in rows[language]]
             for language in languages
         }
-        complete = [
-            row for row, texts in enumerate(zip(*captions.values(), strict=True)) if all(texts)
-        ]
-        if (
-            len(complete) < 2
-        ):  # no image has captions in both languages: the language with more of them is checked
-            languages = [max(languages, key=lambda language: sum(map(bool, captions[language])))]
-            complete = [row for row, text in enumerate(captions[languages[0]]) if text]
-        chosen = [complete[row] for row in evenly_spaced_rows(len(complete), MAX_VALIDATION)]
-        classes: dict[tuple[str, ...], int] = {}
-        labels = [
-            classes.setdefault(
-                tuple(captions[language][row] for language in languages), len(classes)
-            )
-            for row in chosen
-        ]
-        names = {
-            language: [texts[number] for texts in classes]
-            for number, language in enumerate(languages)
-        }
-        names[ROW] = list(map(str, range(len(classes))))
+
+        def complete(names: list[str]) -> list[int]:
+            return [row for row in range(len(rows)) if all(first[name][row] for name in names)]
+
+        # rows without a caption in one of the languages have no class there
+        if len(complete(languages)) < 2:
+            languages = [max(languages, key=lambda language: len(complete([language])))]
+        kept = complete(languages)
+        chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
+        keys = [tuple(first[language][row] for language in languages) for row in chosen]
+        classes = {key: str(number) for number, key in enumerate(dict.fromkeys(keys))}
+        columns = zip(*classes, strict=True)
+        names = dict(zip(languages, map(list, columns), strict=True)) | {ROW: [*classes.values()]}
         labelled = (
             rows.select(chosen)
             .select_columns(["image"])
-            .add_column("label", list(map(str, labels)))
+            .add_column("label", [classes[key] for key in keys])
         )
         if calibration is None and (folder / TRAINING_FILE).exists():
             calibration = load_source(str(folder / TRAINING_FILE))

@@ -171,34 +171,33 @@ def compare(
         return fields
     labels = torch.cat([data.label_ids(name) for name in data.sets])
     classes, rows = labels.unique(return_inverse=True)
-    pairs_of_queries = torch.stack(
-        [rows, torch.arange(len(labels))], 1
-    )  # (class with images, image)
+    # a query for each class with images: (class, image)
+    queries = torch.stack([rows, torch.arange(len(labels))], 1)
     fields |= {"images": len(labels), "queries": len(classes)}
-    names = ("top1", "lost_points", "worst_classes", "recall10", "lost_recall_points")
-    by_language: dict[str, dict[str, Any]] = {name: {} for name in names}
     totals = Counter(labels.tolist())
+    names = ("top1", "lost_points", "worst_classes", "recall10", "lost_recall_points")
+    for name in names:
+        fields[name] = {}
     for language in data.languages:
-        before, after = (
-            _scores(reference, reference, language),
-            _scores(image_encoded, text_encoded, language),
-        )
+        before = _scores(reference, reference, language)
+        after = _scores(image_encoded, text_encoded, language)
         was_right, is_right = before.argmax(0) == labels, after.argmax(0) == labels  # (N,)
+        was_found = right_ranks(before[classes], queries) < TOP
+        is_found = right_ranks(after[classes], queries) < TOP
         worst = Counter(labels[was_right & ~is_right].tolist()).most_common(3)
         class_names = data.class_names.in_language(language)
-        was_found, is_found = (
-            right_ranks(scores[classes], pairs_of_queries) < TOP for scores in (before, after)
-        )
-        values = (
-            is_right.double().mean().item(),
-            100 * (was_right.sum() - is_right.sum()).item() / len(labels),
-            [f"{class_names[number]} ({lost} of {totals[number]})" for number, lost in worst],
-            is_found.double().mean().item(),
-            100 * (was_found.sum() - is_found.sum()).item() / len(classes),
-        )
-        for name, value in zip(names, values, strict=True):
-            by_language[name][language] = value
-    return fields | by_language
+        fields["top1"][language] = is_right.double().mean().item()
+        fields["lost_points"][language] = _lost_points(was_right, is_right)
+        fields["worst_classes"][language] = [
+            f"{class_names[number]} ({lost} of {totals[number]})" for number, lost in worst
+        ]
+        fields["recall10"][language] = is_found.double().mean().item()
+        fields["lost_recall_points"][language] = _lost_points(was_found, is_found)
+    return fields
+
+
+def _lost_points(before: Tensor, after: Tensor) -> float:
+    return 100 * (before.sum() - after.sum()).item() / len(before)
 
 
 def _scores(image_encoded: Encoded, text_encoded: Encoded, language: str) -> Tensor:
