@@ -55,21 +55,13 @@ def run(options: PublishOptions) -> "Published | None":
         PublishError: The upload failed.
     """
     # not at the top, so that --help answers at once
-    from training.hub import Target, changed_code, check_folder, list_files, upload, write_card
+    from training.hub import Target, list_files, prepare, upload
 
     folder, tag = Path(options.folder), options.tag
     target = Target(
         repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag
     )
-    list_files(folder)  # an incomplete folder is found at once, and loading takes seconds
-    if (changed := changed_code(folder)) and not options.allow_changed_code:
-        raise ValueError(
-            f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "
-            "the model is loaded. Copy the files of modeling_dcclip/, or add --allow_changed_code."
-        )
-    difference = check_folder(folder)
-    if not options.dry_run:
-        write_card(folder, repo_id=target.repo_id, revision=tag or options.revision)
+    difference = prepare(folder, target, options.allow_changed_code, options.dry_run)
     sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
     print(
         f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}"

@@ -306,7 +306,7 @@ def test_training_publishes_the_model(hub, corpus, teacher_folder, tmp_path, mon
 
 
 def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypatch, capsys):
-    monkeypatch.setattr("training.hub.check_folder", lambda folder: 0.0)  # tested above
+    monkeypatch.setattr("training.hub.publish.check_folder", lambda folder: 0.0)  # tested above
     publish.main([str(folder), "--repo_id", REPO, "--private", "--tag", "v1"])
     printed = capsys.readouterr().out
     assert "model.safetensors" in printed and 'revision="v1"' in printed
@@ -317,7 +317,7 @@ def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypa
 
 
 def test_dry_run_lists_files_and_sends_nothing(folder, capsys, monkeypatch):
-    monkeypatch.setattr("training.hub.check_folder", lambda folder: 0.0)
+    monkeypatch.setattr("training.hub.publish.check_folder", lambda folder: 0.0)
     monkeypatch.setattr(
         "training.hub.upload", lambda *arguments: pytest.fail("a dry run must send nothing")
     )

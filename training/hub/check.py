@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from training.hub.isolated_load import embed
+
 ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
 TIMEOUT_S = 600
 TEXTS = {
     "en": ["a house under the sun", "a red apple", "two dogs in the snow"],
     "zh": ["太阳下的房子", "一个红苹果", "雪地里的两只狗"],
 }
+ALL_TEXTS = [*TEXTS["en"], *TEXTS["zh"]]
 # largest difference of L2-normalized embeddings: wide enough for the rounding of another device or library version
 TOLERANCE = 1e-3
 # largest difference between a score of the pipeline and the softmax of the model's logits
@@ -76,13 +79,7 @@ def _load_here(folder: Path, image: Path) -> dict[str, Any]:
         raise FolderError(
             f"{folder} does not load ({str(error)[-500:]}). Copy or write the folder again."
         ) from error
-    texts = [text for language in TEXTS.values() for text in language]
-    length = model.config.max_text_length
-    options: Any = {"truncation": True, "max_length": length, "return_tensors": "pt"}
-    with torch.no_grad():
-        inputs = processor(images=Image.open(image), text=texts, **options)
-        outputs = model(**inputs)
-    return {name: getattr(outputs, name).tolist() for name in ("text_embeds", "image_embeds")}
+    return embed(model, processor, Image.open(image), ALL_TEXTS)
 
 
 def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[str, Any]:
@@ -91,21 +88,11 @@ def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[s
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(removed)
     }
-    environment |= {
-        "HF_HOME": str(home),
-        "HF_MODULES_CACHE": str(home / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [
-        python,
-        "-I",
-        str(ISOLATED_LOAD),
-        str(folder.resolve()),
-        str(image),
-        json.dumps(TEXTS),
-    ]
+    environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    environment["HF_MODULES_CACHE"] = str(home / "modules")
+    arguments = [str(folder.resolve()), str(image), json.dumps(TEXTS)]
     process = subprocess.run(
-        command,
+        [python, "-I", str(ISOLATED_LOAD), *arguments],
         cwd=home,
         env=environment,
         capture_output=True,
@@ -125,8 +112,7 @@ def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[s
 
 def _compare_pipeline(loaded: dict[str, Any]):
     """Check that the pipeline's scores are the softmax of the model's logits in each language."""
-    texts = [text for language in TEXTS.values() for text in language]
-    logits = dict(zip(texts, loaded["logits"], strict=True))
+    logits = dict(zip(ALL_TEXTS, loaded["logits"], strict=True))
     largest = max(logits.values())
     for language, labels in TEXTS.items():
         total = sum(math.exp(logits[label] - largest) for label in labels)

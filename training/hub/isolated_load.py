@@ -7,6 +7,7 @@ TEXTS is JSON: lists of labels by language. [`training.hub.check`] runs this scr
 
 import json
 import sys
+from typing import Any
 
 
 class HidePackages:
@@ -20,6 +21,25 @@ class HidePackages:
             )
 
 
+def embed(model: Any, processor: Any, image: Any, texts: list[str]) -> dict[str, Any]:
+    """Compute embeddings of an image and texts, and the logits of all pairs.
+
+    Returns:
+        `text_embeds` (N, D) and `image_embeds` (1, D), L2-normalized, and `logits` (N,), as lists.
+    """
+    import torch
+
+    length = model.config.max_text_length
+    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
+    with torch.no_grad():
+        outputs = model(**processor(images=image, text=texts, **options))
+    return {
+        "text_embeds": outputs.text_embeds.tolist(),
+        "image_embeds": outputs.image_embeds.tolist(),
+        "logits": outputs.logits_per_image[0].tolist(),
+    }
+
+
 def main(folder: str, image_path: str, texts_json: str):
     """Compute embeddings through model and processor, and predictions through the pipeline."""
     sys.meta_path.insert(0, HidePackages())
@@ -28,24 +48,15 @@ def main(folder: str, image_path: str, texts_json: str):
     from transformers import AutoModel, AutoProcessor, pipeline
 
     image, texts_by_language = Image.open(image_path), json.loads(texts_json)
-    texts = [text for texts in texts_by_language.values() for text in texts]
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    texts = [text for labels in texts_by_language.values() for text in labels]
+    trusted: Any = {"trust_remote_code": True, "dtype": torch.float32}
+    model = AutoModel.from_pretrained(folder, **trusted).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    limit = {"truncation": True, "max_length": model.config.max_text_length}
-    with torch.no_grad():
-        outputs = model(**processor(images=image, text=texts, return_tensors="pt", **limit))
-    classify = pipeline(
-        "zero-shot-image-classification", model=folder, trust_remote_code=True, dtype=torch.float32
-    )
-    predictions = {
+    result = embed(model, processor, image, texts)
+    classify = pipeline("zero-shot-image-classification", model=folder, **trusted)
+    result["predictions"] = {
         language: classify(image, candidate_labels=labels, hypothesis_template="{}")
         for language, labels in texts_by_language.items()
-    }
-    result = {
-        "text_embeds": outputs.text_embeds.tolist(),
-        "image_embeds": outputs.image_embeds.tolist(),
-        "logits": outputs.logits_per_image[0].tolist(),
-        "predictions": predictions,
     }
     print("RESULT " + json.dumps(result))
 

@@ -19,7 +19,7 @@ from training.config import TrainingRecipe
 from training.hub.cards import write_card
 from training.hub.check import check_folder
 from training.hub.files import published
-from training.hub.folder import list_files
+from training.hub.folder import changed_code, list_files
 from training.utils.cli import one_line
 
 logger = logging.getLogger(__name__)
@@ -94,14 +94,42 @@ def push(recipe: TrainingRecipe):
         return
     target = _target(recipe)
     try:
-        check_folder(recipe.output_dir)
-        write_card(recipe.output_dir, repo_id=target.repo_id)
+        prepare(recipe.output_dir, target)
         upload(recipe.output_dir, target)
     except ValueError as error:
         raise PublishError(
             f"{recipe.output_dir} was not published: {error}\nWhen this is fixed, run:\n"
             f"  {target.command(recipe.output_dir)}"
         ) from error
+
+
+def prepare(
+    folder: str | Path, target: Target, allow_changed_code: bool = False, dry_run: bool = False
+) -> float:
+    """Check a folder, and refresh its card for the target.
+
+    Args:
+        folder: A finished model folder.
+        target: The repo, branch and tag that the card names.
+        allow_changed_code: Whether its code may differ from this package's.
+        dry_run: Whether to leave the card as it is.
+
+    Returns:
+        The largest difference between its embeddings and this package's, see `check_folder`.
+
+    Raises:
+        ValueError: The folder must not be published.
+    """
+    list_files(folder)  # an incomplete folder is found at once, and loading takes seconds
+    if (changed := changed_code(folder)) and not allow_changed_code:
+        raise ValueError(
+            f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "
+            "the model is loaded. Copy the files of modeling_dcclip/, or add --allow_changed_code."
+        )
+    difference = check_folder(folder)
+    if not dry_run:
+        write_card(folder, repo_id=target.repo_id, revision=target.tag or target.revision)
+    return difference
 
 
 def _target(recipe: TrainingRecipe) -> Target:

@@ -15,7 +15,7 @@ from training.hub.files import EARLIER_RECIPES
 from training.teachers.lineage import OTHER_LICENSE, UNKNOWN, card_license, split_licenses
 from training.utils.files import expanded, portable
 from training.utils.ranges import EmbeddingWidth, Pixels, TextLength
-from training.utils.reading import read_mapping
+from training.utils.reading import check_value, read_mapping
 
 WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
@@ -100,15 +100,15 @@ class ModelFacts:
 
     parameters: int
     bytes: int
-    image_size: int
-    max_text_length: int
-    projection_dim: int
+    image_size: Pixels
+    max_text_length: TextLength
+    projection_dim: EmbeddingWidth
     languages: list[str]
     teacher: str | None
     teacher_license: str | None
     base_model: str | None = None
     base_model_license: str | None = None
-    prefixes: list[int] | None = None
+    prefixes: list[EmbeddingWidth] | None = None
     rotation: str | None = None
 
     @classmethod
@@ -119,26 +119,12 @@ class ModelFacts:
             ValueError: config.json is damaged.
         """
         folder = Path(folder)
-        required = {
-            "image_size": Pixels,
-            "max_text_length": TextLength,
-            "projection_dim": EmbeddingWidth,
-            "languages": list[str],
-            "teacher": str | None,
-            "teacher_license": str | None,
-        }
-        config = read_mapping(folder / CONFIG_NAME, "config", **required)
-        optional = ("base_model", "base_model_license", "prefixes", "rotation")
-        values = {name: config[name] for name in required} | {
-            name: config.get(name) for name in optional
-        }
+        config = read_mapping(folder / CONFIG_NAME, "config")
         for name in ("teacher", "base_model"):
-            values[name] = values[name] and model_name(values[name])
-        return cls(
-            parameters=count_parameters(folder),
-            bytes=(folder / WEIGHTS_FILE).stat().st_size,
-            **values,
-        )
+            config[name] = config.get(name) and model_name(config[name])
+        size = (folder / WEIGHTS_FILE).stat().st_size
+        config |= {"parameters": count_parameters(folder), "bytes": size}
+        return check_value(cls, config, CONFIG_NAME)
 
     @property
     def origin(self) -> str | None:
