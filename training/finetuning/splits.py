@@ -15,8 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from training.data import load_source
@@ -26,18 +24,14 @@ from training.data.images import (
     CellRules,
     embedded_cell,
     image_cell,
+    read_image,
     rules_for,
     undecoded,
 )
 from training.data.reader import Reading, open_source
 from training.finetuning.columns import Columns, find_columns
+from training.finetuning.duplicates import IMAGES_AT_ONCE, group_images, perceptual_hash, thumbnail
 from training.finetuning.finetune_options import FinetuneOptions
-from training.prepare.duplicates import (
-    MAX_COLOUR_DISTANCE,
-    MAX_IMAGE_DISTANCE,
-    ExaminedImage,
-    examine_image,
-)
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write, write_text
 from training.utils.reading import read_mapping
@@ -48,11 +42,6 @@ TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
     "train.parquet", "validation.parquet", "summary.json", "skipped.csv"
 )  # fmt: skip
 MAX_NAMED = 3  # rows that the summary names for each cause
-IMAGES_AT_ONCE = 256
-# cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, at
-# least 95 % of brightened, mirrored, framed, compressed, rotated or slightly cropped copies are above it, 90 % of
-# watermarked ones, 75 % of those cropped by a tenth, half of the gray ones, and hardly any unrelated photographs
-MAX_COSINE = 0.9
 MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
 DEFAULT_SHARE = 0.15
 Embed = Callable[
@@ -127,7 +116,7 @@ class _Pairs:
     rows: list[int] = field(default_factory=list)  # of the user's data
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     hashes: list[int] = field(default_factory=list)
-    colours: list[np.ndarray] = field(default_factory=list)
+    colors: list[np.ndarray] = field(default_factory=list)
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
     num_merged: int = 0  # rows whose image is a copy of an earlier one
 
@@ -272,38 +261,50 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules, needs_caption
     texts = columns.captions_of(rows)
     examined = _examined(rows, columns.image, rules)
     progress = tqdm(examined, total=len(rows), desc="images", unit="image", leave=False)
-    for number, (name, digest, image) in enumerate(progress):
+    for number, image in enumerate(progress):
         captions = {language: found[number] for language, found in texts.items() if found[number]}
         cause = image.cause
         if cause is None and not captions and needs_captions:
             cause = "no caption"
         if cause is not None:
-            pairs.skipped.append((number, name, cause))
+            pairs.skipped.append((number, image.name, cause))
             continue
-        if (earlier := by_digest.get(digest)) is not None:
+        if (earlier := by_digest.get(image.digest)) is not None:
             pairs.num_merged += 1
             for language, found in captions.items():
                 known = pairs.captions[earlier].setdefault(language, [])
                 known += [text for text in found if text not in known]
             continue
-        by_digest[digest] = len(pairs.rows)
+        by_digest[image.digest] = len(pairs.rows)
         pairs.rows.append(number)
         pairs.captions.append(captions)
         pairs.hashes.append(image.hash)
-        pairs.colours.append(image.colours)
+        pairs.colors.append(image.colors)
     return pairs
 
 
-def _examined(
-    rows: Dataset, column: str, rules: CellRules
-) -> Iterator[tuple[str, bytes, ExaminedImage]]:
-    """The path of each image, its digest, and its hash or the cause why it cannot be used."""
+@dataclass(frozen=True)
+class _Examined:
+    """An image of the user's: its path, the digest of its file, and its hash and thumbnail, or why it has none."""
 
-    def examine(value: Any) -> tuple[str, bytes, ExaminedImage]:
+    name: str
+    digest: bytes
+    cause: str | None = None
+    hash: int = 0
+    colors: np.ndarray | None = None
+
+
+def _examined(rows: Dataset, column: str, rules: CellRules) -> Iterator[_Examined]:
+    """Decode the image of each row with threads."""
+
+    def examine(value: Any) -> _Examined:
         name = (image_cell(value) or {}).get("path") or ""
         cell = embedded_cell(rules(value))
         content = b"" if isinstance(cell, str) else cell["bytes"]
-        return name, hashlib.blake2b(content).digest(), examine_image(cell)
+        digest, image = hashlib.blake2b(content).digest(), read_image(cell)
+        if isinstance(image, str):
+            return _Examined(name, digest, cause=image)
+        return _Examined(name, digest, hash=perceptual_hash(image), colors=thumbnail(image))
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), IMAGES_AT_ONCE):
@@ -314,9 +315,9 @@ def _split(
     options: FinetuneOptions, pairs: _Pairs, embeddings: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the validation images; one without a caption is for training."""
-    hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
+    hashes, colors = np.array(pairs.hashes, np.uint64), np.stack(pairs.colors)
     training, validation = split_images(
-        hashes, colours, options.validation_share, options.seed, embeddings
+        hashes, colors, options.validation_share, options.seed, embeddings
     )
     has_captions = np.array(list(map(bool, pairs.captions)))
     bare = validation[~has_captions[validation]]
@@ -325,7 +326,7 @@ def _split(
 
 def split_images(
     hashes: np.ndarray,
-    colours: np.ndarray,
+    colors: np.ndarray,
     share: float | None = None,
     seed: int = 0,
     embeddings: np.ndarray | None = None,
@@ -334,7 +335,7 @@ def split_images(
 
     Args:
         hashes: Perceptual hashes, (N,) uint64.
-        colours: Color thumbnails, (N, 48) uint8.
+        colors: Color thumbnails, (N, 48) uint8.
         share: Share of the images for the validation split, above 0 and below 1. Default: `DEFAULT_SHARE`, at least
             `MIN_VALIDATION` and at most `MAX_VALIDATION` images.
         seed: Seed of the choice.
@@ -358,7 +359,7 @@ def split_images(
     if share is None:
         wanted = min(max(MIN_VALIDATION, wanted), MAX_VALIDATION)
     for decides in (embeddings, None):
-        members = _group(hashes, colours, decides)
+        members = group_images(hashes, colors, decides)
         sizes = np.bincount(members)
         is_chosen, num_chosen = np.zeros(len(sizes), bool), 0
         for group in np.argsort(
@@ -377,30 +378,6 @@ def split_images(
             f"that differ, or set --validation_share to a value such as {DEFAULT_SHARE}."
         )
     return training, validation
-
-
-def _group(hashes: np.ndarray, colours: np.ndarray, embeddings: np.ndarray | None) -> np.ndarray:
-    """Number of the group of near-duplicates of each image, (N,), by the thresholds of curation and by embeddings."""
-    numbers = np.arange(len(hashes))
-    members = numbers
-    for start in range(0, len(hashes), IMAGES_AT_ONCE):
-        part = slice(start, start + IMAGES_AT_ONCE)
-        one, other = np.nonzero(np.bitwise_count(hashes[part, None] ^ hashes) <= MAX_IMAGE_DISTANCE)
-        alike = (
-            np.abs(colours[part][one].astype(np.int16) - colours[other]).mean(1)
-            <= MAX_COLOUR_DISTANCE
-        )
-        edges = [
-            (numbers, np.unique(members, return_index=True)[1][members]),
-            (start + one[alike], other[alike]),
-        ]
-        if embeddings is not None:
-            one, other = np.nonzero(embeddings[part] @ embeddings.T > MAX_COSINE)
-            edges.append((start + one, other))
-        first, second = map(np.concatenate, zip(*edges, strict=True))
-        graph = csr_array((np.ones(len(first), bool), (first, second)), (len(hashes), len(hashes)))
-        _, members = connected_components(graph, directed=False)
-    return members
 
 
 def _describe(pairs: _Pairs, listing: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Prepare training inputs: commands, and what they share.
 
-duplicates.py       checks, hashes and near-duplicates of images
 vocabulary.py       command: cut a tokenizer to English and Chinese; cut.py has the cut
 open_clip.py        command: convert an open_clip checkpoint to a teacher
 """

@@ -1,3 +1,4 @@
+import os
 from io import BytesIO
 
 import numpy as np
@@ -8,6 +9,7 @@ from transformers import CLIPImageProcessor
 
 from tests.training.data.rows import make_cell
 from training.data import decode_image, decode_images, open_image
+from training.data.images import read_image
 
 
 @pytest.mark.parametrize("size", [(150, 211), (640, 480), (1024, 683)])
@@ -48,15 +50,14 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
 
 
-def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
+def test_an_image_that_cannot_be_used_gives_the_cause(images, tmp_path, monkeypatch):
     whole = make_cell(images[0])["bytes"]
-    assert (
-        decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64)
-        == "image does not decode"
-    )
-    assert decode_image({"bytes": b"no image at all", "path": None}, 64) == "image does not decode"
-    assert decode_image({"bytes": b"", "path": None}, 64) == "image does not decode"
-    gone = {"bytes": None, "path": str(tmp_path / "gone.png")}
-    assert decode_image(gone, 64) == "image file is missing"
-    assert decode_image(None, 64) == "no image"
-    assert decode_image({"bytes": None, "path": None}, 64) == "no image"
+    for damaged in (whole[: len(whole) // 2], b"no image at all", b""):
+        assert read_image({"bytes": damaged, "path": None}) == "image does not decode"
+    os.mkfifo(tmp_path / "pipe.png")
+    gone, pipe = ({"bytes": None, "path": str(tmp_path / name)} for name in ("x.png", "pipe.png"))
+    assert (read_image(gone), read_image(pipe)) == ("image file is missing", "image is not a file")
+    assert read_image(None) == read_image({"bytes": None, "path": None}) == "no image"
+    assert decode_image("image is a URL", 64) == "image is a URL"
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)
+    assert decode_image(make_cell(images[0]), 64) == "decompression bomb"
