@@ -96,20 +96,12 @@ def make_task(
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, "
             "without `truncate_dim` in its config, or none."
         )
-    if (
-        recipe.loss == "infonce"
-        and recipe.contrastive_weight
-        and recipe.batch_size * accelerator.num_processes == 1
-    ):
-        raise ValueError(
-            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
-            "learned. Set at least 2."
-        )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
     losses = active_losses(recipe, recipe.data.languages, teacher is not None)
     pools = any(loss.needs_map for loss in losses) or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
+    _check_batch(recipe, inputs.dataset, accelerator.num_processes)
     own_inputs = {
         loss.name: kind.prepare(recipe, models, inputs.targets, accelerator.device)
         for loss in losses
@@ -126,6 +118,26 @@ def make_task(
         own_inputs=own_inputs,
     )
     return task, inputs.dataset
+
+
+def _check_batch(recipe: AlignRecipe, dataset: "Pairs", num_processes: int):
+    """Refuse batches of one pair, or with copies of a pair, where the pairs of a batch are compared."""
+    from training.data import PairStream
+
+    num_pairs = recipe.batch_size * num_processes
+    if num_pairs == 1 and recipe.contrastive_weight and recipe.loss == "infonce":
+        raise ValueError(
+            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
+            "learned. Set at least 2."
+        )
+    compares = recipe.contrastive_weight or recipe.text_text_weight
+    if compares and not isinstance(dataset, PairStream) and num_pairs > len(dataset):
+        all_processes = f", with {num_processes} processes {num_pairs}" if num_processes > 1 else ""
+        raise ValueError(
+            f"batch_size: is {recipe.batch_size}{all_processes}, but the data have only {len(dataset)} rows. The "
+            "pairs of a batch are compared with each other, so none may occur twice. Set at most "
+            f"{len(dataset) // num_processes}, or add data."
+        )
 
 
 def main(argv: list[str] | None = None):

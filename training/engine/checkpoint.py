@@ -13,15 +13,16 @@ output_dir/
 import filecmp
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
+from training.engine.log import LOG_FILE
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.hub import derived_names
+from training.hub import MODEL_FILES, derived_names
 from training.utils.files import (
     OLD_SUFFIX,
     recover_folder,
@@ -116,7 +117,7 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 @contextmanager
 def open_output_dir(
-    recipe: TrainingRecipe, names: Sequence[str], command: str, inputs: dict[str, str | None]
+    recipe: TrainingRecipe, found: list[Path], command: str, inputs: dict[str, str | None]
 ) -> Iterator[None]:
     """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
 
@@ -124,7 +125,7 @@ def open_output_dir(
 
     Args:
         recipe: Recipe of the run.
-        names: Names that the run writes to the folder, besides checkpoints.
+        found: Checkpoints in the output folder.
         command: Name of the command.
         inputs: Folders that the run reads, by the name of their option.
 
@@ -132,10 +133,13 @@ def open_output_dir(
         ValueError: The folder has a model, checkpoints or other files that the run would replace, or a run is already
             writing to it.
     """
-    output_dir, found = Path(recipe.output_dir), list_checkpoints(recipe.output_dir)
+    output_dir = Path(recipe.output_dir)
+    names = [*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER]
     resumes = recipe.resume and bool(found)
+    if not resumes:
+        names += [path.name for path in found]
     if not (resumes or recipe.overwrite):
-        kept = [found[-1].name] if found else []
+        kept = [path.name for path in found[-1:]]
         kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
         kept += derived_names(output_dir)
         if kept:

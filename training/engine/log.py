@@ -51,7 +51,11 @@ class Log:
         self.seconds_per_step = 0.0  # until the first line
         self.wait_s = 0.0  # for the loader
         if recipe.trackers:
-            accelerator.init_trackers("dcclip", config=_flatten(asdict(recipe)))
+            # trackers take plain values only, so a section becomes a text
+            values = asdict(recipe).items()
+            plain = (int, float, str, bool)
+            config = {name: each if isinstance(each, plain) else str(each) for name, each in values}
+            accelerator.init_trackers("dcclip", config=config)
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
         self.progress = tqdm(
             total=recipe.max_steps,
@@ -185,16 +189,3 @@ def _lines_until(path: Path, start: int) -> list[str]:
         except (ValueError, LookupError, TypeError):
             continue
     return kept
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn `{"data": {"train": x}}` into `{"data.train": x}`, for trackers that accept plain values only."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = (
-                value if isinstance(value, (int, float, str, bool)) else str(value)
-            )
-    return flat

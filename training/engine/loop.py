@@ -117,6 +117,7 @@ def train(
     processor: DCCLIPProcessor,
     accelerator: Accelerator,
     description: str,
+    checkpoints: Sequence[Path] = (),
     evaluate: Evaluate | None = None,
     earlier: Sequence[str] = (),
 ) -> TrainingResult:
@@ -129,6 +130,7 @@ def train(
         processor: Processor of the student, which is saved with it.
         accelerator: Accelerator of this process.
         description: Text in front of the progress bar.
+        checkpoints: Checkpoints of the run that is resumed, oldest first. Default: a new run.
         evaluate: Evaluation every `eval_every` steps, which runs on the main process. The best student is kept in
             `output_dir/best`.
         earlier: Texts of the recipes of earlier runs that the student comes from.
@@ -168,7 +170,7 @@ def train(
     if recipe.torch_compile:
         for tower in (task.student.vision_model, task.student.text_model):
             tower.compile()
-    run = _Run(task, recipe, write, accelerator, evaluate, identity)
+    run = _Run(task, recipe, write, accelerator, evaluate, identity, checkpoints)
     start = run.progress.step
     number = start * recipe.accumulate_steps
     loader = make_loader(dataset, replace(plan, start=number), run.progress.data)
@@ -233,6 +235,7 @@ class _Run:
         accelerator: Accelerator of this process.
         evaluate: Evaluation during training, or None.
         identity: What the run is, as `run_identity` returns it.
+        checkpoints: Checkpoints of the run that is resumed, oldest first.
     """
 
     def __init__(
@@ -243,22 +246,22 @@ class _Run:
         accelerator: Accelerator,
         evaluate: Evaluate | None,
         identity: dict[str, Any],
+        checkpoints: Sequence[Path],
     ):
         self.task, self.recipe, self.write = task, recipe, write
         self.accelerator, self.measure = accelerator, evaluate
         self.output_dir = Path(recipe.output_dir)
-        found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
-        if found:
-            check_checkpoint(found[-1], found[-2] if len(found) > 1 else None, identity)
-            load_weights(found[-1], task)
+        if checkpoints:
+            check_checkpoint(checkpoints, identity)
+            load_weights(checkpoints[-1], task)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
-        self.progress = self.state.load(found[-1]) if found else Progress()
+        self.progress = self.state.load(checkpoints[-1]) if checkpoints else Progress()
         if self.progress.step > recipe.max_steps:
             raise ValueError(
-                f"resume: {found[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
-                "output_dir."
+                f"resume: {checkpoints[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose "
+                "another output_dir."
             )
         self.guard = LossGuard()
         self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step

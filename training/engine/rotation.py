@@ -6,6 +6,7 @@ projection to as many dimensions.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +17,20 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
-from training.engine.checkpoint import WEIGHTS_FILE, last_checkpoint
+from training.engine.checkpoint import WEIGHTS_FILE
 from training.tasks import Task
 from training.tasks.spread import to_device
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
 
 
-def rotate_student(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device):
+def rotate_student(
+    task: Task,
+    dataset: Pairs,
+    recipe: TrainingRecipe,
+    device: torch.device,
+    checkpoints: Sequence[Path] = (),
+):
     """Rotate the student to the principal axes of its teacher's embeddings of the first batches of training data.
 
     A student that is rotated already, such as one of stage 1, and a student without a teacher stay as they are. A
@@ -34,11 +41,19 @@ def rotate_student(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: t
         dataset: Training data.
         recipe: Recipe of the run.
         device: Device of the targets.
+        checkpoints: Checkpoints of the run that is resumed, oldest first.
     """
     if task.student.config.rotation is not None or task.targets is None:
         return
-    stored = _stored_rotation(last_checkpoint(recipe.output_dir)) if recipe.resume else None
-    rotation = _teacher_axes(task, dataset, recipe, device) if stored is None else stored
+    rotation = None
+    if checkpoints:
+        try:
+            with safe_open(checkpoints[-1] / WEIGHTS_FILE, "pt") as weights:
+                rotation = weights.get_tensor("rotation")
+        except (OSError, SafetensorError):
+            pass  # a damaged checkpoint is reported when the run resumes
+    if rotation is None:
+        rotation = _teacher_axes(task, dataset, recipe, device)
     rotate(task.student, rotation)
 
 
@@ -95,14 +110,3 @@ def _teacher_axes(
     return principal_axes(
         sum((moment / moment.trace() for moment in moments.values()), torch.zeros(()))
     )
-
-
-def _stored_rotation(checkpoint: Path | None) -> Tensor | None:
-    """The rotation of a checkpoint; None if it has none or is damaged, which is reported when the run resumes."""
-    if checkpoint is None:
-        return None
-    try:
-        with safe_open(checkpoint / WEIGHTS_FILE, "pt") as weights:
-            return weights.get_tensor("rotation")
-    except (OSError, SafetensorError):
-        return None

@@ -13,21 +13,17 @@ from accelerate.logging import get_logger
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
-from training.data.stream import PairStream
 from training.engine.checkpoint import (
     BEST_FOLDER,
-    TRACKING_FOLDER,
-    last_checkpoint,
     list_checkpoints,
     open_output_dir,
 )
 from training.engine.device import make_accelerator
 from training.engine.inputs import open_teacher
-from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
-from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
+from training.hub import check_push, earlier_recipes, push, write_card
 from training.tasks import Models, Task
 from training.teachers import DualEncoder
 from training.utils.files import remove_folder
@@ -60,26 +56,18 @@ def run_stage(
         OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
-    if accelerator.mixed_precision in (
-        "bf16",
-        "fp16",
-    ):  # by `accelerate launch`; saved, and compared by a resumed run
+    # by `accelerate launch`; saved, and compared by a resumed run
+    if accelerator.mixed_precision in ("bf16", "fp16"):
         recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
     if recipe.max_samples:
         per_step = recipe.batch_size * recipe.accumulate_steps * accelerator.num_processes
         steps = math.ceil(recipe.max_samples / per_step)
         recipe = replace(recipe, max_steps=min(recipe.max_steps, steps))
     with ExitStack() as claimed:
-        replaced: list[Path] = [] if recipe.resume else list_checkpoints(recipe.output_dir)
+        found: list[Path] = list_checkpoints(recipe.output_dir)
+        kept = found if recipe.resume else []
         if accelerator.is_main_process:
-            names = (
-                *MODEL_FILES,
-                LOG_FILE,
-                BEST_FOLDER,
-                TRACKING_FOLDER,
-                *(path.name for path in replaced),
-            )
-            claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
+            claimed.enter_context(open_output_dir(recipe, found, command, _inputs(recipe)))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)
         student, processor = open_student(recipe, teacher)
@@ -90,7 +78,6 @@ def run_stage(
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
-        _check_batch(recipe, dataset, accelerator.num_processes)
         chunk_size = task.chunk_size or recipe.batch_size
         num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
         if task.follows_batches and num_parts > 1:
@@ -109,9 +96,9 @@ def run_stage(
             if recipe.save_every or recipe.resume:  # reads the weight files
                 task.teacher_revision = teacher.revision
         if recipe.prefixes:
-            rotate_student(task, dataset, recipe, accelerator.device)
+            rotate_student(task, dataset, recipe, accelerator.device, kept)
         if accelerator.is_main_process and not recipe.resume:
-            for old in (*replaced, *Path(recipe.output_dir).glob(BEST_FOLDER)):
+            for old in (*found, *Path(recipe.output_dir).glob(BEST_FOLDER)):
                 remove_folder(old)
         claimed.enter_context(_interruptible(recipe.output_dir))
         own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
@@ -122,7 +109,8 @@ def run_stage(
             processor,
             accelerator,
             title,
-            evaluate=evaluate,
+            kept,
+            evaluate,
             # a teacher's own training is not a stage of ours
             earlier=earlier_recipes(
                 start for start in starts if start == own_student or start != recipe.teacher
@@ -134,33 +122,17 @@ def run_stage(
     return result
 
 
-def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_processes: int):
-    """Refuse batches with copies of a pair, which losses between the pairs of a batch would take for other pairs."""
-    if isinstance(recipe, DistillRecipe) or isinstance(dataset, PairStream):
-        return
-    compares = recipe.contrastive_weight or recipe.text_text_weight
-    num_pairs = recipe.batch_size * num_processes
-    if compares and num_pairs > len(dataset):
-        all_processes = f", with {num_processes} processes {num_pairs}" if num_processes > 1 else ""
-        raise ValueError(
-            f"batch_size: is {recipe.batch_size}{all_processes}, but the data have only {len(dataset)} rows. The "
-            "pairs of a batch are compared with each other, so none may occur twice. Set at most "
-            f"{len(dataset) // num_processes}, or add data."
-        )
-
-
 @contextmanager
 def _interruptible(output_dir: str) -> Iterator[None]:
     """Add to Ctrl-C what was kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
-        found = last_checkpoint(output_dir)
         advice = (
-            f"{found} is kept. Run the same command with --resume to continue there."
-            if found
-            else "No checkpoint was written yet; save_every sets how often. Run the same command again."
+            "No checkpoint was written yet; save_every sets how often. Run the same command again."
         )
+        if found := list_checkpoints(output_dir):
+            advice = f"{found[-1]} is kept. Run the same command with --resume to continue there."
         raise KeyboardInterrupt(advice) from error
 
 

@@ -4,6 +4,7 @@ It holds no random-generator state: random numbers depend on seed, step and proc
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,17 +120,16 @@ def run_identity(
     return plain(values)
 
 
-def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any]):
-    """Check that a checkpoint is whole and belongs to the run of this identity, which resumes from it.
+def check_checkpoint(checkpoints: Sequence[Path], identity: dict[str, Any]):
+    """Check that the last checkpoint is whole and belongs to the run of this identity, which resumes from it.
 
     Raises:
         ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
     """
-    remedy = (
-        f"Remove {checkpoint} to continue from {previous.name}."
-        if previous is not None
-        else "It is the only checkpoint: start again with --overwrite."
-    )
+    *earlier, checkpoint = checkpoints
+    remedy = "It is the only checkpoint: start again with --overwrite."
+    if earlier:
+        remedy = f"Remove {checkpoint} to continue from {earlier[-1].name}."
     file = checkpoint / STATE_FOLDER / "state.json"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))

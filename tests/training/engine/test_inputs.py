@@ -1,6 +1,5 @@
 """What a recipe makes of data and teacher, before the first step."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,11 +17,9 @@ from tests.tiny import (
     student_config,
 )
 from tests.tiny_teachers import save_teacher
-from training.config import AlignRecipe, DataConfig, DistillRecipe, SourceConfig
-from training.data import PairDataset
+from training.config import DataConfig, DistillRecipe, SourceConfig
 from training.engine import inputs
 from training.engine.inputs import caption_tokens, open_inputs, open_pairs, open_teacher
-from training.engine.stage import _check_batch
 from training.tasks import Models
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSpec
@@ -122,16 +119,3 @@ def test_each_source_has_its_split_subset_and_image_column(train_rows, monkeypat
     ]
     open_pairs(DataConfig(sources=sources), None, None)
     assert opened == [("a", "dev", "s", "jpg"), ("b", "train", None, "image")]
-
-
-@pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 0.0, "text_text_weight": 1.0}])
-def test_no_pair_occurs_twice_in_the_batches_of_all_processes(train_rows, weights):
-    rows = PairDataset(train_rows.select(range(7)), DataConfig(train="x"), None, 64)
-    recipe = AlignRecipe(output_dir="x", data=rows.config, student="s", batch_size=3, **weights)
-    _check_batch(recipe, rows, 2)
-    with pytest.raises(ValueError, match=r"^batch_size: .* 9, .* 7 rows.* at most 2"):
-        _check_batch(recipe, rows, 3)
-    # the anchor compares each embedding with the teacher's alone
-    _check_batch(
-        replace(recipe, contrastive_weight=0.0, text_text_weight=0.0, anchor_weight=1.0), rows, 3
-    )

@@ -315,12 +315,12 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
 def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
     checkpoint = kept_run[1] / "checkpoint-000004"
     identity = read_identity(checkpoint)
-    check_checkpoint(checkpoint, None, identity)
+    check_checkpoint([checkpoint], identity)
     other = identity | {name: "other"}
     with pytest.raises(
         ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"
     ):
-        check_checkpoint(checkpoint, None, other)
+        check_checkpoint([checkpoint], other)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state/tensors.safetensors"])
@@ -332,10 +332,10 @@ def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_
     with pytest.raises(
         ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"
     ):
-        check_checkpoint(checkpoint, kept_run[1] / "checkpoint-000002", identity)
+        check_checkpoint([kept_run[1] / "checkpoint-000002", checkpoint], identity)
     (checkpoint / "training_state/state.json").unlink()
     with pytest.raises(ValueError, match=r"state\.json is damaged .* It is the only checkpoint"):
-        check_checkpoint(checkpoint, None, identity)
+        check_checkpoint([checkpoint], identity)
 
 
 def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, distill_recipe):
@@ -387,13 +387,15 @@ def test_a_truncated_teacher_of_a_wider_student_is_refused(
         run(align_recipe(teacher=str(folder), student=str(kept_run[1]), new_student=None))
 
 
+@pytest.mark.parametrize("weights", [{}, {"contrastive_weight": 0.0, "text_text_weight": 1.0}])
 def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(
-    align_recipe, train_rows
+    align_recipe, train_rows, weights
 ):
+    number = len(train_rows)
     with pytest.raises(
-        ValueError, match=rf"batch_size: is 5000, but the data have only {len(train_rows)} rows"
+        ValueError, match=rf"batch_size: is {number + 1}, but the data have only {number} rows"
     ):
-        run(align_recipe(batch_size=5000))
+        run(align_recipe(batch_size=number + 1, **weights))
 
 
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):

@@ -23,7 +23,7 @@ from training.config import DistillRecipe
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
-from training.tasks.losses import bank_loss, relational_loss
+from training.tasks.losses import bank_loss
 
 IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
 GRID = 4
@@ -148,18 +148,6 @@ def test_logits_are_compared_at_every_width(batch):
         for width in (4, PROJECTION_DIM)
     ]
     assert found.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-3)
-
-
-@torch.no_grad()
-def test_relations_are_compared_at_every_width(batch):
-    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4])
-    losses = make_task(targets, student, relational_weight=1.0)(batch)
-    found = torch.tensor(encode(student, batch)[1])
-    each = [
-        relational_loss(found[:, :width], targets.text.embedding[:, :width])
-        for width in (4, PROJECTION_DIM)
-    ]
-    assert losses["text_relational"].item() == pytest.approx(np.mean(each), rel=1e-3)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
 from training.tasks.loss import OwnInputs
 from training.tasks.photos import GeneralPhotos
-from training.tasks.spread import forward_backward, gather, gather_sizes, sync_on_last
+from training.tasks.spread import forward_backward, sync_on_last
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -270,28 +270,6 @@ def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_t
             assert not all(each.requires_grad for each in task.student.vision_model.parameters())
 
     debug_launcher(work)
-
-
-def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
-    def work():
-        rank = Accelerator(cpu=True).process_index
-        part = torch.arange(2.0 + rank).add(10 * rank).requires_grad_()
-        sizes = gather_sizes({"part": part, "rows": torch.zeros(rank, 3)})
-        joined = gather(part, sizes["part"])
-        weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]) * (rank + 1)
-        (joined * weights).sum().backward()
-        nothing = gather(torch.zeros(rank, 3), sizes["rows"])
-        save_file(
-            {"joined": joined.detach(), "grad": part.grad, "rows": nothing},
-            tmp_path / f"{rank}.safetensors",
-        )
-
-    debug_launcher(work)
-    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
-    for process in found:
-        assert process["joined"].tolist() == [0, 1, 10, 11, 12] and process["rows"].shape == (1, 3)
-    # the sum of both processes' gradients
-    assert found[0]["grad"].tolist() == [3, 6] and found[1]["grad"].tolist() == [9, 12, 15]
 
 
 def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, corpus, processor):

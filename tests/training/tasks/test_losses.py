@@ -13,7 +13,6 @@ from training.tasks.losses import (
     positives,
     relational_loss,
     sigmoid_loss,
-    text_positives,
 )
 from training.tasks.task import scalar
 
@@ -50,14 +49,6 @@ def test_positives_are_own_captions_and_equal_ones():
     caption_ids = torch.tensor([5, 6, 7, 5])
     expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
     assert positives(owner, caption_ids, 4).int().tolist() == expected
-
-
-def test_captions_of_the_same_image_match():
-    # en, zh of three images; the English captions of the first two are equal, the Chinese ones are not
-    positive = positives(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([5, 6, 5, 7, 8, 9]), 3)
-    english, chinese = positive[:, ::2], positive[:, 1::2]
-    assert text_positives(english, chinese).int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert text_positives(chinese, chinese).int().tolist() == torch.eye(3).int().tolist()
 
 
 def test_nothing_to_compare_gives_zero_and_not_nan(draw):
