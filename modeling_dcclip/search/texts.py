@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -199,6 +200,7 @@ class TextReader:
         self._index, self._is_busy = index, is_busy
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
+        self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "TextReader":
         self._thread.start()
@@ -206,6 +208,8 @@ class TextReader:
 
     def __exit__(self, *error: object):
         self._stopping.set()
+        if self._process is not None:
+            self._process.kill()
         self._thread.join()
 
     def _run(self):
@@ -226,22 +230,27 @@ class TextReader:
         command = [sys.executable, "-m", "modeling_dcclip.search.texts"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
+            self._process = process
             is_ready = process.stdout.readline()
             for path, version in waiting if is_ready else ():
                 if self._wait():
                     break
-                process.stdin.write(json.dumps(os.fsdecode(path)).encode() + b"\n")
-                process.stdin.flush()
+                with suppress(BrokenPipeError):  # it has ended
+                    process.stdin.write(json.dumps(os.fsdecode(path)).encode() + b"\n")
+                    process.stdin.flush()
                 answer = process.stdout.readline()
-                if not answer:  # it was killed, such as for its memory
-                    texts.add(path, version, "")
+                if self._stopping.is_set():
                     break
-                texts.add(path, version, json.loads(answer))
-            process.stdin.close()  # which ends it
+                # without an answer it was killed, such as for its memory
+                texts.add(path, version, json.loads(answer or '""'))
+                if not answer:
+                    break
+            process.kill()
 
 
 def main():
     """Read the photographs that stdin names."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the process that reads the answers
     if hasattr(os, "nice"):
         os.nice(10)
     from PIL import Image
