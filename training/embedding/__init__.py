@@ -21,7 +21,7 @@ class EmbedOptions:
         output_dir: Folder for the embeddings in `shards/`, the index in `index/`, and results.json. Several machines
             share it.
         format: `index` writes an index from the shards, `parquet` writes the shards alone.
-        model_id: Hub id of the model; its students and their indexes are recognised by it. Default: its folder.
+        model_id: Hub id of the model; its students and their indexes are recognized by it. Default: its folder.
         split: Split of the data.
         subset: Configuration of a Hub data set with several.
         streaming: Whether to read the data as a stream, shard by shard, without a copy on the disk.

@@ -32,7 +32,7 @@ def schema(dimension: int) -> pa.Schema:
 
     Returns:
         name: Unique name of the image: a path, a key, or the numbers of shard and row.
-        vector: Embedding, D float32, L2-normalised; zeros if the image could not be read.
+        vector: Embedding, D float32, L2-normalized; zeros if the image could not be read.
         error: Why it could not be read; null otherwise.
         digest: Digest of the file, 16 bytes; null if there is none.
         size: Size of the file in bytes.

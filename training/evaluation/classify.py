@@ -60,8 +60,8 @@ def measure(images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[s
     0 and tie.
 
     Args:
-        images: Image embeddings, (N, D), L2-normalised.
-        classes: Class embeddings, (C, D), L2-normalised.
+        images: Image embeddings, (N, D), L2-normalized.
+        classes: Class embeddings, (C, D), L2-normalized.
         labels: Class indices, (N,) int64, or one column per class, (N, C) int8, with 1 where the image has the label.
         metrics: Names of metrics: `top{k}`, `mean_per_class`, `11_point_map`, `roc_auc`. Top-k metrics with k greater
             than C are left out.
@@ -138,7 +138,7 @@ def require_equal_widths(
 def class_embeddings(
     model: DualEncoder, names: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> Tensor:
-    """One embedding per class: fill in every prompt template, encode, normalise, average and normalise again.
+    """One embedding per class: fill in every prompt template, encode, normalize, average and normalize again.
 
     Args:
         model: Model that encodes the texts.
@@ -146,7 +146,7 @@ def class_embeddings(
         templates: Prompt templates, each with one `{}`.
 
     Returns:
-        (C, D) float32, L2-normalised.
+        (C, D) float32, L2-normalized.
 
     Source: ELEVATER (arXiv 2204.08790), which ensembles prompts as CLIP (arXiv 2103.00020) does.
     """
@@ -169,8 +169,8 @@ class Encoded:
 
     Args:
         name: Name of the model.
-        images: Image embeddings by set, (N, D) float32, L2-normalised.
-        classes: Class embeddings by language, (C, D) float32, L2-normalised.
+        images: Image embeddings by set, (N, D) float32, L2-normalized.
+        classes: Class embeddings by language, (C, D) float32, L2-normalized.
     """
 
     name: str

@@ -193,13 +193,13 @@ def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[fl
 
     Source: Wilson, JASA 22 (1927).
     """
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = (
         z
         * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
         / (1 + z * z / count)
     )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:

@@ -174,8 +174,8 @@ def ranks(
     """Rank of the best correct candidate of each query, without the whole matrix of similarities in memory.
 
     Args:
-        queries: Embeddings of the queries, (Q, D), L2-normalised.
-        candidates: Embeddings of the candidates, (G, D), L2-normalised.
+        queries: Embeddings of the queries, (Q, D), L2-normalized.
+        candidates: Embeddings of the candidates, (G, D), L2-normalized.
         pairs: Correct (query, candidate) pairs, (P, 2) int64.
         max_similarities: Number of similarities in memory at a time.
 
@@ -219,8 +219,8 @@ def score(
     Args:
         retrieval_set: Images with captions.
         language: Language of the captions.
-        images: Embeddings of the images, (N, D), L2-normalised.
-        texts: Embeddings of the captions, (T, D), L2-normalised.
+        images: Embeddings of the images, (N, D), L2-normalized.
+        texts: Embeddings of the captions, (T, D), L2-normalized.
         model: Model name, written to the rows.
         ks: Values of k; those greater than the number of candidates are left out.
         stage: Training stage, written to the rows.

@@ -1,7 +1,7 @@
 """One evaluation: the tasks and data that the options name, all models on all of them, and the files of the result."""
 
 import gc
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -74,8 +74,8 @@ SCORE = "elevater_score"
 MISSING = "missing data"
 BARE_NAME = Templates(("{}",), "none")
 RESIZING = {True: "squashed", False: "cropped", None: "prepared by the model"}
-TASK_COLUMNS = ["set", "protocol", "metric", "images", "source", "revision", "names", "templates",
-                "differs"]  # fmt: skip
+TASK_COLUMNS = ["set", "protocol", "language", "metric", "images", "source", "split", "revision", "names",
+                "templates", "num_templates", "differs"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -394,91 +394,63 @@ class Evaluation:
         A protocol with a missing set, or a set that differs from its test split, has no score.
         """
         values, found = _values(rows), []
-        for protocol, language in self._protocols():
-            metrics = self._metrics(protocol)
-            complete = [
-                name
-                for name in metrics
-                if name in ELEVATER and name in self.sets and not self.sets[name].differences
-            ]
-            if protocol not in PROTOCOLS or len(complete) < len(ELEVATER):
-                continue
-            for model in dict.fromkeys(row.model for row in rows):
-                keys = [(model, name, protocol, language, metrics[name]) for name in complete]
-                mean = fmean(values[key] for key in keys)
-                row = Row(
-                    model=model, metric=SCORE, value=mean, protocol=protocol, language=language
-                )
-                found.append(row)
+        whole = [name for name in self._of_score() if not self.sets[name].differences]
+        if len(whole) < len(ELEVATER):
+            return []
+        for model in dict.fromkeys(row.model for row in rows):
+            for title, tasks in self._by_title().items():
+                if title in PROTOCOLS:
+                    language = PROTOCOLS[title]
+                    keys = [(model, each, title, language, tasks[each].metric) for each in whole]
+                    mean = fmean(values[key] for key in keys)
+                    row = Row(
+                        model=model, metric=SCORE, value=mean, protocol=title, language=language
+                    )
+                    found.append(row)
         return found
 
     def table(self, rows: Sequence[Row]) -> str:
         """One row per model and protocol, one column per set, in percent."""
         columns = list(dict.fromkeys(task.set for task in self.tasks))
-        with_score = [SCORE] if self.options.protocol else []
         header = ["model", "protocol", *map(self._title, columns)]
-        lines = [header + ["ELEVATER score"] * len(with_score)]
-        lines.append(["---"] * len(lines[0]))
-        values = _values(rows)
+        header += ["ELEVATER score"] if self.options.protocol else []
+        lines, values = [header, ["---"] * len(header)], _values(rows)
         for model in dict.fromkeys(row.model for row in rows):
-            for protocol, language in self._protocols():
-                shown = self._metrics(protocol)
-                cells = [
-                    self._cell(values, (model, name, protocol, language), shown.get(name))
-                    for name in columns
-                ]
-                cells += [self._score_cell(values, model, protocol, language) for _ in with_score]
-                titles = {
-                    task.protocol: task.title for task in self.tasks if task.language == language
-                }
-                lines.append([model, titles[protocol], *cells])
-            agreed = {
-                row.set: f"{100 * row.value:.1f}"
-                for row in rows
-                if (row.model, row.metric) == (model, AGREEMENT)
-            }
-            if agreed:
-                cells = [agreed.get(self._title(name), "") for name in columns]
-                lines.append(
-                    [model, "same prediction in all languages", *cells, *("" for _ in with_score)]
-                )
+            for title, tasks in self._by_title().items():
+                cells = [self._cell(values, model, tasks.get(name)) for name in columns]
+                cells += [self._score_cell(values, model, tasks)] if self.options.protocol else []
+                lines.append([model, title, *cells])
         return markdown_table(lines)
 
-    def _cell(
-        self, values: dict[tuple, float], key: tuple[str, str, str, str], metric: str | None
-    ) -> str:
+    def _cell(self, values: dict[tuple, float], model: str, task: EvalTask | None) -> str:
         """Value of a set in percent; of the user's own sets, top-1 and top-5."""
-        model, name, *rest = key
-        if metric is None:
+        if task is None:
             return ""
-        if name not in self.sets:
+        if task.set not in self.sets:
             return MISSING
-        shown = [metric, "top5"] if self.options.class_names else [metric]
-        found = [values.get((model, self._title(name), *rest, each)) for each in shown]
+        shown = [task.metric, "top5"] if self.options.class_names else [task.metric]
+        key = (model, self._title(task.set), task.protocol, task.language)
+        found = [values.get((*key, metric)) for metric in shown]
         return " / ".join(f"{100 * value:.1f}" for value in found if value is not None)
 
     def _score_cell(
-        self, values: dict[tuple, float], model: str, protocol: str, language: str
+        self, values: dict[tuple, float], model: str, tasks: Mapping[str, EvalTask]
     ) -> str:
         """The score, or how many of the sets are there and how many of them differ from the protocol."""
-        score = values.get((model, None, protocol, language, SCORE))
+        task = next(iter(tasks.values()))
+        score = values.get((model, None, task.protocol, task.language, SCORE))
         if score is not None:
             return f"{100 * score:.1f}"
-        present = [self.sets[name] for name in self._metrics(protocol) if name in self.sets]
-        counted = [bool(each.differences) for each in present if each.name in ELEVATER]
-        differ = f", {sum(counted)} differ" if any(counted) else ""
-        return f"{len(counted)} of {len(ELEVATER)}{differ}"
+        differ = [bool(self.sets[name].differences) for name in tasks if name in self._of_score()]
+        return f"{len(differ)} of {len(ELEVATER)}" + f", {sum(differ)} differ" * any(differ)
 
     def _tasks_table(self) -> str:
         """Metric, data, class names and templates of every task, and its differences from the protocol."""
         lines = [TASK_COLUMNS, ["---"] * len(TASK_COLUMNS)]
         for task in self._available():
             facts = self._describe(task)
-            templates = f"{facts['templates']}, {facts['num_templates']}"
-            source = " ".join(filter(None, (facts["source"], facts["split"])))
-            cells = [task.set, task.title, METRICS[task.metric], f"{facts['images']:,}", source]
-            cells += [facts["revision"], facts["names"], templates, "; ".join(facts["differs"])]
-            lines.append(cells)
+            facts |= {"metric": METRICS[task.metric], "differs": "; ".join(facts["differs"])}
+            lines.append([str(facts[column] or "") for column in TASK_COLUMNS])
         return markdown_table(lines)
 
     def _describe(self, task: EvalTask) -> dict[str, Any]:
@@ -512,12 +484,16 @@ class Evaluation:
         """Name of a set in rows and tables, which says if it is a part."""
         return set_title(name, len(self.sets[name].rows)) if name in self.sets else name
 
-    def _protocols(self) -> list[tuple[str, str]]:
-        return list(dict.fromkeys((task.protocol, task.language) for task in self.tasks))
+    def _by_title(self) -> dict[str, dict[str, EvalTask]]:
+        """Tasks by protocol and language, and by set."""
+        found: dict[str, dict[str, EvalTask]] = {}
+        for task in self.tasks:
+            found.setdefault(task.title, {})[task.set] = task
+        return found
 
-    def _metrics(self, protocol: str) -> dict[str, str]:
-        """The metric that the table shows, by set."""
-        return {task.set: task.metric for task in self.tasks if task.protocol == protocol}
+    def _of_score(self) -> list[str]:
+        """The available sets that count for the ELEVATER score."""
+        return [name for name in self.sets if name in ELEVATER]
 
     def _missing_sets(self) -> list[str]:
         """The missing sets, grouped by their reason."""

@@ -292,7 +292,7 @@ def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name
 
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:
-    """Licences of the checkpoints whose towers the student inherits."""
+    """Licenses of the checkpoints whose towers the student inherits."""
     inits = {
         init: tower
         for tower in TOWERS
@@ -310,7 +310,7 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
         license = read_license(init, find_commit(init))
         if (
             license or not is_free
-        ):  # a model of ours without a teacher has this package's licence, if it states none
+        ):  # a model of ours without a teacher has this package's license, if it states none
             licenses.append(license)
     return licenses
 

@@ -126,7 +126,7 @@ class Family:
         max_text_length: Function of the config that returns the longest text in tokens, special tokens included.
         text_preparation: How texts are prepared, as in training, or a function of the tokenizer that returns it. None
             if the model's own config, tokenizer and processor state it.
-        license: Licence of the weights, or a function of the config that returns it; None if it is not fixed.
+        license: License of the weights, or a function of the config that returns it; None if it is not fixed.
         standalone_towers: Model types of towers that exist only inside this family, with the model type of a class of
             its own that computes the same. A student inherits such a tower as that class.
     """
@@ -157,5 +157,5 @@ class Family:
         return self.text_preparation(tokenizer)
 
     def license_of(self, config: PreTrainedConfig) -> str | None:
-        """Licence of the weights of a model with this config; None if the family does not fix it."""
+        """License of the weights of a model with this config; None if the family does not fix it."""
         return self.license(config) if callable(self.license) else self.license

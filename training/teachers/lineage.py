@@ -1,4 +1,4 @@
-"""Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
+"""Lineage of a model: its revision, a fingerprint of its weights, and their license."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from training.utils.reading import read_mapping
 
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
-SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licences of several models
+SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licenses of several models
 OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 
 
@@ -84,14 +84,14 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def read_license(name: str, commit: str | None) -> str | None:
-    """Licence of a model, from its card or, if that names none or several, from the config of our own models.
+    """License of a model, from its card or, if that names none or several, from the config of our own models.
 
     Args:
         name: Hub id or folder.
         commit: Commit of the Hub id; None for a folder.
 
     Returns:
-        The licence; None if none is stated or the card is not available now.
+        The license; None if none is stated or the card is not available now.
 
     Raises:
         ValueError: The config is damaged.
@@ -114,7 +114,7 @@ def read_license(name: str, commit: str | None) -> str | None:
 
 
 def card_license(card: Path) -> str | None:
-    """Licence in the metadata of a card; None if there is none."""
+    """License in the metadata of a card; None if there is none."""
     try:
         metadata = (metadata_load(card) if card.is_file() else None) or {}
     except (ValueError, yaml.YAMLError):  # damaged by hand
@@ -126,18 +126,18 @@ def card_license(card: Path) -> str | None:
 
 
 def join_licenses(licenses: Sequence[str | None]) -> str | None:
-    """Join the licences of all models that weights come from, each once.
+    """Join the licenses of all models that weights come from, each once.
 
     Args:
-        licenses: Licence of each model, which may be a joined one; None if it is unknown.
+        licenses: License of each model, which may be a joined one; None if it is unknown.
 
     Returns:
-        The licences, including `unknown` if some are unknown; None without models.
+        The licenses, including `unknown` if some are unknown; None without models.
     """
     parts = [part for license in licenses for part in split_licenses(license or UNKNOWN)]
     return SEPARATOR.join(dict.fromkeys(parts)) or None
 
 
 def split_licenses(licenses: str) -> list[str]:
-    """The licences of a text that `join_licenses` has made."""
+    """The licenses of a text that `join_licenses` has made."""
     return licenses.split(SEPARATOR)

@@ -7,5 +7,5 @@ from tests.modeling.color_model import save_color_model
 
 @pytest.fixture(scope="session")
 def color_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a model that knows colours. Tests must not write into it."""
+    """Folder of a model that knows colors. Tests must not write into it."""
     return save_color_model(tmp_path_factory.mktemp("colors") / "model")

@@ -85,7 +85,7 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert (student.config.teacher, student.config.teacher_license) == (None, "unknown and mit")
     make_model().save_pretrained(
         tmp_path / "free"
-    )  # a model of ours without a teacher, whose card states a licence
+    )  # a model of ours without a teacher, whose card states a license
     (tmp_path / "free/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     assert _inherited_licenses(replace(config, text_init=str(tmp_path / "free"))) == [
         None,

@@ -42,7 +42,7 @@ def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> Source
     )
 
 
-def randomised(model: DCCLIPModel) -> DCCLIPModel:
+def randomized(model: DCCLIPModel) -> DCCLIPModel:
     """Randomize all parameters, so that no two rows are equal."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -65,7 +65,7 @@ def test_evenly_spaced_indices_are_distinct_and_include_both_ends(total, count):
 
 
 def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
-    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
+    large = randomized(make_model(text=XLM_ROBERTA | LARGE, seed=1))
     student = make_model(text=XLM_ROBERTA | {"num_hidden_layers": 3}, seed=2)
     report = inherit_weights(student, source_of(large, "text"))
     source, weights = large.state_dict(), student.state_dict()
@@ -108,7 +108,7 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
 
 
 def test_narrower_heads_take_evenly_spaced_channels_of_each_head():
-    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
+    large = randomized(make_model(text=XLM_ROBERTA | LARGE, seed=1))
     student = make_model(text=XLM_ROBERTA | {"num_attention_heads": 4}, seed=2)
     inherit_weights(student, source_of(large, "text"))
     # four heads of 16 channels become four heads of 8
@@ -164,7 +164,7 @@ def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_fo
 @torch.no_grad()
 @pytest.mark.parametrize("vision", [VIT, CLIP_VISION])
 def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, inputs):
-    large = randomised(make_model(vision=vision | LARGE, seed=1))
+    large = randomized(make_model(vision=vision | LARGE, seed=1))
     same = make_model(vision=vision | LARGE, seed=2)
     inherit_weights(same, source_of(large, "vision"))
     found, expected = (model.get_image_features(inputs["pixel_values"]) for model in (same, large))
@@ -194,7 +194,7 @@ def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, in
 
 
 def test_a_smaller_patch_grid_is_resampled_and_its_class_token_kept():
-    large = randomised(make_model(vision=CLIP_VISION, seed=1))
+    large = randomized(make_model(vision=CLIP_VISION, seed=1))
     table = large.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():
         table[1:] = torch.arange(4).repeat_interleave(4)[:, None] + torch.zeros(
@@ -237,7 +237,7 @@ def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
     # a piece that the source does not have
     matched = matched.clone()
     matched[7] = -1
-    large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
+    large = randomized(make_model(vocabulary=len(tokenizer), seed=1))
     student = make_model(vocabulary=len(other_tokenizer) + 3, seed=2)
     before = student.text_model.embeddings.word_embeddings.weight.detach().clone()
     report = inherit_weights(student, source_of(large, "text"), matched)
@@ -267,7 +267,7 @@ def test_a_cut_vocabulary_inherits_the_rows_of_its_source(unigram, texts, tmp_pa
     assert torch.equal(matched, vocabulary.source_ids) and 0 < len(matched) < len(tokenizer)
     # without the folder, tokens are matched by piece
     assert torch.equal(match_tokens(cut, tokenizer), vocabulary.source_ids)
-    large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
+    large = randomized(make_model(vocabulary=len(tokenizer), seed=1))
     student = make_model(vocabulary=len(cut), seed=2)
     report = inherit_weights(student, source_of(large, "text"), matched)
     table = large.text_model.embeddings.word_embeddings.weight

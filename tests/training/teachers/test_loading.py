@@ -40,8 +40,8 @@ def test_a_tokenizer_of_another_model_is_refused(size, tmp_path, train_rows, tok
         DualEncoder.from_pretrained(folder, field="teacher")
 
 
-def test_licences_of_our_own_models_are_those_of_their_origins(tmp_path):
-    """The Hub has one name for several licences: other."""
+def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):
+    """The Hub has one name for several licenses: other."""
     (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
     assert read_license(str(tmp_path), None) == "other"
     config = {"teacher_license": "openrail and mit", "base_model_license": "cc-by-nc-4.0"}

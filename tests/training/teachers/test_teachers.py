@@ -60,9 +60,9 @@ def pixel_values() -> Tensor:
 
 def normed(hidden: Tensor, norm: nn.LayerNorm) -> Tensor:
     """LayerNorm, written out."""
-    centred = hidden - hidden.mean(-1, keepdim=True)
+    centered = hidden - hidden.mean(-1, keepdim=True)
     return (
-        centred / (hidden.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt() * norm.weight
+        centered / (hidden.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt() * norm.weight
         + norm.bias
     )
 
@@ -368,7 +368,7 @@ def test_a_fingerprint_depends_on_the_names_of_the_weights():
     assert digest != digest_tensors({"a": first, "c": second})
 
 
-def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, tokens):
+def test_hub_checkpoint_has_its_commit_and_the_license_of_its_card(folders, tokens):
     commits = [
         "0123456789abcdef0123456789abcdef01234567",
         "76543210fedcba9876543210fedcba9876543210",
@@ -401,7 +401,7 @@ def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, toke
         ("# no metadata\n", "creativeml-openrail-m"),
     ],
 )
-def test_licence_is_from_the_card_or_else_from_the_family(metadata, expected, folders, tmp_path):
+def test_license_is_from_the_card_or_else_from_the_family(metadata, expected, folders, tmp_path):
     folder = shutil.copytree(folders["altclip"], tmp_path / "copy")
     (folder / "README.md").write_text(metadata)
     assert DualEncoder.from_pretrained(str(folder), ()).license == expected
