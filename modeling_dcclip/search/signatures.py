@@ -16,8 +16,7 @@ MAX_DIFFERENCE = 14
 def signature(image: Image.Image) -> bytes | None:
     """The image as 40 x 40 gray values; None if it is too plain to tell it from others."""
     small = image.resize((EDGE, EDGE), Image.Resampling.HAMMING, reducing_gap=3.0).convert("L")
-    darkest, brightest = small.getextrema()
-    return small.tobytes() if brightest - darkest > MAX_DIFFERENCE else None
+    return small.tobytes() if np.ptp(np.asarray(small)) > MAX_DIFFERENCE else None
 
 
 def shows_the_same(first: bytes, second: bytes) -> bool:
