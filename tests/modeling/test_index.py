@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -174,37 +173,68 @@ def test_patterns_see_slashes_on_windows(monkeypatch):
     assert Filter(path="Photos\\2021").condition()[1] == ["*photos/2021*"]
 
 
-def test_filters_by_date_and_path(index, photos):
+@pytest.fixture
+def dated(index, photos):
+    """An index of a red photograph of 2021-05-09 and five photographs of 2023-11-14."""
     exif = Image.Exif()
     exif[0x0132] = "2021:05:09 10:00:00"
     Image.new("RGB", (24, 16), (255, 0, 0)).save(photos / "dated.jpg", exif=exif)
     for path in photos.rglob("*.*"):
-        os.utime(path, (1700000000, 1700000000))  # 2023-11-14
+        os.utime(path, (1700000000, 1700000000))
     index.add(photos)
-    assert (
-        names(index.search("red", before="2021"))
-        == ["dated.jpg"]
-        == names(index.search("red", before="2021-05-09"))
-    )
-    assert not index.search("red", before="2021-05-08") and not index.search("red", after="2024")
-    assert (
-        len(index.search("red", after="2021-05-10")) == 5
-        and len(index.search("red", after="2021-05")) == 6
-    )
-    assert names(index.search("red", path="A/B/")) == ["yellow.webp"]
-    assert {*names(index.search("red", path="*.JPG"))} == {"red.jpg", "dated.jpg", "blue.jpg"}
-    assert not index.search("red", path="[a]")
-    for text in ("may", "2023-02-31", "0000", "2023年13月"):
-        with pytest.raises(
-            ValueError, match=rf"after: '{text}' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"
-        ):
-            index.search("red", after=text)
-    index.search("red", after="2023-11-14", before="2023")
-    assert [
-        Filter(text).after for text in ("2023年", "2023 年 5 月", "2023年5月1日", "0999.05.01")
-    ] == [*("2023", "2023-05", "2023-05-01", "0999-05-01")]
-    with pytest.raises(ValueError, match=r"after: '2024-02' is later than before: '2024-01-31'"):
-        index.search("red", after="2024-02", before="2024-01-31")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        ({"before": "2021"}, 1),
+        ({"before": "2021-05-09"}, 1),
+        ({"before": "2021-05-08"}, 0),
+        ({"after": "2024"}, 0),
+        ({"after": "2021-05-10"}, 5),
+        ({"after": "2021-05"}, 6),
+        ({"after": "2023-11-14", "before": "2023"}, 5),
+    ],
+)
+def test_a_filter_by_date_includes_the_days_that_it_names(dated, limits, count):
+    assert len(dated.search("red", **limits)) == count
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("A/B/", {"yellow.webp"}),
+        ("*.JPG", {"red.jpg", "dated.jpg", "blue.jpg"}),
+        ("[a]", set()),
+    ],
+)
+def test_a_filter_by_path_is_a_part_of_it_or_a_pattern(dated, pattern, found):
+    assert {*names(dated.search("red", path=pattern))} == found
+
+
+@pytest.mark.parametrize("text", ["may", "2023-02-31", "0000", "2023年13月"])
+def test_a_date_that_does_not_exist_is_refused(text):
+    with pytest.raises(ValueError, match=rf"after: '{text}' is not a date"):
+        Filter(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2023年", "2023"),
+        ("2023 年 5 月", "2023-05"),
+        ("2023年5月1日", "2023-05-01"),
+        ("0999.05.01", "0999-05-01"),
+    ],
+)
+def test_a_date_may_be_written_in_chinese_or_with_dots(text, expected):
+    assert Filter(text).after == expected
+
+
+def test_a_filter_that_ends_before_it_starts_is_refused():
+    with pytest.raises(ValueError, match="later than before"):
+        Filter(after="2024-02", before="2024-01-31")
 
 
 @pytest.mark.parametrize(
@@ -258,58 +288,60 @@ def test_new_and_changed_files_are_embedded_and_deleted_ones_leave(filled, photo
     assert {*names(filled.search("red", top=2))} == {"red.jpg", "white.png"}
 
 
-def test_touched_moved_and_swapped_files_are_not_embedded_again(filled, photos, embedded):
-    before = content(filled)
+def test_a_touched_file_is_not_embedded_again(filled, photos, embedded):
     os.utime(photos / "red.jpg", (1, 1))
+    assert filled.add().unchanged == 5 and not embedded
+
+
+def test_a_moved_file_keeps_its_vector(filled, photos, embedded):
+    before = content(filled)[str(photos / "green.png")]
     (photos / "green.png").rename(photos / "a" / "moved.png")
+    report = filled.add()
+    assert (report.moved, report.removed, embedded) == (1, 0, [])
+    assert content(filled)[str(photos / "a" / "moved.png")] == before
+
+
+def test_files_that_swap_their_names_swap_their_vectors(filled, photos, embedded):
+    before = content(filled)
     (photos / "a" / "blue.jpg").rename(photos / "swap")
     (photos / "white.png").rename(photos / "a" / "blue.jpg")
     (photos / "swap").rename(photos / "white.png")
-    report = filled.add(photos)
-    assert not embedded and (report.embedded, report.moved, report.removed) == (0, 1, 0)
-    assert (report.found, report.unchanged, report.copies) == (
-        5,
-        2,
-        2,
-    )  # two have changed their names
-    after = content(filled)
-    assert after[str(photos / "a" / "moved.png")] == before[str(photos / "green.png")]
-    assert after[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
-    assert filled.add(photos).unchanged == 5
+    assert filled.add().copies == 2 and not embedded
+    assert content(filled)[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
+
+
+def test_vectors_stay_with_their_images_after_one_that_cannot_be_read(index, photos):
+    (photos / "middle.jpg").write_bytes(b"not an image")
+    index.add(photos)
+    for color in ("red", "green", "blue", "yellow", "white"):
+        assert names(index.search(color, top=1))[0].startswith(color)
 
 
 def test_copies_are_one_result(filled, photos):
     shutil.copy(photos / "red.jpg", photos / "a" / "copy.jpg")
-    report = filled.add(photos)
-    assert (report.embedded, report.unchanged, report.copies) == (0, 5, 1) and len(filled) == 6
-    hits = filled.search("red")
-    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == [
-        "red.jpg",
-        "copy.jpg",
-    ]
-    for name, seconds in {
-        "backup 2020/red.jpg": 1,
-        "备份/red.jpg": 2,
-        "copyright/red.jpg": 3,
-    }.items():
-        (photos / name).parent.mkdir()
+    report = filled.add()
+    assert (report.embedded, report.copies, len(filled)) == (0, 1, 6)
+    first, *others = filled.search("red")
+    assert first.copies == (str(photos / "a" / "copy.jpg"),) and len(others) == 4
+
+
+def test_of_copies_the_oldest_outside_backups_is_shown(filled, photos):
+    for name, seconds in {"backup 2020": 1, "备份": 2, "copyright": 3}.items():
+        (photos / name).mkdir()
         shutil.copy(photos / "red.jpg", photos / name)
-        os.utime(photos / name, (seconds, seconds))
-    filled.add(photos)
-    found = [
-        Path(path).parent.name
-        for path in (filled.search("red")[0].path, *filled.search("red")[0].copies)
-    ]
-    assert found == ["copyright", "photos", "a", "backup 2020", "备份"]
-    for name in ("backup 2020", "备份", "copyright"):
-        shutil.rmtree(photos / name)
-    filled.add(photos)
-    (photos / "a" / "copy.jpg").unlink()
-    os.utime(photos / "red.jpg", (1, 1))
-    report = filled.add(photos)  # a copy that is deleted has not moved
-    assert (report.removed, report.moved, report.copies) == (1, 0, 0) and filled.search("red")[
-        0
-    ].copies == ()
+        os.utime(photos / name / "red.jpg", (seconds, seconds))
+    filled.add()
+    hit = filled.search("red")[0]
+    found = [Path(path).parent.name for path in (hit.path, *hit.copies)]
+    assert found == ["copyright", "photos", "backup 2020", "备份"]
+
+
+def test_a_deleted_copy_has_not_moved(filled, photos):
+    shutil.copy(photos / "red.jpg", photos / "copy.jpg")
+    filled.add()
+    (photos / "copy.jpg").unlink()
+    report = filled.add()
+    assert (report.removed, report.moved) == (1, 0) and filled.search("red")[0].copies == ()
 
 
 def test_the_newest_are_shown_once_with_their_copies(filled, photos):
@@ -516,23 +548,28 @@ def test_the_parent_of_a_link_is_the_one_of_the_system(index, tmp_path, paint):
     assert index.forget(folder) == 1
 
 
-def test_folders_without_images_change_nothing(filled, photos, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("empty", r"has no images .*: 3 \(\.psd, \.txt\)"),
+        ("none", "does not exist"),
+        ("photos/red.jpg", "is a file"),
+    ],
+)
+def test_a_folder_without_images_is_refused_with_its_cause(filled, photos, tmp_path, name, cause):
     (tmp_path / "empty").mkdir()
-    for name in ("a.psd", "b.PSD", "c.txt"):
-        (tmp_path / "empty" / name).touch()
-    for folder, cause in {
-        tmp_path / "empty": r"has no images .*: 3 \(\.psd, \.txt\)\.$",
-        tmp_path / "none": "does not exist",
-        photos / "red.jpg": "is a file",
-    }.items():
-        with pytest.raises(ValueError, match=f"folder: {re.escape(repr(str(folder)))} {cause}"):
-            filled.add(photos, folder)
-    photos.rename(tmp_path / "unmounted")
-    photos.mkdir()
-    with pytest.raises(ValueError, match=r"folder: .* has 5 from it"):
+    for other in ("a.psd", "b.PSD", "c.txt"):
+        (tmp_path / "empty" / other).touch()
+    with pytest.raises(ValueError, match=f"folder: .*{name}' {cause}"):
+        filled.add(photos, tmp_path / name)
+
+
+def test_an_index_whose_only_folder_is_empty_or_gone_keeps_its_photographs(filled, photos):
+    photos.rename(photos.with_name("unmounted"))
+    with pytest.raises(ValueError, match="does not exist"):
         filled.add()
-    photos.rmdir()
-    with pytest.raises(ValueError, match=r"folder: .* does not exist"):
+    photos.mkdir()
+    with pytest.raises(ValueError, match="has 5 from it"):
         filled.add()
     assert len(filled) == 5 and [*filled.folders] == [photos]
 
@@ -594,28 +631,37 @@ def test_an_index_goes_on_with_a_model_of_the_same_files_without_weights(tmp_pat
             assert index.add(folder).embedded == embedded
 
 
-def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_path, paint):
-    for name in ("gone", "empty"):
-        filled.add(paint(tmp_path / name / "one.jpg", "blue", width=len(name) + 60).parent)
+@pytest.fixture
+def with_missing(filled, tmp_path, paint):
+    """An index of three folders, of which one is gone and one is empty."""
+    for number, name in enumerate(("gone", "empty")):
+        filled.add(paint(tmp_path / name / "one.jpg", "blue", width=60 + number).parent)
     shutil.rmtree(tmp_path / "gone")
     (tmp_path / "empty" / "one.jpg").unlink()
+    return filled
+
+
+def test_folders_that_are_missing_block_no_update_of_others(with_missing, photos, tmp_path):
     (photos / "red.jpg").unlink()
-    report = filled.add()
+    report = with_missing.add()
     assert report.missing == [str(tmp_path / "empty"), str(tmp_path / "gone")]
-    assert report.removed == 1 and len(filled) == 6 and len(filled.folders) == 3
-    for name in ("gone", "empty"):
-        with pytest.raises(ValueError, match=f"folder: .*{name}"):
-            filled.add(photos, tmp_path / name)
-        with pytest.raises(ValueError, match="folder: "):
-            upgrade_index(filled, filled.runtime, truncate_dim=12)
-    assert (
-        filled.add(tmp_path).missing == []
-    )  # a folder around the others, of which two are missing
-    assert len(filled) == 6 and {*filled.folders} == {
-        tmp_path,
-        tmp_path / "gone",
-        tmp_path / "empty",
-    }
+    assert (report.removed, len(with_missing), len(with_missing.folders)) == (1, 6, 3)
+
+
+@pytest.mark.parametrize("name", ["gone", "empty"])
+def test_a_missing_folder_that_is_named_is_refused(with_missing, tmp_path, name):
+    with pytest.raises(ValueError, match=f"folder: .*{name}"):
+        with_missing.add(tmp_path / name)
+
+
+def test_an_upgrade_needs_all_folders(with_missing):
+    with pytest.raises(ValueError, match="folder: "):
+        upgrade_index(with_missing, with_missing.runtime, truncate_dim=12)
+
+
+def test_a_folder_around_missing_ones_keeps_them(with_missing, tmp_path):
+    assert with_missing.add(tmp_path).missing == [] and len(with_missing) == 7
+    assert {*with_missing.folders} == {tmp_path, tmp_path / "gone", tmp_path / "empty"}
 
 
 def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos, tmp_path):
@@ -654,25 +700,26 @@ def test_a_second_writer_is_refused(filled, photos):
     assert filled.add(photos).unchanged == 5
 
 
-def test_an_embedding_that_is_not_finite_is_refused(filled, photos, paint, monkeypatch):
+@pytest.fixture
+def broken_model(filled, monkeypatch):
+    """An index whose model gives no numbers."""
+    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
+    _ = filled.runtime
+    for tower in ("vision", "text"):
+        monkeypatch.setitem(filled.runtime._sessions, tower, nothing)
+    return filled
+
+
+def test_a_photograph_whose_embedding_is_not_finite_is_counted(broken_model, photos, paint):
     paint(photos / "new.jpg", "red", width=33)
-    session = filled.runtime._session("vision")
-    nothing = [np.full((1, 16), np.nan, np.float32)]
-    monkeypatch.setitem(
-        filled.runtime._sessions, "vision", SimpleNamespace(run=lambda *arguments: nothing)
-    )
-    report = filled.add(photos)
-    assert (
-        report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
-        and len(filled) == 5
-    )
-    monkeypatch.setitem(filled.runtime._sessions, "vision", session)
-    assert filled.add(photos).embedded == 1
-    monkeypatch.setitem(
-        filled.runtime._sessions, "text", SimpleNamespace(run=lambda *arguments: nothing)
-    )
+    report = broken_model.add()
+    assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
+    assert len(broken_model) == 5
+
+
+def test_a_query_whose_embedding_is_not_finite_is_refused(broken_model):
     with pytest.raises(ValueError, match=r"model: .*not finite"):
-        filled.search("red")
+        broken_model.search("red")
 
 
 def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(
@@ -692,23 +739,23 @@ def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(
             index.add()
 
 
-def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos, paint):
-    for number, name in enumerate(
-        ("data-1/vectors.jpg", "data-1/catalog.sqlite.jpg", "vectors/a.jpg")
-    ):
-        photo = paint(tmp_path / f"mine{number}" / name, "red")  # names of an index's own folders
-        with pytest.raises(ValueError, match=r"index: '.*mine.' has other files and no index"):
-            Index.open(tmp_path / f"mine{number}", color_model, create=True)
-        assert photo.exists()
-    with pytest.raises(
-        ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"
-    ):
+@pytest.mark.parametrize("name", ["vectors.jpg", "catalog-1.sqlite.jpg", "catalog-1/a.jpg"])
+def test_no_index_is_created_among_other_files(tmp_path, color_model, paint, name):
+    photo = paint(tmp_path / "mine" / name, "red")
+    with pytest.raises(ValueError, match=r"index: '.*mine' has other files and no index"):
+        Index.open(tmp_path / "mine", color_model, create=True)
+    assert photo.exists()
+
+
+def test_a_folder_without_an_index_is_not_opened(tmp_path, color_model):
+    with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one"):
         Index.open(tmp_path / "none", color_model)
-    with pytest.raises(ValueError, match=r"index: '.*photos' has other files and no index"):
-        Index.open(photos, color_model, create=True)
-    with pytest.raises(ValueError, match=r"red.jpg' is a file"):
-        Index.open(photos / "red.jpg", color_model, create=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_is_not_an_index(photos, color_model):
+    with pytest.raises(ValueError, match="is a file"):
+        Index.open(photos / "red.jpg", color_model, create=True)
 
 
 def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
@@ -771,27 +818,38 @@ def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
         Index.open(tmp_path / "of teacher", students[1], model_id="another/name")
 
 
-def test_a_truncated_index_is_searched_and_extended_with_its_width(
-    tmp_path, color_model, photos, paint
-):
-    folder = tmp_path / "index"
-    with Index.open(folder, color_model, create=True, truncate_dim=8) as index:
+@pytest.fixture
+def truncated(tmp_path, color_model, photos) -> Path:
+    """Folder of an index of the first 8 of 16 dimensions."""
+    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
         index.add(photos)
-        assert index.space.dimension == 8 and index.store.bytes_per_row == 12
-        red = index.search("red", top=1)
-    paint(photos / "more.png", "green", 30)
+    return tmp_path / "index"
+
+
+def test_a_truncated_index_is_searched_with_its_width(truncated, color_model):
     for model in (None, color_model, Runtime(color_model)):
-        with Index.open(folder, model) as index:
-            assert index.search("red", top=1) == red and red[0].score == pytest.approx(1, abs=0.02)
-            assert index.add().embedded == (model is None)
-    with pytest.raises(ValueError, match=r"truncate_dim: the index .* has 8 dimensions, not 4"):
-        Index.open(folder, color_model, truncate_dim=4)
+        with Index.open(truncated, model) as index:
+            (hit,) = index.search("red", top=1)
+            assert hit.score == pytest.approx(1, abs=0.02) and index.store.bytes_per_row == 12
+
+
+def test_a_truncated_index_is_extended_with_its_width(truncated, photos, paint):
+    paint(photos / "more.png", "green", 30)
+    with Index.open(truncated) as index:
+        assert index.add().embedded == 1 and index.space.dimension == 8
+
+
+@pytest.mark.parametrize(
+    ("width", "cause"), [(4, "has 8 dimensions, not 4"), (17, "has 8 dimensions, not 17")]
+)
+def test_an_index_keeps_its_width(truncated, color_model, width, cause):
+    with pytest.raises(ValueError, match=cause):
+        Index.open(truncated, color_model, truncate_dim=width)
+
+
+def test_a_narrower_model_cannot_search(truncated, color_model):
     with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
-        Index.open(folder, Runtime(color_model, truncate_dim=4))
-    with pytest.raises(
-        ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."
-    ):
-        Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
+        Index.open(truncated, Runtime(color_model, truncate_dim=4))
 
 
 @pytest.mark.parametrize(
