@@ -3,11 +3,9 @@
 The server is not on PyPI. The check runs the graphs as the runtime of this package prepares images and texts.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,8 @@ from modeling_dcclip.runtime_dcclip import ImagePreprocessor
 from training.edge.graphs import write_graph
 from training.edge.session import open_session
 from training.edge.towers import TextTower, VisionTower
-from training.utils.files import write_text
+from training.utils.files import write_json
+from training.utils.reading import read_mapping
 
 TEXT_INPUT, IMAGE_INPUT = "text", "image"
 
@@ -51,7 +50,7 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
             tower cannot be traced.
     """
     names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
-    config, image_processor, tokenizer = (_read(folder / name) for name in names)
+    config, image_processor, tokenizer = (read_mapping(folder / name, "folder") for name in names)
     size, length = config["image_size"], config["max_text_length"]
     preprocess = preprocess_config(image_processor, size)
     pad, expected = tokenizer["pad_token"], config["text_config"].get("pad_token_id")
@@ -70,20 +69,12 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
     write_graph(_PaddedTextTower(student, pad_id), "text", (tokens,), None, text_path, [TEXT_INPUT])
     write_graph(VisionTower(student), "vision", (images,), None, image_path, [IMAGE_INPUT])
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
-    _write(textual / "tokenizer_config.json", {"pad_token": pad})
-    _write(visual / "preprocess_cfg.json", preprocess)
-    _write(
+    write_json(textual / "tokenizer_config.json", {"pad_token": pad})
+    write_json(visual / "preprocess_cfg.json", preprocess)
+    write_json(
         target / "config.json",
         {"embed_dim": config["projection_dim"], "text_cfg": {"context_length": length}},
     )
-
-
-def _write(path: Path, content: dict):
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class ToolEncoder:
@@ -94,14 +85,14 @@ class ToolEncoder:
     """
 
     def __init__(self, target: Path):
-        length = _read(target / "config.json")["text_cfg"]["context_length"]
+        length = read_mapping(target / "config.json", "folder")["text_cfg"]["context_length"]
         self.tokenizer = Tokenizer.from_file(str(target / "textual/tokenizer.json"))
-        pad = _read(target / "textual/tokenizer_config.json")["pad_token"]
+        pad = read_mapping(target / "textual/tokenizer_config.json", "folder")["pad_token"]
         self.tokenizer.enable_padding(
             length=length, pad_token=pad, pad_id=self.tokenizer.token_to_id(pad)
         )
         self.tokenizer.enable_truncation(max_length=length)
-        preprocess = _read(target / "visual/preprocess_cfg.json")
+        preprocess = read_mapping(target / "visual/preprocess_cfg.json", "folder")
         square = dict.fromkeys(("height", "width"), preprocess["size"])
         is_squashed = preprocess["resize_mode"] == "squash"
         self.preprocess = ImagePreprocessor(
