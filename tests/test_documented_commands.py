@@ -13,10 +13,8 @@ from training.studies.tables import list_readmes
 
 ROOT = Path(__file__).parents[1]
 PARSERS = ("parse_options", "parse_recipe")
-# placeholders of files and folders that a command line opens
-PLACEHOLDERS = {"training.distill": {"RECIPE": "training/configs/demo_distill.yaml"}}
-PLACEHOLDERS |= {"training.align": {"RECIPE": "training/configs/demo_align.yaml"}}
-COMMAND = re.compile(r"\bpython -m training\.|\btraining/\w+\.py")
+# stands for RECIPE, which the command line opens
+RECIPE = "training/configs/demo_{}.yaml"
 SCRIPT = re.compile(r"training/\w+\.py|training(?:\.\w+)+")
 
 
@@ -29,12 +27,11 @@ def code_of(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         blocks = re.findall(r"^```(?:console|bash)\n(.*?)^```", text, re.S | re.M)
-        cells = re.findall(r"^\|.*\|$", text, re.M)
-        return "\n".join(
-            [*blocks, *(code for cell in cells for code in re.findall(r"`([^`]+)`", cell))]
-        )
+        for row in re.findall(r"^\|.*\|$", text, re.M):
+            blocks += re.findall(r"`([^`]+)`", row)
+        return "\n".join(blocks)
     if path.suffix == ".yaml":
-        return "\n".join(line[1:] for line in text.splitlines() if line.startswith("#   "))
+        return "\n".join(re.findall(r"^#(   .*)$", text, re.M))
     examples = re.match(r'r?"""[^"]*?\nExamples:\n((?:  .*\n)+)', text)
     return examples[1] if examples else ""
 
@@ -43,22 +40,18 @@ def commands_of(path: Path) -> Iterator[list[str]]:
     """Words of the commands of this project in a file, with shell variables in place."""
     variables: dict[str, str] = {}
     for line in re.sub(r"\\\n\s*", " ", code_of(path)).splitlines():
-        line = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], match[0]), line)
         if assigned := re.fullmatch(r"(\w+)=(\S+)", line.strip()):
             variables[assigned[1]] = assigned[2]
+        for name, value in variables.items():
+            line = line.replace(f"${name}", value)
         for part in line.split("&&"):
-            words = shlex.split(part, comments=True) if COMMAND.search(part) else []
+            if not re.search(r"\bpython -m training\.|\btraining/\w+\.py", part):
+                continue
+            words = shlex.split(part, comments=True)
             # a command in quotes, as srun takes it, is one word; `...` abbreviates one; test_script runs `--import`
-            scripts = [word for word in words[1:] if SCRIPT.fullmatch(word)]
-            if scripts and not {"...", "--help", "--import"} & set(words):
+            is_whole = any(SCRIPT.fullmatch(word) for word in words[1:])
+            if is_whole and not {"...", "--help", "--import"} & set(words):
                 yield words
-
-
-def module_and_arguments(words: list[str]) -> tuple[str, list[str]]:
-    position = next(i for i, word in enumerate(words) if SCRIPT.fullmatch(word))
-    name = words[position].removesuffix(".py").replace("/", ".")
-    places = PLACEHOLDERS.get(name, {})
-    return name, [places.get(word, word) for word in words[position + 1 :]]
 
 
 FILES = [
@@ -67,6 +60,10 @@ FILES = [
     *sorted((ROOT / "training").rglob("*.py")),
 ]
 CASES = [(path, words) for path in FILES for words in commands_of(path)]
+
+
+def test_every_kind_of_file_shows_commands():
+    assert {path.suffix for path, _ in CASES} == {".md", ".yaml", ".py"}
 
 
 @pytest.fixture
@@ -95,7 +92,10 @@ def parse_only(monkeypatch):
     ids=[f"{path.relative_to(ROOT)}-{' '.join(words)[:60]}" for path, words in CASES],
 )
 def test_a_documented_command_is_taken(path, words, parse_only, capsys):
-    name, arguments = module_and_arguments(words)
+    position = next(number for number, word in enumerate(words) if SCRIPT.fullmatch(word))
+    name = words[position].removesuffix(".py").replace("/", ".")
+    recipe = RECIPE.format("distill" if "distill" in name else "align")
+    arguments = [recipe if word == "RECIPE" else word for word in words[position + 1 :]]
     module = importlib.import_module(name)
     if not hasattr(module, "main"):
         module = importlib.import_module(f"{name}.__main__")

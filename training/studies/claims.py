@@ -195,7 +195,7 @@ class Options(StudyOptions):
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs of one tower with the teacher's targets.
+    """Inputs of one tower with the teacher's targets. The first `NUM_HELD_OUT` are held out.
 
     Args:
         inputs: Images, (N, 3, S, S) uint8, or token ids, (N, L) int64.
@@ -206,13 +206,6 @@ class Examples:
     inputs: Tensor
     maps: Tensor
     embeddings: Tensor
-
-    def split(self, number: int) -> tuple["Examples", "Examples"]:
-        """The first examples, and all others."""
-        tensors = (self.inputs, self.maps, self.embeddings)
-        return Examples(*(each[:number] for each in tensors)), Examples(
-            *(each[number:] for each in tensors)
-        )
 
 
 class Experiment:
@@ -235,13 +228,8 @@ class Experiment:
         self.batch_sizes = {"vision": size, "text": size * len(LANGUAGES)}
         self.normalize = Normalize(options.image_size, tuple(IMAGE_MEAN), tuple(IMAGE_STD))
         pairs = load_source(str(self.photos / PAIRS), field="photos")
-        held_out, images = self._images(pairs).split(NUM_HELD_OUT)
-        held_texts, texts = self._texts(pairs).split(NUM_HELD_OUT)
-        self.examples = {"vision": images, "text": texts}
-        self.held_out = {"vision": held_out, "text": held_texts}
-        captions = {each: self._captions(pairs[each]) for each in LANGUAGES}  # (N, 5, L) each
-        self.captions = {each: ids[NUM_HELD_OUT:] for each, ids in captions.items()}
-        self.held_captions = {each: ids[:NUM_HELD_OUT] for each, ids in captions.items()}
+        self.examples = {"vision": self._images(pairs), "text": self._texts(pairs)}
+        self.captions = {each: self._captions(pairs[each]) for each in LANGUAGES}
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
         self.labelled = {
             name: load_source(str(self.photos / file), field="photos")
@@ -433,20 +421,13 @@ class Experiment:
         def make() -> dict[str, Tensor]:
             model, _ = self.student(start, seed)
             adapter, loss = self.stage1_loss(model, tower, target)
-            number, size = len(self.examples[tower].inputs), self.batch_sizes[tower]
-            batches = draw_batches(number, size, self.options.distill_steps, seed)
-            self.fit(
-                model,
-                adapter.parameters(),
-                [tower],
-                start,
-                lambda step: loss(self.examples[tower], batches[step]),
-                len(batches),
-                rate,
-            )
+            rows = torch.arange(NUM_HELD_OUT, len(self.examples[tower].inputs))
+            steps = self.options.distill_steps
+            batches = draw_batches(rows, self.batch_sizes[tower], steps, seed)
+            more = adapter.parameters()
+            self.fit(model, more, [tower], start, lambda step: loss(batches[step]), steps, rate)
             with torch.no_grad():
-                parts = torch.arange(NUM_HELD_OUT).split(100)
-                value = torch.stack([loss(self.held_out[tower], part) for part in parts]).mean()
+                value = torch.stack([loss(part) for part in held_out_parts()]).mean()
             return tower_weights(model, tower) | {HELD_OUT_LOSS: value}
 
         name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
@@ -454,21 +435,23 @@ class Experiment:
 
     def stage1_loss(
         self, model: DCCLIPModel, tower: str, target: str
-    ) -> tuple[nn.Linear, Callable[[Examples, Tensor], Tensor]]:
-        """The adapter of the feature map, and the loss of some rows of examples."""
-        bank = self.examples["text" if tower == "vision" else "vision"].embeddings[:NUM_BANK]
+    ) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
+        """The adapter of the feature map, and the loss of some rows of the examples."""
+        examples = self.examples[tower]
+        others = self.examples["text" if tower == "vision" else "vision"].embeddings
+        bank = others[NUM_HELD_OUT : NUM_HELD_OUT + NUM_BANK].float()
         width = int(getattr(model.config, f"{tower}_width") or 0)
-        adapter = nn.Linear(width, self.examples[tower].maps.shape[-1])
+        adapter = nn.Linear(width, examples.maps.shape[-1])
         scale = math.exp(self.teacher.logit_scale)
 
-        def loss(of: Examples, rows: Tensor) -> Tensor:
-            maps, embeddings, mask = self.encode(model, tower, of.inputs[rows])
-            teacher_maps = of.maps[rows, : maps.shape[1]].float()
-            teacher = of.embeddings[rows].float()
+        def loss(rows: Tensor) -> Tensor:
+            maps, embeddings, mask = self.encode(model, tower, examples.inputs[rows])
+            teacher_maps = examples.maps[rows, : maps.shape[1]].float()
+            teacher = examples.embeddings[rows].float()
             losses = {
                 "map": lambda: feature_map_loss(adapter(maps), teacher_maps, mask, dim=-1),
                 "embedding": lambda: embedding_loss(embeddings, teacher),
-                "logits": lambda: bank_loss(embeddings, teacher, bank.float(), scale),
+                "logits": lambda: bank_loss(embeddings, teacher, bank, scale),
             }
             weighted = [weight * losses[name]() for name, weight in TARGETS[target].items()]
             return torch.stack(weighted).sum()
@@ -482,14 +465,14 @@ class Experiment:
     ) -> Callable[[int], Tensor]:
         """InfoNCE in both languages, on a share of the pairs that the seed draws."""
         generator = torch.Generator().manual_seed(seed)
-        num_pairs = len(self.captions["en"])
-        chosen = torch.randperm(num_pairs, generator=generator)[: num_pairs // share]
-        size = min(self.options.batch_size, len(chosen))
-        batches = draw_batches(len(chosen), size, steps, seed)
+        num_pairs = len(self.captions["en"]) - NUM_HELD_OUT
+        pairs = torch.randperm(num_pairs, generator=generator)[: num_pairs // share] + NUM_HELD_OUT
+        size = min(self.options.batch_size, len(pairs))
+        batches = draw_batches(pairs, size, steps, seed)
         own = torch.eye(size, dtype=torch.bool)
 
         def loss(step: int) -> Tensor:
-            rows = chosen[batches[step]]
+            rows = batches[step]
             images = self.examples["vision"].inputs[rows]
             flipped = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
             image = self.embed(model, "vision", torch.where(flipped, images.flip(3), images))
@@ -559,7 +542,7 @@ class Experiment:
         }
         seconds = first * (cost["vision"] + cost["text"]) + second * cost["pairs"]
         for tower in PREFIXES:
-            number = len(self.examples[tower].inputs) + NUM_HELD_OUT
+            number = len(self.examples[tower].inputs)
             seconds += cost[f"teacher, {tower}"] * number / self.batch_sizes[tower]
         return round(seconds / cost["pairs"])
 
@@ -574,8 +557,8 @@ class Experiment:
             adapter, loss = self.stage1_loss(model, tower, BEST)
             rows = torch.arange(size)
 
-            def distill_loss(step: int, tower=tower, loss=loss, rows=rows) -> Tensor:
-                return loss(self.examples[tower], rows)
+            def distill_loss(step: int, loss=loss, rows=rows) -> Tensor:
+                return loss(rows)
 
             more = list(adapter.parameters())
             calls[tower] = partial(
@@ -601,15 +584,16 @@ class Experiment:
     @torch.inference_mode()
     def held_out_recall(self, model: DCCLIPModel) -> float:
         """Mean recall at 10 of held-out photographs and their first captions, over directions and languages."""
-        inputs = self.held_out["vision"].inputs.split(100)
-        images = torch.cat([self.embed(model, "vision", part) for part in inputs])
+        photographs, labels = self.examples["vision"].inputs, torch.arange(NUM_HELD_OUT)
+        images = torch.cat(
+            [self.embed(model, "vision", photographs[part]) for part in held_out_parts()]
+        )
         recalls = []
-        for captions in self.held_captions.values():
-            parts = captions[:, 0].split(100)
-            texts = torch.cat([self.embed(model, "text", part) for part in parts])
-            labels = torch.arange(NUM_HELD_OUT)
-            for similarities in (images @ texts.T, texts @ images.T):
-                recalls.append(top_k_accuracy(similarities, labels, 10))
+        for captions in self.captions.values():
+            parts = [self.embed(model, "text", captions[part, 0]) for part in held_out_parts()]
+            similarities = images @ torch.cat(parts).T
+            recalls.append(top_k_accuracy(similarities, labels, 10))
+            recalls.append(top_k_accuracy(similarities.T, labels, 10))
         return statistics.fmean(recalls)
 
     def measure(
@@ -638,18 +622,24 @@ def tower_weights(model: DCCLIPModel, tower: str) -> dict[str, Tensor]:
     return {name: weights[name] for name in weights if name.startswith(PREFIXES[tower])}
 
 
+def held_out_parts() -> Sequence[Tensor]:
+    """Rows of the held-out examples, a hundred at a time."""
+    return torch.arange(NUM_HELD_OUT).split(100)
+
+
 def start_of(tower: str, start: str) -> str:
     """Start of a tower: the text tower does not depend on the image tower's."""
     return start if tower == "vision" else TEXT_START
 
 
-def draw_batches(num: int, size: int, steps: int, seed: int) -> list[Tensor]:
+def draw_batches(rows: Tensor, size: int, steps: int, seed: int) -> list[Tensor]:
     """Row numbers of each batch: all rows in random order, and again for each epoch."""
     generator = torch.Generator().manual_seed(seed)
-    epochs = math.ceil(steps * size / (num - num % size))
-    parts = []
-    for _ in range(epochs):
-        parts += torch.randperm(num, generator=generator)[: num - num % size].split(size)
+    whole = len(rows) - len(rows) % size  # of full batches
+    parts: list[Tensor] = []
+    while len(parts) < steps:
+        order = torch.randperm(len(rows), generator=generator)[:whole]
+        parts += rows[order].split(size)
     return parts[:steps]
 
 

@@ -75,11 +75,14 @@ def test_every_arm_is_trained_once_with_rates_that_are_tuned(
 
 
 def test_batches_of_an_epoch_have_every_row_at_most_once():
-    batches = draw_batches(10, 4, 5, seed=0)
+    batches = draw_batches(torch.arange(10), 4, 5, seed=0)
     assert [len(batch) for batch in batches] == [4] * 5
     for first, second in (batches[0:2], batches[2:4]):
         assert len(torch.cat([first, second]).unique()) == 8
-    assert all(a.equal(b) for a, b in zip(batches, draw_batches(10, 4, 5, seed=0), strict=True))
+    assert all(
+        a.equal(b)
+        for a, b in zip(batches, draw_batches(torch.arange(10), 4, 5, seed=0), strict=True)
+    )
 
 
 def results_of(values: dict[str, list[float]]) -> Results:
