@@ -139,6 +139,8 @@ class TranslatedParser(argparse.ArgumentParser):
     """Parser whose help and errors are in the user's language."""
 
     def __init__(self, **settings: Any):
+        # argparse passes its own texts, such as "the following arguments are required: %s", to this function
+        setattr(argparse, "_", translate)  # noqa: B010
         super().__init__(**settings, allow_abbrev=False, formatter_class=_TranslatedHelp)
 
 
@@ -157,7 +159,3 @@ class _TranslatedHelp(argparse.RawDescriptionHelpFormatter):
             lines[-1] += part
             used += cells
         return lines
-
-
-# argparse passes its own texts, such as "the following arguments are required: %s", to this function
-setattr(argparse, "_", translate)  # noqa: B010

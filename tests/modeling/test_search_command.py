@@ -291,6 +291,7 @@ def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
         ),
         (["search", "--top", "x"], "错误：参数 --top：不是有效的数值：'x'"),
         (["~/照片"], "错误：文件夹不存在：'~/照片'"),
+        (["照片"], "错误：文件夹不存在：'照片'，也没有这个名字的命令"),
     ):
         with pytest.raises(SystemExit):
             command.main(arguments)
