@@ -84,27 +84,24 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
                 f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
                 "environment or of the working directory."
             ) from error
-    for kind, table in ((DistillLoss, DISTILL_LOSSES), (Loss, LOSSES)):
-        for loss in table:
-            if not (
-                isinstance(loss, kind)
-                and loss.weight.isidentifier()
-                and loss.weight.endswith("_weight")
-            ):
-                raise ValueError(
-                    f"import: {loss!r} is no row of its table: it needs a {kind.__name__} whose weight is a name that "
-                    f"ends in _weight. Change it, in {', '.join(modules)}."
-                )
     taken = [name for name, family in families.items() if FAMILIES.get(name) is not family]
-    for table in (DISTILL_LOSSES, LOSSES):
-        rows = [(loss.name, getattr(loss, "for_loss", None)) for loss in table]
+    weights: dict[str, None] = {}
+    for kind, table in ((DistillLoss, DISTILL_LOSSES), (Loss, LOSSES)):
+        rows: list[Any] = []
+        for loss in table:
+            if not (isinstance(loss, kind) and loss.weight.endswith("_weight")):
+                raise ValueError(
+                    f"import: {loss!r} is not a row of its table, which has a {kind.__name__} whose weight is a name "
+                    f"that ends in _weight. Change it, in {', '.join(modules)}."
+                )
+            rows.append((loss.name, getattr(loss, "for_loss", None)))
+            if (kind is DistillLoss) is issubclass(recipe_class, DistillRecipe):
+                weights[loss.weight] = None
         taken += [name for name, alternative in rows if rows.count((name, alternative)) > 1]
     if taken:
         raise ValueError(
             f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}."
         )
-    losses: list[Any] = [*(DISTILL_LOSSES if issubclass(recipe_class, DistillRecipe) else LOSSES)]
-    weights = dict.fromkeys(loss.weight for loss in losses)
     missing = [
         name for name in weights if name not in {field.name for field in fields(recipe_class)}
     ]

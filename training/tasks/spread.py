@@ -136,29 +136,32 @@ class GatheredPairs:
 
 def gather_pairs(batch: Batch) -> GatheredPairs:
     """Gather the fields that determine the matching pairs."""
+    rows = _gather_rows(batch["rows"][:, None])
     captions = torch.stack([batch["owner"], batch["caption_ids"], batch["language"]], 1)
-    rows = batch["rows"][:, None]
-    sizes = gather_sizes({"rows": rows, "captions": captions})
-    parts: dict[str, list[Tensor]] = {}
-    for name, tensor in (("rows", rows), ("captions", captions)):
-        padded = tensor.new_zeros(max(sizes[name]), tensor.shape[1])
-        padded[: len(tensor)] = tensor
-        gathered = zip(_gather_on_host(padded), sizes[name], strict=True)
-        parts[name] = [part[:size] for part, size in gathered]
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    image_starts, text_starts = (np.cumsum([0, *sizes[name]]).tolist() for name in parts)
-    for part, start in zip(parts["captions"], image_starts, strict=False):
+    parts = _gather_rows(captions)
+    image_starts = np.cumsum([0, *map(len, rows)]).tolist()
+    text_starts = np.cumsum([0, *map(len, parts)]).tolist()
+    for part, start in zip(parts, image_starts, strict=False):
         part[:, 0] += start
-    owner, caption_ids, language = torch.cat(parts["captions"]).T
+    owner, caption_ids, language = torch.cat(parts).T
+    rank = dist.get_rank() if dist.is_initialized() else 0
     return GatheredPairs(
-        torch.cat(parts["rows"])[:, 0],
-        owner,
-        caption_ids,
-        language,
-        slice(image_starts[rank], image_starts[rank + 1]),
-        slice(text_starts[rank], text_starts[rank + 1]),
-        len(sizes["rows"]),
+        rows=torch.cat(rows)[:, 0],
+        owner=owner,
+        caption_ids=caption_ids,
+        language=language,
+        own_images=slice(*image_starts[rank : rank + 2]),
+        own_texts=slice(*text_starts[rank : rank + 2]),
+        num_processes=len(rows),
     )
+
+
+def _gather_rows(tensor: Tensor) -> list[Tensor]:
+    """Tensors on the host, (N, C), of all processes; N may differ."""
+    sizes = gather_sizes({"": tensor})[""]
+    padded = tensor.new_zeros(max(sizes), tensor.shape[1])
+    padded[: len(tensor)] = tensor
+    return [part[:size] for part, size in zip(_gather_on_host(padded), sizes, strict=True)]
 
 
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:

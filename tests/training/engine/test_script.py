@@ -87,7 +87,7 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
         ),
         (
             "from training.tasks.distill import DISTILL_LOSSES\nDISTILL_LOSSES.append(5)",
-            "5 is no row of its table",
+            "5 is not a row of its table",
         ),
         ("1 / 0", "'my_module' cannot be imported .ZeroDivisionError"),
         (
