@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from torch import Tensor
@@ -28,6 +27,7 @@ from training.data import (
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.text.writing_systems import LANGUAGES
+from training.utils.reading import read_mapping
 
 NUM_CALIBRATION = 128
 MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
@@ -106,7 +106,8 @@ class GateData:
             splits = Path(options.folder) / SPLITS_FOLDER
             if (splits / VALIDATION_FILE).is_file():
                 return cls._validation(splits, calibration)
-            if is_of_emoji(_read_recipe(Path(options.folder) / RECIPE_FILE)):
+            recipe = Path(options.folder) / RECIPE_FILE
+            if recipe.is_file() and is_of_emoji(read_mapping(recipe, "folder")):
                 return cls._embedded(calibration)
             return cls._unchecked(calibration)
         if options.class_names is None:
@@ -236,14 +237,6 @@ def _load(source: str, options: ExportOptions, field: str) -> Dataset:
     )
     rules = rules_for(source, options.allow_paths)
     return require_allowed(rows, options.image_column, rules, source, field)
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return recipe if isinstance(recipe, dict) else {}
 
 
 def is_of_emoji(recipe: dict[str, Any]) -> bool:
