@@ -210,7 +210,7 @@ class StudentConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Checked):
-    """Labelled validation set for zero-shot classification during training, in each language of `data`.
+    """Labeled validation set for zero-shot classification during training, in each language of `data`.
 
     Args:
         data: Parquet file, folder, Hub id (its split `test`) or `module:function` of the images and labels, which are

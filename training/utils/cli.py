@@ -234,16 +234,11 @@ def _default(option: Field) -> Any:
 
 
 def help_texts(options_class: type) -> dict[str, str]:
-    """Help text of every field, from the `Args:` sections of a dataclass and its base classes; TypeError without."""
+    """Help text of every field, from the `Args:` sections of a dataclass and its base classes."""
     helps: dict[str, str] = {}
     for base in reversed(options_class.__mro__):
         for entry in parse_docstring(base.__doc__ or "").params:
             helps[entry.arg_name] = " ".join((entry.description or "").split())
-    missing = [option.name for option in fields(options_class) if option.name not in helps]
-    if missing:
-        raise TypeError(
-            f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring."
-        )
     return helps
 
 
