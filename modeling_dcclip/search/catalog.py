@@ -81,7 +81,23 @@ class File:
 
 
 class DamagedIndexError(ValueError):
-    """The data of an index are damaged or missing; `dcclip index` computes them again."""
+    """The data of an index are damaged or missing; `dcclip index` computes them again.
+
+    Args:
+        path: What is damaged.
+        cause: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, cause: str):
+        self.cause = Message(cause)
+        super().__init__(
+            Message(
+                "index: {!r} is damaged ({}). Run dcclip index: it embeds the photographs again, "
+                "and keeps the folders and what they leave out.",
+                str(path),
+                self.cause,
+            )
+        )
 
 
 class Catalog:
@@ -188,14 +204,7 @@ class Catalog:
 
     def damage(self, cause: str) -> DamagedIndexError:
         """The error of a damaged catalog."""
-        return DamagedIndexError(
-            Message(
-                "index: {!r} is damaged ({}). Run dcclip index: it embeds the photographs again, "
-                "and keeps the folders and what they leave out.",
-                str(self._path),
-                Message(" ".join(cause.split())),
-            )
-        )
+        return DamagedIndexError(self._path, " ".join(cause.split()))
 
     @property
     def num_rows(self) -> int:
@@ -510,12 +519,7 @@ def require_own_file(path: Path):
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise DamagedIndexError(
-                Message(
-                    "index: {!r} is a link, or not a file. Remove it, and run dcclip index.",
-                    str(path),
-                )
-            )
+            raise DamagedIndexError(path, "it is a link, or not a file")
 
 
 def distinct_files(files: Sequence[File]) -> list[File]:

@@ -168,7 +168,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     if report.lost:
         say(
             Message(
-                "the index was damaged, and all its photographs were embedded again: {}",
+                "the index was damaged ({}), and all its photographs were embedded again",
                 Message(report.lost),
             )
         )

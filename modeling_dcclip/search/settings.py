@@ -187,7 +187,7 @@ def check_data(folder: Path, settings: Settings) -> str | None:
     except DamagedIndexError as error:
         if not settings.folders:
             raise
-        return message_of(error)
+        return error.cause
     return None
 
 
@@ -226,7 +226,10 @@ def write_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        require_own_file(folder / LOCK)
+        try:
+            require_own_file(folder / LOCK)
+        except DamagedIndexError:
+            (folder / LOCK).unlink()
         with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
             yield
