@@ -188,7 +188,9 @@ def num_workers(config: DataConfig) -> int:
     if not torch.cuda.is_available():
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes))
+    is_linux = hasattr(os, "sched_getaffinity")  # which counts the cores of a container
+    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // processes))
 
 
 def image_bytes(size: int | None) -> int:

@@ -190,28 +190,22 @@ class StreamBatches(torch.utils.data.IterableDataset):
         first = self.plan.start + (info.id if info is not None else 0)
         stream = _WorkerStream(self, first % self.num_workers)
         for step in range(first, self.plan.stop, self.num_workers):
-            yield stream.batch(
-                step
-            )  # not kept in a variable, so that the training loop can release the images
+            # not kept in a variable, so that the training loop can release the images
+            yield stream.batch(step)
 
 
 class _WorkerStream:
     """The share of one worker in the batches of a training process: every `num_workers`-th batch."""
 
     def __init__(self, owner: StreamBatches, worker: int):
-        self.pairs, self.plan, self.worker, self.num_workers = (
-            owner.pairs,
-            owner.plan,
-            worker,
-            owner.num_workers,
-        )
+        self.pairs, self.plan = owner.pairs, owner.plan
+        self.worker, self.num_workers = worker, owner.num_workers
         config, seed = self.pairs.config, self.plan.seed
         global_worker = self.plan.rank * self.num_workers + worker
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.positions = [StreamPosition() for _ in self.pairs.shards]
-        if owner.states and (
-            state := owner.states[worker]
-        ):  # empty for a worker that has not made a batch yet
+        # the state is empty for a worker that has not made a batch yet
+        if owner.states and (state := owner.states[worker]):
             self.positions = [StreamPosition(**position) for position in state["positions"]]
             self.skipped.merge([state["skipped"]])
         self.schedule = MixtureSchedule(
