@@ -57,7 +57,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
             claimed.enter_context(_claim(options))
             license = base_license(options.model, start)
             print(
-                f"Licence of the finished model, inherited from {options.model}: {license or 'not stated there'}."
+                f"License of the finished model, inherited from {options.model}: {license or 'not stated there'}."
             )
             _prepare(options, start, processor, state.num_processes)
         state.wait_for_everyone()
@@ -200,7 +200,7 @@ def open_student(
 
 
 def base_license(name: str, student: "DCCLIPModel") -> str | None:
-    """Licence of the starting model's weights; None if neither its card nor its config states one."""
+    """License of the starting model's weights; None if neither its card nor its config states one."""
     from training.teachers.lineage import find_commit, read_license
 
     return read_license(name, find_commit(name)) or student.config.teacher_license

@@ -110,7 +110,7 @@ def _hold_out(concepts: list[Concept]) -> list[Concept]:
 
 
 def render(svg: str, size: int) -> bytes:
-    """Render SVG source as a square PNG of `size` pixels on white. Artwork that is not square is centred."""
+    """Render SVG source as a square PNG of `size` pixels on white. Artwork that is not square is centered."""
     import resvg_py
 
     png = bytes(

@@ -1,4 +1,4 @@
-"""Photographs with a free licence from pip packages: examples of the card, and crops of them for rehearsal."""
+"""Photographs with a free license from pip packages: examples of the card, and crops of them for rehearsal."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class FreePhoto:
         module: Name of its module.
         file: Path of the photograph inside the module.
         query: What it shows, by language (ISO 639-1 code).
-        terms: Licence and author.
+        terms: License and author.
     """
 
     package: str
@@ -171,7 +171,7 @@ def load_held_out() -> "Dataset":
 
 
 def credits_line() -> str:
-    """Licences and authors of the photographs, in one line."""
+    """Licenses and authors of the photographs, in one line."""
     terms = dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS)
     return f"Photographs: {'; '.join(terms)}"
 

@@ -132,16 +132,16 @@ class CaptionedImages:
             language
         ].tolist():  # an image may have several labels
             labels[image, numbers[captions[caption]]] = 1
-        labelled = labels.any(1)
+        labeled = labels.any(1)
         metrics = ["top1"]  # correct if it is one of them
         if (labels.sum(1) <= 1).all():
             labels, metrics = labels.argmax(1), ["top1", "top5"]
         measured = measure(
-            images[labelled], class_embeddings(model, names), labels[labelled], metrics
+            images[labeled], class_embeddings(model, names), labels[labeled], metrics
         )
         rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
         return [
-            replace(row, interval=wilson_interval(row.value, int(labelled.sum()) // self.views))
+            replace(row, interval=wilson_interval(row.value, int(labeled.sum()) // self.views))
             for row in rows
         ]
 

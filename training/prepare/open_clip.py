@@ -29,7 +29,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "open_clip_config.js
 FILES = ("config.json", WEIGHTS_FILE, CARD_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
          "preprocessor_config.json", "processor_config.json")  # fmt: skip
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
-TOLERANCE = 1e-4  # of L2-normalised embeddings
+TOLERANCE = 1e-4  # of L2-normalized embeddings
 TEXTS = ["a red apple", "Two dogs play in the snow.", "一只青蛙坐在叶子上"]
 
 
@@ -56,7 +56,7 @@ def convert(model: str, output_dir: str | Path) -> float:
         output_dir: Existing folder for the converted model.
 
     Returns:
-        The largest difference between a component of an L2-normalised embedding and open_clip's.
+        The largest difference between a component of an L2-normalized embedding and open_clip's.
 
     Raises:
         ValueError: The model does not exist, has no weights, or its embeddings would differ from open_clip's.
@@ -83,7 +83,7 @@ def convert(model: str, output_dir: str | Path) -> float:
     )
     VisionTextDualEncoderProcessor(image_processor, converted).save_pretrained(folder)
     image_processor.save_pretrained(folder)
-    with suppress(OSError):  # not all have a card, which names the licence
+    with suppress(OSError):  # not all have a card, which names the license
         shutil.copyfile(_file_of(model, CARD_FILE), folder / CARD_FILE)
     return difference
 

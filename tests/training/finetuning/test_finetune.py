@@ -36,7 +36,7 @@ def rows(train_rows) -> Dataset:
 
 @pytest.fixture(scope="module")
 def start(processor, tmp_path_factory) -> Path:
-    """A finished model, distilled from a teacher with a licence of its own."""
+    """A finished model, distilled from a teacher with a license of its own."""
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
     model = make_model(
@@ -90,12 +90,12 @@ def finetuned(start, titles) -> tuple[Path, str]:
     return folder, printed.getvalue()
 
 
-def test_output_starts_with_licence_and_columns_and_ends_with_table_and_folder(
+def test_output_starts_with_license_and_columns_and_ends_with_table_and_folder(
     finetuned, start, inputs
 ):
     folder, printed = finetuned
     assert printed.startswith(
-        f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\n24 rows of CSV file"
+        f"License of the finished model, inherited from {start}: cc-by-nc-4.0.\n24 rows of CSV file"
     )
     assert "image column: image, zh captions: zh\n20 images for training, 4" in printed
     assert "3 steps of 4 images, then" in printed

@@ -49,9 +49,9 @@ def test_a_chain_of_near_duplicates_does_not_cross():
 
 
 def test_a_shape_in_a_different_color_is_not_a_duplicate():
-    colours = np.repeat(6 * np.arange(40, dtype=np.uint8)[:, None], 48, axis=1)
-    colours[:, 7] = 0  # which is the same in all of them
-    assert len(split_images(np.zeros(40, np.uint64), colours)[1]) == 6
+    colors = np.repeat(6 * np.arange(40, dtype=np.uint8)[:, None], 48, axis=1)
+    colors[:, 7] = 0  # which is the same in all of them
+    assert len(split_images(np.zeros(40, np.uint64), colors)[1]) == 6
 
 
 def test_a_group_that_is_larger_than_the_split_is_for_training():
