@@ -13,7 +13,7 @@ from training.edge import graphs, output, verdict
 from training.edge.formats import FORMATS, ExportOptions, Format, find_format
 from training.edge.gate_data import NUM_NOISE
 from training.edge.verdict import Verdict
-from training.hub import folder as hub_folder
+from training.hub import files as hub_files
 from training.hub import list_files
 from training.utils.results import Results
 
@@ -238,11 +238,11 @@ def test_format_from_outside_is_exported_checked_and_published(
     exported, traced, labelled, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(FORMATS, "mine", MINE)
-    monkeypatch.setattr(hub_folder, "OPTIONAL", (*hub_folder.OPTIONAL, "mine/*.mine"))
+    monkeypatch.setattr(hub_files, "EXPORTS", (*hub_files.EXPORTS, ".mine"))
     export.main([str(exported), "--output_dir", str(tmp_path), "--format", "mine", *labelled])
     expected = {"mine/vision_model.mine", "mine/text_model.mine"}
     assert {
         entry["file"]
         for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]
     } == expected
-    assert expected <= {*hub_folder.list_files(tmp_path)}
+    assert expected <= {*list_files(tmp_path)}

@@ -383,6 +383,8 @@ def test_the_claim_about_the_embedding_space_follows_from_the_recipes(recipes, s
     ("fields", "num_processes", "text"),
     [
         ({}, 1, "batch size 8, "),
+        ({}, 2, "batch size 16 (2 processes of 8), "),
+        ({"accumulate_steps": 4}, 1, "batch size 32 (4 batches of 8), "),
         ({"accumulate_steps": 4}, 2, "batch size 64 (2 processes x 4 batches of 8), "),
     ],
 )
