@@ -166,7 +166,7 @@ def main(command: str, path: str, *modules: str):
     torch.inference_mode = torch.no_grad  # type: ignore[assignment, misc]
     event = SimpleNamespace(synchronize=lambda: None)
     stream: Any = SimpleNamespace(record_event=lambda: event)
-    torch.accelerator.current_stream = lambda: stream  # type: ignore[assignment]
+    torch.accelerator.current_stream = lambda: stream  # type: ignore[assignment, misc]
     from training import align, distill
     from training.config import AlignRecipe, DistillRecipe, parse_recipe
     from training.engine.device import keep_masks

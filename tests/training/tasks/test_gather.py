@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,7 +149,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     for name, value in expected.items():
         atol = 1e-6 * (1.0 if name.startswith("loss/") else largest)
         torch.testing.assert_close(
-            found[name], value, rtol=1e-5, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+            found[name], value, rtol=1e-5, atol=atol, msg=partial("{0}: {1}".format, name)
         )
 
 
