@@ -4,7 +4,7 @@ __main__.py      command: options, and the plan
 run.py           data, one training run for each recipe of training/configs/photographs, finished models
 data.py          files that are prepared: class names with their classifier, names of things, pages
 pages.py         drawn pages, such as chats and receipts
-towers.py        command: write the pretrained towers of the teacher, from pip packages
+towers.py        pretrained towers of the teacher, from pip packages
 e5.py            weights and tokenizer of multilingual-e5-small
 calibrate.py     probability that a photograph fits a query
 """

@@ -34,7 +34,7 @@ from training.photographs.calibrate import calibrate
 from training.photographs.data import VALIDATION_PAGES, prepare
 from training.photographs.options import PROGRAM, Options
 from training.photographs.pages import KINDS
-from training.photographs.towers import TowersOptions, save_towers
+from training.photographs.towers import save_towers
 from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -161,7 +161,7 @@ class Run:
     def _prepare(self):
         towers = self.folder / TOWERS
         shutil.rmtree(towers, ignore_errors=True)
-        save_towers(TowersOptions(output_dir=str(towers), seed=self.options.seed))
+        save_towers(towers, seed=self.options.seed)
         (self.folder / DATA).mkdir(exist_ok=True)
         prepare(self.photos, self.folder / DATA, self.options.seed)
 

