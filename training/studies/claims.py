@@ -262,15 +262,17 @@ class Experiment:
 
         def make() -> dict[str, Tensor]:
             pixels = torch.cat(list(prepared_batches(rows, "image", 64, small.fit)))
-            targets = [
-                self.teacher.image_targets(large.normalize(batch))
-                for batch in prepared_batches(rows, "image", 64, large.fit)
-            ]
-            maps = torch.cat([resample_map(each.required_map, grid).half() for each in targets])
-            embeddings = torch.cat([each.embedding.half() for each in targets])
-            maps = maps.flatten(2).transpose(1, 2)  # (N, H x W, C)
-            inputs = pixels.contiguous()
-            return {"inputs": inputs, "maps": maps, "embeddings": embeddings}
+            maps, embeddings = [], []
+            for batch in prepared_batches(rows, "image", 64, large.fit):
+                targets = self.teacher.image_targets(large.normalize(batch))
+                resampled = resample_map(targets.required_map, grid).flatten(2)
+                maps.append(resampled.transpose(1, 2).half())  # (B, H x W, C)
+                embeddings.append(targets.embedding.half())
+            return {
+                "inputs": pixels.contiguous(),
+                "maps": torch.cat(maps),
+                "embeddings": torch.cat(embeddings),
+            }
 
         return Examples(**self._cached(f"images-{size}", make))
 
