@@ -130,14 +130,20 @@ def load_model(
     """Load the logit scale and some towers of a checkpoint.
 
     Raises:
-        ValueError: The checkpoint lacks weights, so that a part of the model would be random.
+        ValueError: The checkpoint has no weights, or lacks some, so that a part of the model would be
+            random.
     """
     needed = {module for tower in towers for module in family.tower_modules[tower]}
     all_modules = {module for modules in family.tower_modules.values() for module in modules}
     absent = {*family.unused_modules, *(all_modules - needed)}
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
     revision = commit or "main"
-    model, report = model_class.from_pretrained(name, dtype=dtype, revision=revision, **REPORTED)
+    try:
+        model, report = model_class.from_pretrained(
+            name, dtype=dtype, revision=revision, **REPORTED
+        )
+    except OSError as error:
+        raise ValueError(f"{field}: {name!r} cannot be loaded ({error}).") from error
     check_complete(field, name, family.model_class, report)
     return model
 

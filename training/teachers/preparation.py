@@ -118,10 +118,12 @@ def find_text_preparation(
     """Text preparation from the row of a family, or else from the model's own config, tokenizer and processor.
 
     Raises:
-        ValueError: Neither states the longest text; or the tokenizer does not end a text with the token at which the
-            model pools it.
+        ValueError: The model has no tokenizer; neither states the longest text; or the tokenizer does not end a text
+            with the token at which the model pools it.
     """
     tokenizer = processor.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"model: {name!r} has no tokenizer. Save it next to the weights.")
     length = min(family.max_text_length(config), tokenizer.model_max_length, VERY_LARGE_INTEGER)
     preparation = family.prepare_texts(tokenizer)
     if preparation is not None:
