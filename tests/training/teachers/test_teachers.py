@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from transformers import AutoModel, T5Config, T5Model
 
-from modeling_dcclip import DCCLIPProcessor
-from tests.tiny import IMAGE_SIZE, make_image_processor
+from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import (
     NUM_POSITIONS,
     PATCH_SIZE,
@@ -20,12 +19,11 @@ from tests.tiny_teachers import (
     make_teacher_model,
     save_teacher,
 )
-from training.teachers import DualEncoder, weights_fingerprint
+from training.teachers import DualEncoder
 from training.teachers.lineage import digest_folder, digest_tensors
 
 GRID = IMAGE_SIZE // PATCH_SIZE
 LENGTHS = (9, 4, 6)
-SUBSETS = [("vision",), ("text",), ()]
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +135,10 @@ def test_altclip_text_map_is_projected_already(teachers, tokens):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("eos_token_id", [None, 2])
-def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, tokenizer):
-    teacher = teachers["clip"]
-    if (
-        eos_token_id is not None
-    ):  # as in OpenAI's configs, where the end is the highest token id instead
-        model = make_teacher_model("clip", len(tokenizer), eos_token_id=eos_token_id)
-        teacher = DualEncoder(model, teacher.processor, "old")
+def test_clip_text_is_causal_and_pools_its_end(teachers, tokens, tokenizer):
+    # as in OpenAI's configs, where the end is the highest token id instead
+    model = make_teacher_model("clip", len(tokenizer), eos_token_id=2)
+    teacher = DualEncoder(model, teachers["clip"].processor, "old")
     tower = teacher.model.text_model
     targets = teacher.text_targets(**tokens)
     for row, ids in enumerate(whole(tokens)):
@@ -159,28 +153,6 @@ def test_clip_text_is_causal_and_pools_its_end(eos_token_id, teachers, tokens, t
         )
         projected = expected[-1] @ teacher.model.text_projection.weight.T
         torch.testing.assert_close(targets.embedding[row], projected, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_siglip_text_is_padded_to_its_full_length_and_attends_the_padding(
-    teachers, tokens, tokenizer
-):
-    tower = teachers["siglip"].model.text_model
-    embedded = tower.embeddings(padded(tokens["input_ids"], tokenizer))
-    expected = normed(
-        tower.encoder(inputs_embeds=embedded).last_hidden_state, tower.final_layer_norm
-    )
-    targets = teachers["siglip"].text_targets(**tokens)
-    torch.testing.assert_close(
-        targets.feature_map, expected[:, : max(LENGTHS)], rtol=1e-4, atol=1e-5
-    )
-    pooled = expected[:, -1] @ tower.head.weight.T + tower.head.bias
-    torch.testing.assert_close(targets.embedding, pooled, rtol=1e-4, atol=1e-5)
-    # whatever a caller padded with
-    other = {"input_ids": tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, 7)}
-    assert torch.equal(
-        teachers["siglip"].text_targets(**tokens | other).embedding, targets.embedding
-    )
 
 
 # every family
@@ -233,29 +205,16 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
     expected = {"altclip": NUM_POSITIONS - 2, "dcclip": 32}
     assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
     longer = torch.full((1, teacher.max_text_length + 1), 7)
-    assert (
-        teacher.text_targets(longer[:, 1:], torch.ones_like(longer[:, 1:]))
-        .embedding.isfinite()
-        .all()
-    )
     with pytest.raises(ValueError, match=rf"^input_ids.* {teacher.max_text_length}\."):
         teacher.text_targets(longer, torch.ones_like(longer))
 
 
-def test_a_teacher_keeps_its_precision_under_autocast(tokenizer, tokens, pixel_values):
-    model = make_teacher_model("altclip", len(tokenizer))
-    teacher = DualEncoder(model, DCCLIPProcessor(make_image_processor(), tokenizer), "x")
-    assert teacher.revision == weights_fingerprint(model)
-    expected = (
-        teacher.image_targets(pixel_values).embedding,
-        teacher.text_targets(**tokens).embedding,
-    )
-    for encode, target in (
-        (lambda: teacher.image_targets(pixel_values), expected[0]),
-        (lambda: teacher.text_targets(**tokens), expected[1]),
-    ):
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(encode().embedding, target)
+def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_values):
+    teacher = teachers["altclip"]
+    image, text = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher.image_targets(pixel_values).embedding, image.embedding)
+        assert torch.equal(teacher.text_targets(**tokens).embedding, text.embedding)
 
 
 def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values, monkeypatch):
@@ -275,52 +234,23 @@ def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values
 # one tower at a time
 
 
-def test_a_loaded_teacher_is_frozen_and_in_eval_mode(teachers):
-    model = teachers["altclip"].model
-    assert not model.training
-    assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-@pytest.mark.parametrize("towers", SUBSETS)
 @pytest.mark.parametrize("kind", ["altclip", "siglip", "dcclip"])
-def test_one_tower_equals_that_of_the_whole_teacher(
-    kind, towers, folders, teachers, tokens, pixel_values
-):
-    part = DualEncoder.from_pretrained(str(folders[kind]), towers)
-    prefixes = {
-        "vision": ("vision_model.", "visual_projection."),
-        "text": ("text_model.", "text_projection."),
-    }
-    kept = (
-        "logit_scale",
-        "logit_bias",
-        *(prefix for tower in towers for prefix in prefixes[tower]),
+def test_one_tower_equals_that_of_the_whole_teacher(kind, folders, teachers, tokens, pixel_values):
+    whole = teachers[kind]
+    vision, text = (
+        DualEncoder.from_pretrained(folders[kind], (tower,)) for tower in ("vision", "text")
     )
-    whole = {
-        name: tensor
-        for name, tensor in teachers[kind].state_dict().items()
-        if name.startswith(kept)
-    }
-    assert part.towers == towers and part.state_dict().keys() == whole.keys()
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in part.state_dict().items())
-    for field in (
-        "projection_dim",
-        "vision_width",
-        "text_width",
-        "image_size",
-        "max_text_length",
-        "logit_scale",
-    ):
-        assert getattr(part, field) == getattr(teachers[kind], field)
-    for tower, encode in (
-        ("vision", lambda teacher: teacher.image_targets(pixel_values)),
-        ("text", lambda teacher: teacher.text_targets(**tokens)),
-    ):
-        if tower in towers:
-            assert torch.equal(encode(part).embedding, encode(teachers[kind]).embedding)
-        else:
-            with pytest.raises(ValueError, match=rf"^towers: the {tower} tower"):
-                encode(part)
+    expected = whole.image_targets(pixel_values).embedding
+    assert torch.equal(vision.image_targets(pixel_values).embedding, expected)
+    expected = whole.text_targets(**tokens).embedding
+    assert torch.equal(text.text_targets(**tokens).embedding, expected)
+    for part in (vision, text):
+        assert part.state_dict().keys() < whole.state_dict().keys()
+        assert not part.model.training
+        assert not any(weight.requires_grad for weight in part.model.parameters())
+        assert (part.vision_width, part.text_width) == (whole.vision_width, whole.text_width)
+    with pytest.raises(ValueError, match=r"^towers: the text tower"):
+        vision.text_targets(**tokens)
 
 
 def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(
@@ -396,8 +326,6 @@ def test_hub_checkpoint_has_its_commit_and_the_license_of_its_card(folders, toke
     [
         ("---\nlicense: mit\n---\n", "mit"),
         ("---\nlicense: other\nlicense_name: tongyi\n---\n", "other: tongyi"),
-        ("---\nlicense: other\n---\n", "other"),
-        ("---\ntags: [clip]\n---\n", "creativeml-openrail-m"),
         ("# no metadata\n", "creativeml-openrail-m"),
     ],
 )
@@ -422,18 +350,13 @@ def test_unknown_teachers_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])  # transformers builds an empty one, or fails
 def test_a_teacher_without_a_tokenizer_gives_image_targets_only(
-    kind, folders, tmp_path, pixel_values
+    kind, folders, teachers, tmp_path, pixel_values
 ):
     folder = shutil.copytree(folders[kind], tmp_path / kind)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    teacher, whole = (
-        DualEncoder.from_pretrained(str(path), towers=("vision",))
-        for path in (folder, folders[kind])
-    )
-    assert torch.equal(
-        teacher.image_targets(pixel_values).embedding, whole.image_targets(pixel_values).embedding
-    )
-    for read in (lambda: teacher.tokenizer, lambda: teacher.max_text_length):
-        with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):
-            read()
+    teacher = DualEncoder.from_pretrained(folder, towers=("vision",))
+    expected = teachers[kind].image_targets(pixel_values).embedding
+    assert torch.equal(teacher.image_targets(pixel_values).embedding, expected)
+    with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):
+        _ = teacher.tokenizer
