@@ -150,7 +150,6 @@ class DistillRecipe(TrainingRecipe):
         embedding_weight: Weight of the cosine distance between embeddings, which trains the student's projections.
         logits_weight: Weight of the divergence between the teacher's and the student's similarities to the captions of
             the data; of more than 4,096 captions, evenly spaced ones are taken.
-        relational_weight: Weight of the difference between the distances of embeddings in a batch (RKD).
     """
 
     student: StudentConfig
@@ -158,7 +157,6 @@ class DistillRecipe(TrainingRecipe):
     map_weight: Weight = 1.0
     embedding_weight: Weight = 1.0
     logits_weight: Weight = 0.0
-    relational_weight: Weight = 0.0
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""

@@ -11,7 +11,7 @@ from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, relational_loss
+from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss
 from training.tasks.task import Task, scalar
 from training.teachers.targets import TargetSource
 
@@ -88,11 +88,6 @@ DISTILL_LOSSES: list[DistillLoss] = [
         "embedding", lambda tower: embedding_loss(tower.student, tower.teacher), "embedding_weight"
     ),
     DistillLoss("logits", _logits, "logits_weight", needs_bank=True),
-    DistillLoss(
-        "relational",
-        lambda tower: relational_loss(tower.student, tower.teacher),
-        "relational_weight",
-    ),
 ]
 
 

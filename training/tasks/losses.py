@@ -81,33 +81,6 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return distances.mean() if len(distances) else distances.sum()
 
 
-def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth-L1 between the distances of all pairs in a batch, each relative to the mean distance.
-
-    Args:
-        student: Student embeddings, (B, D), any norm.
-        teacher: DualEncoder embeddings, (B, D'), any norm; their width may differ from the student's.
-
-    Returns:
-        Scalar; 0 for fewer than two samples.
-
-    Requirements: batches as large as memory allows, because every process compares its own samples.
-
-    Relations: `embedding_loss` fixes the place of each embedding; this loss only how far apart they are. Off by
-        default, because embeddings that are learned this way cannot be compared with the teacher's.
-
-    Source: Park et al., CVPR 2019, arXiv 1904.05068 (RKD-D).
-    """
-    if len(student) < 2:
-        return student.float().sum() * 0
-    distances = [
-        F.pdist(F.normalize(embeddings.float(), dim=-1)) for embeddings in (student, teacher)
-    ]
-    tiny = torch.finfo(torch.float32).tiny
-    first, second = (each / each.mean().clamp_min(tiny) for each in distances)
-    return F.smooth_l1_loss(first, second)
-
-
 def map_distances(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of feature maps, relative to the squared norm of the teacher's.
 

@@ -48,15 +48,6 @@ def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, ima
     assert texts == ["a frog", "green frog", "frog face"] * 2
 
 
-def test_equal_captions_have_equal_ids(make_dataset, train_rows):
-    built = make_dataset()
-    twins = [row for row in range(len(train_rows)) if train_rows[row]["en"] == train_rows[0]["en"]]
-    assert len(twins) == 2  # two images of one concept
-    batch = built.collate([(row, 0, 0, built[row]) for row in [*twins, 20]])
-    ids = batch["caption_ids"].tolist()
-    assert ids[:2] == ids[2:4] and len(set(ids)) == 4
-
-
 def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows, tokenizer):
     built = make_dataset()
     batch = built.collate([(row, 3, 3, built[row]) for row in (5, 40)])
@@ -88,17 +79,6 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
     for each, size in ((rows, None), (with_images, 64)):
         built = PairDataset(each, config, CaptionTokenizer(tokenizer, 32), size)
         assert built.captions.read([1])[0] == {"en": ["cat"], "zh": ["猫"]}
-
-
-def test_batch_without_captions_or_without_images(train_rows, tokenizer):
-    config = DataConfig(train="tiny")
-    only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
-    fields = {"skipped", "rows", "sources", "view_ids", "images"}
-    assert set(only_images.collate([(5, 0, 0, only_images[5])])) == fields
-    only_texts = PairDataset(
-        train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None
-    )
-    assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
 
 
 def test_images_kept_in_memory_are_equal(make_dataset):

@@ -4,25 +4,13 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from training.config import AugmentConfig, DataConfig
+from training.config import DataConfig
 from training.data import image_bank
-from training.data.image_bank import load_images, mix_images, vary_images
-from training.data.images import Augment, decode_image
+from training.data.image_bank import load_images, mix_images
+from training.data.images import decode_image
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32
-RANGES = (
-    "zoom",
-    "rotate",
-    "stretch",
-    "shift",
-    "brightness",
-    "contrast",
-    "saturation",
-    "tint",
-    "blur",
-    "downscale",
-)
 
 
 def write(path, images) -> str:
@@ -77,18 +65,3 @@ def test_a_mixed_image_is_a_blend_or_has_a_rectangle_of_the_next_one():
     expected[4, :, 40:56, 16:48] = 5
     expected[5, :, 0:16, 16:48] = 0
     torch.testing.assert_close(mix_images(images, draws, 0.3), expected)
-
-
-def test_half_of_the_varied_images_are_mixed_half_of_them_by_each_kind(monkeypatch):
-    monkeypatch.setattr(image_bank, "VARIETY", AugmentConfig(**dict.fromkeys(RANGES, 0)))
-    images = torch.zeros(400, 3, SIZE, SIZE, dtype=torch.uint8)
-    images[::2] = 200
-    changed = vary_images(images) != images
-    assert not torch.equal(vary_images(images, seed=1), vary_images(images))
-    mixed, blended = changed.flatten(1).any(1), changed.flatten(1).all(1)
-    assert 0.4 < mixed.float().mean() < 0.6 and 0.35 < blended.sum() / mixed.sum() < 0.65
-    views = Augment(image_bank.VARIETY, 0).draws(
-        torch.arange(400), torch.zeros(400, dtype=torch.long)
-    )
-    agreement = ((views[:, :6] < 0.5) == mixed[:, None]).float().mean(0)
-    assert ((agreement - 0.5).abs() < 0.1).all()  # the draws of a view do not decide

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Image
 
 from tests.training.data.shards import keys_of
 from training.config import DataConfig, SourceConfig
@@ -81,31 +81,6 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     assert all(
         max(of_source) - min(of_source) <= 1 for of_source in counts.values()
     )  # whole epochs
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_the_order_of_the_sources_follows_the_seed(load, streaming):
-    orders = [
-        [batch["sources"].tolist() for batch in load(stop=3, streaming=streaming, seed=seed)]
-        for seed in (0, 0, 9)
-    ]
-    assert orders[0] == orders[1] != orders[2]
-
-
-def test_a_source_whose_images_are_damaged_is_named(tokenizer, tmp_path, images):
-    features = Features({"image": Image(), "en": Value("string")})
-    for name, cells in (("good", images[:2]), ("bad", [{"bytes": b"broken", "path": None}] * 2)):
-        Dataset.from_dict({"image": cells, "en": ["frog", "fox"]}, features).to_parquet(
-            tmp_path / f"{name}.parquet"
-        )
-    sources = [SourceConfig(train=str(tmp_path / f"{name}.parquet")) for name in ("good", "bad")]
-    config = DataConfig(sources=sources, caption_columns={"en": "en"}, max_skip_share=1.0)
-    with pytest.raises(ValueError, match=r"no image of '[^',]*bad.parquet' decodes"):
-        list(
-            make_loader(
-                open_pairs(config, CaptionTokenizer(tokenizer, 32), 32), BatchPlan(4, 0, 0, 0, 8)
-            )
-        )
 
 
 def test_source_without_a_usable_row_raises_an_error_with_its_name(

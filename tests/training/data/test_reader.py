@@ -52,11 +52,6 @@ def test_the_first_folder_is_the_class_of_an_image(make_images):
     assert (opened.rows["label"][:], opened.form) == (["cat", "dog", "dog"], "class folders")
 
 
-def test_a_stream_of_a_folder_has_the_same_rows(make_images):
-    folder = str(make_images("dog/1.png", "cat/2.png", "cat/3.png"))
-    assert [row["label"] for row in open_stream(folder)] == load_source(folder)["label"][:]
-
-
 @pytest.mark.parametrize(
     "classes",
     [("bullet_train", "test_tube"), ("train", "boat"), ("train-2021", "test_x", "val.old")],

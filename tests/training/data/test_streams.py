@@ -5,14 +5,13 @@ import io
 import json
 
 import pytest
-import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
 from tests.tiny import encoded
 from tests.training.data.shards import assert_equal_batches, keys_of, read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
+from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, make_loader
 from training.data.batch import text_id
 from training.data.shards import Shards
 
@@ -113,12 +112,6 @@ def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     assert keys_of(list(open_loader(seed=1))) != keys[:NUM]
 
 
-def test_row_number_encodes_shard_and_offset(open_loader, samples, tokenizer):
-    (batch,) = open_loader(stop=1)
-    for row, text in zip(batch["rows"].tolist(), batch["caption_ids"].tolist()[::2], strict=True):
-        assert text == text_id(samples[16 * (row >> 32) + row % 2**32]["en.txt"].decode())
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_stream_yields_the_batches_of_an_uninterrupted_one(open_loader, workers):
     loader = open_loader(workers=workers, stop=9)
@@ -140,22 +133,6 @@ def test_a_block_ends_at_its_budget_of_bytes_and_the_stream_resumes_there(open_l
     assert_equal_batches(list(open_loader(start=2, stop=6, states=[resumed.state()])), whole[2:])
     monkeypatch.undo()
     assert keys_of(list(open_loader(stop=6))) != keys_of(whole)
-
-
-def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch):
-    loader = open_loader()
-    batches = iter(loader)
-    for _ in range(5):
-        next(batches)
-    state = loader.state()
-    decoded = []
-    monkeypatch.setattr(
-        "training.data.stream.decode_images",
-        lambda cells, size, squash: (
-            decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8)
-        ),
-    )
-    assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
 
 
 @pytest.mark.parametrize(("num_processes", "workers"), [(3, 0), (2, 2)])
@@ -210,10 +187,3 @@ def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, 
     (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=r"shard 1 of .* cannot be read on"):
         list(open_loader(train=[str(tmp_path / "0000.tar"), str(tmp_path / "0001.tar.gz")]))
-
-
-def test_list_of_mixed_files_raises_an_error(shards):
-    with pytest.raises(
-        ValueError, match="a list must contain only parquet files or only tar shards"
-    ):
-        load_source([shards, "pairs.parquet"])

@@ -214,27 +214,6 @@ def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_
     assert not is_training and torch.equal(found, exported)
 
 
-@pytest.mark.parametrize(
-    ("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])]
-)
-def test_the_student_is_measured_at_each_interval_and_after_the_last_step(
-    tmp_path, run, every, max_steps, measured
-):
-    task, steps = Linear(), []
-
-    def measure(model: DCCLIPModel) -> dict[str, float]:
-        steps.append(len(task.gradients))
-        return {"top1": 0.5}
-
-    run(task, make_recipe(tmp_path, max_steps=max_steps, eval_every=every, eval=LABELLED), measure)
-    assert steps == measured
-
-
-def test_the_throughput_counts_every_image(tmp_path, run):
-    result = run(Linear(), make_recipe(tmp_path, accumulate_steps=2))
-    assert result.images_per_s * result.seconds == pytest.approx(3 * 2 * 4)
-
-
 def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_path, run, dataset):
     def work():
         torch.set_num_threads(1)
@@ -324,12 +303,6 @@ def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight(tmp_path
     ]
 
 
-def test_a_run_of_constant_rate_may_go_on_for_longer(tmp_path, dataset):
-    constant = make_recipe(tmp_path, schedule="constant")
-    longer = replace(constant, max_steps=9)
-    assert run_identity(constant, dataset, 1) == run_identity(longer, dataset, 1)
-
-
 def test_a_run_is_known_by_its_data_its_processes_and_its_teacher(
     tmp_path, dataset, train_rows, tokenizer
 ):
@@ -387,15 +360,3 @@ def test_a_checkpoint_is_loaded_with_every_parameter_of_the_task_or_not_at_all(t
         load_weights(folder, Linear())  # it has more than the task
     with pytest.raises(ValueError, match=r"^resume: "):
         load_weights(save(Linear(), tmp_path / "plain", 1), Adapted())  # it lacks some of the task
-
-
-def test_a_checkpoint_replaces_the_one_of_the_same_step(tmp_path, save):
-    task = Linear()
-    for value in (1.0, 2.0):
-        with torch.no_grad():
-            task.weight.fill_(value)
-        folder = save(task, tmp_path, 7)
-        assert (load_file(folder / "model.safetensors")["visual_projection.weight"] == value).all()
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".dcclip")] == [
-        "checkpoint-000007"
-    ]

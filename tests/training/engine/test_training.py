@@ -309,20 +309,6 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
     run(replace(recipe, resume=True, mixed_precision="bf16"))
 
 
-@pytest.mark.parametrize(
-    "name", ["data.train", "content of the data", "number of processes", "ema_decay"]
-)
-def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
-    checkpoint = kept_run[1] / "checkpoint-000004"
-    identity = read_identity(checkpoint)
-    check_checkpoint([checkpoint], identity)
-    other = identity | {name: "other"}
-    with pytest.raises(
-        ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"
-    ):
-        check_checkpoint([checkpoint], other)
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state/tensors.safetensors"])
 def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_path, name):
     checkpoint = shutil.copytree(kept_run[1] / "checkpoint-000004", tmp_path / "checkpoint-000004")
@@ -358,13 +344,6 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
     assert [path.name for path in list_checkpoints(folder)] == [
         "checkpoint-000001"
     ]  # and none of the earlier run
-
-
-def test_files_that_a_new_model_would_remove_are_refused(tmp_path, distill_recipe):
-    (tmp_path / "x" / "onnx").mkdir(parents=True)
-    record_names(tmp_path / "x", ["onnx"], "export")
-    with pytest.raises(ValueError, match=r"output_dir: .* has onnx of an earlier run"):
-        run(distill_recipe(output_dir=tmp_path / "x"))
 
 
 def test_a_checkpoint_that_a_run_reads_is_not_replaced(tmp_path, align_recipe, kept_run):

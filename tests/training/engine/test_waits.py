@@ -56,7 +56,7 @@ def classifier(tmp_path, teacher_folder) -> str:
 
 
 def test_a_step_of_stage_1_waits_for_nothing(waits):
-    losses = {"logits_weight": 1.0, "relational_weight": 1.0}
+    losses = {"logits_weight": 1.0}
     assert waits("distill", augment=EVERY_CHANGE, **losses) == {}
 
 

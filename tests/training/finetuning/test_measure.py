@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -11,16 +10,13 @@ from datasets import Dataset, Image
 
 from tests.tiny import encoded
 from training.evaluation.metrics import wilson_interval
-from training.evaluation.sets.class_names import GeneralPairs, general_pairs
-from training.finetuning import measure
+from training.evaluation.sets.class_names import GeneralPairs
 from training.finetuning.measure import (
     CaptionedImages,
     Embeddings,
-    Measurer,
     general_rows,
     kept_values,
     mean_cosine,
-    mean_of,
 )
 from training.utils.results import Row
 
@@ -53,11 +49,6 @@ def test_general_texts_are_measured_in_both_directions():
 
 def row(value: float, name: str = "validation", language: str = "en") -> Row:
     return Row(model="student", metric="top1", value=value, set=name, language=language)
-
-
-def test_the_mean_of_a_set_counts_each_row_once():
-    rows = [row(0.1), row(0.2), row(0.6, language="zh"), row(0.9, "general texts")]
-    assert mean_of(rows, "validation") == pytest.approx(0.3)
 
 
 def test_the_mean_cosine_is_the_mean_over_all_embeddings():
@@ -142,15 +133,3 @@ def test_the_views_of_a_photograph_are_one_query():
     )
     assert (found.value, found.interval) == (0.75, wilson_interval(0.75, 2))
     assert replace(made, views=2).num_queries(found) == 2
-
-
-def test_general_texts_are_the_half_that_no_training_uses(monkeypatch):
-    monkeypatch.setattr(measure, "load_held_out", lambda: Dataset.from_dict({"en": []}))
-    monkeypatch.setattr(measure, "load_source", lambda path: None)
-    monkeypatch.setattr(
-        measure, "CaptionedImages", SimpleNamespace(of=lambda *arguments, **fields: None)
-    )
-    prepared: Any = SimpleNamespace(validation="x", languages=["zh"], are_labels=False)
-    model: Any = SimpleNamespace(config=SimpleNamespace(languages=["en", "zh"]))
-    made = Measurer(prepared, None, model, None, torch.device("cpu"), seed=0)
-    assert made.general == general_pairs(["en", "zh"], held_out=True)

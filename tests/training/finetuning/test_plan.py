@@ -39,23 +39,6 @@ def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
     assert recipe_for(100, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0).teacher is None
 
 
-def test_options_of_the_user_reach_the_recipe():
-    chosen = {
-        "anchor_weight": 2.5,
-        "general_weight": 0.25,
-        "photo_weight": 0.125,
-        "seed": 7,
-        "learning_rate": 3e-3,
-    }
-    recipe = recipe_for(1000, **chosen, max_steps=40)
-    assert {name: getattr(recipe, name) for name in chosen} == chosen
-    assert (recipe.max_steps, recipe.warmup_steps, recipe.save_every) == (
-        40,
-        4,
-        4,
-    ) and recipe.freeze
-
-
 def test_general_images_of_the_user_replace_the_free_photographs():
     general = Prepared(Path("general"), [], 50, 0, False, "", [])
     assert recipe_for(100).photos is None

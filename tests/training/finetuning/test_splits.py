@@ -13,7 +13,6 @@ from training.data import load_source
 from training.data.batch import CaptionTokenizer
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared, prepare, prepare_general
-from training.utils.output import claim_folder
 
 NUM_IMAGES = 24
 
@@ -134,24 +133,6 @@ def test_images_outside_the_folder_of_the_data_are_left_out_unless_allowed(tmp_p
     assert "elsewhere.png" in dict(pairs_of(run(tmp_path, path, allow_paths=True)))
 
 
-def test_folders_of_images(tmp_path, rows):
-    write_images(
-        tmp_path / "classes", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png"
-    )
-    prepared = run(tmp_path, tmp_path / "classes")
-    assert (
-        prepared.are_labels
-        and prepared.found == "24 rows of class folders, image column: image, en class names: label"
-    )
-    titles = write_images(tmp_path / "texts", rows)
-    for path, title in titles:
-        (tmp_path / "texts" / path).with_suffix(".txt").write_text(
-            f"{title}\n", encoding="utf-8-sig"
-        )
-    prepared = run(tmp_path, tmp_path / "texts")
-    assert "images with text files" in prepared.found and pairs_of(prepared) == expected(titles)
-
-
 def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
     rows.to_parquet(tmp_path / "a.parquet")
     write_shards(tmp_path, read_samples(rows, len(rows)), 2)
@@ -164,24 +145,6 @@ def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
             rows["zh"]
         )
         assert both[0][0]["image"].size == (64, 64)
-
-
-def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
-    """An output folder among the images has parquet files, plots and copies of its own."""
-    write_images(
-        tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png"
-    )
-    before = run(tmp_path, tmp_path / "images")
-    output = tmp_path / "images" / "out"
-    with claim_folder(output, ["data", "example.png"], command="finetune"):
-        (output / "data").mkdir()
-        rows.select(range(20)).to_parquet(output / "data" / "train.parquet")
-        rows[0]["image"].transpose(Image.Transpose.ROTATE_180).save(output / "example.png")
-    assert run(tmp_path, tmp_path / "images") == before
-    assert (
-        before.found == "24 rows of class folders, image column: image, en class names: label"
-        and not before.notes
-    )
 
 
 def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:

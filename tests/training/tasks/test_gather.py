@@ -1,12 +1,10 @@
 """One batch of 32 = 2 processes x 16 = 4 chunks of 8 = 2 processes x 2 chunks of 8: the loss and every gradient."""
 
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +36,7 @@ from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
 from training.tasks.loss import OwnInputs
 from training.tasks.photos import GeneralPhotos
-from training.tasks.spread import forward_backward, sync_on_last
+from training.tasks.spread import forward_backward
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -240,15 +238,6 @@ def test_processes_exchange_gradients_with_the_last_chunk_only(
     monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
     forward_backward(model, task, task.augmented(collate(dataset, keys)), accelerator)[1]()
     assert synced == [False, True, False, True, False, True, True]
-
-
-def test_an_inner_pass_is_the_last_in_the_last_outer_pass_only():
-    accelerator: Any = SimpleNamespace(sync_gradients=True, no_sync=lambda model: nullcontext())
-    found = []
-    for outer, inner in product((False, True), repeat=2):
-        with sync_on_last(accelerator, None, outer), sync_on_last(accelerator, None, inner):
-            found.append(accelerator.sync_gradients)
-    assert found == [False, False, False, True] and accelerator.sync_gradients
 
 
 def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, dataset, keys):

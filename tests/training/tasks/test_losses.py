@@ -11,7 +11,6 @@ from training.tasks.losses import (
     feature_map_loss,
     info_nce,
     positives,
-    relational_loss,
     sigmoid_loss,
 )
 from training.tasks.task import scalar
@@ -21,26 +20,6 @@ from training.tasks.task import scalar
 def draw():
     generator = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(*shape, generator=generator)
-
-
-def smooth_l1(difference: float, beta: float) -> float:
-    size = abs(difference)
-    return size * size / (2 * beta) if size < beta else size - beta / 2
-
-
-@pytest.mark.parametrize("width", [8, 5])
-def test_relational_loss_equals_a_plain_loop_at_any_width_of_the_teacher(draw, width):
-    student, teacher = draw(4, 8), draw(4, width)
-
-    def relations(embeddings: torch.Tensor) -> list[float]:
-        unit = F.normalize(embeddings, dim=1)
-        distances = [(unit[i] - unit[j]).norm().item() for i in range(4) for j in range(i + 1, 4)]
-        return [distance / (sum(distances) / len(distances)) for distance in distances]
-
-    pairs = zip(relations(student), relations(teacher), strict=True)
-    expected = sum(smooth_l1(ours - theirs, 1.0) for ours, theirs in pairs) / 6
-    assert relational_loss(student, 3 * teacher).item() == pytest.approx(expected, rel=1e-4)
-    assert relational_loss(student[:1], teacher[:1]).item() == 0
 
 
 def test_positives_are_own_captions_and_equal_ones():
