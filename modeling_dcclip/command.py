@@ -274,6 +274,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(
         title=translate("commands"),
+        description="",  # argparse translates its default, None
         dest="command",
         required=True,
         metavar="COMMAND",
