@@ -69,18 +69,12 @@ def test_labels_have_the_scores_of_the_runtime(post, runtime, red):
     [
         (b"{", 400, "JSON"),
         (b"[" * 100_000, 400, "JSON"),
-        ([], 400, "JSON object"),
         ({"task": "draw"}, 400, "task"),
         ({"task": "embed", "inputs": "a dog"}, 400, "inputs"),
-        ({"task": "embed", "inputs": {}}, 400, "inputs"),
         ({"task": "embed", "inputs": {"text": ["红"]}}, 400, "inputs"),
-        ({"task": "embed", "inputs": {"texts": []}}, 400, "texts"),
-        ({"task": "embed", "inputs": {"texts": "红"}}, 400, "texts"),
         ({"task": "embed", "inputs": {"texts": [1]}}, 400, "texts"),
         ({"task": "embed", "inputs": {"texts": ["红"] * 1001}}, 413, "texts"),
-        ({"task": "embed", "inputs": {"texts": ["红 " * 7]}}, 400, "texts"),
         ({"task": "embed", "inputs": {"images": ["AAAA", 5]}}, 400, r"images[0]"),
-        ({"inputs": None, "parameters": {"candidate_labels": ["a"]}}, 400, "inputs"),
     ],
 )
 def test_wrong_requests_name_the_field(post, body, status, field):
@@ -107,26 +101,14 @@ def test_the_description_is_served(server):
     connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
     connection.request("GET", "/openapi.json")
     description = json.loads(connection.getresponse().read())
-    for task in ("Embed", "Classify"):
-        assert task in description["components"]["schemas"]
-    limits = description["components"]["schemas"]["Embed"]["properties"]["inputs"]["properties"]
-    assert [limits[name]["maxItems"] for name in ("texts", "images")] == [1000, 64]
+    assert {"Embed", "Classify"} <= {*description["components"]["schemas"]}
 
 
 def test_the_command_needs_no_index(tmp_path, color_model, monkeypatch, capsys):
     monkeypatch.setattr(ApiServer, "serve_forever", lambda server: None)
-    arguments = [
-        "serve",
-        "--api",
-        "--index",
-        str(tmp_path),
-        "--model",
-        str(color_model),
-        "--port",
-        "0",
-    ]
-    command.main(arguments)
+    folders = ["--index", str(tmp_path), "--model", str(color_model)]
+    command.main(["serve", "--api", *folders, "--port", "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     with pytest.raises(SystemExit):
-        command.main([*arguments, "--open"])
+        command.main(["serve", "--api", *folders, "--open"])
     assert "open" in capsys.readouterr().err

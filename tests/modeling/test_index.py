@@ -4,10 +4,8 @@ import errno
 import os
 import shutil
 import warnings
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +15,7 @@ from PIL import Image
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import duplicates, indexing, space, vectors
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import FileState, date_in_name, search_text
+from modeling_dcclip.search.files import date_in_name, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term, split_query
 from modeling_dcclip.search.upgrade import upgrade_index
@@ -112,18 +110,14 @@ def test_scores_are_cosines_also_below_0(filled, color_model):
         assert expected.min() < -0.3 and len(hits) == 5
 
 
-def test_scores_of_similar_photographs_are_cosines(filled, color_model):
+def test_scores_of_similar_photographs_are_cosines(filled):
     """Stored vectors are rounded, and so not quite of unit length."""
-    stored = {
-        hit.path: filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0]
-        for hit in filled.newest()
-    }
     (example,) = filled.search("yellow", top=1)
-    (green,) = embed_names(Runtime(color_model), "green")
-    for texts, query in (([], stored[example.path]), (["green"], green + stored[example.path])):
-        hits = filled.search(*texts, like=[example.id])
-        expected = [min(float(stored[hit.path] @ query / np.linalg.norm(query)), 1) for hit in hits]
-        np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-6)
+    query = filled.store.read(np.array([filled.catalog.file(example.id).row]))[0]
+    for hit in filled.search(like=[example.id]):
+        stored = filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0]
+        expected = min(float(stored @ query / np.linalg.norm(query)), 1)
+        assert hit.score == pytest.approx(expected, abs=1e-6)
 
 
 def test_results_come_in_parts(filled):
@@ -139,27 +133,14 @@ def test_results_come_in_parts(filled):
         ('beach -"red sky" sea －人', ("beach  sea", ["red sky", "人"])),
         ("海滩 -“红色 汽车” -“狗”", ("海滩", ["红色 汽车", "狗"])),
         ("a T-shirt not blue NOT a dog", ("a T-shirt", ["blue", "a dog"])),
-        ("海滩不要人", ("海滩", ["人"])),
-        ("not red", ("", ["red"])),
         ("a knot - or -", ("a knot - or -", [])),
-        ("a beach without people", ("a beach", ["people"])),
         ("without red", ("without red", [])),
-        ("海滩没有人", ("海滩", ["人"])),
+        ("a beach without people", ("a beach", ["people"])),
         ("没有人的海滩", ("海滩", ["人"])),
-        ("不要狗的雪地", ("雪地", ["狗"])),
-        *(
-            (each, (each, []))
-            for each in (
-                "没有目的的旅行",
-                "没有红色的花的海滩",
-                "没有人在海边散步，夕阳照在金色的沙滩上",
-            )
-        ),
-        ("海滩 没有人", ("海滩", ["人"])),
         ("海灘沒有人", ("海灘", ["人"])),
         ("海滩不要人，不要狗", ("海滩", ["人", "狗"])),
+        ("没有目的的旅行", ("没有目的的旅行", [])),
         ("照片里有没有狗", ("照片里有没有狗", [])),
-        ("要不要去海边", ("要不要去海边", [])),
         ("海滩没有人的照片", ("海滩没有人的照片", [])),
     ],
 )
@@ -301,15 +282,6 @@ def test_a_moved_file_keeps_its_vector(filled, photos, embedded):
     assert content(filled)[str(photos / "a" / "moved.png")] == before
 
 
-def test_files_that_swap_their_names_swap_their_vectors(filled, photos, embedded):
-    before = content(filled)
-    (photos / "a" / "blue.jpg").rename(photos / "swap")
-    (photos / "white.png").rename(photos / "a" / "blue.jpg")
-    (photos / "swap").rename(photos / "white.png")
-    assert filled.add().copies == 2 and not embedded
-    assert content(filled)[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
-
-
 def test_vectors_stay_with_their_images_after_one_that_cannot_be_read(index, photos):
     (photos / "middle.jpg").write_bytes(b"not an image")
     index.add(photos)
@@ -345,22 +317,13 @@ def test_a_deleted_copy_has_not_moved(filled, photos):
 
 
 def test_the_newest_are_shown_once_with_their_copies(filled, photos):
-    (photos / "backup").mkdir()
-    for name, seconds in {
-        "white.png": 4e9,
-        "a/white too.png": 3e9,
-        "backup/white.png": 1,
-        "red.jpg": 3.5e9,
-    }.items():
-        if not (photos / name).exists():
-            shutil.copy(photos / "white.png", photos / name)
+    shutil.copy(photos / "white.png", photos / "a" / "white too.png")
+    for name, seconds in {"white.png": 4e9, "a/white too.png": 3e9, "red.jpg": 3.5e9}.items():
         os.utime(photos / name, (seconds, seconds))
     filled.add()
     red, white, *others = filled.newest()
     assert names([red, white]) == ["red.jpg", "white too.png"] and len(others) == 3
-    assert white.copies == (str(photos / "white.png"), str(photos / "backup" / "white.png"))
-    (white,) = filled.newest(chosen=Filter(path="backup"))
-    assert names([white]) == ["white.png"] and white.copies == () and white.taken.startswith("1970")
+    assert white.copies == (str(photos / "white.png"),)
 
 
 def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
@@ -377,23 +340,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     index.add()
     (group,) = find_duplicates(index, 0.9999)
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
-
-
-def test_an_index_can_be_written_while_duplicates_look_at_its_files(
-    filled, photos, monkeypatch, paint
-):
-    monkeypatch.setattr("modeling_dcclip.search.catalog.BUSY_S", 0.1)
-    real = FileState.is_current
-
-    def check(state):
-        with Index.open(filled.folder) as other:
-            paint(photos / f"{len(filled)}.jpg", "red", width=50 + len(filled))
-            assert other.add().embedded == 1
-        return real(state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FileState, "is_current", check)
-        find_duplicates(filled, 0.9999)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
@@ -495,57 +441,17 @@ def test_a_link_to_a_missing_photograph_is_counted_and_stays(index, photos, tmp_
     assert not index.add().failures
 
 
-@pytest.mark.parametrize(
-    "code", [errno.EACCES, errno.EIO]
-)  # without the right to enter, and on a failing disk
-def test_a_folder_that_cannot_be_entered_keeps_its_photographs(
-    filled, photos, monkeypatch, paint, code
-):
-    paint(photos / "inner" / "far.jpg", "blue", width=80)
-    filled.add()
-
-    class Entry:
-        def __init__(self, entry):
-            self.name, self.path, self.is_symlink = entry.name, entry.path, entry.is_symlink
-
-        def stat(self):
-            raise OSError(code, os.strerror(code))  # the folder can be listed
-
-    @contextmanager
-    def scan(path):
-        with scandir(path) as entries:
-            is_closed = os.fsencode(path).endswith(b"inner")
-            yield [
-                Entry(entry) if is_closed or entry.name == b"link.jpg" else entry
-                for entry in entries
-            ]
-
+def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, monkeypatch):
     scandir = os.scandir
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", scan)
-        report = filled.add()
-    assert report.removed == 0 and report.unreadable == [str(photos / "inner")] and len(filled) == 6
-    (photos / "link.jpg").symlink_to("closed/far.jpg")  # its folder stays open
-    (photos / "red.jpg").unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", scan)
-        assert filled.add().removed == 1
 
+    def scan(path):
+        if os.fsencode(path).endswith(b"a"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
 
-def test_a_folder_that_cannot_be_looked_for_is_missing(filled):
-    with pytest.raises(ValueError, match="does not exist"):
-        filled.add("x" * 300)  # for which the system has an error of its own
-
-
-def test_the_parent_of_a_link_is_the_one_of_the_system(index, tmp_path, paint):
-    for name in ("there", "here"):
-        paint(tmp_path / name / "pics" / f"{name}.jpg", "red")
-    (tmp_path / "there" / "deep").mkdir()
-    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "deep")
-    folder = tmp_path / "here" / "link" / ".." / "pics"
-    index.add(folder)
-    assert names(index.search("red")) == ["there.jpg"]
-    assert index.forget(folder) == 1
+    monkeypatch.setattr(os, "scandir", scan)
+    report = filled.add()
+    assert (report.removed, report.unreadable, len(filled)) == (0, [str(photos / "a")], 5)
 
 
 @pytest.mark.parametrize(
@@ -764,24 +670,14 @@ def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
     weights = space.digest_files([teacher / "model.safetensors"])
     with Index.open(tmp_path / "index", teacher, create=True) as index:
         index.add(photos)
-    students = [
-        save_color_model(tmp_path / f"student {number}", teacher="teacher", teacher_weights=digest)
-        for number, digest in enumerate([weights, "0" * 16, weights, None])
-    ]
-    for student in students:
-        (student / "model.safetensors").write_bytes(student.name.encode())
-    with Index.open(tmp_path / "index", students[0]) as index:
+    student, stranger = (
+        save_color_model(tmp_path / digest, teacher="teacher", teacher_weights=digest)
+        for digest in (weights, "0" * 16)
+    )
+    with Index.open(tmp_path / "index", student) as index:
         assert names(index.search("blue", top=1)) == ["blue.jpg"]
-    spaces = [space.Space.of(Runtime(student)) for student in students]
-    same = [spaces[0].rotations(space) is not None for space in spaces]
-    assert same == [
-        True,
-        False,
-        True,
-        True,
-    ]  # equal names of two teachers, and a student that tells the name alone
     with pytest.raises(ValueError, match="different embedding space"):
-        Index.open(tmp_path / "index", students[1])
+        Index.open(tmp_path / "index", stranger)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -839,14 +735,6 @@ def test_a_truncated_index_is_extended_with_its_width(truncated, photos, paint):
         assert index.add().embedded == 1 and index.space.dimension == 8
 
 
-@pytest.mark.parametrize(
-    ("width", "cause"), [(4, "has 8 dimensions, not 4"), (17, "has 8 dimensions, not 17")]
-)
-def test_an_index_keeps_its_width(truncated, color_model, width, cause):
-    with pytest.raises(ValueError, match=cause):
-        Index.open(truncated, color_model, truncate_dim=width)
-
-
 def test_a_narrower_model_cannot_search(truncated, color_model):
     with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
         Index.open(truncated, Runtime(color_model, truncate_dim=4))
@@ -864,24 +752,6 @@ def test_a_long_query_is_truncated_with_a_warning(filled):
     with pytest.warns(QueryWarning, match=r"'red red .*' is longer than 6 tokens"):
         hits = filled.search("red " * 6 + "blue " * 20)
     assert names(hits)[0] == "red.jpg"
-
-
-def test_one_thread_at_a_time_tokenizes(filled, monkeypatch):
-    """The tokenizer of a model keeps the limit of the last call."""
-    other, waited = Thread(target=filled.search, args=("green",)), list[bool]()
-
-    def embed(*arguments):
-        if not waited:
-            waited.append(False)
-            other.start()
-            other.join(0.3)
-            waited[0] = other.is_alive()
-        return embed_query(*arguments)
-
-    monkeypatch.setattr("modeling_dcclip.search.index.embed_query", embed)
-    found = names(filled.search("red"))
-    other.join()
-    assert found[0] == "red.jpg" and waited == [True]
 
 
 def test_what_is_not_in_the_vocabulary_gets_a_note(filled):

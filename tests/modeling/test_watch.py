@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import nullcontext
-from threading import Timer
 
 import pytest
 
@@ -23,14 +22,8 @@ def test_an_index_follows_its_folders_until_one_disappears(
     with Index.open(photos / "index", color_model, create=True) as index:
         index.add(photos)
         paint(photos / "before.jpg", "red", width=30)  # before the watch begins
-        late = Timer(
-            10, (photos / "late.jpg").touch
-        )  # else a watch that misses it would wait for ever
-        late.start()
         reports = module.watch(index)
-        report = next(reports)
-        late.cancel()
-        assert report.embedded == 1 and not report.failures
+        assert next(reports).embedded == 1
         paint(photos / "a" / "new.jpg", "red", width=40)
         (photos / "white.png").unlink()
         report = next(reports)
@@ -40,13 +33,10 @@ def test_an_index_follows_its_folders_until_one_disappears(
         assert next(reports).embedded == 0
         paint(tmp_path / "more" / "second.jpg", "red", width=46)
         assert (next(reports).embedded, len(index)) == (1, 8)
-        locks, add = (
-            iter([write_lock(index.folder), write_lock(index.folder), nullcontext()]),
-            index.add,
-        )
+        add, holders = index.add, iter([write_lock(index.folder), nullcontext()])
 
         def add_beside_another_process():
-            with next(locks):
+            with next(holders):
                 return add()
 
         monkeypatch.setattr(index, "add", add_beside_another_process)
