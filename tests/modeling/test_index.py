@@ -342,28 +342,22 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
+@pytest.mark.parametrize("threshold", [0.3, 0.97])
 def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 16)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 1, 32)) + 0.1 * rng.normal(size=(40, 3, 32))
-    codes = (
-        np.rint(40 * rng.permutation(values.reshape(120, 32) + 0.5)).clip(-127, 127).astype(np.int8)
-    )
+    values = rng.permutation(values.reshape(120, 32) + 0.5)
+    codes = np.rint(40 * values).clip(-127, 127).astype(np.int8)
     scales = (1 / np.linalg.norm(codes, axis=1)).astype(np.float32)
     units = codes * scales[:, None]
     expected: list[list[int]] = []
     for row in range(120):
         near = [group for group in expected if units[group[0]] @ units[row] >= threshold]
         near[0].append(row) if near else expected.append([row])
-    done: list[tuple[int, int]] = []
-    groups = duplicates._group(
-        codes, scales, [None] * 120, threshold, lambda *numbers: done.append(numbers)
-    )
-    assert [[row for row, _ in group] for group in groups] == expected and max(
-        map(len, expected)
-    ) > 2
-    assert len(done) == 8 and done[-1] == (120 * 119 // 2,) * 2 and done == sorted(done)
+    groups = duplicates._group(codes, scales, [None] * 120, threshold, None)
+    assert [[row for row, _ in group] for group in groups] == expected
+    assert max(map(len, expected)) > 2
 
 
 def test_content_that_left_the_index_after_it_was_read_is_embedded_again(
@@ -684,34 +678,26 @@ def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
 def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
     tmp_path, color_model, photos, dtype
 ):
-    students = [
+    gone, student = (
         save_color_model(
-            tmp_path / f"student {turn}",
-            teacher="some/teacher",
-            turn=turn,
-            rotated=True,
-            dtype=dtype,
+            tmp_path / f"student {turn}", "some/teacher", turn=turn, rotated=True, dtype=dtype
         )
         for turn in (3, 7)
-    ]
-    with Index.open(
-        tmp_path / "of teacher", color_model, create=True, model_id="some/teacher"
-    ) as index:
+    )
+    of_teacher, of_student = tmp_path / "of teacher", tmp_path / "of student"
+    with Index.open(of_teacher, color_model, create=True, model_id="some/teacher") as index:
         index.add(photos)
-    with Index.open(tmp_path / "of student", students[0], create=True, truncate_dim=9) as index:
+    with Index.open(of_student, gone, create=True, truncate_dim=9) as index:
         index.add(photos)
-    shutil.rmtree(students[0])  # its rotation is in the index
-    for name, model in {
-        "of teacher": students[1],
-        "of student": students[1],
-        "of student ": color_model,
-    }.items():
-        with Index.open(tmp_path / name.strip(), model, model_id="some/teacher") as index:
+    shutil.rmtree(gone)  # its rotation is in the index
+    for folder, model in (
+        (of_teacher, student),
+        (of_student, student),
+        (of_student, color_model),
+    ):
+        with Index.open(folder, model, model_id="some/teacher") as index:
             (hit,) = index.search("红", top=1)
             assert Path(hit.path).name == "red.jpg" and hit.score == pytest.approx(1, abs=0.02)
-    (students[1] / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"folder: .*model\.safetensors"):
-        Index.open(tmp_path / "of teacher", students[1], model_id="another/name")
 
 
 @pytest.fixture

@@ -58,18 +58,20 @@ def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, 
     ]
 
 
-@pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2", ".hif"])
+@pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2"])
 def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extension):
     image = Image.new("RGB", (40, 20), "red")
-    if extension == ".hif":
-        pytest.importorskip("pillow_heif").register_heif_opener()
     options = {"append_images": [image], "save_all": True} if extension == ".mpo" else {}
-    image.save(tmp_path / f"a{extension}", {".hif": "HEIF"}.get(extension), **options)
+    image.save(tmp_path / f"a{extension}", **options)
+    (state,) = Walk(tmp_path)
+    assert read(os.fsdecode(state.path)).image.size == (40, 20)
+
+
+def test_files_of_other_types_are_counted(tmp_path):
     for name in ("a.psd", "b.txt", "c"):
         (tmp_path / name).touch()
     walk = Walk(tmp_path)
-    assert len(list(walk)) == 1 and walk.others == {".psd": 1, ".txt": 1, "": 1}
-    assert read(tmp_path / f"a{extension}").image.size == (40, 20)
+    assert not [*walk] and walk.others == {".psd": 1, ".txt": 1, "": 1}
 
 
 def test_date_and_rotation_come_from_exif(tmp_path):
@@ -114,30 +116,11 @@ def test_failures_that_may_pass_are_told_apart(photos, tmp_path):
         image_dcclip.open_image(tmp_path / "pipe.jpg")
 
 
-def test_an_image_with_more_pixels_than_twice_the_limit_of_pillow_is_not_read(
-    tmp_path, monkeypatch
-):
-    Image.effect_noise((160, 120), 50).save(tmp_path / "a.jpg")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 160 * 120 // 2)
-    assert read(tmp_path / "a.jpg", edge=24).image.size == (40, 30)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 160 * 120 // 2 - 1)
-    assert failure_of(tmp_path / "a.jpg", edge=24).cause == "too many pixels"
-
-
-@pytest.mark.parametrize("name", ["progressive.jpg", "a.png"])
-def test_a_thumbnail_is_not_made_of_what_takes_too_much_memory(tmp_path, monkeypatch, name):
-    Image.effect_noise((160, 120), 50).save(
-        tmp_path / name, **({"progressive": True} if name.startswith("p") else {})
-    )
+def test_a_thumbnail_is_not_made_of_what_takes_too_much_memory(tmp_path, monkeypatch):
+    Image.effect_noise((160, 120), 50).save(tmp_path / "a.png")
     monkeypatch.setattr(photos_module, "SHOWN_BYTES", 4 * 160 * 120)
     with pytest.raises(UnreadablePhotoError, match="too many pixels"):
-        make_thumbnail(str(tmp_path / name), 24)
-
-
-def test_a_thumbnail_is_made_of_a_large_jpeg_that_is_decoded_smaller(tmp_path, monkeypatch):
-    Image.effect_noise((160, 120), 50).save(tmp_path / "a.jpg")
-    monkeypatch.setattr(photos_module, "SHOWN_BYTES", 4 * 160 * 120)
-    assert make_thumbnail(str(tmp_path / "a.jpg"), 24)
+        make_thumbnail(str(tmp_path / "a.png"), 24)
 
 
 def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch):
@@ -158,13 +141,13 @@ def entry(tag: int, kind: int, count: int, value: int) -> bytes:
     return struct.pack("<HHI", tag, kind, count) + struct.pack("<I", value)
 
 
-def raw_photo(preview: bytes, magic: bytes = b"II*\0") -> bytes:
+def raw_photo(preview: bytes) -> bytes:
     """A file as of a camera: an orientation, a date, a small thumbnail, sensor data, and a preview."""
     small, date = encoded((30, 20), "blue"), b"2023:05:12 09:30:12\0"
     exif = struct.pack("<H", 1) + entry(0x9003, 2, len(date), 56) + bytes(4) + date  # at byte 38
     tags = struct.pack("<H", 2) + entry(0x0112, 3, 1, 6) + entry(0x8769, 4, 1, 38) + bytes(4)
     return (
-        magic
+        b"II*\0"
         + struct.pack("<I", 8)
         + tags
         + exif
@@ -181,17 +164,19 @@ def encoded(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "magic"), [("a.NEF", b"II*\0"), ("a.orf", b"IIRO"), ("a.cr3", None)]
+    ("name", "start"),
+    [
+        ("a.NEF", b"II*\0"),
+        ("a.orf", b"IIRO"),
+        # a file of boxes, one of which has the EXIF data
+        ("a.cr3", b"\0\0\0\x18ftypcrx \0\0\0\0CMT1II*\0"),
+    ],
 )
-def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, magic):
-    content = raw_photo(encoded((60, 40), "red"), magic or b"II*\0")
-    if magic is None:  # a file of boxes, one of which has the EXIF data
-        content = b"\0\0\0\x18ftypcrx \0\0\0\0CMT1" + content
-    (tmp_path / name).write_bytes(content)
+def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, start):
+    (tmp_path / name).write_bytes(start + raw_photo(encoded((60, 40), "red"))[4:])
     photo = read(tmp_path / name)
     assert photo.image.size == (40, 60) and photo.image.getpixel((5, 5)) == (254, 0, 0)
     assert photo.taken == "2023-05-12 09:30:12"
-    assert Image.open(io.BytesIO(make_thumbnail(str(tmp_path / name), 24))).size == (16, 24)
 
 
 def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):

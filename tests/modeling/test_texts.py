@@ -36,20 +36,14 @@ def texts(tmp_path):
 @pytest.mark.parametrize(
     ("query", "is_found"),
     [
-        ("北京", True),
-        ("京大", True),
-        ("大学", True),
         ("北京大学", True),
         ("学", True),
-        ("京", True),
         ("北大", False),
-        ("Total", True),
         ("total 45.00", True),
         ("ＴＯＴＡＬ", True),
         ("tot", False),
         ("total 北京", True),
         ("total 上海", False),
-        ("-", False),
         ('"', False),
     ],
 )
