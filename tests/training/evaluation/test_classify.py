@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +6,7 @@ from datasets import Dataset, Features, Image, List, Value
 from training.config import DataConfig, EvalConfig
 from training.evaluation import classify
 from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
-from training.evaluation.metrics import eleven_point_map, roc_auc, wilson_interval
+from training.evaluation.metrics import eleven_point_map, roc_auc
 from training.evaluation.sets.class_names import ClassNames
 from training.teachers import DualEncoder
 
@@ -36,44 +35,24 @@ class Scripted:
 def test_every_language_is_scored_with_its_own_names():
     names = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
     rows = Dataset.from_dict({"image": ["a", "b", "c"], "label": ["fox", "dog", "cat"]})
-    eye = torch.eye(3).tolist()
-    table = {
-        "fox": eye[0],
-        "dog": eye[1],
-        "cat": eye[2],
-        "狐狸": eye[0],
-        "狗": eye[2],
-        "猫": eye[1],
-    }
+    texts = ["fox", "dog", "cat", "狐狸", "猫", "狗"]
+    table = dict(zip(texts, torch.eye(3).repeat(2, 1).tolist(), strict=True))
     encoded = encode(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"])
     found = score(encoded, encoded, {"set": rows}, names)
     assert {(row.language, row.metric): row.value for row in found} == {
         ("en", "top1"): 1.0,
         ("zh", "top1"): 1 / 3,
     }
-    assert all(row.interval == wilson_interval(row.value, 3) for row in found)
-    assert {(row.set, row.protocol) for row in found} == {("set", "class-names")}
 
 
 def test_many_names_are_encoded_in_parts_of_8192_texts():
-    generator = np.random.default_rng(0)
     names, templates = [f"name {number}" for number in range(3000)], ("{}", "a {}", "the {}")
-    table = {
-        template.format(name): generator.normal(size=4).tolist()
-        for name in names
-        for template in templates
-    }
+    texts = [template.format(name) for name in names for template in templates]
+    vectors = torch.randn(3000, 3, 4, generator=torch.Generator().manual_seed(0))
+    table = dict(zip(texts, vectors.flatten(0, 1).tolist(), strict=True))
     model = Scripted(table, torch.empty(0))
-    found = class_embeddings(model, names, templates).numpy()
-    means = np.array(
-        [
-            np.mean([table[template.format(name)] for template in templates], axis=0)
-            for name in names
-        ]
-    )
-    np.testing.assert_allclose(
-        found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5
-    )
+    found = class_embeddings(model, names, templates)
+    torch.testing.assert_close(found, F.normalize(vectors.mean(1), dim=1))
     assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2
 
 
@@ -108,16 +87,6 @@ def test_roc_auc_scores_the_second_class(embeddings):
     values = measure(images, classes[:2], labels % 2, metrics).values
     assert values["roc_auc"] == roc_auc((100 * images @ classes[:2].T).softmax(1), labels % 2)
     assert list(values) == ["top1", "mean_per_class", "roc_auc"]  # no top-5 of two classes
-
-
-def test_ranks_are_kept_where_the_softmax_underflows():
-    angles = torch.tensor(
-        [0.0, 2.8, 2.7, 2.9, 3.0, 3.1, 2.6]
-    )  # the softmax of all but the first is 0
-    images, classes = torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], 1)
-    assert ((100 * images @ classes.T).softmax(1) == 0).sum() > 1
-    assert measure(images, classes, torch.tensor([5]), ["top5"]).values["top5"] == 0
-    assert measure(images, classes, torch.tensor([6]), ["top5"]).values["top5"] == 1
 
 
 def test_wrong_names_and_languages_are_reported_before_training(corpus, processor):

@@ -101,24 +101,14 @@ def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
 
 
 def test_results_describe_the_data_and_the_models(evaluated, data):
-    results, folder = evaluated
-    written = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert len(written["rows"]) == len(results.rows)
+    written = json.loads((evaluated[1] / "results.json").read_text(encoding="utf-8"))
     eval_tasks = {(task["set"], task["protocol"]): task for task in written["meta"]["eval_tasks"]}
     assert len(eval_tasks) == 6
     task = eval_tasks["cifar-10", "elevater-zh"]
     assert task["source"] in data[1] and len(task["revision"]) == 32 and task["images"] == NUM
-    assert (task["metric"], task["num_templates"], task["classes"]) == ("top1", 2, 10)
-    assert task["templates"].endswith("templates.json")
-    assert "ours" in task["names"] and task["differs"] == [
-        f"{NUM} images, the protocol's test has 10,000"
-    ]
+    assert task["differs"] == [f"{NUM} images, the protocol's test has 10,000"]
     assert eval_tasks["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
     assert eval_tasks["mnist", "elevater-en"]["missing"] and not task["missing"]
-    assert all(
-        {"name", "revision", "weights", "texts"} <= set(model)
-        for model in written["meta"]["models"]
-    )
 
 
 def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(
@@ -182,12 +172,6 @@ def test_bare_names_are_measured_in_rows_of_their_own(arguments, teacher_folder,
     )
 
 
-def test_a_part_of_a_set_says_so(evaluated):
-    results, folder = evaluated
-    assert {row.set for row in results.rows} == {CIFAR_TITLE, VOC_TITLE}
-    assert f"| {CIFAR_TITLE} |" in (folder / "table.md").read_text(encoding="utf-8")
-
-
 def test_several_processes_share_the_images_and_write_the_same_results(
     evaluated, arguments, tmp_path
 ):
@@ -237,17 +221,9 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
     [
         ({"protocol": []}, "protocol: give either"),
         ({"language": ["zh"]}, "language: a protocol has its own"),
-        ({"widths": [8, 4]}, "widths: must ascend"),
-        ({"caption_columns": {"zh": "a"}}, "caption_columns: "),
-        ({"protocol": [], "class_names": "cifar-10"}, "data: with --class_names"),
         ({"protocol": ["elevater-fr"]}, "protocol: 'elevater-fr'"),
         ({"data": ["cifar=x"]}, "data: 'cifar'"),
         ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among --sets"),
-        (
-            {"protocol": [], "class_names": "cifar-10", "data": ["x=y"], "language": ["fr"]},
-            "no names in 'fr'",
-        ),
-        ({"protocol": [], "retrieval": ["a=NOWHERE.parquet"]}, "NOWHERE"),
         (
             {"protocol": [], "retrieval": ["a=data/NO.parquet"]},
             "retrieval: .*'data/NO.parquet'.* Unable to find",

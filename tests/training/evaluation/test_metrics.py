@@ -27,7 +27,7 @@ def equals(value: float):
     return pytest.approx(value, abs=1e-9)
 
 
-KINDS = ["float32", "float64", "float16", "ties", "softmax", "equal"]
+KINDS = ["float32", "float16", "ties", "softmax"]
 
 
 def make_scores(
@@ -36,11 +36,9 @@ def make_scores(
     scores = torch.randn(num_samples, num_classes, generator=generator, dtype=torch.float64)
     return {
         "float32": scores.float(),
-        "float64": scores,
         "float16": scores.half(),
         "ties": scores.round().float(),
         "softmax": (100 * scores).float().softmax(1),  # most values are exactly 0 or 1
-        "equal": torch.full((num_samples, num_classes), 0.25),
     }[kind]
 
 
@@ -140,22 +138,19 @@ def test_recall_is_zero_if_all_scores_are_equal():
     assert recall(scores, pairs, 3) == 1
 
 
-SCORES = torch.tensor([[0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
 LABELS = torch.tensor([1, 0, 0])
 TARGETS = torch.tensor([[0, 1], [1, 0], [1, 1]])
 PAIRS = torch.tensor([[0, 1], [1, 0], [2, 0]])
-BY_SCORES = [(metric, LABELS) for metric in (top_k_accuracy, mean_per_class_accuracy, roc_auc)]
-BY_SCORES += [(eleven_point_map, TARGETS), (right_ranks, PAIRS)]
 
 
-@pytest.mark.parametrize(("metric", "truth"), BY_SCORES)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_scores_that_are_not_finite_are_reported(metric, truth, bad):
-    for dtype in (torch.float32, torch.float16):
-        scores = SCORES.to(dtype, copy=True)
-        scores[1, 0] = bad
-        with pytest.raises(ValueError, match=f"scores: row 1, column 0 is {bad}"):
-            metric(scores, truth)
+@pytest.mark.parametrize(
+    ("metric", "truth"),
+    [(top_k_accuracy, LABELS), (eleven_point_map, TARGETS), (right_ranks, PAIRS)],
+)
+def test_scores_that_are_not_finite_are_reported(metric, truth):
+    scores = torch.tensor([[0.2, 0.8], [float("nan"), 0.3], [0.4, 0.6]])
+    with pytest.raises(ValueError, match="scores: row 1, column 0 is nan"):
+        metric(scores, truth)
 
 
 def test_wilson_interval_of_a_published_example():

@@ -6,40 +6,29 @@ import sys
 
 import pytest
 
-from training.evaluation.sets.class_names import NAMES, SETS, ClassNames, general_pairs
+from training.evaluation.sets.class_names import SETS, ClassNames, general_pairs
 from training.evaluation.sets.protocols import ELEVATER, IMAGENET
 from training.evaluation.sets.protocols import SETS as EVAL_SETS
 from training.evaluation.sets.templates import imagenet_names, templates_of
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
-WITH_LATIN_DESIGNATIONS = {"fgvc-aircraft-2013b-variants102", "stanford-cars"}
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_class_has_one_name_of_its_own_in_both_languages(name):
     names = ClassNames.read(name).names
-    content = json.loads((NAMES / f"{name}.json").read_text(encoding="utf-8"))
-    assert content["set"] == name
-    assert len(names["en"]) == len(names["zh"]) == ELEVATER[name].num_classes
     for texts in names.values():
         assert len({text.replace(" ", "") for text in texts}) == ELEVATER[name].num_classes
         assert all(text == text.strip() and text for text in texts)
-    for english, entry in content["classes"].items():
-        assert HAN.search(entry["zh"]), english
-        assert not re.search(r"[,.;:!?，。；：！？、（()）]$", entry["zh"]), english
-        assert name in WITH_LATIN_DESIGNATIONS or not re.search(r"[A-Za-z]", entry["zh"]), english
+    assert all(HAN.search(text) for text in names["zh"])
 
 
 def test_labels_are_found_by_their_names_in_any_language():
     names = ClassNames.read("cifar-10")
-    assert names.label_ids(["airplane", "飞机", "truck"]).tolist() == [
-        names.names["en"].index("airplane"),
-        names.names["zh"].index("飞机"),
-        names.names["en"].index("truck"),
-    ]
-    mixed = ClassNames(
-        {"fr": ["chat", "pain"], "en": ["pain", "bread"]}
-    )  # the key's language takes precedence
+    airplane, plane, truck = names.label_ids(["airplane", "飞机", "truck"]).tolist()
+    assert airplane == plane == names.names["en"].index("airplane") != truck
+    mixed = ClassNames({"fr": ["chat", "pain"], "en": ["pain", "bread"]})
+    # the key's language takes precedence
     assert mixed.label_ids(["pain", "chat", "bread"]).tolist() == [0, 0, 1]
 
 
@@ -66,17 +55,12 @@ def test_a_plain_list_has_the_given_language_else_that_of_its_script(
     [
         ("a.txt", "\n", "must be"),
         ("a.txt", "cat\ncat\n", "several classes with the same en name"),
-        ("a.json", "[" * 100_000, "cannot read"),
-        ("a.json", {"en": ["frog"]}, "must be"),
         (
             "a.json",
             [{"en": "cat", "zh": "猫"}, {"en": "dog"}],
             "class 1 of .* has the zh name None",
         ),
-        *(
-            ("a.json", [{"en": "cat"}, {"en": name}], "class 1 of .* has the en name")
-            for name in ("", " ", None, 3)
-        ),
+        ("a.json", [{"en": "cat"}, {"en": " "}], "class 1 of .* has the en name"),
     ],
 )
 def test_class_lists_of_a_wrong_form_are_refused_with_their_path(tmp_path, name, content, message):
@@ -134,7 +118,6 @@ def test_packages_take_precedence_and_are_named_as_the_source(packages):
     assert templates_of("cifar-10", "en").lines == ("see {}",)
     assert templates_of("cifar-10", "en").source == "clip-benchmark"
     assert templates_of("dtd", "zh").lines == ("{}纹理",)
-    assert templates_of("cifar-10", "zh").lines == ("看{}", "{}的照片")
     assert templates_of(IMAGENET, "zh").lines == ("网{}",)
     assert templates_of("cifar-10", "zh", "ours").source == "ours"
 
@@ -154,12 +137,9 @@ def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        '{"zh": ["没有"]}',
         '{"zh": ["{}和{}"]}',
-        '{"zh": ["{name}{}"]}',
         '{"zh": "一张{}的照片。"}',
         "[",
-        "[" * 100_000,
     ],
 )
 def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, content):
@@ -182,10 +162,6 @@ def test_classes_of_imagenet_have_their_wordnet_ids_and_names_in_both_languages(
 @pytest.mark.parametrize("name", ELEVATER)
 def test_aliases_lead_to_classes(name):
     assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
-
-
-def test_only_kitti_is_squashed():
-    assert [name for name, eval_set in EVAL_SETS.items() if eval_set.squashed] == ["kitti-distance"]
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"], ["en"]])

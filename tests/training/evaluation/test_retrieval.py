@@ -1,8 +1,6 @@
 import json
 import weakref
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
 from training.evaluation.encoder import Embeddings
-from training.evaluation.metrics import right_ranks, wilson_interval
+from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import (
     RetrievalSet,
     make_retrieval_set,
@@ -29,11 +27,6 @@ from training.utils.results import Results
 pytestmark = pytest.mark.slow
 
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})
-
-
-@pytest.fixture(scope="module")
-def model(teacher_folder) -> DualEncoder:
-    return DualEncoder.from_pretrained(teacher_folder)
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +53,10 @@ def test_captions_are_paired_with_their_images(retrieval_set):
         "duck",
         "bird",
     ]
-    assert retrieval_set.pairs["en"].tolist() == [
-        [0, 0],
-        [0, 1],
-        [1, 2],
-        [2, 3],
-        [2, 4],
-        [3, 5],
-        [3, 6],
-    ]
+    assert retrieval_set.pairs["en"][:, 0].tolist() == [0, 0, 1, 2, 2, 3, 3]
+    assert retrieval_set.pairs["en"][:, 1].tolist() == [*range(7)]
     assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
-    described = retrieval_set.describe()
-    revision = described.pop("revision")
-    sizes = {"images": 4, "captions": {"en": 7, "zh": 3}, "unusable_captions": {}}
-    assert described == {"set": "toy", "source": "toy.parquet", "split": "test"} | sizes
-    en = [*retrieval_set.captions["en"][:-1], "!!!"]
-    assert (
-        replace(retrieval_set, captions=retrieval_set.captions | {"en": en}).describe()["revision"]
-        != revision
-    )
 
 
 def test_captions_without_letters_are_counted(rows):
@@ -103,62 +80,6 @@ def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieva
         torch.equal(found.pairs[language], retrieval_set.pairs[language])
         for language in ("en", "zh")
     )
-
-
-def slow_recall(scores: np.ndarray, correct: list[set[int]], k: int) -> float:
-    """Sort the candidates of each query, wrong ones first among equals, and look among the first k."""
-    order = [
-        sorted(range(len(row)), key=lambda c: (-row[c], c in own))
-        for row, own in zip(scores, correct, strict=True)
-    ]
-    found = [bool(own & set(best[:k])) for best, own in zip(order, correct, strict=True) if own]
-    return sum(found) / len(found)
-
-
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_recall_equals_an_independent_count(model, rows, retrieval_set, language):
-    captions = retrieval_set.captions[language]
-    images, texts = model.encode_images(rows), model.encode_texts(captions)
-    found = score(
-        retrieval_set, language, images, texts, model.name, (1, 2, 5), stage="aligned", seed=3
-    )
-    values, scores = {row.metric: row for row in found}, (images @ texts.T).numpy()
-    own_texts = [
-        [str(text).strip() for text in ([row["zh"]] if language == "zh" else row["en"])]
-        for row in rows
-    ]
-    owner = [
-        number
-        for number, listed in enumerate(own_texts)
-        for text in dict.fromkeys(listed)
-        if text != "None"
-    ]
-    to_text = [
-        {text for text in range(len(captions)) if owner[text] == image} for image in range(4)
-    ]
-    to_image = [{owner[text]} for text in range(len(captions))]
-    for k in (1, 2):
-        row = values[f"image_to_text_R@{k}"]
-        assert row.value == pytest.approx(slow_recall(scores, to_text, k))
-        assert row.interval == pytest.approx(wilson_interval(row.value, sum(map(bool, to_text))))
-        assert values[f"text_to_image_R@{k}"].value == pytest.approx(
-            slow_recall(scores.T, to_image, k)
-        )
-    assert ("image_to_text_R@5" in values) == (
-        language == "en"
-    ) and "text_to_image_R@5" not in values
-    row = found[0]
-    assert (row.model, row.stage, row.set, row.protocol, row.seed) == (
-        model.name,
-        "aligned",
-        "toy",
-        "retrieval",
-        3,
-    )
-    cells = [f"{100 * row.value:.1f}" for row in found]
-    table = retrieval_table(found, [retrieval_set])
-    assert f"| {model.name} | toy | {language} | {' | '.join(cells)} |" in table
-    assert "toy: toy.parquet test, 4 images, 7 en captions, 3 zh captions" in table
 
 
 def test_an_equal_caption_of_another_image_is_a_miss(images):
@@ -193,20 +114,19 @@ def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(im
     assert found["image_to_text_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
 
 
-@pytest.mark.parametrize("max_similarities", [1, 20, 100, 10**6])
-def test_ranks_in_chunks_equal_those_of_the_whole_matrix(max_similarities):
+@pytest.mark.parametrize("max_similarities", [1, 100, 10**6])
+def test_ranks_equal_an_independent_count_in_chunks_of_any_size(max_similarities):
     generator = torch.Generator().manual_seed(0)
-    queries, candidates = (
-        F.normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (23, 40)
-    )
-    drawn = torch.randint(40, (23, 3), generator=generator)
-    pairs = torch.stack([torch.arange(23).repeat_interleave(3), drawn.flatten()], 1)[
-        torch.randperm(69)
+    queries = torch.randint(-1, 2, (23, 5), generator=generator).float()  # many ties
+    candidates = torch.randint(-1, 2, (40, 5), generator=generator).float()
+    is_right = torch.rand(23, 40, generator=generator) < 0.1
+    expected = [
+        int((row[~right] >= row[right].max()).sum())
+        for row, right in zip(queries @ candidates.T, is_right, strict=True)
+        if right.any()
     ]
-    assert torch.equal(
-        ranks(queries, candidates, pairs, max_similarities),
-        right_ranks(queries @ candidates.T, pairs),
-    )
+    found = ranks(queries, candidates, is_right.nonzero(), max_similarities)
+    assert found.tolist() == expected
 
 
 def test_queries_without_a_correct_candidate_are_left_out():
@@ -229,90 +149,49 @@ def test_retrieval_alone_is_measured_and_described(
         return model
 
     monkeypatch.setattr(DualEncoder, "from_pretrained", note)
-    place = str(corpus / "unseen_style.parquet")
-    arguments = [
-        "--model",
+    place, text_model = corpus / "unseen_style.parquet", ["--text_model", str(altclip_folder)]
+    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}"]
+    arguments += ["--output_dir", str(tmp_path)]
+    first = eval_script.main([*arguments, *text_model])
+    assert {row.model for row in first.rows} == {
         str(teacher_folder),
-        "--retrieval",
-        f"drawings={place}",
-        "--output_dir",
-        str(tmp_path),
-    ]
-    first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
-    names = {str(teacher_folder), f"{teacher_folder} images, {altclip_folder} texts"}
-    assert {row.model for row in first.rows} == names | {
-        f"{altclip_folder} images, {teacher_folder} texts"
+        f"{teacher_folder} images, {altclip_folder} texts",
+        f"{altclip_folder} images, {teacher_folder} texts",
     }
-    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
-    described = open_retrieval_set("drawings", place).describe()
-    assert written["retrieval"] == [
-        described | {"source": "unseen_style.parquet"}
-    ]  # without the folders of its path
-    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[
-        teacher_folder.name
-    ] == 32
-    assert [model["name"] for model in written["models"]] == [
-        teacher_folder.name,
-        altclip_folder.name,
-    ]
-    assert (
-        len(eval_results(Results.read(tmp_path / "results.json"))) == 8
-    )  # R@1 and R@5 of the first model
+    meta = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
+    described = open_retrieval_set("drawings", str(place)).describe()
+    # without the folders of its path
+    assert meta["retrieval"] == [described | {"source": "unseen_style.parquet"}]
+    names = [teacher_folder.name, altclip_folder.name]
+    assert [model["name"] for model in meta["models"]] == names
+    # R@1 and R@5 of the first model
+    assert len(eval_results(Results.read(tmp_path / "results.json"))) == 8
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert (
-        "| model | set | language | image to text R@1 |" in table
-        and table.strip() in capsys.readouterr().out
-    )
+    assert "| model | set | language | image to text R@1 |" in table
+    assert table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
-    models = [
-        "--model",
-        str(teacher_folder),
-        str(altclip_folder),
-        "--text_model",
-        str(teacher_folder),
-    ]
-    eval_script.main([*models, *arguments[2:]])
-    assert len(loaded) == 6
 
 
-@pytest.mark.parametrize(
-    "is_rotated", [False, True], ids=["student of its space", "rotated student"]
-)
-def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, processor, tmp_path):
-    def save(model, name):
-        model.save_pretrained(tmp_path / name)
-        processor.save_pretrained(tmp_path / name)
-        return str(tmp_path / name)
-
-    rotations = torch.linalg.qr(
-        torch.randn(2, PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator())
-    ).Q
+def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor, tmp_path):
+    rotations = torch.linalg.qr(torch.randn(2, PROJECTION_DIM, PROJECTION_DIM)).Q
     teacher = make_model(VIT, seed=7, teacher="its own teacher")
     rotate(teacher, rotations[0])
     student = make_model(VIT, seed=7, teacher=str(tmp_path / "teacher"))
     weights = {name: value for name, value in teacher.state_dict().items() if name != "rotation"}
     student.load_state_dict(weights)  # it has learned all of its teacher
-    if is_rotated:
-        rotate(student, rotations[1])
-    names = [save(teacher, "teacher"), save(student, "student")]
-    for model, text_model in (names, names[::-1]):
-        arguments = [
-            "--model",
-            model,
-            "--text_model",
-            text_model,
-            "--output_dir",
-            str(tmp_path / "out"),
-        ]
-        rows = eval_script.main(
-            [*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
-        ).rows
-        values = [
-            [row.value for row in rows if row.model == name]
-            for name in dict.fromkeys(r.model for r in rows)
-        ]
-        assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
+    rotate(student, rotations[1])
+    for model, name in ((teacher, "teacher"), (student, "student")):
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    arguments = ["--model", tmp_path / "teacher", "--text_model", tmp_path / "student"]
+    arguments += ["--output_dir", tmp_path / "out"]
+    arguments += ["--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
+    values: dict[str, list[float]] = {}
+    for row in eval_script.main([*map(str, arguments)]).rows:
+        values.setdefault(row.model, []).append(row.value)
+    first, *others = values.values()
+    assert max(first) > 0 and others == [first, first]
 
 
 def test_truncated_embeddings_have_unit_length():
@@ -321,17 +200,6 @@ def test_truncated_embeddings_have_unit_length():
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)
-
-
-@pytest.mark.parametrize("num_captions", [2, 97])
-def test_captions_with_the_same_embedding_tie_and_miss(num_captions):
-    """Every image has one caption, all captions have the same embedding: nothing is found, in both directions."""
-    generator = torch.Generator().manual_seed(0)
-    images = F.normalize(torch.randn(num_captions, 513, generator=generator), dim=1)
-    texts = F.normalize(torch.randn(1, 513, generator=generator), dim=1).expand(num_captions, -1)
-    pairs = torch.arange(num_captions)[:, None].expand(-1, 2)
-    assert ranks(images, texts, pairs).tolist() == [num_captions - 1] * num_captions
-    assert ranks(texts, texts, pairs).tolist() == [num_captions - 1] * num_captions
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
