@@ -44,14 +44,15 @@ def label(monkeypatch, capsys, color_model, image):
     return call
 
 
+def test_label_prints_json_with_a_template(label, color_model, image):
+    expected = Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
+    found = json.loads(label(*LABELS, "--json", "--template", "a {} photo"))
+    assert [tuple(each.values()) for each in found] == [(n, round(s, 6)) for n, s in expected]
+
+
 def test_label_prints_scores(label, color_model, image):
     expected = Runtime(color_model).zero_shot(image, LABELS)
     assert label(*LABELS).splitlines() == [f"{score:.3f}  {name}" for name, score in expected]
-    expected = Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
-    found = json.loads(label(*LABELS, "--json", "--template", "a {} photo"))
-    assert [(each["label"], each["score"]) for each in found] == [
-        (name, round(score, 6)) for name, score in expected
-    ]
 
 
 def test_help_needs_no_packages(run_python):
@@ -76,11 +77,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     )
 
 
-def test_user_errors_are_one_line(label, image, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not an image")
+def test_user_errors_are_one_line(label, tmp_path):
     for cause, arguments, options in (
         ("image: ", ["fox"], {"image": "none.png"}),
-        ("image: ", ["fox"], {"image": tmp_path / "broken.png"}),
         ("model: ", ["fox", "--model", str(tmp_path)], {}),
         ("template: ", ["fox", "--template", "a photo"], {}),
         ("label: one is empty", ["fox", " "], {}),

@@ -87,16 +87,11 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
 def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
-    marks = {line.partition(f"{indexed}/")[2] for line in run("search", "red").splitlines()}
-    assert marks == {
-        "red.jpg  (gone)",
-        "white.png  (changed)",
-        "green.png",
-        "a/blue.jpg",
-        "a/b/yellow.webp",
-    }
-    found = json.loads(run("search", "red", "--json"))
-    assert found[0]["is_current"] is False and sum(each["is_current"] for each in found) == 3
+    found = run("search", "red")
+    assert "red.jpg  (gone)\n" in found and "white.png  (changed)\n" in found
+    assert "green.png\n" in found
+    is_current = [each["is_current"] for each in json.loads(run("search", "red", "--json"))]
+    assert is_current[0] is False and sum(is_current) == 3
 
 
 def test_search_prints_json(run, indexed):
@@ -104,12 +99,7 @@ def test_search_prints_json(run, indexed):
     run("index")
     first, *others = json.loads(run("search", "red", "--json"))
     assert first["path"] == f"{indexed}/red.jpg" and first["copies"] == [f"{indexed}/a copy.jpg"]
-    assert (
-        first["score"] == pytest.approx(1, abs=0.01)
-        and len(first["date"]) == 19
-        and len(others) == 4
-    )
-    assert run("search", "red -green", "--json") == run("search", "red", "--not", "green", "--json")
+    assert first["score"] == pytest.approx(1, abs=0.01) and len(others) == 4
 
 
 def test_words_without_quotation_marks_are_one_text(run, indexed):
@@ -118,6 +108,12 @@ def test_words_without_quotation_marks_are_one_text(run, indexed):
         run("search", *each, "--json") for each in (("red", "green"), ("red green",))
     )
     assert apart == together != weighted
+
+
+def test_words_that_exclude_equal_the_option(run, indexed):
+    expected = run("search", "red", "--not", "green", "--json")
+    assert run("search", "red -green", "--json") == expected
+    assert run("search", "red", "not", "green", "--json") == expected
 
 
 def test_a_file_in_place_of_a_text_gets_a_note(indexed, capsys):
@@ -271,12 +267,6 @@ def test_a_folder_that_is_watched_is_not_served(photos, served, monkeypatch):
     assert not served
 
 
-def test_an_unknown_option_after_a_folder_is_an_error(photos, capsys):
-    with pytest.raises(SystemExit):
-        command.main([str(photos), "--no_such_option"])
-    assert "error: unrecognized arguments: --no_such_option" in capsys.readouterr().err
-
-
 def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
     monkeypatch.setenv("LANGUAGE", "zh_CN")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
@@ -299,10 +289,6 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, capsys):
     printed = capsys.readouterr()
     first, line, *others = printed.out.splitlines()
     assert first.endswith("red.jpg") and line == "less likely:" and len(others) == 4
-
-
-def test_paths_are_those_of_the_photographs_that_fit(calibrated, photos, run):
-    assert run("search", "red", "--paths") == f"{photos}/red.jpg\n"
 
 
 def test_thumbnails_are_shown_under_the_lines(calibrated, run):

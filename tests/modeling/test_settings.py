@@ -95,12 +95,6 @@ def test_damaged_data_are_computed_again_with_what_the_user_said(folder, photos,
     assert names(folder) == before
 
 
-def test_sound_data_are_kept(folder):
-    with Index.open(folder, create=True) as index:
-        report = index.add()
-    assert (report.unchanged, report.lost) == (6, None)
-
-
 def test_damaged_data_without_folders_are_not_dropped(folder):
     with Index.open(folder) as index:
         index._change(type(index.settings)(**vars(index.settings) | {"folders": {}}))
