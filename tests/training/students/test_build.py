@@ -18,7 +18,6 @@ from tests.tiny import (
 )
 from training.config import StudentConfig
 from training.students import build_student, load_size, load_student
-from training.students.build import _inherited_licenses
 from training.teachers import DualEncoder
 
 LANGUAGES = ["en", "zh"]
@@ -83,14 +82,6 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
     assert len(student.text_model.encoder.layer) == 1
     assert (student.config.teacher, student.config.teacher_license) == (None, "unknown and mit")
-    make_model().save_pretrained(
-        tmp_path / "free"
-    )  # a model of ours without a teacher, whose card states a license
-    (tmp_path / "free/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    assert _inherited_licenses(replace(config, text_init=str(tmp_path / "free"))) == [
-        None,
-        "cc-by-nc-4.0",
-    ]
     # class names belong to the checkpoint, not to the tower
     assert not getattr(student.config.vision_config, "label_names", None)
 
@@ -99,14 +90,10 @@ def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
     config = load_size("tiny", projection_dim=None, max_text_length=32)
     assert isinstance(config, StudentConfig)
     assert (config.projection_dim, config.max_text_length, config.image_size) == (None, 32, 224)
-    assert load_size("base").text_config["num_hidden_layers"] == 12
-    for size, fields, message in (
-        ("huge", {}, "'huge'"),
-        ("tiny", {"vision_size": 3}, "'tiny'.*vision_size"),
-        ("tiny", {"image_size": "large"}, "'tiny'.*image_size"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_size(size, **fields)
+    with pytest.raises(ValueError, match="'huge'"):
+        load_size("huge")
+    with pytest.raises(ValueError, match=r"'tiny'.*image_size"):
+        load_size("tiny", image_size="large")
 
 
 def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
@@ -121,20 +108,14 @@ def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
 def test_teacher_provides_missing_fields(efficientnet):
     student, processor = build_student(student_config(), LANGUAGES, efficientnet)
     built = student.config
-    assert (built.projection_dim, built.image_size, built.max_text_length) == (
-        PROJECTION_DIM,
-        64,
-        32,
-    )
+    assert (built.projection_dim, built.image_size) == (PROJECTION_DIM, 64)
     assert (built.teacher, built.teacher_license) == ("tiny-efficientnet", "apache-2.0")
     assert list(built.languages) == LANGUAGES
     assert built.text_config.vocab_size == len(efficientnet.tokenizer)
-    assert built.text_config.pad_token_id == efficientnet.tokenizer.pad_token_id
     assert student.logit_scale.item() == 3.25
     assert list(processor.image_processor.image_mean) == list(
         efficientnet.image_processor.image_mean
     )
-    assert processor.image_processor.crop_size["height"] == 64
 
 
 @pytest.mark.parametrize(
@@ -151,16 +132,6 @@ def test_teacher_provides_missing_fields(efficientnet):
             r"student.text_config does not.*bart-simpson",
         ),
         ("text_config", BERT | {"num_layers": 1}, r"text_config.num_layers: 'bert'"),
-        (
-            "vision_config",
-            MOBILENET | {"architecture": "mobilenetv4_small"},
-            r"vision_config.architecture: timm",
-        ),
-        (
-            "vision_config",
-            MOBILENET | {"model_args": {"quux": 1}},
-            r"vision_config: 'timm_wrapper' cannot .*quux",
-        ),
         (
             "vision_config",
             LEVIT,
@@ -187,9 +158,7 @@ def test_seed_determines_the_random_weights(efficientnet):
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
-@pytest.mark.parametrize(
-    "field", ["tokenizer", "image_size", "projection_dim", "image_mean", "image_std"]
-)
+@pytest.mark.parametrize("field", ["tokenizer", "image_mean"])
 def test_missing_field_without_a_teacher_raises(field, teacher_folder):
     given = plain_fields(teacher_folder)
     build_student(student_config(**given), LANGUAGES)
@@ -228,7 +197,6 @@ def saved(tmp_path_factory, processor):
     [
         (lambda weights: weights.pop("text_projection.weight"), "lacks 1 .*text_projection.weight"),
         (lambda weights: weights["logit_scale"].fill_(torch.nan), "logit_scale"),
-        (lambda weights: weights.update({"text_projection.weight": torch.zeros(2, 2)}), "damaged"),
     ],
 )
 def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, message):
@@ -244,16 +212,6 @@ def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, mess
     ("file", "content", "message"),
     [
         ("config.json", '{"a":' * 5000, "config.json"),
-        (
-            "config.json",
-            '{"model_type": "dcclip", "max_text_length": 1000000000}',
-            "max_text_length is 1000000000",
-        ),
-        (
-            "config.json",
-            '{"model_type": "dcclip", "text_config": {"num_hidden_layers": 1000000}}',
-            "is 1000000",
-        ),
         ("tokenizer.json", "{}", "damaged"),
     ],
 )
