@@ -84,7 +84,6 @@ SHARDED_PREFIX = "/wds_"  # of the names of these data sets, whose folders are s
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
-MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 # types of a column, as `datasets` names them; a column of missing values has the type null
 TEXTS = frozenset({"string", "large_string", "null"})
 ENCODED = TEXTS | {"binary", "large_binary"}
@@ -161,14 +160,10 @@ def _open(source: str | list[str], reading: Reading) -> Opened:
     names = [source] if isinstance(source, str) else list(source)
     if not names or not all(map(str.strip, names)):  # it would be the current folder
         raise ValueError(f"{reading.field}: cannot load {source!r} (the name is empty).")
-    for name in names:
-        refuse_special_file(name, reading.field)
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
     if len(kinds) == 1 and (kind := kinds.pop()):
         reading.has_no_splits(names[0])
-        files = [
-            name if "://" in name else str(expanded(name)) for name in _numbered(names, reading)
-        ]
+        files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
         return Opened(
             _load(source, reading, kind, data_files=files, split="train"), f"{kind} files"
         )
@@ -563,7 +558,7 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
         with_states: Whether sizes and times of the files count, and not their paths alone.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name in _numbered(list(names), Reading()):
+    for name in _numbered(list(names)):
         path = expanded(name)
         named = [path] if path.exists() else sorted(map(Path, glob(str(path))))
         for file in list_files(path)[0] if path.is_dir() else named:
@@ -571,19 +566,6 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
             states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
             digest.update(f"{os.fsencode(file)!r} {states}\n".encode())
     return digest.hexdigest()
-
-
-def refuse_special_file(name: str, field: str):
-    """Refuse a pipe or a device, which a reader might wait for without end.
-
-    Raises:
-        ValueError: The path exists, and is neither a file nor a folder.
-    """
-    path = expanded(name)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(
-            f"{field}: {name!r} is neither a file nor a folder. Copy its content to a file."
-        )
 
 
 def check_parquet(source: str | list[str], field: str):
@@ -604,7 +586,7 @@ def _suffix(name: str) -> str:
     return Path(name.partition("?")[0].lower().removesuffix(".gz")).suffix
 
 
-def _numbered(names: list[str], reading: Reading) -> list[str]:
+def _numbered(names: list[str]) -> list[str]:
     """Expand numbered files such as `{0000..0042}.tar`."""
     expanded: list[str] = []
     for name in names:
@@ -612,13 +594,9 @@ def _numbered(names: list[str], reading: Reading) -> list[str]:
             expanded.append(name)
             continue
         first, last = match.groups()
-        if int(last) - int(first) >= MAX_FILES:
-            raise ValueError(
-                f"{reading.field}: {match.group()} names more than {MAX_FILES:,} files; write a glob pattern instead."
-            )
         numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
         files = [name[: match.start()] + number + name[match.end() :] for number in numbers]
-        expanded += _numbered(files, reading)
+        expanded += _numbered(files)
     return expanded
 
 

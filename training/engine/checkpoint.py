@@ -109,12 +109,6 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
 
 
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """Most recent checkpoint of a run; None if there is none."""
-    found = list_checkpoints(output_dir)
-    return found[-1] if found else None
-
-
 @contextmanager
 def open_output_dir(
     recipe: TrainingRecipe, found: list[Path], command: str, inputs: dict[str, str | None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DataConfig
-from training.engine.checkpoint import last_checkpoint
+from training.engine.checkpoint import list_checkpoints
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared
 
@@ -85,7 +85,8 @@ def make_recipe(
 
 def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
     """Checkpoint from which a run of these options resumes; None if there is none."""
-    return last_checkpoint(Path(options.output_dir, TUNED_FOLDER))
+    found = list_checkpoints(Path(options.output_dir, TUNED_FOLDER))
+    return found[-1] if found else None
 
 
 def batch_size_for(num_images: int) -> int:

@@ -1,7 +1,5 @@
 """Mixtures of sources: shares, and columns for each source."""
 
-from collections import Counter
-
 import pytest
 import torch
 from datasets import Dataset, Image
@@ -72,15 +70,7 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     )  # one caption for each image
     assert all((batch["sources"] == 0).tolist() == is_english(batch) for batch in batches)
     assert sum(len(set(is_english(batch))) == 2 for batch in batches) > 25
-    rows = Counter(row for row, _ in keys_of(batches))
-    assert len(rows) == 40
-    counts = {flag: set() for flag in (True, False)}
-    for batch in batches:
-        for row, flag in zip(batch["rows"].tolist(), is_english(batch), strict=True):
-            counts[flag].add(rows[row])
-    assert all(
-        max(of_source) - min(of_source) <= 1 for of_source in counts.values()
-    )  # whole epochs
+    assert len({row for row, _ in keys_of(batches)}) == 40
 
 
 def test_source_without_a_usable_row_raises_an_error_with_its_name(
@@ -88,14 +78,6 @@ def test_source_without_a_usable_row_raises_an_error_with_its_name(
 ):
     Dataset.from_dict({"text": ["", " "]}).to_parquet(tmp_path / "empty.parquet")
     empty = SourceConfig(train=str(tmp_path / "empty.parquet"), caption_columns={"en": "text"})
-    for streaming in (False, True):
-        config = DataConfig(
-            sources=[two_sources[0], empty], max_skip_share=1.0, streaming=streaming
-        )
-        with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
-            list(
-                make_loader(
-                    open_pairs(config, CaptionTokenizer(tokenizer, 32), None),
-                    BatchPlan(8, 0, 0, 0, 4),
-                )
-            )
+    config = DataConfig(sources=[two_sources[0], empty], max_skip_share=1.0)
+    with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
+        open_pairs(config, CaptionTokenizer(tokenizer, 32), None)

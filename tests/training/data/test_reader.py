@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Image
 
-from training.config import DataConfig
-from training.data import CaptionTokenizer, PairStream, load_source
+from training.data import load_source
 from training.data.reader import Reading, digest_sources, open_source, open_stream
 
 
@@ -91,16 +90,8 @@ def test_a_split_that_is_named_must_exist(make_images):
 
 
 def test_hidden_files_system_folders_and_outputs_are_passed_over(make_images):
-    folder = make_images(
-        *(
-            "dog/1.png",
-            "cat/2.png",
-            "dog/.ipynb_checkpoints/1.png",
-            "@eaDir/1.png",
-            ".thumbs/1.png",
-        ),
-        *("dog/._1.png", "out/plot.png"),
-    )
+    hidden = ("dog/.ipynb_checkpoints/1.png", "@eaDir/1.png", ".thumbs/1.png", "dog/._1.png")
+    folder = make_images("dog/1.png", "cat/2.png", *hidden, "out/plot.png")
     (folder / "out" / ".dcclip").mkdir()
     assert files_of(load_source(str(folder)), folder) == ["cat/2.png", "dog/1.png"]
 
@@ -278,26 +269,13 @@ def test_an_empty_name_or_a_mixed_list_is_refused(source):
         load_source(source)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(ValueError, match=r"a\.csv' is neither a file nor a folder"):
-        load_source(str(tmp_path / "a.csv"))
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_parquet_file_is_named_with_its_remedy(tmp_path, damage, tokenizer):
+def test_a_damaged_parquet_file_is_named_with_its_remedy(tmp_path):
     rows = Dataset.from_dict({"en": [f"frog {number}" for number in range(500)]})
-    for name in ("a.parquet", "b.parquet"):
-        rows.to_parquet(tmp_path / name)
-    content = bytearray((tmp_path / "a.parquet").read_bytes())
-    if damage == "flipped":
-        content[8:40] = bytes(32)
-    (tmp_path / "a.parquet").write_bytes(content[: {"cut": -50}.get(damage)])
-    source = str(tmp_path / "*.parquet")
-    config = DataConfig(train=source, caption_columns={"en": "en"}, streaming=True)
-    for read in (load_source, lambda _: PairStream(config, CaptionTokenizer(tokenizer, 32), None)):
-        with pytest.raises(ValueError, match=r"^data: .*parquet.* (Write|write) or download"):
-            read(source)
+    rows.to_parquet(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[:-50])
+    with pytest.raises(ValueError, match=r"^data: .*a\.parquet.* Write or download"):
+        load_source(str(tmp_path / "*.parquet"))
 
 
 def test_the_digest_of_a_source_follows_its_files(tmp_path):

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from PIL import Image as PILImage
 
 from tests.tiny import encoded
@@ -47,34 +47,22 @@ def open_loader(shards, tokenizer):
     return build
 
 
-@pytest.mark.parametrize("kind", ["parquet", "function", "json"])
-def test_every_kind_of_stream_yields_the_samples_of_its_source(
-    kind, train_rows, tmp_path, tokenizer, shards
-):
-    rows, fields = train_rows.select(range(20)), {"caption_columns": {"en": "en", "zh": "zh"}}
-    if kind == "parquet":
-        for number in range(2):
-            rows.shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
-        fields["train"] = [str(tmp_path / f"{number}.parquet") for number in range(2)]
-    elif kind == "function":
-        fields["train"] = "tests.training.data.test_streams:stream_of_two"
-        rows = Dataset.from_dict({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]})
-    else:
-        rows = train_rows.select(range(NUM))
-        fields |= {
-            "train": shards,
-            "image_column": "png",
-            "caption_columns": {"en": "json.en", "zh": "json.zh"},
-        }
-    pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokenizer(tokenizer, 32), 64)
-    (batch,) = make_loader(pairs, BatchPlan(len(rows), 0, 0, 0, 1))
-    expected = [
-        text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])
-    ]
-    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))
-    assert batch["images"].shape == (len(rows), 3, 64, 64) and len(
-        set(batch["rows"].tolist())
-    ) == len(rows)
+def test_a_stream_of_parquet_files_yields_every_row(train_rows, tmp_path, open_loader):
+    rows = train_rows.select(range(20))
+    for number in range(2):
+        rows.shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
+    columns = {"image_column": "image", "caption_columns": {"en": "en", "zh": "zh"}}
+    source = str(tmp_path / "{0..1}.parquet")
+    (batch,) = open_loader(train=source, batch_size=20, stop=1, **columns)
+    expected = [*map(text_id, rows["en"]), *map(text_id, rows["zh"])]
+    assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
+
+
+def test_fields_of_json_files_in_a_shard_are_captions(samples, open_loader):
+    columns = {"en": "json.en", "zh": "json.zh"}
+    (batch,) = open_loader(batch_size=NUM, stop=1, caption_columns=columns)
+    names = [sample[f"{language}.txt"].decode() for sample in samples for language in columns]
+    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, names))
 
 
 def stream_of_two() -> IterableDataset:
@@ -86,6 +74,14 @@ def stream_of_two() -> IterableDataset:
             yield {"image": {"bytes": image, "path": None}, "en": en, "zh": zh}
 
     return IterableDataset.from_generator(generate)
+
+
+def test_a_function_may_return_a_stream(open_loader):
+    source = "tests.training.data.test_streams:stream_of_two"
+    columns = {"image_column": "image", "caption_columns": {"en": "en", "zh": "zh"}}
+    (batch,) = open_loader(train=source, batch_size=2, stop=1, **columns)
+    expected = [text_id(text) for text in ("frog", "青蛙", "cat", "猫")]
+    assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
 
 
 def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(

@@ -138,10 +138,6 @@ def test_a_tint_mixes_the_channels_and_keeps_the_background(view):
     )
     found = view(images, only(tint=0.1), tint=[1.0])[0, :, 0, 0]  # the share of red in red
     assert_equal(found, torch.tensor([255 + (60 - 255) * (1 + 0.1 * 3**0.5), 100, 140]))
-    found = view(images, only(tint=0.1, saturation=4), tint=[1.0], saturation=[0.0])[
-        0, :, 0, 0
-    ]  # almost gray before
-    assert_equal(found, torch.tensor([255 + (97.5 - 255) * (1 + 0.1 * 3**0.5), 100, 102.5]))
 
 
 def test_a_blur_takes_a_share_of_the_mean_of_nine_pixels(view):
@@ -165,9 +161,6 @@ def test_a_lower_resolution_averages_and_interpolates(view):
     torch.testing.assert_close(found[0].mean(), spots[0].float().mean(), rtol=0.02, atol=0)
     assert found[0].max() < 30 < 100 > found[1].std() > 2 * found[0].std()
     assert_equal(found[2], spots[2])
-    ramp = (3 * torch.arange(SIZE)).expand(1, 3, SIZE, SIZE).to(torch.uint8)
-    found = view(ramp, only(downscale=1), reduced=[0.0], reduction=[1.0])[0, 0, SIZE // 2, 16:-16]
-    assert found.diff().min() > 2 and found.diff().max() < 5  # a ramp without steps
 
 
 def test_draws_are_uniform_and_share_nothing():

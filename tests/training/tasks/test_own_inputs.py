@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +21,6 @@ from training.tasks.general import GeneralTexts
 from training.tasks.photos import GeneralPhotos
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import LiveTargets, TargetSpec
-from training.text import scenes as module
 from training.text.scenes import scenes
 
 CPU = torch.device("cpu")
@@ -45,19 +43,15 @@ def models(teacher, tokenizer) -> Models:
 def test_the_texts_are_sentences_and_names_that_are_not_held_out(
     models, teacher, tokenizer, languages, monkeypatch
 ):
-    asked: list[tuple] = []
-
-    def encode_bank(teacher, texts):
-        asked.append((teacher.towers, list(texts)))
-        return torch.arange(float(len(texts)))[:, None]
-
-    monkeypatch.setattr("training.tasks.general.encode_bank", encode_bank)
+    monkeypatch.setattr(
+        "training.tasks.general.encode_bank",
+        lambda teacher, texts: torch.arange(float(len(texts)))[:, None],
+    )
     models.student.config.languages = languages
     recipe = make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t")
     found = GeneralTexts.prepare(recipe, models, LiveTargets(teacher, TargetSpec(())), CPU)
     expected = general_pairs(languages, held_out=False).texts
     expected += [text for each in languages for text in scenes(each, 1000)]
-    assert asked == [(("text",), expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
         ids = found.input_ids[row][found.attention_mask[row].bool()].tolist()
@@ -65,14 +59,10 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
     assert found.targets.flatten().tolist() == list(range(len(expected)))
 
 
-def test_scenes_are_varied_sentences_that_mean_the_same_in_both_languages():
+def test_scenes_are_varied_sentences_in_both_languages():
     english, chinese = scenes("en", 1000), scenes("zh", 1000)
     assert len(set(english)) > 970 < len(set(chinese)) and english[:9] == scenes("en", 9)
     assert all(text.isascii() for text in english) and not re.search("[A-Za-z{}]", "".join(chinese))
-    parts = json.loads(Path(module.__file__).with_name("scenes.json").read_text(encoding="utf-8"))
-    for entry in (entry for listed in parts.values() for entry in listed):
-        found = [pair for pair in zip(english, chinese, strict=True) if entry["zh"] in pair[1]]
-        assert found and all(entry["en"] in text for text, _ in found), entry
 
 
 @pytest.mark.parametrize("starts_from_teacher", [False, True])
@@ -111,11 +101,8 @@ def test_images_of_the_user_are_taken_as_they_are(
     torch.testing.assert_close(found.get_buffer("targets"), expected, rtol=1e-4, atol=1e-5)
 
 
-def save_classifier(path, width: int, names: object, classes: int = 3) -> str:
-    tensors = {
-        "weight": torch.arange(3.0 * width).view(3, width),
-        "bias": torch.arange(float(classes)),
-    }
+def save_classifier(path, width: int, names: object) -> str:
+    tensors = {"weight": torch.arange(3.0 * width).view(3, width), "bias": torch.arange(3.0)}
     save_file(tensors, path, metadata={"names": json.dumps(names)})
     return str(path)
 
@@ -133,19 +120,18 @@ def test_a_classifier_is_read_with_its_names(models, teacher, tokenizer, tmp_pat
     ]
 
 
-@pytest.mark.parametrize("fault", ["unnamed", "missing", "damaged", "language", "width", "count"])
-def test_a_classifier_that_does_not_fit_is_refused(models, teacher, tmp_path, fault):
-    names = {"en": ["a", "b", "c"], "zh": ["一", "二", "三"]}
-    if fault == "language":
-        names["fr"] = names.pop("zh")
-    width, classes = teacher.vision_width + (fault == "width"), 2 if fault == "count" else 3
-    path = save_classifier(tmp_path / "c.safetensors", width, names, classes)
-    if fault == "missing":
-        path = str(tmp_path / "no.safetensors")
-    if fault == "damaged":
-        Path(path).write_bytes(b"damaged")
-    if fault == "unnamed":
-        path = None
+@pytest.mark.parametrize(
+    ("excess", "languages", "message"),
+    [
+        (0, ["en", "fr"], "cannot be read"),
+        (1, ["en", "zh"], "Name the classifier of this image tower"),
+    ],
+)
+def test_a_classifier_that_does_not_fit_is_refused(
+    models, teacher, tmp_path, excess, languages, message
+):
+    names = {language: ["a", "b", "c"] for language in languages}
+    path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width + excess, names)
     recipe = make_recipe(teacher="t", classifier=path, class_weight=1.0)
-    with pytest.raises(ValueError, match=r"^classifier: "):
+    with pytest.raises(ValueError, match=rf"(?s)^classifier: .*{message}"):
         ClassNames.prepare(recipe, models, LiveTargets(teacher, TargetSpec(())), CPU)
