@@ -360,13 +360,12 @@ class Catalog:
         )
         return found, unchanged, pending
 
-    def pending(self, size: int = 1000) -> Iterator[bytes]:
-        """Paths of the files that are new or changed, in order, read in parts of a size."""
+    def pending(self) -> Iterator[bytes]:
+        """Paths of the files that are new or changed, in order, read in parts."""
         position = 0
         while found := self.execute(
-            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?",
+            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT 1000",
             position,
-            size,
         ):
             yield from (path for _, path in found)
             position = found[-1][0]

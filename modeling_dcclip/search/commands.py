@@ -11,7 +11,7 @@ import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -381,7 +381,10 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                     cause,
                 )
             ) from error
-    with server, _reading(server), suppress(KeyboardInterrupt):  # how a user ends it
+    index = getattr(server, "index", None)
+    has_texts = index is not None and is_available()
+    reading = TextReader(index, server.is_busy) if has_texts else nullcontext()
+    with server, reading, suppress(KeyboardInterrupt):  # how a user ends it
         print(server.url, flush=True)
         if port != ports[0]:
             print_note(Message("port {} is taken, so the page is at port {}", ports[0], port))
@@ -390,17 +393,6 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
-
-
-@contextmanager
-def _reading(server: Any) -> Iterator[None]:
-    """Read the texts in photographs while the page of a server is idle, if the package for it is installed."""
-    index = getattr(server, "index", None)
-    if index is None or not is_available():
-        yield
-        return
-    with TextReader(index, server.is_busy):
-        yield
 
 
 def run_duplicates(options: argparse.Namespace):

@@ -123,7 +123,9 @@ class Walk:
             }
             below = []
             for entry in inside:
-                if is_hidden(entry.name) or self._is_excluded(entry.path):
+                name = os.fsdecode(entry.name)
+                is_hidden = name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+                if is_hidden or self._is_excluded(entry.path):
                     continue
                 extension = extension_of(entry.name)
                 try:
@@ -219,12 +221,6 @@ def is_in_backup(path: bytes) -> bool:
 def with_separator(folder: bytes) -> bytes:
     """The prefix of all paths below a folder: its path and a separator."""
     return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
-
-
-def is_hidden(name: str | bytes) -> bool:
-    """Whether a file or directory of this name is hidden, or belongs to the system."""
-    name = os.fsdecode(name)
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def extension_of(name: bytes) -> str:

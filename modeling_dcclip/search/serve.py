@@ -256,9 +256,7 @@ class _PageHandler(LocalHandler):
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
-        state: dict[str, Any] = {"running": False, "error": ""}
-        if indexing is not None:
-            state = indexing.state()
+        state = {"running": False, "error": ""} if indexing is None else indexing.state()
         return state | {
             "error": self.translated(state["error"]),
             "files": len(self.server.index),

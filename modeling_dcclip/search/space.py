@@ -59,13 +59,14 @@ class Space:
 
     def change(self, other: "Space") -> str | None:
         """What gives an image a different embedding than in the other space; None if the embedding is the same."""
-        labels = {
-            "files": Message("fingerprint of the ONNX files, the tokenizer and the preprocessing")
-        }
-        for name in ("dimension", "files"):
-            if (found := getattr(self, name)) != (expected := getattr(other, name)):
-                label = Message(labels.get(name, name))
-                return Message("{}: {} instead of {}", label, found, expected)
+        if self.dimension != other.dimension:
+            return Message("dimension: {} instead of {}", self.dimension, other.dimension)
+        if self.files != other.files:
+            return Message(
+                "fingerprint of the ONNX files, the tokenizer and the preprocessing: {} instead of {}",
+                self.files,
+                other.files,
+            )
         return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:

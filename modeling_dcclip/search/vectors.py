@@ -39,13 +39,8 @@ class VectorStore:
 
         Args:
             rows: Row numbers, (N,) int64, in any order.
-            vectors: Vectors of unit length, (N, D) float32.
-
-        Raises:
-            ValueError: A vector has values that are not finite. Nothing is written.
+            vectors: Finite vectors of unit length, (N, D) float32.
         """
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors: an embedding is not finite. Export the model again.")
         tiny = np.finfo(np.float32).tiny
         scales = (np.maximum(np.abs(vectors).max(1), tiny) / 127).astype(np.float32)
         codes = np.rint(vectors / scales[:, None]).astype(np.int8)

@@ -69,11 +69,6 @@ def test_a_write_that_fails_leaves_no_trace(store, vectors):
     np.testing.assert_array_equal(store.read(np.arange(COUNT)), before)
 
 
-def test_vectors_that_are_not_finite_are_refused(store, vectors):
-    with pytest.raises(ValueError, match="not finite"):
-        store.write(np.array([0]), vectors[:1] * np.nan)
-
-
 @pytest.mark.parametrize("position", [0, 47 * DIMENSION, 48 * DIMENSION, 48 * DIMENSION + 191])
 def test_a_flipped_bit_of_any_part_of_a_segment_is_noticed(store, vectors, position):
     ((content,),) = store.catalog.execute("SELECT vectors FROM segments WHERE number = 4")
