@@ -97,7 +97,7 @@ def make_task(
             "without `truncate_dim` in its config, or none."
         )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
-    losses = active_losses(recipe, recipe.data.languages, teacher is not None)
+    losses = active_losses(recipe, teacher is not None)
     pools = any(loss.needs_map for loss in losses) or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)

@@ -15,7 +15,6 @@ from training.config import AlignRecipe
 from training.engine.checkpoint import save_final
 from training.finetuning.finetune_options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.measure import (
-    GENERAL_IMAGES,
     VALIDATION,
     Embeddings,
     Measurer,
@@ -26,7 +25,6 @@ from training.finetuning.measure import (
 )
 from training.finetuning.splits import Prepared
 from training.hub import save_model, write_card
-from training.hub.cards.facts import read_runs
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.files import portable, write_text
@@ -202,9 +200,7 @@ def finish(
     }
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]
-    outcome = Outcome(
-        start.rows, after, points, chosen, queries, _notes(options, measurer, queries)
-    )
+    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(measurer, queries))
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
     output_dir = Path(options.output_dir)
     final = partial(
@@ -247,8 +243,8 @@ def finish(
     return outcome
 
 
-def _notes(options: FinetuneOptions, measurer: Measurer, queries: Mapping[str, int]) -> list[str]:
-    """How the sets are counted, and what they cannot show: small losses, or losses on images of earlier training."""
+def _notes(measurer: Measurer, queries: Mapping[str, int]) -> list[str]:
+    """How the sets are counted, and which losses are too small for them to show."""
     coarse: dict[str, int] = {}
     for name, number in queries.items():
         if 1 / number > MAX_GENERAL_LOSS:
@@ -259,13 +255,6 @@ def _notes(options: FinetuneOptions, measurer: Measurer, queries: Mapping[str, i
     ]
     if any(each.is_merged for each in measurer.sets):
         notes.append("Merged: a caption of several images is one text, which all of them match.")
-    trained_on = {
-        Path(source).name for run in read_runs(Path(options.model)) for source in run.sources
-    }
-    if options.general_data is not None and Path(options.general_data).name in trained_on:
-        notes.append(
-            f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more."
-        )
     return notes
 
 

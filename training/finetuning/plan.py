@@ -41,7 +41,9 @@ def make_recipe(
         ValueError: The batch is larger than the training split.
     """
     num_images = prepared.num_training
-    batch_size = options.batch_size or math.ceil(batch_size_for(num_images) / num_processes)
+    # the largest power of two that is at most a quarter of the images
+    usual = min(max(MIN_BATCH, 2 ** int(math.log2(max(1, num_images / 4)))), MAX_BATCH)
+    batch_size = options.batch_size or math.ceil(usual / num_processes)
     all_images = batch_size * num_processes
     if all_images > num_images:
         total = f", with {num_processes} processes {all_images}" if num_processes > 1 else ""
@@ -49,7 +51,9 @@ def make_recipe(
             f"batch_size: is {batch_size}{total}, but there are only {num_images} images for training. Leave it out, "
             f"or set at most {num_images // num_processes}."
         )
-    steps = options.max_steps or math.ceil(images_for(num_images) / all_images)
+    # 25 epochs over 100 images, 8 over 1,000, 1 over 50,000
+    seen = round(IMAGES_PER_1000 * math.sqrt(num_images / 1000))
+    steps = options.max_steps or math.ceil(seen / all_images)
     size = model.config.image_size
     anchored = options.anchor_weight or options.general_weight or options.photo_weight
     return AlignRecipe(
@@ -87,16 +91,6 @@ def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
     """Checkpoint from which a run of these options resumes; None if there is none."""
     found = list_checkpoints(Path(options.output_dir, TUNED_FOLDER))
     return found[-1] if found else None
-
-
-def batch_size_for(num_images: int) -> int:
-    """Batch size: the largest power of two in `MIN_BATCH`..`MAX_BATCH` that is at most a quarter of the images."""
-    return min(max(MIN_BATCH, 2 ** int(math.log2(max(1, num_images / 4)))), MAX_BATCH)
-
-
-def images_for(num_images: int) -> int:
-    """Number of images in all steps: 25 epochs over 100 images, 8 over 1,000, 1 over 50,000."""
-    return round(IMAGES_PER_1000 * math.sqrt(num_images / 1000))
 
 
 def early_layers(model: DCCLIPModel) -> list[str]:

@@ -55,7 +55,7 @@ class AlignTask(Task):
         own_inputs: Mapping[str, OwnInputs] | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
-        self.losses = active_losses(recipe, languages, targets is not None)
+        self.losses = active_losses(recipe, targets is not None)
         self.towers = recipe.teacher_towers
         self.recipe, self.languages = recipe, languages
         self.teacher_logit_scale = teacher_logit_scale

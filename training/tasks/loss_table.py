@@ -93,12 +93,11 @@ LOSSES: list[Loss] = [
 ]
 
 
-def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) -> list[Loss]:
+def active_losses(recipe: AlignRecipe, has_teacher: bool) -> list[Loss]:
     """The losses that a recipe turns on, in the order of the table.
 
     Args:
         recipe: Recipe with the weights.
-        languages: Languages of the captions, ISO 639-1 codes.
         has_teacher: Whether the run has a teacher.
 
     Raises:
@@ -113,15 +112,10 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
             raise ValueError(
                 f"{stated}, but the recipe has no teacher. Name one under teacher, or set the weight to 0."
             )
-        if loss.needs_two_languages and len(languages) < 2:
-            raise ValueError(
-                f"{stated}, but data.caption_columns has only {languages}, and the loss compares languages. Name "
-                "another column, or set the weight to 0."
-            )
         columns = [source.caption_columns or {} for source in recipe.data.mixture]
         if loss.needs_two_languages and max(map(len, columns)) < 2:
             raise ValueError(
-                f"{stated}, but no source under data.sources has captions in two languages, and the loss compares "
-                "those of one image. Name a source that has, or set the weight to 0."
+                f"{stated}, but data.caption_columns has one language in each source, and the loss compares those of "
+                "one image. Name a second column, or set the weight to 0."
             )
     return losses

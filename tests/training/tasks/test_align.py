@@ -304,15 +304,12 @@ def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     assert torch.equal(embed(task_of().train()), plain)
 
 
-@pytest.mark.parametrize("name", ["affinity_weight", "anchor_weight", "general_weight"])
-def test_a_loss_that_needs_a_teacher_is_refused_without_one(name):
-    with pytest.raises(ValueError, match=rf"^{name} is 0.5"):
-        make_task(**{name: 0.5})
+def test_a_loss_that_needs_a_teacher_is_refused_without_one():
+    with pytest.raises(ValueError, match=r"^anchor_weight is 0\.5"):
+        make_task(anchor_weight=0.5)
 
 
 def test_a_loss_between_languages_is_refused_where_no_batch_has_two():
-    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.caption_columns"):
-        make_task(languages=("en",), text_text_weight=0.5)
     sources = [SourceConfig(train="x", caption_columns={name: name}) for name in ("en", "zh")]
-    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but no source"):
+    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.caption_columns"):
         make_task(data=DataConfig(sources=sources), text_text_weight=0.5)
