@@ -256,7 +256,9 @@ class _PageHandler(LocalHandler):
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
-        state = {"running": False, "error": ""} if indexing is None else indexing.state()
+        state: dict[str, Any] = {"running": False, "error": ""}
+        if indexing is not None:
+            state = indexing.state()
         return state | {
             "error": self.translated(state["error"]),
             "files": len(self.server.index),
