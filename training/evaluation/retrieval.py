@@ -60,8 +60,13 @@ class RetrievalSet:
 
     def describe(self) -> dict[str, Any]:
         """Facts about the set for `results.json`."""
-        pairs = {each: pairs.tolist() for each, pairs in self.pairs.items()}
-        content = repr((self.digest, self.captions, pairs))
+        content = repr(
+            (
+                self.digest,
+                self.captions,
+                {each: pairs.tolist() for each, pairs in self.pairs.items()},
+            )
+        )
         return {
             "set": self.name,
             "source": self.source,
@@ -203,6 +208,7 @@ def score(
     texts: Tensor,
     model: str,
     ks: Sequence[int] = KS,
+    stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
     """Recall at k in both directions, in one language of a set.
@@ -217,6 +223,7 @@ def score(
         texts: Embeddings of the captions, (T, D), L2-normalized.
         model: Model name, written to the rows.
         ks: Values of k; those greater than the number of candidates are left out.
+        stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
 
     Returns:
@@ -231,7 +238,12 @@ def score(
         "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
         "text_to_image": (found_images, len(images), image_of_text),
     }
-    fields: dict[str, Any] = {"model": model, "set": retrieval_set.name, "protocol": PROTOCOL}
+    fields: dict[str, Any] = {
+        "model": model,
+        "stage": stage,
+        "set": retrieval_set.name,
+        "protocol": PROTOCOL,
+    }
     fields |= {"language": language, "seed": seed}
     for direction, (found, num_candidates, groups) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
@@ -246,12 +258,15 @@ def measure(
     retrieval_set: RetrievalSet,
     name: str,
     ks: Sequence[int] = KS,
+    stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
     """Encode a set with a model, and `score` it in every language. `name` is the model name in the rows."""
     images, rows = model.encode_images(retrieval_set.rows), list[Row]()
     for language, captions in retrieval_set.captions.items():
-        rows += score(retrieval_set, language, images, model.encode_texts(captions), name, ks, seed)
+        rows += score(
+            retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed
+        )
     return rows
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import evaluate
 import torch
 from accelerate import PartialState
+from datasets import Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -76,6 +78,24 @@ BARE_NAME = Templates(("{}",), "none")
 RESIZING = {True: "squashed", False: "cropped", None: "prepared by the model"}
 TASK_COLUMNS = ["set", "protocol", "language", "metric", "images", "source", "split", "revision", "names",
                 "templates", "num_templates", "differs"]  # fmt: skip
+
+
+class Agreement(evaluate.Metric):
+    """Share of images with the same predicted class in all languages, as a metric of `evaluate`.
+
+    `compute(predictions=...)` takes the class indices of each image, one column per language, (N, L) int64.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of samples with the same prediction in all languages.",
+            citation="",
+            inputs_description="predictions: class indices of each sample, one column per language.",
+            features=Features({"predictions": List(Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        return {AGREEMENT: sum(len(set(row)) == 1 for row in predictions) / len(predictions)}
 
 
 @dataclass(frozen=True)
@@ -362,8 +382,8 @@ class Evaluation:
                 predictions.setdefault(title, {})[task.language] = measured.predictions
         for title, found in predictions.items():
             if len(found) > 1:
-                classes = torch.stack([*found.values()], 1)  # (N, L)
-                share = (classes == classes[:, :1]).all(1).double().mean().item()
+                classes = torch.stack([*found.values()], 1)
+                share = Agreement().compute(predictions=classes.tolist())[AGREEMENT]
                 languages = ", ".join(found)
                 agreement = Row(
                     model=name, metric=AGREEMENT, value=share, set=title, language=languages

@@ -125,7 +125,14 @@ def evenly_spaced(total: int, count: int) -> Tensor:
 
     Returns:
         (count,) int64, distinct and ascending.
+
+    Raises:
+        ValueError: `count` is more than `total`.
     """
+    if count > total:
+        raise ValueError(
+            f"cannot select {count} of {total}; give the student at most as many as its source has."
+        )
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 

@@ -10,7 +10,7 @@ A cache has a folder `teacher-REVISION` for each teacher:
                                  each caption, embedding (fp16)
 
 Adding a teacher computes only its own targets. A view is a pure function of (seed, row, view number), so student and
-teacher encode the same image. An interrupted run resumes at the first missing shard. The
+teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard. The
 processes of a run divide the missing shards among them.
 """
 
@@ -322,7 +322,10 @@ class _Captions:
     """The targets of all different captions."""
 
     def __init__(self, folder: Path, teacher: DualEncoder, dataset: PairDataset, spec: TargetSpec):
-        assert dataset.tokens is not None  # the run needs targets of captions
+        if dataset.tokens is None:
+            raise ValueError(
+                "teacher_cache: the run needs targets of captions, but the data set has no captions."
+            )
         self.folder, self.teacher, self.dataset = folder, teacher, dataset
         self.tokens: CaptionTokenizer = dataset.tokens
         self.token_maps, self.texts = spec.token_maps, list(dataset.captions or ())

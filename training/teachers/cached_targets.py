@@ -6,22 +6,26 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from training.data.batch import Batch
 from training.teachers import Targets
+from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map
 from training.utils.files import atomic_write, write_text
 from training.utils.keys import differences, make_key
 from training.utils.reading import read_mapping
 
 CAPTIONS_PER_SHARD = 16384
+CHECKSUM = "sha256"
 REMEDY = "Remove this file, and run the same command to compute it again."
 
 
@@ -93,7 +97,7 @@ def save(tensors: dict[str, Tensor], path: Path):
             )
     try:
         with atomic_write(path) as scratch:
-            save_file(tensors, scratch)
+            save_file(tensors, scratch, metadata={CHECKSUM: digest_tensors(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"teacher_cache: cannot write {path} ({error}). Finished shards are kept: free some space, and run "
@@ -115,8 +119,24 @@ def open_shard(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def find_damage(path: Path) -> str | None:
+    """Read a whole shard, and describe what is wrong with it; None if nothing is."""
+    try:
+        tensors = open_shard(path)
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM)
+    except (TargetCacheError, OSError, SafetensorError) as error:
+        return str(error)
+    if digest_tensors(tensors) == expected:
+        return None
+    return f"teacher_cache: {path} is damaged: checksum mismatch. {REMEDY}"
+
+
 class CachedTargets:
     """Targets that `build_target_cache` stored.
+
+    The checksums of all shards are compared in the background, from the first batch on; each process of a run reads
+    its share of the shards. The batch after a mismatch raises.
 
     Args:
         folder: Folder of the cache.
@@ -129,19 +149,43 @@ class CachedTargets:
 
     def __init__(self, folder: Path, spec: TargetSpec, device: torch.device | str = "cpu"):
         self.spec, self.device, self.num_views = spec, torch.device(device), 1
+        self._files: list[Path] = []
+        self._damage: str | None = None
+        self._checking: Thread | None = None
         # memory-mapped: only the rows of the current batches stay in memory
         if "vision" in spec.towers:
             meta = read_meta(folder / "images.json")
             self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
             shards = range(-(-meta["num_rows"] // self.rows_per_shard))
             self.views = [
-                [open_shard(view_file(folder, view, number)) for number in shards]
+                [self._open(view_file(folder, view, number)) for number in shards]
                 for view in range(self.num_views)
             ]
         if "text" in spec.towers:
             meta = read_meta(folder / "captions.json")
             shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
-            self.captions = [open_shard(caption_file(folder, number)) for number in shards]
+            self.captions = [self._open(caption_file(folder, number)) for number in shards]
+
+    def _open(self, path: Path) -> dict[str, Tensor]:
+        self._files.append(path)
+        return open_shard(path)
+
+    def check(self):
+        """Start to compare checksums, at the first call, and report a mismatch that was found.
+
+        Raises:
+            TargetCacheError: A shard is damaged.
+        """
+        if self._checking is None:  # not before the loader has started its workers by a fork
+            self._checking = Thread(target=self._compare_checksums, daemon=True)
+            self._checking.start()
+        if self._damage is not None:
+            raise TargetCacheError(self._damage)
+
+    def _compare_checksums(self):
+        state = PartialState()
+        for path in self._files[state.process_index :: state.num_processes]:
+            self._damage = self._damage or find_damage(path)
 
     def read(self, batch: Batch) -> Batch:
         """Read the targets of a batch, for a loader that reads them in its workers.
@@ -183,6 +227,7 @@ class CachedTargets:
     @torch.autocast("cpu", enabled=False)
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
+        self.check()
         if "image_targets" not in batch:
             batch = self._read_images(batch)
         embedding = self._on_device(batch["image_targets"])
@@ -195,6 +240,7 @@ class CachedTargets:
     @torch.autocast("cpu", enabled=False)
     def texts(self, batch: Batch) -> Targets:
         """Targets of the captions of a batch; token states are padded with zeros."""
+        self.check()
         if "text_targets" not in batch:
             batch = self._read_texts(batch)
         maps = self._on_device(batch["text_maps"]) if self.spec.token_maps else None

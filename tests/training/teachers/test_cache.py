@@ -275,12 +275,12 @@ def test_full_disk_keeps_finished_shards_and_the_build_resumes(
     save_file = shards.save_file
     written = []
 
-    def save_until_full(tensors, path):
+    def save_until_full(tensors, path, metadata):
         if written:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
         written.append(path)
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
 
     monkeypatch.setattr(shards, "save_file", save_until_full)
     with pytest.raises(OSError, match="Finished shards are kept: free some space"):

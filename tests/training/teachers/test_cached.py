@@ -76,6 +76,25 @@ def test_a_shard_that_cannot_be_opened_is_named_at_once(folder):
         CachedTargets(folder, SPEC)
 
 
+def test_a_changed_shard_is_found_in_the_background_and_named(folder):
+    path = shards.view_file(folder, 1, 1)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    targets = CachedTargets(folder, SPEC)
+    with pytest.raises(TargetCacheError, match=f"{path.name} is damaged: checksum mismatch"):
+        targets.check()
+        targets._checking.join()
+        targets.texts({"caption_ids": torch.tensor([0])})
+
+
+def test_whole_shards_pass_the_check(folder):
+    targets = CachedTargets(folder, SPEC)
+    targets.check()
+    targets._checking.join()
+    targets.check()
+
+
 @pytest.mark.parametrize("content", ["", "{}"])
 def test_a_damaged_key_is_named(folder, content):
     (folder / "images.json").write_text(content)
