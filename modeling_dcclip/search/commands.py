@@ -538,11 +538,13 @@ def _progress(unit: str) -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
     from tqdm import tqdm  # a search shows no bar
 
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]"
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
     with tqdm(unit=translate(unit), disable=None, leave=False, bar_format=layout) as bar:
 
         def show(done: int, total: int):
             bar.total = total
+            rate = done / max(bar.format_dict["elapsed"], 1e-3)
+            bar.set_postfix_str(translate(Message("{:.1f} {}/s", rate, Message(unit))), False)
             bar.update(done - bar.n)
 
         yield show
