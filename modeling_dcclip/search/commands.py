@@ -11,7 +11,7 @@ import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -382,8 +382,9 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                 )
             ) from error
     index = getattr(server, "index", None)
-    has_texts = index is not None and is_available()
-    reading = TextReader(index, server.is_busy) if has_texts else nullcontext()
+    reading: AbstractContextManager = nullcontext()
+    if index is not None and is_available():
+        reading = TextReader(index, server.is_busy)
     with server, reading, suppress(KeyboardInterrupt):  # how a user ends it
         print(server.url, flush=True)
         if port != ports[0]:
