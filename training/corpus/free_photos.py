@@ -119,25 +119,6 @@ HELD_OUT_PHOTOS = tuple(
 )
 
 
-def load_images() -> "Dataset":
-    """Load the photographs, for search: `training.corpus.free_photos:load_images`.
-
-    Returns:
-        Rows with the columns `image`, `en` and `zh`; `info.description` has the credits.
-
-    Raises:
-        ValueError: A package is not installed.
-    """
-    from datasets import Dataset
-
-    columns = {"image": [photo.open() for photo in FREE_PHOTOS]}
-    rows = Dataset.from_dict(
-        columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")}
-    )
-    rows.info.description = credits_line()
-    return rows
-
-
 def load_held_out() -> "Dataset":
     """Load views of the held-out photographs: the whole, its four corners, its center, and two of them mirrored.
 
@@ -168,12 +149,6 @@ def load_held_out() -> "Dataset":
             for view in views
         ]
     return Dataset.from_list(rows)
-
-
-def credits_line() -> str:
-    """Licenses and authors of the photographs, in one line."""
-    terms = dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS)
-    return f"Photographs: {'; '.join(terms)}"
 
 
 def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":

@@ -164,11 +164,6 @@ def is_claimed(folder: Path) -> bool:
     return (folder / CLAIM_FOLDER).exists()
 
 
-def holds_files(folder: Path) -> bool:
-    """Check whether a folder exists and has more in it than its lock and record."""
-    return folder.exists() and any(path.name != CLAIM_FOLDER for path in folder.iterdir())
-
-
 def replace_folder(scratch: Path, folder: Path):
     """Move a finished folder into place after its content is on the disk. Both are in the same parent folder.
 
