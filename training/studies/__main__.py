@@ -21,7 +21,6 @@ PROGRAM = "python -m training.studies"
 STUDIES = {
     "claims": "The paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.",
     "budget": "Size, latency and memory of our models and of baselines.",
-    "throughput": "Training speed of stage 1 relative to a bare loop.",
     "tables": "Render the tables of the READMEs from committed results.",
 }
 

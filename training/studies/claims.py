@@ -10,8 +10,8 @@ tuned in every arm: stage 1 on the held-out loss of its own target, stage 2 on t
 Held-out data are a part of the training data; results are measured on validation and test sets.
 
 The text tower starts at random. The image tower starts from ImageNet's weights, and its lower layers keep them; or it
-is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much processor time,
-the teacher's time for its targets included.
+is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much time, the
+teacher's for its targets included.
 
 The study takes hours. An interrupted one continues with the run that was not finished.
 """
@@ -19,16 +19,16 @@ The study takes hours. An interrupted one continues with the run that was not fi
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Image, concatenate_datasets
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor, nn
@@ -52,7 +52,9 @@ from training.teachers.targets import resample_map
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write
 from training.utils.keys import digest_file, no_key
-from training.utils.results import PLOT_FILE, Results, Row, markdown_table
+from training.utils.process import interleaved_ms
+from training.utils.ranges import Count, Pixels, Positive, Seed
+from training.utils.results import Results, Row, markdown_table
 
 PAIRS = "photos_flickr8k_train.parquet"
 MORE_PHOTOS = "photos_coco_unlabelled.parquet"
@@ -60,7 +62,7 @@ MORE_TEXTS = ("captions_text_en_zh.parquet", "sentences_tatoeba_en_zh.parquet")
 RETRIEVAL = "photos_flickr8k_validation.parquet"
 LABELLED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
 NUM_LABELLED = 2000  # evenly spaced images of each labelled set
-NUM_HELD_OUT = 500  # photographs with captions, and texts
+NUM_HELD_OUT, HELD_OUT_AT_ONCE = 500, 100  # photographs with captions, and texts
 NUM_PHOTOS = 3000  # without captions
 NUM_TEXTS = 40000
 NUM_CAPTIONS = 5  # of a photograph and language
@@ -71,7 +73,7 @@ IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
 TUNING, COSTS = "tuning", "costs"
 HELD_OUT_LOSS, HELD_OUT_RECALL = "held_out_loss", "held_out_recall"
-COST_STEPS, COST_ROUNDS = 3, 7
+COST_ROUNDS = 7
 TUNING_SEED = 0
 TEXT_START = "random"  # of the text tower, which does not depend on the image tower
 # weights of the losses of stage 1. With weight 1, maps dominate the gradients of embeddings
@@ -133,7 +135,7 @@ class Arm:
         target: What stage 1 matches; None for stage 2 alone.
         aligned: Whether stage 2 follows.
         share: Stage 2 has all pairs divided by this number.
-        equal_time: Whether stage 2 alone has the processor time of both stages, not their steps.
+        equal_time: Whether stage 2 alone has the time of both stages, not their steps.
     """
 
     target: str | None
@@ -179,18 +181,14 @@ class Options(StudyOptions):
 
     photos: str = no_key()
     teacher: str = no_key(default="model_cards/dcclip-tiny-photo")
-    image_size: int = 96
-    distill_steps: int = 300
-    align_steps: int = 150
-    batch_size: int = 64
-    rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
-    shares: list[int] = field(default_factory=lambda: [4, 16])
-    seeds: list[int] = no_key(default_factory=lambda: [1, 2, 3])
+    image_size: Pixels = 96
+    distill_steps: Count = 300
+    align_steps: Count = 150
+    batch_size: Annotated[Count, Field(ge=2)] = 64
+    rates: list[Positive] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
+    shares: list[Count] = field(default_factory=lambda: [4, 16])
+    seeds: list[Seed] = no_key(default_factory=lambda: [1, 2, 3])
     output_dir: str = no_key(default="runs/studies/claims")
-
-    def __post_init__(self):
-        self.require_at_least(1, "distill_steps", "align_steps", "shares", "seeds")
-        self.require_at_least(2, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -429,7 +427,8 @@ class Experiment:
             more = adapter.parameters()
             self.fit(model, more, [tower], start, lambda step: loss(batches[step]), steps, rate)
             with torch.no_grad():
-                value = torch.stack([loss(part) for part in held_out_parts()]).mean()
+                parts = torch.arange(NUM_HELD_OUT).split(HELD_OUT_AT_ONCE)
+                value = torch.stack([loss(part) for part in parts]).mean()
             return tower_weights(model, tower) | {HELD_OUT_LOSS: value}
 
         name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
@@ -538,65 +537,58 @@ class Experiment:
             return second if arm.target else first + second
         if not self.study.has(model=COSTS, protocol=start):
             self._record(COSTS, start, self.measure_costs(start))
-        rows = self.study.results.rows
-        cost = {
-            row.metric: row.value for row in rows if (row.model, row.protocol) == (COSTS, start)
-        }
-        seconds = first * (cost["vision"] + cost["text"]) + second * cost["pairs"]
+        cost = {name: self._cost(name, start) for name in (*PREFIXES, "pairs")}
+        total = first * (cost["vision"] + cost["text"]) + second * cost["pairs"]
         for tower in PREFIXES:
-            number = len(self.examples[tower].inputs)
-            seconds += cost[f"teacher, {tower}"] * number / self.batch_sizes[tower]
-        return round(seconds / cost["pairs"])
+            batches = len(self.examples[tower].inputs) / self.batch_sizes[tower]
+            total += self._cost(f"teacher, {tower}", start) * batches
+        return round(total / cost["pairs"])
+
+    def _cost(self, name: str, start: str) -> float:
+        return self.study.results.mean(model=COSTS, protocol=start, metric=name) or 0.0
 
     def measure_costs(self, start: str) -> dict[str, float]:
-        """Seconds of processor time of a step of each kind, and of the teacher for as many images and texts.
+        """Milliseconds of a step of each kind, and of the teacher for a batch of images or of texts.
 
         They take turns, so that other load on the machine affects all of them; each is the median.
         """
         model, _ = self.student(start, TUNING_SEED)
-        calls: dict[str, Callable[[], object]] = {}
-        for tower, size in self.batch_sizes.items():
-            adapter, loss = self.stage1_loss(model, tower, BEST)
-            rows = torch.arange(size)
-
-            def distill_loss(step: int, loss=loss, rows=rows) -> Tensor:
-                return loss(rows)
-
-            more = list(adapter.parameters())
-            calls[tower] = partial(
-                self.fit, model, more, [tower], start, distill_loss, COST_STEPS, 1e-5
-            )
-        align_loss = self.stage2_loss(model, COST_STEPS, TUNING_SEED)
-        calls["pairs"] = partial(self.fit, model, [], PREFIXES, start, align_loss, COST_STEPS, 1e-5)
         size = self.teacher.image_size
         pixels = torch.rand(self.batch_sizes["vision"], 3, size, size)
         ids = self.examples["text"].inputs[: self.batch_sizes["text"]]
-        calls["teacher, vision"] = lambda: self.teacher.image_targets(pixels)
-        calls["teacher, text"] = lambda: self.teacher.text_targets(ids, (ids != self.pad).long())
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for name, call in [*calls.items()] * COST_ROUNDS:
-            began = time.process_time()
-            call()
-            steps = 1 if name.startswith("teacher") else COST_STEPS
-            times[name].append((time.process_time() - began) / steps)
-        return {name: round(statistics.median(values), 4) for name, values in times.items()}
+        align_loss = self.stage2_loss(model, 1, TUNING_SEED)
+        calls: dict[str, Callable[[], object]] = {
+            "pairs": partial(self.fit, model, [], PREFIXES, start, align_loss, 1, 1e-5),
+            "teacher, vision": lambda: self.teacher.image_targets(pixels),
+            "teacher, text": lambda: self.teacher.text_targets(ids, (ids != self.pad).long()),
+        }
+        for tower, size in self.batch_sizes.items():
+            adapter, loss = self.stage1_loss(model, tower, BEST)
+            more, batch = [*adapter.parameters()], [torch.arange(size)]
+            distill_loss = partial(
+                lambda step, loss, batch: loss(batch[step]), loss=loss, batch=batch
+            )
+            calls[tower] = partial(self.fit, model, more, [tower], start, distill_loss, 1, 1e-5)
+        times = interleaved_ms(calls, COST_ROUNDS)
+        return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
     # measurement
 
     @torch.inference_mode()
     def held_out_recall(self, model: DCCLIPModel) -> float:
         """Mean recall at 10 of held-out photographs and their first captions, over directions and languages."""
-        photographs, labels = self.examples["vision"].inputs, torch.arange(NUM_HELD_OUT)
-        images = torch.cat(
-            [self.embed(model, "vision", photographs[part]) for part in held_out_parts()]
-        )
+        labels = torch.arange(NUM_HELD_OUT)
+        images = self._embed_held_out(model, "vision", self.examples["vision"].inputs)
         recalls = []
         for captions in self.captions.values():
-            parts = [self.embed(model, "text", captions[part, 0]) for part in held_out_parts()]
-            similarities = images @ torch.cat(parts).T
+            similarities = images @ self._embed_held_out(model, "text", captions[:, 0]).T
             recalls.append(top_k_accuracy(similarities, labels, 10))
             recalls.append(top_k_accuracy(similarities.T, labels, 10))
         return statistics.fmean(recalls)
+
+    def _embed_held_out(self, model: DCCLIPModel, tower: str, inputs: Tensor) -> Tensor:
+        parts = inputs[:NUM_HELD_OUT].split(HELD_OUT_AT_ONCE)
+        return torch.cat([self.embed(model, tower, part) for part in parts])
 
     def measure(
         self, model: DualEncoder, name: str, start: str | None, seed: int | None
@@ -622,11 +614,6 @@ def tower_weights(model: DCCLIPModel, tower: str) -> dict[str, Tensor]:
     """Weights of a tower and of its projection."""
     weights = model.state_dict()
     return {name: weights[name] for name in weights if name.startswith(PREFIXES[tower])}
-
-
-def held_out_parts() -> Sequence[Tensor]:
-    """Rows of the held-out examples, a hundred at a time."""
-    return torch.arange(NUM_HELD_OUT).split(100)
 
 
 def start_of(tower: str, start: str) -> str:
@@ -715,30 +702,17 @@ def _verdict(differences: Sequence[float]) -> str:
     return f"{mean:+.1f} ± {half:.1f}: {outcome}"
 
 
-def plot(results: Results, folder: Path) -> Path:
-    """Draw recall at 10 of all arms, a panel for each start: the mean, and a small mark for each seed."""
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(row.model for row in results.rows if row.set in SETS))
-    figure = Figure((11, 1 + 0.35 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(STARTS), sharey=True, squeeze=False)[0]
-    for panel, start in zip(panels, STARTS, strict=True):
-        for color, language in zip(("C0", "C1"), LANGUAGES, strict=True):
-            for height, name in enumerate(names):
-                values = [*values_by_seed(results, name, start, "flickr8k", language).values()]
-                percent = [100 * value for value in values]
-                panel.plot(percent, [height] * len(values), "|", color=color)
-                if values:
-                    panel.plot(statistics.fmean(percent), height, "o", color=color)
-            panel.plot([], [], "o", color=color, label=language)
-        panel.set(title=f"image tower: {start}", xlabel="Recall at 10, %")
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
-    panels[0].legend()
-    with atomic_write(path := folder / PLOT_FILE) as scratch:
-        figure.savefig(scratch, format="png", dpi=150)
-    return path
+def plot(results: Results, folder: Path):
+    """Draw recall at 10 of all arms, a panel for each start: the mean, and the range over seeds."""
+    rows = []
+    names = dict.fromkeys(row.model for row in results.rows if row.set in SETS)
+    for start, name, language in itertools.product(STARTS, names, LANGUAGES):
+        if values := values_by_seed(results, name, start, "flickr8k", language).values():
+            row = Row(model=f"image tower: {start}", metric=SETS["flickr8k"], set=name, value=0.0)
+            ends = min(values), max(values)
+            mean = statistics.fmean(values)
+            rows.append(replace(row, value=mean, interval=ends, language=language))
+    Results({}, rows).plot(folder)
 
 
 def run(options: Options):

@@ -23,18 +23,6 @@ class StudyOptions:
 
     output_dir: str = no_key()
 
-    def require_at_least(self, low: int, *names: str):
-        """Check numbers, and lists of numbers.
-
-        Raises:
-            ValueError: A number is smaller, or a list is empty.
-        """
-        for name in names:
-            value = getattr(self, name)
-            values = value if isinstance(value, list) else [value]
-            if not values or min(values) < low:
-                raise ValueError(f"{name}: must be at least {low}, got {value}.")
-
 
 class Study:
     """Results of one study, written after every run.

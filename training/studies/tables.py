@@ -12,6 +12,7 @@ from pathlib import Path
 from training.hub.cards.tables import size_table
 from training.studies import claims
 from training.studies.budget import read_costs
+from training.studies.probe import IMAGE_MS, TEXT_MS
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results, markdown_table, percent_cells
@@ -41,29 +42,23 @@ WORDS = {
         "R@5：在 690 张照片中以文搜图。",
     },
 }
-FLICKR, BING = "flickr8k_validation", "bing_validation"
-# set, metric, and title in English and in Chinese
-PHOTOGRAPH_ROWS = (
-    (
-        FLICKR,
-        "text_to_image_R@5",
+FLICKR, BING, CIFAR = "flickr8k_validation", "bing_validation", "cifar-10"
+FIND, DESCRIBE = "text_to_image_R@5", "image_to_text_R@5"
+PHOTOGRAPH_TITLES = {
+    "en": (
         "Flickr8k validation, text to image R@5",
-        "Flickr8k 验证集，以文搜图 R@5",
-    ),
-    (
-        FLICKR,
-        "image_to_text_R@5",
         "Flickr8k validation, image to text R@5",
-        "Flickr8k 验证集，以图搜文 R@5",
-    ),
-    (
-        BING,
-        "text_to_image_R@5",
         "Bing photographs of the day, text to image R@5",
-        "必应每日图片，以文搜图 R@5",
+        "CIFAR-10, top-1",
     ),
-    ("cifar-10", "top1", "CIFAR-10, top-1", "CIFAR-10，top-1"),
-)
+    "zh": (
+        "Flickr8k 验证集，以文搜图 R@5",
+        "Flickr8k 验证集，以图搜文 R@5",
+        "必应每日图片，以文搜图 R@5",
+        "CIFAR-10，top-1",
+    ),
+}
+PHOTOGRAPH_METRICS = ((FLICKR, FIND), (FLICKR, DESCRIBE), (BING, FIND), (CIFAR, "top1"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +70,7 @@ def models_table(language: str = "en") -> str:
     """The table of models at the head of a README, with a note below, in `en` or `zh`."""
     words = WORDS[language]
     budget, results = Results.read(BUDGET), Results.read(PHOTO_MODEL / RESULTS_FILE)
-    found = {"model": PHOTO_MODEL.name, "set": FLICKR, "metric": "text_to_image_R@5"}
+    found = {"model": PHOTO_MODEL.name, "set": FLICKR, "metric": FIND}
     recall = " / ".join(
         f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES
     )
@@ -92,10 +87,7 @@ def models_table(language: str = "en") -> str:
 def budget_table() -> str:
     """Size and latency of the student recipes and of baselines, with random weights, from one run."""
     budget = Results.read(BUDGET)
-    lines = [
-        ["Model", "Parameters", "Size in int8", "Latency of an image and a text"],
-        ["---", "---:", "---:", "---:"],
-    ]
+    lines = [WORDS["en"]["header"][:4], ["---", "---:", "---:", "---:"]]
     lines += [[title, *_costs(budget, name)] for name, title in BUDGET_MODELS.items()]
     return markdown_table(lines)
 
@@ -104,23 +96,23 @@ def _costs(budget: Results, name: str) -> list[str]:
     """Parameters, size and latency of an image and a text, in int8 on one thread."""
     costs = read_costs(budget, name, "onnx-int8")
     return [
-        f"{(costs.parameters or 0) / 1e6:.1f} M",
-        f"{costs.megabytes or 0:.0f} MB",
-        f"{(costs.ms_image or 0) + (costs.ms_text or 0):.1f} ms",
+        f"{costs['parameters'] / 1e6:.1f} M",
+        f"{costs['bytes'] / 1e6:.0f} MB",
+        f"{costs[IMAGE_MS] + costs[TEXT_MS]:.1f} ms",
     ]
 
 
 def photographs_table(language: str = "en") -> str:
-    """Recall at 5 and top-1 accuracy of the model of photographs, in percent."""
+    """Recall at 5 and top-1 accuracy of the model of photographs, in percent; a part of a set is named as one."""
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
-    lines = [
-        ["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])],
-        ["---", "---:", "---:"],
-    ]
-    for name, metric, *titles in PHOTOGRAPH_ROWS:
-        fields = {"model": PHOTO_MODEL.name, "set": name, "metric": metric}
-        cells = percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)
-        lines.append([titles[language == "zh"], *cells])
+    names = {"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language]
+    lines = [["%", *names], ["---", "---:", "---:"]]
+    for title, (name, metric) in zip(PHOTOGRAPH_TITLES[language], PHOTOGRAPH_METRICS, strict=True):
+        found = {row.set for row in results.rows if row.metric == metric and row.set}
+        for part in sorted(each for each in found if each.partition(" (")[0] == name):
+            fields = {"model": PHOTO_MODEL.name, "set": part, "metric": metric}
+            cells = percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)
+            lines.append([f"{title}{part.removeprefix(name)}", *cells])
     return markdown_table(lines)
 
 

