@@ -1,11 +1,13 @@
 """Embed image collections of any size, for an index or for other search engines.
 
-embedder.py   `Embedder`: encodes images exactly as an index does; also a callable for Ray Data and Daft
+embedder.py   `Embedder`: encodes images exactly as an index does
 run.py        embeds a collection shard by shard with several processes, and writes an index
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from training.utils.keys import no_key
 
@@ -43,11 +45,6 @@ class EmbedOptions:
     streaming: bool = False
     image_column: str = "image"
     name_column: str | None = None
-    batch_size: int = no_key(default=64)
-    rows_per_shard: int = 16_384
+    batch_size: Annotated[int, Field(ge=1)] = no_key(default=64)
+    rows_per_shard: Annotated[int, Field(ge=1)] = 16_384
     allow_paths: bool = False
-
-    def __post_init__(self):
-        for name in ("batch_size", "rows_per_shard"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1.")

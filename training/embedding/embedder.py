@@ -3,27 +3,25 @@
 import hashlib
 import io
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import ExifTags
+from PIL import Image as PILImage
 
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.decoding import MEMORY, decode_photo
-from modeling_dcclip.search.files import FileState, UnreadablePhotoError, extension_of
-from modeling_dcclip.search.indexing import num_cores
-from modeling_dcclip.search.photos import open_file
-from modeling_dcclip.search.space import WEIGHTS, digest_files
-from training.data.images import CellRules
+from training.data.images import UNDECODABLE, CellRules, embedded_cell
+from training.teachers.images import map_ahead
+from training.teachers.lineage import digest_folder
+from training.utils.keys import Digest, digest_file
 
-BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 NOT_FINITE = "embedding is not finite"
 
 
@@ -39,171 +37,116 @@ def schema(dimension: int) -> pa.Schema:
         mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
         taken: Date by EXIF, `YYYY-MM-DD HH:MM:SS`, or null.
     """
-    fields = {
-        "name": pa.string(),
-        "vector": pa.list_(pa.float32(), dimension),
-        "error": pa.string(),
-    }
-    facts = {
-        "digest": pa.binary(16),
-        "size": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "taken": pa.string(),
-    }
-    return pa.schema(fields | facts)
+    return pa.schema(
+        {
+            "name": pa.string(),
+            "vector": pa.list_(pa.float32(), dimension),
+            "error": pa.string(),
+            "digest": pa.binary(16),
+            "size": pa.int64(),
+            "mtime_ns": pa.int64(),
+            "taken": pa.string(),
+        }
+    )
 
 
 class Embedder:
-    """Embeds the images of a batch of rows. It is a callable class for `map_batches` of Ray Data.
+    """Embeds images, and says of each that cannot be read why.
 
     On a CPU, the ONNX file encodes each image alone, so its embedding equals the one in an index bit by bit. On an
     accelerator, or without an ONNX file, the weights encode batches in float32.
 
     Args:
         model: Folder of a finished model.
-        image_column: Column of the images: encoded bytes, paths, or cells of `datasets` with `bytes` and `path`.
-        name_column: Column with the name of each image. Default: the path of its file, else the digest of its content.
-        device: Device of the weights. Default: the accelerator if there is one.
-        threads: Number of threads that decode images. Default: all cores.
-        rules: Which images may be opened. Default: all files.
+        device: Device of the weights.
+        threads: Number of threads that decode images.
+        rules: Which images may be opened.
 
     Raises:
         ValueError: The folder is not a finished model.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        image_column: str = "image",
-        name_column: str | None = None,
-        device: torch.device | str | None = None,
-        threads: int | None = None,
-        rules: CellRules | None = None,
-    ):
-        self.image_column, self.name_column = image_column, name_column
-        self.rules = rules or CellRules(allow_paths=True)
+    def __init__(self, model: str, device: torch.device, threads: int, rules: CellRules):
+        self.threads, self.rules, self.device = threads, rules, device
         self.runtime = Runtime(model, threads=1)
-        self.dimension = (
-            self.runtime.dimension
-        )  # fewer than `projection_dim` if the config has `truncate_dim`
-        # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
-        accelerator = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        self.device = torch.device(device or accelerator or "cpu")
+        # fewer than `projection_dim` if the config has `truncate_dim`
+        self.dimension = self.runtime.dimension
         self.weights: DCCLIPVisionModelWithProjection | None = None
-        if self.device.type == "cpu" and any(self.runtime.folder.glob("onnx/vision_model*.onnx")):
+        if device.type == "cpu" and any(self.runtime.folder.glob("onnx/vision_model*.onnx")):
             self.encoder = self.runtime.file("vision").name
             self.runtime.encode_images([])  # loads the graph before threads share it
-        else:
-            self.encoder = "float32"
-            try:
-                weights = DCCLIPVisionModelWithProjection.from_pretrained(
-                    self.runtime.folder, dtype=torch.float32
-                )
-            except OSError as error:
-                raise ValueError(
-                    f"model: {str(model)!r} has no weights ({error}). Name a finished model."
-                ) from error
-            self.weights = weights.eval().to(self.device)
-        self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
+            return
+        self.encoder = "float32"
+        try:
+            weights = DCCLIPVisionModelWithProjection.from_pretrained(
+                self.runtime.folder, dtype=torch.float32
+            )
+        except OSError as error:
+            raise ValueError(
+                f"model: {model!r} has no weights ({error}). Name a finished model."
+            ) from error
+        self.weights = weights.eval().to(device)
 
     def digest(self) -> str:
         """Digest of the files that prepare and encode images."""
         folder = self.runtime.folder
-        encoders = sorted(folder.glob(WEIGHTS)) if self.weights else [self.runtime.file("vision")]
-        return digest_files([*encoders, folder / "preprocessor_config.json"])
+        encoder = (
+            digest_folder(folder) if self.weights else digest_file(self.runtime.file("vision"))
+        )
+        return Digest().add(encoder, digest_file(folder / "preprocessor_config.json")).hex()
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
-        """Embed a batch of columns by name, as a table with the columns of `schema`, in order."""
-        cells = batch[self.image_column]
-        names = batch[self.name_column] if self.name_column else [None] * len(cells)
-        tables = self.tables(zip(names, cells, strict=True), len(cells))
-        return pa.concat_tables([schema(self.dimension).empty_table(), *tables])
+    def tables(self, named: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[pa.Table]:
+        """Embed images with their names in order, as tables with the columns of `schema`."""
+        rows = map_ahead(self._row, named, self.threads, 2 * batch_size)
+        while batch := list(islice(rows, batch_size)):
+            yield self._table(batch)
 
-    def tables(
-        self, named: Iterable[tuple[str | None, Any]], batch_size: int
-    ) -> Iterator[pa.Table]:
-        """Embed images in order, batch by batch. Threads read the next batches while one is encoded.
-
-        Yields:
-            Tables with the columns of `schema`.
-        """
-        images = iter(named)
-        ahead: deque[list[Future[dict[str, Any]]]] = deque()
-        while batch := [
-            self._pool.submit(self._prepare, *image) for image in islice(images, batch_size)
-        ]:
-            ahead.append(batch)
-            if len(ahead) > BATCHES_AHEAD:
-                yield self._table(ahead.popleft())
-        while ahead:
-            yield self._table(ahead.popleft())
-
-    def _prepare(self, name: str | None, cell: Any) -> dict[str, Any]:
+    def _row(self, image: tuple[str, Any]) -> dict[str, Any]:
         """Read one image, in a thread: columns of its row, with the embedding or the pixels as `vector`."""
-        with MEMORY.scope():
-            return self._row(name, cell)
-
-    def _row(self, name: str | None, cell: Any) -> dict[str, Any]:
+        name, cell = image
         cell = self.rules(cell)
-        if name is None and isinstance(cell, dict) and cell.get("bytes") is None:
-            name = cell.get("path")
-        row: dict[str, Any] = {"name": name}
+        found = embedded_cell(cell)
+        if isinstance(found, str):
+            return {"name": name, "error": found}
+        content = found["bytes"]
+        row = {"name": name, "size": len(content), "taken": _date(content)}
+        row["digest"] = hashlib.blake2b(content, digest_size=16).digest()  # as in an index
+        is_file = cell.get("bytes") is None
+        row["mtime_ns"] = os.stat(cell["path"]).st_mtime_ns if is_file else 0
         try:
-            content, row["mtime_ns"] = _read(cell)
-            digest = hashlib.blake2b(content, digest_size=16).digest()
-            row |= {"name": name or digest.hex(), "digest": digest, "size": len(content)}
-            row["taken"], image = decode_photo(
-                io.BytesIO(content),
-                self.runtime.preprocess.edge,
-                extension=extension_of(os.fsencode(name or "")),
-            )
-        except UnreadablePhotoError as error:
-            return row | {"error": error.cause}
-        if self.weights is not None:
-            return row | {"vector": self.runtime.preprocess(image)}
-        try:
-            return row | {"vector": self.runtime.encode_images([image])[0]}
-        except ValueError:  # perhaps of this image alone
-            return row | {"error": NOT_FINITE}
+            if self.weights is not None:
+                return row | {"vector": self.runtime.preprocess(content)}
+            return row | {"vector": self.runtime.encode_images([content])[0]}
+        except ValueError as error:
+            is_damaged = str(error).startswith("image: ")
+            return row | {"error": UNDECODABLE if is_damaged else NOT_FINITE}
 
     @torch.inference_mode()
-    def _encode(self, vectors: list[np.ndarray]) -> np.ndarray:
+    def _encode(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings (B, D) float32 from embeddings, or from preprocessed images (3, S, S)."""
         if self.weights is None:
             return np.stack(vectors)
         pixels = torch.from_numpy(np.stack(vectors)).to(self.device)  # (B, 3, S, S)
-        return (
-            torch.nn.functional.normalize(self.weights(pixels).image_embeds.float(), dim=-1)
-            .cpu()
-            .numpy()
-        )
+        embeddings = self.weights(pixels).image_embeds.float()
+        return torch.nn.functional.normalize(embeddings, dim=-1).cpu().numpy()
 
-    def _table(self, batch: Sequence[Future[dict[str, Any]]]) -> pa.Table:
-        rows = [future.result() for future in batch]
+    def _table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         vectors = np.zeros((len(rows), self.dimension), np.float32)
         if readable := [number for number, row in enumerate(rows) if "vector" in row]:
             vectors[readable] = self._encode([rows[number]["vector"] for number in readable])
         for row, vector in zip(rows, vectors, strict=True):
             if not np.isfinite(vector).all():
                 row["error"], vector[:] = NOT_FINITE, 0
-        columns: dict[str, Any] = {
-            name: [row.get(name) for row in rows] for name in schema(self.dimension).names
-        }
+        columns = schema(self.dimension)
+        table = {name: [row.get(name) for row in rows] for name in columns.names}
         # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
-        columns["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
-        return pa.table(columns, schema(self.dimension))
+        table["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
+        return pa.table(table, columns)
 
 
-def _read(cell: dict | str | None) -> tuple[bytes, int]:
-    """Content of an image, and time of the last modification of its file."""
-    if isinstance(cell, str):  # why it may not be opened
-        raise UnreadablePhotoError(cell, is_lasting=False)
-    content, path = (cell.get("bytes"), cell.get("path")) if cell is not None else (None, None)
-    if content is not None:
-        return content, 0
-    if not path:
-        raise UnreadablePhotoError("no image", is_lasting=False)
-    with open_file(os.fsencode(path)) as file:
-        return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns
+def _date(content: bytes) -> str | None:
+    """Date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one."""
+    with suppress(Exception), PILImage.open(io.BytesIO(content)) as image:  # of damaged metadata
+        text = image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal]
+        return str(datetime.strptime(text, "%Y:%m:%d %H:%M:%S"))
+    return None

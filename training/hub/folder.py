@@ -32,7 +32,7 @@ from training.utils.reading import read_mapping
 from training.utils.results import RESULTS_FILE
 
 PACKAGE = REPO_ROOT / "modeling_dcclip"
-EXPORTERS = ("export", "open_clip")  # commands that write what belongs to one set of weights
+EXPORTER = "export"  # command that writes what belongs to one set of weights
 # sentence-transformers 6 loads both towers with these
 MODULES = [
     {
@@ -165,7 +165,7 @@ def derived_names(folder: Path) -> list[str]:
         ValueError: `results.json`, which names the exports, is damaged.
     """
     names = {RESULTS_FILE, *EARLIER_FILES}
-    names |= {name for name, by in recorded_names(folder).items() if by in EXPORTERS}
+    names |= {name for name, by in recorded_names(folder).items() if by == EXPORTER}
     if (folder / RESULTS_FILE).exists():
         meta = read_mapping(folder / RESULTS_FILE, "output_dir", meta=dict)["meta"]
         verdicts = meta.get("export", {}).get("verdicts", [])

@@ -94,11 +94,6 @@ def source_config(init: str, tower: str, teacher: DualEncoder | None = None) -> 
     if packaged := packaged_tower(init, tower):
         return packaged.config()
     source = _read_config(init, tower, teacher)
-    if source.model_type == "open_clip":
-        raise ValueError(
-            f"student.{tower}_init: {init!r} is an open_clip model, whose towers are not transformers models. Set "
-            f"student.{tower}_init to 'random' or to another checkpoint."
-        )
     config = _tower_of(source, tower)
     standalone = {
         name: other

@@ -23,7 +23,6 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from modeling_dcclip import DCCLIPModel
 from training.teachers import embedding_gemma
 from training.teachers.family import Family, clip_image_map, num_positions
-from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.preparation import (
     GEMMA_TOKEN,
     TextPreparation,
@@ -104,17 +103,6 @@ FAMILIES: dict[str, Family] = {
         image_map=clip_image_map,
         # as many as it has positions; facebookresearch/MetaCLIP trains as CLIP does
         text_preparation=TextPreparation(77, end_token=config_end_token),
-    ),
-    "open_clip": Family(
-        model_class=OpenClipModel,
-        image_map=lambda model, outputs: outputs.last_hidden_state,
-        vision_width=attrgetter("vision_width"),
-        text_width=attrgetter("text_width"),
-        projection_dim=attrgetter("embed_dim"),
-        image_size=attrgetter("image_size"),
-        max_text_length=attrgetter("context_length"),
-        # open_clip pads every text; the cleaning is in the tokenizer
-        text_preparation=TextPreparation(VERY_LARGE_INTEGER, pad_to_max=True, mask_padding=False),
     ),
     "siglip": Family(
         model_class=SiglipModel,

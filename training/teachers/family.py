@@ -54,23 +54,6 @@ def patch_map(tokens: Tensor) -> Tensor:
     )  # (B, H * W, D) -> (B, D, H, W)
 
 
-def spatial_map(hidden: Tensor, width: int) -> Tensor | None:
-    """Arrange the last hidden state of an image tower as a feature map.
-
-    Args:
-        hidden: Tokens (B, N, D), as in `patch_map`, or a map (B, D, H, W) or (B, H, W, D).
-        width: Number of channels D.
-
-    Returns:
-        (B, D, H, W); None if the state does not have this width, because the tower's head would widen it first.
-    """
-    if hidden.ndim == 3:
-        return patch_map(hidden)
-    if hidden.shape[1] == width:
-        return hidden
-    return hidden.permute(0, 3, 1, 2) if hidden.shape[-1] == width else None
-
-
 def first_position(text_config: PreTrainedConfig) -> int:
     """The position id of a text's first token."""
     return text_config.pad_token_id + 1 if text_config.model_type in ROBERTA_LIKE else 0

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from modeling_dcclip.image_dcclip import crop_to_aspect, squashes
 from training.data.images import Normalize, encoded_bytes, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
-IMAGES_PER_JOB = 8  # images that a thread prepares in one job
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,23 @@ def digest_images(rows: Dataset, column: str = "image") -> str:
     return digest.hexdigest()
 
 
+def map_ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int
+) -> Iterator[Any]:
+    """Results of a function for all items, in order, computed in threads: at most `ahead` + 1 at a time."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # cancel the remaining jobs after an early stop or a damaged image
+        pool.shutdown(cancel_futures=True)
+
+
 def prepared_batches(
     rows: Dataset, column: str, batch_size: int, prepare: Callable[[PILImage.Image], Tensor]
 ) -> Iterator[Tensor]:
@@ -166,33 +183,13 @@ def prepared_batches(
     """
     images = rows.select_columns([column]).cast_column(column, Image(decode=False))
 
-    def prepare_rows(numbers: Sequence[int]) -> list[Tensor]:
-        cells = images[list(numbers)][column]
-        return [
-            prepare(_open_row(cell, number)) for cell, number in zip(cells, numbers, strict=True)
-        ]
+    def prepare_row(row: int) -> Tensor:
+        return prepare(_open_row(images[row][column], row))
 
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    ahead: deque[list[Future[list[Tensor]]]] = deque()
-    try:
-        for start in range(0, len(rows), batch_size):
-            numbers = range(start, min(start + batch_size, len(rows)))
-            jobs = [
-                numbers[first : first + IMAGES_PER_JOB]
-                for first in range(0, len(numbers), IMAGES_PER_JOB)
-            ]
-            ahead.append([pool.submit(prepare_rows, job) for job in jobs])
-            if len(ahead) > BATCHES_AHEAD:
-                yield _stack(ahead.popleft())
-        while ahead:
-            yield _stack(ahead.popleft())
-    finally:  # cancel the remaining jobs after an early stop or a damaged image
-        pool.shutdown(cancel_futures=True)
-
-
-def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
-    images = torch.stack([image for part in parts for image in part.result()])  # (B, S, S, 3)
-    return images.permute(0, 3, 1, 2)  # (B, 3, S, S)
+    threads = min(8, os.cpu_count() or 1)
+    prepared = map_ahead(prepare_row, range(len(rows)), threads, BATCHES_AHEAD * batch_size)
+    while batch := list(islice(prepared, batch_size)):
+        yield torch.stack(batch).permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S)
 
 
 def _open_row(cell: dict | None, row: int) -> PILImage.Image:

@@ -102,17 +102,17 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(
     }
     assert content(tmp_path / "out" / "index") == expected and len(expected) == 20
     printed = capsys.readouterr().out
-    assert "embedded: 20\n" in printed and "unreadable: not an image, or damaged: 1\n" in printed
+    assert "embedded: 20\n" in printed and "unreadable: image does not decode: 1\n" in printed
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
     assert counts == {
         "embedded": 20,
-        "unreadable: not an image, or damaged": 1,
+        "unreadable: image does not decode": 1,
         "unreadable: no image": 1,
     }
     with Index.open(tmp_path / "out" / "index") as index:
         assert index.catalog.failures() == [
-            ("key 5", "not an image, or damaged"),
+            ("key 5", "image does not decode"),
             ("key 6", "no image"),
         ]
 
@@ -265,7 +265,7 @@ def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
     )
     embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
     assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000002"}
-    assert counts_of(tmp_path / "all")["unreadable: not a regular file"] == 1
+    assert counts_of(tmp_path / "all")["unreadable: image is not a file"] == 1
 
 
 def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):

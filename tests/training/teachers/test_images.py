@@ -12,7 +12,6 @@ from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProces
 from training.data import load_source
 from training.teachers.images import (
     BATCHES_AHEAD,
-    IMAGES_PER_JOB,
     ImagePreparation,
     prepared_batches,
 )
@@ -103,7 +102,7 @@ def test_number_of_images_prepared_ahead_is_bounded(rows):
         return shrink(image)
 
     used = 0
-    for batch in prepared_batches(rows, "image", IMAGES_PER_JOB, count):
+    for batch in prepared_batches(rows, "image", 8, count):
         used += len(batch)
-        assert prepared[0] <= used + BATCHES_AHEAD * IMAGES_PER_JOB
+        assert prepared[0] <= used + BATCHES_AHEAD * 8
     assert prepared[0] == used == len(rows)
