@@ -11,8 +11,8 @@ index = runtime.encode_images(paths)              # (N, D), L2-normalized
 import copy
 import json
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ BATCH_SIZE = 32
 # largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines
 MAX_SIZE, MAX_EDGE, MAX_LOGIT_SCALE = 2**16, 2**12, 10
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+SQUARE, SHORTEST = {"height", "width"}, {"shortest_edge"}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
@@ -63,19 +64,19 @@ class Runtime:
     ):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.config: dict = self._read("config.json")
-        text = self.config.get("text_config")
-        self.dimension = _whole(self.config, "projection_dim")
-        self.max_text_length = _whole(self.config, "max_text_length")
-        self.pad_token_id = 0
-        if isinstance(text, dict) and text.get("pad_token_id") is not None:
-            self.pad_token_id = _whole(text, "pad_token_id", 0, 2**31)
+        self.pad_token_id, self.fit = 0, None
+        with _damage_named(self.folder):
+            text = self.config.get("text_config") or {}
+            (self.dimension,) = _numbers(self.config, "projection_dim")
+            (self.max_text_length,) = _numbers(self.config, "max_text_length")
+            if text.get("pad_token_id") is not None:
+                (self.pad_token_id,) = _numbers(text, "pad_token_id", low=0, high=2**31)
+            if self.config.get("fit") is not None:
+                self.fit = _numbers(self.config, "fit", 6, float, -MAX_SIZE)
+            self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         for width in (self.config.get("truncate_dim"), truncate_dim):
             if width is not None:
                 self.dimension = self.truncated(width).dimension
-        self.fit: list[float] | None = None
-        if self.config.get("fit") is not None:
-            self.fit = _numbers(self.config, "fit", 6)
-        self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
@@ -111,16 +112,14 @@ class Runtime:
         Raises:
             ValueError: `images` is a single image or holds something else, or a file does not decode.
         """
-        if isinstance(images, (str, Path, bytes, Image.Image)):
-            raise ValueError(
-                "images: got a single image; pass a list of paths, contents of files or Pillow images."
-            )
-        session = self._session("vision")
-        batches = [
-            self._run(session, pixel_values=_joined([self.preprocess(image) for image in batch]))
-            for batch in _batches(images)
-        ]
-        return self._stack(batches)
+        _require_list("images", images)
+        self._session("vision")
+        return self._stack(
+            [
+                self._run("vision", pixel_values=np.stack([*map(self.preprocess, batch)]))
+                for batch in _batches(images)
+            ]
+        )
 
     def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
         """Encode Chinese or English texts.
@@ -135,17 +134,13 @@ class Runtime:
         Raises:
             ValueError: A text is too long.
         """
-        session = self._session("text")
-        if isinstance(texts, str):
-            raise ValueError(f"texts: got the single string {texts!r}; pass a list of strings.")
+        _require_list("texts", texts)
         ids = [self._tokenize(text, truncate) for text in texts]
         # batches of texts of similar length need less padding
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        batches = [
-            self._encode_ids(session, [ids[number] for number in batch])
-            for batch in _batches(order)
-        ]
-        embeddings = self._stack(batches)
+        embeddings = self._stack(
+            [self._encode_ids([ids[number] for number in batch]) for batch in _batches(order)]
+        )
         embeddings[order] = embeddings.copy()
         return embeddings
 
@@ -166,10 +161,7 @@ class Runtime:
         Raises:
             ValueError: `labels` is empty, the template has no `{}`, or a text is too long.
         """
-        if isinstance(labels, str):
-            raise ValueError(f"labels: got the single string {labels!r}; pass a list of labels.")
-        if not labels:
-            raise ValueError("labels: got none. Pass at least one label.")
+        _require_list("labels", labels or "")
         if "{}" not in template:
             raise ValueError(
                 f"template: {template!r} has no {{}}. Write {{}} where the label goes."
@@ -185,16 +177,11 @@ class Runtime:
     @property
     def logit_scale(self) -> float:
         """Learned factor on cosine similarities."""
-        stored = self._session("text").get_modelmeta().custom_metadata_map.get("logit_scale")
-        scale = 0.0
-        with suppress(TypeError, ValueError):
-            scale = float(stored)  # type: ignore[arg-type]
-        if not math.exp(-MAX_LOGIT_SCALE) <= scale <= math.exp(MAX_LOGIT_SCALE):
-            raise ValueError(
-                f"logit_scale: the text tower of {str(self.folder)!r} has {stored!r} in its metadata, expected a "
-                "number. Export the model again."
-            )
-        return scale
+        stored: dict[str, Any] = self._session("text").get_modelmeta().custom_metadata_map
+        with suppress(KeyError, ValueError):  # refused below
+            stored["logit_scale"] = float(stored["logit_scale"])
+        low, high = math.exp(-MAX_LOGIT_SCALE), math.exp(MAX_LOGIT_SCALE)
+        return _numbers(stored, "logit_scale", 1, float, low, high)[0]
 
     @property
     def rotation(self) -> np.ndarray | None:
@@ -208,13 +195,8 @@ class Runtime:
         if self.config.get("rotation") is None:
             return None
         path = self._path("model.safetensors")
-        try:
+        with _damage_named(path):
             return _read_tensor(path, "rotation")
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"folder: {str(path)!r} has no rotation of the teacher's space ({error}). Copy it from the original "
-                "model folder."
-            ) from error
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included. `truncate` cuts it after `max_text_length`."""
@@ -224,13 +206,12 @@ class Runtime:
         """Parts of a text that are not in the vocabulary, each once. Emoji and rare characters all have one token."""
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
-        unknown = {self._tokenizer.token_to_id(name) for name in UNKNOWN_TOKENS}
-        spans = [
-            span
-            for number, span in zip(encoding.ids, encoding.offsets, strict=True)
-            if number in unknown
-        ]
-        return list(dict.fromkeys(text[start:end] for start, end in spans))
+        found = {
+            text[slice(*span)]: None
+            for token, span in zip(encoding.tokens, encoding.offsets, strict=True)
+            if token in UNKNOWN_TOKENS
+        }
+        return [*found]
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.
@@ -259,29 +240,16 @@ class Runtime:
             if self._threads is not None:
                 options.intra_op_num_threads = self._threads
             path = self.file(tower)
-            try:
+            with _damage_named(path):
                 self._sessions[tower] = onnxruntime.InferenceSession(
                     str(path), options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as error:  # ONNX Runtime's exceptions share no other base class
-                reason = str(error).strip().splitlines()[0]
-                raise ValueError(
-                    f"folder: onnxruntime {onnxruntime.__version__} cannot run {str(path)!r} on this machine "
-                    f"({reason}). Export the model in fp32, which every machine can run."
-                ) from error
         return self._sessions[tower]
 
     def _read(self, name: str) -> dict:
         path = self._path(name)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"it holds a {type(content).__name__}, not an object")
-        except (ValueError, OSError, RecursionError) as error:
-            raise ValueError(
-                f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
-            ) from error
-        return content
+        with _damage_named(path):
+            return {} | json.loads(path.read_text(encoding="utf-8"))
 
     def _path(self, name: str) -> Path:
         """Path of a file of the folder. Reading a pipe or a device may never end."""
@@ -292,25 +260,17 @@ class Runtime:
             )
         return path
 
-    def _run(self, session: onnxruntime.InferenceSession, **inputs: np.ndarray) -> np.ndarray:
-        try:
+    def _run(self, tower: str, **inputs: np.ndarray) -> np.ndarray:
+        session = self._session(tower)
+        with _damage_named(self.folder):
             return session.run(None, inputs)[0]
-        except Exception as error:  # ONNX Runtime's exceptions share no other base class
-            raise ValueError(
-                f"folder: a tower of {str(self.folder)!r} fails ({str(error).strip().splitlines()[0]}). Copy or "
-                "export the model again."
-            ) from error
 
     @property
     def _tokenizer(self) -> Tokenizer:
         if self._loaded_tokenizer is None:
             path = self._path("tokenizer.json")
-            try:
+            with _damage_named(path):
                 tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # tokenizers raises Exception itself
-                raise ValueError(
-                    f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
-                ) from error
             tokenizer.no_padding()
             tokenizer.no_truncation()
             self._loaded_tokenizer = tokenizer  # when it is ready for other threads
@@ -318,18 +278,17 @@ class Runtime:
 
     def _tokenize(self, text: str, truncate: bool) -> list[int]:
         encoding = self._tokenizer.encode(_valid(text))
-        ids, special = encoding.ids, encoding.special_tokens_mask
-        if (
-            truncate and len(ids) > self.max_text_length
-        ):  # in threads, the tokenizer's own truncation is one setting
-            end = special[::-1].index(0)  # closing special tokens
-            return ids[: self.max_text_length - end] + ids[len(ids) - end :]
-        if len(ids) > self.max_text_length:
+        ids = encoding.ids
+        if len(ids) <= self.max_text_length:
+            return ids
+        if not truncate:
             raise ValueError(
                 f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "
                 "Shorten the text, or in Python pass truncate=True."
             )
-        return ids
+        # the tokenizer's own truncation is one setting for all threads
+        end = encoding.special_tokens_mask[::-1].index(0)  # closing special tokens
+        return ids[: self.max_text_length - end] + ids[len(ids) - end :]
 
     def _stack(self, batches: list[np.ndarray]) -> np.ndarray:
         """Embeddings of all batches, truncated to `dimension` and normalized again, (N, dimension) float32."""
@@ -345,15 +304,13 @@ class Runtime:
         leading = embeddings[:, : self.dimension]
         return leading / np.linalg.norm(leading, axis=1, keepdims=True)
 
-    def _encode_ids(
-        self, session: onnxruntime.InferenceSession, ids: list[list[int]]
-    ) -> np.ndarray:
+    def _encode_ids(self, ids: list[list[int]]) -> np.ndarray:
         input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)
         attention_mask = np.zeros_like(input_ids)
         for row, tokens in enumerate(ids):
             input_ids[row, : len(tokens)] = tokens
             attention_mask[row, : len(tokens)] = 1
-        return self._run(session, input_ids=input_ids, attention_mask=attention_mask)
+        return self._run("text", input_ids=input_ids, attention_mask=attention_mask)
 
 
 class ImagePreprocessor:
@@ -370,34 +327,34 @@ class ImagePreprocessor:
     """
 
     def __init__(self, config: dict):
-        unknown = [
-            name
-            for name, value in config.items()
-            if name.startswith("do_") and value and name not in STEPS
-        ]
-        if unknown:
-            raise ValueError(
-                f"preprocessor_config.json: {', '.join(unknown)} is not supported by this runtime, which supports "
-                f"{', '.join(STEPS)}."
-            )
-        square = {"height", "width"}
-        self.size = self.crop = None
+        size = config.get("size") if config.get("do_resize") else None
+        crop = config.get("crop_size") if config.get("do_center_crop") else None
         self.resample = config.get("resample", Image.Resampling.BILINEAR)
-        if config.get("do_resize"):
-            self.size = _edges(config, "size", square, {"shortest_edge"})
-            if self.resample not in RESAMPLING:
-                raise ValueError(
-                    f"preprocessor_config.json: resample {self.resample!r} is not supported by this runtime, which "
-                    "supports bicubic (3) and bilinear (2)."
-                )
-        if config.get("do_center_crop"):
-            self.crop = _edges(config, "crop_size", square)
+        steps = {name for name, value in config.items() if name.startswith("do_") and value}
+        if (
+            steps - {*STEPS}
+            or ("do_resize" in steps and {*(size or ())} not in (SQUARE, SHORTEST))
+            or ("do_center_crop" in steps and {*(crop or ())} != SQUARE)
+            or self.resample not in RESAMPLING
+        ):
+            raise ValueError(
+                f"preprocessor_config.json: {', '.join(sorted(steps))} with size {size}, crop_size {crop} and resample "
+                f"{self.resample}; this runtime supports {', '.join(STEPS)}, with a size of shortest_edge or of height "
+                "and width, a crop_size of height and width, and resample 2 or 3."
+            )
+        self.size, self.crop = (
+            None
+            if each is None
+            else {edge: _numbers(each, edge, 1, int, 1, MAX_EDGE)[0] for edge in each}
+            for each in (size, crop)
+        )
         mean, std, factor = [0.0] * 3, [1.0] * 3, 1.0
         if config.get("do_normalize"):
-            mean, std = _numbers(config, "image_mean", 3), _numbers(config, "image_std", 3, 1e-6)
+            mean = _numbers(config, "image_mean", 3, float, -MAX_SIZE)
+            std = _numbers(config, "image_std", 3, float, 1e-6)
         if config.get("do_rescale"):
-            factors = {"rescale_factor": [config.get("rescale_factor", 1 / EIGHT_BITS)]}
-            (factor,) = _numbers(factors, "rescale_factor", 1, 1e-6)
+            factors = {"rescale_factor": 1 / EIGHT_BITS} | config
+            (factor,) = _numbers(factors, "rescale_factor", 1, float, 1e-6)
         self.mean, self.std = (
             np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std)
         )
@@ -423,19 +380,10 @@ class ImagePreprocessor:
             opened = opened.resize((width, height), self.resample)
         if self.crop is not None:
             rows, columns = self.crop["height"], self.crop["width"]
-            if rows > height or columns > width:
-                raise ValueError(
-                    f"preprocessor_config.json: crop_size {self.crop} is larger than the resized image, {height} x "
-                    f"{width}."
-                )
             top, left = (height - rows) // 2, (width - columns) // 2
             opened = opened.crop((left, top, left + columns, top + rows))
-        pixels = np.ascontiguousarray(
-            np.asarray(opened, np.float32).transpose(2, 0, 1)
-        )  # (3, height, width)
-        pixels -= self.mean
-        pixels /= self.std
-        return pixels
+        pixels = np.asarray(opened, np.float32).transpose(2, 0, 1)  # (3, height, width)
+        return (pixels - self.mean) / self.std
 
     def _new_size(self, width: int, height: int) -> tuple[int, int]:
         if self.size is None:
@@ -459,60 +407,58 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
             full size.
 
     Raises:
-        ValueError: The file does not decode; the message names it. Or the type is wrong.
+        ValueError: The file does not decode; the message names it.
         OSError: The file does not exist.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    if not isinstance(image, (str, Path, bytes)):
-        raise ValueError(
-            f"image: is of type {type(image).__name__}; pass a path, the content of a file, or a Pillow image, such "
-            "as PIL.Image.fromarray(array)."
-        )
     try:
         return open_image(image, edge, gap=1)
     except ImageError as error:
-        name = "the content" if isinstance(image, bytes) else repr(str(image))
-        raise ValueError(f"image: {name} does not decode ({error}). Pass another file.") from error
-
-
-def _whole(fields: dict[str, Any], name: str, low: int = 1, high: int = MAX_SIZE) -> int:
-    """A whole number of a config, in low..high."""
-    value = fields.get(name)
-    if type(value) is not int or not low <= value <= high:
+        name = repr(str(image)) if isinstance(image, (str, Path)) else type(image).__name__
         raise ValueError(
-            f"{name}: the model's config has {value!r}, expected a whole number from {low} to {high}. Copy or export "
-            "the model again."
-        )
-    return value
+            f"image: {name} does not decode ({error}). Pass a path, the content of a file, or a Pillow image, such "
+            "as PIL.Image.fromarray(array)."
+        ) from error
 
 
-def _numbers(fields: dict[str, Any], name: str, count: int, low: float = -math.inf) -> list[float]:
-    """A list of `count` finite numbers of a config, each at least `low`."""
+def _numbers(
+    fields: dict[str, Any],
+    name: str,
+    count: int = 1,
+    kind: type = int,
+    low: float = 1,
+    high: float = MAX_SIZE,
+) -> list[Any]:
+    """Numbers of a config in low..high: a list of `count`, or one number alone."""
     value = fields.get(name)
-    if (
-        not isinstance(value, (list, tuple))
-        or len(value) != count
-        or not all(type(each) in (int, float) and math.isfinite(each) for each in value)
-        or min(value) < low
+    values = [*value] if isinstance(value, (list, tuple)) else [value]
+    if len(values) != count or not all(
+        type(each) in (int, kind) and low <= each <= high for each in values
     ):
         raise ValueError(
-            f"{name}: the model's config has {value!r}, expected {count} numbers in range. Copy or export the model "
-            "again."
+            f"{name}: the model has {value!r}, expected {count} of {kind.__name__} in {low:g}..{high:g}. Copy or "
+            "export the model again."
         )
-    return list(value)
+    return values
 
 
-def _edges(config: dict[str, Any], name: str, *allowed: set[str]) -> dict[str, int]:
-    """Edges of an image in pixels, with one of the allowed sets of names."""
-    value = config.get(name)
-    if not isinstance(value, dict) or value.keys() not in allowed:
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the file of any error: tokenizers and ONNX Runtime raise kinds of their own."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"preprocessor_config.json: {name} {value!r} is not supported by this runtime, which supports "
-            "shortest_edge, or height and width."
-        )
-    fields = {f"{name}.{edge}": value[edge] for edge in value}
-    return {edge: _whole(fields, f"{name}.{edge}", 1, MAX_EDGE) for edge in value}
+            f"folder: {str(path)!r} is damaged, or cannot run on this machine ({reason}). Copy the model again, or "
+            "export it in fp32, which every machine can run."
+        ) from error
+
+
+def _require_list(name: str, values: Any):
+    if isinstance(values, (str, Path, bytes, Image.Image)):
+        raise ValueError(f"{name}: got a single one or none; pass a list of {name}.")
 
 
 def _valid(text: str) -> str:
@@ -521,14 +467,10 @@ def _valid(text: str) -> str:
     Raises:
         ValueError: It is not a string, or has half a surrogate pair, as of bytes that are not UTF-8.
     """
-    if not isinstance(text, str):
-        raise ValueError(f"texts: {text!r} is not a string.")
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text."
-        ) from error
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise ValueError(f"texts: {text!r} is not a string of Unicode. Pass other text.") from error
     return text
 
 
@@ -541,11 +483,6 @@ def _read_tensor(path: Path, name: str) -> np.ndarray:
         file.seek(8 + length + start)
         values = np.frombuffer(file.read(stop - start), STORED_TYPES[entry["dtype"]])
         return values.astype(np.float32).reshape(entry["shape"])
-
-
-def _joined(images: list[np.ndarray]) -> np.ndarray:
-    """Images as one batch, (B, 3, height, width), without a copy of a single one."""
-    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def _batches(items: Sequence) -> list[Sequence]:
