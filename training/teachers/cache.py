@@ -6,8 +6,8 @@ A cache has a folder `teacher-REVISION` for each teacher:
     images/view-000-00000.safetensors
                                  some rows: feature map on the student's grid and embedding (fp16)
     captions.json                key of `captions/`
-    captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
-                                 each caption, embedding (fp16)
+    captions/00000.safetensors   some captions in the order of their ids: token states end to end (fp16), the offset
+                                 of each caption, embedding (fp16)
 
 Adding a teacher computes only its own targets. A view is a pure function of (seed, row, view number), so student and
 teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard. The
@@ -17,12 +17,12 @@ processes of a run divide the missing shards among them.
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -37,12 +37,11 @@ from training.data.sampling import data_loader, num_workers
 from training.teachers import DualEncoder
 from training.teachers.cached_targets import (
     CAPTIONS_PER_SHARD,
+    ROWS_PER_SHARD,
     CachedTargets,
     TargetCacheError,
-    caption_file,
     claim,
     save,
-    view_file,
 )
 from training.teachers.dual_encoder import encode_by_length
 from training.teachers.targets import TargetSpec, resample_map
@@ -52,10 +51,8 @@ from training.utils.output import claim_folder
 
 META_FILES = ("images.json", "captions.json")
 FILES = ("images", "captions", *META_FILES)
-SHARD_BYTES = 256 * 2**20
 GB = 10**9
 LENGTH_SAMPLE = 1000  # captions whose length estimates the size of all token states
-Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
@@ -128,11 +125,12 @@ def build_target_cache(
     """
     state = PartialState()
     folder = teacher_folder(folder, teacher)
-    parts: list[_Images | _Captions] = []
+    images = captions = None
     if "vision" in spec.towers:
-        parts.append(_Images(folder, teacher, dataset, augment, spec, num_views))
+        images = _Images(folder, teacher, dataset, augment, spec, num_views)
     if "text" in spec.towers:
-        parts.append(_Captions(folder, teacher, dataset, spec))
+        captions = _Captions(folder, teacher, dataset, spec)
+    parts = [part for part in (images, captions) if part is not None]
     claimed: AbstractContextManager[None] = nullcontext()
     is_cache = any((folder / name).is_file() for name in META_FILES)
     if state.is_main_process and (not is_cache or os.access(folder, os.W_OK)):
@@ -148,17 +146,21 @@ def build_target_cache(
     # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
     with claimed:
         if state.is_main_process:
-            for part in parts:
-                part.claim()
+            if images is not None:
+                claim(folder / "images.json", images.key(), optional="grid")
+            if captions is not None:
+                claim(folder / "captions.json", captions.key(), optional="unaligned")
             _require_space(folder, parts, max_gb)
         state.wait_for_everyone()
-        missing: list[list[Any]] = [part.missing() for part in parts]
+        missing = [[path for path in part.shards if not path.exists()] for part in parts]
         state.wait_for_everyone()  # until all have seen the same files
-        for part, shards in zip(parts, missing, strict=True):
-            if own := shards[state.process_index :: state.num_processes]:
+        for part, paths in zip(parts, missing, strict=True):
+            if own := paths[state.process_index :: state.num_processes]:
                 part.compute(own, batch_size, device)
         state.wait_for_everyone()
-    return CachedTargets(folder, spec, device)
+    image_shards = [] if images is None else list(images.shards)
+    caption_shards = [] if captions is None else list(captions.shards)
+    return CachedTargets(spec, image_shards, caption_shards, num_views, device)
 
 
 def teacher_folder(folder: str | Path, teacher: DualEncoder) -> Path:
@@ -168,7 +170,9 @@ def teacher_folder(folder: str | Path, teacher: DualEncoder) -> Path:
 
 def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb: float):
     """Announce the size of a cache before anything is written, and refuse one that is too large."""
-    if not any(part.missing() for part in parts):
+    paths = [path for part in parts for path in part.shards]
+    stored = [path.stat().st_size for path in paths if path.exists()]
+    if len(stored) == len(paths):
         return
     size, free = sum(part.num_bytes() for part in parts) / GB, shutil.disk_usage(folder).free / GB
     log.warning("teacher_cache: %s takes up to %.3g GB; %.3g GB are free", folder, size, free)
@@ -178,8 +182,7 @@ def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb:
             f"teacher_cache: the targets take up to {size:.3g} GB, more than teacher_cache_gb, {max_gb:g}. Raise it, "
             f"{remedy}."
         )
-    stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / GB
-    if size - stored > free:
+    if size - sum(stored) / GB > free:
         raise TargetCacheError(
             f"teacher_cache: the targets take up to {size:.3g} GB, and {folder} has {free:.3g} GB free. Name a folder "
             f"on a different disk, {remedy}."
@@ -191,7 +194,11 @@ def _teacher_key(teacher: DualEncoder) -> TeacherKey:
 
 
 class _Images:
-    """The targets of all views of the images."""
+    """The targets of all views of the images.
+
+    Attributes:
+        shards: View and rows of each shard, by its file, view by view.
+    """
 
     def __init__(
         self,
@@ -202,12 +209,13 @@ class _Images:
         spec: TargetSpec,
         num_views: int,
     ):
-        self.folder, self.teacher, self.dataset, self.augment = folder, teacher, dataset, augment
+        self.teacher, self.dataset, self.augment = teacher, dataset, augment
         self.grid, self.num_views = spec.grid, num_views
-        cells = 0 if spec.grid is None else spec.grid[0] * spec.grid[1]
-        width = teacher.projection_dim + (teacher.vision_width * cells if cells else 0)
-        self.row_bytes = 2 * width
-        self.rows_per_shard = max(1, SHARD_BYTES // self.row_bytes)
+        self.shards = {
+            folder / "images" / f"view-{view:03d}-{number:05d}.safetensors": (view, rows)
+            for view in range(num_views)
+            for number, rows in enumerate(_chunks(range(len(dataset)), ROWS_PER_SHARD))
+        }
 
     def key(self) -> ImageKey:
         processor, dataset = self.teacher.image_processor, self.dataset
@@ -227,49 +235,36 @@ class _Images:
             grid=self.grid,
         )
 
-    def claim(self):
-        sizes = {"num_rows": len(self.dataset), "rows_per_shard": self.rows_per_shard}
-        meta = claim(self.folder / "images.json", self.key(), sizes, optional="grid")
-        self.rows_per_shard = meta["rows_per_shard"]
-
     def num_bytes(self) -> int:
-        return self.row_bytes * self.num_views * len(self.dataset)
+        cells = 0 if self.grid is None else self.grid[0] * self.grid[1]
+        width = self.teacher.projection_dim + self.teacher.vision_width * cells
+        return 2 * width * self.num_views * len(self.dataset)
 
-    def missing(self) -> list[tuple[int, int]]:
-        """View and number of each missing shard."""
-        numbers = range(-(-len(self.dataset) // self.rows_per_shard))
-        shards = [(view, number) for view in range(self.num_views) for number in numbers]
-        return [shard for shard in shards if not view_file(self.folder, *shard).exists()]
-
-    def compute(
-        self, shards: Sequence[tuple[int, int]], batch_size: int, device: torch.device | str
-    ):
+    def compute(self, paths: Sequence[Path], batch_size: int, device: torch.device | str):
         teacher = self.teacher.with_towers(("vision",)).to(device)
         normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-        views = _Views(self.dataset, self.augment, list(self._batches(shards, batch_size)))
+        batches = [
+            (path, self.shards[path][0], rows)
+            for path in paths
+            for rows in _chunks(self.shards[path][1], batch_size)
+        ]
         # the workers decode the next images meanwhile
+        views = _Views(self.dataset, self.augment, batches)
         loader = data_loader(views, num_workers(self.dataset.config), batch_size=None)
-        with tqdm(total=sum(len(rows) for *_, rows in views.batches), desc="teacher targets",
-                  unit="view", disable=not PartialState().is_main_process) as progress:  # fmt: skip
-            batches = zip(views.batches, loader, strict=True)
-            for shard, group in groupby(batches, key=lambda batch: batch[0][:2]):
-                rows = self._rows_of(shard[1])
-                tensors: dict[str, Tensor] = {}
-                for (*_, chunk), (ids, images, changes) in group:
-                    progress.update(len(chunk))
-                    if not len(ids):
-                        continue
-                    images = self.augment(images.to(device), changes.to(device))
-                    targets = self._encode(teacher, normalize(images))
-                    for name, value in targets.items():  # rows that do not decode stay zero
-                        empty = torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype)
-                        tensors.setdefault(name, empty)[ids - rows.start] = value
-                if not tensors:
-                    raise TargetCacheError(
-                        f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of "
-                        f"{self.dataset.config.name!r} decodes, so there is nothing to store. Repair the data."
-                    )
-                save(tensors, view_file(self.folder, *shard))
+        is_quiet = not PartialState().is_main_process
+        progress = tqdm(zip(batches, loader, strict=True), "teacher targets", len(batches),
+                        unit="batch", disable=is_quiet)  # fmt: skip
+        for path, group in groupby(progress, key=lambda each: each[0][0]):
+            rows = self.shards[path][1]
+            tensors: dict[str, Tensor] = {}  # rows that do not decode stay zero
+            for _, (ids, images, changes) in group:
+                if not len(ids):
+                    continue
+                images = self.augment(images.to(device), changes.to(device))
+                for name, value in self._encode(teacher, normalize(images)).items():
+                    empty = value.new_zeros(len(rows), *value.shape[1:])
+                    tensors.setdefault(name, empty)[ids - rows[0]] = value
+            save(tensors, path)
 
     def _encode(self, teacher: DualEncoder, pixel_values: Tensor) -> dict[str, Tensor]:
         targets = teacher.image_targets(pixel_values)
@@ -281,18 +276,6 @@ class _Images:
             values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
         return values
 
-    def _rows_of(self, number: int) -> range:
-        start = number * self.rows_per_shard
-        return range(start, min(start + self.rows_per_shard, len(self.dataset)))
-
-    def _batches(
-        self, shards: Sequence[tuple[int, int]], batch_size: int
-    ) -> Iterator[tuple[int, int, Sequence[int]]]:
-        """View, number of the shard and rows of each batch."""
-        for view, number in shards:
-            for rows in _chunks(self._rows_of(number), batch_size):
-                yield view, number, rows
-
 
 class _Views(torch.utils.data.Dataset):
     """Batches of decoded images with the changes that make a view of each."""
@@ -301,7 +284,7 @@ class _Views(torch.utils.data.Dataset):
         self,
         dataset: PairDataset,
         augment: Augment,
-        batches: Sequence[tuple[int, int, Sequence[int]]],
+        batches: Sequence[tuple[Path, int, Sequence[int]]],
     ):
         self.dataset, self.augment, self.batches = dataset, augment, batches
 
@@ -310,25 +293,30 @@ class _Views(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Views]:
         """Rows (B,) int64 that decode, their images (B, 3, S, S) uint8, and the changes of their views."""
-        view, _, rows = self.batches[number]
-        images = dict(zip(rows, self.dataset.load_images(rows), strict=True))
-        decoded = {row: image for row, image in images.items() if isinstance(image, Tensor)}
+        _, view, rows = self.batches[number]
+        images = zip(rows, self.dataset.load_images(rows), strict=True)
+        decoded = {row: image for row, image in images if isinstance(image, Tensor)}
         ids = torch.tensor(list(decoded), dtype=torch.long)
         pixels = torch.stack([*decoded.values()]) if decoded else torch.empty(0)
         return ids, pixels, self.augment.views(ids, torch.full_like(ids, view))
 
 
 class _Captions:
-    """The targets of all different captions."""
+    """The targets of all different captions.
+
+    Attributes:
+        shards: Captions of each shard, by its file.
+    """
 
     def __init__(self, folder: Path, teacher: DualEncoder, dataset: PairDataset, spec: TargetSpec):
-        if dataset.tokens is None:
-            raise ValueError(
-                "teacher_cache: the run needs targets of captions, but the data set has no captions."
-            )
-        self.folder, self.teacher, self.dataset = folder, teacher, dataset
+        assert dataset.tokens is not None and dataset.captions is not None
+        self.teacher, self.dataset, self.token_maps = teacher, dataset, spec.token_maps
         self.tokens: CaptionTokenizer = dataset.tokens
-        self.token_maps, self.texts = spec.token_maps, list(dataset.captions or ())
+        self.texts = list(dataset.captions)
+        self.shards = {
+            folder / "captions" / f"{number:05d}.safetensors": texts
+            for number, texts in enumerate(_chunks(self.texts, CAPTIONS_PER_SHARD))
+        }
 
     def key(self) -> CaptionKey:
         tokens, tokenizer = self.tokens, self.teacher.tokenizer
@@ -344,10 +332,6 @@ class _Captions:
             unaligned=unaligned if self.token_maps else None,
         )
 
-    def claim(self):
-        sizes = {"num_captions": len(self.texts)}
-        claim(self.folder / "captions.json", self.key(), sizes, optional="unaligned")
-
     def num_bytes(self) -> int:
         width = float(self.teacher.projection_dim)
         if self.token_maps:
@@ -356,33 +340,16 @@ class _Captions:
             width += self.teacher.text_width * lengths.double().mean().item()
         return round(2 * width * len(self.texts))
 
-    def missing(self) -> list[int]:
-        """Number of each missing shard."""
-        numbers = range(-(-len(self.texts) // CAPTIONS_PER_SHARD))
-        return [number for number in numbers if not caption_file(self.folder, number).exists()]
-
-    def compute(self, shards: Sequence[int], batch_size: int, device: torch.device | str):
-        teacher, parts = self.teacher.with_towers(("text",)).to(device), list(self._parts())
-        with tqdm(total=sum(len(parts[number]) for number in shards), desc="teacher captions",
-                  unit="caption", disable=not PartialState().is_main_process) as progress:  # fmt: skip
-            for number in shards:
-                save(
-                    self._encode(teacher, parts[number], batch_size, device),
-                    caption_file(self.folder, number),
-                )
-                progress.update(len(parts[number]))
-
-    def _parts(self) -> Iterator[Sequence[str]]:
-        return _chunks(self.texts, CAPTIONS_PER_SHARD)
+    def compute(self, paths: Sequence[Path], batch_size: int, device: torch.device | str):
+        teacher = self.teacher.with_towers(("text",)).to(device)
+        is_quiet = not PartialState().is_main_process
+        for path in tqdm(paths, "teacher captions", unit="shard", disable=is_quiet):
+            save(self._encode(teacher, list(self.shards[path]), batch_size, device), path)
 
     def _encode(
-        self,
-        teacher: DualEncoder,
-        texts: Sequence[str],
-        batch_size: int,
-        device: torch.device | str,
+        self, teacher: DualEncoder, texts: list[str], batch_size: int, device: torch.device | str
     ) -> dict[str, Tensor]:
-        encoded = self.tokens.tokenize_for_teacher(list(texts))
+        encoded = self.tokens.tokenize_for_teacher(texts)
         mask, lengths = encoded["attention_mask"], encoded["attention_mask"].sum(1)
         unaligned = self.tokens.unaligned or frozenset()
         states: list[Tensor] = [torch.empty(0)] * len(texts)
@@ -405,7 +372,6 @@ class _Captions:
         return {"embedding": embeddings, "states": torch.cat(states), "start": start}
 
 
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Split a sequence into consecutive parts of `size` items; the last part may have fewer."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    return [items[start : start + size] for start in range(0, len(items), size)]

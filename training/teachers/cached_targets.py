@@ -3,7 +3,6 @@
 `cache.py` describes the folder and fills it.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
@@ -20,11 +19,11 @@ from training.data.batch import Batch
 from training.teachers import Targets
 from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map
-from training.utils.files import atomic_write, write_text
+from training.utils.files import atomic_write, write_json
 from training.utils.keys import differences, make_key
 from training.utils.reading import read_mapping
 
-CAPTIONS_PER_SHARD = 16384
+ROWS_PER_SHARD, CAPTIONS_PER_SHARD = 2048, 16384
 CHECKSUM = "sha256"
 REMEDY = "Remove this file, and run the same command to compute it again."
 
@@ -33,54 +32,31 @@ class TargetCacheError(ValueError):
     """The cache is damaged, or does not hold the targets that the run needs."""
 
 
-def claim(path: Path, parts: Any, sizes: dict[str, int], optional: str) -> dict[str, Any]:
+def claim(path: Path, parts: Any, optional: str):
     """Write the key of a new part of a cache, or compare it with the key of an existing one.
 
     Args:
         path: JSON file of the key.
         parts: Dataclass with everything that the targets depend on.
-        sizes: Number of rows, and how they are split into shards.
         optional: Field that is None in a run that does not need these targets. A cache that has them fits too.
-
-    Returns:
-        The content of the file: the sizes, and the key as `key`.
 
     Raises:
         TargetCacheError: The file is damaged, or a field of the key differs.
     """
     key = make_key(parts)
     if not path.exists():
-        write_text(path, json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False))
-    meta = read_meta(path)
-    stored = meta["key"] if key[optional] is not None else meta["key"] | {optional: None}
+        write_json(path, key)
+    try:
+        stored = read_mapping(path, "teacher_cache")
+    except ValueError as error:
+        raise TargetCacheError(f"{error} Or remove {path.parent}.") from error
+    if key[optional] is None:
+        stored[optional] = None
     if found := differences(stored, key):
         raise TargetCacheError(
             f"teacher_cache: {path.parent} holds targets of a different run ({'; '.join(found)}). Name a different "
             "folder, or remove this one."
         )
-    return meta
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """Read the key and the sizes of a part of a cache.
-
-    Raises:
-        TargetCacheError: The file is damaged.
-    """
-    try:
-        return read_mapping(path, "teacher_cache", key=dict)
-    except ValueError as error:
-        raise TargetCacheError(f"{error} Or remove {path.parent}.") from error
-
-
-def view_file(folder: Path, view: int, number: int) -> Path:
-    """Path of shard `number` of a view of the images."""
-    return folder / "images" / f"view-{view:03d}-{number:05d}.safetensors"
-
-
-def caption_file(folder: Path, number: int) -> Path:
-    """Path of shard `number` of the captions."""
-    return folder / "captions" / f"{number:05d}.safetensors"
 
 
 def save(tensors: dict[str, Tensor], path: Path):
@@ -139,36 +115,31 @@ class CachedTargets:
     its share of the shards. The batch after a mismatch raises.
 
     Args:
-        folder: Folder of the cache.
         spec: Targets that the run needs.
+        images: Shards of the views of the images, view by view; each has `ROWS_PER_SHARD` rows.
+        captions: Shards of the captions; each has `CAPTIONS_PER_SHARD` captions.
+        num_views: Number of views of each image.
         device: Device of the batches.
 
     Raises:
         TargetCacheError: A shard is missing or cannot be opened.
     """
 
-    def __init__(self, folder: Path, spec: TargetSpec, device: torch.device | str = "cpu"):
-        self.spec, self.device, self.num_views = spec, torch.device(device), 1
-        self._files: list[Path] = []
+    def __init__(
+        self,
+        spec: TargetSpec,
+        images: Sequence[Path],
+        captions: Sequence[Path],
+        num_views: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.spec, self.num_views, self.device = spec, num_views, torch.device(device)
+        # memory-mapped: only the rows of the current batches stay in memory
+        self.views = [open_shard(path) for path in images]
+        self.captions = [open_shard(path) for path in captions]
+        self._files = [*images, *captions]
         self._damage: str | None = None
         self._checking: Thread | None = None
-        # memory-mapped: only the rows of the current batches stay in memory
-        if "vision" in spec.towers:
-            meta = read_meta(folder / "images.json")
-            self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
-            shards = range(-(-meta["num_rows"] // self.rows_per_shard))
-            self.views = [
-                [self._open(view_file(folder, view, number)) for number in shards]
-                for view in range(self.num_views)
-            ]
-        if "text" in spec.towers:
-            meta = read_meta(folder / "captions.json")
-            shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
-            self.captions = [self._open(caption_file(folder, number)) for number in shards]
-
-    def _open(self, path: Path) -> dict[str, Tensor]:
-        self._files.append(path)
-        return open_shard(path)
 
     def check(self):
         """Start to compare checksums, at the first call, and report a mismatch that was found.
@@ -201,25 +172,22 @@ class CachedTargets:
         return fields
 
     def _read_images(self, batch: Batch) -> Batch:
-        keys = zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)
+        shards_per_view = len(self.views) // self.num_views
         places = [
-            (self.views[view][row // self.rows_per_shard], row % self.rows_per_shard)
-            for row, view in keys
+            (self.views[view * shards_per_view + row // ROWS_PER_SHARD], row % ROWS_PER_SHARD)
+            for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)
         ]
-        fields: Batch = {"image_targets": _stack(places, "embedding")}
-        if self.spec.grid is not None:
-            fields["image_maps"] = _stack(places, "feature_map")  # (B, D, H, W)
+        fields: Batch = {"image_targets": torch.stack([each["embedding"][n] for each, n in places])}
+        if self.spec.grid is not None:  # (B, D, H, W)
+            fields["image_maps"] = torch.stack([each["feature_map"][n] for each, n in places])
         return fields
 
     def _read_texts(self, batch: Batch) -> Batch:
         keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
         places = [(self.captions[shard], number) for shard, number in keys]
-        fields: Batch = {"text_targets": _stack(places, "embedding")}
+        fields: Batch = {"text_targets": torch.stack([each["embedding"][n] for each, n in places])}
         if self.spec.token_maps:
-            states = [
-                shard["states"][shard["start"][number] : shard["start"][number + 1]]
-                for shard, number in places
-            ]
+            states = [each["states"][each["start"][n] : each["start"][n + 1]] for each, n in places]
             fields["text_maps"] = pad_sequence(states, batch_first=True)  # (T, L, D)
         return fields
 
@@ -230,12 +198,10 @@ class CachedTargets:
         self.check()
         if "image_targets" not in batch:
             batch = self._read_images(batch)
-        embedding = self._on_device(batch["image_targets"])
-        if self.spec.grid is None:
-            return Targets(None, embedding)
-        return Targets(
-            resample_map(self._on_device(batch["image_maps"]), self.spec.grid), embedding
-        )
+        maps = None
+        if self.spec.grid is not None:
+            maps = resample_map(self._on_device(batch["image_maps"]), self.spec.grid)
+        return Targets(maps, self._on_device(batch["image_targets"]))
 
     @torch.autocast("cpu", enabled=False)
     def texts(self, batch: Batch) -> Targets:
@@ -248,8 +214,3 @@ class CachedTargets:
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True).float()
-
-
-def _stack(places: Sequence[tuple[dict[str, Tensor], int]], name: str) -> Tensor:
-    """Stack one tensor of several shards, each at its row."""
-    return torch.stack([shard[name][row] for shard, row in places])
