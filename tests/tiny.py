@@ -172,6 +172,15 @@ def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer
     return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)
 
 
+def save_untrained(
+    folder: Path, processor: DCCLIPProcessor, vision: dict = RESNET, **fields: Any
+) -> str:
+    """Write a student with random weights that a recipe can name, and return its folder."""
+    make_model(vision, seed=3, **fields).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
 def save_student(folder: Path, model: DCCLIPModel, processor: DCCLIPProcessor):
     """Write a student as training leaves it."""
     recipe = DistillRecipe(

@@ -5,7 +5,6 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml   
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,22 +30,19 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import run_stage
 
-    new = recipe.new_student
-    inits = [new.vision_init, new.text_init] if new is not None else []
     return run_stage(
         recipe,
         command="align",
         title="stage 2: align",
         open_student=open_student,
         make_task=make_task,
-        starts=[recipe.student, *inits],
     )
 
 
 def open_student(
     recipe: AlignRecipe, teacher: "DualEncoder | None"
 ) -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
-    """Load the student of stage 1, or build the recipe's `new_student` if it names none.
+    """Load the student of stage 1.
 
     Args:
         recipe: Recipe of stage 2.
@@ -55,18 +51,13 @@ def open_student(
     Raises:
         ValueError: The student cannot be opened.
     """
-    from training.students import build_student, load_student
+    from training.students import load_student
     from training.teachers.lineage import join_licenses
 
-    if recipe.new_student is None:
-        student, processor = load_student(recipe.student)
-        student.config.languages = list(
-            dict.fromkeys([*student.config.languages, *recipe.data.languages])
-        )
-    else:
-        student, processor = build_student(
-            recipe.new_student, recipe.data.languages, teacher, recipe.seed
-        )
+    student, processor = load_student(recipe.student)
+    student.config.languages = list(
+        dict.fromkeys([*student.config.languages, *recipe.data.languages])
+    )
     student.config.fit = None  # it was calibrated for other weights
     if teacher is not None and student.config.teacher != teacher.name:
         earlier = (
@@ -84,6 +75,7 @@ def make_task(
     recipe: AlignRecipe, models: "Models", accelerator: "Accelerator"
 ) -> tuple["Task", "Pairs"]:
     """Make the alignment task and open its data; see `run_stage`."""
+    from training.data import PairDataset
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks import AlignTask
     from training.tasks.loss_table import active_losses
@@ -101,11 +93,23 @@ def make_task(
     pools = any(loss.needs_map for loss in losses) or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
-    _check_batch(recipe, inputs.dataset, accelerator.num_processes)
+    num_pairs = recipe.batch_size * accelerator.num_processes
+    if recipe.contrastive_weight and num_pairs == 1 and recipe.loss == "infonce":
+        raise ValueError(
+            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
+            "learned. Set at least 2."
+        )
+    compares = recipe.contrastive_weight or recipe.text_text_weight
+    if compares and isinstance(inputs.dataset, PairDataset) and num_pairs > len(inputs.dataset):
+        raise ValueError(
+            f"batch_size: the processes have batches of {num_pairs} rows, but the data have only "
+            f"{len(inputs.dataset)}. The pairs of a batch are compared with each other, so none may occur twice. "
+            "Lower batch_size, or add data."
+        )
     own_inputs = {
-        loss.name: kind.prepare(recipe, models, inputs.targets, accelerator.device)
+        loss.name: loss.function.prepare(recipe, models, inputs.targets, accelerator.device)
         for loss in losses
-        if (kind := loss.own_inputs) is not None and inputs.targets is not None
+        if isinstance(loss.function, type) and inputs.targets is not None
     }
     task = AlignTask(
         student,
@@ -114,30 +118,9 @@ def make_task(
         inputs.targets,
         recipe,
         recipe.data.languages,
-        teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
-        own_inputs=own_inputs,
+        own_inputs,
     )
     return task, inputs.dataset
-
-
-def _check_batch(recipe: AlignRecipe, dataset: "Pairs", num_processes: int):
-    """Refuse batches of one pair, or with copies of a pair, where the pairs of a batch are compared."""
-    from training.data import PairStream
-
-    num_pairs = recipe.batch_size * num_processes
-    if num_pairs == 1 and recipe.contrastive_weight and recipe.loss == "infonce":
-        raise ValueError(
-            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
-            "learned. Set at least 2."
-        )
-    compares = recipe.contrastive_weight or recipe.text_text_weight
-    if compares and not isinstance(dataset, PairStream) and num_pairs > len(dataset):
-        all_processes = f", with {num_processes} processes {num_pairs}" if num_processes > 1 else ""
-        raise ValueError(
-            f"batch_size: is {recipe.batch_size}{all_processes}, but the data have only {len(dataset)} rows. The "
-            "pairs of a batch are compared with each other, so none may occur twice. Set at most "
-            f"{len(dataset) // num_processes}, or add data."
-        )
 
 
 def main(argv: list[str] | None = None):

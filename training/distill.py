@@ -33,7 +33,6 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
         title="stage 1: distil",
         open_student=open_student,
         make_task=make_task,
-        starts=[recipe.student.vision_init, recipe.student.text_init],
     )
 
 

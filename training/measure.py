@@ -50,7 +50,7 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
 
     def step():
         optimizer.zero_grad()
-        forward_backward(model, task, task.augmented(batch), accelerator)[1]()
+        forward_backward(model, task, task.augmented(batch), accelerator)
         optimizer.step()
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()

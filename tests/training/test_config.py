@@ -77,13 +77,16 @@ def test_the_command_line_overrides_a_field_and_keeps_its_neighbors(write):
     assert recipe.data.train == "train.parquet"
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_the_student_can_be_a_separate_file(write, size):
-    file = FOLDER / f"students/{size}.yaml"
-    argv = [*write(), "--student.max_text_length", "12", "--student", str(file)]
+def test_the_student_can_be_a_separate_file(write):
+    argv = [
+        *write(),
+        "--student.max_text_length",
+        "12",
+        "--student",
+        f"{FOLDER}/students/tiny.yaml",
+    ]
     recipe = parse_recipe(DistillRecipe, argv)
-    written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert recipe.student.vision_init == written["vision_init"]
+    assert recipe.student.vision_init == "timm/mobilenetv4_conv_small.e2400_r224_in1k"
     assert recipe.student.max_text_length == 12
 
 
@@ -95,18 +98,6 @@ def test_the_file_of_a_section_is_relative_to_the_recipe_that_names_it(write, tm
 def test_a_key_of_a_mapping_keeps_the_other_keys(write):
     recipe = parse_recipe(DistillRecipe, [*write(), "--data.caption_columns.zh", "title"])
     assert recipe.data.caption_columns == {"en": "en", "zh": "title"}
-
-
-def test_an_exponent_without_a_point_is_a_number(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(MINIMAL) + "learning_rate: 1e-4\n", encoding="utf-8")
-    assert parse_recipe(DistillRecipe, ["--config", str(path)]).learning_rate == 1e-4
-
-
-def test_no_is_a_word_and_not_a_boolean(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(MINIMAL) + "mixed_precision: no\n", encoding="utf-8")
-    assert parse_recipe(DistillRecipe, ["--config", str(path)]).mixed_precision == "no"
 
 
 @pytest.mark.parametrize(
@@ -122,21 +113,13 @@ def test_a_boolean_is_a_flag_with_or_without_a_value(write, values, expected):
     [
         ({"max_steps": 0}, "max_steps: Input should be greater than or equal to 1, got 0."),
         ({"max_steps": True}, "max_steps: Input should be a valid integer, got True."),
-        ({"max_steps": "5"}, "max_steps: Input should be a valid integer"),
-        ({"seed": None}, "seed: Input should be a valid integer, got None."),
         ({"betas": [0.9, 1.0]}, "betas.1: Input should be less than 1, got 1.0."),
         ({"ema_decay": float("nan")}, "ema_decay: "),
-        ({"map_weight": -1}, "map_weight: "),
         ({"augment": {"flip": 1.5}}, "augment.flip: "),
-        ({"student": {"image_size": 10**6}}, "student.image_size: "),
-        ({"student": {"image_mean": [0.5, 0.5]}}, "student.image_mean: "),
         ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std.1: "),
         ({"mixed_precision": "fp8"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
         ({"data": {"train": 5}}, "data.train: "),
-        ({"data": {"train": "x", "workers": -1}}, "data.workers: "),
-        ({"data": {"train": "x", "caption_columns": {}}}, "data.caption_columns: "),
         ({"data": {"train": "x", "caption_columns": {"EN": "en"}}}, "data.caption_columns.EN"),
-        ({"data": {"sources": [{"train": "y", "weight": 0}]}}, "data.sources.0.weight: "),
         ({"data": {"sources": ["a.parquet"]}}, "data.sources.0: "),
         ({"data": {"sources": [{"train": "y", "wieght": 1}]}}, "data.sources.0.wieght: "),
         ({"own_weight": 1}, "own_weight: is not an option."),
@@ -159,6 +142,7 @@ def test_a_value_that_does_not_fit_is_refused_by_its_field(write, changes, probl
         ({"data": {"train": "x", "sources": [{"train": "y"}]}}, "data: set either train"),
         ({"data": {"train": "x", "streaming": True, "in_memory": True}}, "data.in_memory: "),
         ({"teacher": None}, "teacher: none is named"),
+        ({"map_weight": 0, "embedding_weight": 0}, "weights: all losses have the weight 0"),
         ({"prefixes": [64], "embedding_weight": 0.0}, "prefixes: shorten the embedding"),
     ],
 )
@@ -170,7 +154,7 @@ def test_a_recipe_that_contradicts_itself_is_refused(write, changes, problem):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
+        ({"contrastive_weight": 0}, "weights: all losses have the weight 0"),
         ({"classifier": "a.safetensors"}, "classifier: class_weight is 0"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0"),
         ({"photo_weight": 1, "teacher_cache": "c"}, "photo_weight: is 1, but a cache has no"),
@@ -203,11 +187,6 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):
         assert recipe.data.languages == ["en", "zh"]
 
 
-def test_a_single_source_is_a_mixture_of_one(write):
-    recipe = parse_recipe(DistillRecipe, write(data={"train": "x"}))
-    assert [source.train for source in recipe.data.mixture] == ["x"]
-
-
 @pytest.mark.parametrize(
     ("field", "values"),
     [
@@ -233,9 +212,9 @@ def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write, trusted):
     assert parse_recipe(DistillRecipe, argv).data.train == "os:abort"
 
 
-@pytest.mark.parametrize("source", ["training.corpus.emoji:load_train", "pip:efficientnet_lite0"])
-def test_what_runs_no_code_of_others_needs_no_trust(write, source):
-    assert parse_recipe(DistillRecipe, write(data={"train": source})).data.train == source
+def test_a_function_of_ours_needs_no_trust(write):
+    data = {"train": "training.corpus.emoji:load_train"}
+    assert parse_recipe(DistillRecipe, write(data=data)).data.train == data["train"]
 
 
 def test_absolute_paths_are_saved_relative(tmp_path, monkeypatch):

@@ -36,8 +36,6 @@ class TrainingRecipe(Checked):
         max_samples: Number of rows of the whole run, over all processes: it ends after as many, or after `max_steps`
             if these are fewer. With 0 only `max_steps` counts.
         batch_size: Number of rows in a batch of one process: images, or without images captions in each language.
-        accumulate_steps: Number of batches per optimizer step; the loss is their mean. Pairs are compared within a
-            batch only. To compare more pairs at the same memory in stage 2, raise `batch_size` and set `chunk_size`.
         learning_rate: Peak learning rate, after warm-up.
         weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
         betas: Decay rates of AdamW's first and second moments.
@@ -87,7 +85,6 @@ class TrainingRecipe(Checked):
     max_steps: Count = 1000
     max_samples: CountOrNone = 0
     batch_size: BatchSize = 128
-    accumulate_steps: BatchSize = 1
     learning_rate: Rate = 1e-3
     weight_decay: Rate = 0.05
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
@@ -122,20 +119,13 @@ class TrainingRecipe(Checked):
             yield "eval_every: needs a labeled set; set eval.data and eval.class_names."
         if self.push_to_hub and not self.hub_model_id:
             yield "push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME."
+        if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
+            yield "weights: all losses have the weight 0, so nothing would be learned. Raise one."
 
     @property
     def towers(self) -> tuple[str, ...]:
         """Towers that are trained."""
         return ("vision", "text")
-
-    def sources(self) -> list[tuple[str, str]]:
-        """Name of the field and location of all data that the recipe names."""
-        trains = [
-            [each.train] if isinstance(each.train, str) else each.train
-            for each in self.data.mixture
-        ]
-        named = [("data.train", name) for names in trains for name in names]
-        return [*named, ("eval.data", self.eval.data)] if self.eval.data else named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +171,10 @@ class AlignRecipe(TrainingRecipe):
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
-        new_student: Student to build, which stage 1 has not distilled, instead of `student`.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
         contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
-        affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
-            images and captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names and sentences that
             come with this project, in the languages of the student. It keeps the student accurate beyond the captions
@@ -209,12 +196,10 @@ class AlignRecipe(TrainingRecipe):
         freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """
 
-    student: str | None = None
-    new_student: StudentConfig | None = None
+    student: str
     loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: Weight = 1.0
     text_text_weight: Weight = 0.0
-    affinity_weight: Weight = 0.0
     anchor_weight: Weight = 0.0
     general_weight: Weight = 0.0
     photo_weight: Weight = 0.0
@@ -228,7 +213,7 @@ class AlignRecipe(TrainingRecipe):
     @property
     def starts_from_teacher(self) -> bool:
         """Whether the student starts as a copy of its teacher, so that their feature maps have the same shape."""
-        return self.student is not None and self.student == self.teacher
+        return self.student == self.teacher
 
     @property
     def shares_image_tower(self) -> bool:
@@ -242,17 +227,13 @@ class AlignRecipe(TrainingRecipe):
     @property
     def teacher_towers(self) -> tuple[str, ...]:
         """Towers of the teacher whose targets of the data are compared or cached."""
-        compares = self.affinity_weight or self.anchor_weight
-        return ("vision", "text") if compares or not self.shares_image_tower else ("vision",)
+        if self.shares_image_tower and not self.anchor_weight:
+            return ("vision",)
+        return ("vision", "text")
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""
         yield from super().problems()
-        if self.student is not None and self.new_student is not None:
-            yield (
-                f"new_student: student is set, too ({self.student!r}). Set only one of them; null "
-                "leaves one out."
-            )
         if self.photo_weight and self.teacher_cache is not None:
             yield (
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these "
@@ -269,13 +250,3 @@ class AlignRecipe(TrainingRecipe):
                     f"{name}: {weight} is 0, so it would not be used. Set it to 1, or leave {name} "
                     "out."
                 )
-        if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
-            yield (
-                "contrastive_weight: all losses have the weight 0, so nothing would be learned. "
-                "Give one a weight above 0."
-            )
-
-    def sources(self) -> list[tuple[str, str]]:
-        """Name of the field and location of all data that the recipe names."""
-        named = super().sources()
-        return named if self.photos is None else [*named, ("photos", self.photos)]

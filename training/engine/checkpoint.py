@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
 from training.engine.log import LOG_FILE
-from training.engine.state import STATE_FOLDER, Progress, TrainingState
+from training.engine.state import STATE_FOLDER, TrainingState
 from training.hub import MODEL_FILES, derived_names
 from training.utils.files import (
     OLD_SUFFIX,
@@ -43,20 +43,16 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
-def save_checkpoint(
-    recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState
-) -> Path:
+def save_checkpoint(recipe: TrainingRecipe, write: Write, state: TrainingState) -> Path:
     """Write `checkpoint-STEP` atomically, remove the oldest checkpoints, and return its folder.
 
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.
     """
     output_dir = Path(recipe.output_dir)
-    folder = output_dir / f"checkpoint-{progress.step:06d}"
-    with _saving(output_dir, folder.name) as scratch:
-        write(scratch)
-        state.save(scratch / STATE_FOLDER, progress)
-        set_modes(scratch)
+    folder = output_dir / f"checkpoint-{state.progress.step:06d}"
+    with _saving(folder, write) as scratch:
+        state.save(scratch / STATE_FOLDER)
         replace_folder(scratch, folder)
     record_names(output_dir, [folder.name], command="checkpoint")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
@@ -66,16 +62,13 @@ def save_checkpoint(
 
 def save_best(output_dir: Path, write: Write):
     """Write a model to `output_dir/best` atomically, in place of the earlier best model."""
-    with _saving(output_dir, BEST_FOLDER) as scratch:
-        write(scratch)
-        set_modes(scratch)
+    with _saving(output_dir / BEST_FOLDER, write) as scratch:
         replace_folder(scratch, output_dir / BEST_FOLDER)
 
 
 def save_final(output_dir: Path, write: Write):
     """Write a model to `output_dir` itself, each file atomically. Files made from other weights are removed."""
-    with _saving(output_dir, "model") as scratch:
-        write(scratch)
+    with _saving(output_dir / "model", write) as scratch:
         set_modes(scratch)
         sync(scratch)
         old, new = output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE
@@ -88,10 +81,12 @@ def save_final(output_dir: Path, write: Write):
 
 
 @contextmanager
-def _saving(output_dir: Path, name: str) -> Iterator[Path]:
-    """Scratch folder to write to; a failed write is reported with the way to continue."""
+def _saving(folder: Path, write: Write) -> Iterator[Path]:
+    """Scratch folder with a model, to be moved to `folder`; a failed write is reported with the way to continue."""
+    output_dir = folder.parent
     try:
-        with scratch_folder(output_dir / name) as scratch:
+        with scratch_folder(folder) as scratch:
+            write(scratch)
             yield scratch
     except (OSError, SafetensorError) as error:
         found = list_checkpoints(output_dir)

@@ -1,5 +1,6 @@
 """The devices of a run: Accelerate, and the settings that make a step fast."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from training.config import TrainingRecipe
 from training.data.batch import Batch
 from training.engine.checkpoint import TRACKING_FOLDER
-from training.engine.log import require_trackers
 from training.tasks import Task
 from training.utils.process import find_processes
 
@@ -23,9 +23,13 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
     Raises:
         ValueError: A tracker of the recipe is not installed, or a setting of `accelerate launch` is not supported.
     """
-    require_trackers(recipe.trackers)
+    for name in recipe.trackers:  # Accelerate would silently skip it
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it."
+            )
     find_processes()  # Accelerator itself forms no group of processes on a CPU
-    is_whole_batch = recipe.accumulate_steps == 1 and not getattr(recipe, "chunk_size", 0)
+    is_whole_batch = not getattr(recipe, "chunk_size", 0)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         step_scheduler_with_optimizer=False,
@@ -45,8 +49,8 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         )
     if accelerator.gradient_accumulation_steps > 1:
         raise ValueError(
-            f"gradient_accumulation_steps: accelerate launch sets {accelerator.gradient_accumulation_steps}, but the "
-            "recipe accumulates. Remove it there, and set accumulate_steps in the recipe."
+            f"gradient_accumulation_steps: accelerate launch sets {accelerator.gradient_accumulation_steps}, and a "
+            "recipe does not accumulate. Remove it there; chunk_size in the recipe saves memory instead."
         )
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise ValueError(

@@ -60,7 +60,7 @@ def caption_tokens(
     Args:
         tokenizer: Tokenizer of the student.
         max_text_length: Longest text of the student in tokens.
-        teacher: DualEncoder of the student; None without a teacher.
+        teacher: Teacher of the student; None without a teacher.
         folder: Folder of the student's tokenizer, which may record how it was cut from the teacher's.
 
     Returns:

@@ -1,9 +1,8 @@
 """Logging of a run: progress bar, `log.jsonl` and experiment trackers."""
 
-import importlib.util
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,7 @@ class Log:
         self.path, self.recipe, self.accelerator = path, recipe, accelerator
         self.description, self.start = description, start
         self.is_main = accelerator.is_main_process
-        self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
-        self.seconds_per_step = 0.0  # until the first line
+        self.num_images, self.start_s, self.end_s = 0, time.perf_counter(), 0.0
         self.wait_s = 0.0  # for the loader
         if recipe.trackers:
             # trackers take plain values only, so a section becomes a text
@@ -70,7 +68,7 @@ class Log:
             write_text(path, "".join(f"{line}\n" for line in _lines_until(path, start)))
         if start:
             self.say(f"resumed at step {start}")
-        per_step = recipe.batch_size * recipe.accumulate_steps * accelerator.num_processes
+        per_step = recipe.batch_size * accelerator.num_processes
         size = {"samples": recipe.max_steps * per_step}
         epochs = ""
         if num_rows:
@@ -83,7 +81,7 @@ class Log:
         return self
 
     def __exit__(self, *exception: object):
-        self.seconds = time.perf_counter() - self.start_s
+        self.end_s = time.perf_counter()
         self.progress.close()
         if self.recipe.trackers:  # `Accelerator.end_training` would also end the process group
             for tracker in self.accelerator.trackers:
@@ -95,14 +93,19 @@ class Log:
             self.progress.write(f"{self.description}: {text}")
 
     @property
+    def seconds(self) -> float:
+        """Wall time of this process's part of the run."""
+        return (self.end_s or time.perf_counter()) - self.start_s
+
+    @property
     def images_per_s(self) -> float:
         """Mean throughput of this process's part of the run, over all processes."""
-        return self.num_images / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
+        return self.num_images / self.seconds
 
     @property
     def data_wait(self) -> float:
         """Share of the time in which the loop waited for its loader, 0..1."""
-        return self.wait_s / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
+        return self.wait_s / self.seconds
 
     def timed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of a loader; the time that they take is counted."""
@@ -123,25 +126,22 @@ class Log:
             losses: Losses by name, including their weighted sum `loss`; the mean over all processes is logged.
             learning_rate: Learning rate of the step.
         """
-        done = step + 1
-        if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
-            means = self.accelerator.reduce(
-                torch.stack([value.float() for value in losses.values()]), "mean"
-            )
+        done, last = step + 1, self.recipe.max_steps
+        if done % self.recipe.log_every == 0 or done == last:
+            if done - self.start <= self.recipe.log_every:
+                per_step = self.seconds / (done - self.start)
+                hours = (last - done) * per_step / 3600
+                self.say(f"{per_step:.2g} s per step, about {hours:.1f} hours left")
+            stacked = torch.stack([value.float() for value in losses.values()])
+            means = self.accelerator.reduce(stacked, "mean").tolist()
             values = {
-                name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)
-            }
-            rates = {
                 "learning_rate": learning_rate,
                 "images_per_s": round(self.images_per_s, 1),
                 "data_wait": round(self.data_wait, 3),
             }
-            if not self.seconds_per_step:
-                self.seconds_per_step = (time.perf_counter() - self.start_s) / (done - self.start)
-                hours = (self.recipe.max_steps - done) * self.seconds_per_step / 3600
-                self.say(f"{self.seconds_per_step:.2g} s per step, about {hours:.1f} hours left")
-            self.write({"step": done} | rates | values)
-            self.track(rates | values, done)
+            values |= {name: round(mean, 5) for name, mean in zip(losses, means, strict=True)}
+            self.write({"step": done} | values)
+            self.track(values, done)
             postfix = f"loss {values['loss']:.4f}, {self.images_per_s:.0f} images/s"
             self.progress.set_postfix_str(postfix, refresh=False)
         self.progress.update()
@@ -166,23 +166,12 @@ class Log:
                 )
 
 
-def require_trackers(names: Sequence[str]):
-    """Raise ValueError if an experiment tracker is not installed. Accelerate would silently skip it."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(
-                f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it."
-            )
-
-
 def _lines_until(path: Path, start: int) -> list[str]:
     """Lines of a log up to step `start`. Damaged ones, such as an incomplete last line after a kill, are dropped."""
-    kept = []
-    for line in (
-        path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if start and path.exists()
-        else []
-    ):
+    kept: list[str] = []
+    if not start or not path.exists():
+        return kept
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= start:
                 kept.append(line)

@@ -14,22 +14,15 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
-from training.data import BatchPlan, Loader, PairDataset, Pairs, make_loader
+from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.device import freeze_unreached
 from training.engine.log import LOG_FILE, Log
-from training.engine.optimizer import Average, make_optimizer
-from training.engine.state import (
-    Progress,
-    TrainingState,
-    check_checkpoint,
-    load_weights,
-    run_identity,
-)
+from training.engine.state import TrainingState, run_identity
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.spread import forward_backward, split_batch, sync_on_last, to_device
+from training.tasks.spread import forward_backward, split_batch, to_device
 from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
@@ -144,9 +137,6 @@ def train(
         OSError: A checkpoint or the finished model cannot be saved.
     """
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revision)
-    write = partial(
-        save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier)
-    )
     # torch's type stubs lack the documented argument memory_format
     task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = BatchPlan(
@@ -156,7 +146,7 @@ def train(
         augment=task.augment,
         read_targets=getattr(task.targets, "read", None),
         start=0,
-        stop=recipe.max_steps * recipe.accumulate_steps,
+        stop=recipe.max_steps,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
@@ -170,37 +160,78 @@ def train(
     if recipe.torch_compile:
         for tower in (task.student.vision_model, task.student.text_model):
             tower.compile()
-    run = _Run(task, recipe, write, accelerator, evaluate, identity, checkpoints)
-    start = run.progress.step
-    number = start * recipe.accumulate_steps
-    loader = make_loader(dataset, replace(plan, start=number), run.progress.data)
+    state = TrainingState(task, recipe, accelerator, identity, checkpoints)
+    start = step = state.progress.step
+    if start > recipe.max_steps:
+        raise ValueError(
+            f"resume: {checkpoints[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
+            "output_dir."
+        )
+    output_dir, guard = Path(recipe.output_dir), LossGuard()
+
+    def writer(weights: dict[str, Tensor] | None) -> checkpoint.Write:
+        """Function that writes the model at this step, with these weights or its own, to a folder."""
+        return partial(
+            save_model,
+            student=task.student,
+            processor=processor,
+            recipe=recipe,
+            earlier=tuple(earlier),
+            num_steps=step,
+            weights=weights,
+        )
+
+    loader = make_loader(dataset, replace(plan, start=start), state.progress.data)
     num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
-    path = Path(recipe.output_dir) / LOG_FILE
-    log = Log(path, description, recipe, start, accelerator, num_rows)
+    log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator, num_rows)
     task.train()
     with log:
         for batch in _on_device(log.timed(loader), accelerator.device):
-            # torch's generator (dropout) is seeded by the number of each batch
-            seed = keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0]
+            # torch's generator (dropout) is seeded by the number of each step
+            seed = keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0]
             torch.manual_seed(int(seed * 2**53))
-            task.before_batch(number)
-            step, part = divmod(number, recipe.accumulate_steps)
-            losses = run.learn(task.augmented(batch), step, part)
+            task.before_batch(step)
+            state.optimizer.zero_grad()
+            losses = forward_backward(state.model, task, task.augmented(batch), accelerator)
+            guard.watch(step, losses, batch)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
             del batch  # frees the pixels before the next batch is made
-            number += 1
-            if part + 1 == recipe.accumulate_steps:
-                run.step(step)
-                log.step(step, losses, learning_rate_at(step, recipe))
-                run.evaluate_or_save(loader, log)
-    run.finish()
+            rate = learning_rate_at(step, recipe)
+            state.update(rate, recipe.max_grad_norm)
+            log.step(step, losses, rate)
+            step += 1
+            evaluates = recipe.eval_every and (
+                step % recipe.eval_every == 0 or step == recipe.max_steps
+            )
+            saves = recipe.save_every and step % recipe.save_every == 0
+            if evaluates or saves:
+                guard.check()
+            if evaluate and evaluates and accelerator.is_main_process:
+                weights = state.exported_weights()
+                metrics = evaluate(_with_weights(task.student, weights).eval())
+                task.train()
+                is_best = state.progress.best is None or metrics[BEST] > state.progress.best
+                log.evaluated(step, metrics, is_best)
+                if is_best:
+                    checkpoint.save_best(output_dir, writer(weights))
+                    state.progress = replace(state.progress, best=metrics[BEST])
+            if saves:
+                positions = gather_object([loader.state()])
+                state.progress = replace(state.progress, data=positions)
+                if accelerator.is_main_process:
+                    write = writer(state.exported_weights())
+                    checkpoint.save_checkpoint(recipe, write, state)
+    guard.check()
+    if accelerator.is_main_process:
+        task.eval()
+        checkpoint.save_final(output_dir, writer(state.exported_weights()))
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
     result = TrainingResult(
-        run.progress.step, log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped)
+        step, log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped)
     )
     rounded = {"seconds": round(result.seconds, 1), "data_wait": round(result.data_wait, 3)}
-    log.write({"event": "finished", "step": result.steps} | rounded | {"skipped": result.skipped})
+    log.write({"event": "finished", "step": step} | rounded | {"skipped": result.skipped})
     return result
 
 
@@ -225,137 +256,11 @@ def _on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         yield copied
 
 
-class _Run:
-    """Changing state of a run: weights, optimizer, average and position.
-
-    Args:
-        task: Task to train.
-        recipe: Recipe of the run.
-        write: `save_model` with all but the folder, the number of steps and the weights.
-        accelerator: Accelerator of this process.
-        evaluate: Evaluation during training, or None.
-        identity: What the run is, as `run_identity` returns it.
-        checkpoints: Checkpoints of the run that is resumed, oldest first.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        recipe: TrainingRecipe,
-        write: Callable[..., None],
-        accelerator: Accelerator,
-        evaluate: Evaluate | None,
-        identity: dict[str, Any],
-        checkpoints: Sequence[Path],
-    ):
-        self.task, self.recipe, self.write = task, recipe, write
-        self.accelerator, self.measure = accelerator, evaluate
-        self.output_dir = Path(recipe.output_dir)
-        if checkpoints:
-            check_checkpoint(checkpoints, identity)
-            load_weights(checkpoints[-1], task)
-        self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
-        average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
-        self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
-        self.progress = self.state.load(checkpoints[-1]) if checkpoints else Progress()
-        if self.progress.step > recipe.max_steps:
-            raise ValueError(
-                f"resume: {checkpoints[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose "
-                "another output_dir."
-            )
-        self.guard = LossGuard()
-        self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
-
-    def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
-        """Add the gradients of one batch of a step.
-
-        Args:
-            batch: Batch on the device.
-            step: Number of the step, from 0.
-            part: Number of the batch within the step, from 0.
-
-        Returns:
-            Losses by name: the mean over the batches of this step so far that have the loss.
-        """
-        parts = self.recipe.accumulate_steps
-        if part == 0:
-            self.optimizer.zero_grad()
-            self.losses = {}
-        with sync_on_last(self.accelerator, self.model, part + 1 == parts):
-            losses, backward = forward_backward(
-                self.model, self.task, batch, self.accelerator, 1 / parts
-            )
-            backward()
-        self.guard.watch(step, losses, batch)
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append(value.detach())
-        return {name: torch.stack(values).mean() for name, values in self.losses.items()}
-
-    def step(self, step: int):
-        """Run an optimizer step with the gradients of all its batches."""
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, self.recipe)
-        self.optimizer.step()
-        self.task.after_step()
-        if self.state.average is not None:
-            self.state.average.update(self.task.student, step)
-        self.progress = replace(self.progress, step=step + 1)
-
-    def evaluate_or_save(self, loader: Loader, log: Log):
-        """Evaluate and save after a step, if the recipe schedules it."""
-        recipe, step = self.recipe, self.progress.step
-        evaluates = recipe.eval_every and (
-            step % recipe.eval_every == 0 or step == recipe.max_steps
-        )
-        saves = recipe.save_every and step % recipe.save_every == 0
-        if evaluates or saves:
-            self.guard.check()
-        if self.measure and evaluates:
-            self.evaluate(self.measure, log)
-        if saves:
-            self.save(loader)
-
-    def evaluate(self, measure: Evaluate, log: Log):
-        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
-        if not self.accelerator.is_main_process:
-            return
-        weights = self.state.exported_weights()
-        metrics = measure(self._with_weights(weights).eval())
-        self.task.train()
-        is_best = self.progress.best is None or metrics[BEST] > self.progress.best
-        log.evaluated(self.progress.step, metrics, is_best)
-        if is_best:
-            checkpoint.save_best(self.output_dir, self._writer(weights))
-            self.progress = replace(self.progress, best=metrics[BEST])
-
-    def _with_weights(self, weights: dict[str, Tensor] | None) -> DCCLIPModel:
-        """The student, or a copy of it with other weights."""
-        student = self.task.student
-        if weights is None:
-            return student
-        copy = type(student)(student.config)
-        copy.load_state_dict(weights)
-        # transformers wraps `to` in a decorator that hides its signature
-        return copy.to(student.device)  # type: ignore[arg-type]
-
-    def _writer(self, weights: dict[str, Tensor] | None) -> checkpoint.Write:
-        """Function that writes the model at this step, with these weights or its own, to a folder."""
-        return partial(self.write, num_steps=self.progress.step, weights=weights)
-
-    def save(self, loader: Loader):
-        """Save a checkpoint, including the position of every process's loader."""
-        self.progress = replace(self.progress, data=gather_object([loader.state()]))
-        if self.accelerator.is_main_process:
-            weights = self.state.exported_weights()
-            checkpoint.save_checkpoint(
-                self.recipe, self._writer(weights), self.progress, self.state
-            )
-
-    def finish(self):
-        """Save the finished model."""
-        self.guard.check()
-        if self.accelerator.is_main_process:
-            weights = self.state.exported_weights()
-            self.task.eval()
-            checkpoint.save_final(self.output_dir, self._writer(weights))
+def _with_weights(student: DCCLIPModel, weights: dict[str, Tensor] | None) -> DCCLIPModel:
+    """The student, or a copy of it with other weights."""
+    if weights is None:
+        return student
+    copy = type(student)(student.config)
+    copy.load_state_dict(weights)
+    # transformers wraps `to` in a decorator that hides its signature
+    return copy.to(student.device)  # type: ignore[arg-type]

@@ -47,9 +47,3 @@ class Average:
         weights: list[Tensor] = [parameters[name].detach() for name in self.tensors]
         update_average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         update_average(list(self.tensors.values()), weights, step)
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]):
-        """Replace the average by an earlier one; names that are not averaged are ignored."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(tensors[name])

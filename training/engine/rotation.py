@@ -24,6 +24,7 @@ from training.tasks.spread import to_device
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
 
 
+@torch.no_grad()
 def rotate_student(
     task: Task,
     dataset: Pairs,
@@ -53,7 +54,25 @@ def rotate_student(
         except (OSError, SafetensorError):
             pass  # a damaged checkpoint is reported when the run resumes
     if rotation is None:
-        rotation = _teacher_axes(task, dataset, recipe, device)
+        # every process computes the axes from the same batches, with equal weights for images and captions
+        num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
+        stop = math.ceil(num_rows / recipe.batch_size)
+        plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
+        moments: dict[str, Tensor] = {}
+        for batch in make_loader(dataset, plan):
+            batch = to_device(batch, device)
+            embeddings = {}
+            if "vision" in task.towers:
+                images = task.augmented(batch)["images"]
+                embeddings["vision"] = task.targets.images(images, batch).embedding
+            if "text" in task.towers:
+                embeddings["text"] = task.targets.texts(batch).embedding
+            for tower, values in embeddings.items():
+                unit = F.normalize(values.double().cpu(), dim=-1)  # (B, D)
+                moments[tower] = moments.get(tower, 0) + unit.T @ unit
+        rotation = principal_axes(
+            sum((each / each.trace() for each in moments.values()), torch.zeros(()))
+        )
     rotate(task.student, rotation)
 
 
@@ -88,25 +107,3 @@ def principal_axes(moment: Tensor) -> Tensor:
     axes = torch.linalg.eigh(moment).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))  # (1, D)
     return axes * largest.sign()
-
-
-@torch.no_grad()
-def _teacher_axes(
-    task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device
-) -> Tensor:
-    """Principal axes of the teacher's embeddings, with equal weights for images and captions, (D, D) float64.
-
-    Every process computes them from the same batches.
-    """
-    num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
-    stop = math.ceil(num_rows / recipe.batch_size)
-    plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
-    width = task.student.config.projection_dim
-    moments = {tower: torch.zeros(width, width, dtype=torch.float64) for tower in task.towers}
-    for batch in make_loader(dataset, plan):
-        for tower, embeddings in task.teacher_embeddings(to_device(batch, device)).items():
-            unit = F.normalize(embeddings.double().cpu(), dim=-1)  # (B, D)
-            moments[tower] += unit.T @ unit
-    return principal_axes(
-        sum((moment / moment.trace() for moment in moments.values()), torch.zeros(()))
-    )

@@ -69,13 +69,11 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
         The recipe class with a field for the weight of each loss that has none.
 
     Raises:
-        ValueError: A module cannot be imported, or registers a name that is taken.
+        ValueError: A module cannot be imported.
     """
-    from training.tasks.distill import DISTILL_LOSSES, DistillLoss
-    from training.tasks.loss_table import LOSSES, Loss
-    from training.teachers import FAMILIES
+    from training.tasks.distill import DISTILL_LOSSES
+    from training.tasks.loss_table import LOSSES
 
-    families = dict(FAMILIES)
     for name in modules:
         try:
             importlib.import_module(name)
@@ -84,29 +82,9 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
                 f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
                 "environment or of the working directory."
             ) from error
-    taken = [name for name, family in families.items() if FAMILIES.get(name) is not family]
-    weights: dict[str, None] = {}
-    for kind, table in ((DistillLoss, DISTILL_LOSSES), (Loss, LOSSES)):
-        rows: list[Any] = []
-        for loss in table:
-            if not (isinstance(loss, kind) and loss.weight.endswith("_weight")):
-                raise ValueError(
-                    f"import: {loss!r} is not a row of its table, which has a {kind.__name__} whose weight is a name "
-                    f"that ends in _weight. Change it, in {', '.join(modules)}."
-                )
-            rows.append((loss.name, getattr(loss, "for_loss", None)))
-            if (kind is DistillLoss) is issubclass(recipe_class, DistillRecipe):
-                weights[loss.weight] = None
-        taken += [name for name, alternative in rows if rows.count((name, alternative)) > 1]
-    if taken:
-        raise ValueError(
-            f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}."
-        )
-    missing = [
-        name for name in weights if name not in {field.name for field in fields(recipe_class)}
-    ]
-    if not missing:
-        return recipe_class
+    table: list[Any] = DISTILL_LOSSES if issubclass(recipe_class, DistillRecipe) else LOSSES
+    known = {field.name for field in fields(recipe_class)}
+    missing = dict.fromkeys(loss.weight for loss in table if loss.weight not in known)
     entries = "\n".join(
         f"    {name}: Weight of a loss of {', '.join(modules)}." for name in missing
     )

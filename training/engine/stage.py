@@ -1,8 +1,8 @@
 """The steps that both training stages share, from a recipe to a finished folder."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from training.tasks import Models, Task
 from training.teachers import DualEncoder
 from training.utils.files import remove_folder
 
+INITS = ("tokenizer", "vision_init", "text_init")  # fields of a new student that name a folder
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
 
@@ -38,7 +39,6 @@ def run_stage(
     title: str,
     open_student: Callable[[StageRecipe, DualEncoder | None], tuple[DCCLIPModel, DCCLIPProcessor]],
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
-    starts: Sequence[str | None] = (),
 ) -> TrainingResult:
     """Build models, task and data, train, and write a complete Hub folder with its card to `output_dir`.
 
@@ -48,7 +48,6 @@ def run_stage(
         title: Text in front of the progress bar, such as `stage 1: distil`.
         open_student: Function from recipe and teacher to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
-        starts: Models that the student starts from; the card also names their training. A teacher is left out.
 
     Raises:
         ValueError: A model, the data or an option cannot be used; nothing has been trained.
@@ -60,14 +59,21 @@ def run_stage(
     if accelerator.mixed_precision in ("bf16", "fp16"):
         recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
     if recipe.max_samples:
-        per_step = recipe.batch_size * recipe.accumulate_steps * accelerator.num_processes
-        steps = math.ceil(recipe.max_samples / per_step)
+        steps = math.ceil(recipe.max_samples / (recipe.batch_size * accelerator.num_processes))
         recipe = replace(recipe, max_steps=min(recipe.max_steps, steps))
+    reads = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
+    if isinstance(recipe, AlignRecipe):
+        reads |= {"student": recipe.student, "classifier": recipe.classifier}
+        starts = [recipe.student]
+    else:
+        new = recipe.student
+        starts = [new.vision_init, new.text_init]
+        reads |= {f"student.{name}": getattr(new, name) for name in INITS}
     with ExitStack() as claimed:
         found: list[Path] = list_checkpoints(recipe.output_dir)
         kept = found if recipe.resume else []
         if accelerator.is_main_process:
-            claimed.enter_context(open_output_dir(recipe, found, command, _inputs(recipe)))
+            claimed.enter_context(open_output_dir(recipe, found, command, reads))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)
         student, processor = open_student(recipe, teacher)
@@ -100,49 +106,19 @@ def run_stage(
         if accelerator.is_main_process and not recipe.resume:
             for old in (*found, *Path(recipe.output_dir).glob(BEST_FOLDER)):
                 remove_folder(old)
-        claimed.enter_context(_interruptible(recipe.output_dir))
-        own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
-        result = train(
-            task,
-            dataset,
-            recipe,
-            processor,
-            accelerator,
-            title,
-            kept,
-            evaluate,
-            # a teacher's own training is not a stage of ours
-            earlier=earlier_recipes(
-                start for start in starts if start == own_student or start != recipe.teacher
-            ),
-        )
+        # a teacher's own training is not a stage of a new student
+        is_aligned = isinstance(recipe, AlignRecipe)
+        earlier = earlier_recipes(name for name in starts if is_aligned or name != recipe.teacher)
+        try:
+            result = train(
+                task, dataset, recipe, processor, accelerator, title, kept, evaluate, earlier
+            )
+        except KeyboardInterrupt as error:
+            advice = "No checkpoint was written yet; save_every sets how often. Run it again."
+            if found := list_checkpoints(recipe.output_dir):
+                advice = f"{found[-1]} is kept. Run the same command with --resume to continue."
+            raise KeyboardInterrupt(advice) from error
         if accelerator.is_main_process:
             write_card(recipe.output_dir)
             push(recipe)
     return result
-
-
-@contextmanager
-def _interruptible(output_dir: str) -> Iterator[None]:
-    """Add to Ctrl-C what was kept, and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        advice = (
-            "No checkpoint was written yet; save_every sets how often. Run the same command again."
-        )
-        if found := list_checkpoints(output_dir):
-            advice = f"{found[-1]} is kept. Run the same command with --resume to continue there."
-        raise KeyboardInterrupt(advice) from error
-
-
-def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
-    """Folders that a run reads, by the name of their field."""
-    inputs = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
-    if isinstance(recipe, AlignRecipe):
-        return inputs | {"student": recipe.student, "classifier": recipe.classifier}
-    student = recipe.student
-    return inputs | {
-        f"student.{name}": getattr(student, name)
-        for name in ("tokenizer", "vision_init", "text_init")
-    }

@@ -130,9 +130,7 @@ def load_student(
         ValueError: The student is not named, does not exist, is not a DC-CLIP model, or is damaged.
     """
     if name is None:
-        raise ValueError(
-            "student: none is named. Give the output folder of stage 1, or describe a new_student."
-        )
+        raise ValueError("student: none is named. Give the output folder of stage 1.")
     config = open_config(field, str(name))
     if config.model_type != DCCLIPConfig.model_type:
         raise ValueError(

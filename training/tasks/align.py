@@ -1,5 +1,6 @@
 """Stage 2 as a task."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,9 @@ from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.tasks.loss import Captions, Loss, LossInputs, OwnInputs, normalized
+from training.tasks.loss import Captions, LossInputs, OwnInputs
 from training.tasks.loss_table import active_losses
-from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, positives
+from training.tasks.losses import SIGMOID_BIAS, positives
 from training.tasks.spread import gather, gather_pairs, gather_sizes
 from training.tasks.task import Task, scalar
 from training.teachers.targets import TargetSource
@@ -36,7 +37,6 @@ class AlignTask(Task):
         targets: Distillation targets; None without a teacher. They have a feature map if a loss has `needs_map`.
         recipe: Recipe with the choice of the loss and the weights.
         languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
-        teacher_logit_scale: Factor on the teacher's cosines.
         own_inputs: Losses with inputs of their own, by the name of their row.
 
     Raises:
@@ -51,14 +51,12 @@ class AlignTask(Task):
         targets: TargetSource | None,
         recipe: AlignRecipe,
         languages: list[str],
-        teacher_logit_scale: float = 1.0,
         own_inputs: Mapping[str, OwnInputs] | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, targets is not None)
         self.towers = recipe.teacher_towers
         self.recipe, self.languages = recipe, languages
-        self.teacher_logit_scale = teacher_logit_scale
         self.chunk_size, self.seed = recipe.chunk_size, recipe.seed
         if recipe.dropout is not None:
             for module in student.text_model.modules():
@@ -166,7 +164,7 @@ class AlignTask(Task):
         """
         with torch.autocast(outputs["image"].device.type, enabled=False):
             inputs = self._loss_inputs(outputs, batch)
-            values = [self._weighted_sum(inputs.at_width(width)) for width in self.widths]
+            values = [self._losses(inputs.at_width(width)) for width in self.widths]
             return {
                 name: torch.stack([value[name] for value in values]).mean() for name in values[0]
             }
@@ -181,61 +179,46 @@ class AlignTask(Task):
         languages = []
         for number in range(len(self.languages)):
             index = np.flatnonzero(pairs.language.numpy() == number)
-            own = pairs.own_texts
-            first, end = np.searchsorted(index, [own.start, own.stop]).tolist()
-            on_device = self.on_device(torch.from_numpy(index))
-            languages.append(Captions(on_device, slice(first, end)))
-        embeddings = {name: outputs.pop(name) for name in PAIR if name in outputs}
+            own = np.searchsorted(index, [pairs.own_texts.start, pairs.own_texts.stop])
+            languages.append(
+                Captions(self.on_device(torch.from_numpy(index)), slice(*own.tolist()))
+            )
         return LossInputs(
-            embeddings=embeddings,
-            unit=normalized(embeddings),
+            embeddings={name: outputs.pop(name) for name in PAIR if name in outputs},
             width=self.widths[-1],
             logit_scale=outputs.pop("logit_scale"),
             logit_bias=outputs.pop("logit_bias", None),
             extra=outputs,
-            teacher_logit_scale=self.teacher_logit_scale,
-            positive=positives(
-                pairs.owner, pairs.caption_ids, len(pairs.rows), pairs.rows, self.student.device
-            ),
+            positive=positives(pairs.rows, pairs.owner, pairs.caption_ids, self.student.device),
             languages=languages,
             own_images=pairs.own_images,
             own_texts=pairs.own_texts,
             num_processes=pairs.num_processes,
         )
 
-    def _weighted_sum(self, inputs: LossInputs) -> dict[str, Tensor]:
+    def _losses(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """Losses at one width by name; a batch without some of the languages has the same total weight."""
+        in_language = {
+            f"_{language}": inputs.in_language(captions)
+            for language, captions in zip(self.languages, inputs.languages, strict=True)
+            if len(captions.index)
+        }
+        own_inputs = dict(self.own_inputs.items())
         values: dict[str, Tensor] = {}
         total: Any = 0
-        # a batch without some of the languages has the same total weight
-        present = [captions for captions in inputs.languages if len(captions.index)]
-        for language, captions in zip(self.languages, inputs.languages, strict=True):
-            if not len(captions.index):
-                continue
-            chosen = inputs.in_language(captions)
-            for loss in self.losses:
-                if loss.per_language:
-                    value = self._add(values, loss, chosen, f"_{language}")
-                    total = total + loss.weight_in(self.recipe) * value
-        total = total / max(1, len(present))
         for loss in self.losses:
-            if not loss.per_language:
-                total = total + loss.weight_in(self.recipe) * self._add(values, loss, inputs)
+            function = own_inputs.get(loss.name, loss.function)
+            compared = in_language if loss.per_language else {"": inputs}
+            for suffix, each in compared.items():
+                result = function(each)
+                parts = result if isinstance(result, dict) else {"": result}
+                for part, value in parts.items():
+                    name = f"{loss.name}_{part}{suffix}" if part else f"{loss.name}{suffix}"
+                    values[name] = scalar(value, loss.name)
+                    total = total + getattr(self.recipe, loss.weight) * value / len(compared)
         return values | {"loss": total}
-
-    def _add(
-        self, values: dict[str, Tensor], loss: Loss, inputs: LossInputs, suffix: str = ""
-    ) -> Tensor:
-        """Compute a loss, add it to the logged values, and return the sum of its parts."""
-        function = self.own_inputs[loss.name] if loss.own_inputs else loss.function
-        result = function(inputs)
-        parts = result if isinstance(result, dict) and result else {"": result}
-        total, *others = (scalar(value, loss.name) for value in parts.values())
-        names = (
-            f"{loss.name}_{part}{suffix}" if part else f"{loss.name}{suffix}" for part in parts
-        )
-        values.update(zip(names, (total, *others), strict=True))
-        return sum(others, total)
 
     def after_step(self):
         """Clamp the logit scale."""
-        clamp_logit_scale(self.student.logit_scale, MAX_LOGIT_SCALE)
+        with torch.no_grad():
+            self.student.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))

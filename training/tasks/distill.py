@@ -35,7 +35,6 @@ class TowerInputs:
         mask: Tokens with a target, (T, L), 1 or 0; None for images.
         bank: The teacher's embeddings of M texts in the student's space, (M, D), if a loss has `needs_bank`.
         logit_scale: Factor on the teacher's cosines.
-        batch: The batch.
     """
 
     tower: str
@@ -46,7 +45,15 @@ class TowerInputs:
     mask: Tensor | None
     bank: Tensor | None
     logit_scale: float
-    batch: Batch
+
+    def at_width(self, width: int) -> "TowerInputs":
+        """The same inputs with the leading dimensions of all embeddings."""
+        return replace(
+            self,
+            student=self.student[:, :width],
+            teacher=self.teacher[:, :width],
+            bank=None if self.bank is None else self.bank[:, :width],
+        )
 
 
 @dataclass(frozen=True)
@@ -92,16 +99,8 @@ DISTILL_LOSSES: list[DistillLoss] = [
 
 
 def distill_losses(recipe: DistillRecipe) -> list[DistillLoss]:
-    """The losses that a recipe turns on, in the order of the table.
-
-    Raises:
-        ValueError: It turns on none.
-    """
-    if losses := [loss for loss in DISTILL_LOSSES if getattr(recipe, loss.weight, 0.0)]:
-        return losses
-    raise ValueError(
-        "map_weight: all losses have the weight 0, so nothing would be learned. Give one a weight."
-    )
+    """The losses that a recipe turns on, in the order of the table."""
+    return [loss for loss in DISTILL_LOSSES if getattr(recipe, loss.weight, 0.0)]
 
 
 class DistillTask(Task):
@@ -161,74 +160,47 @@ class DistillTask(Task):
         losses: dict[str, Tensor] = {}
         total: Any = 0
         for tower in self.towers:
-            inputs = self._vision(batch) if tower == "vision" else self._text(batch)
+            inputs = self._inputs(tower, batch)
             for loss in self.losses:
                 if loss.needs_map and inputs.student_map is None:
                     continue
-                with torch.autocast(
-                    inputs.student.device.type, enabled=False
-                ):  # half precision destroys gradients
-                    parts = (
-                        [inputs]
-                        if loss.needs_map
-                        else [self._at_width(inputs, width) for width in self.widths]
-                    )
-                    value = torch.stack(
-                        [scalar(loss.function(part), loss.name) for part in parts]
-                    ).mean()
+                widths = self.widths[-1:] if loss.needs_map else self.widths
+                # half precision destroys gradients
+                with torch.autocast(inputs.student.device.type, enabled=False):
+                    values = [
+                        scalar(loss.function(inputs.at_width(width)), loss.name) for width in widths
+                    ]
+                    value = torch.stack(values).mean()
                 losses[f"{tower}_{loss.name}"] = value
                 total = total + getattr(self.recipe, loss.weight) * value
         return losses | {"loss": total}
 
-    def _vision(self, batch: Batch) -> TowerInputs:
-        images = batch["images"]
-        targets = self.targets.images(images, batch)
-        outputs = self.student.get_image_features(self.normalize(images))
-        if self.vision_adapter is None:
-            return self._inputs("vision", batch, outputs.pooler_output, targets.embedding)
-        maps = self.vision_adapter(outputs.feature_map), targets.required_map  # (B, C, H, W) each
-        return self._inputs("vision", batch, outputs.pooler_output, targets.embedding, maps)
-
-    def _text(self, batch: Batch) -> TowerInputs:
-        targets = self.targets.texts(batch)
-        states, embeddings = self.encode_texts(
-            batch["input_ids"], batch["attention_mask"], batch["lengths"]
-        )
-        if self.text_adapter is None:
-            return self._inputs("text", batch, embeddings, targets.embedding)
-        mask = batch["attention_mask"]
-        if "aligned" in batch:  # captions whose tokens are not the teacher's have no token targets
-            mask = mask * batch["aligned"][:, None]
-        # pads the teacher's states to the student's length, or removes states that are masked in any case
-        excess = states.shape[1] - targets.required_map.shape[1]
-        teacher_states = nn.functional.pad(targets.required_map, (0, 0, 0, excess))  # (T, L, C)
-        maps = self.text_adapter(states), teacher_states
-        return self._inputs("text", batch, embeddings, targets.embedding, maps, mask)
-
-    def _inputs(
-        self,
-        tower: str,
-        batch: Batch,
-        student: Tensor,
-        teacher: Tensor,
-        maps: tuple[Tensor | None, Tensor | None] = (None, None),
-        mask: Tensor | None = None,
-    ) -> TowerInputs:
+    def _inputs(self, tower: str, batch: Batch) -> TowerInputs:
+        student_map = teacher_map = mask = None
+        if tower == "vision":
+            targets = self.targets.images(batch["images"], batch)
+            outputs = self.student.get_image_features(self.normalize(batch["images"]))
+            embeddings = outputs.pooler_output
+            if self.vision_adapter is not None:  # (B, C, H, W) each
+                student_map = self.vision_adapter(outputs.feature_map)
+                teacher_map = targets.required_map
+        else:
+            targets, mask = self.targets.texts(batch), batch["attention_mask"]
+            states, embeddings = self.encode_texts(batch["input_ids"], mask, batch["lengths"])
+            if self.text_adapter is not None:  # (T, L, C) each
+                student_map = self.text_adapter(states)
+                # pads the teacher's states, or removes states that are masked in any case
+                excess = states.shape[1] - targets.required_map.shape[1]
+                teacher_map = nn.functional.pad(targets.required_map, (0, 0, 0, excess))
+            if "aligned" in batch:  # captions whose tokens are not the teacher's have no targets
+                mask = mask * batch["aligned"][:, None]
         return TowerInputs(
             tower=tower,
-            student=student.float(),
-            teacher=self.to_student_space(teacher),
-            student_map=maps[0],
-            teacher_map=maps[1],
+            student=embeddings.float(),
+            teacher=self.to_student_space(targets.embedding),
+            student_map=student_map,
+            teacher_map=teacher_map,
             mask=mask,
             bank=self.to_student_space(self.bank) if self.bank is not None else None,
             logit_scale=self.logit_scale,
-            batch=batch,
-        )
-
-    @staticmethod
-    def _at_width(inputs: TowerInputs, width: int) -> TowerInputs:
-        bank = None if inputs.bank is None else inputs.bank[:, :width]
-        return replace(
-            inputs, student=inputs.student[:, :width], teacher=inputs.teacher[:, :width], bank=bank
         )

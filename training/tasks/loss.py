@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,10 @@ class LossInputs:
     Args:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
             teacher, `teacher_image` (B, D) and `teacher_text` (T, D).
-        unit: The same embeddings, L2-normalized.
         extra: Other outputs by name at their full width: what `OwnInputs.encode` returns, and `teacher_map` (B, C),
             the mean of the teacher's feature map, if a loss has `needs_map`.
         width: Number of leading dimensions D that are compared.
         logit_scale: Scalar factor on the student's cosines.
-        teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
         positive: Which captions match which image, (B, T) bool.
         languages: Captions of each language of the recipe.
@@ -51,11 +50,9 @@ class LossInputs:
     """
 
     embeddings: dict[str, Tensor]
-    unit: dict[str, Tensor]
     extra: dict[str, Tensor]
     width: int
     logit_scale: Tensor
-    teacher_logit_scale: float
     logit_bias: Tensor | None
     positive: Tensor
     languages: list[Captions]
@@ -63,22 +60,21 @@ class LossInputs:
     own_texts: slice
     num_processes: int
 
+    @cached_property
+    def unit(self) -> dict[str, Tensor]:
+        """The same embeddings, L2-normalized."""
+        return {
+            name: nn.functional.normalize(value, dim=-1) for name, value in self.embeddings.items()
+        }
+
     def in_language(self, captions: Captions) -> "LossInputs":
         """The same batch with the captions of one language only."""
-
-        def select(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {
-                name: value[captions.index] if name.endswith("text") else value
-                for name, value in embeddings.items()
-            }
-
-        return replace(
-            self,
-            embeddings=select(self.embeddings),
-            unit=select(self.unit),
-            positive=self.positive[:, captions.index],
-            own_texts=captions.own,
-        )
+        embeddings = {
+            name: value[captions.index] if name.endswith("text") else value
+            for name, value in self.embeddings.items()
+        }
+        positive = self.positive[:, captions.index]
+        return replace(self, embeddings=embeddings, positive=positive, own_texts=captions.own)
 
     def at_width(self, width: int) -> "LossInputs":
         """The same batch with the leading dimensions of all embeddings.
@@ -87,26 +83,11 @@ class LossInputs:
             width: Number of dimensions, in 1..D.
         """
         embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
-        return replace(self, embeddings=embeddings, unit=normalized(embeddings), width=width)
+        return replace(self, embeddings=embeddings, width=width)
 
     def cut(self, name: str) -> Tensor:
         """The leading dimensions of embeddings in `extra`, (..., D)."""
         return self.extra[name][..., : self.width]
-
-    @property
-    def student_pair(self) -> tuple[Tensor, Tensor]:
-        """The student's images (B, D) and captions (T, D), L2-normalized."""
-        return self.unit["image"], self.unit["text"]
-
-    @property
-    def teacher_pair(self) -> tuple[Tensor, Tensor]:
-        """The teacher's images (B, D) and captions (T, D), L2-normalized."""
-        return self.unit["teacher_image"], self.unit["teacher_text"]
-
-
-def normalized(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-    """L2-normalized embeddings by name."""
-    return {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +97,7 @@ class Models:
     Args:
         student: Student to train.
         processor: Processor of the student.
-        teacher: DualEncoder without its towers, which are loaded where they run; None trains without a teacher.
+        teacher: Teacher without its towers, which are loaded where they run; None trains without a teacher.
     """
 
     student: DCCLIPModel
@@ -184,12 +165,3 @@ class Loss:
     needs_two_languages: bool = False
     needs_bias: bool = False
     for_loss: str | None = None
-
-    @property
-    def own_inputs(self) -> type[OwnInputs] | None:
-        """Class of the loss if it brings inputs of its own."""
-        return self.function if isinstance(self.function, type) else None
-
-    def weight_in(self, recipe: AlignRecipe) -> float:
-        """Weight of the loss in a recipe; 0 if the recipe has no such field."""
-        return getattr(recipe, self.weight, 0.0)

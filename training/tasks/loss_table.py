@@ -19,26 +19,22 @@ from training.config import AlignRecipe
 from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
 from training.tasks.loss import Loss, LossInputs
-from training.tasks.losses import (
-    affinity_loss,
-    embedding_loss,
-    info_nce,
-    sigmoid_loss,
-    text_positives,
-)
+from training.tasks.losses import embedding_loss, info_nce, sigmoid_loss
 from training.tasks.photos import GeneralPhotos
 
 
 def _info_nce(inputs: LossInputs) -> Tensor:
     own = inputs.own_images, inputs.own_texts
-    value = info_nce(*inputs.student_pair, inputs.logit_scale, inputs.positive, own)
+    unit = inputs.unit
+    value = info_nce(unit["image"], unit["text"], inputs.logit_scale, inputs.positive, own)
     return inputs.num_processes * value
 
 
 def _sigmoid(inputs: LossInputs) -> Tensor:
     assert inputs.logit_bias is not None  # the row has needs_bias
     value = sigmoid_loss(
-        *inputs.student_pair,
+        inputs.unit["image"],
+        inputs.unit["text"],
         inputs.logit_scale,
         inputs.logit_bias,
         inputs.positive,
@@ -47,22 +43,14 @@ def _sigmoid(inputs: LossInputs) -> Tensor:
     return inputs.num_processes * value
 
 
-def _affinity(inputs: LossInputs) -> Tensor:
-    return affinity_loss(
-        inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale
-    )
-
-
 def _text_text(inputs: LossInputs) -> Tensor:
     """Mean over all pairs of languages of InfoNCE between their captions."""
     text, values = inputs.unit["text"], []
+    positive = inputs.positive.float()
     for first, second in combinations(inputs.languages, 2):
-        same_image = text_positives(
-            inputs.positive[:, first.index], inputs.positive[:, second.index]
-        )
+        same_image = positive[:, first.index].T @ positive[:, second.index] > 0
         pair = text[first.index], text[second.index]
-        own = first.own, second.own
-        values.append(info_nce(*pair, inputs.logit_scale, same_image, own))
+        values.append(info_nce(*pair, inputs.logit_scale, same_image, (first.own, second.own)))
     return inputs.num_processes * torch.stack(values).mean()
 
 
@@ -84,7 +72,6 @@ LOSSES: list[Loss] = [
         needs_bias=True,
         for_loss="sigmoid",
     ),
-    Loss("affinity", _affinity, "affinity_weight", per_language=True, needs_teacher=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
     Loss("general", GeneralTexts, "general_weight", needs_teacher=True),
@@ -104,18 +91,20 @@ def active_losses(recipe: AlignRecipe, has_teacher: bool) -> list[Loss]:
         ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
     losses = [
-        loss for loss in LOSSES if loss.weight_in(recipe) and loss.for_loss in (None, recipe.loss)
+        loss
+        for loss in LOSSES
+        if getattr(recipe, loss.weight, 0.0) and loss.for_loss in (None, recipe.loss)
     ]
+    has_pairs = any(len(source.caption_columns or {}) > 1 for source in recipe.data.mixture)
     for loss in losses:
-        stated = f"{loss.weight} is {loss.weight_in(recipe)}"
         if loss.needs_teacher and not has_teacher:
             raise ValueError(
-                f"{stated}, but the recipe has no teacher. Name one under teacher, or set the weight to 0."
+                f"{loss.weight}: its loss compares with a teacher, and the recipe has none. Name one under teacher, "
+                "or set the weight to 0."
             )
-        columns = [source.caption_columns or {} for source in recipe.data.mixture]
-        if loss.needs_two_languages and max(map(len, columns)) < 2:
+        if loss.needs_two_languages and not has_pairs:
             raise ValueError(
-                f"{stated}, but data.caption_columns has one language in each source, and the loss compares those of "
-                "one image. Name a second column, or set the weight to 0."
+                f"{loss.weight}: its loss compares the captions of one image in two languages, but no source of "
+                "data.caption_columns has two. Name a second column, or set the weight to 0."
             )
     return losses

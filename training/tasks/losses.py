@@ -1,6 +1,5 @@
 """Losses as pure functions of tensors; each returns a scalar."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -39,7 +38,7 @@ def feature_map_loss(
 
     Args:
         student: Student map, adapted to the teacher's width: (B, D, H, W) with dim=1, or (B, L, D) with dim=-1.
-        teacher: DualEncoder map of the same shape.
+        teacher: Teacher map of the same shape.
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
         beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
@@ -67,7 +66,7 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: Student embeddings, (B, D), any norm.
-        teacher: DualEncoder embeddings, (B, D), any norm.
+        teacher: Teacher embeddings, (B, D), any norm.
 
     Returns:
         Scalar; 0 for an empty batch.
@@ -106,7 +105,7 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
 
     Args:
         student: Student embeddings, (B, D), any norm.
-        teacher: DualEncoder embeddings, (B, D), any norm.
+        teacher: Teacher embeddings, (B, D), any norm.
         bank: Teacher embeddings of N texts, (N, D), any norm.
         logit_scale: Factor on the cosines of both.
 
@@ -123,7 +122,15 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     scaled, teacher_scaled = (
         logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher)
     )
-    return _divergence((scaled, bank), (teacher_scaled, bank))
+
+    def value(rows: slice) -> Tensor:
+        logs, teacher_logs = (
+            (each[rows] @ bank.T).log_softmax(1) for each in (scaled, teacher_scaled)
+        )
+        return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
+
+    total = _sum_over_rows(value, bank.device, len(scaled), len(bank))
+    return total / max(1, len(scaled))
 
 
 def class_loss(
@@ -166,50 +173,30 @@ def class_loss(
 
 
 def positives(
-    owner: Tensor,
-    caption_ids: Tensor,
-    num_images: int,
-    rows: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    rows: Tensor, owner: Tensor, caption_ids: Tensor, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 
     Args:
+        rows: Ids that are equal for equal images, (B,) int64, on the CPU. Equal images share their captions.
         owner: Index of the image that each caption belongs to, (T,) int64, on the CPU.
         caption_ids: Ids that are equal for equal captions, (T,) int64, on the CPU.
-        num_images: Number of images B.
-        rows: Ids that are equal for equal images, (B,) int64, on the CPU; equal images share their captions. None if
-            no two images are equal.
         device: Device of the result.
 
     Returns:
         (B, T) bool.
     """
-    images = np.arange(num_images)
-    if rows is not None:
-        images = np.unique(rows.numpy(), return_inverse=True)[1]
-    captions = np.unique(caption_ids.numpy(), return_inverse=True)[1]
-
-    def move(numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(device, non_blocking=True)
-
-    table = torch.zeros(num_images, len(captions), dtype=torch.bool, device=device)
+    images, captions = (
+        torch.from_numpy(np.unique(ids.numpy(), return_inverse=True)[1])
+        for ids in (rows, caption_ids)
+    )
+    owners, images, captions = (
+        numbers.to(device, non_blocking=True) for numbers in (images[owner], images, captions)
+    )
     # indexed by distinct image and distinct caption
-    table[move(images[owner.numpy()]), move(captions)] = True
-    return table[move(images)[:, None], move(captions)]  # (B, T)
-
-
-def text_positives(first: Tensor, second: Tensor) -> Tensor:
-    """Find the captions in two languages that match the same image.
-
-    Args:
-        first: Output of `positives` for the captions in one language, (B, T) bool.
-        second: Output of `positives` for the captions in the other language, (B, U) bool.
-
-    Returns:
-        (T, U) bool.
-    """
-    return first.T.float() @ second.float() > 0
+    table = torch.zeros(len(images), len(captions), dtype=torch.bool, device=device)
+    table[owners, captions] = True
+    return table[images[:, None], captions]  # (B, T)
 
 
 def info_nce(
@@ -235,10 +222,10 @@ def info_nce(
 
     Requirements: batches as large as memory allows, because the captions of all other images are the negatives.
 
-    Relations: `sigmoid_loss` classifies each pair independently. With captions in place of images, and with
-        `text_positives`, this loss aligns the languages of a text tower (`text_text_weight`). That is off by default,
-        because all captions of an image are already aligned with the image. It helps if there are few pairs and one
-        language has fewer captions than the other.
+    Relations: `sigmoid_loss` classifies each pair independently. With captions in place of images, this loss aligns
+        the languages of a text tower (`text_text_weight`). That is off by default, because all captions of an image
+        are already aligned with the image. It helps if there are few pairs and one language has fewer captions than
+        the other.
 
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
@@ -277,7 +264,7 @@ def sigmoid_loss(
     Requirements: a learnt bias; without it, the first steps only correct the prior.
 
     Relations: an alternative to `info_nce`. Off by default: it is better at batches below 16k and needs less memory,
-        but its logits are not a distribution over the batch, which the losses with a teacher compare.
+        but its logits are not a distribution over the batch.
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
@@ -289,42 +276,6 @@ def sigmoid_loss(
         return -F.logsigmoid(torch.where(positive[rows], logits, -logits)).sum()
 
     return _sum_over_rows(value, image.device, *positive.shape) / max(1, len(text))
-
-
-def affinity_loss(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
-    logit_scale: Tensor,
-    teacher_logit_scale: float,
-) -> Tensor:
-    """Affinity mimicking: match the teacher's similarity distribution between images and captions.
-
-    The mean of two Kullback-Leibler divergences from the teacher's to the student's similarities: of each image to
-    all captions, and of each caption to all images.
-
-    Args:
-        student: Student embeddings of the images (B, D) and the captions (T, D), L2-normalized.
-        teacher: DualEncoder embeddings of the same images and captions, L2-normalized; their width may differ.
-        logit_scale: Scalar factor on the student's cosines.
-        teacher_logit_scale: Factor on the teacher's cosines.
-
-    Returns:
-        Scalar; 0 if the distributions are equal.
-
-    Requirements: a teacher that encodes the language of the captions, and batches with similar samples.
-
-    Relations: `bank_loss` compares with a fixed bank of texts. Here the batch is the bank, and the student encodes
-        both sides. Off by default: it needs both towers of the teacher at every step, and adds little in a small
-        batch.
-
-    Source: Wu et al., TinyCLIP, ICCV 2023, arXiv 2309.12314 (affinity mimicking).
-    """
-    total = torch.zeros((), device=student[0].device)
-    for first, second in ((0, 1), (1, 0)):
-        student_side = logit_scale * student[first].float(), student[second].float()
-        teacher_side = teacher_logit_scale * teacher[first].float(), teacher[second].float()
-        total = total + _divergence(student_side, teacher_side) / 2
-    return total
 
 
 def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) -> Tensor:
@@ -342,22 +293,6 @@ def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) 
     return total / (counts > 0).sum().clamp_min(1)
 
 
-def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
-    """Kullback-Leibler divergence between the similarities of (N, D), already scaled, to (M, D), averaged over rows.
-    0 without rows.
-    """
-
-    def value(rows: slice) -> Tensor:
-        logs, teacher_logs = (
-            (first[rows] @ second.T).log_softmax(1) for first, second in (student, teacher)
-        )
-        return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
-
-    rows, columns = student
-    total = _sum_over_rows(value, rows.device, len(rows), len(columns))
-    return total / max(1, len(rows))
-
-
 def _sum_over_rows(
     value: Callable[[slice], Tensor], device: torch.device, num_rows: int, num_columns: int
 ) -> Tensor:
@@ -373,14 +308,3 @@ def _sum_over_rows(
         checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts
     ]
     return torch.stack(values).sum()
-
-
-def clamp_logit_scale(logit_scale: Tensor, maximum: float):
-    """Clamp the logarithm of a logit scale to 0..log(maximum), in place.
-
-    Args:
-        logit_scale: Logarithm of the factor on cosines, scalar.
-        maximum: Largest factor; 100 in CLIP.
-    """
-    with torch.no_grad():
-        logit_scale.clamp_(0, math.log(maximum))

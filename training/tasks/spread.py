@@ -9,8 +9,8 @@ Ids and lengths of a batch stay on the host (`to_device`), and processes exchang
 a GPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -37,8 +37,6 @@ HOST_FIELDS = (
 )
 # fields with one row per image; all others: per caption
 IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images", "image_targets", "image_maps")
-
-Pass = tuple[dict[str, Tensor], Callable[[], None]]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -92,23 +90,23 @@ def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
 
 @cache
 def _host_group(world: Any) -> Any:
-    """Process group for tensors on the host."""
+    """Process group for values on the host."""
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
-def _gather_on_host(tensor: Tensor) -> Tensor:
-    """Stack tensors of one shape on the host, (...), of all processes: (number of processes, ...)."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensor[None]
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor, group=_host_group(dist.group.WORLD))
-    return torch.stack(parts)
+def _gather_on_host(value: Any) -> list[Any]:
+    """A value of every process, without its device."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=_host_group(dist.group.WORLD))
+    return values
 
 
 def gather_sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     """Number of rows of each tensor in each process; all processes have tensors of the same names."""
-    rows = torch.tensor([len(value) if value.ndim else 0 for value in tensors.values()])
-    return dict(zip(tensors, _gather_on_host(rows).T.tolist(), strict=True))
+    rows = _gather_on_host([len(value) if value.ndim else 0 for value in tensors.values()])
+    return {name: list(sizes) for name, *sizes in zip(tensors, *rows, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -136,32 +134,24 @@ class GatheredPairs:
 
 def gather_pairs(batch: Batch) -> GatheredPairs:
     """Gather the fields that determine the matching pairs."""
-    rows = _gather_rows(batch["rows"][:, None])
-    captions = torch.stack([batch["owner"], batch["caption_ids"], batch["language"]], 1)
-    parts = _gather_rows(captions)
+    rows, owners, caption_ids, languages = zip(
+        *_gather_on_host((batch["rows"], batch["owner"], batch["caption_ids"], batch["language"])),
+        strict=True,
+    )
     image_starts = np.cumsum([0, *map(len, rows)]).tolist()
-    text_starts = np.cumsum([0, *map(len, parts)]).tolist()
-    for part, start in zip(parts, image_starts, strict=False):
-        part[:, 0] += start
-    owner, caption_ids, language = torch.cat(parts).T
+    text_starts = np.cumsum([0, *map(len, owners)]).tolist()
     rank = dist.get_rank() if dist.is_initialized() else 0
     return GatheredPairs(
-        rows=torch.cat(rows)[:, 0],
-        owner=owner,
-        caption_ids=caption_ids,
-        language=language,
+        rows=torch.cat(rows),
+        owner=torch.cat(
+            [owner + start for owner, start in zip(owners, image_starts, strict=False)]
+        ),
+        caption_ids=torch.cat(caption_ids),
+        language=torch.cat(languages),
         own_images=slice(*image_starts[rank : rank + 2]),
         own_texts=slice(*text_starts[rank : rank + 2]),
         num_processes=len(rows),
     )
-
-
-def _gather_rows(tensor: Tensor) -> list[Tensor]:
-    """Tensors on the host, (N, C), of all processes; N may differ."""
-    sizes = gather_sizes({"": tensor})[""]
-    padded = tensor.new_zeros(max(sizes), tensor.shape[1])
-    padded[: len(tensor)] = tensor
-    return [part[:size] for part, size in zip(_gather_on_host(padded), sizes, strict=True)]
 
 
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
@@ -187,46 +177,32 @@ def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
     return cast(list[Batch], chunks)
 
 
-@contextmanager
-def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
-    """One of several forward and backward passes of a step; the processes exchange gradients only in the last one.
-
-    The contexts can be nested. An inner pass is then the last of its step only if both are.
-    """
-    outer = accelerator.sync_gradients
-    accelerator.sync_gradients = is_last and outer
-    try:
-        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            yield
-    finally:
-        accelerator.sync_gradients = outer
-
-
 def forward_backward(
-    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float = 1.0
-) -> Pass:
-    """Losses of a batch, and its backward pass; in chunks if the task's `chunk_size` is less than the batch.
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Run the forward and backward pass of a batch, in chunks if the task's `chunk_size` is less than the batch.
 
     Args:
         model: Task as wrapped by the Accelerator.
         task: The same task, not wrapped. With a `chunk_size` it is an `AlignTask`.
         batch: Batch on the device, with augmented images.
         accelerator: Accelerator of this process.
-        loss_weight: Weight of this batch in the loss of its step, 0..1.
 
     Returns:
-        Losses by name, and a function without arguments that runs the backward pass.
+        Losses by name, detached.
     """
     if 0 < task.chunk_size < len(batch["rows"]):
-        return _chunked(model, task, batch, accelerator, loss_weight)
-    with accelerator.autocast():
-        losses = model(_kept_as_it_is(batch))
-    return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
+        losses = _chunked(model, task, batch, accelerator)
+    else:
+        with accelerator.autocast():
+            losses = model(_kept_as_it_is(batch))
+        accelerator.backward(losses["loss"])
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def _chunked(
-    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float
-) -> Pass:
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
+) -> dict[str, Tensor]:
     """Forward and backward pass with the activations of one chunk in memory at a time.
 
     First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.
@@ -266,20 +242,17 @@ def _chunked(
         name: _split_gradient(gradient, [part.get(name) for part in student])
         for name, gradient in zip(learned, gradients, strict=True)
     }
-
-    def backward():
-        for number in range(len(chunks)):
-            with sync_on_last(accelerator, model, number == last):
-                encoded = encode(number)
-                # by the chain rule, this sum has the gradient of the loss
-                loss = sum(
-                    (encoded[name] * parts[number]).sum()
-                    for name, parts in chunk_gradients.items()
-                    if name in encoded
-                )
-                accelerator.backward(loss_weight * loss)
-
-    return {name: value.detach() for name, value in losses.items()}, backward
+    for number in range(len(chunks)):
+        with nullcontext() if number == last else accelerator.no_sync(model):
+            encoded = encode(number)
+            # by the chain rule, this sum has the gradient of the loss
+            loss = sum(
+                (encoded[name] * parts[number]).sum()
+                for name, parts in chunk_gradients.items()
+                if name in encoded
+            )
+            accelerator.backward(loss)
+    return losses
 
 
 def _kept_as_it_is(batch: Batch) -> Mapping[str, Tensor]:

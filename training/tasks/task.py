@@ -73,12 +73,8 @@ class Task(nn.Module):
         """Set train mode as in torch, but layers that are not trained stay in eval mode, without dropout."""
         super().train(mode)
         for name, module in self.student.named_modules():
-            parameters = (
-                [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-                if name
-                else []
-            )
-            is_frozen = bool(parameters) and not any(map(self.learns, parameters))
+            inner = [f"{name}.{each}".lstrip(".") for each, _ in module.named_parameters()]
+            is_frozen = bool(inner) and not any(map(self.learns, inner))
             if is_frozen or (_is_batch_norm(module) and not self.updates_statistics(name)):
                 module.eval()
         return self
@@ -121,16 +117,6 @@ class Task(nn.Module):
             *(width for width in config.prefixes if width < config.projection_dim),
             config.projection_dim,
         ]
-
-    def teacher_embeddings(self, batch: Batch) -> dict[str, Tensor]:
-        """The teacher's embeddings of a batch by tower, (B, D) and (T, D), in the teacher's own space."""
-        embeddings: dict[str, Tensor] = {}
-        if self.targets is not None and "vision" in self.towers:
-            images = self.augmented(batch)["images"]
-            embeddings["vision"] = self.targets.images(images, batch).embedding
-        if self.targets is not None and "text" in self.towers:
-            embeddings["text"] = self.targets.texts(batch).embedding
-        return embeddings
 
     def to_student_space(self, embeddings: Tensor) -> Tensor:
         """Rotate the teacher's embeddings as the student's space is rotated, unless the teacher has the same rotation.
@@ -196,10 +182,7 @@ def _is_batch_norm(module: nn.Module) -> bool:
 def scalar(value: Any, name: str) -> Tensor:
     """The value of the loss `name`; ValueError if it is not a scalar tensor."""
     if not isinstance(value, Tensor) or value.ndim:
-        found = (
-            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        )
         raise ValueError(
-            f"the loss {name!r} returned {found}, expected a scalar tensor. Change its function."
+            f"the loss {name!r} returned {value!r:.80}, expected a scalar tensor. Change its function."
         )
     return value

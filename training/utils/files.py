@@ -165,11 +165,13 @@ def is_claimed(folder: Path) -> bool:
 
 
 def replace_folder(scratch: Path, folder: Path):
-    """Move a finished folder into place after its content is on the disk. Both are in the same parent folder.
+    """Move a finished folder into place after its content is on the disk. Both are in the same parent folder, and the
+    files get the mode of new ones.
 
     At any moment the old or the new folder is complete. If the process is killed in between, `recover_folder` restores
     the old one.
     """
+    set_modes(scratch)
     sync(scratch)
     old = _moved_aside(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
-from tests.tiny import VIT, recipe_fields, student_config
+from tests.tiny import VIT, recipe_fields, save_untrained
 from tests.training.data.shards import read_samples, write_shards
 from tests.training.engine.runs import read_log
 from training import align
@@ -33,13 +33,13 @@ def mixture(train_rows, tmp_path) -> DataConfig:
 
 
 @pytest.fixture
-def recipe(tmp_path, teacher_folder, mixture) -> AlignRecipe:
+def recipe(tmp_path, teacher_folder, mixture, processor) -> AlignRecipe:
     fields = recipe_fields(
         tmp_path / "whole", "", max_steps=4, save_every=2, batch_size=4, chunk_size=2
     )
     fields |= {
         "data": mixture,
-        "new_student": student_config(vision_config=VIT),
+        "student": save_untrained(tmp_path / "student", processor, VIT),
         "anchor_weight": 1.0,
     }
     return AlignRecipe(teacher=str(teacher_folder), **fields)

@@ -180,7 +180,6 @@ def main(command: str, path: str, *modules: str):
         num_processes=1,
         process_index=0,
         is_main_process=True,
-        sync_gradients=True,
         scaler=None,
         trackers=[],
         main_process_first=nullcontext,

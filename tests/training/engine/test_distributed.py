@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from tests.local_server import free_port
-from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_model, recipe_fields
+from tests.tiny import ROOT, recipe_fields, save_untrained
 from tests.training.engine.runs import losses
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe
@@ -35,12 +35,11 @@ def test_config_files_have_only_keys_that_accelerate_knows(path):
 
 @pytest.fixture
 def recipe(tmp_path, corpus, processor) -> AlignRecipe:
-    """Three steps of stage 2 with two batches per step, gradient caching and a moving average."""
-    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
-    processor.save_pretrained(tmp_path / "student")
-    fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=3)
-    fields |= {"accumulate_steps": 2, "chunk_size": 3, "ema_decay": 0.5}
-    return AlignRecipe(student=str(tmp_path / "student"), **fields)
+    """Three steps of stage 2 with gradient caching and a moving average."""
+    student = save_untrained(tmp_path / "student", processor)
+    options = {"max_steps": 3, "chunk_size": 3, "ema_decay": 0.5}
+    fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", **options)
+    return AlignRecipe(student=student, **fields)
 
 
 @pytest.mark.stress
@@ -58,27 +57,20 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
         "num_processes": 2,
         "main_process_ip": "127.0.0.1",
         "main_process_port": free_port(),
+        "mixed_precision": "no",  # the file has bf16
     }
-    options |= {"mixed_precision": "no"}  # the file has bf16
 
     def launch(rank: int):
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        script = ["training/align.py", "--config", str(tmp_path / RECIPE_FILE)]
-        arguments = [
+        words += ["--machine_rank", str(rank)]
+        launcher = [
+            "accelerate.commands.launch",
             "--config_file",
             str(CLUSTERS / "ddp_4_nodes.yaml"),
-            *words,
-            "--machine_rank",
-            str(rank),
-            *script,
         ]
-        run_python(
-            "-m",
-            "accelerate.commands.launch",
-            *arguments,
-            ACCELERATE_USE_CPU="false",
-            OMP_NUM_THREADS="1",
-        )
+        script = ["training/align.py", "--config", str(tmp_path / RECIPE_FILE)]
+        environment = {"ACCELERATE_USE_CPU": "false", "OMP_NUM_THREADS": "1"}
+        run_python("-m", *launcher, *words, *script, **environment)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(launch, range(2)))

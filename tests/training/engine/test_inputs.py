@@ -45,9 +45,8 @@ def opened(tokenizer, monkeypatch):
     """Open the inputs of a recipe for a student of an image size; a cache is only noted."""
 
     def run(recipe: DistillRecipe, image_size: int = 32, image_processor: Any = None):
-        student = make_model(
-            VIT | {"image_size": image_size, "patch_size": 16}, NO_DROPOUT, image_size=image_size
-        )
+        vision = VIT | {"image_size": image_size, "patch_size": 16}
+        student = make_model(vision, NO_DROPOUT, image_size=image_size)
         processor = DCCLIPProcessor(image_processor or make_image_processor(image_size), tokenizer)
         models = Models(student, processor, open_teacher(recipe))
         tokens = caption_tokens(tokenizer, 99, models.teacher)
@@ -67,9 +66,7 @@ def test_a_teacher_runs_with_its_own_tokens_or_the_students(recipe, opened, teac
 
 def test_a_teacher_whose_texts_lack_their_end_token_is_refused(tokenizer, tmp_path):
     teacher = DualEncoder.from_pretrained(str(save_teacher("clip", tmp_path, tokenizer)), towers=())
-    with pytest.raises(
-        ValueError, match=rf"^teacher: '{tmp_path}' was trained on texts that end with token "
-    ):
+    with pytest.raises(ValueError, match=r"^teacher: .* was trained on texts that end with token "):
         caption_tokens(tokenizer, 99, teacher)
 
 
@@ -79,27 +76,22 @@ def test_images_are_as_large_as_student_and_teacher_need_them(
 ):
     found = opened(recipe(teacher_cache=str(tmp_path), teacher_views=3), image_size)
     assert found.dataset.image_size == expected and found.normalize.image_size == image_size
-    _, _, pairs, _, spec, num_views = found.targets
+    _, _, pairs, augment, spec, num_views = found.targets
     assert (pairs, spec, num_views) == (found.dataset, SPEC, 3)
+    assert augment.seed == 0  # seeds share a cache
 
 
-def test_views_follow_the_seed_unless_a_cache_shares_them_between_seeds(recipe, opened, tmp_path):
+def test_views_follow_the_seed(recipe, opened):
     assert opened(recipe()).augment.seed == 5
-    assert opened(recipe(teacher_cache=str(tmp_path))).augment.seed == 0
 
 
 def test_images_are_squashed_if_the_student_squashes_them(recipe, opened):
     squashing = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    assert (
-        opened(recipe(), image_processor=squashing).dataset.squash
-        and not opened(recipe()).dataset.squash
-    )
+    found = [opened(recipe(), image_processor=each).dataset.squash for each in (squashing, None)]
+    assert found == [True, False]
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("bf16", torch.bfloat16), ("fp16", torch.float16), ("no", torch.float32)],
-)
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), (None, torch.float32)])
 def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe, precision, dtype):
     teacher = open_teacher(recipe(mixed_precision=precision)).with_towers(("vision",))
     assert {parameter.dtype for parameter in teacher.model.parameters()} == {dtype}
@@ -113,9 +105,6 @@ def test_each_source_has_its_split_subset_and_image_column(train_rows, monkeypat
         return train_rows.select([0])
 
     monkeypatch.setattr(inputs, "load_source", load)
-    sources = [
-        SourceConfig(train="a", split="dev", subset="s", image_column="jpg"),
-        SourceConfig(train="b"),
-    ]
-    open_pairs(DataConfig(sources=sources), None, None)
+    first = SourceConfig(train="a", split="dev", subset="s", image_column="jpg")
+    open_pairs(DataConfig(sources=[first, SourceConfig(train="b")]), None, None)
     assert opened == [("a", "dev", "s", "jpg"), ("b", "train", None, "image")]

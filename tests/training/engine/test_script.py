@@ -78,28 +78,10 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
     assert saved["spread_weight"] == 0.1 and saved["data"]["train"] == "my_extension:load_pairs"
 
 
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        (
-            "from training.tasks.loss_table import LOSSES, Loss\nLOSSES.append(Loss('x', print, 'strength'))",
-            "a Loss whose weight is a name that ends in _weight",
-        ),
-        ("1 / 0", "'my_module' cannot be imported .ZeroDivisionError"),
-        (
-            "from training.tasks.loss_table import LOSSES\nLOSSES.append(LOSSES[-1])",
-            "is registered twice",
-        ),
-        (
-            "from training.teachers import FAMILIES\nFAMILIES['clip'] = FAMILIES['siglip']",
-            "'clip' is registered twice",
-        ),
-    ],
-)
-def test_a_module_that_fails_or_takes_a_name_is_refused(tmp_path, code, message):
-    (tmp_path / "my_module.py").write_text(code, encoding="utf-8")
+def test_a_module_that_fails_is_refused(tmp_path):
+    (tmp_path / "my_module.py").write_text("raise SystemExit", encoding="utf-8")
     sys.path.append(str(tmp_path))
-    with pytest.raises(ValueError, match=f"^import: .*{message}"):
+    with pytest.raises(ValueError, match=r"^import: 'my_module' cannot be imported .SystemExit"):
         with_extensions(AlignRecipe, ["my_module"])
 
 

@@ -1,5 +1,7 @@
 """Stage 1: every loss of a small batch equals a plain loop, and the parts of a task that both stages share."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from training.tasks import DistillTask
 
 IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
 GRID = 4
+BANK = random(5, PROJECTION_DIM, seed=6)
 
 
 @pytest.fixture
@@ -40,18 +43,16 @@ def make_targets(text_length: int = LENGTH) -> FixedTargets:
 
 
 def make_task(
-    targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields
+    targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields: Any
 ) -> DistillTask:
-    recipe = DistillRecipe(
-        output_dir="", data=data_config(), teacher="t", student=student_config(), **fields
-    )
+    options = {"output_dir": "", "data": data_config(), "teacher": "t"}
+    recipe = DistillRecipe(student=student_config(), **options, **fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     torch.manual_seed(0)
     widths = {"vision": IMAGE_WIDTH, "text": TEXT_WIDTH}
-    bank = random(5, PROJECTION_DIM, seed=6)
-    return DistillTask(
-        student, augment(), NORMALIZE, targets or make_targets(), recipe, widths, bank, 30.0
-    ).eval()
+    targets = targets or make_targets()
+    task = DistillTask(student, augment(), NORMALIZE, targets, recipe, widths, BANK, 30.0)
+    return task.eval()
 
 
 def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
@@ -61,23 +62,18 @@ def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
     return float(np.where(difference < 2, difference**2 / 4, difference - 1).mean())
 
 
-@pytest.mark.parametrize("text_length", [LENGTH, 5, LENGTH + 2])
+@pytest.mark.parametrize("text_length", [5, LENGTH + 2])
 @torch.no_grad()
 def test_the_text_map_is_compared_at_tokens_of_aligned_captions(batch, text_length):
     targets = make_targets(text_length)
     task = make_task(targets)
-    weight, bias = (parameter.numpy() for parameter in task.text_adapter.parameters())
     distances = []
     for number in (0, 2):  # the captions with the same pieces
-        length = int(batch["attention_mask"][number].sum())
-        ids = batch["input_ids"][number : number + 1, :length]
-        states = (
-            task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0].numpy()
-        )
+        ids = batch["input_ids"][number : number + 1, : 3 + number]
+        states = task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0]
         teacher = targets.text.feature_map[number].numpy()
-        distances += [
-            smooth_l1(weight @ states[token] + bias, teacher[token]) for token in range(length)
-        ]
+        for token, state in enumerate(task.text_adapter(states).numpy()):
+            distances.append(smooth_l1(state, teacher[token]))
     assert len(distances) == 3 + 5
     assert task(batch)["text_map"].item() == pytest.approx(np.mean(distances), rel=1e-5)
 
@@ -86,15 +82,13 @@ def test_the_text_map_is_compared_at_tokens_of_aligned_captions(batch, text_leng
 def test_the_image_map_is_compared_at_every_position(batch):
     targets = make_targets()
     task = make_task(targets)
-    weight, bias = task.vision_adapter.weight[:, :, 0, 0].numpy(), task.vision_adapter.bias.numpy()
-    maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map.numpy()
-    teacher = targets.image.feature_map.numpy()
-    positions = [
-        (image, row, column) for image in range(2) for row in range(GRID) for column in range(GRID)
-    ]
-    distances = [
-        smooth_l1(weight @ maps[i, :, r, c] + bias, teacher[i, :, r, c]) for i, r, c in positions
-    ]
+    maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map
+    positions = (
+        each.flatten(2).movedim(1, 2).reshape(-1, IMAGE_WIDTH).numpy()
+        for each in (task.vision_adapter(maps), targets.image.feature_map)
+    )
+    distances = [smooth_l1(*pair) for pair in zip(*positions, strict=True)]
+    assert len(distances) == 2 * GRID * GRID
     assert task(batch)["vision_map"].item() == pytest.approx(np.mean(distances), rel=1e-4)
 
 
@@ -103,10 +97,9 @@ def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
     targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
     rotate(student, turn := rotation())
     losses = make_task(targets, student)(batch)
-    for name, found, teacher in zip(
-        ("vision", "text"), encode(student, batch), (targets.image, targets.text), strict=True
-    ):
-        turned = teacher.embedding.numpy() @ turn.numpy()
+    teacher = {"vision": targets.image, "text": targets.text}
+    for (name, target), found in zip(teacher.items(), encode(student, batch), strict=True):
+        turned = target.embedding @ turn
         expected = [
             cosine_distance(found[:, :width], turned[:, :width]) for width in (4, 8, PROJECTION_DIM)
         ]
@@ -115,34 +108,28 @@ def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
 
 @torch.no_grad()
 def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
-    targets, bank, turn = make_targets(), random(5, PROJECTION_DIM, seed=6), rotation()
+    targets, turn = make_targets(), rotation()
     rotate(student := make_model(VIT, NO_DROPOUT, seed=3), turn)
     weights = {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 2.0}
     losses = make_task(targets, student, tower="text", **weights)(batch)
-    found = 30 * unit(encode(student, batch)[1]) @ unit(bank @ turn).T
-    teacher = 30 * unit(targets.text.embedding) @ unit(bank).T
+    found = 30 * unit(encode(student, batch)[1]) @ unit(BANK @ turn).T
+    teacher = 30 * unit(targets.text.embedding) @ unit(BANK).T
     logs, teacher_logs = (
         each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (found, teacher)
     )
     expected = (np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean()
-    assert set(losses) == {"text_logits", "loss"}
-    assert (
-        losses["loss"].item() / 2
-        == losses["text_logits"].item()
-        == pytest.approx(expected, rel=1e-3)
-    )
+    assert losses.keys() == {"text_logits", "loss"}
+    assert losses["text_logits"].item() == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()
 def test_the_loss_is_the_weighted_sum(batch):
     weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0}
     losses = make_task(**{f"{name}_weight": weight for name, weight in weights.items()})(batch)
-    parts = [
-        losses[f"{tower}_{name}"] * weight
-        for tower in ("vision", "text")
-        for name, weight in weights.items()
-    ]
-    torch.testing.assert_close(losses["loss"], sum(parts))
+    total = losses.pop("loss")
+    parts = [value * weights[name.partition("_")[2]] for name, value in losses.items()]
+    assert len(parts) == 6
+    torch.testing.assert_close(total, sum(parts))
 
 
 def test_the_teacher_and_the_student_see_the_same_view(batch):
@@ -151,10 +138,7 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     task.augment = augment(rotate=40.0, zoom=0.5)
     pixels: list[torch.Tensor] = []
     task.student.vision_model.register_forward_pre_hook(
-        lambda _, args, kwargs: pixels.append(
-            kwargs.get("pixel_values", args[0] if args else None)
-        ),
-        with_kwargs=True,
+        lambda _, args, kwargs: pixels.extend([*args, *kwargs.values()][:1]), with_kwargs=True
     )
     task(task.augmented(batch))
     expected = task.augment(batch["images"], task.augment.views(batch["rows"], batch["view_ids"]))
@@ -163,27 +147,21 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
 
 def test_captions_are_encoded_without_their_padding_and_in_their_order(batch):
     task = make_task()
-    states, embeddings = task.encode_texts(
-        batch["input_ids"], batch["attention_mask"], batch["lengths"]
-    )
+    ids, mask, lengths = (batch[name] for name in ("input_ids", "attention_mask", "lengths"))
+    states, embeddings = task.encode_texts(ids, mask, lengths)
     assert states.shape == (3, LENGTH, 32)
-    torch.testing.assert_close(
-        embeddings, torch.tensor(encode(task.student, batch)[1]), rtol=1e-4, atol=1e-5
-    )
+    expected = torch.tensor(encode(task.student, batch)[1])
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("teacher_rotation", ["none", "same", "other"])
-def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(teacher_rotation):
-    task = make_task()
-    embeddings = random(3, PROJECTION_DIM)
+@pytest.mark.parametrize("is_rotated", [False, True])
+def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(is_rotated):
+    task, embeddings = make_task(), random(3, PROJECTION_DIM)
     assert torch.equal(task.to_student_space(embeddings), embeddings)  # no rotation at all
     rotate(task.student, first := rotation(1))
     rotate(task.student, second := rotation(2))
-    own = task.student.config.rotation
-    task.teacher_rotation = {"none": None, "same": own, "other": "0123456789abcdef"}[
-        teacher_rotation
-    ]
-    expected = embeddings if teacher_rotation == "same" else embeddings @ first @ second
+    task.teacher_rotation = task.student.config.rotation if is_rotated else "0123456789abcdef"
+    expected = embeddings if is_rotated else embeddings @ first @ second
     torch.testing.assert_close(task.to_student_space(embeddings), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -197,13 +175,10 @@ def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
     assert not student.vision_model.layers[1].training and student.vision_model.layers[10].training
 
 
-@pytest.mark.parametrize("freeze", [["text_model.embed"], ["vision_model", "visual_projection", "text_model",
-                                                          "text_projection"]])  # fmt: skip
+TOWERS = ["vision_model", "visual_projection", "text_model", "text_projection"]
+
+
+@pytest.mark.parametrize("freeze", [["text_model.embed"], TOWERS], ids=["unknown", "everything"])
 def test_freezing_an_unknown_name_or_everything_is_refused(freeze):
     with pytest.raises(ValueError, match=r"^freeze: "):
         make_task(freeze=freeze)
-
-
-def test_a_run_without_any_loss_is_refused():
-    with pytest.raises(ValueError, match=r"^map_weight: all losses"):
-        make_task(map_weight=0.0, embedding_weight=0.0)

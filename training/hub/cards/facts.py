@@ -194,7 +194,7 @@ class TrainingRun:
     @property
     def initial_weights(self) -> list[str]:
         """Pretrained towers that a new student starts from."""
-        student = self.recipe.get("student") or self.recipe.get("new_student")
+        student = self.recipe.get("student")
         if not isinstance(student, dict):
             return []
         return [student[name] for name in ("vision_init", "text_init") if student.get(name)]
@@ -222,7 +222,7 @@ def teacher_space(runs: Sequence[TrainingRun]) -> str:
         for run in distilled
         if run.value("logits_weight") or run.value("embedding_weight")
     }
-    if last.get("new_student") or (distilled and not towers):
+    if distilled and not towers:
         return "none"
     tower = towers.pop() if len(towers) == 1 else "both"
     return tower if runs[-1].stage != ALIGN else f"{tower} before"
