@@ -12,6 +12,7 @@ dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
 """
 
 import argparse
+import codecs
 import os
 import sys
 import warnings
@@ -23,7 +24,6 @@ from modeling_dcclip.messages import (
     PROGRAM,
     Message,
     TranslatedParser,
-    is_utf8,
     message_of,
     print_error,
     translate,
@@ -297,9 +297,10 @@ def main(argv: list[str] | None = None) -> None:
         argv: Command-line arguments. Default: the arguments of the process.
     """
     warnings.filterwarnings("ignore", module="PIL")  # of metadata that are cut short
-    for stream in (sys.stdout, sys.stderr):
-        if not is_utf8(stream):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
+    # paths may have bytes that are not UTF-8; on Windows, a pipe cannot take every character
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    errors = "surrogateescape" if is_utf8 else "backslashreplace"
+    sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]  # a text file, here and under test
     arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     parser = build_parser()
     if arguments[0] in COMMANDS or arguments[0].startswith("-"):

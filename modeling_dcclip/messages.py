@@ -5,19 +5,19 @@ catalogs have: `translate` looks up the whole template and puts the values into 
 """
 
 import argparse
-import codecs
 import json
 import locale
 import os
 import re
+import shutil
 import sys
-import unicodedata
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 PROGRAM = "dcclip"
-CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
+LINE_BREAKS = re.compile("[\n\r]")
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")  # and bytes that are not UTF-8
 
 
 class Message(str):
@@ -42,6 +42,13 @@ class Message(str):
     def __getnewargs__(self):
         """Arguments that a copy in another process is made with."""
         return self.template, *self.values
+
+
+class UserError(ValueError):
+    """An error that a user can mend; its arguments are those of `Message`."""
+
+    def __init__(self, template: str, *values: Any):
+        super().__init__(Message(template, *values))
 
 
 def user_language() -> str:
@@ -92,47 +99,27 @@ def message_of(error: BaseException | str) -> str:
     return str(error)
 
 
-def is_utf8(stream: TextIO) -> bool:
-    """Whether a stream can print every character; on Windows a file or a pipe often cannot."""
-    return codecs.lookup(stream.encoding or "ascii").name == "utf-8"
+def print_error(template: str, *values: Any):
+    """Print a message on stderr, after the name of the program. Arguments are those of `Message`."""
+    print(f"{PROGRAM}: {translate(Message(template, *values))}", file=sys.stderr)
 
 
-def print_error(message: str):
-    """Print a message on stderr, after the name of the program."""
-    print(f"{PROGRAM}: {translate(message)}", file=sys.stderr)
-
-
-def print_note(message: str):
+def print_note(template: str, *values: Any):
     """Print a note on stderr."""
-    print_error(Message("note: {}", message))
+    print_error("note: {}", Message(template, *values))
 
 
-def say(message: str):
+def say(template: str, *values: Any):
     """Print a message on stdout."""
-    print_line(translate(message))
+    print_line(translate(Message(template, *values)))
 
 
 def print_line(text: str):
     """Print one line. Paths keep their bytes, UTF-8 or not, but line breaks, and in a terminal all control characters,
     are escaped.
     """
-    controls = CONTROLS if sys.stdout.isatty() else ()
-    text = "".join(
-        f"\\x{ord(each) & 0xFF:02x}"
-        if each in "\n\r" or unicodedata.category(each) in controls
-        else each
-        for each in text
-    )
-    if is_utf8(sys.stdout):
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test
-    print(text)
-
-
-def print_json(content: Any) -> None:
-    """Print JSON; bytes of a path that are not UTF-8 become escapes, which JSON readers turn into surrogates."""
-    if is_utf8(sys.stdout):
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
-    print(json.dumps(content, ensure_ascii=not is_utf8(sys.stdout)))
+    controls = CONTROLS if sys.stdout.isatty() else LINE_BREAKS
+    print(controls.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text))
 
 
 class TranslatedParser(argparse.ArgumentParser):
@@ -141,21 +128,8 @@ class TranslatedParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         # argparse passes its own texts, such as "the following arguments are required: %s", to this function
         setattr(argparse, "_", translate)  # noqa: B010
-        super().__init__(**settings, allow_abbrev=False, formatter_class=_TranslatedHelp)
-
-
-class _TranslatedHelp(argparse.RawDescriptionHelpFormatter):
-    """Help whose lines have a width in cells: a Chinese character has two, and may be the last of its line."""
-
-    def _split_lines(self, text, width):
-        if text.isascii():
-            return super()._split_lines(text, width)
-        lines, used = [""], 0
-        for part in re.findall(r"[!-~]+ ?|.", text):  # words of ASCII stay whole
-            cells = sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in part)
-            if used + cells > width and part not in "，。；：、）":
-                lines.append("")
-                used = 0
-            lines[-1] += part
-            used += cells
-        return lines
+        width = shutil.get_terminal_size().columns
+        if user_language() == "zh":  # a character has two cells
+            width = width // 2 + 4
+        style = partial(argparse.RawDescriptionHelpFormatter, width=width)
+        super().__init__(**settings, allow_abbrev=False, formatter_class=style)

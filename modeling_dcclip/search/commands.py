@@ -5,13 +5,14 @@ status, and label an image.
 import argparse
 import errno
 import io
+import json
 import os
 import sys
 import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any
 
 from modeling_dcclip.messages import (
     Message,
+    UserError,
     joined,
     message_of,
     print_error,
-    print_json,
     print_line,
     print_note,
     say,
@@ -46,75 +47,58 @@ from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import load_watchfiles, watch
 
 SHOWN_FAILURES = 3  # of each cause
-LISTED = (
-    10  # photographs that a search lists at least; if fewer fit, the most similar others follow
-)
+LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
 THUMBNAIL_LINES = 8  # of the terminal
 PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
+SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
+USES_MODEL = "everyone who reaches this address can use the model"
 
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    given = {
-        name
-        for name in ("folders", "model", "exclude", "forget", "upgrade", "watch")
-        if getattr(options, name)
-    }
-    for name in {"forget", "upgrade"} & given:
-        if others := given - {name}:
-            raise ValueError(
-                Message(
-                    "{}: cannot be combined with {}. Run two commands.",
-                    name,
-                    ", ".join(sorted(others)),
-                )
-            )
+    names = ("folders", "model", "exclude", "forget", "upgrade", "watch")
+    given = [name for name in names if getattr(options, name)]
+    if len(given) > 1 and {"forget", "upgrade"} & {*given}:
+        raise UserError("index: {} cannot be combined. Run two commands.", ", ".join(given))
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
         if options.json:
-            print_json({"removed": removed})
+            print(json.dumps({"removed": removed}))
         else:
-            say(Message("{} removed", _files(removed)))
+            say("{} removed", _files(removed))
         return
     if options.watch:
         load_watchfiles()  # a missing package is reported before the work
-    if options.upgrade is not None:
-        with Index.open(options.index) as index, _progress("images") as show:
-            report = upgrade_index(
-                index,
-                options.upgrade,
-                progress=show,
-                model_id=options.model_id,
-                truncate_dim=options.truncate_dim,
-            )
-            files = len(index)
-    else:
-        with _open_to_add(options) as index, _progress("images") as show:
-            report = index.add(*options.folders, progress=show, exclude=options.exclude)
-            files = len(index)
-    _print_report(report, files, options)
-    if report.missing:
-        raise SystemExit(1)
-    if options.watch:
-        with (
-            Index.open(options.index, _model(options)) as index,
-            suppress(KeyboardInterrupt),  # how a user ends it
-        ):
-            for update in watch(index):
-                changed = update.embedded + update.copies + update.moved + update.removed
-                if changed or update.failures != report.failures:
-                    _print_report(update, len(index), options)
-                    sys.stdout.flush()
-                report = update
+    with _open_to_add(options) if options.upgrade is None else Index.open(options.index) as index:
+        with _progress("images") as show:
+            if options.upgrade is None:
+                report = index.add(*options.folders, progress=show, exclude=options.exclude)
+            else:
+                report = upgrade_index(
+                    index,
+                    options.upgrade,
+                    progress=show,
+                    model_id=options.model_id,
+                    truncate_dim=options.truncate_dim,
+                )
+        _print_report(report, len(index), options)
+        if report.missing:
+            raise SystemExit(1)
+        if options.watch:
+            with suppress(KeyboardInterrupt):  # how a user ends it
+                for update in watch(index):
+                    if update.embedded + update.copies + update.moved + update.removed:
+                        _print_report(update, len(index), options)
+                        sys.stdout.flush()
 
 
 def _open_to_add(options: argparse.Namespace) -> Index:
     """Open the index, or create it, after a look at the folders to add."""
     exists = has_index(options.index)
     if not exists and not options.folders:
-        raise ValueError(
-            Message("folder: got none, and {!r} has no index. Name a folder.", str(options.index))
+        raise UserError(
+            "folder: got none, and {!r} has no index. Name a folder.", str(options.index)
         )
     # before a model is loaded, and folders without images before an index is created
     require_folders(options.folders, None if exists else options.exclude or ())
@@ -152,91 +136,73 @@ def _model(options: argparse.Namespace) -> Path | None:
 
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
-        print_json(vars(report) | {"files": files, "index": str(options.index)})
+        print(json.dumps(vars(report) | {"files": files, "index": str(options.index)}))
         return
-    parts = [_count(report.embedded, "1 image embedded", "{:,} images embedded")]
-    parts.append(Message("{:,} unchanged", report.unchanged))
-    if report.copies:
-        parts.append(_count(report.copies, "1 copy of others", "{:,} copies of others"))
-    if report.moved:
-        parts.append(Message("{:,} moved", report.moved))
-    if report.removed:
-        parts.append(Message("{:,} removed", report.removed))
-    if report.failures:
-        parts.append(Message("{:,} unreadable", len(report.failures)))
-    say(Message("{} in the index: {} ({:.1f} s)", _files(files), joined(parts), report.seconds))
+    parts = {
+        "{:,} embedded": report.embedded,
+        "{:,} unchanged": report.unchanged,
+        "{:,} copied": report.copies,
+        "{:,} moved": report.moved,
+        "{:,} removed": report.removed,
+        "{:,} unreadable": len(report.failures),
+    }
+    counts = [Message(text, number) for text, number in parts.items() if number]
+    say("{} in the index: {} ({:.1f} s)", _files(files), joined(counts), report.seconds)
     if report.lost:
         say(
-            Message(
-                "the index was damaged ({}), and all its photographs were embedded again",
-                Message(report.lost),
-            )
+            "the index was damaged ({}), and all its photographs were embedded again",
+            Message(report.lost),
         )
     for cause, number in Counter(cause for _, cause in report.failures).most_common():
-        say(Message("unreadable: {} ({})", _files(number), Message(cause)))
+        say("unreadable: {} ({})", _files(number), Message(cause))
         for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
             print_line(f"  {path}")
         if number > SHOWN_FAILURES:
-            say(Message("  and {:,} more; --json lists all of them", number - SHOWN_FAILURES))
+            say("  and {:,} more; --json lists all of them", number - SHOWN_FAILURES)
     for folder in report.unreadable:
-        say(Message("cannot be read: {!r} (its indexed photographs are kept)", str(folder)))
+        say("cannot be read: {!r} (its indexed photographs are kept)", folder)
     for folder in report.missing:
         say(
-            Message(
-                "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
-                str(folder),
-            )
+            "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
+            folder,
         )
     if report.others:
-        say(Message("files of other types are not indexed: {}", count_extensions(report.others)))
+        say("files of other types are not indexed: {}", count_extensions(report.others))
 
 
 def run_search(options: argparse.Namespace):
     """Print the photographs that fit, most similar first, and some others if few do."""
     show = _load_thumbnails() if options.thumbnails else None
+    if options.top < 1:
+        raise UserError("top: got {}, expected at least 1.", options.top)
     with (
         Index.open(options.index, _model(options), model_id=options.model_id) as index,
         _notes_printed(),
     ):
         texts, without = _terms(options)
-        after, before = options.after, options.before
-        if len(texts) == 1 and not (after or before):
+        chosen = Filter(options.after, options.before, options.path)
+        if len(texts) == 1 and not (options.after or options.before):
             text, dates = split_dates(texts[0], date.today())
             if dates is not None:
-                print_note(
-                    Message(
-                        "{!r} is understood as the dates {} to {}",
-                        dates.words,
-                        dates.after,
-                        dates.before,
-                    )
-                )
-                texts, after, before = [text] if text else [], dates.after, dates.before
-        chosen = Filter(after, before, options.path)
-        if options.top < 1:
-            raise ValueError(Message("top: got {}, expected at least 1.", options.top))
-        if texts or without or options.images or not (after or before):
+                print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
+                texts = [text] if text else []
+                chosen = Filter(dates.after, dates.before, options.path)
+        if texts or without or options.images or chosen == Filter(path=options.path):
             hits = index.search(
                 *texts,
                 without=without,
                 images=options.images,
                 top=max(options.top, LOOKED),
-                after=after,
-                before=before,
-                path=options.path,
+                **vars(chosen),
             )
             hits = with_written(hits, find_written(index, " ".join(texts), chosen))
         else:
             hits = index.newest(options.top, chosen)
         total = len(index.catalog.rows_of_files(chosen))
         if not hits:
-            print_note(
-                Message("no photograph passes the filters (of {:,} in the index)", len(index))
-                if len(index)
-                else "the index is empty: dcclip index FOLDER"
-            )
+            print_note("no photograph passes the filters (of {:,} in the index)", len(index))
     if options.json:
-        print_json([_fields(hit) for hit in hits[: options.top]])
+        print(json.dumps([_fields(hit) for hit in hits[: options.top]]))
         return
     fitting = [hit for hit in hits if options.all or hit.fits][: options.top]
     if options.paths:
@@ -252,44 +218,31 @@ def run_search(options: argparse.Namespace):
     for hit in others:
         _print_hit(hit, show)
     if (hidden := total - len(fitting) - len(others)) > 0 and hits:
-        print_note(Message("{:,} more; --top N and --all list more of them", hidden))
+        print_note("{:,} more; --top N and --all list more of them", hidden)
 
 
 def _terms(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Texts of a query, and what they and the option --not exclude."""
-    terms = list[str]()
-    for each in options.texts:
-        if os.path.isfile(each):
-            print_note(
-                Message("{!r} is a file. To search by an image, pass --image {!r}.", each, each)
-            )
-        # of a text without quotation marks: a dog in the snow
-        is_next = terms and "^" not in terms[-1] + each
-        terms.append(f"{terms.pop()} {each}" if is_next else each)
-    texts, without = list[str](), [*options.without]
-    for each in terms:  # beach -people, as on the page
-        text, left_out = split_query(each)
-        if text or not left_out:
-            texts.append(text)
-        without += left_out
-    return texts, without
+    """Texts of a query, and what they and the option --not exclude, as on the page: beach -people."""
+    terms = options.texts
+    if terms and "^" not in "".join(terms):
+        terms = [" ".join(terms)]  # without quotation marks: a dog in the snow
+    split = [split_query(each) for each in terms]
+    texts = [text for text, left_out in split if text or not left_out]
+    return texts, sum((left_out for _, left_out in split), options.without)
 
 
 def _fields(hit: Hit) -> dict[str, Any]:
     """JSON of a result."""
-    fields: dict[str, Any] = {
+    return {
         "path": hit.path,
         "score": round(hit.score, 6),
-        "date": hit.taken,
-        "copies": list(hit.copies),
-        "is_current": hit.is_current,
+        "fit": hit.fit,
         "fits": hit.fits,
+        "date": hit.taken,
+        "seconds": hit.seconds,
+        "copies": hit.copies,
+        "is_current": hit.is_current,
     }
-    if hit.fit is not None:
-        fields["fit"] = round(hit.fit, 3)
-    if hit.seconds is not None:
-        fields["seconds"] = hit.seconds
-    return fields
 
 
 def _load_thumbnails() -> Callable[[Hit], None]:
@@ -298,7 +251,7 @@ def _load_thumbnails() -> Callable[[Hit], None]:
         from rich.console import Console
         from textual_image.renderable import Image
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "thumbnails: textual-image is not installed. Run: pip install textual-image"
         ) from error
 
@@ -315,9 +268,9 @@ def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
     if hit.time:
         parts.append(translate(Message("(at {})", hit.time)))
     if hit.copies:
-        parts.append(translate(_count(len(hit.copies), "(+1 copy)", "(+{} copies)")))
+        parts.append(translate(Message("(copies: {})", len(hit.copies))))
     if not hit.is_current:
-        parts.append(translate("(changed)" if os.path.exists(hit.path) else "(gone)"))
+        parts.append(translate("(changed or gone)"))
     print_line("  ".join(parts))
     if show is not None:
         show(hit)
@@ -328,19 +281,13 @@ def run_serve(options: argparse.Namespace):
     from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
     from modeling_dcclip.search.serve import SearchServer
 
-    if options.api and options.open:
-        raise ValueError(
-            Message("open: cannot be combined with api, which has no page. Leave one out.")
-        )
     if options.api:
         model = _model(options) or Path(read_settings(options.index).model)
-        risk = "everyone who reaches this address can use the model"
-        _serve(partial(ApiServer, open_model(model, threads=None)), risk, options)
+        _serve(partial(ApiServer, open_model(model, threads=None)), USES_MODEL, options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now
-        risk = "everyone who reaches this address sees the photographs of the index"
-        _serve(partial(SearchServer, index), risk, options)
+        _serve(partial(SearchServer, index), SEES_PHOTOGRAPHS, options)
 
 
 def run_browse(options: argparse.Namespace):
@@ -353,8 +300,7 @@ def run_browse(options: argparse.Namespace):
         Index.open(options.index, index.runtime) as searched,
         Indexing(index, options.folders, options.exclude, report) as indexing,
     ):
-        risk = "everyone who reaches this address sees the photographs of the index"
-        _serve(partial(SearchServer, searched, indexing=indexing), risk, options)
+        _serve(partial(SearchServer, searched, indexing=indexing), SEES_PHOTOGRAPHS, options)
         if indexing.state()["running"]:
             print_error("stopped. The same command goes on where it stopped.")
 
@@ -362,33 +308,26 @@ def run_browse(options: argparse.Namespace):
 def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
     from modeling_dcclip.search.local_server import LOOPBACK
 
-    if options.port is not None and not 0 <= options.port < 65536:
-        raise ValueError(Message("port: got {}, expected 0 to 65535.", options.port))
     ports = [*range(PORT, PORT + PORTS)] if options.port is None else [options.port]
     for port in ports:
         try:
             server = make(host=options.host, port=port)
             break
-        except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
+        except (OSError, OverflowError, UnicodeError) as error:  # of an address, port or name
             if port != ports[-1] and getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
-            cause = Message(getattr(error, "strerror", None) or str(error))
-            raise OSError(
-                Message(
-                    "port: cannot listen on {}:{} ({}). Choose a different --host or --port.",
-                    options.host,
-                    port,
-                    cause,
-                )
+            raise UserError(
+                "port: cannot listen on {}:{} ({}). Choose a different --host or --port.",
+                options.host,
+                port,
+                Message(getattr(error, "strerror", None) or str(error)),
             ) from error
-    index = getattr(server, "index", None)
-    reading: AbstractContextManager = nullcontext()
-    if index is not None and is_available():
-        reading = TextReader(index, server.is_busy)
-    with server, reading, suppress(KeyboardInterrupt):  # how a user ends it
+    with server, ExitStack() as stack, suppress(KeyboardInterrupt):  # how a user ends it
+        if hasattr(server, "index") and is_available():
+            stack.enter_context(TextReader(server.index, server.is_busy))
         print(server.url, flush=True)
         if port != ports[0]:
-            print_note(Message("port {} is taken, so the page is at port {}", ports[0], port))
+            print_note("port {} is taken, so the page is at port {}", ports[0], port)
         if options.host not in LOOPBACK:
             print_note(risk)
         if options.open:
@@ -398,39 +337,29 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
 
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
-    with Index.open(options.index) as index, _notes_printed():
-        with _progress("pairs") as show:
-            groups = find_duplicates(index, options.threshold, show)
-        if not groups:
-            print_note(
-                Message(
-                    "no near duplicates among {} at a cosine of {}",
-                    _files(len(index)),
-                    options.threshold,
-                )
-            )
+    with Index.open(options.index) as index, _notes_printed(), _progress("pairs") as show:
+        groups = find_duplicates(index, options.threshold, show)
     if options.json:
-        print_json(
-            [
-                [each._asdict() | {"score": round(each.score, 6)} for each in group]
-                for group in groups
-            ]
+        rounded = partial(round, ndigits=6)
+        print(
+            json.dumps(
+                [
+                    [each._asdict() | {"score": rounded(each.score)} for each in group]
+                    for group in groups
+                ]
+            )
         )
         return
+    freed = 0
     for group in groups:
         for each in group:
             print_line(f"{each.score:.3f}  {each.path}")
         print()
-    if groups:
-        sizes = [[each.bytes for each in group] for group in groups]
-        say(
-            Message(
-                "{} of {:,} files: keeping the largest file of each group frees {:,.1f} MB",
-                _count(len(groups), "1 group", "{:,} groups"),
-                sum(map(len, groups)),
-                sum(sum(each) - max(each) for each in sizes) / 1e6,
-            )
-        )
+        sizes = [each.bytes for each in group]
+        freed += sum(sizes) - max(sizes)
+    say(
+        "groups: {:,}. Keeping the largest file of each frees {:,.1f} MB.", len(groups), freed / 1e6
+    )
 
 
 def run_status(options: argparse.Namespace):
@@ -454,84 +383,48 @@ def run_status(options: argparse.Namespace):
         with closing(Texts(options.index)) as texts:
             status["texts"] = len(texts)
     if options.json:
-        print_json(status)
+        print(json.dumps(status))
         return
     missing = translate(" (missing)")
-    say(
-        Message(
-            "{!r}: {}, {:,.1f} MB of vectors",
-            status["index"],
-            _files(status["files"]),
-            status["bytes"] / 1e6,
-        )
-    )
+    size = status["bytes"] / 1e6
+    say("{!r}: {}, {:,.1f} MB of vectors", status["index"], _files(status["files"]), size)
     mark = "" if status["has_model"] else missing
-    say(
-        Message(
-            "model: {!r}{}; vectors: int8, {} dimensions", str(model), mark, status["dimension"]
-        )
-    )
+    say("model: {!r}{}; vectors: int8, {} dimensions", str(model), mark, status["dimension"])
     for folder, files in status["folders"].items():
         print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
     for folder, patterns in status["excluded"].items():
-        say(Message("left out of {!r}: {}", folder, ", ".join(map(repr, patterns))))
+        say("left out of {!r}: {}", folder, ", ".join(map(repr, patterns)))
     if status["texts"]:
-        say(Message("searched for text: {}", _files(status["texts"])))
+        say("searched for text: {}", _files(status["texts"]))
     for cause, number in status["failures"].items():
-        say(Message("unreadable: {} ({})", _files(number), Message(cause)))
+        say("unreadable: {} ({})", _files(number), Message(cause))
 
 
 def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
-    labels = list(dict.fromkeys(label.strip() for label in options.labels))
-    if not all(labels):
-        raise ValueError(
-            "label: one is empty. Name what the image may show, in Chinese or English."
-        )
-    for label in filter(os.path.isfile, labels):
-        print_note(Message("{!r} is a file, and read as a label: label takes one image.", label))
+    labels = list(dict.fromkeys(map(str.strip, options.labels)))
     runtime = open_model(options.model or _default_model(), threads=None)
-    scores = runtime.zero_shot(
-        read_example(options.image, runtime.preprocess.edge), labels, options.template
-    )
-    if len(labels) == 1:
-        print_note(
-            "a single label always has the score 1. To compare several, separate them with spaces."
-        )
-    for label in labels:
-        if unknown := runtime.unknown_parts(label):
-            print_note(
-                Message(
-                    "{!r} contains {}, which is not in the model's vocabulary",
-                    label,
-                    ", ".join(unknown),
-                )
-            )
+    image = read_example(options.image, runtime.preprocess.edge)
+    scores = runtime.zero_shot(image, labels, options.template)
+    if unknown := runtime.unknown_parts(" ".join(labels)):
+        print_note("not in the model's vocabulary: {}", ", ".join(unknown))
     if options.json:
-        print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
+        print(json.dumps([{"label": label, "score": round(score, 6)} for label, score in scores]))
     else:
         print("\n".join(f"{score:.3f}  {label}" for label, score in scores))
 
 
-def _count(number: int, one: str, many: str) -> Message:
-    return Message(one) if number == 1 else Message(many, number)
-
-
 def _files(number: int) -> Message:
-    return _count(number, "1 file", "{:,} files")
+    return Message("1 file") if number == 1 else Message("{:,} files", number)
 
 
 @contextmanager
 def _notes_printed() -> Iterator[None]:
     """Print the warnings about a query as notes on stderr."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always", QueryWarning)
+        warnings.showwarning = lambda message, *others: print_note(message_of(message))
         yield
-    for each in caught:
-        if isinstance(each.message, QueryWarning):
-            print_note(message_of(each.message))
-        else:
-            print_error(Message("warning: {}", each.message))
 
 
 @contextmanager

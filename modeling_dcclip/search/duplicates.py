@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress
@@ -50,9 +50,7 @@ def find_duplicates(
         QueryWarning: Files are left out.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(
-            Message("threshold: got {}, expected a number above 0, at most 1.", threshold)
-        )
+        raise UserError("threshold: got {}, expected a number above 0, at most 1.", threshold)
     files: dict[int, list[File]] = {}
     sound = {
         file.state for file in index.catalog.files() if file.state.is_current()

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
@@ -155,21 +155,17 @@ class Index:
         """
         folder = Path(folder)
         if folder.is_file():
-            raise ValueError(
-                Message("index: {!r} is a file. Name a folder with --index.", str(folder))
-            )
+            raise UserError("index: {!r} is a file. Name a folder with --index.", str(folder))
         if create and not has_index(folder):
             runtime = open_model(model, truncate_dim)
             return cls(folder, create_index(folder, runtime, Space.of(runtime, model_id)), runtime)
         settings, lost = read_settings(folder), None
         if truncate_dim not in (None, settings.space.dimension):
-            raise ValueError(
-                Message(
-                    "truncate_dim: the index {!r} has {} dimensions, not {}. Choose a new folder with --index.",
-                    str(folder),
-                    settings.space.dimension,
-                    truncate_dim,
-                )
+            raise UserError(
+                "truncate_dim: the index {!r} has {} dimensions, not {}. Choose a new folder with --index.",
+                str(folder),
+                settings.space.dimension,
+                truncate_dim,
             )
         if create:
             with suppress(BusyError), write_lock(folder):  # a process that writes has checked it
@@ -207,19 +203,17 @@ class Index:
                 found = self.match(runtime, space)
                 if found is None:
                     missing = "" if self._has_model() else Message(" (missing)")
-                    raise ValueError(
-                        Message(
-                            "model: {!r} (dimensions: {}) has a different embedding space than the index {!r}, "
-                            "which belongs to {!r}{} (dimensions: {}). Search with that model or one of its "
-                            "students, or embed again: dcclip index --upgrade {}.",
-                            space.model,
-                            space.dimension,
-                            str(self.folder),
-                            self.space.model,
-                            missing,
-                            self.space.dimension,
-                            runtime.folder,
-                        )
+                    raise UserError(
+                        "model: {!r} (dimensions: {}) has a different embedding space than the index {!r}, "
+                        "which belongs to {!r}{} (dimensions: {}). Search with that model or one of its "
+                        "students, or embed again: dcclip index --upgrade {}.",
+                        space.model,
+                        space.dimension,
+                        str(self.folder),
+                        self.space.model,
+                        missing,
+                        self.space.dimension,
+                        runtime.folder,
                     )
                 if self._model is None and self.space.files != space.files:
                     message = Message(
@@ -297,14 +291,12 @@ class Index:
         with self.writing():
             runtime = self.runtime
             if change := Space.of(runtime).change(self.space):
-                raise ValueError(
-                    Message(
-                        "model: it is not the model that wrote the index ({}). Only that model may add "
-                        "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
-                        "{}), or choose a new folder with --index.",
-                        change,
-                        runtime.folder,
-                    )
+                raise UserError(
+                    "model: it is not the model that wrote the index ({}). Only that model may add "
+                    "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
+                    "{}), or choose a new folder with --index.",
+                    change,
+                    runtime.folder,
                 )
             report = update(
                 self.catalog,
@@ -337,12 +329,10 @@ class Index:
                     del known[each]
                     self._change(replace(self.settings, folders=known))
                     return removed
-        raise ValueError(
-            Message(
-                "folder: {!r} is not one of {}. To leave out a folder inside one, pass --exclude.",
-                str(path),
-                ", ".join(map(str, known)) or "none",
-            )
+        raise UserError(
+            "folder: {!r} is not one of {}. To leave out a folder inside one, pass --exclude.",
+            str(path),
+            ", ".join(map(str, known)) or "none",
         )
 
     @contextmanager
@@ -391,7 +381,7 @@ class Index:
                 Files of the results are gone or have changed.
         """
         if top < 1:
-            raise ValueError(Message("top: got {}, expected at least 1.", top))
+            raise UserError("top: got {}, expected at least 1.", top)
         chosen = Filter(after, before, path)
         self.refresh()
         edge = self.runtime.preprocess.edge if images else None
@@ -414,7 +404,7 @@ class Index:
             for each in like:
                 number, seconds = each if isinstance(each, tuple) else (each, None)
                 if (file := self.catalog.file(number, seconds)) is None:
-                    raise ValueError(Message("id: the index has no file {}.", number))
+                    raise UserError("id: the index has no file {}.", number)
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
             ranked = query if calibration is None else centered(query, nouns, length)
@@ -542,10 +532,8 @@ def open_model(
     if isinstance(model, Runtime):
         return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():
-        raise ValueError(
-            Message(
-                "model: {!r} has no config.json. Pass an exported model: --model FOLDER.",
-                str(model),
-            )
+        raise UserError(
+            "model: {!r} has no config.json. Pass an exported model: --model FOLDER.",
+            str(model),
         )
     return Runtime(model, threads=threads, truncate_dim=truncate_dim)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
@@ -191,21 +191,17 @@ def _require_patterns(
 ):
     """Refuse to change the patterns of a folder that was not named, because what they leave out may be private."""
     if exclude is not None and inside:
-        raise ValueError(
-            Message(
-                "exclude: {!r} is inside an indexed folder. Name that folder instead.",
-                str(min(inside)),
-            )
+        raise UserError(
+            "exclude: {!r} is inside an indexed folder. Name that folder instead.",
+            str(min(inside)),
         )
     for folder, patterns in replaced.items():
         if patterns and exclude is None:
-            raise ValueError(
-                Message(
-                    "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
-                    "empty one.",
-                    str(folder),
-                    ", ".join(map(repr, patterns)),
-                )
+            raise UserError(
+                "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
+                "empty one.",
+                str(folder),
+                ", ".join(map(repr, patterns)),
             )
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.files import search_text
 
@@ -155,8 +155,8 @@ def _part_of(year: int, part: str) -> tuple[str, str]:
 
 def _require_short(query: str):
     if len(query) > MAX_CHARACTERS:
-        raise ValueError(
-            Message("query: it has {:,} characters; use at most {:,}.", len(query), MAX_CHARACTERS)
+        raise UserError(
+            "query: it has {:,} characters; use at most {:,}.", len(query), MAX_CHARACTERS
         )
 
 
@@ -182,28 +182,22 @@ def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"], float(match["weight"])) if match else (term, default)
     if not match and "^" in term:
-        raise ValueError(
-            Message(
-                "query: the weight of {!r} is not a number. Write TEXT^0.5, or leave ^ out.", term
-            )
+        raise UserError(
+            "query: the weight of {!r} is not a number. Write TEXT^0.5, or leave ^ out.", term
         )
     text = text.strip().rstrip(PUNCTUATION)
     if not text:
-        raise ValueError(
-            Message(
-                "query: {!r} has no text. Describe what the photograph shows, in Chinese or English.",
-                term,
-            )
+        raise UserError(
+            "query: {!r} has no text. Describe what the photograph shows, in Chinese or English.",
+            term,
         )
     if abs(weight) > MAX_WEIGHT:
-        raise ValueError(
-            Message(
-                "query: {!r} has the weight {:g}, expected {} to {}.",
-                term,
-                weight,
-                -MAX_WEIGHT,
-                MAX_WEIGHT,
-            )
+        raise UserError(
+            "query: {!r} has the weight {:g}, expected {} to {}.",
+            term,
+            weight,
+            -MAX_WEIGHT,
+            MAX_WEIGHT,
         )
     return text, weight
 
@@ -234,8 +228,8 @@ def embed_query(
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
     if len(terms) + len(images) > MAX_TERMS:
-        raise ValueError(
-            Message("query: it has {} terms; use at most {}.", len(terms) + len(images), MAX_TERMS)
+        raise UserError(
+            "query: it has {} terms; use at most {}.", len(terms) + len(images), MAX_TERMS
         )
     if not terms and not images:
         raise ValueError(
@@ -309,12 +303,10 @@ class Filter:
         if self.after is not None and self.before is not None:
             length = min(len(self.after), len(self.before))
             if self.after[:length] > self.before[:length]:
-                raise ValueError(
-                    Message(
-                        "after: {!r} is later than before: {!r}. Change one of them.",
-                        self.after,
-                        self.before,
-                    )
+                raise UserError(
+                    "after: {!r} is later than before: {!r}. Change one of them.",
+                    self.after,
+                    self.before,
                 )
 
     def condition(self) -> tuple[str, list[object]]:
@@ -340,7 +332,7 @@ def _parse_date(name: str, text: str) -> str:
     try:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            Message("{}: {!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.", name, text)
+        raise UserError(
+            "{}: {!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.", name, text
         ) from error
     return "-".join(parts)

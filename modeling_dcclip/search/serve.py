@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.messages import Message, message_of, print_error
+from modeling_dcclip.messages import Message, UserError, message_of, print_error
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.files import VIDEOS, UnreadablePhotoError, extension_of
 from modeling_dcclip.search.index import Hit, Index
@@ -241,7 +241,7 @@ class _PageHandler(LocalHandler):
         try:
             file = self.server.index.catalog.file(*_photograph(name))
             if file is None or not os.path.exists(file.path):
-                raise ValueError(Message("photograph {}: it is gone.", name))
+                raise UserError("photograph {}: it is gone.", name)
             opened = 0
             with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
                 opened = subprocess.Popen(_file_manager(file.path)).wait(WAIT_S)
@@ -411,14 +411,14 @@ def _filter(parameters: dict[str, str]) -> Filter:
 def _number(parameters: dict[str, str], name: str, default: int) -> int:
     text = parameters.get(name, str(default))
     if not NUMBER.fullmatch(text):
-        raise ValueError(Message("{}: {!r} is not a number.", name, text[:40]))
+        raise UserError("{}: {!r} is not a number.", name, text[:40])
     return int(text)
 
 
 def _photograph(text: str) -> tuple[int, float | None]:
     """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
     if (match := PHOTOGRAPH.fullmatch(text)) is None:
-        raise ValueError(Message("id: {!r} is not the number of a photograph.", text[:40]))
+        raise UserError("id: {!r} is not the number of a photograph.", text[:40])
     return int(match[1]), float(match[2]) if match[2] else None
 
 

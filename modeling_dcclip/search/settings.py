@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from modeling_dcclip.image_dcclip import open_regular
-from modeling_dcclip.messages import Message, joined, message_of
+from modeling_dcclip.messages import Message, UserError, joined, message_of
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, require_own_file
 from modeling_dcclip.search.space import Space
@@ -85,27 +85,21 @@ def read_settings(folder: Path, *names: str) -> Settings:
         ) as error:
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
-        raise ValueError(
-            Message(
-                "index: {!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.", str(folder)
-            )
+        raise UserError(
+            "index: {!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.", str(folder)
         )
-    raise ValueError(
-        Message(
-            "index: {!r} has damaged settings ({}), so its folders and what they leave out are not known. Restore "
-            "settings.json, or remove the index and name the folders again.",
-            str(folder),
-            joined(errors),
-        )
+    raise UserError(
+        "index: {!r} has damaged settings ({}), so its folders and what they leave out are not known. Restore "
+        "settings.json, or remove the index and name the folders again.",
+        str(folder),
+        joined(errors),
     )
 
 
 def _parse(content: bytes) -> Settings:
     fields: dict[str, Any] = json.loads(content)
     if (found := (fields.pop("format"), fields.pop("version"))) != (FORMAT, VERSION):
-        raise ValueError(
-            Message("{!r} version {!r}, expected version {}", found[0], found[1], VERSION)
-        )
+        raise UserError("{!r} version {!r}, expected version {}", found[0], found[1], VERSION)
     if fields.pop("checksum") != _checksum(fields):
         raise ValueError("damaged or edited")
     space = fields.pop("space")
@@ -145,11 +139,9 @@ def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:
     others = [path for path in folder.glob("[!.]*") if path.name not in (ours, f"{ours}-journal")]
     # listed before the settings are looked for: another process may be creating the index
     if others and not has_index(folder):
-        raise ValueError(
-            Message(
-                "index: {!r} has other files and no index of this version. Name an empty or new folder.",
-                str(folder),
-            )
+        raise UserError(
+            "index: {!r} has other files and no index of this version. Name an empty or new folder.",
+            str(folder),
         )
     with write_lock(folder):
         if not has_index(folder):  # else another process was faster

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import UserError
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.index import Index, open_model
@@ -57,23 +57,19 @@ def upgrade_index(
     space = Space.of(runtime, model_id)
     with index.writing():
         if space.change(index.space) is None:
-            raise ValueError(
-                Message(
-                    "model: the index {!r} has this model already, with {} dimensions.",
-                    str(index.folder),
-                    space.dimension,
-                )
+            raise UserError(
+                "model: the index {!r} has this model already, with {} dimensions.",
+                str(index.folder),
+                space.dimension,
             )
         folders = index.folders
         in_folders = sum(map(index.catalog.count_below, folders))  # nested ones count twice
         if (others := len(index) - in_folders) > 0:
-            raise ValueError(
-                Message(
-                    "upgrade: {} images of the index {!r} are in none of its folders. Embed their data with the "
-                    "new model into a new index: training/embed.py.",
-                    others,
-                    str(index.folder),
-                )
+            raise UserError(
+                "upgrade: {} images of the index {!r} are in none of its folders. Embed their data with the "
+                "new model into a new index: training/embed.py.",
+                others,
+                str(index.folder),
             )
         settings, catalog = _pending(index, runtime, space)
         with closing(catalog):
@@ -93,13 +89,11 @@ def upgrade_index(
             )
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
-                raise ValueError(
-                    Message(
-                        "upgrade: {!r} cannot be read now, and the index has {} images from it. Make it readable, "
-                        "or leave it out with --exclude, and run the same command again.",
-                        path,
-                        indexed,
-                    )
+                raise UserError(
+                    "upgrade: {!r} cannot be read now, and the index has {} images from it. Make it readable, "
+                    "or leave it out with --exclude, and run the same command again.",
+                    path,
+                    indexed,
                 )
         write_settings(index.folder, replace(settings, folders=folders))
         (index.folder / UPGRADE).unlink()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.messages import UserError
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.settings import BusyError
@@ -23,7 +23,7 @@ def load_watchfiles() -> ModuleType:
     try:
         import watchfiles
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "watch: watchfiles is not installed. Run: pip install watchfiles"
         ) from error
     return watchfiles
@@ -35,40 +35,35 @@ def watch(index: Index) -> Iterator[Report]:
     While another process writes to the index, an update waits.
 
     Raises:
-        ValueError: A folder has disappeared, or an update fails.
+        ValueError: All folders have disappeared, or an update fails.
         OSError: The system cannot watch so many folders, or the index cannot be written.
     """
     watchfiles = load_watchfiles()
     own = {index.folder.absolute(), index.folder.resolve()}  # what an update itself changes
     while True:
-        index.refresh()
-        folders = index.folders
+        folders = _folders(index)
         is_current = False  # files may have changed before the watch began
         for changes in watchfiles.watch(
-            *filter(os.path.isdir, folders),
+            *folders,
             watch_filter=lambda change, path: own.isdisjoint(Path(path).parents),
             debounce=LONGEST_MS,
             step=QUIET_MS,
             rust_timeout=CHECK_MS,
             yield_on_timeout=True,
         ):
-            if gone := next((folder for folder in folders if not os.path.isdir(folder)), None):
-                raise ValueError(
-                    Message(
-                        "watch: the folder {!r} has disappeared. What the index has of it stays. If it is on a "
-                        "disk, mount it; to remove it from the index, pass --forget. Then run the same command "
-                        "again.",
-                        str(gone),
-                    )
-                )
-            index.refresh()
-            if index.folders != folders:  # another process has changed them
-                break
-            is_current = is_current and not changes
-            if not is_current:
+            if not is_current or changes:
+                is_current = False
                 try:
                     report = index.add()
                 except BusyError:
                     continue
                 is_current = True
                 yield report
+            if _folders(index) != folders:  # a disk is gone or back, or another process adds one
+                break
+
+
+def _folders(index: Index) -> list[Path]:
+    """The folders of an index that exist."""
+    index.refresh()
+    return [*filter(os.path.isdir, index.folders)]
