@@ -33,7 +33,7 @@ MILLISECONDS = re.compile(
     r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})"
 )  # WeChat, since 1970
 BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
-SYSTEM_FOLDERS = frozenset(
+SYSTEM = frozenset(
     {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 )
 
@@ -105,86 +105,59 @@ class Walk:
     def __iter__(self) -> Iterator[FileState]:
         waiting, visited = [os.fsencode(self.folder)], set[tuple[int, int]]()
         while waiting:
-            path = waiting.pop()
+            folder = waiting.pop()
             try:
-                found = os.stat(path)
+                found = os.stat(folder)
                 if (found.st_dev, found.st_ino) in visited:
                     continue
                 visited.add((found.st_dev, found.st_ino))
-                with os.scandir(path) as entries:
-                    inside = sorted(entries, key=lambda entry: entry.name)
+                names = sorted(os.listdir(folder))
             except OSError:
-                self.unreadable.append(path)
+                self.unreadable.append(folder)
                 continue
-            stills = {
-                os.path.splitext(each.name)[0]
-                for each in inside
-                if extension_of(each.name) in STILLS
-            }
+            roots = {os.path.splitext(name)[0] for name in names if extension_of(name) in STILLS}
             below = []
-            for entry in inside:
-                name = os.fsdecode(entry.name)
-                is_hidden = name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-                if is_hidden or self._is_excluded(entry.path):
+            for name in names:
+                path, (root, _) = os.path.join(folder, name), os.path.splitext(name)
+                is_hidden = name.startswith(b".") or name.decode(errors="replace").lower() in SYSTEM
+                if is_hidden or (self.excluded and self._is_excluded(path)):
                     continue
-                extension = extension_of(entry.name)
+                extension = extension_of(name)
                 try:
-                    status = entry.stat()
-                except FileNotFoundError:
-                    if not entry.is_symlink():  # deleted since the folder was listed
-                        continue
-                    if extension in EXTENSIONS:  # read, and so counted as a failure
-                        yield FileState.of(entry.path, entry.stat(follow_symlinks=False))
-                    else:  # perhaps to a folder on a disk that is not mounted
-                        self.unreadable.append(entry.path)
+                    # a link to a missing photograph is read, and so counted as a failure
+                    status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+                except FileNotFoundError:  # deleted since the folder was listed
                     continue
-                except OSError:  # the folder cannot be entered, or its disk fails: what the index has of it stays
-                    closed = entry.path if entry.is_symlink() else path
-                    if closed not in self.unreadable:
-                        self.unreadable.append(closed)
+                except OSError:  # what the index has of it stays
+                    self.unreadable.append(path)
                     continue
                 if stat.S_ISDIR(status.st_mode):
-                    below.append(entry.path)
-                elif (
-                    extension == ".mov"
-                    and status.st_size < LIVE_BYTES
-                    and os.path.splitext(entry.name)[0] in stills
-                ):
-                    continue  # the motion of an iPhone's live photo
-                elif stat.S_ISREG(status.st_mode) and extension in EXTENSIONS:
-                    yield FileState.of(entry.path, status)
-                else:
+                    below.append(path)
+                elif not stat.S_ISLNK(status.st_mode) and extension not in EXTENSIONS:
                     self.others[extension] += 1
+                elif extension == ".mov" and status.st_size < LIVE_BYTES and root in roots:
+                    continue  # the motion of an iPhone's live photo
+                elif stat.S_ISREG(status.st_mode) or extension in EXTENSIONS:
+                    yield FileState.of(path, status)
+                else:  # a link, perhaps to a folder on a disk that is not mounted
+                    self.unreadable.append(path)
             waiting += reversed(below)
 
-    def excludes(self, path: Path) -> bool:
-        """Whether a path below the folder, or a folder on the way to it, is excluded."""
-        above = [each for each in (path, *path.parents) if self.folder in each.parents]
-        return any(self._is_excluded(os.fsencode(each)) for each in above)
-
     def _is_excluded(self, path: bytes) -> bool:
-        whole, below = (
-            search_text(path),
-            search_text(path[len(with_separator(os.fsencode(self.folder))) :]),
-        )
+        whole, below = map(search_text, (path, os.path.relpath(path, os.fsencode(self.folder))))
         for pattern in self.excluded:
             glob = pattern.rstrip("/").replace("[", "[[]")
-            is_match = fnmatchcase(
-                below if "/" in pattern else below.rpartition("/")[2], glob.lstrip("/")
-            )
-            if is_match or (os.path.isabs(glob) and fnmatchcase(whole, glob)):
+            part = below if "/" in pattern else below.rpartition("/")[2]
+            if fnmatchcase(part, glob.lstrip("/")) or fnmatchcase(whole, glob):
                 return True
         return False
 
 
 def patterns_of(texts: Sequence[str]) -> list[str]:
     """Non-empty patterns in the normal form of paths."""
-    plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
-    return [
-        pattern
-        for pattern in (search_text(os.fsencode(text)) for text in plain)
-        if pattern.strip("/")
-    ]
+    plain = [os.path.expanduser(text).removeprefix("./") for text in texts if text.strip("./")]
+    real = [os.path.realpath(text) if os.path.isabs(text) else text for text in plain]
+    return [search_text(os.fsencode(text)) for text in real]
 
 
 def search_text(path: bytes) -> str:

@@ -25,7 +25,7 @@ from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
-from modeling_dcclip.search.indexing import Progress, Report, absolute, update
+from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.photos import read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term
 from modeling_dcclip.search.settings import (
@@ -283,7 +283,7 @@ class Index:
                 index, or the model does not give the embeddings of the index.
             OSError: The disk is full or cannot be written. What was committed stays.
         """
-        named = [Path(folder) for folder in folders]
+        named = [Path(folder).resolve() for folder in folders]
         if not named and not self.settings.folders:
             raise ValueError(
                 "folder: got none, and the index has none yet. Name a folder of photographs."
@@ -320,20 +320,18 @@ class Index:
         Raises:
             ValueError: The folder is not one of those that were indexed, or another process writes to the index.
         """
-        path = absolute(Path(folder))
+        path = Path(folder).resolve()
         with self.writing():
             known = self.folders
-            for each in known:
-                if path == each or path.resolve() == each.resolve():
-                    removed = self.catalog.forget_folder(each)
-                    del known[each]
-                    self._change(replace(self.settings, folders=known))
-                    return removed
-        raise UserError(
-            "folder: {!r} is not one of {}. To leave out a folder inside one, pass --exclude.",
-            str(path),
-            ", ".join(map(str, known)) or "none",
-        )
+            if path not in known:
+                raise UserError(
+                    "folder: {!r} is not one of {}. To leave out a folder inside one, pass --exclude.",
+                    str(path),
+                    ", ".join(map(str, known)) or "none",
+                )
+            del known[path]
+            self._change(replace(self.settings, folders=known))
+            return self.catalog.forget_folder(path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

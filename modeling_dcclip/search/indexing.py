@@ -95,7 +95,8 @@ def update(
 ) -> Report:
     """Bring an index up to date with folders, by default with its own. The caller holds the lock of the index.
 
-    A folder inside an indexed one updates that one. A folder around indexed ones takes their place.
+    A folder inside an indexed one updates that one. A folder around indexed ones takes their place. All paths are
+    real ones, without symbolic links.
 
     Args:
         catalog: Catalog of the index.
@@ -112,122 +113,70 @@ def update(
     report = Report()
     # Path.is_dir fails if a disk does
     missing = [folder for folder in recorded if not os.path.isdir(folder)]
-    outermost = _outermost([*(folder for folder in recorded if folder not in missing), *named])
-    inside = [_indexed_path(folder, outermost) for folder in named]
+    known = {*recorded, *named} - {*missing}
+    outermost = sorted(folder for folder in known if not known & {*folder.parents})
     folders = [
         folder
-        for folder in outermost.values()
+        for folder in outermost
         # of an index whose data are lost, all
-        if not named or not catalog.num_rows or any(each.is_relative_to(folder) for each in inside)
+        if not named or not catalog.num_rows or any(each.is_relative_to(folder) for each in named)
     ]
-    replaced = [
-        folder
-        for folder in recorded
-        if folder not in (*missing, *outermost.values())
-        and any(_indexed_path(folder, outermost).is_relative_to(each) for each in folders)
-    ]
-    _require_patterns(
-        exclude, {folder: recorded[folder] for folder in replaced}, {*inside} - {*folders}
-    )
+    replaced = [folder for folder in recorded if {*folder.parents} & {*folders}]
+    replaced = [folder for folder in replaced if folder not in missing]
+    # what a folder leaves out may be private
+    if exclude is not None and (inside := {*named} - {*folders}):
+        raise UserError(
+            "exclude: {!r} is inside an indexed folder. Name that folder instead.",
+            str(min(inside)),
+        )
     excluded = {each: recorded.get(each, []) for each in folders}
     if exclude is not None:
-        excluded |= dict.fromkeys(inside or folders, patterns_of(exclude))
+        excluded |= dict.fromkeys(named or folders, patterns_of(exclude))
+    elif private := [folder for folder in replaced if recorded[folder]]:
+        raise UserError(
+            "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
+            "empty one.",
+            str(private[0]),
+            ", ".join(map(repr, recorded[private[0]])),
+        )
     walks = [Walk(folder, patterns) for folder, patterns in excluded.items()]
     report.found, report.unchanged, pending = catalog.compare(chain.from_iterable(walks))
     empty = [folder for folder in folders if not catalog.count_seen(folder)]
-    without = [folder for folder in inside if not catalog.count_seen(folder)]
+    without = [folder for folder in named if not catalog.count_seen(folder)]
     if without or len(empty) == len(folders):
         folder = (without or empty or missing)[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    for folder in replaced:
-        path = _indexed_path(folder, outermost)
-        if not (catalog.count_seen(path) or any(walk.excludes(path) for walk in walks)):
-            empty.append(folder)
-    replaced = [folder for folder in replaced if folder not in empty]
-    kept = {folder: texts for folder, texts in recorded.items() if folder not in replaced}
-    save(kept | excluded)
+    save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
-    report.unreadable = [os.fsdecode(path) for path in unreadable]
+    report.unreadable = [*map(os.fsdecode, unreadable)]
     report.removed, report.moved = catalog.remove_missing(
-        [*folders, *replaced], [*unreadable, *map(os.fsencode, [*missing, *empty])]
+        folders, [*unreadable, *map(os.fsencode, [*missing, *empty])]
     )
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
     report.failures = catalog.failures()
-    report.missing = sorted(
-        str(folder) for folder in [*missing, *empty] if not named or folder in folders
-    )
+    report.missing = sorted(map(str, [*empty, *missing] if not named else empty))
     report.others = sum((walk.others for walk in walks), Counter())
     report.seconds = time.monotonic() - began
     return report
 
 
-def _outermost(folders: Iterable[Path]) -> dict[Path, Path]:
-    """The folders that are inside no other one, by their real paths. Of several paths to a folder the first counts."""
-    found: dict[Path, Path] = {}
-    for folder in folders:
-        found.setdefault(folder.resolve(), absolute(folder))
-    return {real: path for real, path in sorted(found.items()) if not {*real.parents} & {*found}}
-
-
-def absolute(folder: Path) -> Path:
-    """Absolute path of a folder. `..` behind a link leads where the system leads."""
-    return folder.resolve() if ".." in folder.parts else Path(os.path.abspath(folder))
-
-
-def _indexed_path(folder: Path, outermost: Mapping[Path, Path]) -> Path:
-    """The path of a folder below the outermost one that it is in."""
-    real = folder.resolve()
-    return next(
-        path / real.relative_to(each)
-        for each, path in outermost.items()
-        if real.is_relative_to(each)
-    )
-
-
-def _require_patterns(
-    exclude: Sequence[str] | None, replaced: Mapping[Path, list[str]], inside: set[Path]
-):
-    """Refuse to change the patterns of a folder that was not named, because what they leave out may be private."""
-    if exclude is not None and inside:
-        raise UserError(
-            "exclude: {!r} is inside an indexed folder. Name that folder instead.",
-            str(min(inside)),
-        )
-    for folder, patterns in replaced.items():
-        if patterns and exclude is None:
-            raise UserError(
-                "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
-                "empty one.",
-                str(folder),
-                ", ".join(map(repr, patterns)),
-            )
-
-
 def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = None):
     """Refuse paths that are not folders and, with patterns, folders without images."""
     for folder in folders:
-        if not os.path.isdir(folder):
-            raise ValueError(_lacks_images(folder))
-        if (
-            exclude is not None
-            and next(iter(Walk(folder.absolute(), patterns_of(exclude))), None) is None
+        if not os.path.isdir(folder) or (
+            exclude is not None and not any(Walk(folder.resolve(), patterns_of(exclude)))
         ):
             raise ValueError(_lacks_images(folder))
 
 
 def _lacks_images(folder: Path, indexed: int = 0) -> Message:
     """Message about a folder that is missing or has no images."""
-    walk, name = Walk(folder.absolute()), str(folder)
-    found = sum(1 for _ in walk)
-    if os.path.isfile(folder):
-        return Message("folder: {!r} is a file. Name its folder.", name)
-    if os.path.isdir(folder) and os.fsencode(walk.folder) in walk.unreadable:
-        return Message("folder: {!r} cannot be read. Check its permissions.", name)
+    name = str(folder)
     if not os.path.isdir(folder):
         return Message(
-            "folder: {!r} does not exist. Check its name, or mount its disk. If it was moved, index its new place: "
+            "folder: {!r} is not a folder. Check its name, or mount its disk. If it was moved, index its new place: "
             "nothing is embedded again. To remove it from the index, pass --forget.",
             name,
         )
@@ -238,23 +187,20 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
             name,
             indexed,
         )
-    others = Message("")
-    if found:
-        others = Message(", but {:,} that are excluded or in hidden folders", found)
-    elif walk.others:
-        others = Message(", but files of other types: {}", count_extensions(walk.others))
+    walk = Walk(folder.resolve())
     return Message(
-        "folder: {!r} has no images (such as JPEG, HEIC or raw photographs) and no videos in it{}.",
+        "folder: {!r} has no images (such as JPEG, HEIC or raw photographs) and no videos that can be read. "
+        "Excluded or hidden: {:,}. Files of other types: {}.",
         name,
-        others,
+        sum(1 for _ in walk),
+        count_extensions(walk.others),
     )
 
 
-def count_extensions(others: Mapping[str, int]) -> str:
+def count_extensions(others: Counter[str]) -> str:
     """Number of files, and the most frequent of their extensions."""
-    common = sorted(filter(None, others), key=lambda extension: -others[extension])
-    names = [*common[:SHOWN_EXTENSIONS], *(["..."] if len(common) > SHOWN_EXTENSIONS else [])]
-    return f"{sum(others.values()):,}" + (f" ({', '.join(names)})" if names else "")
+    names = ", ".join(name for name, _ in others.most_common(SHOWN_EXTENSIONS))
+    return f"{others.total():,} ({names})" if names else "0"
 
 
 def _embed_pending(
