@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,7 @@ from modeling_dcclip.search.files import (
     FileState,
     date_in_name,
     extension_of,
-    is_in_backup,
     search_text,
-    with_separator,
 )
 from modeling_dcclip.search.query import Filter
 
@@ -61,7 +60,6 @@ SELECT printf('%d %d %d %d %d %d %d', (SELECT sum(number + 1 + checksum) FROM se
 """
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
-_AGE = "mtime_ns + (is_in_backup(path) << 62)"  # of copies, the lowest is shown: the oldest outside backup folders
 _FILES = (
     f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns "
     "FROM files JOIN contents USING (row)"
@@ -125,13 +123,13 @@ class Catalog:
                 path, BUSY_S, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA synchronous = FULL")
-            for function in (search_text, date_in_name, is_in_backup):
+            for function in (search_text, date_in_name):
                 self._connection.create_function(function.__name__, 1, function, deterministic=True)
             if create:
                 self._connection.executescript(
                     f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
                 )
-            elif self.execute(f"SELECT value = ({_SUMS}) FROM sums") != [(1,)]:
+            elif self.column(f"SELECT value = ({_SUMS}) FROM sums") != [1]:
                 raise self.damage("an entry is lost or changed")
 
     def close(self):
@@ -144,8 +142,8 @@ class Catalog:
         Raises:
             DamagedIndexError: One is damaged.
         """
-        if (found := self.execute("PRAGMA integrity_check(1)")) != [("ok",)]:
-            raise self.damage(found[0][0])
+        if (found := self.value("PRAGMA integrity_check(1)")) != "ok":
+            raise self.damage(found)
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -181,6 +179,14 @@ class Catalog:
         with self._lock, self._errors_reported():
             return self._connection.execute(statement, values).fetchall()
 
+    def value(self, statement: str, *values: object) -> Any:
+        """The value of an SQL statement with one."""
+        return self.execute(statement, *values)[0][0]
+
+    def column(self, statement: str, *values: object) -> list[Any]:
+        """The first value of each row of an SQL statement."""
+        return [row[0] for row in self.execute(statement, *values)]
+
     def _many(self, statement: str, values: Iterable[tuple]):
         with self._lock, self._errors_reported():
             self._connection.executemany(statement, values)
@@ -209,21 +215,14 @@ class Catalog:
     @property
     def num_rows(self) -> int:
         """Number of rows of vectors, free ones included."""
-        return self.execute(
+        return self.value(
             "SELECT (SELECT count(*) FROM contents) + (SELECT count(*) FROM frames)"
             " + (SELECT count(*) FROM free_rows)"
-        )[0][0]
-
-    @property
-    def num_files(self) -> int:
-        """Number of files."""
-        return self.execute("SELECT count(*) FROM files")[0][0]
+        )
 
     def free_rows(self) -> np.ndarray:
         """Rows that hold no vector of a file, (N,) int64."""
-        return np.array(
-            [row for (row,) in self.execute("SELECT row FROM free_rows ORDER BY row")], np.int64
-        )
+        return np.array(self.column("SELECT row FROM free_rows ORDER BY row"), np.int64)
 
     def knows(self, digest: bytes) -> bool:
         """Whether a content has a vector."""
@@ -231,10 +230,8 @@ class Catalog:
 
     def digest(self, path: bytes) -> bytes | None:
         """Digest of a file's content; None if the path is not in the index."""
-        found = self.execute(
-            "SELECT digest FROM files JOIN contents USING (row) WHERE path = ?", path
-        )
-        return found[0][0] if found else None
+        query = "SELECT digest FROM files JOIN contents USING (row) WHERE path = ?"
+        return next(iter(self.column(query, path)), None)
 
     def failures(self) -> list[tuple[str, str]]:
         """Paths of the files that could not be read, each with its cause, sorted by path."""
@@ -253,22 +250,21 @@ class Catalog:
     ) -> dict[int, list[File]]:
         """The files of each row that pass a filter, the one to show first."""
         where, values = (chosen or Filter()).condition()
-        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY {_AGE}, path"
+        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY mtime_ns, path"
         found = {}
         for row in map(int, rows):
             frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
-            content, seconds = frame[0] if frame else (row, None)
-            files = [self._file(each) for each in self.execute(query, content, *values)]
-            found[row] = (
-                [replace(each, row=row, seconds=seconds) for each in files] if frame else files
-            )
+            content, *seconds = frame[0] if frame else (row,)
+            files = [self._file(each, *seconds) for each in self.execute(query, content, *values)]
+            found[row] = [replace(each, row=row) for each in files]
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
 
-    def _file(self, entry: tuple) -> File:
+    def _file(self, entry: tuple, seconds: float | None = None) -> File:
         number, path, row, date, size, mtime_ns = entry
-        seconds = 0.0 if extension_of(path) in VIDEOS else None
+        if seconds is None and extension_of(path) in VIDEOS:
+            seconds = 0.0
         return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
 
     def file(self, number: int, seconds: float | None = None) -> File | None:
@@ -277,10 +273,9 @@ class Catalog:
         file = self._file(found[0]) if found else None
         if file is None or not seconds:
             return file
-        rows = self.execute(
-            "SELECT row FROM frames WHERE content = ? AND seconds = ?", file.row, seconds
-        )
-        return replace(file, row=rows[0][0], seconds=seconds) if rows else None
+        query = "SELECT row FROM frames WHERE content = ? AND seconds = ?"
+        rows = self.column(query, file.row, seconds)
+        return replace(file, row=rows[0], seconds=seconds) if rows else None
 
     def file_at(self, path: bytes) -> File | None:
         """The file of a path; None if it is not in the index."""
@@ -297,12 +292,12 @@ class Catalog:
         The last answer is kept until the catalog changes, because a page asks for it part by part.
         """
         with self._lock:
-            ((version,),) = self.execute("PRAGMA data_version")  # of what others commit
-            key = chosen, version, self._connection.total_changes
+            # the first number is of what others commit
+            key = chosen, self.value("PRAGMA data_version"), self._connection.total_changes
             if self._timeline is None or self._timeline[0] != key:
                 where, values = chosen.condition()
                 # bare columns come from the row with min()
-                query = f"SELECT row, date, path, min({_AGE}) FROM ({_FILES}){where} GROUP BY row"
+                query = f"SELECT row, date, path, min(mtime_ns) FROM ({_FILES}){where} GROUP BY row"
                 rows = self.execute(
                     f"SELECT row, date FROM ({query}) ORDER BY date DESC, path", *values
                 )
@@ -312,17 +307,17 @@ class Catalog:
     def rows_of_files(self, chosen: Filter) -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
         where, values = chosen.condition()
-        found = self.execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
-        return np.array([row for (row,) in found], np.int64)
+        found = self.column(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
+        return np.array(found, np.int64)
 
     def forget_folder(self, folder: Path) -> int:
         """Remove the files below a folder, and return their number."""
         limits = _range(os.fsencode(folder))
         with self.writing():
-            found = self.execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
+            rows = self.column(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *limits)
             self.execute(f"DELETE FROM failures WHERE {_BELOW}", *limits)
-            self._free([row for (row,) in found])
-        return len(found)
+            self._free(rows)
+        return len(rows)
 
     @property
     def rotation(self) -> np.ndarray | None:
@@ -355,9 +350,7 @@ class Catalog:
                 "DELETE FROM failures WHERE path IN (SELECT path FROM seen JOIN files USING (path, size, mtime_ns))"
             )
         counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
-        found, unchanged, pending = (
-            self.execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted
-        )
+        found, unchanged, pending = (self.value(f"SELECT count(*) FROM {each}") for each in counted)
         return found, unchanged, pending
 
     def pending(self) -> Iterator[bytes]:
@@ -380,7 +373,7 @@ class Catalog:
         """
         end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
         count = sum(1 + len(times) for *_, times in contents)
-        rows = [row for (row,) in self.execute(query, count)]
+        rows = self.column(query, count)
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
@@ -400,16 +393,11 @@ class Catalog:
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
-        replaced = [
-            row
-            for state, _ in files
-            for (row,) in self.execute("SELECT row FROM files WHERE path = ?", state.path)
-        ]
-        self._many(
-            _ENTER_FILE,
-            [(state.path, state.size, state.mtime_ns, digest) for state, digest in files],
-        )
-        self._many("DELETE FROM failures WHERE path = ?", [(state.path,) for state, _ in files])
+        replaced = []
+        for state, digest in files:
+            replaced += self.column("SELECT row FROM files WHERE path = ?", state.path)
+            self.execute(_ENTER_FILE, state.path, state.size, state.mtime_ns, digest)
+            self.execute("DELETE FROM failures WHERE path = ?", state.path)
         self._free(replaced)
 
     def add_failure(self, path: bytes, cause: str, state: FileState | None):
@@ -419,10 +407,9 @@ class Catalog:
         the next run reads the file again.
         """
         known = (state.size, state.mtime_ns) if state else (None, None)
-        self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
+        self.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", path, *known, cause)
         if state is not None:
-            found = self.execute("DELETE FROM files WHERE path = ? RETURNING row", path)
-            self._free([row for (row,) in found])
+            self._free(self.column("DELETE FROM files WHERE path = ? RETURNING row", path))
 
     def remove_missing(
         self, folders: Iterable[Path], unreadable: Iterable[bytes]
@@ -441,27 +428,23 @@ class Catalog:
             for folder in folders:
                 limits = _range(os.fsencode(folder))
                 missing = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
-                found = self.execute(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)
-                rows += [row for (row,) in found]
+                rows += self.column(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)
                 self.execute(f"DELETE FROM failures WHERE {missing}", *limits)
             self._free(rows)
             moved = sum(
-                min(number, self.execute(_COUNT_ENTERED, row)[0][0])
+                min(number, self.value(_COUNT_ENTERED, row))
                 for row, number in Counter(rows).items()
             )
         return len(rows) - moved, moved
 
     def count_below(self, folder: Path) -> int:
         """Number of files at or below a path."""
-        return self.execute(
-            f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder))
-        )[0][0]
+        limits = _range(os.fsencode(folder))
+        return self.value(f"SELECT count(*) FROM files WHERE {_BELOW}", *limits)
 
     def count_seen(self, folder: Path) -> int:
         """Number of files below a folder that the last `compare` saw."""
-        return self.execute(
-            f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder))
-        )[0][0]
+        return self.value(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))
 
     def _free(self, rows: Iterable[int]):
         """Free the rows that no file refers to any more."""
@@ -506,7 +489,7 @@ _BELOW = "(path = ? OR path > ? AND path < ?)"
 
 def _range(path: bytes) -> tuple[bytes, bytes, bytes]:
     """A path, and the limits of the paths below it: they start with the path and a separator."""
-    start = with_separator(path)
+    start = os.path.join(path, b"")
     return path, start, start[:-1] + bytes([start[-1] + 1])
 
 

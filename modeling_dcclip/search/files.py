@@ -32,7 +32,6 @@ WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
 MILLISECONDS = re.compile(
     r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})"
 )  # WeChat, since 1970
-BACKUP = re.compile(r"(?<![a-z])(back[ _-]?ups?|bak|trash)(?![a-z])|备份|副本|回收站")
 SYSTEM = frozenset(
     {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 )
@@ -174,26 +173,10 @@ def date_in_name(path: bytes) -> str | None:
         return str(datetime.fromtimestamp(int(match[1]) // 1000))
     for match in chain(NAME_DATE.finditer(name), WRITTEN_DATE.finditer(name)):
         with suppress(ValueError):  # such as February 31
-            year, month, day, hour, minute, second = [
-                *(int(part or 0) for part in match.groups()),
-                0,
-                0,
-                0,
-            ][:6]
-            found = datetime(year, month, day, hour, minute, second)
+            found = datetime(*(int(part or 0) for part in match.groups()))
             if found < datetime.now():
                 return str(found)
     return None
-
-
-def is_in_backup(path: bytes) -> bool:
-    """Whether a folder of a path has the name of a backup."""
-    return BACKUP.search(search_text(os.path.dirname(path))) is not None
-
-
-def with_separator(folder: bytes) -> bytes:
-    """The prefix of all paths below a folder: its path and a separator."""
-    return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
 
 def extension_of(name: bytes) -> str:

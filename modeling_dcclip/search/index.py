@@ -191,7 +191,7 @@ class Index:
 
     def __len__(self) -> int:
         """Number of files."""
-        return self.catalog.num_files
+        return self.catalog.value("SELECT count(*) FROM files")
 
     @property
     def runtime(self) -> Runtime:
@@ -329,9 +329,10 @@ class Index:
                     str(path),
                     ", ".join(map(str, known)) or "none",
                 )
+            removed = self.catalog.forget_folder(path)
             del known[path]
             self._change(replace(self.settings, folders=known))
-            return self.catalog.forget_folder(path)
+            return removed
 
     @contextmanager
     def writing(self) -> Iterator[None]:

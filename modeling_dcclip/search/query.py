@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import chain
 
 import numpy as np
 
@@ -181,21 +180,11 @@ def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
     _require_short(term)
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"], float(match["weight"])) if match else (term, default)
-    if not match and "^" in term:
-        raise UserError(
-            "query: the weight of {!r} is not a number. Write TEXT^0.5, or leave ^ out.", term
-        )
     text = text.strip().rstrip(PUNCTUATION)
-    if not text:
+    if not text or "^" in text or abs(weight) > MAX_WEIGHT:
         raise UserError(
-            "query: {!r} has no text. Describe what the photograph shows, in Chinese or English.",
+            "query: {!r} is not a text with a weight of {} to {}. Write TEXT or TEXT^0.5.",
             term,
-        )
-    if abs(weight) > MAX_WEIGHT:
-        raise UserError(
-            "query: {!r} has the weight {:g}, expected {} to {}.",
-            term,
-            weight,
             -MAX_WEIGHT,
             MAX_WEIGHT,
         )
@@ -227,25 +216,19 @@ def embed_query(
     """
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
-    if len(terms) + len(images) > MAX_TERMS:
+    if not 1 <= len(terms) + len(images) <= MAX_TERMS:
         raise UserError(
-            "query: it has {} terms; use at most {}.", len(terms) + len(images), MAX_TERMS
-        )
-    if not terms and not images:
-        raise ValueError(
-            "query: got none. Describe a photograph in Chinese or English, or pass an example image."
+            "query: it has {} terms, expected 1 to {}. Describe a photograph in Chinese or English, or pass an "
+            "example image.",
+            len(terms) + len(images),
+            MAX_TERMS,
         )
     for text, _ in terms:
         _warn(runtime, text)
-    total = np.zeros(runtime.dimension, np.float32)
-    if terms:
-        phrasings = [_phrasings(text) for text, _ in terms]
-        embeddings = runtime.encode_texts([*chain.from_iterable(phrasings)], truncate=True)
-        for (_, weight), texts in zip(terms, phrasings, strict=True):
-            mean, embeddings = embeddings[: len(texts)].mean(0), embeddings[len(texts) :]
-            total += weight * mean / np.linalg.norm(mean)
-    if images:
-        total += runtime.encode_images(images).sum(0)
+    total = runtime.encode_images(images).sum(0) if images else 0
+    for text, weight in terms:
+        mean = runtime.encode_texts(_phrasings(text), truncate=True).mean(0)
+        total += weight * mean / np.linalg.norm(mean)
     length = np.linalg.norm(total)
     if length < 1e-6:
         raise ValueError("query: its terms cancel out. Change a weight or leave a term out.")
@@ -265,11 +248,8 @@ def _phrasings(text: str) -> list[str]:
 def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
     if runtime.count_tokens(text) > (limit := runtime.max_text_length):
-        warnings.warn(
-            Message("{} is longer than {} tokens and was truncated", shown, limit),
-            QueryWarning,
-            stacklevel=3,
-        )
+        message = Message("{} is longer than {} tokens and was truncated", shown, limit)
+        warnings.warn(message, QueryWarning, stacklevel=3)
     if unknown := runtime.unknown_parts(text):
         message = Message(
             "{} contains {}, which is not in the model's vocabulary", shown, ", ".join(unknown)
@@ -300,27 +280,30 @@ class Filter:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _parse_date(name, value))
-        if self.after is not None and self.before is not None:
-            length = min(len(self.after), len(self.before))
-            if self.after[:length] > self.before[:length]:
-                raise UserError(
-                    "after: {!r} is later than before: {!r}. Change one of them.",
-                    self.after,
-                    self.before,
-                )
+        if (self.after or "") > self._end:
+            raise UserError(
+                "after: {!r} is later than before: {!r}. Change one of them.",
+                self.after,
+                self.before,
+            )
+
+    @property
+    def _end(self) -> str:
+        """A text after all dates and times of `before`."""
+        return f"{self.before or ''}~"
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
-        conditions: dict[str, list[object]] = {}
+        conditions: dict[str, object] = {}
         if self.after is not None:
-            conditions["date >= ?"] = [self.after]
+            conditions["date >= ?"] = self.after
         if self.before is not None:
-            conditions["substr(date, 1, ?) <= ?"] = [len(self.before), self.before]
+            conditions["date <= ?"] = self._end
         if self.path is not None:
             glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
-            conditions["search_text(path) GLOB ?"] = [glob if {*"*?"} & {*glob} else f"*{glob}*"]
+            conditions["search_text(path) GLOB ?"] = glob if {*"*?"} & {*glob} else f"*{glob}*"
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return where, [value for values in conditions.values() for value in values]
+        return where, [*conditions.values()]
 
 
 def _parse_date(name: str, text: str) -> str:
