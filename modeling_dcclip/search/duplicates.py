@@ -67,11 +67,8 @@ def find_duplicates(
         found = index.catalog.signatures(rows)
     pixels = [found.get(int(row)) for row in rows]
     if left_out := len(indexed) - len(current):
-        message = Message(
-            "left out: files that are gone, or have changed since the last index: {:,}. Run dcclip index",
-            left_out,
-        )
-        warnings.warn(message, QueryWarning, stacklevel=2)
+        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
+        warnings.warn(Message(text, left_out), QueryWarning, stacklevel=2)
     groups = [
         {file: score for row, score in group for file in files[int(rows[row])]}
         for group in _group(codes, scales, pixels, threshold, progress)

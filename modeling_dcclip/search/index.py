@@ -198,43 +198,29 @@ class Index:
         """The model, loaded on first use."""
         with self._lock:
             if self._runtime is None:
-                runtime = open_model(self.settings.model if self._model is None else self._model)
+                folder = self.settings.model
+                runtime = open_model(folder if self._model is None else self._model)
                 space = Space.of(runtime, self._model_id)
                 found = self.match(runtime, space)
                 if found is None:
-                    missing = "" if self._has_model() else Message(" (missing)")
                     raise UserError(
                         "model: {!r} (dimensions: {}) has a different embedding space than the index {!r}, "
-                        "which belongs to {!r}{} (dimensions: {}). Search with that model or one of its "
+                        "which belongs to {!r} (dimensions: {}). Search with that model or one of its "
                         "students, or embed again: dcclip index --upgrade {}.",
                         space.model,
                         space.dimension,
                         str(self.folder),
                         self.space.model,
-                        missing,
                         self.space.dimension,
                         runtime.folder,
                     )
                 if self._model is None and self.space.files != space.files:
                     message = Message(
-                        "the files of {!r} have changed since it wrote the index",
-                        str(runtime.folder),
+                        "the files of {!r} have changed since it wrote the index", folder
                     )
                     warnings.warn(message, QueryWarning, stacklevel=3)
                 self._runtime, self._map = found
-                if space.change(self.space) is None:
-                    self._remember(runtime.folder)
             return self._runtime
-
-    def _has_model(self) -> bool:
-        return (Path(self.settings.model) / "config.json").is_file()
-
-    def _remember(self, folder: Path):
-        """Record the folder of the model if the recorded one is gone and the index can be written."""
-        if not self._has_model():
-            with suppress(OSError, ValueError), write_lock(self.folder):
-                self.refresh()
-                self._change(replace(self.settings, model=str(folder.absolute())))
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
         """How a model searches the index: the model, truncated if it has to be, and the map from its space, or None.
@@ -250,13 +236,9 @@ class Index:
         identity = np.eye(space.dimension, dtype=np.float32)
         ours = identity if rotations[0] is None else self.catalog.rotation
         theirs = identity if rotations[1] is None else runtime.rotation
-        if (
-            ours is None
-            or theirs is None
-            or len(ours) != space.dimension
-            or len(theirs) != space.dimension
-        ):
-            return None  # the rotation is not known, or the model is truncated
+        for each in (ours, theirs):  # the rotation may not be known, or the model is truncated
+            if each is None or len(each) != space.dimension:
+                return None
         return runtime, (theirs.T @ ours)[:, :dimension]
 
     def add(
@@ -347,7 +329,7 @@ class Index:
         *texts: str,
         without: Sequence[str] = (),
         images: Sequence[ImageInput] = (),
-        like: Sequence[int | tuple[int, float | None]] = (),
+        like: Sequence[tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
         after: str | None = None,
@@ -360,8 +342,7 @@ class Index:
             texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
             without: What it should not show; half the embedding of each text is subtracted, or `TEXT^WEIGHT`.
             images: Example images, added to the query.
-            like: Example photographs of the index, added to the query: each by its `Hit.id`, or by the pair of it and
-                `Hit.seconds`.
+            like: Example photographs of the index, added to the query: `(Hit.id, Hit.seconds)` of each.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
@@ -379,8 +360,6 @@ class Index:
             QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
                 Files of the results are gone or have changed.
         """
-        if top < 1:
-            raise UserError("top: got {}, expected at least 1.", top)
         chosen = Filter(after, before, path)
         self.refresh()
         edge = self.runtime.preprocess.edge if images else None
@@ -395,13 +374,10 @@ class Index:
                 query = self._to_space(embed_query(self.runtime, texts, without, examples))
                 calibration = self.runtime.fit if texts and not examples and not like else None
                 if calibration is not None:
-                    special, nouns = self.runtime.count_tokens(""), self.nouns
-                    length = sum(
-                        self.runtime.count_tokens(parse_term(text)[0]) - special for text in texts
-                    )
+                    nouns, count = self.nouns, self.runtime.count_tokens
+                    length = sum(count(parse_term(text)[0]) - count("") for text in texts)
         with self.catalog.reading():
-            for each in like:
-                number, seconds = each if isinstance(each, tuple) else (each, None)
+            for number, seconds in like:
                 if (file := self.catalog.file(number, seconds)) is None:
                     raise UserError("id: the index has no file {}.", number)
                 query = query + self.store.read(np.array([file.row]))[0]
@@ -425,8 +401,7 @@ class Index:
             groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        found = [[file for row in group for file in files[row]] for group in groups]
-        hits = _hits([distinct_files(each) for each in found], scores[skip:])
+        hits = _hits([[*chain(*map(files.get, group))] for group in groups], scores[skip:])
         if fits is None:
             return hits
         return [
@@ -494,12 +469,14 @@ class Index:
     def hits(self, rows: Sequence[int], chosen: Filter) -> list[Hit]:
         """The photographs of rows that pass a filter, with score 0."""
         files = self.catalog.files_of_rows(rows, chosen)
-        return _hits([distinct_files(files[row]) for row in rows], np.zeros(len(rows)))
+        return _hits([files[row] for row in rows], np.zeros(len(rows)))
 
 
-def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
-    hits = [
-        Hit(
+def _hits(groups: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
+    hits = []
+    for group, score in zip(groups, scores, strict=True):
+        first, *others = distinct_files(group)
+        hit = Hit(
             path=first.path,
             score=float(score),
             taken=first.taken,
@@ -509,14 +486,10 @@ def _hits(found: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
             is_current=first.state.is_current(),
             seconds=first.seconds,
         )
-        for (first, *others), score in zip(found, scores, strict=True)
-    ]
+        hits.append(hit)
     if outdated := sum(not hit.is_current for hit in hits):
-        message = Message(
-            "among them files that are gone, or have changed since the last index: {:,}. Run dcclip index",
-            outdated,
-        )
-        warnings.warn(message, QueryWarning, stacklevel=4)
+        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
+        warnings.warn(Message(text, outdated), QueryWarning, stacklevel=4)
     return hits
 
 

@@ -9,6 +9,7 @@ import io
 import mimetypes
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.messages import Message, UserError, message_of, print_error
+from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.files import VIDEOS, UnreadablePhotoError, extension_of
 from modeling_dcclip.search.index import Hit, Index
@@ -40,7 +41,6 @@ from modeling_dcclip.search.texts import find_written, with_written
 TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
 IDLE_S = 5.0  # without a request, before other work is done
 WAIT_S = 1.0  # for a file manager that fails
-NUMBER = re.compile("[0-9]{1,18}")
 # id, and time of the frame of a video
 PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
@@ -171,43 +171,40 @@ class _PageHandler(LocalHandler):
         if self.is_refused():
             return
         try:
-            url = urlsplit(self.path)
-            fields = parse_qs(url.query, max_num_fields=20)
-        except ValueError:
-            self.send_failure(HTTPStatus.BAD_REQUEST, "The address is malformed.")
-            return
-        parameters = {name: values[0] for name, values in fields.items()}
-        kind, _, name = url.path[1:].partition("/")
-        file = PAGE / (kind or "page.html")
-        try:
-            if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
-                content_type = f"{TYPES[file.suffix]}; charset=utf-8"
-                self.send_content(content_type, file.read_bytes())
-            elif url.path == "/search":
-                self.send_json(HTTPStatus.OK, self._search(parameters))
-            elif url.path == "/months":
-                dates = self.server.index.catalog.timeline(_filter(parameters))
-                months = Counter(taken[:7] for _, taken in dates)
-                self.send_json(HTTPStatus.OK, [*months.items()])
-            elif url.path == "/status":
-                self.send_json(HTTPStatus.OK, self._status())
-            elif kind == "example":
-                self._send_example(name)
-            elif kind in SIZES and PHOTOGRAPH.fullmatch(name):
-                self._send_image(kind, name, parameters.get("version"))
-            elif kind == "video" and PHOTOGRAPH.fullmatch(name):
-                self._send_video(name, parameters.get("version"))
-            else:
-                self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+            self._answer()
         except (OSError, ValueError) as error:
             if isinstance(error, ConnectionError | TimeoutError):
                 raise
-            is_photograph = kind in (*SIZES, "video")
-            status = HTTPStatus.NOT_FOUND if is_photograph else HTTPStatus.BAD_REQUEST
-            message = message_of(error)
-            if is_photograph:
-                message = Message("photograph {}: {}.", name, Message(message))
-            self.send_failure(status, message)
+            is_unreadable = isinstance(error, UnreadablePhotoError)
+            self._fail(error, HTTPStatus.NOT_FOUND if is_unreadable else HTTPStatus.BAD_REQUEST)
+
+    def _answer(self):
+        url = urlsplit(self.path)
+        fields = parse_qs(url.query, max_num_fields=20)
+        parameters = {name: values[0] for name, values in fields.items()}
+        kind, _, name = url.path[1:].partition("/")
+        file = PAGE / (kind or "page.html")
+        if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
+            self.send_content(f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
+        elif url.path == "/search":
+            self.send_json(HTTPStatus.OK, self._search(parameters))
+        elif url.path == "/months":
+            dates = self.server.index.catalog.timeline(_filter(parameters))
+            months = Counter(taken[:7] for _, taken in dates)
+            self.send_json(HTTPStatus.OK, [*months.items()])
+        elif url.path == "/status":
+            self.send_json(HTTPStatus.OK, self._status())
+        elif kind == "example":
+            self._send_example(name)
+        elif kind in SIZES:
+            self._send_image(kind, name, parameters.get("version"))
+        elif kind == "video":
+            self._send_video(name, parameters.get("version"))
+        else:
+            self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+
+    def _fail(self, error: Exception, status: int):
+        self.send_failure(getattr(error, "status_code", status), message_of(error))
 
     def do_POST(self):
         """Take an example image, or show a photograph in the file manager, for the person at this machine."""
@@ -225,40 +222,26 @@ class _PageHandler(LocalHandler):
                 self._open(name)
             else:
                 raise BadRequest("This page does not exist.", status_code=HTTPStatus.NOT_FOUND)
-        except BadRequest as error:
-            self.send_failure(HTTPStatus(error.status_code), message_of(error))
-        except UnreadablePhotoError as error:
-            self.send_failure(
-                HTTPStatus.BAD_REQUEST,
-                Message("the example image cannot be read ({})", Message(error.cause)),
-            )
+        except ValueError as error:
+            self._fail(error, HTTPStatus.NOT_FOUND if kind == "open" else HTTPStatus.BAD_REQUEST)
 
     def _open(self, name: str):
         if self.server.host not in LOOPBACK:
             raise BadRequest(
                 "Only the page on this machine opens folders.", status_code=HTTPStatus.FORBIDDEN
             )
-        try:
-            file = self.server.index.catalog.file(*_photograph(name))
-            if file is None or not os.path.exists(file.path):
-                raise UserError("photograph {}: it is gone.", name)
-            opened = 0
-            with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
-                opened = subprocess.Popen(_file_manager(file.path)).wait(WAIT_S)
-            if opened and sys.platform != "win32":
-                raise FileNotFoundError
-        except FileNotFoundError as error:  # such as xdg-open
+        command = _file_manager(self._file(name, None).path)
+        failed = shutil.which(command[0]) is None
+        with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
+            failed = failed or subprocess.Popen(command).wait(WAIT_S) != 0
+        if failed and sys.platform != "win32":
             message = "This machine has no file manager."
-            raise BadRequest(message, status_code=HTTPStatus.NOT_FOUND) from error
-        except ValueError as error:
-            raise BadRequest(message_of(error), status_code=HTTPStatus.NOT_FOUND) from error
+            raise BadRequest(message, status_code=HTTPStatus.NOT_FOUND)
         self.send_json(HTTPStatus.OK, {})
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
-        state: dict[str, Any] = {"running": False, "error": ""}
-        if indexing is not None:
-            state = indexing.state()
+        state = {"running": False, "error": ""} if indexing is None else indexing.state()
         return state | {
             "error": self.translated(state["error"]),
             "files": len(self.server.index),
@@ -266,8 +249,8 @@ class _PageHandler(LocalHandler):
 
     def _search(self, parameters: dict[str, str]) -> dict[str, Any]:
         index = self.server.index
-        skip, top = _number(parameters, "skip", 0), _number(parameters, "top", TOP)
-        top = max(1, min(top, MAX_TOP))
+        skip = max(0, int(parameters.get("skip", 0)))
+        top = max(1, min(int(parameters.get("top", TOP)), MAX_TOP))
         query, dates = parameters.get("q", ""), None
         chosen = _filter(parameters)
         if chosen.after is None and chosen.before is None and parameters.get("dates") != "off":
@@ -281,6 +264,7 @@ class _PageHandler(LocalHandler):
         is_by_date = parameters.get("sort") == "date"
         written = find_written(index, text, chosen)
         with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
             warnings.simplefilter("always", QueryWarning)
             if not is_query:
                 hits = index.newest(top, chosen, skip)
@@ -293,9 +277,7 @@ class _PageHandler(LocalHandler):
                     like=like,
                     top=top if start else LOOKED,
                     skip=start,
-                    after=chosen.after,
-                    before=chosen.before,
-                    path=chosen.path,
+                    **vars(chosen),
                 )
         total = len(index.catalog.rows_of_files(chosen))
         answer: dict[str, Any] = {
@@ -320,19 +302,14 @@ class _PageHandler(LocalHandler):
             "hits": [self._entry(hit) for hit in hits],
             "more": more,
             "dates": dates and vars(dates),
-            "notes": [
-                self.translated(message_of(each.message))
-                for each in caught
-                if isinstance(each.message, QueryWarning)
-            ],
+            "notes": [self.translated(message_of(each.message)) for each in caught],
             "opens": self.server.host in LOOPBACK,
         }
 
     def _example(self, name: str) -> Image.Image:
-        image = self.server.examples.get(name)
-        if image is None:
-            raise ValueError("The example image is gone. Choose it again.")
-        return image
+        if name not in self.server.examples:
+            raise UserError("The example image is gone. Choose it again.")
+        return self.server.examples[name]
 
     def _send_example(self, name: str):
         content = io.BytesIO()
@@ -408,17 +385,10 @@ def _filter(parameters: dict[str, str]) -> Filter:
     return Filter(after, before, path)
 
 
-def _number(parameters: dict[str, str], name: str, default: int) -> int:
-    text = parameters.get(name, str(default))
-    if not NUMBER.fullmatch(text):
-        raise UserError("{}: {!r} is not a number.", name, text[:40])
-    return int(text)
-
-
 def _photograph(text: str) -> tuple[int, float | None]:
     """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
     if (match := PHOTOGRAPH.fullmatch(text)) is None:
-        raise UserError("id: {!r} is not the number of a photograph.", text[:40])
+        raise UnreadablePhotoError("not in the index", is_lasting=True)
     return int(match[1]), float(match[2]) if match[2] else None
 
 

@@ -49,19 +49,13 @@ def upgrade_index(
         What was done.
 
     Raises:
-        ValueError: The index has this model and number of dimensions already, another process writes to it, one of
-            its folders is gone or cannot be read, or it has images that are in none of its folders.
+        ValueError: Another process writes to the index, one of its folders is gone or cannot be read, or it has
+            images that are in none of its folders.
         OSError: The disk is full or cannot be written. The old vectors stay in use.
     """
     runtime = open_model(model, truncate_dim)
     space = Space.of(runtime, model_id)
     with index.writing():
-        if space.change(index.space) is None:
-            raise UserError(
-                "model: the index {!r} has this model already, with {} dimensions.",
-                str(index.folder),
-                space.dimension,
-            )
         folders = index.folders
         in_folders = sum(map(index.catalog.count_below, folders))  # nested ones count twice
         if (others := len(index) - in_folders) > 0:
@@ -73,9 +67,8 @@ def upgrade_index(
             )
         settings, catalog = _pending(index, runtime, space)
         with closing(catalog):
-            for folder in {*settings.folders} - {
-                *folders
-            }:  # forgotten since an interrupted upgrade
+            # forgotten since an interrupted upgrade
+            for folder in settings.folders.keys() - folders.keys():
                 catalog.forget_folder(folder)
             write_settings(index.folder, replace(settings, folders=folders), UPGRADE)
             report = update(

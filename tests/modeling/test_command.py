@@ -82,19 +82,13 @@ def test_user_errors_are_one_line(label, tmp_path):
         ("image: ", ["fox"], {"image": "none.png"}),
         ("model: ", ["fox", "--model", str(tmp_path)], {}),
         ("template: ", ["fox", "--template", "a photo"], {}),
-        ("label: one is empty", ["fox", " "], {}),
         ("texts: ", ["红" * 30], {}),
     ):
         assert label(*arguments, **options).startswith(f"dcclip: {cause}")
 
 
-def test_unknown_and_single_labels_get_a_note(label, tmp_path, monkeypatch):
-    assert "'獭' contains 獭, which is not in the model's vocabulary" in label("獭", "red")
-    found = label("猫，狗")
-    assert found.startswith("1.000  猫，狗\n") and "a single label always has the score 1" in found
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "red").touch()
-    assert "'red' is a file, and read as a label" in label("red", "green")
+def test_labels_that_are_not_in_the_vocabulary_get_a_note(label):
+    assert "not in the model's vocabulary: 獭" in label("獭", "red")
 
 
 def test_usage_errors_name_the_option(capsys):

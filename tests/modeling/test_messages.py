@@ -12,7 +12,14 @@ import pytest
 
 import modeling_dcclip
 from modeling_dcclip import command
-from modeling_dcclip.messages import Message, joined, message_of, translate, user_language
+from modeling_dcclip.messages import (
+    Message,
+    UserError,
+    joined,
+    message_of,
+    translate,
+    user_language,
+)
 
 PACKAGE = Path(modeling_dcclip.__file__).parent
 SOURCES = [PACKAGE / "command.py", PACKAGE / "handler.py", PACKAGE / "messages.py"]
@@ -26,7 +33,7 @@ SPEAKERS = {
     "print_note",
     "print_error",
     "send_failure",
-    "_count",
+    "UserError",
     "ValueError",
     "OSError",
     "BadRequest",
@@ -114,12 +121,12 @@ def test_parts_are_joined_as_the_language_does():
 
 
 def test_a_message_survives_its_way_to_another_process():
-    copy = pickle.loads(pickle.dumps(Message("{} removed", "{}")))
-    assert translate(copy, "zh") == "移除 {}"
+    copy = pickle.loads(pickle.dumps(UserError("{} removed", "{}")))
+    assert translate(message_of(copy), "zh") == "移除 {}"
 
 
 def test_the_message_of_an_error_can_be_translated():
-    error = ValueError(Message("top: got {}, expected at least 1.", 0))
+    error = UserError("top: got {}, expected at least 1.", 0)
     assert isinstance(message_of(error), Message)
     assert message_of(FileNotFoundError(2, "No such file", "a")) == "[Errno 2] No such file: 'a'"
 

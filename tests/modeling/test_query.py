@@ -62,5 +62,5 @@ def test_a_query_has_at_most_1000_characters(parse):
 
 
 def test_a_query_has_at_most_16_terms():
-    with pytest.raises(ValueError, match="17 terms; use at most 16"):
+    with pytest.raises(ValueError, match="17 terms, expected 1 to 16"):
         embed_query(None, ["red"] * (MAX_TERMS + 1))

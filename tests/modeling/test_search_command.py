@@ -55,7 +55,7 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     (photos / "broken.jpg").write_bytes(b"no")
     found = run("index", photos, "--model", color_model)
     assert re.fullmatch(
-        r"5 files in the index: 5 images embedded, 0 unchanged, 1 unreadable \(\d+\.\d s\)\n"
+        r"5 files in the index: 5 embedded, 1 unreadable \(\d+\.\d s\)\n"
         rf"unreadable: 1 file \(not an image, or damaged\)\n  {photos}/broken.jpg\n",
         found,
     )
@@ -69,7 +69,7 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     os.utime(photos / "green.png", (1e9, 1e9))
     found = run("index")  # the index knows model and folders
     assert found.startswith(
-        "6 files in the index: 1 image embedded, 3 unchanged, 1 copy of others, 1 moved, 1 removed ("
+        "6 files in the index: 1 embedded, 3 unchanged, 1 copied, 1 moved, 1 removed ("
     )
     assert found.endswith(" s)\nfiles of other types are not indexed: 2 (.psd, .txt)\n")
 
@@ -78,28 +78,18 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
     os.utime(indexed / "a copy.jpg", (1_700_000_000, 1_700_000_000))
     run("index")
-    assert (
-        run("search", "red").splitlines()[0]
-        == f"0.998  2023-11-14  {indexed}/a copy.jpg  (+1 copy)"
-    )
+    found = run("search", "red").splitlines()
+    assert found[0] == f"0.998  2023-11-14  {indexed}/a copy.jpg  (copies: 1)"
+    first, *others = json.loads(run("search", "red", "--json"))
+    assert first["copies"] == [f"{indexed}/red.jpg"] and len(others) == 4
 
 
 def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
     found = run("search", "red")
-    assert "red.jpg  (gone)\n" in found and "white.png  (changed)\n" in found
+    assert "red.jpg  (changed or gone)\n" in found and "white.png  (changed or gone)\n" in found
     assert "green.png\n" in found
-    is_current = [each["is_current"] for each in json.loads(run("search", "red", "--json"))]
-    assert is_current[0] is False and sum(is_current) == 3
-
-
-def test_search_prints_json(run, indexed):
-    shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
-    run("index")
-    first, *others = json.loads(run("search", "red", "--json"))
-    assert first["path"] == f"{indexed}/red.jpg" and first["copies"] == [f"{indexed}/a copy.jpg"]
-    assert first["score"] == pytest.approx(1, abs=0.01) and len(others) == 4
 
 
 def test_words_without_quotation_marks_are_one_text(run, indexed):
@@ -113,29 +103,12 @@ def test_words_without_quotation_marks_are_one_text(run, indexed):
 def test_words_that_exclude_equal_the_option(run, indexed):
     expected = run("search", "red", "--not", "green", "--json")
     assert run("search", "red -green", "--json") == expected
-    assert run("search", "red", "not", "green", "--json") == expected
-
-
-def test_a_file_in_place_of_a_text_gets_a_note(indexed, capsys):
-    command.main(["search", str(path := indexed / "red.jpg")])
-    assert (
-        f"'{path}' is a file. To search by an image, pass --image '{path}'."
-        in capsys.readouterr().err
-    )
 
 
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
-    for arguments in (
-        ["search", "red", "--path", "a/*.jpg"],
-        ["search", "red", "--before", "1999"],
-        ["duplicates"],
-    ):
-        command.main([*arguments, "--json"])
-        printed = capsys.readouterr()
-        assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
-    command.main(["index", "--forget", str(indexed)])
-    command.main(["search", "red"])
-    assert "the index is empty: dcclip index" in capsys.readouterr().err
+    command.main(["search", "red", "--before", "1999", "--json"])
+    printed = capsys.readouterr()
+    assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
 
 
 def test_a_closed_pipe_ends_a_command_in_silence(indexed):
@@ -158,7 +131,6 @@ def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(
         path + b"\n"
     )
     assert os.fsencode(json.loads(run("search", "green", "--top", 1, "--json"))[0]["path"]) == path
-    assert "texts: " in run("search", os.fsdecode(b"a\xff"))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
 
@@ -168,13 +140,9 @@ def test_duplicates_lists_groups(run, indexed, paint):
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
     run("index")
     *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
-    assert summary == ["2 groups of 4 files: keeping the largest file of each group frees 0.0 MB"]
+    assert summary == ["groups: 2. Keeping the largest file of each frees 0.0 MB."]
     names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
     assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
-
-
-def test_a_threshold_out_of_range_is_refused(run, indexed):
-    assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
 
 
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
@@ -203,13 +171,12 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
 
 
-@pytest.mark.parametrize(
-    "pattern", ["{photos}/a", "{photos}/a/", "{photos}/A/*", "~/photos/a", "./a", "/a"]
-)
+@pytest.mark.parametrize("pattern", ["{photos}/a/", "{photos}/A/*", "~/link/a", "./a", "/a"])
 def test_a_folder_is_left_out_by_any_of_its_paths(
     run, place, photos, color_model, pattern, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(photos.parent))
+    (photos.parent / "link").symlink_to(photos)
     run("index", photos, "--exclude", pattern.format(photos=photos), "--model", color_model)
     with Index.open(place) as index:
         paths = [os.fsdecode(file.state.path) for file in index.catalog.files()]
@@ -219,7 +186,7 @@ def test_a_folder_is_left_out_by_any_of_its_paths(
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()
-    assert "forget: cannot be combined with folders" in run("index", "--forget", indexed, indexed)
+    assert "folders, forget cannot be combined" in run("index", "--forget", indexed, indexed)
     assert "folder: got none, and the index has none yet" in run("index")
 
 
@@ -250,7 +217,7 @@ def test_a_folder_alone_is_served_at_once_and_indexed(photos, served, opened, ca
     command.main([str(photos), "--port", str(port := free_port())])
     address, report = capsys.readouterr().out.splitlines()
     assert [address] == opened == [f"http://127.0.0.1:{port}/"]
-    assert report.startswith("5 files in the index: 5 images embedded")
+    assert report.startswith("5 files in the index: 5 embedded")
     assert len(served) == 1
 
 
@@ -259,12 +226,6 @@ def test_the_options_of_both_commands_follow_a_folder(photos, place, served, ope
     command.main([str(photos), "--index", str(other), "--exclude", "a", "--port", "0"])
     with Index.open(other) as index:
         assert len(index) == 3
-
-
-def test_a_folder_that_is_watched_is_not_served(photos, served, monkeypatch):
-    monkeypatch.setattr("modeling_dcclip.search.commands.watch", lambda index: [])
-    command.main([str(photos), "--watch"])
-    assert not served
 
 
 def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
@@ -296,18 +257,6 @@ def test_thumbnails_are_shown_under_the_lines(calibrated, run):
     assert run("search", "red", "--thumbnails", "--top", 1).count("\n") == 1 + THUMBNAIL_LINES
 
 
-def test_thumbnails_name_the_package_that_is_missing(calibrated, run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "textual_image", None)
-    monkeypatch.setitem(sys.modules, "textual_image.renderable", None)
-    assert "pip install textual-image" in run("search", "red", "--thumbnails")
-
-
-def test_a_search_without_a_photograph_that_fits_lists_the_most_similar(calibrated, run):
-    assert run("search", "yellow", "--path", "blue").startswith(
-        "no photograph seems to fit; the most similar ones:\n"
-    )
-
-
 def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
     os.utime(indexed / "red.jpg", (1_600_000_000,) * 2)
     run("index")
@@ -323,8 +272,6 @@ def test_the_default_model_takes_the_place_of_a_removed_one(
     shutil.rmtree(tmp_path / "old")
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
     assert run("search", "red", "--top", "1").endswith("red.jpg\n")
-    monkeypatch.delenv("DCCLIP_MODEL")
-    assert run("search", "red", "--top", "1").endswith("red.jpg\n")  # the index has recorded it
 
 
 def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, capsys):

@@ -136,11 +136,9 @@ def test_a_video_is_one_hit_with_the_time_of_its_best_frame(index, photos):
         assert {hit.seconds for hit in hits if hit.path.endswith(".mp4")} == {seconds}
     (hit,) = index.search("green", path="*.mp4")
     assert hit.time == "0:10" and replace(hit, seconds=3725.9).time == "62:05"
-    for like, name in {(hit.id, hit.seconds): "green.png", hit.id: "red.jpg"}.items():
-        found = {each.path for each in index.search(like=[like], top=2)}
+    for seconds, name in {hit.seconds: "green.png", None: "red.jpg"}.items():
+        found = {each.path for each in index.search(like=[(hit.id, seconds)], top=2)}
         assert found == {hit.path, str(photos / name)}
-    with pytest.raises(ValueError, match="id"):
-        index.search(like=[(hit.id, 11.0)])
 
 
 def test_many_frames_of_one_video_leave_room_for_others(tmp_path, color_model, paint):

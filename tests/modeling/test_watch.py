@@ -14,7 +14,7 @@ from modeling_dcclip.search.settings import write_lock
 pytest.importorskip("watchfiles")
 
 
-def test_an_index_follows_its_folders_until_one_disappears(
+def test_an_index_follows_its_folders_while_others_change_them(
     tmp_path, color_model, photos, paint, monkeypatch
 ):
     monkeypatch.setattr(module, "QUIET_MS", 50)
@@ -42,10 +42,6 @@ def test_an_index_follows_its_folders_until_one_disappears(
         monkeypatch.setattr(index, "add", add_beside_another_process)
         paint(photos / "during.jpg", "red", width=50)
         assert next(reports).embedded == 1
-        photos.rename(tmp_path / "away")
-        (tmp_path / "away" / "index").rename(tmp_path / "index")
-        with pytest.raises(ValueError, match="watch"):
-            list(reports)
 
 
 def test_ctrl_c_ends_the_command(tmp_path, color_model, photos, paint, monkeypatch, capsys):
@@ -60,7 +56,7 @@ def test_ctrl_c_ends_the_command(tmp_path, color_model, photos, paint, monkeypat
     command.main(["index", str(photos), "--watch", *folders])
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("5 files")
-    assert second.startswith("6 files in the index: 1 image embedded")
+    assert second.startswith("6 files in the index: 1 embedded")
 
 
 def test_a_missing_package_is_reported_before_the_work(
