@@ -6,20 +6,16 @@
 The operators are mutmut's. Strings of prose and error messages are left out. A draw is a pure
 function of the code and the seed: a file by its size, and twice as often from the rooms in
 `IMPORTANT`; then a kind of syntax; then a fault. The files are mutated in a copy of the tracked
-files, and pytest runs in a fork of this process, which has the libraries already. The exit code is
-1 if less than `GOAL` of the faults are noticed.
+files, and pytest runs in a fork of this process, which has the libraries already. Only tests that
+execute the statement run (see `tests/line_map.py`): the suite runs once for that, before the first
+draw of a commit. The exit code is 1 if less than `GOAL` of the faults are noticed.
 """
 
 import argparse
 import gc
 import os
 import random
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,12 +24,11 @@ from importlib import import_module
 from pathlib import Path
 
 import libcst
-import pytest
 from mutmut.mutation.file_mutation import Mutation, create_mutations
-from tqdm.auto import tqdm
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("modeling_dcclip", "training")
+from tests.forked_pytest import MISSED, ROOT, copy_tracked, run_pytest
+from tests.line_map import ROOMS, LineMap
+
 IMPORTANT = (
     "modeling_dcclip",
     "training/engine",
@@ -55,8 +50,6 @@ LIBRARIES = (
     "transformers.models.siglip.modeling_siglip",
 )
 GOAL = 0.75
-TIMEOUT_S = 300
-NOTICED, MISSED, TIMED_OUT = "noticed", "missed", "timed out"
 
 
 @dataclass(frozen=True)
@@ -66,14 +59,14 @@ class Mutant:
     file: str
     content: str
 
-    def difference(self) -> str:
-        """The first changed line, before and after."""
+    def change(self) -> tuple[int, str, str]:
+        """The number of the first changed line, and that line before and after."""
         before = (ROOT / self.file).read_text(encoding="utf-8").splitlines()
         after = self.content.splitlines()
         for number, (old, new) in enumerate(zip(before, after, strict=False), 1):
             if old != new:
-                return f"{self.file}:{number}: {old.strip()}  ->  {new.strip()}"
-        return self.file
+                return number, old.strip(), new.strip()
+        return len(after), "", ""
 
 
 def draw(seed: int) -> Iterator[Mutant]:
@@ -138,58 +131,19 @@ class _Messages(libcst.CSTVisitor):
         return super().on_visit(node)
 
 
-def mirror(name: str) -> list[str]:
-    """Tests of a file: those of the same name first, then those of its room."""
+def mirror(name: str) -> tuple[str, ...]:
+    """Tests of a file: beginnings of the paths of the test files, those of its room."""
     path = Path(name)
     if path.parts[0] == "modeling_dcclip":
-        room = Path("tests/modeling")
-    else:
-        room = Path("tests", *path.parts[:2]) if len(path.parts) > 2 else Path("tests/training")
-    twin = room.joinpath(*path.parts[2:-1], f"test_{path.name}")
-    return [each.as_posix() for each in (twin, room) if (ROOT / each).exists()]
-
-
-def copy_tracked(folder: Path):
-    """Copy the tracked files to an empty folder."""
-    command = ["git", "ls-files", "-z"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-
-
-def run_tests(tests: str, folder: Path) -> str:
-    """Run tests in a copy of the project: whether they notice a fault, miss it, or do not end."""
-    log = folder.with_name(f"{folder.name}.log")
-    process = os.fork()
-    if not process:
-        _run_pytest(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", tests], folder, log)
-    deadline = time.monotonic() + TIMEOUT_S
-    while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.killpg(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            return TIMED_OUT
-        time.sleep(0.05)
-    return NOTICED if os.waitstatus_to_exitcode(ended[1]) else MISSED
-
-
-def _run_pytest(arguments: list[str], folder: Path, log: Path):
-    """Run pytest in this process, which ends with its exit code."""
-    os.setsid()
-    file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.chdir(folder)
-    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
-    sys.modules.pop("tests", None)
-    code = 3
-    try:
-        code = pytest.main(arguments)
-    finally:
-        os._exit(code)
+        return ("tests/modeling/", "tests/hub/test_handler.py")
+    if len(path.parts) == 2:
+        return ("tests/training/", "tests/hub/")
+    room = path.parts[1]
+    return (
+        f"tests/training/{room}/",
+        f"tests/training/test_{room}.py",
+        *(["tests/hub/"] if room == "hub" else []),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,36 +155,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200, help="number of faults (default: 200)")
     parser.add_argument("--suite", action="store_true", help="run all tests on what a room misses")
     options = parser.parse_args(argv)
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    sys.dont_write_bytecode = True
+    for name in LIBRARIES:
+        import_module(name)
+    gc.freeze()
     faults = draw(options.seed)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    with tempfile.TemporaryDirectory(prefix="dcclip-mutants-") as scratch:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": f"{scratch}/hf", "OMP_NUM_THREADS": "1"}
-        sys.dont_write_bytecode = True
-        for name in LIBRARIES:
-            import_module(name)
-        gc.freeze()
-        folder = Path(scratch, "project")
-        folder.mkdir()
-        copy_tracked(folder)
-        clean: dict[str, str] = {}
-        for _ in tqdm(range(options.count), desc="faults", unit="fault"):
+    with copy_tracked() as folder:
+        lines = LineMap.of(folder)
+        for number in range(1, options.count + 1):
             fault = next(faults)
-            path = folder / fault.file
-            original = path.read_text(encoding="utf-8")
-            outcome = MISSED
-            for tests in [*mirror(fault.file), *(["tests"] if options.suite else [])]:
-                if tests not in clean:
-                    clean[tests] = run_tests(tests, folder)
-                    if clean[tests] != MISSED:
-                        raise SystemExit(f"mutants: {tests} fails without a fault.")
-                path.write_text(fault.content, encoding="utf-8")
-                outcome = run_tests(tests, folder)
-                path.write_text(original, encoding="utf-8")
-                if outcome != MISSED:
-                    break
+            line, before, after = fault.change()
+            original = (folder / fault.file).read_text(encoding="utf-8")
+            tests = lines.tests(original, fault.file, line)
+            own = {test for test in tests if test.startswith(mirror(fault.file))}
+            (folder / fault.file).write_text(fault.content, encoding="utf-8")
+            outcome = run_pytest(lines.fastest(own, fault.file), folder)
+            if outcome == MISSED and options.suite:
+                outcome = run_pytest(lines.fastest(tests - own, fault.file), folder)
+            (folder / fault.file).write_text(original, encoding="utf-8")
             counts[Path(fault.file).parent.as_posix()][outcome] += 1
+            print(f"{number} {outcome}, {len(own)} tests: {fault.file}:{line}", flush=True)
             if outcome == MISSED:
-                tqdm.write(f"{outcome}: {fault.difference()}")
+                print(f"    {before}\n    {after}", flush=True)
     for room, found in sorted(counts.items()):
         print(f"{room}: {found.total() - found[MISSED]} of {found.total()} noticed")
     share = 1 - sum(found[MISSED] for found in counts.values()) / max(options.count, 1)

@@ -1,10 +1,14 @@
 """The draw of faults of `python -m tests.mutants`."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
-from tests.mutants import ROOT, draw, mirror, mutations_of
+from tests import line_map
+from tests.forked_pytest import MISSED, NOTICED, ROOT, run_pytest
+from tests.line_map import LineMap, statement
+from tests.mutants import draw, mutations_of
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,71 @@ def test_messages_and_prose_are_not_mutated():
     assert strings and not any(" " in each for each in strings)
 
 
-def test_a_file_is_tested_by_its_twin_and_then_by_its_room():
-    room = "tests/training/tasks"
-    assert mirror("training/tasks/losses.py") == [f"{room}/test_losses.py", room]
+CODE = """\
+LIMIT = 3
+
+
+def double(
+    value,
+):
+    if value > LIMIT:
+        return 0
+    return 2 * value
+"""
+TESTS = """\
+from training.arithmetic import LIMIT, double
+
+
+def test_small():
+    assert double(2) == 4
+
+
+def test_large():
+    assert double(9) == 0
+
+
+def test_limit():
+    assert LIMIT
+"""
+
+
+@pytest.mark.parametrize(("line", "lines"), [(1, [1]), (5, [7, 8, 9]), (7, [7]), (8, [8])])
+def test_a_line_stands_for_its_statement_and_the_head_of_a_function_for_its_body(line, lines):
+    assert [*statement(CODE, line)] == lines
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("copy") / "project"
+    for name, content in {"training/arithmetic.py": CODE, "tests/test_it.py": TESTS}.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_line_is_tested_by_what_executes_it(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(line_map, "CACHE", tmp_path)
+    found = LineMap.of(project)
+    small, large = (f"tests/test_it.py::test_{name}" for name in ("small", "large"))
+    assert found.tests(CODE, "training/arithmetic.py", 8) == {large}
+    assert found.tests(CODE, "training/arithmetic.py", 7) == {small, large}
+    assert found.tests(CODE, "training/arithmetic.py", 1) == {small, large}  # on import
+    assert LineMap.of(project) == found
+
+
+@pytest.mark.slow
+def test_a_fault_is_noticed_by_the_tests_that_are_chosen(project):
+    small, large = (f"tests/test_it.py::test_{name}" for name in ("small", "large"))
+    file = project / "training/arithmetic.py"
+    file.write_text(CODE.replace("2 *", "3 *"), encoding="utf-8")
+    found = [run_pytest(tests, project) for tests in ([large], [large, small], [])]
+    assert found == [MISSED, NOTICED, MISSED]
+
+
+def test_the_twin_of_a_file_runs_first_and_shared_fixtures_are_paid_once():
+    seconds = {"a/test_other.py::test_a": 1, "a/test_it.py::test_b": 30, "a/test_it.py::test_c": 2}
+    seconds["a/test_other.py::test_d"] = 20
+    fixtures = {name: ["model"] for name in seconds}
+    found = LineMap(seconds, {"model": 20}, fixtures, {}).fastest(seconds, "training/it.py")
+    assert [name[-1] for name in found] == ["c", "b", "a"]  # and 20 + 33 seconds leave none for d

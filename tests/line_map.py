@@ -1,0 +1,201 @@
+"""Which tests execute a statement of the library, from one run of the suite under coverage."""
+
+import ast
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+from coverage import Coverage
+
+from tests.forked_pytest import fork_pytest, function_of
+
+ROOMS = ("modeling_dcclip", "training")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dcclip-mutants")
+BUDGET_S = 60.0  # of tests for one fault, by the time that they took in the run of the suite
+IMPORT = ""  # coverage's name of the context outside tests
+# a process that a test starts measures itself
+CHILD = "import coverage\ncoverage.process_startup()\n"
+SETTINGS = """\
+[run]
+data_file = {data}
+parallel = true
+source = {source}
+context = ${{PYTEST_CURRENT_TEST}}
+disable_warnings = module-not-imported, no-data-collected
+"""
+
+
+@dataclass
+class LineMap:
+    """Tests by the lines that they execute. Tests are IDs without parameters.
+
+    Args:
+        seconds: Time of each test without the fixtures that it shares with others, in seconds.
+        shared: Time of each fixture that tests share, in seconds.
+        fixtures: Names of the shared fixtures of each test.
+        lines: Tests by file and line; `IMPORT` stands for the import of the file.
+    """
+
+    seconds: dict[str, float]
+    shared: dict[str, float]
+    fixtures: dict[str, list[str]]
+    lines: dict[str, dict[str, list[str]]]
+
+    @classmethod
+    def of(cls, folder: Path) -> "LineMap":
+        """Run the suite of a copy of the project, unless the cache has its content."""
+        digest = hashlib.sha256()
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+        cached = CACHE / f"{digest.hexdigest()}.json"
+        if not cached.exists():
+            recorded = folder.with_name("line_map.json")
+            process = fork_pytest([], [_Recorder(folder, recorded)], folder)
+            os.waitpid(process, 0)
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            recorded.replace(cached)
+        return cls(**json.loads(cached.read_text(encoding="utf-8")))
+
+    def tests(self, code: str, file: str, line: int) -> set[str]:
+        """Tests that execute the statement at a line.
+
+        A change in the head of a function is noticed in its body. What runs on import can be
+        noticed by each test that executes anything of the file, or, if there is none, by any.
+        """
+        lines = self.lines.get(file, {})
+        found = {test for number in statement(code, line) for test in lines.get(str(number), ())}
+        if IMPORT in found:
+            found = {test for tests in lines.values() for test in tests if test != IMPORT}
+            found = found or set(self.seconds)
+        return found
+
+    def fastest(self, tests: Iterable[str], file: str) -> list[str]:
+        """Tests that take less than the budget: first those in the file's own test file."""
+        twin = f"/test_{Path(file).name}::"
+        chosen: dict[str, list[str]] = defaultdict(list)
+        paid: set[str] = set()
+        left = BUDGET_S
+        for test in sorted(tests, key=lambda test: (twin not in test, self._cost(test, set()))):
+            left -= self._cost(test, paid)
+            if left < 0 and chosen:
+                break
+            paid.update(self.fixtures[test])
+            chosen[test.split("::")[0]].append(test)
+        return [test for of_file in chosen.values() for test in of_file]
+
+    def _cost(self, test: str, paid: set[str]) -> float:
+        """Seconds of a test with the shared fixtures that are not paid yet."""
+        return self.seconds[test] + sum(
+            self.shared[name] for name in self.fixtures[test] if name not in paid
+        )
+
+
+def statement(code: str, line: int) -> range:
+    """Lines of the smallest statement around a line.
+
+    The body of a compound statement does not belong to it, but the body of a function stands for
+    its head.
+    """
+    smallest = range(1, code.count("\n") + 2)
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.stmt):
+            continue
+        decorators = getattr(node, "decorator_list", [])
+        lines = range(min(each.lineno for each in [*decorators, node]), node.end_lineno + 1)
+        if line in lines and len(lines) <= len(smallest):
+            smallest = lines
+            if body := getattr(node, "body", []):
+                is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                smallest = (
+                    range(body[0].lineno, lines.stop)
+                    if is_function
+                    else range(lines.start, body[0].lineno)
+                )
+    return smallest
+
+
+class _Recorder:
+    """A pytest plugin that measures which lines each test and each shared fixture executes."""
+
+    def __init__(self, folder: Path, output: Path):
+        self.folder = folder
+        self.output = output
+        self.map = LineMap({}, {}, {}, {})
+        self.failed: set[str] = set()
+        self.test = IMPORT
+
+    def pytest_configure(self):
+        data = self.folder.with_name("coverage")
+        settings = self.folder.with_name("coveragerc")
+        source = ",".join(str(self.folder / room) for room in ROOMS)
+        settings.write_text(SETTINGS.format(data=data, source=source), encoding="utf-8")
+        (self.folder / "sitecustomize.py").write_text(CHILD, encoding="utf-8")
+        os.environ["PYTEST_CURRENT_TEST"] = IMPORT
+        self.coverage = Coverage(config_file=str(settings))
+        os.environ["COVERAGE_PROCESS_START"] = str(settings)
+        self.coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.test = function_of(item.nodeid)
+        self.map.seconds.setdefault(self.test, 0.0)
+        self.map.fixtures[self.test] = list(item.fixturenames)
+        self.coverage.switch_context(self.test)
+        try:
+            return (yield)
+        finally:
+            self.coverage.switch_context(IMPORT)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            return (yield)
+        start = time.monotonic()
+        self.coverage.switch_context(fixturedef.argname)
+        try:
+            return (yield)
+        finally:
+            self.coverage.switch_context(self.test)
+            seconds = time.monotonic() - start
+            self.map.shared[fixturedef.argname] = seconds
+            self.map.seconds[self.test] -= seconds
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport):
+        test = function_of(report.nodeid)
+        self.map.seconds[test] += report.duration
+        if report.failed:
+            self.failed.add(test)
+
+    def pytest_sessionfinish(self):
+        (self.folder / "sitecustomize.py").unlink()
+        self.coverage.stop()
+        self.coverage.save()
+        self.coverage.combine()
+        data = self.coverage.get_data()
+        users = {test: {test} for test in self.map.seconds} | {IMPORT: {IMPORT}}
+        for test, fixtures in self.map.fixtures.items():
+            self.map.fixtures[test] = [name for name in fixtures if name in self.map.shared]
+            for name in self.map.fixtures[test]:
+                users.setdefault(name, set()).add(test)
+        for path in data.measured_files():
+            lines = {
+                line: {
+                    test
+                    for context in contexts
+                    # a child's context has the phase of the test behind it
+                    for test in users.get(function_of(context).split(" (")[0], ())
+                    if test not in self.failed
+                }
+                for line, contexts in data.contexts_by_lineno(path).items()
+            }
+            self.map.lines[Path(path).relative_to(self.folder).as_posix()] = {
+                str(line): sorted(tests) for line, tests in lines.items()
+            }
+        self.output.write_text(json.dumps(asdict(self.map)), encoding="utf-8")
