@@ -55,7 +55,7 @@ def test_a_run_ends_after_its_samples_and_says_how_many_epochs_they_are(recipe, 
 
 
 def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch):
-    values = [0.1, 0.3, 0.2, 0.3]
+    values = [0.3, 0.30001, 0.2, 0.30001]
     steps = iter([*values, *values[2:]])
     monkeypatch.setattr(
         stage, "make_evaluate", lambda *arguments: lambda model: {"top1": next(steps)}

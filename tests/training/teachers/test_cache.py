@@ -153,25 +153,36 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict
     """Other arguments of `build_target_cache`, by the field of a key that differs."""
     rows, tokens = train_rows.select(range(40)), dataset.tokens
     captions = rows.remove_columns("en").add_column("en", [f"{text}!" for text in rows["en"]])
-    parts = {"tokenizer": other_tokenizer, "image_processor": vit_teacher.image_processor}
-    teacher = DualEncoder(vit_teacher.model, SimpleNamespace(**parts), vit_teacher.name)
+    cleaned = CaptionTokenizer(tokens.tokenizer, 32, tokens.tokenizer, clean=str.lower)
+    images = make_image_processor()
+    images.image_std = [0.5, 0.5, 0.5]
+
+    def data(rows, tokens=tokens, size=64) -> dict[str, PairDataset]:
+        return {"dataset": PairDataset(rows, dataset.config, tokens, size)}
+
+    def remade(**fields) -> dict[str, DualEncoder]:
+        parts = {name: getattr(vit_teacher, name) for name in ("tokenizer", "image_processor")}
+        parts = SimpleNamespace(**parts | fields)
+        return {"teacher": DualEncoder(vit_teacher.model, parts, vit_teacher.name)}
+
     return {
         "seed": {"augment": replace(AUGMENT, seed=6)},
-        "images": {
-            "dataset": PairDataset(train_rows.select(range(1, 41)), dataset.config, tokens, 64)
-        },
-        "captions": {"dataset": PairDataset(captions, dataset.config, tokens, 64)},
-        "tokenizer": {"teacher": teacher},
+        "images": data(train_rows.select(range(1, 41))),
+        "image_size": data(rows, size=48),
+        "image_std": remade(image_processor=images),
+        "captions": data(captions),
+        "cleaning": data(rows, cleaned),
+        "tokenizer": remade(tokenizer=other_tokenizer),
     }
 
 
-@pytest.mark.parametrize("field", ["seed", "images", "captions", "tokenizer"])
-def test_a_cache_of_other_targets_is_refused_and_kept(field, cache, changes, vit_teacher, dataset):
+def test_a_cache_of_other_targets_is_refused_and_kept(cache, changes, vit_teacher, dataset):
     folder, arguments = cache[0], {"teacher": vit_teacher, "dataset": dataset}
     arguments |= {"augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
-    with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .*[(; ]{field}: "):
-        build_target_cache(folder, **arguments | changes[field])
+    for field, change in changes.items():
+        with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .*[(; ]{field}: "):
+            build_target_cache(folder, **arguments | change)
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")} == before
 
 

@@ -34,7 +34,7 @@ def test_a_damaged_file_is_named(tmp_path):
         list(prepared_batches(rows, "image", 8, shrink))
 
 
-@pytest.mark.parametrize("size", [(64, 99), (500, 333), (7, 7)])
+@pytest.mark.parametrize("size", [(64, 99), (86, 64), (7, 7)])
 def test_fit_is_bit_exact_with_torchvision(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
