@@ -1,6 +1,5 @@
 """Configuration of DC-CLIP: an image tower, a text tower, their pooling and the shared embedding space."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -8,16 +7,19 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 LOADING_ARGUMENTS = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
-# largest values of sizes, so that a damaged or hostile config cannot ask for all memory
-LIMITS = {
-    "projection_dim": 2**16,
-    "image_size": 2**12,
-    "max_text_length": 2**16,
-    "vision_width": 2**16,
-    "vision_pooled_width": 2**16,
-    "text_width": 2**16,
-}
 MAX_LOGIT_SCALE = 10  # in either direction; CLIP's ends at 4.6
+# number of values and their range, so that a damaged or hostile config cannot ask for all memory
+LIMITS = {
+    "projection_dim": (1, 1, 2**16),
+    "image_size": (1, 1, 2**12),
+    "max_text_length": (1, 1, 2**16),
+    "vision_width": (1, 1, 2**16),
+    "vision_pooled_width": (1, 1, 2**16),
+    "vision_grid": (2, 1, 2**12),
+    "text_width": (1, 1, 2**16),
+    "logit_scale_init_value": (1, -MAX_LOGIT_SCALE, MAX_LOGIT_SCALE),
+    "fit": (6, -1000, 1000),
+}
 
 
 @strict
@@ -103,24 +105,15 @@ class DCCLIPConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Check ranges and combinations of fields. `@strict` calls this method."""
-        for name, limit in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= limit:
-                raise ValueError(f"{name} must be in 1..{limit}, got {value}.")
-        if not abs(self.logit_scale_init_value) <= MAX_LOGIT_SCALE:  # which nan is not
-            raise ValueError(
-                f"logit_scale_init_value must be in -{MAX_LOGIT_SCALE}..{MAX_LOGIT_SCALE}, got "
-                f"{self.logit_scale_init_value}."
-            )
-        grid = self.vision_grid
-        if grid is not None and (len(grid) != 2 or not 1 <= min(grid) <= max(grid) <= 2**12):
-            raise ValueError(f"vision_grid must be a height and a width, got {list(grid)}.")
-        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.projection_dim:
-            raise ValueError(
-                f"truncate_dim must be in 1..{self.projection_dim} (projection_dim), got {self.truncate_dim}."
-            )
-        if self.fit is not None and (len(self.fit) != 6 or not all(map(math.isfinite, self.fit))):
-            raise ValueError(f"fit must have 6 finite numbers, got {list(self.fit)}.")
+        limits = LIMITS | {"truncate_dim": (1, 1, self.projection_dim)}
+        for name, (count, low, high) in limits.items():
+            value: Any = getattr(self, name)
+            values = [value] if count == 1 else value
+            if value is not None and not (
+                len(values) == count and all(low <= each <= high for each in values)
+            ):
+                numbers = f"{count} numbers" if count > 1 else "a number"
+                raise ValueError(f"{name} must be {numbers} in {low}..{high}, got {value}.")
         check_prefixes(self.prefixes, self.projection_dim)
         if (
             self.vision_pooling == "cls"
@@ -143,14 +136,10 @@ def check_prefixes(prefixes: Sequence[int], projection_dim: int):
     Raises:
         ValueError: They do not ascend, one is repeated, or one is less than 1 or more than `projection_dim`.
     """
-    if list(prefixes) != sorted(set(prefixes)):
+    if list(prefixes) != sorted({*prefixes} & {*range(1, projection_dim + 1)}):
         raise ValueError(
-            f"prefixes: must ascend without repetition, got {list(prefixes)}. Sort them."
-        )
-    if prefixes and not 1 <= prefixes[0] <= prefixes[-1] <= projection_dim:
-        raise ValueError(
-            f"prefixes: must be in 1..{projection_dim} (the width of the embedding), got {list(prefixes)}. Remove the "
-            "widths outside this range."
+            f"prefixes: must ascend in 1..{projection_dim} (the width of the embedding) without repetition, got "
+            f"{list(prefixes)}."
         )
 
 
@@ -159,35 +148,22 @@ def _tower_config(
 ) -> PreTrainedConfig:
     if config is None:
         return AutoConfig.for_model(default)
-    if isinstance(config, PreTrainedConfig):
-        _check_loads_nothing(getattr(config, "model_args", None), field)
-        _check_architecture(getattr(config, "architecture", None), field)
+    fields = dict(config) if isinstance(config, dict) else vars(config)
+    loading = LOADING_ARGUMENTS & {*(fields.get("model_args") or ())}
+    # a file may be a pickle that runs code, and `hf-hub:NAME` asks the Hub
+    if loading or ":" in str(fields.get("architecture")):
+        raise ValueError(
+            f"{field}: model_args {sorted(loading)} or architecture {fields.get('architecture')!r} would load another "
+            "file. Remove it; weights come from the folder, and architectures are those of timm.list_models()."
+        )
+    if not isinstance(config, dict):
         return config
-    config = dict(config)
-    _check_loads_nothing(config.get("model_args"), field)
-    _check_architecture(config.get("architecture"), field)
-    if "model_type" not in config:
+    if "model_type" not in fields:
         raise ValueError(
             f"{field} has no 'model_type'. Set it to a transformers model type, such as 'vit', 'xlm-roberta' or "
             "'timm_wrapper'."
         )
-    return AutoConfig.for_model(config.pop("model_type"), **config)
-
-
-def _check_loads_nothing(arguments: Any, field: str):
-    """Refuse arguments that make timm load a file, which may be a pickle that runs code."""
-    if isinstance(arguments, dict) and (found := sorted(LOADING_ARGUMENTS & arguments.keys())):
-        raise ValueError(
-            f"{field}.model_args: {found[0]!r} would load another file. Remove it; weights come from the folder."
-        )
-
-
-def _check_architecture(name: Any, field: str):
-    """Refuse a name that makes timm read a file or ask the Hub, such as `hf-hub:NAME`."""
-    if isinstance(name, str) and ":" in name:
-        raise ValueError(
-            f"{field}.architecture: {name!r} is not a name of timm's. See timm.list_models()."
-        )
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
 __all__ = ["DCCLIPConfig"]

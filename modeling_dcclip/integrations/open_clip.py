@@ -107,24 +107,16 @@ def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[
     """
     size, crop = image_processor.get("size") or {}, image_processor.get("crop_size") or {}
     square = {"height": image_size, "width": image_size}
-    if size == square:
-        mode = "squash"
-    elif (
-        size.get("shortest_edge") == image_size
-        and image_processor.get("do_center_crop")
-        and crop == square
-    ):
-        mode = "shortest"
-    else:
-        raise ValueError(
-            f"preprocessor_config.json: size {size} with crop_size {crop} has no counterpart in open_clip, which "
-            f"resizes the shortest edge to {image_size} and crops the center, or resizes to a square of {image_size}."
-        )
+    is_cropped = image_processor.get("do_center_crop") and crop == square
+    mode = "squash" if size == square else "shortest"
     resample = image_processor.get("resample")
-    if resample not in INTERPOLATION:
+    if resample not in INTERPOLATION or (
+        size != square and not (size.get("shortest_edge") == image_size and is_cropped)
+    ):
         raise ValueError(
-            f"preprocessor_config.json: resample {resample} has no counterpart in open_clip, which supports bilinear "
-            "(2) and bicubic (3)."
+            f"preprocessor_config.json: size {size} with crop_size {crop} and resample {resample} has no counterpart "
+            f"in open_clip, which resizes the shortest edge to {image_size} and crops the center, or resizes to a "
+            f"square of {image_size}, with bilinear (2) or bicubic (3) resampling."
         )
     return {
         "size": image_size,
@@ -150,14 +142,15 @@ def _fitting_network(model: nn.Module, text_folder: str) -> tuple[dict[str, Any]
 def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
     """Configs of open_clip that may fit: the projection as open_clip's own layer, or as timm's classifier."""
     vision, text = config.vision_config, config.text_config
-    if vision.model_type != "timm_wrapper" or config.vision_pooling not in IMAGE_POOLING:
+    if (
+        vision.model_type != "timm_wrapper"
+        or config.vision_pooling not in IMAGE_POOLING
+        or text.model_type not in arch_dict
+    ):
         raise ValueError(
-            f"vision_config: open_clip loads timm models with mean or cls pooling. Got {vision.model_type!r} with "
-            f"{config.vision_pooling!r} pooling."
-        )
-    if text.model_type not in arch_dict:
-        raise ValueError(
-            f"text_config: open_clip loads {', '.join(arch_dict)}. Got {text.model_type!r}."
+            "config: open_clip loads timm models with mean or cls pooling as vision_config, and "
+            f"{', '.join(arch_dict)} as text_config. Got {vision.model_type!r} with {config.vision_pooling!r} "
+            f"pooling, and {text.model_type!r}."
         )
     for projection in ("linear", ""):
         yield {

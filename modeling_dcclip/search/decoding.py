@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -110,18 +110,14 @@ def decode_photo(
             return _date(image), to_rgb(image)
     except UnreadablePhotoError:
         raise
-    except Image.DecompressionBombError as error:
-        raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
-    except Image.UnidentifiedImageError as error:
-        cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
-        raise UnreadablePhotoError(cause, is_lasting=True) from error
-    except MemoryError as error:
-        raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
-        is_io = isinstance(error, OSError) and error.errno is not None
-        raise UnreadablePhotoError(
-            cause_of(error) if is_io else "damaged", is_lasting=not is_io
-        ) from error
+        is_lasting = getattr(error, "errno", None) is None and not isinstance(error, MemoryError)
+        cause = "damaged" if is_lasting else cause_of(error)
+        if isinstance(error, Image.DecompressionBombError):
+            cause = "too many pixels"
+        elif isinstance(error, Image.UnidentifiedImageError):
+            cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
+        raise UnreadablePhotoError(cause, is_lasting) from error
 
 
 def cause_of(error: BaseException) -> str:
@@ -131,7 +127,7 @@ def cause_of(error: BaseException) -> str:
 
 def _decoded_bytes(image: Image.Image, pixels: int) -> int:
     """Memory that decoding takes; `pixels` is the size of the file, which may be decoded smaller."""
-    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    is_wide = image.mode[0] in "IF"
     per_pixel = WIDE_BYTES if is_wide else BYTES_PER_PIXEL.get(image.format or "", PLAIN_BYTES)
     needed = per_pixel * image.width * image.height
     return needed + COEFFICIENT_BYTES * pixels if "progressive" in image.info else needed
@@ -139,18 +135,12 @@ def _decoded_bytes(image: Image.Image, pixels: int) -> int:
 
 def _date(image: Image.Image) -> str | None:
     """Date and time of EXIF at which an image was taken, by the first tag that has one."""
-    with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
-        exif = image.getexif()
-        details: Mapping[int, object] = {}
-        with suppress(Exception):  # of a damaged part; the rest may be sound
-            details = exif.get_ifd(EXIF_IFD)
-        for text in (
-            details.get(DATE_TIME_ORIGINAL),
-            details.get(DATE_TIME_DIGITIZED),
-            exif.get(DATE_TIME),
-        ):
-            with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
-                return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
+    for tag in (DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED, DATE_TIME):
+        # EXIF data that are damaged, of an image that may still be decoded, or zeros of a camera without a clock
+        with suppress(Exception):
+            exif = image.getexif()
+            text = exif[tag] if tag == DATE_TIME else exif.get_ifd(EXIF_IFD)[tag]
+            return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
     return None
 
 

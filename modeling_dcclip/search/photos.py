@@ -131,12 +131,12 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
             again. A pipe or a device, whose end may never come, is refused.
     """
     extension = extension_of(path)
+    cause = None
     if extension in VIDEOS and find_spec("av") is None:
-        raise UnreadablePhotoError("video needs PyAV: pip install av", is_lasting=False)
-    if extension in STILLS and lacks_plugin(extension):
-        cause = "the format needs a newer Pillow: pip install -U pillow"
-        if extension.startswith(".h"):
-            cause = "HEIC needs pillow-heif: pip install -U pillow-heif"
+        cause = "video needs PyAV: pip install av"
+    elif extension in STILLS and lacks_plugin(extension):
+        cause = "the format needs a package: pip install -U pillow pillow-heif"
+    if cause is not None:
         raise UnreadablePhotoError(cause, is_lasting=False)
     try:
         with open_regular(path) as file:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -22,7 +23,7 @@ from typing import Any, get_type_hints
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.messages import Message, UserError, joined, message_of
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, require_own_file
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
 
@@ -75,14 +76,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except Exception as error:  # of any kind, as of a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise UserError(
@@ -100,16 +94,14 @@ def _parse(content: bytes) -> Settings:
     fields: dict[str, Any] = json.loads(content)
     if (found := (fields.pop("format"), fields.pop("version"))) != (FORMAT, VERSION):
         raise UserError("{!r} version {!r}, expected version {}", found[0], found[1], VERSION)
-    if fields.pop("checksum") != _checksum(fields):
-        raise ValueError("damaged or edited")
-    space = fields.pop("space")
+    is_sound = fields.pop("checksum") == _checksum(fields)
+    space = Space(**fields.pop("space"))
     for name, kind in get_type_hints(Space).items():
-        if not isinstance(space[name], kind):
-            raise TypeError(f"{name} is {space[name]!r}")
-    if not (isinstance(fields["data"], int) and 1 <= space["dimension"] <= MAX_SIZE):
-        raise ValueError("a number is out of range")
+        is_sound &= isinstance(getattr(space, name), kind)
+    if not (is_sound and isinstance(fields["data"], int) and 1 <= space.dimension <= MAX_SIZE):
+        raise UserError("damaged or edited")
     folders = {Path(path): [*map(str, texts)] for path, texts in fields.pop("folders").items()}
-    return Settings(folders=folders, space=Space(**space), **fields)
+    return Settings(folders=folders, space=space, **fields)
 
 
 def write_settings(folder: Path, settings: Settings, *names: str):
@@ -158,8 +150,7 @@ def catalog_path(folder: Path, number: int) -> Path:
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
-    for each in (path, path.with_name(f"{path.name}-journal")):
-        each.unlink(missing_ok=True)  # of a process that was killed
+    _remove(path)  # of a process that was killed
     catalog = Catalog(path, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
@@ -199,9 +190,13 @@ def remove_stale_data(folder: Path):
     kept = {catalog_path(folder, settings.data).name for settings in named}
     for path in folder.glob("catalog-*.sqlite"):
         if path.name not in kept and path.name[8:-7].isdecimal():  # else a copy that somebody made
-            for each in (path, path.with_name(f"{path.name}-journal")):
-                with suppress(OSError):
-                    each.unlink()
+            with suppress(OSError):
+                _remove(path)
+
+
+def _remove(catalog: Path):
+    for path in (catalog, catalog.with_name(f"{catalog.name}-journal")):
+        path.unlink(missing_ok=True)
 
 
 class BusyError(ValueError):
@@ -218,10 +213,8 @@ def write_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            require_own_file(folder / LOCK)
-        except DamagedIndexError:
-            (folder / LOCK).unlink()
+        if os.path.lexists(folder / LOCK) and not stat.S_ISREG(os.lstat(folder / LOCK).st_mode):
+            (folder / LOCK).unlink()  # a link would lead out of the index
         with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
             yield

@@ -13,17 +13,12 @@ def test_saved_config_loads_equal(tmp_path):
     assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("value", [0, 10**6, "8"])
-@pytest.mark.parametrize("field", ["projection_dim", "image_size", "max_text_length"])
-def test_sizes_out_of_range_or_of_a_wrong_type_raise_an_error_with_the_field(field, value):
-    with pytest.raises(StrictDataclassError, match=field):
-        make_config(**{field: value})
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("truncate_dim", 0),
+        ("projection_dim", 0),
+        ("image_size", 10**6),
+        ("max_text_length", "8"),
         ("truncate_dim", 17),
         ("vision_pooling", "max"),
         ("vision_grid", [0, 4]),
@@ -34,15 +29,14 @@ def test_sizes_out_of_range_or_of_a_wrong_type_raise_an_error_with_the_field(fie
         ("fit", [1.0, 2.0]),
     ],
 )
-def test_other_values_out_of_range_raise_an_error_with_the_field(field, value):
+def test_values_out_of_range_raise_an_error_with_the_field(field, value):
     with pytest.raises(StrictDataclassError, match=field):
         make_config(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["vision_config", "text_config"])
-def test_tower_without_model_type_raises_an_error_with_the_field(field):
-    with pytest.raises(ValueError, match=rf"{field} has no 'model_type'"):
-        DCCLIPConfig(**{field: {"hidden_size": 32}})
+def test_tower_without_model_type_raises_an_error_with_the_field():
+    with pytest.raises(ValueError, match="text_config has no 'model_type'"):
+        DCCLIPConfig(text_config={"hidden_size": 32})
 
 
 @pytest.mark.parametrize(
@@ -53,7 +47,7 @@ def test_tower_without_model_type_raises_an_error_with_the_field(field):
         (
             MOBILENET | {"architecture": "hf-hub:a/b"},
             {},
-            "vision_config.architecture: 'hf-hub:a/b' is not a name",
+            "vision_config: .* architecture 'hf-hub:a/b' would load",
         ),
         (
             VIT | {"patch_size": 64},

@@ -118,7 +118,7 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
-    assert "pip install -U pillow-heif" in failure.cause and not failure.is_lasting
+    assert "pip install -U pillow pillow-heif" in failure.cause and not failure.is_lasting
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(photos):

@@ -108,11 +108,11 @@ def test_tokens_are_those_of_the_processor(converted, processor, texts):
     ("vision", "fields", "message"),
     [
         (CUT_EFFICIENTNET, {}, "vision_config: 'tf_efficientnet_lite0'"),
-        (VIT, {}, r"timm models with mean or cls pooling. Got 'vit'"),
+        (VIT, {}, "timm models with mean or cls pooling .* Got 'vit'"),
         (
             WHOLE_EFFICIENTNET,
             {"text": BERT | {"model_type": "electra"}},
-            r"text_config: open_clip loads .*'electra'",
+            "as text_config. Got .*'electra'",
         ),
     ],
 )
