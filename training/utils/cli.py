@@ -86,7 +86,7 @@ class OptionParser(argparse.ArgumentParser):
         )
         self._options_class = options_class
         self._options: dict[str, list[Any]] = {}  # alternatives of the type, by dotted name
-        self._initial: dict[str, Any] = {}
+        self._mappings: dict[str, Any] = {}  # defaults of the options whose keys are options, too
         self._values: dict[str, Any] = {}
         self.add_argument(
             "--config",
@@ -125,7 +125,8 @@ class OptionParser(argparse.ArgumentParser):
         """
         arguments = sys.argv[1:] if argv is None else list(argv)
         for flag in (argument.partition("=")[0] for argument in arguments):
-            if self._is_key(flag.removeprefix("--")) and flag not in self._option_string_actions:
+            is_key = flag.rpartition(".")[0].removeprefix("--") in self._mappings
+            if is_key and flag not in self._option_string_actions:
                 self.add_argument(flag, type=parse_yaml, default=argparse.SUPPRESS)
         typed = vars(self.parse_args(arguments))
         if typed.pop("debug"):
@@ -139,13 +140,12 @@ class OptionParser(argparse.ArgumentParser):
         for name in sorted(typed):  # a section before its fields
             self._set(name, typed[name], Path())
         values: dict[str, Any] = {}
-        for name in sorted(self._values):
+        for name, value in self._values.items():
             *sections, last = name.split(".")
             target = values
             for section in sections:
-                target[section] = target.get(section) or {}
-                target = target[section]
-            target[last] = self._values[name]
+                target = target.setdefault(section, {})
+            target[last] = value
         if not trusted:
             check_no_code(values, arguments)
         return check_value(self._options_class, values)
@@ -156,7 +156,9 @@ class OptionParser(argparse.ArgumentParser):
         for option in fields(options_class):
             name, kinds = f"{prefix}{option.name}", _alternatives(hints[option.name])
             self._options[name] = kinds
-            self._initial[name] = default = _default(option)
+            default = _default(option)
+            if dict in map(get_origin, kinds):
+                self._mappings[name] = default or {}
             text = helps[option.name]
             if default is MISSING:
                 text += " Required."
@@ -177,11 +179,6 @@ class OptionParser(argparse.ArgumentParser):
                 if is_dataclass(kind):
                     self._add_fields(kind, f"{name}.")
 
-    def _is_key(self, name: str) -> bool:
-        """Whether a name is a key of a mapping, such as `columns.zh`."""
-        kinds = self._options.get(name.rpartition(".")[0], [])
-        return any(get_origin(kind) is dict for kind in kinds)
-
     def _set(self, name: str, value: Any, folder: Path):
         """Set an option, the fields of a section, or a key of a mapping.
 
@@ -191,24 +188,25 @@ class OptionParser(argparse.ArgumentParser):
             folder: Folder that the file of a section is relative to.
         """
         kinds = self._options.get(name, [])
-        if self._is_key(name):
-            mapping, _, key = name.rpartition(".")
-            before = self._values.get(mapping, self._initial[mapping])
-            self._values[mapping] = {**(before or {}), key: value}
+        parent, _, key = name.rpartition(".")
+        if parent in self._mappings:
+            self._values[parent] = (self._values.get(parent) or self._mappings[parent]) | {
+                key: value
+            }
         elif not kinds:
             raise ValueError(f"{name}: is not an option. See --help for all options.")
         elif not any(map(is_dataclass, kinds)):
             is_one = isinstance(value, list) and len(value) == 1
             takes_one = is_one and (isinstance(value[0], list) or str in kinds)
             self._values[name] = value[0] if takes_one else value
-        elif isinstance(value, str):
-            file = folder / value
-            self._set(name, read_mapping(file, name), file.parent)
-        elif isinstance(value, dict):
+        else:
+            if isinstance(value, str):
+                file = folder / value
+                value, folder = read_mapping(file, name), file.parent
+            if not isinstance(value, dict):
+                raise ValueError(f"{name}: expected fields with values or a file, got {value!r}.")
             for field, item in value.items():
                 self._set(f"{name}.{field}", item, folder)
-        else:
-            self._values[name] = value
 
 
 def _alternatives(hint: Any) -> list[Any]:
@@ -226,7 +224,7 @@ def _convert(kinds: Sequence[Any], text: str) -> Any:
     takes_text = any(kind is str or get_origin(kind) is Literal for kind in [*kinds, *items])
     is_list = bool(items) and text.startswith("[") and text.endswith("]")
     is_none = NoneType in kinds and text == "null"
-    return text if takes_text and not is_list and not is_none else parse_yaml(text)
+    return parse_yaml(text) if is_list or is_none or not takes_text else text
 
 
 def _default(option: Field) -> Any:
@@ -310,15 +308,11 @@ def command_of(program: str, options: Any) -> str:
     parts = program.split()
     for option in fields(options):
         value = getattr(options, option.name)
-        default = _default(option)
-        if value == default or option.name.endswith("_dir"):
+        if value == _default(option) or option.name.endswith("_dir"):
             continue
         if isinstance(value, dict):  # as users type it: an option for each key
-            parts += [
-                word
-                for key, item in value.items()
-                for word in (f"--{option.name}.{key}", str(item))
-            ]
+            for key, item in value.items():
+                parts += [f"--{option.name}.{key}", str(item)]
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
         parts += [f"--{option.name}", *map(str, values)]

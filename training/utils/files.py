@@ -137,18 +137,11 @@ def remove_leftovers(folder: Path):
 
     Call it only while no other process writes to the folder. Claimed folders inside it are left alone.
     """
-    found = list(folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 8}{SCRATCH_SUFFIX}"))
-    for parent, names, files in os.walk(folder):
-        scratch = [
-            name
-            for name in (*names, *files)
-            if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)
-        ]
-        found += [Path(parent, name) for name in scratch]
-        names[:] = [
-            name for name in names if name not in scratch and not is_claimed(Path(parent, name))
-        ]
-    for path in found:
+    names = f".{folder.name}.{'[0-9a-f]' * 8}{SCRATCH_SUFFIX}"
+    for path in (*folder.parent.glob(names), *folder.rglob(f".*{SCRATCH_SUFFIX}")):
+        inside = [parent for parent in path.parents if folder in parent.parents]
+        if any(map(is_claimed, inside)):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -26,7 +26,6 @@ except ModuleNotFoundError:  # on Windows
 
 RECORD_FILE, LOCK_FILE = "names.json", "lock"
 MAX_NAMED = 5  # files that an error message names
-_held: set[Path] = set()  # POSIX locks do not exclude a second lock of the same process
 
 
 @contextmanager
@@ -62,21 +61,14 @@ def claim_folder(
     folder, names = Path(folder), list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        pattern = re.sub(
-            r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or "")))
-        )  # of numbered files
-        paths = [
-            Path(each).resolve()
-            for each in (pattern, *iglob(pattern, recursive=True))
-            if os.path.exists(each)
-        ]
-        if value and any(
-            path == folder.resolve() or written & {path, *path.parents} for path in paths
-        ):
-            raise ValueError(
-                f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
-                "another folder."
-            )
+        # of numbered files
+        pattern = re.sub(r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or ""))))
+        for path in (Path(each).resolve() for each in iglob(pattern, recursive=True)):
+            if path == folder.resolve() or written & {path, *path.parents}:
+                raise ValueError(
+                    f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. "
+                    "Choose another folder."
+                )
     known = recorded_names(folder)
     found = [
         name for name in names if os.path.lexists(folder / name) and known.get(name) != command
@@ -130,7 +122,7 @@ def _write_record(folder: Path, names: Mapping[str, str]):
 
 def record_tree(folder: Path, command: str):
     """Record every file of a complete folder, so that a later run can tell what the user has added to it."""
-    record_names(folder, (path.relative_to(folder).as_posix() for path in _files(folder)), command)
+    record_names(folder, _files(folder), command)
 
 
 def check_replaceable(folder: Path, field: str = "output_dir"):
@@ -139,35 +131,33 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
     Raises:
         ValueError: The folder, which `field` names, has files of the user.
     """
-    known = set(recorded_names(folder))
-    paths = (path.relative_to(folder) for path in _files(folder))
+    known = recorded_names(folder)
     foreign = [
-        path.as_posix()
-        for path in paths
-        if known.isdisjoint({path.as_posix(), *map(str, path.parents)})
+        name
+        for name in _files(folder)
+        if known.keys().isdisjoint({name, *map(str, Path(name).parents)})
     ]
     if foreign:
         raise ValueError(
-            f"{field}: {str(folder)!r} would be replaced, but has {listed(sorted(foreign))}, which no command of "
-            "ours wrote. Move it, or choose another folder."
+            f"{field}: {str(folder)!r} would be replaced, but has {listed(foreign)}, which no command of ours wrote. "
+            "Move it, or choose another folder."
         )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        if (
-            (path.is_symlink() or not path.is_dir())
-            and CLAIM_FOLDER not in inside
-            and "__pycache__" not in inside
-        ):
-            yield path
+def _files(folder: Path) -> list[str]:
+    """Relative paths of all files in a folder but our record."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in paths
+        if not {CLAIM_FOLDER, "__pycache__"} & {*path.parts}
+    )
 
 
 def listed(names: list[str]) -> str:
     """The first names of a list, for an error message."""
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return ", ".join([*names[:MAX_NAMED], *more])
 
 
 @contextmanager
@@ -177,11 +167,7 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
         raise ValueError(
             f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2."
         )
-    path = (folder / CLAIM_FOLDER / LOCK_FILE).resolve()
-    if path in _held:
-        raise ValueError(
-            f"{field}: this process is writing to {str(folder)!r} already. Choose another folder."
-        )
+    path = folder / CLAIM_FOLDER / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -192,7 +178,6 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
             raise ValueError(
                 f"{field}: {str(folder)!r} is in use by {holder}. Wait until it has ended, or choose another folder."
             ) from error
-        _held.add(path)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = f"process {os.getpid()} on {socket.gethostname()} since {started} ({shlex.join(sys.argv)[:500]})"
         os.truncate(descriptor, 0)
@@ -200,5 +185,4 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
         yield
         os.truncate(descriptor, 0)  # a finished folder names no machine and no path
     finally:
-        _held.discard(path)
         os.close(descriptor)

@@ -30,17 +30,12 @@ def find_processes() -> "PartialState":
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    use_cpu_fully()
+    use_all_cores()
+    keep_freed_memory()
     # without this flag, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return PartialState(cpu=is_cpu, **group)
-
-
-def use_cpu_fully():
-    """Let CPU computations use all cores (`use_all_cores`) and reuse freed memory (`keep_freed_memory`)."""
-    use_all_cores()
-    keep_freed_memory()
 
 
 def use_all_cores():
@@ -66,10 +61,11 @@ def use_all_cores():
     if is_launcher and not is_chosen:
         import torch
 
-        from modeling_dcclip.search.indexing import num_cores
-
         # PyTorch's own default, unless this process is bound to fewer cores
-        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
+        cores = psutil.cpu_count(logical=False) or 1
+        if hasattr(os, "sched_getaffinity"):
+            cores = min(cores, len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores)
 
 
 def keep_freed_memory():

@@ -9,13 +9,12 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from training.utils.files import (
     REPO_ROOT,
@@ -26,6 +25,9 @@ from training.utils.files import (
     write_text,
 )
 from training.utils.reading import check_value, read_mapping
+
+if TYPE_CHECKING:
+    import pandas
 
 RESULTS_FILE, PLOT_FILE = "results.json", "results.png"
 MAX_COLUMNS = 8  # of a table that people read
@@ -60,17 +62,6 @@ class Row:
     language: str | None = None
     seed: int | None = None
     interval: tuple[float, float] | None = None
-
-    @property
-    def title(self) -> str:
-        """Model and stage."""
-        return f"{self.model}, {self.stage}" if self.stage else self.model
-
-    def labels(self, several: Collection[Key], with_language: bool = True) -> tuple[str, ...]:
-        """Set, language and metric, and the protocol if these were measured by several."""
-        key = self.set, self.language, self.metric
-        parts = key if with_language else (self.set, self.metric)
-        return tuple(filter(None, (*parts, self.protocol if key in several else None)))
 
 
 @dataclass
@@ -119,22 +110,13 @@ class Results:
         It has one row for each model and stage, and one column for each set, language, metric and protocol, or the
         other way round if these are many.
         """
-        rows = [row for row in self.rows if row.language is not None]
-        several = with_several_protocols(rows)
-        cells: dict[str, dict[str, list[float]]] = {}
-        for row in rows:
-            line = cells.setdefault(row.title, {})
-            line.setdefault(" ".join(row.labels(several)), []).append(row.value)
-        columns = list(dict.fromkeys(column for line in cells.values() for column in line))
-        lines = [["model", *columns]]
-        for title, line in cells.items():
-            means = [
-                statistics.fmean(line[column]) if column in line else None for column in columns
-            ]
-            lines.append([title, *percent_cells(means, missing="")])
-        if len(columns) >= MAX_COLUMNS:
-            lines = [list(line) for line in zip(*lines, strict=True)]
-        return markdown_table([lines[0], ["---"] * len(lines[0]), *lines[1:]])
+        means = self._percents().pivot_table("value", "title", "label", sort=False)
+        if means.shape[1] >= MAX_COLUMNS:
+            means = means.T
+        lines = [["model", *means.columns], ["---"] * (1 + means.shape[1])]
+        for name, values in means.iterrows():
+            lines.append([name, *("" if isnan(value) else f"{value:.1f}" for value in values)])
+        return markdown_table(lines)
 
     def plot(self, folder: str | Path) -> Path:
         """Draw the rows of `table` with their 95 % intervals to `PLOT_FILE` in a folder, and return its path.
@@ -143,26 +125,25 @@ class Results:
         """
         from matplotlib.figure import Figure  # without pyplot, which looks for a display
 
-        names = _portable_names(self.rows)
-        rows = [replace(row, model=names[row.model]) for row in self.rows if row.language]
-        several = with_several_protocols(rows)
-        panels = list(dict.fromkeys(row.title for row in rows))
-        languages = list(dict.fromkeys(row.language for row in rows))
-        labels = list(dict.fromkeys(row.labels(several, with_language=False) for row in rows))
-        figure = Figure((3 + 2 * len(panels), 1.2 + 0.3 * len(labels)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for panel, title in zip(axes, panels, strict=True):
-            for number, language in enumerate(languages):
-                drawn = [row for row in rows if (row.title, row.language) == (title, language)]
-                heights = [labels.index(row.labels(several, False)) + 0.2 * number for row in drawn]
-                values = 100 * np.array([row.value for row in drawn])
-                ends = [row.interval or (row.value, row.value) for row in drawn]
-                errors = np.abs(100 * np.array(ends).reshape(-1, 2).T - values)
-                panel.errorbar(values, heights, xerr=errors, fmt="o", markersize=4, label=language)
+        rows = self._percents()
+        titles, measures, languages = (
+            list(rows[name].unique()) for name in ("title", "measure", "language")
+        )
+        figure = Figure((3 + 2 * len(titles), 1.2 + 0.3 * len(measures)), layout="constrained")
+        axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        for (title, language), drawn in rows.groupby(["title", "language"], sort=False):
+            number, panel = languages.index(language), axes[titles.index(title)]
+            panel.errorbar(
+                drawn["value"],
+                drawn["measure"].map(measures.index) + 0.2 * number,
+                xerr=[drawn["value"] - drawn["low"], drawn["high"] - drawn["value"]],
+                fmt=f"oC{number}",
+                markersize=4,
+                label=language,
+            )
             panel.set(title=title, xlim=(0, 100), xlabel="%")
             panel.grid(axis="x", alpha=0.3)
-        shown = [", ".join(label).replace("_", " ") for label in labels]
-        axes[0].set_yticks(range(len(labels)), shown)
+        axes[0].set_yticks(range(len(measures)), measures)
         axes[0].invert_yaxis()
         axes[0].legend()
         path = Path(folder) / PLOT_FILE
@@ -170,6 +151,38 @@ class Results:
         with atomic_write(path) as scratch, warnings.catch_warnings(action="ignore"):
             figure.savefig(scratch, format="png", dpi=150)
         return path
+
+    def _percents(self) -> "pandas.DataFrame":
+        """The rows that have a language, in percent, with the names that a table and a plot show.
+
+        The protocol is part of a name only if several measured the same.
+        """
+        import pandas
+
+        names, several = _portable_names(self.rows), with_several_protocols(self.rows)
+        rows = []
+        for row in self.rows:
+            if row.language is None:
+                continue
+            is_one = (row.set, row.language, row.metric) not in several
+            parts = [row.set, row.language, row.metric, None if is_one else row.protocol]
+            label = " ".join(filter(None, parts))
+            del parts[1]
+            low, high = row.interval or (row.value, row.value)
+            rows.append(
+                {
+                    "title": ", ".join(filter(None, (names[row.model], row.stage))),
+                    "label": label,
+                    "measure": ", ".join(filter(None, parts)).replace("_", " "),
+                    "language": row.language,
+                    "value": 100 * row.value,
+                    "low": 100 * low,
+                    "high": 100 * high,
+                }
+            )
+        return pandas.DataFrame(
+            rows, columns=("title", "label", "measure", "language", "value", "low", "high")
+        )
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:

@@ -50,18 +50,13 @@ def test_lists_take_several_values_or_several_flags():
     assert options.data == ["a", "b", "c"] and options.seeds == [7] and options.formats == ["int8"]
 
 
-def test_the_command_line_overrides_the_file(tmp_path):
-    file = tmp_path / "options.yaml"
-    file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
-    seeds = ["--seeds", "6"]
-    for config in (["--config", str(file)], [f"--config={file}"]):
-        for arguments in (
-            ["model", *config, *seeds],
-            ["model", *seeds, *config],
-            [*seeds, *config, "model"],
-        ):
-            options = parse(*arguments)
-            assert options.data == ["x", "y"] and options.seeds == [6]
+@pytest.mark.parametrize("config", [["--config", "options.yaml"], ["--config=options.yaml"]])
+def test_the_command_line_overrides_the_file(tmp_path, monkeypatch, config):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "data: [x, y]\nseeds: [5]\n")
+    for arguments in (["model", *config, "--seeds", "6"], ["--seeds", "6", *config, "model"]):
+        options = parse(*arguments)
+        assert options.data == ["x", "y"] and options.seeds == [6]
 
 
 def write(folder: Path, content: str | bytes) -> list[str]:
@@ -114,7 +109,6 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
         (["model"], "data: Field required."),
         (["model", "--data", "a", "--unknown", "1"], "unrecognized arguments: --unknown 1."),
         (["model", "--data", "a", "--layout", "zip"], "layout: Input should be 'onnx' or 'pte'"),
-        (["model", "--data", "a", "--formats", "fp8"], "formats.0: Input should be 'fp32' or"),
         (["model", "--data", "a", "--seeds", "x"], "seeds.0: Input should be a valid integer"),
         (["model", "--dat", "a"], "unrecognized arguments: --dat"),
         (["model", "--data", "a", "--config", "no.yaml"], "config: no.yaml cannot be used"),
@@ -124,24 +118,19 @@ def test_usage_errors_exit_with_one_message_and_code_2(argv, message, capsys):
     assert error_of(capsys, *argv).startswith(f"try: {message}")
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"", b"- a", b"5", b"a: [1", b"a: \x00", b"seeds: [1]\nseeds: [2]"]
-)
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"- a", b"a: [1", b"seeds: [1]\nseeds: [2]"])
 def test_a_damaged_file_of_options_is_named(tmp_path, content, capsys):
     arguments = write(tmp_path, content)
     error = error_of(capsys, *arguments, "--data", "x")
     assert error.startswith(f"try: config: {arguments[-1]} cannot be used (")
 
 
-def test_user_errors_name_the_command_and_the_missing_extra(capsys):
+def test_a_missing_package_names_its_extra(capsys):
     with pytest.raises(SystemExit) as stop, user_errors("export", extra="edge"):
         import a_package_that_nobody_has  # noqa: F401
     assert stop.value.code == 2
     message = 'export: a_package_that_nobody_has is not installed. Run: pip install -e ".[edge]"'
     assert capsys.readouterr().err.strip() == message
-    with pytest.raises(SystemExit), user_errors("export"):
-        raise ValueError("format: unknown.")
-    assert capsys.readouterr().err == "export: format: unknown.\n"
 
 
 @pytest.mark.parametrize(

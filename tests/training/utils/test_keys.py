@@ -33,19 +33,11 @@ class Parts:
 
 def test_every_field_counts_but_those_without_effect():
     assert ignored_fields(make_key, Parts()) == ["inner.log_every", "output_dir"]
-    assert ignored_fields(lambda parts: digest_key(make_key(parts)), Parts()) == [
-        "inner.log_every",
-        "output_dir",
-    ]
 
 
 def test_a_key_equals_its_copy_from_json():
     key = make_key(Parts(columns={"en": "caption"}))
     assert json.loads(json.dumps(key)) == key
-
-
-def test_none_and_zero_differ():
-    assert make_key(Parts(limit=None)) != make_key(Parts(limit=0))
 
 
 def test_an_object_without_content_is_refused():
@@ -66,16 +58,15 @@ def test_the_order_of_names_does_not_count():
 
 def test_parts_of_a_digest_are_told_apart():
     assert Digest().add("ab", "c").hex() != Digest().add("a", "bc").hex()
-    assert Digest().add("ab").add("c").hex() == Digest().add(b"ab", b"c").hex()
     array = np.arange(4, dtype=np.int16).reshape(2, 2)
     assert Digest().add(array).hex() == Digest().add(array.tobytes()).hex()
     assert Digest().add(array[:0]).hex() == Digest().add(b"").hex()
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_bytes(b"content")
-    second.write_bytes(b"content")
-    assert digest_file(first) == digest_file(second)
-    second.write_bytes(b"contenu")
-    assert digest_file(first) != digest_file(second)
+    path = tmp_path / "a"
+    digests = []
+    for content in (b"content", b"contenu", b"content"):
+        path.write_bytes(content)
+        digests.append(digest_file(path))
+    assert digests[0] == digests[2] != digests[1]
