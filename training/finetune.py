@@ -8,8 +8,7 @@ or module:function.
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,27 +38,33 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     """
     from training.align import make_task
     from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
+    from training.engine.checkpoint import list_checkpoints, open_output_dir
     from training.engine.stage import run_stage
     from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
-    from training.finetuning.plan import make_recipe
-    from training.finetuning.splits import DATA_FOLDER
+    from training.finetuning.plan import TUNED_FOLDER, make_recipe
+    from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE
     from training.students import load_student
     from training.utils.process import find_processes
+    from training.utils.results import PLOT_FILE, RESULTS_FILE
 
-    _ = [
-        photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)
-    ]  # a missing package is reported before training
+    # a missing package is reported before training
+    _ = [photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)]
     state, output_dir = find_processes(), Path(options.output_dir)
+    checkpoints = list_checkpoints(output_dir / TUNED_FOLDER)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
-            claimed.enter_context(_claim(options))
+            names = [RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
+            inputs = {name: getattr(options, name) for name in ("model", "data", "general_data")}
+            claim = open_output_dir(options, checkpoints, names, "finetune", inputs)
+            claimed.enter_context(claim)
             license = base_license(options.model, start)
             print(
                 f"License of the finished model, inherited from {options.model}: {license or 'not stated there'}."
             )
-            _prepare(options, start, processor, state.num_processes)
+            continued = checkpoints[-1] if checkpoints and options.resume else None
+            _prepare(options, start, processor, state.num_processes, continued)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start, state.num_processes)
@@ -85,11 +90,23 @@ def run(options: FinetuneOptions) -> "Outcome | None":
 
 
 def _prepare(
-    options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int
+    options: FinetuneOptions,
+    start: "DCCLIPModel",
+    processor: "DCCLIPProcessor",
+    num_processes: int,
+    checkpoint: Path | None,
 ):
-    """Write both splits of the data. They replace an earlier run's only if this run can use them."""
+    """Write both splits of the data. They replace an earlier run's only if this run can use them.
+
+    Args:
+        options: Options of the command.
+        start: Starting model.
+        processor: Its processor.
+        num_processes: Number of processes.
+        checkpoint: Checkpoint of the run that is resumed, whose data must be the same.
+    """
     from training.data.batch import CaptionTokenizer
-    from training.finetuning.plan import last_checkpoint_of, make_recipe
+    from training.finetuning.plan import make_recipe
     from training.finetuning.splits import (
         DATA_FOLDER,
         SKIPPED_FILE,
@@ -113,10 +130,9 @@ def _prepare(
         if (found := prepare_general(options, scratch, embed)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start, num_processes)
-        (output_dir / SKIPPED_FILE).unlink(
-            missing_ok=True
-        )  # the list of an earlier run that was refused
-        if not options.resume or (checkpoint := last_checkpoint_of(options)) is None:
+        # the list of an earlier run that was refused
+        (output_dir / SKIPPED_FILE).unlink(missing_ok=True)
+        if checkpoint is None:
             replace_folder(scratch, folder)
         elif not same_splits(scratch, folder):
             raise ValueError(
@@ -131,48 +147,6 @@ def _load(options: FinetuneOptions, folder: Path) -> "tuple[Prepared, Prepared |
 
     general = Prepared.load(folder / GENERAL_FOLDER) if options.general_data is not None else None
     return Prepared.load(folder), general
-
-
-@contextmanager
-def _claim(options: FinetuneOptions) -> Iterator[None]:
-    """Claim the output folder, after a check that it has no other model."""
-    from training.engine.checkpoint import WEIGHTS_FILE
-    from training.finetuning.plan import TUNED_FOLDER, last_checkpoint_of
-    from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE
-    from training.hub import MODEL_FILES
-    from training.utils.output import claim_folder
-    from training.utils.results import PLOT_FILE, RESULTS_FILE
-
-    has_checkpoint = last_checkpoint_of(options) is not None
-    continues = options.resume and has_checkpoint
-    replaces = options.overwrite or continues
-    if (has_checkpoint or (Path(options.output_dir) / WEIGHTS_FILE).exists()) and not replaces:
-        found = "a checkpoint" if has_checkpoint else "a model and no checkpoint"
-        resume = "Add --resume to continue that run, choose" if has_checkpoint else "Choose"
-        raise ValueError(
-            f"output_dir: {options.output_dir!r} has {found} of another run. {resume} another folder, or add "
-            "--overwrite to replace it."
-        )
-    if options.resume and not continues:
-        print(
-            f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning."
-        )
-    names = [
-        *MODEL_FILES,
-        RESULTS_FILE,
-        TABLE_FILE,
-        PLOT_FILE,
-        DATA_FOLDER,
-        TUNED_FOLDER,
-        SKIPPED_FILE,
-    ]
-    inputs = {"model": options.model, "data": options.data}
-    if options.general_data is not None:
-        inputs["general_data"] = options.general_data
-    with claim_folder(
-        options.output_dir, names, command="finetune", inputs=inputs, overwrite=replaces
-    ):
-        yield
 
 
 def open_student(

@@ -13,14 +13,14 @@ output_dir/
 import filecmp
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
-from training.engine.log import LOG_FILE
 from training.engine.state import STATE_FOLDER, TrainingState
 from training.hub import MODEL_FILES, derived_names
 from training.utils.files import (
@@ -106,15 +106,20 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 @contextmanager
 def open_output_dir(
-    recipe: TrainingRecipe, found: list[Path], command: str, inputs: dict[str, str | None]
+    options: Any,
+    checkpoints: list[Path],
+    names: Iterable[str],
+    command: str,
+    inputs: dict[str, str | None],
 ) -> Iterator[None]:
     """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
 
     Only the main process calls it.
 
     Args:
-        recipe: Recipe of the run.
-        found: Checkpoints in the output folder.
+        options: Options with `output_dir`, `resume` and `overwrite`.
+        checkpoints: Checkpoints of an earlier run in the output folder.
+        names: Names of the files and folders that the run writes in addition to a model.
         command: Name of the command.
         inputs: Folders that the run reads, by the name of their option.
 
@@ -122,24 +127,20 @@ def open_output_dir(
         ValueError: The folder has a model, checkpoints or other files that the run would replace, or a run is already
             writing to it.
     """
-    output_dir = Path(recipe.output_dir)
-    names = [*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER]
-    resumes = recipe.resume and bool(found)
-    if not resumes:
-        names += [path.name for path in found]
-    if not (resumes or recipe.overwrite):
-        kept = [path.name for path in found[-1:]]
+    output_dir = Path(options.output_dir)
+    replaces = options.overwrite or (options.resume and bool(checkpoints))
+    if not replaces:
+        kept = [path.name for path in checkpoints[-1:]]
         kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
         kept += derived_names(output_dir)
         if kept:
-            resume = "add --resume to continue it, " if found else ""
+            resume = "add --resume to continue it, " if checkpoints else ""
             raise ValueError(
                 f"output_dir: {output_dir} has {' and '.join(kept)} of an earlier run. Choose an empty folder, "
                 f"{resume}or add --overwrite to replace it."
             )
-    with claim_folder(
-        output_dir, names, command=command, inputs=inputs, overwrite=resumes or recipe.overwrite
-    ):
+    names = [*MODEL_FILES, *names]
+    with claim_folder(output_dir, names, command=command, inputs=inputs, overwrite=replaces):
         recover_folder(output_dir / BEST_FOLDER)
         for leftover in output_dir.glob(f".checkpoint-*{OLD_SUFFIX}"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -37,26 +37,23 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         project_dir=str(Path(recipe.output_dir) / TRACKING_FOLDER),
         kwargs_handlers=[DistributedDataParallelKwargs(static_graph=is_whole_batch)],
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"distributed_type: {accelerator.distributed_type.value} shards the student, which fits on every device. "
-            "Use a config file of training/engine/distributed."
-        )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError(
             "mixed_precision: is fp16, which a CPU does not compute. Set bf16 or no, in the recipe or for "
             "accelerate launch."
         )
-    if accelerator.gradient_accumulation_steps > 1:
-        raise ValueError(
-            f"gradient_accumulation_steps: accelerate launch sets {accelerator.gradient_accumulation_steps}, and a "
-            "recipe does not accumulate. Remove it there; chunk_size in the recipe saves memory instead."
-        )
-    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-        raise ValueError(
-            "dynamo_backend: accelerate launch sets one, but the recipe compiles the towers. Remove it there, and set "
-            "torch_compile in the recipe."
-        )
+    shards = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    ignored = {
+        "distributed_type": shards,
+        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps > 1,
+        "dynamo_backend": accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
+    }
+    for name, is_set in ignored.items():
+        if is_set:
+            raise ValueError(
+                f"{name}: accelerate launch sets it, and this project does not train with it. Use a config file of "
+                "training/engine/distributed; torch_compile and chunk_size are options of the recipe."
+            )
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 outside of autocast
         torch.backends.cudnn.benchmark = True

@@ -73,15 +73,17 @@ def caption_tokens(
             teacher.config, teacher.tokenizer, f"teacher: {teacher.name!r}"
         )
     max_text_length = min(max_text_length, teacher.max_text_length)
-    if teacher.clean is not None:  # a text that is cleaned for the teacher alone has other tokens
-        return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, clean=teacher.clean)
-    if same_tokens(tokenizer, teacher.tokenizer):
-        return CaptionTokenizer(tokenizer, max_text_length)
-    if folder is not None and Vocabulary.is_in(folder):
-        vocabulary = Vocabulary.load(folder)
-        if vocabulary.is_cut_of(teacher.tokenizer):
-            return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, vocabulary)
-    return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer)
+    vocabulary = None
+    if teacher.clean is None:  # a text that is cleaned for the teacher alone has other tokens
+        if same_tokens(tokenizer, teacher.tokenizer):
+            return CaptionTokenizer(tokenizer, max_text_length)
+        if folder is not None and Vocabulary.is_in(folder):
+            vocabulary = Vocabulary.load(folder)
+    if vocabulary is not None and not vocabulary.is_cut_of(teacher.tokenizer):
+        vocabulary = None
+    return CaptionTokenizer(
+        tokenizer, max_text_length, teacher.tokenizer, vocabulary, clean=teacher.clean
+    )
 
 
 def open_inputs(

@@ -50,9 +50,7 @@ class Log:
         self.wait_s = 0.0  # for the loader
         if recipe.trackers:
             # trackers take plain values only, so a section becomes a text
-            values = asdict(recipe).items()
-            plain = (int, float, str, bool)
-            config = {name: each if isinstance(each, plain) else str(each) for name, each in values}
+            config = {name: str(value) for name, value in asdict(recipe).items()}
             accelerator.init_trackers("dcclip", config=config)
         # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
         self.progress = tqdm(
@@ -65,7 +63,10 @@ class Log:
             dynamic_ncols=True,
         )
         if self.is_main:
-            write_text(path, "".join(f"{line}\n" for line in _lines_until(path, start)))
+            lines = []
+            if start and path.exists():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(path, "".join(f"{line}\n" for line in lines if _is_until(line, start)))
         if start:
             self.say(f"resumed at step {start}")
         per_step = recipe.batch_size * accelerator.num_processes
@@ -83,9 +84,8 @@ class Log:
     def __exit__(self, *exception: object):
         self.end_s = time.perf_counter()
         self.progress.close()
-        if self.recipe.trackers:  # `Accelerator.end_training` would also end the process group
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # `Accelerator.end_training` would also end the process group
 
     def say(self, text: str):
         """Print a line above the progress bar."""
@@ -141,7 +141,7 @@ class Log:
             }
             values |= {name: round(mean, 5) for name, mean in zip(losses, means, strict=True)}
             self.write({"step": done} | values)
-            self.track(values, done)
+            self.accelerator.log(values, step=done)
             postfix = f"loss {values['loss']:.4f}, {self.images_per_s:.0f} images/s"
             self.progress.set_postfix_str(postfix, refresh=False)
         self.progress.update()
@@ -150,31 +150,19 @@ class Log:
         """Log the metrics of an evaluation after `step` steps, and whether the student is the best so far."""
         values = {name: round(value, 5) for name, value in metrics.items()}
         self.write({"event": "evaluated", "step": step, "best": is_best} | values)
-        self.track({f"eval/{name}": value for name, value in values.items()}, step)
-
-    def track(self, values: dict[str, float], step: int):
-        """Log numbers by name to the trackers, after `step` steps."""
-        if self.recipe.trackers:
-            self.accelerator.log(values, step=step)
+        self.accelerator.log({f"eval/{name}": value for name, value in values.items()}, step=step)
 
     def write(self, entry: dict[str, Any]):
         """Append a line to `log.jsonl`, with the time in Unix seconds."""
         if self.is_main:
+            line = json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False) + "\n"
-                )
+                file.write(f"{line}\n")
 
 
-def _lines_until(path: Path, start: int) -> list[str]:
-    """Lines of a log up to step `start`. Damaged ones, such as an incomplete last line after a kill, are dropped."""
-    kept: list[str] = []
-    if not start or not path.exists():
-        return kept
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= start:
-                kept.append(line)
-        except (ValueError, LookupError, TypeError):
-            continue
-    return kept
+def _is_until(line: str, start: int) -> bool:
+    """Whether a line is of a step up to `start`. A damaged one, such as an incomplete line after a kill, is not."""
+    try:
+        return json.loads(line)["step"] <= start
+    except (ValueError, LookupError, TypeError):
+        return False

@@ -207,8 +207,13 @@ def train(
             if evaluates or saves:
                 guard.check()
             if evaluate and evaluates and accelerator.is_main_process:
-                weights = state.exported_weights()
-                metrics = evaluate(_with_weights(task.student, weights).eval())
+                weights, model = state.exported_weights(), task.student
+                if weights is not None:
+                    model = type(model)(model.config)
+                    model.load_state_dict(weights)
+                    # transformers wraps `to` in a decorator that hides its signature
+                    model.to(accelerator.device)  # type: ignore[arg-type]
+                metrics = evaluate(model.eval())
                 task.train()
                 is_best = state.progress.best is None or metrics[BEST] > state.progress.best
                 log.evaluated(step, metrics, is_best)
@@ -254,13 +259,3 @@ def _on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]
             if tensor.is_cuda:
                 tensor.record_stream(computing)  # its memory is kept until the step is done
         yield copied
-
-
-def _with_weights(student: DCCLIPModel, weights: dict[str, Tensor] | None) -> DCCLIPModel:
-    """The student, or a copy of it with other weights."""
-    if weights is None:
-        return student
-    copy = type(student)(student.config)
-    copy.load_state_dict(weights)
-    # transformers wraps `to` in a decorator that hides its signature
-    return copy.to(student.device)  # type: ignore[arg-type]

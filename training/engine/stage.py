@@ -15,11 +15,13 @@ from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.engine.checkpoint import (
     BEST_FOLDER,
+    TRACKING_FOLDER,
     list_checkpoints,
     open_output_dir,
 )
 from training.engine.device import make_accelerator
 from training.engine.inputs import open_teacher
+from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
@@ -73,7 +75,9 @@ def run_stage(
         found: list[Path] = list_checkpoints(recipe.output_dir)
         kept = found if recipe.resume else []
         if accelerator.is_main_process:
-            claimed.enter_context(open_output_dir(recipe, found, command, reads))
+            names = [LOG_FILE, BEST_FOLDER, TRACKING_FOLDER]
+            names += [path.name for path in found if not kept]
+            claimed.enter_context(open_output_dir(recipe, found, names, command, reads))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)
         student, processor = open_student(recipe, teacher)

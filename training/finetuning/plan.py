@@ -2,11 +2,9 @@
 
 import math
 import re
-from pathlib import Path
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DataConfig
-from training.engine.checkpoint import list_checkpoints
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared
 
@@ -85,12 +83,6 @@ def make_recipe(
         resume=options.resume,
         overwrite=options.overwrite,
     )
-
-
-def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
-    """Checkpoint from which a run of these options resumes; None if there is none."""
-    found = list_checkpoints(Path(options.output_dir, TUNED_FOLDER))
-    return found[-1] if found else None
 
 
 def early_layers(model: DCCLIPModel) -> list[str]:

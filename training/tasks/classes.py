@@ -31,14 +31,12 @@ class ClassNames(OwnInputs):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, names: dict[str, Tensor], batch_size: int):
-        super().__init__()
+        super().__init__(**names, weight=weight, bias=bias)
         self.num_classes = len(bias)
         self.num_languages = len(names["input_ids"]) // self.num_classes
         draws_all = NUM_DRAWN + batch_size >= self.num_classes
         self.num_drawn = self.num_classes if draws_all else NUM_DRAWN
         self.lengths = names["attention_mask"].sum(1)  # stay on the host
-        for name, tensor in (names | {"weight": weight, "bias": bias}).items():
-            self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
     def prepare(

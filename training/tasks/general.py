@@ -24,10 +24,8 @@ class GeneralTexts(OwnInputs):
     """
 
     def __init__(self, tokens: dict[str, Tensor], targets: Tensor):
-        super().__init__()
+        super().__init__(**tokens, targets=targets)
         self.lengths = tokens["attention_mask"].sum(1)  # stay on the host
-        for name, tensor in (tokens | {"targets": targets}).items():
-            self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
     def prepare(

@@ -108,9 +108,16 @@ class Models:
 class OwnInputs(nn.Module):
     """A loss with texts or images of its own, beyond the batch.
 
-    It is called with `LossInputs` and returns its value as a function of `LOSSES` does. Its tensors are buffers that
-    are not saved (`register_buffer(..., persistent=False)`): they move to the device with the task.
+    It is called with `LossInputs` and returns its value as a function of `LOSSES` does.
+
+    Args:
+        tensors: Tensors by name. They are buffers that are not saved, and move to the device with the task.
     """
+
+    def __init__(self, **tensors: Tensor | None):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
     def prepare(

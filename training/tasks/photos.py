@@ -27,10 +27,8 @@ class GeneralPhotos(OwnInputs):
     """
 
     def __init__(self, images: Tensor, targets: Tensor, maps: Tensor | None = None):
-        super().__init__()
+        super().__init__(images=images, targets=targets, maps=maps)
         self.has_maps = maps is not None
-        for name, tensor in (("images", images), ("targets", targets), ("maps", maps)):
-            self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
     @torch.inference_mode()

@@ -189,6 +189,7 @@ def main(command: str, path: str, *modules: str):
         prepare=lambda task, optimizer: (task, optimizer),
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
         reduce=lambda tensor, how: tensor,
+        log=lambda values, step: None,
     )
     for module in modules:
         importlib.import_module(module)

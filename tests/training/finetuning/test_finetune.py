@@ -19,7 +19,7 @@ from tests.tiny import MOBILENET, NO_DROPOUT, make_model, save_student
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune
 from training.corpus import free_photos
-from training.engine import loop
+from training.engine.state import TrainingState
 from training.finetuning import finish
 from training.utils.results import Results
 
@@ -174,28 +174,24 @@ def test_class_folders_without_an_anchor_and_general_images(start, rows, train_r
 def test_an_interrupted_run_resumes_to_the_same_model(
     start, titles, finetuned, tmp_path, monkeypatch, capsys
 ):
-    step = loop._Run.step
+    update = TrainingState.update
 
-    def fail(self, number):
-        if number == 2:
+    def fail(state, *arguments):
+        if state.progress.step == 2:
             raise OSError("the disk is gone")
-        step(self, number)
+        update(state, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(loop._Run, "step", fail)
+        patch.setattr(TrainingState, "update", fail)
         run(start, titles, tmp_path / "mine", "--resume")
     assert stopped.value.code == 1 and not (tmp_path / "mine" / "model.safetensors").exists()
-    assert (
-        "has no checkpoint to resume from: training starts from the beginning"
-        in capsys.readouterr().out
-    )
     assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == [
         "checkpoint-000002"
     ]
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(SystemExit):  # and leaves the data of the interrupted run
         run(start, titles, tmp_path / "mine", "--validation_share", "0.4")
-    assert "has a checkpoint of another run. Add --resume" in capsys.readouterr().err
+    assert "has checkpoint-000002 of an earlier run" in capsys.readouterr().err
     AcceleratorState._reset_state(reset_partial_state=True)
     run(start, titles, tmp_path / "mine", "--resume")
     for name in ("tuned", "."):
