@@ -33,16 +33,9 @@ from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
-from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
+from modeling_dcclip.search.query import Filter, QueryWarning, split_dates, split_query
 from modeling_dcclip.search.settings import has_index, read_settings
-from modeling_dcclip.search.texts import (
-    NAME,
-    TextReader,
-    Texts,
-    find_written,
-    is_available,
-    with_written,
-)
+from modeling_dcclip.search.texts import NAME, TextReader, Texts, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
 from modeling_dcclip.search.watch import load_watchfiles, watch
 
@@ -187,37 +180,26 @@ def run_search(options: argparse.Namespace):
                 print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
                 texts = [text] if text else []
                 chosen = Filter(dates.after, dates.before, options.path)
-        if texts or without or options.images or chosen == Filter(path=options.path):
-            hits = index.search(
-                *texts,
-                without=without,
-                images=options.images,
-                top=max(options.top, LOOKED),
-                **vars(chosen),
-            )
-            hits = with_written(hits, find_written(index, " ".join(texts), chosen))
-        else:
-            hits = index.newest(options.top, chosen)
+        if not (chosen.after or chosen.before) and not (texts or without or options.images):
+            texts = [""]  # refused as a query
+        hits = find(index, texts, without, options.images, chosen=chosen, top=options.top)
         total = len(index.catalog.rows_of_files(chosen))
         if not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))
     if options.json:
         print(json.dumps([_fields(hit) for hit in hits[: options.top]]))
         return
-    fitting = [hit for hit in hits if options.all or hit.fits][: options.top]
+    number = sum(options.all or hit.fits for hit in hits[: options.top])
     if options.paths:
-        for hit in fitting:
+        for hit in hits[:number]:
             print_line(hit.path)
         return
-    others = [hit for hit in hits if not (options.all or hit.fits)]
-    others = others[: max(0, min(options.top, LISTED) - len(fitting))]
-    for hit in fitting:
+    shown = hits[: max(number, min(options.top, LISTED))]
+    for place, hit in enumerate(shown):
+        if place == number:
+            say("less likely:" if place else "no photograph seems to fit; the most similar ones:")
         _print_hit(hit, show)
-    if others:
-        say("less likely:" if fitting else "no photograph seems to fit; the most similar ones:")
-    for hit in others:
-        _print_hit(hit, show)
-    if (hidden := total - len(fitting) - len(others)) > 0 and hits:
+    if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
 
 

@@ -36,7 +36,7 @@ from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalSer
 from modeling_dcclip.search.photos import SHOWN_BYTES, decode_photo, open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
-from modeling_dcclip.search.texts import find_written, with_written
+from modeling_dcclip.search.texts import find
 
 TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
 IDLE_S = 5.0  # without a request, before other work is done
@@ -260,45 +260,27 @@ class _PageHandler(LocalHandler):
         text, without = split_query(query)
         like = [_photograph(parameters["like"])] if "like" in parameters else []
         images = [self._example(parameters["example"])] if "example" in parameters else []
-        is_query = bool(text or without or like or images)
-        is_by_date = parameters.get("sort") == "date"
-        written = find_written(index, text, chosen)
+        texts = [text] if text else []
         with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", QueryWarning)
-            if not is_query:
-                hits = index.newest(top, chosen, skip)
-            else:
-                start = 0 if skip < LOOKED or is_by_date else skip - len(written)
-                hits = index.search(
-                    *([text] if text else []),
-                    without=without,
-                    images=images,
-                    like=like,
-                    top=top if start else LOOKED,
-                    skip=start,
-                    **vars(chosen),
-                )
-        total = len(index.catalog.rows_of_files(chosen))
-        answer: dict[str, Any] = {
-            "is_query": is_query,
-            "total": total,
-            "without": without,
-            "fits": None,
-        }
-        more = len(hits) == top
-        if is_query and not start:
-            hits = with_written(hits, written)
+            hits = find(index, texts, without, images, like, chosen, top, skip)
+        is_query = bool(texts or without or like or images)
+        fits, more = None, len(hits) == top
+        if is_query and skip < LOOKED:
             fitting = [hit for hit in hits if hit.fits]
             if hits and hits[0].fit is not None:
-                answer["fits"] = len(fitting)
+                fits = len(fitting)
+            is_by_date = parameters.get("sort") == "date"
             if is_by_date:
                 hits = sorted(fitting or hits, key=lambda hit: hit.taken, reverse=True)
-            else:
-                hits = [*fitting, *(hit for hit in hits if not hit.fits)]
             more = len(hits) > skip + top or (len(hits) >= LOOKED and not is_by_date)
             hits = hits[skip : skip + top]
-        return answer | {
+        return {
+            "is_query": is_query,
+            "total": len(index.catalog.rows_of_files(chosen)),
+            "without": without,
+            "fits": fits,
             "hits": [self._entry(hit) for hit in hits],
             "more": more,
             "dates": dates and vars(dates),

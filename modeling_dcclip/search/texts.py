@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.messages import Message
+from modeling_dcclip.runtime_dcclip import ImageInput
 from modeling_dcclip.search.catalog import require_own_file
 from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
-from modeling_dcclip.search.query import Filter
+from modeling_dcclip.search.query import LOOKED, Filter
 
 NAME = ".texts.sqlite"
 SCHEMA = """
@@ -145,7 +146,44 @@ def _tokens(text: str) -> Iterator[str]:
             yield run[-1]  # so that every character begins a token
 
 
-def find_written(index: Index, query: str, chosen: Filter) -> list[Hit]:
+def find(
+    index: Index,
+    texts: Sequence[str],
+    without: Sequence[str] = (),
+    images: Sequence[ImageInput] = (),
+    like: Sequence[tuple[int, float | None]] = (),
+    chosen: Filter | None = None,
+    top: int = LOOKED,
+    skip: int = 0,
+) -> list[Hit]:
+    """Find photographs: those whose text has all words of a query, others that fit, and then the most similar others.
+
+    Args:
+        index: Index to search; the other arguments are those of its method `search`.
+        texts: See there. Without texts, images or `like`, the newest photographs are found.
+        without: See there.
+        images: See there.
+        like: See there.
+        chosen: Which files may be found.
+        top: Number of photographs; for a query at least `LOOKED`, unless more are left out.
+        skip: Number of photographs to leave out. Of a query, numbers below `LOOKED` leave out none.
+    """
+    chosen = chosen or Filter()
+    if not (texts or without or images or like):
+        return index.newest(top, chosen, skip)
+    written = _written(index, " ".join(texts), chosen)
+    query = {"without": without, "images": images, "like": like} | vars(chosen)
+    if skip >= LOOKED:
+        return index.search(*texts, top=top, skip=skip - len(written), **query)
+    hits = index.search(*texts, top=max(top, LOOKED), **query)
+    ids = {hit.id for hit in written}
+    fit = 1.0 if hits and hits[0].fit is not None else None
+    found = [replace(hit, fit=fit) for hit in written]
+    found += [hit for hit in hits if hit.id not in ids]
+    return sorted(found, key=lambda hit: not hit.fits)
+
+
+def _written(index: Index, query: str, chosen: Filter) -> list[Hit]:
     """Photographs of an index that pass a filter, and whose text has all words of a query."""
     if not query or not (index.folder / NAME).exists():
         return []
@@ -158,14 +196,6 @@ def find_written(index: Index, query: str, chosen: Filter) -> list[Hit]:
         if file is not None and file.state.version == version and file.row in allowed:
             rows.append(file.row)
     return index.hits(list(dict.fromkeys(rows)), chosen)
-
-
-def with_written(hits: list[Hit], written: list[Hit]) -> list[Hit]:
-    """Photographs whose text has the words of a query, which therefore fit, before the others."""
-    ids = {hit.id for hit in written}
-    fit = 1.0 if hits and hits[0].fit is not None else None
-    first = [replace(hit, fit=fit) for hit in written]
-    return [*first, *(hit for hit in hits if hit.id not in ids)]
 
 
 def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
