@@ -346,40 +346,29 @@ def run_duplicates(options: argparse.Namespace):
 
 def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
+    status: dict[str, Any] = {"index": str(options.index)}
     with Index.open(options.index) as index:
-        catalog, model, folders = index.catalog, Path(index.settings.model), index.folders
-        status: dict[str, Any] = {
-            "index": str(options.index),
+        catalog, folders = index.catalog, index.folders
+        status |= {
+            "model": index.settings.model,
+            "dimensions": index.space.dimension,
             "files": len(index),
-            "bytes": catalog.num_rows * index.store.bytes_per_row,
-            "model": str(model),
-            "has_model": (model / "config.json").is_file(),
-            "dimension": index.space.dimension,
+            "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,
             "folders": {str(folder): catalog.count_below(folder) for folder in folders},
-            "missing": [str(folder) for folder in folders if not os.path.isdir(folder)],
-            "excluded": {str(folder): patterns for folder, patterns in folders.items() if patterns},
-            "texts": 0,
-            "failures": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
+            "missing folders": [str(folder) for folder in folders if not os.path.isdir(folder)],
+            "left out": {str(folder): patterns for folder, patterns in folders.items() if patterns},
+            "unreadable": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         }
     if (options.index / NAME).exists():
         with closing(Texts(options.index)) as texts:
-            status["texts"] = len(texts)
+            status["searched for text"] = len(texts)
     if options.json:
         print(json.dumps(status))
         return
-    missing = translate(" (missing)")
-    size = status["bytes"] / 1e6
-    say("{!r}: {}, {:,.1f} MB of vectors", status["index"], _files(status["files"]), size)
-    mark = "" if status["has_model"] else missing
-    say("model: {!r}{}; vectors: int8, {} dimensions", str(model), mark, status["dimension"])
-    for folder, files in status["folders"].items():
-        print_line(f"{files:9,}  {folder}{missing if folder in status['missing'] else ''}")
-    for folder, patterns in status["excluded"].items():
-        say("left out of {!r}: {}", folder, ", ".join(map(repr, patterns)))
-    if status["texts"]:
-        say("searched for text: {}", _files(status["texts"]))
-    for cause, number in status["failures"].items():
-        say("unreadable: {} ({})", _files(number), Message(cause))
+    for name, value in status.items():
+        entries = value if isinstance(value, dict) else {"": value}
+        for key, each in entries.items():
+            print_line(": ".join(filter(None, [translate(name), translate(key), str(each)])))
 
 
 def run_label(options: argparse.Namespace) -> None:

@@ -136,4 +136,4 @@ def test_the_words_of_a_file_that_has_changed_are_forgotten(written, photos):
 
 def test_status_tells_how_many_photographs_were_read(written, capsys):
     command.main(["status", "--index", str(written.folder)])
-    assert "searched for text: 1 file" in capsys.readouterr().out
+    assert "searched for text: 1\n" in capsys.readouterr().out
