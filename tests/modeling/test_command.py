@@ -50,11 +50,6 @@ def test_label_prints_json_with_a_template(label, color_model, image):
     assert [tuple(each.values()) for each in found] == [(n, round(s, 6)) for n, s in expected]
 
 
-def test_label_prints_scores(label, color_model, image):
-    expected = Runtime(color_model).zero_shot(image, LABELS)
-    assert label(*LABELS).splitlines() == [f"{score:.3f}  {name}" for name, score in expected]
-
-
 def test_help_needs_no_packages(run_python):
     run = run_python(
         "-c", BLOCK, "torch,transformers,numpy,onnxruntime,tokenizers,PIL", "label", "--help"

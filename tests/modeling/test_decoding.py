@@ -82,15 +82,6 @@ def test_a_thread_waits_for_the_memory_of_another():
     assert order == ["first", "second"]
 
 
-def test_memory_is_given_back_after_an_error():
-    budget = Budget(100)
-    with pytest.raises(KeyError), budget.scope():
-        budget.take(100)
-        raise KeyError
-    with budget.scope():
-        budget.take(100)
-
-
 def test_a_process_decodes_to_the_same_pixels_and_date():
     exif = Image.Exif()
     exif[0x0132] = "2021:05:09 10:00:00"
@@ -107,11 +98,3 @@ def test_a_decoder_that_takes_too_long_is_ended(monkeypatch):
     assert raised.value.is_lasting
     monkeypatch.undo()
     assert decode_photo(file_of("JPEG2000"))[1].size == SIZE
-
-
-def test_damage_that_a_process_finds_has_its_cause():
-    file = file_of("JPEG2000")
-    file.truncate(len(file.getvalue()) // 2)
-    with pytest.raises(UnreadablePhotoError, match="damaged") as raised:
-        decode_photo(file)
-    assert raised.value.is_lasting

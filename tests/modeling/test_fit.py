@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting, name_share
+from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 
 
 def test_nouns_are_in_both_languages_and_each_once():
@@ -27,11 +27,6 @@ def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-3)
 
 
-def test_the_share_of_a_name_falls_with_its_length():
-    assert [name_share(length) for length in (5, 8)] == [1, 0]
-    assert 0 < name_share(7) < name_share(6) < 1
-
-
 def test_the_list_ends_at_the_last_that_is_about_as_likely_as_the_best():
     for probabilities, expected in (
         ([0.9, 0.3, 0.85, 0.8, 0.2], [True, True, True, False, False]),
@@ -50,11 +45,6 @@ def test_a_name_is_compared_without_what_all_nouns_share():
     name, sentence = centered(query, nouns, 1), centered(query, nouns, 20)
     assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
     np.testing.assert_allclose(sentence, query)
-
-
-def test_an_example_image_has_no_probability(calibrated, photos):
-    hits = calibrated.search("red", images=[photos / "red.jpg"])
-    assert all(hit.fit is None and hit.fits for hit in hits)
 
 
 def test_only_the_photograph_of_the_colour_fits(calibrated, photos):

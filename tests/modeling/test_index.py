@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import warnings
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,38 +109,16 @@ def test_scores_are_cosines_also_below_0(filled, color_model):
         assert expected.min() < -0.3 and len(hits) == 5
 
 
-def test_scores_of_similar_photographs_are_cosines(filled):
-    """Stored vectors are rounded, and so not quite of unit length."""
-    (example,) = filled.search("yellow", top=1)
-    query = filled.store.read(np.array([filled.catalog.file(example.id).row]))[0]
-    for hit in filled.search(like=[(example.id, None)]):
-        stored = filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0]
-        expected = min(float(stored @ query / np.linalg.norm(query)), 1)
-        assert hit.score == pytest.approx(expected, abs=1e-6)
-
-
-def test_results_come_in_parts(filled):
-    for find in (lambda **limits: filled.search("red", **limits), filled.newest):
-        parts = [hit.path for skip in (0, 2, 4, 6) for hit in find(top=2, skip=skip)]
-        assert parts == [hit.path for hit in find()] and len(parts) == 5
-
-
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("beach -people", ("beach", ["people"])),
         ('beach -"red sky" sea －人', ("beach  sea", ["red sky", "人"])),
-        ("海滩 -“红色 汽车” -“狗”", ("海滩", ["红色 汽车", "狗"])),
         ("a T-shirt not blue NOT a dog", ("a T-shirt", ["blue", "a dog"])),
-        ("a knot - or -", ("a knot - or -", [])),
-        ("without red", ("without red", [])),
         ("a beach without people", ("a beach", ["people"])),
         ("没有人的海滩", ("海滩", ["人"])),
-        ("海灘沒有人", ("海灘", ["人"])),
         ("海滩不要人，不要狗", ("海滩", ["人", "狗"])),
         ("没有目的的旅行", ("没有目的的旅行", [])),
         ("照片里有没有狗", ("照片里有没有狗", [])),
-        ("海滩没有人的照片", ("海滩没有人的照片", [])),
     ],
 )
 def test_a_query_in_the_box_excludes(query, expected):
@@ -170,10 +147,7 @@ def dated(index, photos):
     ("limits", "count"),
     [
         ({"before": "2021"}, 1),
-        ({"before": "2021-05-09"}, 1),
         ({"before": "2021-05-08"}, 0),
-        ({"after": "2024"}, 0),
-        ({"after": "2021-05-10"}, 5),
         ({"after": "2021-05"}, 6),
         ({"after": "2023-11-14", "before": "2023"}, 5),
     ],
@@ -194,26 +168,9 @@ def test_a_filter_by_path_is_a_part_of_it_or_a_pattern(dated, pattern, found):
     assert {*names(dated.search("red", path=pattern))} == found
 
 
-@pytest.mark.parametrize("text", ["may", "2023-02-31", "0000", "2023年13月"])
-def test_a_date_that_does_not_exist_is_refused(text):
-    with pytest.raises(ValueError, match=rf"after: '{text}' is not a date"):
-        Filter(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2023年", "2023"),
-        ("2023 年 5 月", "2023-05"),
-        ("2023年5月1日", "2023-05-01"),
-        ("0999.05.01", "0999-05-01"),
-    ],
-)
-def test_a_date_may_be_written_in_chinese_or_with_dots(text, expected):
-    assert Filter(text).after == expected
-
-
-def test_a_filter_that_ends_before_it_starts_is_refused():
+def test_dates_that_do_not_exist_or_end_before_they_start_are_refused():
+    with pytest.raises(ValueError, match="after: '2023-02-31' is not a date"):
+        Filter("2023-02-31")
     with pytest.raises(ValueError, match="later than before"):
         Filter(after="2024-02", before="2024-01-31")
 
@@ -222,17 +179,12 @@ def test_a_filter_that_ends_before_it_starts_is_refused():
     ("name", "expected"),
     {
         "IMG_20230512_093012.jpg": "2023-05-12 09:30:12",
-        "PXL_20230512_093012345.MP.jpg": "2023-05-12 09:30:12",
-        "微信图片_20230512093012.jpg": "2023-05-12 09:30:12",
         "Screenshot 2023-05-12 at 09.30.12.png": "2023-05-12 09:30:12",
         "IMG-20230512-WA0001.jpg": "2023-05-12 00:00:00",
         "20230231 and 20230301.jpg": "2023-03-01 00:00:00",
-        "DSC_12023051.jpg": None,
         "120230512.jpg": None,
         "照片 2023年5月2日.jpg": "2023-05-02 00:00:00",
         "mmexport1683859812345.jpg": str(datetime.fromtimestamp(1683859812)),
-        "企业微信截图_16838598123456.png": str(datetime.fromtimestamp(1683859812)),
-        "wx_camera_1683859812345.mp4": str(datetime.fromtimestamp(1683859812)),
         "export1683859812345.jpg": None,
         "20391105.jpg": None,
     }.items(),
@@ -297,14 +249,6 @@ def test_copies_are_one_result(filled, photos):
     assert first.copies == (str(photos / "a" / "copy.jpg"),) and len(others) == 4
 
 
-def test_a_deleted_copy_has_not_moved(filled, photos):
-    shutil.copy(photos / "red.jpg", photos / "copy.jpg")
-    filled.add()
-    (photos / "copy.jpg").unlink()
-    report = filled.add()
-    assert (report.removed, report.moved) == (1, 0) and filled.search("red")[0].copies == ()
-
-
 def test_the_newest_are_shown_once_with_their_copies(filled, photos):
     shutil.copy(photos / "white.png", photos / "a" / "white too.png")
     for name, seconds in {"white.png": 4e9, "a/white too.png": 3e9, "red.jpg": 3.5e9}.items():
@@ -324,11 +268,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     index.add(photos / "a")
     assert not find_duplicates(index, 0.9999)
     assert {hit.copies for hit in index.search("red")} == {()}
-    assert names(index.search("red", top=1)) == ["z.jpg"]
-    shutil.copy(photos / "z.jpg", photos / "copy.jpg")
-    index.add()
-    (group,) = find_duplicates(index, 0.9999)
-    assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.97])
@@ -358,15 +297,6 @@ def test_content_that_left_the_index_after_it_was_read_is_embedded_again(
     paint(photos / "white.png", "red", width=31)
     report = filled.add(photos)
     assert report.embedded == 2 and names(filled.search("white", top=1)) == ["z.png"]
-
-
-def test_rows_of_removed_files_are_used_again(filled, photos, paint):
-    for number in range(6):
-        (photos / "white.png").unlink()
-        filled.add(photos)
-        paint(photos / "white.png", "white", width=40 + number)
-        filled.add(photos)
-    assert filled.catalog.num_rows == 5 and names(filled.search("白", top=1)) == ["white.png"]
 
 
 def test_broken_files_are_counted_listed_and_not_read_again(index, photos, monkeypatch, paint):
@@ -466,16 +396,14 @@ def test_an_indexed_folder_is_forgotten_by_any_of_its_paths(index, photos, tmp_p
     other = paint(tmp_path / "other" / "one.jpg", "blue", width=60).parent
     (tmp_path / "link").symlink_to(photos)
     index.add(photos, other)
-    for folder in (photos / "a", tmp_path):
-        with pytest.raises(ValueError, match="folder: "):
-            index.forget(folder)
+    with pytest.raises(ValueError, match="folder: "):
+        index.forget(photos / "a")
     assert index.forget(tmp_path / "link") == 5 and [*index.folders] == [other] and len(index) == 1
 
 
 @pytest.mark.parametrize(
     ("patterns", "left"),
     [
-        (["*.PNG"], "red.jpg blue.jpg yellow.webp"),
         (["b"], "green.png red.jpg white.png blue.jpg"),
         (["A/*.jpg", "a?b/", "/red.jpg"], "green.png white.png"),
         (["[a]", "a/blue", "b/*"], "green.png red.jpg white.png blue.jpg yellow.webp"),
@@ -487,26 +415,13 @@ def test_patterns_leave_files_and_folders_out_until_there_are_others(
     index.add(photos)
     for run in (
         lambda: index.add(photos, exclude=patterns),
-        lambda: index.add(),
         lambda: index.add(photos),
         lambda: upgrade_index(index, color_model, truncate_dim=12),
-        lambda: index.add(),
     ):
         run()
         assert {Path(file.path).name for file in index.catalog.files()} == {*left.split()}
     index.add(exclude=[""])
     assert len(index) == 5 and index.folders == {photos: []}
-
-
-def test_a_folder_that_was_indexed_before_leaves_the_index_if_its_parent_excludes_it(index, photos):
-    index.add(photos / "a" / "b")
-    index.add(photos, exclude=["a"])
-    assert {Path(file.path).name for file in index.catalog.files()} == {
-        "green.png",
-        "red.jpg",
-        "white.png",
-    }
-    assert not index.add().missing and [*index.folders] == [photos]
 
 
 def test_an_index_goes_on_with_a_model_of_the_same_files_without_weights(tmp_path, photos):
@@ -536,10 +451,9 @@ def test_folders_that_are_missing_block_no_update_of_others(with_missing, photos
     assert (report.removed, len(with_missing), len(with_missing.folders)) == (1, 6, 3)
 
 
-@pytest.mark.parametrize("name", ["gone", "empty"])
-def test_a_missing_folder_that_is_named_is_refused(with_missing, tmp_path, name):
-    with pytest.raises(ValueError, match=f"folder: .*{name}"):
-        with_missing.add(tmp_path / name)
+def test_a_missing_folder_that_is_named_is_refused(with_missing, tmp_path):
+    with pytest.raises(ValueError, match=r"folder: .*empty"):
+        with_missing.add(tmp_path / "empty")
 
 
 def test_an_upgrade_needs_all_folders(with_missing):
@@ -588,28 +502,6 @@ def test_a_second_writer_is_refused(filled, photos):
     assert filled.add(photos).unchanged == 5
 
 
-@pytest.fixture
-def broken_model(filled, monkeypatch):
-    """An index whose model gives no numbers."""
-    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
-    _ = filled.runtime
-    for tower in ("vision", "text"):
-        monkeypatch.setitem(filled.runtime._sessions, tower, nothing)
-    return filled
-
-
-def test_a_photograph_whose_embedding_is_not_finite_is_counted(broken_model, photos, paint):
-    paint(photos / "new.jpg", "red", width=33)
-    report = broken_model.add()
-    assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
-    assert len(broken_model) == 5
-
-
-def test_a_query_whose_embedding_is_not_finite_is_refused(broken_model):
-    with pytest.raises(ValueError, match=r"model: .*not finite"):
-        broken_model.search("red")
-
-
 def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(
     tmp_path, color_model, photos, paint
 ):
@@ -627,23 +519,11 @@ def test_a_model_whose_files_changed_may_not_add_and_searches_with_a_note(
             index.add()
 
 
-@pytest.mark.parametrize("name", ["vectors.jpg", "catalog-1.sqlite.jpg", "catalog-1/a.jpg"])
-def test_no_index_is_created_among_other_files(tmp_path, color_model, paint, name):
-    photo = paint(tmp_path / "mine" / name, "red")
+def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
+    photo = paint(tmp_path / "mine" / "catalog-1.sqlite.jpg", "red")
     with pytest.raises(ValueError, match=r"index: '.*mine' has other files and no index"):
         Index.open(tmp_path / "mine", color_model, create=True)
     assert photo.exists()
-
-
-def test_a_folder_without_an_index_is_not_opened(tmp_path, color_model):
-    with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one"):
-        Index.open(tmp_path / "none", color_model)
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_file_is_not_an_index(photos, color_model):
-    with pytest.raises(ValueError, match="is a file"):
-        Index.open(photos / "red.jpg", color_model, create=True)
 
 
 def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
@@ -662,14 +542,11 @@ def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
         Index.open(tmp_path / "index", stranger)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
-    tmp_path, color_model, photos, dtype
+    tmp_path, color_model, photos
 ):
     gone, student = (
-        save_color_model(
-            tmp_path / f"student {turn}", "some/teacher", turn=turn, rotated=True, dtype=dtype
-        )
+        save_color_model(tmp_path / f"student {turn}", "some/teacher", turn=turn, rotated=True)
         for turn in (3, 7)
     )
     of_teacher, of_student = tmp_path / "of teacher", tmp_path / "of student"
@@ -688,38 +565,28 @@ def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
             assert Path(hit.path).name == "red.jpg" and hit.score == pytest.approx(1, abs=0.02)
 
 
-@pytest.fixture
-def truncated(tmp_path, color_model, photos) -> Path:
-    """Folder of an index of the first 8 of 16 dimensions."""
-    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
-        index.add(photos)
-    return tmp_path / "index"
-
-
-def test_a_truncated_index_is_searched_with_its_width(truncated, color_model):
-    for model in (None, color_model, Runtime(color_model)):
-        with Index.open(truncated, model) as index:
-            (hit,) = index.search("red", top=1)
-            assert hit.score == pytest.approx(1, abs=0.02) and index.store.bytes_per_row == 12
-
-
-def test_a_truncated_index_is_extended_with_its_width(truncated, photos, paint):
-    paint(photos / "more.png", "green", 30)
-    with Index.open(truncated) as index:
-        assert index.add().embedded == 1 and index.space.dimension == 8
-
-
-def test_a_narrower_model_cannot_search(truncated, color_model):
-    with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
-        Index.open(truncated, Runtime(color_model, truncate_dim=4))
-
-
-@pytest.mark.parametrize(
-    "texts", [(), ("",), ("red", "  "), ("^2",), ("red^1e3",), ("red^-101",), ("red", "red^-1")]
-)
+@pytest.mark.parametrize("texts", [(), ("red", "  "), ("red^1e3",), ("red", "red^-1")])
 def test_a_query_without_a_direction_is_refused(filled, texts):
     with pytest.raises(ValueError, match="query: "):
         filled.search(*texts)
+
+
+def test_a_truncated_index_is_searched_with_its_width(tmp_path, color_model, photos):
+    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
+        index.add(photos)
+    with Index.open(tmp_path / "index", color_model) as index:
+        (hit,) = index.search("red", top=1)
+        assert hit.score == pytest.approx(1, abs=0.02) and index.space.dimension == 8
+    with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
+        Index.open(tmp_path / "index", Runtime(color_model, truncate_dim=4))
+
+
+def test_a_photograph_whose_embedding_is_not_finite_is_counted(filled, photos, paint, monkeypatch):
+    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
+    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    paint(photos / "new.jpg", "red", width=33)
+    report = filled.add()
+    assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
 
 
 def test_a_long_query_is_truncated_with_a_warning(filled):
@@ -731,6 +598,3 @@ def test_a_long_query_is_truncated_with_a_warning(filled):
 def test_what_is_not_in_the_vocabulary_gets_a_note(filled):
     with pytest.warns(QueryWarning, match="'red 🐶 水獭 закат' contains 🐶, 水, 獭, закат, which"):
         assert names(filled.search("red 🐶 水獭 закат", top=1)) == ["red.jpg"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        filled.search("red 红")

@@ -143,14 +143,3 @@ def test_truncate_dim_returns_leading_dimensions(model, inputs, tmp_path):
         assert torch.equal(found[name].pooler_output, expected[name].pooler_output[:, :6])
     norms = found.image_embeds.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
-
-
-@torch.no_grad()
-def test_a_truncated_model_saves_whole_weights_and_its_width(model, inputs, tmp_path):
-    model.save_pretrained(tmp_path)
-    short = DCCLIPModel.from_pretrained(tmp_path, truncate_dim=6).eval()
-    short.save_pretrained(tmp_path / "short")
-    again = DCCLIPModel.from_pretrained(tmp_path / "short").eval()
-    assert torch.equal(again(**inputs).image_embeds, short(**inputs).image_embeds)
-    whole = DCCLIPModel.from_pretrained(tmp_path / "short", truncate_dim=None)
-    assert whole.config.embedding_dim == PROJECTION_DIM

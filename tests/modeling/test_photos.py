@@ -7,7 +7,6 @@ import struct
 import pytest
 from PIL import Image
 
-from modeling_dcclip import image_dcclip
 from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import Walk
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_photo
@@ -58,13 +57,6 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
     assert read(os.fsdecode(state.path)).image.size == (40, 20)
 
 
-def test_files_of_other_types_are_counted(tmp_path):
-    for name in ("a.psd", "b.txt", "c"):
-        (tmp_path / name).touch()
-    walk = Walk(tmp_path)
-    assert not [*walk] and walk.others == {".psd": 1, ".txt": 1, "": 1}
-
-
 def test_date_and_rotation_come_from_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
@@ -97,14 +89,10 @@ def test_failures_that_may_pass_are_told_apart(photos, tmp_path):
         and not failure.is_lasting
         and failure.state is None
     )
-    if not hasattr(os, "mkfifo"):  # on Windows
-        return
     os.mkfifo(tmp_path / "pipe.jpg")
-    for path in (photos, tmp_path / "pipe.jpg", "/dev/zero"):
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
         failure = failure_of(path)
         assert failure.cause == "not a regular file" and not failure.is_lasting
-    with pytest.raises(OSError, match="not a regular file"):
-        image_dcclip.open_image(tmp_path / "pipe.jpg")
 
 
 def test_a_thumbnail_is_not_made_of_what_takes_too_much_memory(tmp_path, monkeypatch):
@@ -157,7 +145,6 @@ def encoded(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        ("a.NEF", b"II*\0"),
         ("a.orf", b"IIRO"),
         # a file of boxes, one of which has the EXIF data
         ("a.cr3", b"\0\0\0\x18ftypcrx \0\0\0\0CMT1II*\0"),

@@ -47,26 +47,6 @@ def test_padding_is_on_by_default_and_can_be_turned_off(processor):
         assert lengths[0] < lengths[1]
 
 
-def test_options_of_each_part_are_passed_to_it(processor, images):
-    options = {
-        "text_kwargs": {"padding": "max_length", "max_length": 20},
-        "images_kwargs": {"do_rescale": False, "do_normalize": False},
-    }
-    found = processor(images=images[0], text="a", return_tensors="pt", **options)
-    assert found["input_ids"].shape == (1, 20)
-    assert found["pixel_values"].max() > 100
-
-
-def test_options_of_none_are_the_defaults(processor):
-    found = processor(text=["a", "b c"], text_kwargs=None, images_kwargs=None)
-    assert found == processor(text=["a", "b c"])
-
-
 def test_an_empty_list_of_texts_raises_an_error(processor):
     with pytest.raises(ValueError, match="text: got an empty list"):
         processor(text=[])
-
-
-def test_inputs_have_the_names_that_the_model_takes(processor, images):
-    found = processor(images=images[0], text="a")
-    assert set(found) == set(processor.model_input_names)

@@ -205,12 +205,3 @@ def test_labels_templates_and_images_that_cannot_be_used_are_named(full, images)
         full.encode_images("image.png")
     with pytest.raises(ValueError, match="image: ndarray does not decode"):
         full.encode_images([np.asarray(images[0])])
-
-
-def test_the_best_files_of_the_results_are_used(exported, runtime):
-    best = json.loads((exported / "results.json").read_text(encoding="utf-8"))["meta"]["export"][
-        "best"
-    ]
-    assert {tower: runtime.file(tower) for tower in best} == {
-        tower: exported / name for tower, name in best.items()
-    }

@@ -86,11 +86,6 @@ def test_results_are_sorted_by_date(get, dated):
     assert names(get, "q=red&sort=date&before=2026-09") == expected
 
 
-def test_what_the_query_excludes_is_named(get):
-    answer = search(get, "q=white%20-red%20not%20blue")
-    assert answer["without"] == ["red", "blue"] and answer["hits"][0]["name"] != "red.jpg"
-
-
 @pytest.mark.parametrize("query", ["skip=x", "after=2023-13", "example=none"])
 def test_malformed_parameters_are_refused(get, query):
     assert get(f"/search?{query}")[0].status == 400

@@ -29,26 +29,8 @@ def names(folder: Path) -> list[str]:
         return sorted(Path(hit.path).name for hit in index.search("red"))
 
 
-def remove(path: Path):
-    path.unlink()
-
-
-def cut_to_one_byte(path: Path):
-    os.truncate(path, 1)
-
-
-def empty(path: Path):
-    os.truncate(path, 0)
-
-
 def cut_in_half(path: Path):
     os.truncate(path, path.stat().st_size // 2)
-
-
-def change_a_vector(path: Path):
-    with sqlite3.connect(path) as catalog:
-        ((vectors,),) = catalog.execute("SELECT vectors FROM segments").fetchall()
-        catalog.execute("UPDATE segments SET vectors = ?", (b"\x55" + vectors[1:],))
 
 
 def lose_the_vectors(path: Path):
@@ -56,26 +38,17 @@ def lose_the_vectors(path: Path):
         catalog.execute("DELETE FROM segments")
 
 
+def change_a_vector(path: Path):
+    with sqlite3.connect(path) as catalog:
+        catalog.execute("UPDATE segments SET vectors = zeroblob(length(vectors))")
+
+
 def swap_two_files(path: Path):
     with sqlite3.connect(path) as catalog:
         catalog.execute("UPDATE files SET row = 3 WHERE row = 1")
 
 
-def change_a_date(path: Path):
-    with sqlite3.connect(path) as catalog:
-        catalog.execute("UPDATE contents SET taken = '2020-01-01 00:00:00' WHERE row = 1")
-
-
-DAMAGES = [
-    remove,
-    empty,
-    cut_to_one_byte,
-    cut_in_half,
-    change_a_vector,
-    lose_the_vectors,
-    swap_two_files,
-    change_a_date,
-]
+DAMAGES = [Path.unlink, cut_in_half, change_a_vector, lose_the_vectors, swap_two_files]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -103,7 +76,7 @@ def test_damaged_data_without_folders_are_not_dropped(folder):
         Index.open(folder, create=True)
 
 
-@pytest.mark.parametrize("damage", [remove, empty, cut_in_half])
+@pytest.mark.parametrize("damage", [Path.unlink, cut_in_half])
 @pytest.mark.parametrize("name", [SETTINGS, BACKUP])
 def test_either_file_of_the_settings_is_enough(folder, name, damage):
     before = read_settings(folder)

@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,10 +56,6 @@ def test_a_brighter_image_does_not_show_the_same():
     assert not same(landscape(), landscape().point(lambda value: min(value + 40, 255)))
 
 
-def test_a_plain_image_has_no_signature():
-    assert signature(Image.new("RGB", (40, 30), "red")) is None
-
-
 @pytest.fixture
 def index(tmp_path, color_model):
     folder = tmp_path / "photos"
@@ -91,11 +86,3 @@ def test_copies_leave_room_for_other_results(index):
 def test_screenshots_whose_words_differ_are_not_duplicates(index):
     (group,) = find_duplicates(index, 0.945)
     assert names(each.path for each in group) == {"lunch.png", "mmexport lunch.png"}
-
-
-def test_the_signature_of_a_removed_photograph_leaves(index):
-    for hit in index.newest():
-        Path(hit.path).unlink()
-    screenshot(*LUNCH).save(Path(hit.path).parent / "new.png")
-    index.add()
-    assert index.catalog.execute("SELECT count(*) FROM signatures") == [(1,)]

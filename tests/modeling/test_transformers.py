@@ -249,8 +249,8 @@ def test_the_model_is_built_on_the_meta_device(towers):
     assert model.config.vision_width == make_model(*towers).config.vision_width
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_saved_dtype_comes_back_with_auto(dtype, model, inputs, tmp_path):
+def test_a_saved_dtype_comes_back_with_auto(model, inputs, tmp_path):
+    dtype = torch.bfloat16
     model.to(dtype).save_pretrained(tmp_path)
     loaded = DCCLIPModel.from_pretrained(tmp_path, dtype="auto")
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}

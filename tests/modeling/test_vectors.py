@@ -79,21 +79,7 @@ def test_a_flipped_bit_of_any_part_of_a_segment_is_noticed(store, vectors, posit
         store.verify()
 
 
-def test_segments_that_were_swapped_are_noticed(store):
-    store.catalog.execute("UPDATE segments SET number = 99 WHERE number = 4")
-    with pytest.raises(DamagedIndexError, match="checksum"):
-        store.verify()
-
-
 @pytest.mark.parametrize("top", [1, 10, COUNT, 2 * COUNT])
 def test_the_largest_scores_come_first(top):
     scores = np.random.default_rng(1).standard_normal(COUNT)
     assert largest(scores, top).tolist() == np.argsort(-scores)[:top].tolist()
-
-
-def test_ties_go_to_the_lower_row():
-    assert largest(np.ones(300), 7).tolist() == [*range(7)]
-
-
-def test_rows_that_may_not_be_found_are_left_out():
-    assert largest(np.array([0.5, -np.inf, 0.9]), 3).tolist() == [2, 0]
