@@ -17,21 +17,16 @@ from training.utils.cli import hide_library_bars, parse_options, print_ending, u
 from training.utils.process import end_process_group
 
 if TYPE_CHECKING:
-    import numpy as np
-    from datasets import Dataset
-
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
-    from training.finetuning.finish import Outcome
-    from training.finetuning.splits import Prepared
     from training.teachers import DualEncoder
 
 
-def run(options: FinetuneOptions) -> "Outcome | None":
+def run(options: FinetuneOptions) -> str | None:
     """Prepare the data, train, interpolate, and write the finished model and its results to `output_dir`.
 
     Returns:
-        The result in the main process, None in all others.
+        The report in the main process, None in all others.
 
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
@@ -40,10 +35,10 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.engine.checkpoint import list_checkpoints, open_output_dir
     from training.engine.stage import run_stage
-    from training.finetuning.finish import START, Start, finish
+    from training.finetuning.finish import START, Point, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe
-    from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE
+    from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE, Prepared
     from training.students import load_student
     from training.utils.process import find_processes
     from training.utils.results import PLOT_FILE, RESULTS_FILE
@@ -56,7 +51,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             names = [RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
-            inputs = {name: getattr(options, name) for name in ("model", "data", "general_data")}
+            inputs = {"model": options.model, "data": options.data}
             claim = open_output_dir(options, checkpoints, names, "finetune", inputs)
             claimed.enter_context(claim)
             license = base_license(options.model, start)
@@ -66,11 +61,11 @@ def run(options: FinetuneOptions) -> "Outcome | None":
             continued = checkpoints[-1] if checkpoints and options.resume else None
             _prepare(options, start, processor, state.num_processes, continued)
         state.wait_for_everyone()
-        prepared, general = _load(options, output_dir / DATA_FOLDER)
-        recipe = make_recipe(options, prepared, general, start, state.num_processes)
+        prepared = Prepared.load(output_dir / DATA_FOLDER)
+        recipe = make_recipe(options, prepared, start, state.num_processes)
         if state.is_main_process:
-            measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
-            rows, embeddings = measurer.measure(start, START)
+            measurer = Measurer(prepared, start, processor, state.device, options.seed)
+            first = Point(0.0, *measurer.measure(start, START))
             weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
             print(
                 f"{recipe.max_steps:,} steps of {recipe.batch_size * state.num_processes} images, then the choice of "
@@ -86,7 +81,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         if not state.is_main_process:
             return None
-        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings))
+        return finish(options, prepared, recipe, measurer, weights, first)
 
 
 def _prepare(
@@ -105,33 +100,18 @@ def _prepare(
         num_processes: Number of processes.
         checkpoint: Checkpoint of the run that is resumed, whose data must be the same.
     """
-    from training.data.batch import CaptionTokenizer
     from training.finetuning.plan import make_recipe
-    from training.finetuning.splits import (
-        DATA_FOLDER,
-        SKIPPED_FILE,
-        prepare,
-        prepare_general,
-        same_splits,
-    )
+    from training.finetuning.splits import DATA_FOLDER, prepare, same_splits
     from training.teachers import DualEncoder
     from training.utils.files import recover_folder, replace_folder, scratch_folder
 
     output_dir = Path(options.output_dir)
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
-        tokens = CaptionTokenizer(processor.tokenizer, start.config.max_text_length)
         model = DualEncoder(start.eval(), processor, options.model)
-
-        def embed(rows: "Dataset") -> "np.ndarray":
-            return model.encode_images(rows).numpy()
-
-        print(prepare(options, scratch, tokens=tokens, embed=embed), flush=True)
-        if (found := prepare_general(options, scratch, embed)) is not None:
-            print(f"General images: {found}", flush=True)
-        make_recipe(options, *_load(options, scratch), start, num_processes)
-        # the list of an earlier run that was refused
-        (output_dir / SKIPPED_FILE).unlink(missing_ok=True)
+        prepared = prepare(options, scratch, lambda rows: model.encode_images(rows).numpy())
+        print(prepared, flush=True)
+        make_recipe(options, prepared, start, num_processes)  # refuses a batch that is too large
         if checkpoint is None:
             replace_folder(scratch, folder)
         elif not same_splits(scratch, folder):
@@ -139,14 +119,6 @@ def _prepare(
                 f"resume: the images or captions differ from the data of the run that wrote {checkpoint}. Use the "
                 "same data, or add --overwrite instead of --resume to train from the beginning."
             )
-
-
-def _load(options: FinetuneOptions, folder: Path) -> "tuple[Prepared, Prepared | None]":
-    """The prepared data and general images in a folder."""
-    from training.finetuning.splits import GENERAL_FOLDER, Prepared
-
-    general = Prepared.load(folder / GENERAL_FOLDER) if options.general_data is not None else None
-    return Prepared.load(folder), general
 
 
 def open_student(
@@ -187,10 +159,10 @@ def main(argv: list[str] | None = None):
     )
     with user_errors("finetune", extra="finetune"):
         hide_library_bars()
-        outcome = run(options)
-    if outcome is None:
+        report = run(options)
+    if report is None:
         return
-    print(f"\n{outcome.table()}\n\n{outcome.choice()}")
+    print(f"\n{report}")
     print_ending({options.output_dir: "Hub folder with model, code, card and results"})
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 import yaml
-from datasets import Dataset
+from PIL import Image as PILImage
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
+from training.data import open_image
 from training.demo.options import PROGRAM, DemoOptions, load_recipes
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
@@ -37,7 +38,7 @@ STAGE_FOLDERS = ("untrained", "distilled", "aligned")
 CACHE_FOLDER = "teacher_targets"
 MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
-EXAMPLE_FILE = "example.png"
+EXAMPLE_FILE, EXAMPLE_SET = "example.png", "unseen_style"
 CARD = Path(__file__).with_name("card.yaml")
 NUM_CANDIDATES = 3  # class names of the card's example
 TIMED_TEXT = "woman farmer: medium-dark skin tone"
@@ -84,7 +85,7 @@ class Demo:
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
         print("\n[5/5] report", flush=True)
         models = {key: DualEncoder.from_pretrained(folder) for key, folder in self.models.items()}
-        latencies = measure_latency(models, self.held_out.sets["unseen_style"])
+        latencies = measure_latency(models, self._example())
         self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
         meta = make_meta(
             seed=self.options.seed,
@@ -134,7 +135,7 @@ class Demo:
         model.name = name
         sets, class_names = self.held_out.sets, self.held_out.class_names
         encoded = encode(model, sets, class_names, LANGUAGES)
-        rows = score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
+        rows = score(encoded, encoded, sets, stage=stage, seed=seed)
         values = ", ".join(
             f"{row.set} {row.language} {100 * row.value:.0f} %"
             for row in rows
@@ -146,9 +147,7 @@ class Demo:
         )
         if stage in ("distilled", "aligned"):
             for image_model, text_model in ((encoded, self.teacher), (self.teacher, encoded)):
-                self.cross_rows += score(
-                    image_model, text_model, sets, class_names, stage=stage, seed=seed
-                )
+                self.cross_rows += score(image_model, text_model, sets, stage=stage, seed=seed)
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
@@ -169,15 +168,16 @@ class Demo:
             shutil.copy(self.output_dir / name, folder)
         write_card(folder, details, title="dcclip-demo")
 
+    def _example(self) -> PILImage.Image:
+        """The first image of a test set, which the card shows."""
+        return open_image(self.held_out.sets[EXAMPLE_SET].rows[0]["image"])
+
     def _add_example(self, folder: Path, results: Results) -> CardDetails:
         """Save the example image, and add its candidate labels, the correct one first, and their scores."""
-        rows = self.held_out.sets["unseen_style"]
-        names = self.held_out.class_names
-        ids = list(dict.fromkeys(names.label_ids(rows["label"]).tolist()))[:NUM_CANDIDATES]
-        labels = {
-            language: [texts[label] for label in ids] for language, texts in names.names.items()
-        }
-        rows[0]["image"].save(folder / EXAMPLE_FILE)
+        names = self.held_out.class_names.names
+        ids = list(dict.fromkeys(self.held_out.sets[EXAMPLE_SET].labels.tolist()))[:NUM_CANDIDATES]
+        labels = {language: [texts[label] for label in ids] for language, texts in names.items()}
+        self._example().save(folder / EXAMPLE_FILE)
         results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
         return CardDetails(**yaml.safe_load(CARD.read_text(encoding="utf-8")))
 
@@ -205,7 +205,7 @@ def claim_demo_folder(output_dir: Path) -> Iterator[None]:
 
 @torch.inference_mode()
 def measure_latency(
-    models: Mapping[ModelKey, DualEncoder], rows: Dataset
+    models: Mapping[ModelKey, DualEncoder], image: PILImage.Image
 ) -> dict[tuple[ModelKey, str], float]:
     """Measure the median latency of each model for one preprocessed image and for one text, at batch 1.
 
@@ -213,18 +213,16 @@ def measure_latency(
 
     Args:
         models: Models to measure, by model and stage.
-        rows: Images; the first is measured.
+        image: Image to encode.
 
     Returns:
         Milliseconds by model and metric, `ms_per_image` or `ms_per_text`.
     """
     calls: dict[tuple[ModelKey, str], Callable[[], object]] = {}
     for key, model in models.items():
-        image = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")[
-            "pixel_values"
-        ]
+        pixels = model.processor.image_processor([image], return_tensors="pt")["pixel_values"]
         tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
-        calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=image)
+        calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=pixels)
         calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
     return {
         name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()

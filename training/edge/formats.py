@@ -24,18 +24,19 @@ class ExportOptions:
             another tool: `open_clip` or `immich`.
         towers: Towers to export: `vision`, `text` or `both`.
         variants: Number formats, `fp32` and `int8`. Default: all of the format.
-        data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
+        data: Labeled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
             embedded corpus for a model of emoji, or the validation split that fine-tuning left in `folder`. Without
             these, accuracy is not checked and the files are marked as unchecked.
         class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
             for each class, or the id of an ELEVATER set, such as cifar-100.
         calibration: Images that set the int8 ranges: any source, with the column `image_column`. Default: the images
             of `data`. Without any, the image tower is not written in int8.
-        split: Split of `data` and `calibration`.
-        image_column: Column of the images in `data`.
+        split: Split of `data` and `calibration`. Default: test, if they have splits.
+        image_column: Column of the images. Default: the first usual name that exists.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
-        label_column: Column of the class names in `data`, in either language.
+        label_column: Column of the class names in `data`, in either language. Default: the first usual name whose
+            labels are class names.
         threads: Threads of one operator during the latency measurement.
         overwrite: Replace files in `output_dir` that an export did not write.
     """
@@ -48,10 +49,10 @@ class ExportOptions:
     data: str | None = None
     class_names: str | None = None
     calibration: str | None = None
-    split: str = "test"
-    image_column: str = "image"
+    split: str | None = None
+    image_column: str | None = None
     allow_paths: bool = False
-    label_column: str = "label"
+    label_column: str | None = None
     threads: int = 1
     overwrite: bool = False
 
@@ -66,8 +67,8 @@ class Format:
     the runtime. Both raise a ValueError for what they cannot write or run.
 
     The module of a layout, a folder with both towers that another tool loads, has `write(folder, student, target)` and
-    the class `ToolEncoder(target)`. Its methods `encode_images` (RGB images of any size) and `encode_texts` return
-    (N, D) float32 embeddings, L2-normalised.
+    the class `ToolEncoder(target, folder)`. Its methods `encode_image` (an RGB image of any size) and `encode_text`
+    return a (1, D) float32 embedding, L2-normalized.
 
     Args:
         name: Name of the format and of its folder in the repo.
@@ -103,10 +104,6 @@ class Format:
             for tower in TOWERS
             for variant in self.variants
         ]
-
-    def contains(self, repo_path: str) -> bool:
-        """Whether a path in the repo, such as `onnx/text_model.onnx`, is a file of this format, or its folder."""
-        return repo_path.partition("/")[0] == self.name
 
     def check(self, options: ExportOptions):
         """Check that the number formats exist and the packages are installed.

@@ -2,16 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
-from PIL import Image as PILImage
+from datasets import Image
 from transformers import PreTrainedModel
 
 from modeling_dcclip import DCCLIPProcessor
@@ -19,15 +17,9 @@ from training.data import open_image
 from training.edge.formats import Format
 from training.edge.gate_data import GateData
 from training.edge.towers import INPUTS, ExportedTowers, Runner
-from training.edge.verdict import Verdict, compare, reasons_against
-from training.evaluation.classify import Encoded, encode, score
+from training.edge.verdict import Encoded, Verdict, compare, reasons_against
 from training.teachers import DualEncoder
 from training.utils.process import interleaved_ms
-from training.utils.results import Row
-
-REFERENCE = "PyTorch"
-MEASURES = ("bytes", "ms", "ms_share", "largest_difference", "mean_cosine")
-BATCH_SIZE = 64  # images that a tool encodes at once
 
 
 class Gate:
@@ -44,13 +36,14 @@ class Gate:
         self, student: DualEncoder, data: GateData, export_format: Format, threads: int = 1
     ):
         self.student, self.data, self.format, self.threads = student, data, export_format, threads
-        self.reference = self._encode(student, data.sets, data.languages)
+        names = {language: data.class_names.in_language(language) for language in data.languages}
+        self.names = names
+        self.reference = Encoded(
+            student.encode_images(data.images),
+            {language: student.encode_texts(each) for language, each in names.items()},
+        )
 
-    def rows(self) -> list[Row]:
-        """Accuracy of PyTorch; no rows without labels."""
-        return self._score(self.reference, self.reference, REFERENCE)
-
-    def check(self, tower: str, variant: str, path: Path, fp32: Path) -> tuple[Verdict, list[Row]]:
+    def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
         """Check a file of one tower.
 
         Args:
@@ -58,70 +51,43 @@ class Gate:
             variant: Number format of the file.
             path: Path of the file.
             fp32: Path of the same tower in fp32.
-
-        Returns:
-            The verdict, and result rows of the file.
         """
         try:
             encoded = self._encode_file(tower, path)
         except ValueError as error:
-            return self.refuse(tower, variant, path, str(error)), []
-        sides = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
-        verdict = replace(
-            self.refuse(tower, variant, path, ""),
-            **compare(tower, *sides, self.reference, self.data),
-        )
-        if not math.isfinite(verdict.lowest_cosine):
-            return self.refuse(
-                tower, variant, path, f"Embeddings of {path.name} are not finite."
-            ), []
+            return self.refuse(tower, variant, path, str(error))
+        verdict = self.refuse(tower, variant, path, "")
+        fields = compare(tower, encoded, self.reference, self.data.labels)
+        if not math.isfinite(fields["lowest_cosine"]):
+            return self.refuse(tower, variant, path, f"Embeddings of {path.name} are not finite.")
         ms, ms_share = self._time(tower, path, fp32)
         size = path.stat().st_size
-        verdict = replace(
-            verdict, bytes=size, bytes_share=size / fp32.stat().st_size, ms=ms, ms_share=ms_share
-        )
-        rows = self._score(*sides, verdict.file)
-        rows += [
-            Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES
-        ]
-        reasons = reasons_against(verdict)
-        return replace(verdict, kept=not reasons, reasons=reasons), rows
+        fields |= {"bytes": size, "bytes_share": size / fp32.stat().st_size}
+        return judged(replace(verdict, ms=ms, ms_share=ms_share, **fields))
 
     def refuse(self, tower: str, variant: str, path: Path, reason: str) -> Verdict:
         """A verdict without numbers on a file that cannot be run; `reason` is a sentence."""
         file = f"{self.format.name}/{path.name}"
-        return Verdict(file, tower, variant, False, [reason], checked=self.data.is_checked)
+        checked = self.data.labels is not None
+        return Verdict(file, tower, variant, False, [reason], checked=checked)
 
     def _encode_file(self, tower: str, path: Path) -> Encoded:
-        """Embeddings of the images or the class names by a file."""
+        """Embeddings of the images or the class names by a file, and of the others by PyTorch."""
         runner = self.format.functions.open_tower(path, 0)
         towers = ExportedTowers(self.student.model.config, **{tower: runner})
-        sets, languages = (self.data.sets, []) if tower == "vision" else ({}, self.data.languages)
         model = DualEncoder(cast(PreTrainedModel, towers), self.student.processor, path.name)
-        return self._encode(model, sets, languages)
-
-    def _encode(
-        self, model: DualEncoder, sets: dict[str, Dataset], languages: Sequence[str]
-    ) -> Encoded:
-        return encode(model, sets, self.data.class_names, languages, self.data.image_column)
-
-    def _score(self, image_encoded: Encoded, text_encoded: Encoded, name: str) -> list[Row]:
-        data = self.data
-        if data.label_column is None:
-            return []
-        rows = score(image_encoded, text_encoded, data.sets, data.class_names, data.label_column)
-        return [replace(row, model=name) for row in rows]
+        if tower == "vision":
+            return replace(self.reference, images=model.encode_images(self.data.images))
+        classes = {language: model.encode_texts(each) for language, each in self.names.items()}
+        return replace(self.reference, classes=classes)
 
     def _inputs(self, tower: str) -> list[dict[str, np.ndarray]]:
         """Inputs of the latency measurement: one image, or in each language the class name of median length."""
         if tower == "vision":
             return [{"pixel_values": next(self.data.calibration_images(self.student.processor))}]
-        inputs = []
-        for language in self.data.languages:
-            names = self.data.class_names.in_language(language)
-            lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)[
-                "length"
-            ]
+        tokenizer, inputs = self.student.processor.tokenizer, []
+        for names in self.names.values():
+            lengths = tokenizer(names, return_length=True, verbose=False)["length"]
             median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
             tokens = self.student.tokenize([names[median]])
             inputs.append({name: tokens[name].numpy() for name in INPUTS["text"]})
@@ -129,18 +95,15 @@ class Gate:
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
-        files = (("fp32", fp32), ("variant", path))
-        runners = {
-            name: self.format.functions.open_tower(file, self.threads) for name, file in files
-        }
-        inputs = self._inputs(tower)
+        open_tower, inputs = self.format.functions.open_tower, self._inputs(tower)
         times = interleaved_ms(
-            {name: partial(_run, runner, inputs) for name, runner in runners.items()}
+            {
+                name: partial(_run, open_tower(file, self.threads), inputs)
+                for name, file in (("fp32", fp32), ("variant", path))
+            }
         )
-        ratios = [
-            variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)
-        ]
-        return statistics.median(times["variant"]) / len(inputs), statistics.median(ratios)
+        ratios = np.divide(times["variant"], times["fp32"])
+        return statistics.median(times["variant"]) / len(inputs), float(np.median(ratios))
 
 
 def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
@@ -148,47 +111,36 @@ def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
         runner(arrays)
 
 
-def check_layout(layout: Format, folder: Path, model: DualEncoder, data: GateData) -> Verdict:
-    """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images."""
-    tool = layout.functions.ToolEncoder(folder)
-    # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
-    processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
-    found: dict[str, Any] = {}
-    expected: dict[str, Any] = {}
-    for name, rows in data.sets.items():
-        cells = rows.select_columns([data.image_column]).cast_column(
-            data.image_column, Image(decode=False)
-        )
-        tool_parts, parts = [], []
-        for batch in cells.iter(BATCH_SIZE):
-            images = [_square(open_image(cell)) for cell in batch[data.image_column]]
-            tool_parts.append(torch.from_numpy(tool.encode_images(images)))
-            # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
-            inputs = (
-                processor(images=image, return_tensors="pt")["pixel_values"] for image in images
-            )
-            parts += [model.embed_images(pixels).cpu() for pixels in inputs]
-        found[name], expected[name] = torch.cat(tool_parts), torch.cat(parts)
-    names = {language: data.class_names.in_language(language) for language in data.languages}
-    texts = {
-        language: torch.from_numpy(tool.encode_texts(each)) for language, each in names.items()
-    }
-    encoded = Encoded(layout.name, found, texts)
-    reference = Encoded(
-        REFERENCE,
-        expected,
-        {language: model.encode_texts(each) for language, each in names.items()},
-    )
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    verdict = Verdict(
-        layout.name, "both", "fp32", False, [], bytes=size, bytes_share=1.0, checked=data.is_checked
-    )
-    verdict = replace(verdict, **compare("both", encoded, encoded, reference, data))
+def judged(verdict: Verdict) -> Verdict:
+    """The verdict with the reasons against the file."""
     reasons = reasons_against(verdict)
     return replace(verdict, kept=not reasons, reasons=reasons)
 
 
-def _square(image: PILImage.Image) -> PILImage.Image:
-    """The upper left square: tools round the margins of a center crop differently, which does not matter here."""
-    edge = min(image.size)
-    return image.crop((0, 0, edge, edge))
+def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateData) -> Verdict:
+    """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images."""
+    tool = layout.functions.ToolEncoder(target, Path(model.name))
+    # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
+    processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
+    found, expected = [], []
+    for row in data.images.cast_column("image", Image(decode=False)):
+        image = open_image(row["image"])
+        # the upper left square: tools round the margins of a center crop differently
+        image = image.crop((0, 0, *[min(image.size)] * 2))
+        found.append(torch.from_numpy(tool.encode_image(image)))
+        # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
+        inputs = processor(images=image, return_tensors="pt")["pixel_values"]
+        expected.append(model.embed_images(inputs).cpu())
+    names = {language: data.class_names.in_language(language) for language in data.languages}
+    texts = {
+        language: torch.from_numpy(np.concatenate([tool.encode_text(text) for text in each]))
+        for language, each in names.items()
+    }
+    reference = Encoded(
+        torch.cat(expected),
+        {language: model.encode_texts(each) for language, each in names.items()},
+    )
+    fields = compare("both", Encoded(torch.cat(found), texts), reference, data.labels)
+    fields["bytes"] = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    checked = data.labels is not None
+    return judged(Verdict(layout.name, "both", "fp32", False, [], checked=checked, **fields))

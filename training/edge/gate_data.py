@@ -1,4 +1,4 @@
-"""Data of the accuracy gate: labelled images, and the names of their classes in both languages.
+"""Data of the accuracy gate: labeled images, and the names of their classes in both languages.
 
 Without options, they are data of the kind that the model was trained on, if its folder names any.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image
+import torch
+from datasets import Dataset, Features, Image, concatenate_datasets
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -24,16 +25,16 @@ from training.data import (
     require_columns,
     rules_for,
 )
+from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
+from training.evaluation.sets.labelled_sets import Source, open_set
 from training.text.writing_systems import LANGUAGES
 from training.utils.reading import read_mapping
 
 NUM_CALIBRATION = 128
 MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
 NUM_NOISE, NOISE_EDGE = 8, 256
-CALIBRATION, NOISE = "calibration", "noise"  # names of sets without labels
-ROW = "row"  # key of the numbers that are the labels of captioned images
 # the splits that training/finetune.py leaves in a model's folder
 SPLITS_FOLDER, TRAINING_FILE, VALIDATION_FILE = "data", "train.parquet", "validation.parquet"
 EMOJI = "training.corpus.emoji:"  # functions that load the embedded corpus
@@ -41,90 +42,52 @@ EMOJI = "training.corpus.emoji:"  # functions that load the embedded corpus
 
 @dataclass(frozen=True)
 class GateData:
-    """Labelled sets with class names and calibration images.
+    """Images with labels, class names, and calibration images.
 
     Args:
-        sets: Labelled images by name of the set; images without labels if `label_column` is None.
+        images: Rows with the column `image`.
+        labels: Class indices of the images, (N,); None without labels: accuracy is not checked.
         class_names: Names of the classes by language. The gate checks these languages.
-        calibration: Images that set the int8 ranges; None if there are none.
-        image_column: Column of the images.
-        label_column: Column of the class names. None without labels: accuracy is not checked.
+        calibration: Rows with images that set the int8 ranges; None if there are none.
         source: Description of the data in results.
     """
 
-    sets: dict[str, Dataset]
+    images: Dataset
+    labels: Tensor | None
     class_names: ClassNames
     calibration: Dataset | None
-    image_column: str
-    label_column: str | None
     source: str
-
-    def __post_init__(self):
-        for name, rows in self.sets.items():
-            remedy = "Name the right one with --image_column or --label_column."
-            columns = (
-                [self.image_column]
-                if self.label_column is None
-                else [self.image_column, self.label_column]
-            )
-            require_columns(rows, columns, name, remedy)
-            if self.label_column is not None:
-                self.label_ids(name)  # an unknown label is reported before the export starts
 
     @property
     def languages(self) -> list[str]:
         """Languages that are checked (ISO 639-1 codes)."""
         return [language for language in LANGUAGES if language in self.class_names.names]
 
-    @property
-    def is_checked(self) -> bool:
-        """Whether the images have labels, so that accuracy can be checked."""
-        return self.label_column is not None
-
     @classmethod
     def from_options(cls, options: ExportOptions) -> "GateData":
-        """The labelled set that the options name; else data of the kind that the model was trained on; else none.
+        """The labeled set that the options name; else data of the kind that the model was trained on; else none.
 
         Raises:
-            ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
+            ValueError: Only one of `data` and `class_names` is given, or the labeled set does not match them.
         """
-        calibration = None
-        if options.calibration is not None:
-            calibration = _load(options.calibration, options, "calibration").select_columns(
-                [options.image_column]
-            )
-            calibration = (
-                calibration
-                if options.data
-                else calibration.rename_columns({options.image_column: "image"})
-            )
-        if options.data is None and options.class_names is not None:
-            raise ValueError(
-                f"class_names: {options.class_names!r} is given without data. Name a labelled set."
-            )
-        if options.data is None:
-            splits = Path(options.folder) / SPLITS_FOLDER
-            if (splits / VALIDATION_FILE).is_file():
-                return cls._validation(splits, calibration)
-            recipe = Path(options.folder) / RECIPE_FILE
-            if recipe.is_file() and is_of_emoji(read_mapping(recipe, "folder")):
-                return cls._embedded(calibration)
-            return cls._unchecked(calibration)
-        if options.class_names is None:
-            raise ValueError(
-                f"data: {options.data!r} needs class_names, the names of its classes in both languages."
-            )
-        rows, names = _load(options.data, options, "data"), ClassNames.read(options.class_names)
-        if missing := [language for language in LANGUAGES if language not in names.names]:
-            raise ValueError(
-                f"class_names: the labelled set has names in {sorted(names.names)}, none in {missing[0]!r}. The gate "
-                f"checks both languages: add names in {missing[0]!r} to each class."
-            )
-        sets = {Path(options.data).stem: rows}
-        calibration = rows if calibration is None else calibration
-        return cls(
-            sets, names, calibration, options.image_column, options.label_column, options.data
-        )
+        calibration = None if options.calibration is None else _calibration(options)
+        if (options.data is None) != (options.class_names is None):
+            raise ValueError("data: a labeled set needs both --data and --class_names.")
+        if options.data is not None and options.class_names is not None:
+            names = ClassNames.read(options.class_names)
+            for language in LANGUAGES:
+                names.in_language(language)
+            columns = options.split, options.image_column, options.label_column
+            source = Source(options.data, *columns, options.allow_paths)
+            labelled = open_set("gate", source, names)
+            images = labelled.rows if calibration is None else calibration
+            return cls(labelled.rows, labelled.labels, names, images, options.data)
+        splits, recipe = Path(options.folder, SPLITS_FOLDER), Path(options.folder, RECIPE_FILE)
+        if (splits / VALIDATION_FILE).is_file():
+            return cls._validation(splits, calibration)
+        if recipe.is_file() and is_of_emoji(read_mapping(recipe, "folder")):
+            return cls._embedded(calibration)
+        return cls._unchecked(calibration)
 
     @classmethod
     def _embedded(cls, calibration: Dataset | None) -> "GateData":
@@ -135,14 +98,12 @@ class GateData:
         from training.evaluation.sets.held_out import HeldOut
 
         held_out = HeldOut.open()
-        calibration = (
-            load_source(str(held_out.corpus / "train.parquet"))
-            if calibration is None
-            else calibration
-        )
-        return cls(
-            held_out.sets, held_out.class_names, calibration, "image", "label", held_out.corpus.name
-        )
+        if calibration is None:
+            calibration = load_source(str(held_out.corpus / TRAINING_FILE))
+        sets = held_out.sets.values()
+        images = concatenate_datasets([each.rows for each in sets])
+        labels = torch.cat([each.labels for each in sets])
+        return cls(images, labels, held_out.class_names, calibration, held_out.corpus.name)
 
     @classmethod
     def _validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
@@ -165,91 +126,68 @@ class GateData:
         kept = complete(languages)
         chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
         keys = [tuple(first[language][row] for language in languages) for row in chosen]
-        classes = {key: str(number) for number, key in enumerate(dict.fromkeys(keys))}
-        columns = zip(*classes, strict=True)
-        names = dict(zip(languages, map(list, columns), strict=True)) | {ROW: [*classes.values()]}
-        labelled = (
-            rows.select(chosen)
-            .select_columns(["image"])
-            .add_column("label", [classes[key] for key in keys])
-        )
-        if calibration is None and (folder / TRAINING_FILE).exists():
-            calibration = load_source(str(folder / TRAINING_FILE))
-        calibration = labelled if calibration is None else calibration
-        source = str(folder / VALIDATION_FILE)
-        return cls(
-            {"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source
-        )
+        classes = list(dict.fromkeys(keys))
+        columns = map(list, zip(*classes, strict=True))
+        names = ClassNames(dict(zip(languages, columns, strict=True)), languages[0])
+        images = rows.select(chosen).select_columns(["image"])
+        labels = torch.tensor([classes.index(key) for key in keys])
+        if calibration is None:
+            training = folder / TRAINING_FILE
+            calibration = load_source(str(training)) if training.exists() else images
+        return cls(images, labels, names, calibration, str(folder / VALIDATION_FILE))
 
     @classmethod
     def _unchecked(cls, calibration: Dataset | None) -> "GateData":
         """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
-        names = ClassNames(
-            dict(zip(general.languages, (general.first, general.second), strict=True))
-        )
+        texts = general.first, general.second
+        names = ClassNames(dict(zip(general.languages, texts, strict=True)))
         if calibration is None:
-            return cls(
-                {NOISE: make_noise()},
-                names,
-                None,
-                "image",
-                None,
-                f"none: {NUM_NOISE} images of noise",
-            )
-        chosen = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
-        return cls(
-            {CALIBRATION: chosen}, names, calibration, "image", None, "none: images without labels"
-        )
-
-    def label_ids(self, name: str) -> Tensor:
-        """Class ids of a labelled set's images, (N,)."""
-        return self.class_names.label_ids(self.sets[name][self.label_column])
+            return cls(make_noise(), None, names, None, f"none: {NUM_NOISE} images of noise")
+        images = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
+        return cls(images, None, names, calibration, "none: images without labels")
 
     def calibration_images(self, processor: ProcessorMixin) -> Iterator[np.ndarray]:
         """Up to `NUM_CALIBRATION` prepared images, evenly spaced over the calibration set: (1, 3, S, S) float32.
 
-        Without a calibration set, the images of noise.
+        Without a calibration set, the images of the check.
         """
-        rows = self.sets[NOISE] if self.calibration is None else self.calibration
+        rows = self.images if self.calibration is None else self.calibration
         rows = rows.select(evenly_spaced_rows(len(rows), NUM_CALIBRATION))
-        for row in rows.cast_column(self.image_column, Image(decode=False)):
-            image = open_image(row[self.image_column])
-            yield processor.image_processor([image], return_tensors="np")["pixel_values"]
+        for cell in rows.cast_column("image", Image(decode=False))["image"]:
+            yield processor.image_processor([open_image(cell)], return_tensors="np")["pixel_values"]
 
 
 def make_noise() -> Dataset:
     """Images of noise, the same at each call: enough to see whether a file computes what PyTorch computes."""
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3), np.uint8
-    )
-    features = Features({"image": Image()})
-    return Dataset.from_dict(
-        {"image": [PILImage.fromarray(image) for image in pixels]}, features=features
-    )
+    shape = (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images = [PILImage.fromarray(each) for each in pixels]
+    return Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
 
 
-def _load(source: str, options: ExportOptions, field: str) -> Dataset:
-    """Load rows whose images may be opened."""
-    rows = load_source(source, options.split, field=field)
-    require_columns(
-        rows, (options.image_column,), source, "Name the right one with --image_column.", field
+def _calibration(options: ExportOptions) -> Dataset:
+    """Rows of `calibration`, whose images may be opened."""
+    source, column = str(options.calibration), options.image_column or "image"
+    reading = Reading(
+        split=options.split, usual_split="test", image_column=column, field="calibration"
     )
+    rows = open_source(source, reading).rows
+    remedy = "Name the right one with --image_column."
+    rows = require_columns(rows, [column], source, remedy, "calibration")
     rules = rules_for(source, options.allow_paths)
-    return require_allowed(rows, options.image_column, rules, source, field)
+    rows = require_allowed(rows.select_columns([column]), column, rules, source, "calibration")
+    return rows.rename_columns({column: "image"})
 
 
 def is_of_emoji(recipe: dict[str, Any]) -> bool:
     """Whether all training data of a recipe are the embedded corpus of emoji."""
-    found = recipe.get("data")
-    data: dict[str, Any] = found if isinstance(found, dict) else {}
-    sources = [
-        source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)
-    ]
+    data = recipe.get("data") or {}
+    sources = [source.get("train") for source in data.get("sources") or []]
     sources += [data["train"]] if data.get("train") else []
     cache = DEFAULT_CACHE.expanduser().resolve()
     return bool(sources) and all(
-        isinstance(source, str)
-        and (source.startswith(EMOJI) or Path(source).expanduser().resolve().is_relative_to(cache))
+        str(source).startswith(EMOJI)
+        or Path(str(source)).expanduser().resolve().is_relative_to(cache)
         for source in sources
     )

@@ -4,7 +4,6 @@ The server is not on PyPI. The check runs the graphs as the runtime of this pack
 """
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,43 +77,31 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
 
 
 class ToolEncoder:
-    """The graphs of a written folder, fed as the server feeds them.
+    """The graphs of a written folder, with images and texts as this package prepares them.
 
     Args:
         target: Folder that `write` wrote: `CACHE/clip/NAME` on a server.
+        folder: Folder of the model.
     """
 
-    def __init__(self, target: Path):
-        length = read_mapping(target / "config.json", "folder")["text_cfg"]["context_length"]
-        self.tokenizer = Tokenizer.from_file(str(target / "textual/tokenizer.json"))
-        pad = read_mapping(target / "textual/tokenizer_config.json", "folder")["pad_token"]
-        self.tokenizer.enable_padding(
-            length=length, pad_token=pad, pad_id=self.tokenizer.token_to_id(pad)
-        )
-        self.tokenizer.enable_truncation(max_length=length)
-        preprocess = read_mapping(target / "visual/preprocess_cfg.json", "folder")
-        square = dict.fromkeys(("height", "width"), preprocess["size"])
-        is_squashed = preprocess["resize_mode"] == "squash"
+    def __init__(self, target: Path, folder: Path):
         self.preprocess = ImagePreprocessor(
-            {
-                **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
-                "size": square if is_squashed else {"shortest_edge": preprocess["size"]},
-                "resample": Image.Resampling[preprocess["interpolation"].upper()],
-                "do_center_crop": not is_squashed,
-                "crop_size": square,
-                "image_mean": preprocess["mean"],
-                "image_std": preprocess["std"],
-            }
+            read_mapping(folder / "preprocessor_config.json", "folder")
         )
+        self.tokenizer = Tokenizer.from_file(str(target / "textual/tokenizer.json"))
+        length = read_mapping(target / "config.json", "folder")["text_cfg"]["context_length"]
+        pad = read_mapping(target / "textual/tokenizer_config.json", "folder")["pad_token"]
+        pad_id = self.tokenizer.token_to_id(pad)
+        self.tokenizer.enable_padding(length=length, pad_token=pad, pad_id=pad_id)
+        self.tokenizer.enable_truncation(max_length=length)
         self.textual = open_session(target / "textual/model.onnx")
         self.visual = open_session(target / "visual/model.onnx")
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Encode RGB images of any size to (N, D) float32."""
-        rows = [self.preprocess(image)[None] for image in images]
-        return np.concatenate([self.visual.run(None, {IMAGE_INPUT: row})[0] for row in rows])
+    def encode_image(self, image: Image.Image) -> np.ndarray:
+        """Encode an RGB image of any size to (1, D) float32."""
+        return self.visual.run(None, {IMAGE_INPUT: self.preprocess(image)[None]})[0]
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts of any length to (N, D) float32."""
-        rows = [np.array([self.tokenizer.encode(text).ids], np.int32) for text in texts]
-        return np.concatenate([self.textual.run(None, {TEXT_INPUT: row})[0] for row in rows])
+    def encode_text(self, text: str) -> np.ndarray:
+        """Encode a text of any length to (1, D) float32."""
+        ids = np.array([self.tokenizer.encode(text).ids], np.int32)
+        return self.textual.run(None, {TEXT_INPUT: ids})[0]

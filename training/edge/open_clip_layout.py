@@ -1,6 +1,5 @@
 """The layout of open_clip: the model under open_clip's names, loaded as `local-dir:FOLDER`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ from PIL import Image
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.integrations.open_clip import convert
-
-BATCH_SIZE = 64
 
 
 def write(folder: Path, student: DCCLIPModel, target: Path):
@@ -28,29 +25,21 @@ class ToolEncoder:
 
     Args:
         target: Folder of the converted model.
+        folder: Folder of the model.
     """
 
-    def __init__(self, target: Path):
+    def __init__(self, target: Path, folder: Path):
         name = f"local-dir:{target.resolve()}"
         self.model, _, self.transform = open_clip.create_model_and_transforms(name)
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(name)
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Encode RGB images of any size to (N, D) float32, L2-normalised."""
-        parts = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
-        batches = (torch.stack([self.transform(image) for image in part]) for part in parts)
-        return torch.cat(
-            [self.model.encode_image(batch, normalize=True) for batch in batches]
-        ).numpy()
+    def encode_image(self, image: Image.Image) -> np.ndarray:
+        """Encode an RGB image of any size to (1, D) float32, L2-normalized."""
+        return self.model.encode_image(self.transform(image)[None], normalize=True).numpy()
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts of any length to (N, D) float32, L2-normalised."""
-        parts = (
-            list(texts[start : start + BATCH_SIZE]) for start in range(0, len(texts), BATCH_SIZE)
-        )
-        return torch.cat(
-            [self.model.encode_text(self.tokenizer(part), normalize=True) for part in parts]
-        ).numpy()
+    def encode_text(self, text: str) -> np.ndarray:
+        """Encode a text of any length to (1, D) float32, L2-normalized."""
+        return self.model.encode_text(self.tokenizer([text]), normalize=True).numpy()

@@ -1,13 +1,12 @@
 """Zero-shot classification: encode labelled sets and class names, score them, and evaluate during training."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -20,7 +19,7 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import Source, open_set
+from training.evaluation.sets.labelled_sets import LabelledSet, Source, open_set
 from training.evaluation.sets.protocols import CLASS_NAMES
 from training.teachers import DualEncoder
 from training.utils.results import Row
@@ -28,7 +27,6 @@ from training.utils.results import Row
 MAX_TEXTS = 8192  # texts whose embeddings are in memory together
 TOP = "top"  # the metrics top1, top5 ... are shares of images, so they have an interval
 ELEVATER_SCALE = 100.0  # fixed by ELEVATER, whatever logit scale the model learned
-KS = (1, 5)
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,18 @@ def measure(images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[s
     """
     similarities = images @ classes.T  # (N, C)
     several_labels = labels.ndim == 2
+    targets = labels if several_labels else F.one_hot(labels, len(classes)).to(torch.int8)
     values: dict[str, float] = {}
     for name in metrics:
         if name == "mean_per_class":
             values[name] = mean_per_class_accuracy(similarities, labels)
         elif name == "11_point_map":
-            targets = labels if several_labels else F.one_hot(labels, len(classes)).to(torch.int8)
             values[name] = eleven_point_map(_probabilities(similarities), targets)
         elif name == "roc_auc":
-            values[name] = roc_auc(
-                _probabilities(similarities), labels.argmax(1) if several_labels else labels
-            )
+            values[name] = roc_auc(_probabilities(similarities), targets.argmax(1))
         elif several_labels and name == "top1":  # correct if the prediction is one of the labels
-            values[name] = (
-                labels.gather(1, similarities.argmax(1, keepdim=True)).double().mean().item()
-            )
+            hits = targets.gather(1, similarities.argmax(1, keepdim=True))
+            values[name] = hits.double().mean().item()
         elif (k := int(name.removeprefix(TOP))) <= len(classes):
             values[name] = top_k_accuracy(similarities, labels, k)
     intervals = {
@@ -180,32 +175,27 @@ class Encoded:
 
 def encode(
     model: DualEncoder,
-    sets: dict[str, Dataset],
+    sets: Mapping[str, LabelledSet],
     class_names: ClassNames,
     languages: Sequence[str],
-    image_column: str = "image",
 ) -> Encoded:
     """Encode labelled sets and class names.
 
     Raises:
-        ValueError: A column or language is missing, or an image cannot be decoded.
+        ValueError: A language is missing, or an image cannot be decoded.
     """
-    for name, rows in sets.items():
-        _require_column(rows, image_column, name)
     classes = {
         language: class_embeddings(model, class_names.in_language(language))
         for language in languages
     }
-    images = {name: model.encode_images(rows, image_column) for name, rows in sets.items()}
+    images = {name: model.encode_images(each.rows) for name, each in sets.items()}
     return Encoded(model.name, images, classes)
 
 
 def score(
     images: Encoded,
     texts: Encoded,
-    sets: dict[str, Dataset],
-    class_names: ClassNames,
-    label_column: str = "label",
+    sets: Mapping[str, LabelledSet],
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
@@ -215,39 +205,22 @@ def score(
         images: Embeddings of the model that encoded the images.
         texts: Embeddings of the model that encoded the class names. Pass a different model than `images` to measure
             whether the embeddings of the two can be compared.
-        sets: Labelled images by name of the set.
-        class_names: Candidate classes.
-        label_column: Name of the column of labels, which are class names in any language.
+        sets: Labelled sets by name.
         stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
 
     Raises:
-        ValueError: The label column is missing, a label is not among the class names, or the embeddings of the two
-            models differ in width.
+        ValueError: The embeddings of the two models differ in width.
     """
     table = []
-    for set_name, rows in sets.items():
-        _require_column(rows, label_column, set_name)
-        labels = class_names.label_ids(rows[label_column])
+    for name, labelled in sets.items():
         for language, classes in texts.classes.items():
-            require_equal_widths(images.name, images.images[set_name], texts.name, classes)
-            measurement = measure(
-                images.images[set_name], classes, labels, [f"{TOP}{k}" for k in KS]
-            )
-            fields = {
-                "set": set_name,
-                "protocol": CLASS_NAMES,
-                "language": language,
-                "stage": stage,
-                "seed": seed,
-            }
-            table += measurement.rows(model=joint_name(images.name, texts.name), **fields)
+            require_equal_widths(images.name, images.images[name], texts.name, classes)
+            found = measure(images.images[name], classes, labelled.labels, ("top1", "top5"))
+            fields = {"set": name, "language": language, "stage": stage, "seed": seed}
+            model = joint_name(images.name, texts.name)
+            table += found.rows(model=model, protocol=CLASS_NAMES, **fields)
     return table
-
-
-def _require_column(rows: Dataset, column: str, name: str):
-    if column not in rows.column_names:
-        raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
 
 
 def make_evaluate(
@@ -272,9 +245,7 @@ def make_evaluate(
     class_names = ClassNames.read(config.class_names, data.languages)
     names = {language: class_names.in_language(language) for language in data.languages}
     labelled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
-    wanted = [
-        f"{TOP}{k}" for k in KS if k == 1 or labelled.labels.ndim == 1
-    ]  # several labels have no top-5
+    wanted = ["top1", "top5"] if labelled.labels.ndim == 1 else ["top1"]
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = DualEncoder(model, processor, "student")

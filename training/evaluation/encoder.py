@@ -8,9 +8,6 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor
-from transformers import CONFIG_NAME
-
-from training.teachers.lineage import digest_folder
 
 
 @dataclass(frozen=True)
@@ -18,16 +15,18 @@ class Embeddings:
     """Embeddings of images and texts by one model.
 
     Args:
-        name: Name of the model, written to results.
-        source: Hub id or folder of the model.
-        teacher: Hub id or folder of its teacher, if it is a student.
+        name: Hub id or folder of the model, written to results.
+        weights: Digest or commit of its weights.
+        teacher: Name of its teacher, if it is a student.
+        teacher_weights: Digest or commit of the teacher's weights, if it is known.
         rotation: Rotation of its embeddings from its teacher's space, (D, D), if it has one.
         tensors: Embeddings by what they are of, (N, D) float32 each, L2-normalized.
     """
 
     name: str
-    source: str
+    weights: str | None
     teacher: str | None
+    teacher_weights: str | None
     rotation: Tensor | None
     tensors: dict[Hashable, Tensor]
 
@@ -50,30 +49,18 @@ class Embeddings:
     def comparable_with(self, other: "Embeddings") -> "Embeddings":
         """The same model in a space where it can be compared with a teacher, a student or another student of its
         teacher: its teacher's space, or its own if it is the teacher of the other model.
-
-        Raises:
-            ValueError: The model has the leading dimensions alone, so that they cannot be rotated.
         """
         # the teacher's own rotation leads away from the space that the student has learned
         if self.rotation is None or self._taught(other):
             return self
         rotation = self.rotation.cpu()
-        dimension = next(iter(self.tensors.values())).shape[1]
-        if dimension < len(rotation):
-            raise ValueError(
-                f"text_model: {self.name!r} has the leading {dimension} of {len(rotation)} dimensions alone, so its "
-                "space cannot be rotated to its teacher's. Remove truncate_dim from its config.json."
-            )
         return replace(self, tensors={key: each @ rotation.T for key, each in self.tensors.items()})
 
     def _taught(self, student: "Embeddings") -> bool:
-        """Whether this is the teacher of a student: by weights, or by name where the teacher's folder is not here."""
-        teacher = student.teacher
-        if teacher is None or teacher == self.teacher:  # two students of one teacher
-            return False
-        if Path(teacher, CONFIG_NAME).is_file() and Path(self.source).is_dir():
-            return digest_folder(teacher) == digest_folder(self.source)
-        return Path(teacher).name == Path(self.source).name
+        """Whether this is the teacher of a student: by weights, or by name where the student does not tell them."""
+        if student.teacher_weights is not None:
+            return student.teacher_weights == self.weights
+        return student.teacher is not None and Path(student.teacher).name == Path(self.name).name
 
 
 def encode_shared(state: PartialState, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:

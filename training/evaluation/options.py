@@ -1,9 +1,12 @@
 """Options of `training/eval.py`. This module does not import torch, so that `--help` answers at once."""
 
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from training.evaluation.sets.protocols import OURS, PROTOCOLS
+from pydantic import Field
+
+from training.evaluation.sets.protocols import PROTOCOLS
+from training.utils.ranges import EmbeddingWidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class EvalOptions:
             name, and ELEVATER measures the mean over templates.
         text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
             each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
-        widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which truncated embeddings are
+        widths: Numbers of leading dimensions, such as 64 128 256, at which truncated embeddings are
             measured too. Each adds a row with this number in the name of the model.
         retrieval: Sets of images with captions, each NAME=SOURCE, measured in both directions. SOURCE is a parquet
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
@@ -48,8 +51,8 @@ class EvalOptions:
         overwrite: Replace files in `output_dir` that an evaluation did not write.
     """
 
-    model: list[str]
-    output_dir: str = ""
+    model: Annotated[list[str], Field(min_length=1)]
+    output_dir: str
     protocol: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     sets: list[str] = field(default_factory=list)
@@ -58,7 +61,7 @@ class EvalOptions:
     templates: str = "auto"
     bare_names: bool = False
     text_model: str | None = None
-    widths: list[int] = field(default_factory=list)
+    widths: list[EmbeddingWidth] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)
     caption_columns: dict[str, str] | None = None
     split: str | None = None
@@ -69,54 +72,19 @@ class EvalOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        if not self.model:
-            raise ValueError("model: none is given. Name a folder or a Hub id with --model.")
-        if not self.output_dir:
-            raise ValueError(
-                "output_dir: none is given. Name a folder for the results with --output_dir."
-            )
         if (self.protocol and self.class_names) or not (
-            self.protocol or self.class_names or self.retrieval
+            self.protocol or self.class_names or (self.retrieval and not self.data)
         ):
             raise ValueError(
                 f"protocol: give either --protocol ({', '.join(PROTOCOLS)}), or --class_names for your own sets, or "
                 "--retrieval alone."
             )
-        if not self.protocol and not self.class_names:
-            names = ("data", "sets", "language", "label_column", "templates", "bare_names")
-            self._refuse(names, "applies to labelled sets. Give --protocol or --class_names too.")
-        if self.widths != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
-            raise ValueError(
-                f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them."
-            )
-        if self.widths and self.text_model:
-            raise ValueError(
-                "widths: truncate one model's own embeddings. Leave out --text_model or --widths."
-            )
-        if not self.retrieval:
-            self._refuse(
-                ("caption_columns",),
-                "applies to --retrieval NAME=SOURCE, which is not given. Add it.",
-            )
         if self.class_names and (self.sets or not self.data):
             raise ValueError(
                 "data: with --class_names, the sets are those given by --data NAME=SOURCE."
-            )
-        if self.class_names and self.templates == OURS:
-            raise ValueError(
-                "templates: ours belong to the sets of ELEVATER. Give --protocol, or a JSON file."
             )
         if self.protocol and self.language:
             raise ValueError(
                 f"language: a protocol has its own language; {self.language} applies to --class_names. Choose one of "
                 f"the protocols {', '.join(PROTOCOLS)}."
             )
-
-    def _refuse(self, names: Iterable[str], reason: str):
-        """Refuse options that differ from their defaults."""
-        for option in fields(self):
-            default = (
-                option.default if option.default_factory is MISSING else option.default_factory()
-            )
-            if option.name in names and getattr(self, option.name) != default:
-                raise ValueError(f"{option.name}: {reason}")

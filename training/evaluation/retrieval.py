@@ -1,9 +1,8 @@
 """Image-text retrieval: images with captions from any source, and recall at k in both directions."""
 
-import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from training.evaluation.metrics import grouped_interval, right_ranks
 from training.teachers import DualEncoder
 from training.teachers.images import digest_images
 from training.text.writing_systems import LANGUAGES
+from training.utils.keys import Digest
 from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
@@ -53,26 +53,17 @@ class RetrievalSet:
     revision: str | None = None
     unusable: dict[str, int] = field(default_factory=dict)
 
-    @cached_property
-    def digest(self) -> str:
-        """Digest of all encoded images in their order, which cached embeddings are keyed by."""
-        return digest_images(self.rows)
-
     def describe(self) -> dict[str, Any]:
         """Facts about the set for `results.json`."""
-        content = repr(
-            (
-                self.digest,
-                self.captions,
-                {each: pairs.tolist() for each, pairs in self.pairs.items()},
-            )
+        content = json.dumps(
+            [self.captions, {key: each.tolist() for key, each in self.pairs.items()}]
         )
+        version = Digest().add(digest_images(self.rows), content).hex()
         return {
             "set": self.name,
             "source": self.source,
             "split": self.split,
-            "revision": self.revision
-            or hashlib.blake2b(content.encode(), digest_size=16).hexdigest(),
+            "revision": self.revision or version,
             "images": len(self.rows),
             "captions": {language: len(texts) for language, texts in self.captions.items()},
             "unusable_captions": self.unusable,
@@ -138,24 +129,23 @@ def make_retrieval_set(
     """
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     images = images if image_column == "image" else images.rename_column(image_column, "image")
-    numbers: dict[bytes, int] = {}
+    numbers: dict[str, int] = {}  # of images, by digest
     first_rows, image_numbers = [], []
     for row, cell in enumerate(images):
-        digest = hashlib.blake2b(encoded_bytes(cell["image"]), digest_size=16).digest()
+        digest = Digest().add(encoded_bytes(cell["image"])).hex()
         if digest not in numbers:
             numbers[digest] = len(numbers)
             first_rows.append(row)
         image_numbers.append(numbers[digest])
     captions, pairs, unusable = {}, {}, {}
     for language, column in caption_columns.items():
-        cells = [usable_captions(cell) for cell in rows[column]]
-        found = [
-            (image, text)
-            for image, (texts, _) in zip(image_numbers, cells, strict=True)
-            for text in texts
-        ]
-        found = list(dict.fromkeys(found))  # a caption that an image has twice counts once
-        if left_out := sum(cause not in EXPECTED_CAUSES for _, causes in cells for cause in causes):
+        found: dict[tuple[int, str], None] = {}  # a caption that an image has twice counts once
+        left_out = 0
+        for image, cell in zip(image_numbers, rows[column], strict=True):
+            texts, causes = usable_captions(cell)
+            found |= dict.fromkeys((image, text) for text in texts)
+            left_out += sum(cause not in EXPECTED_CAUSES for cause in causes)
+        if left_out:
             unusable[language] = left_out
         if not found:
             raise ValueError(
@@ -230,26 +220,21 @@ def score(
         Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`. Their intervals take into account that
         captions of an image are found or missed together.
     """
-    pairs, rows = retrieval_set.pairs[language], []
+    pairs, rows = retrieval_set.pairs[language], list[Row]()
     found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
     # the captions of an image are a group, unless a caption has several images
     image_of_text = pairs[:, 0] if len(pairs) == len(texts) else torch.arange(len(texts))
-    directions = {
-        "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
-        "text_to_image": (found_images, len(images), image_of_text),
-    }
-    fields: dict[str, Any] = {
-        "model": model,
-        "stage": stage,
-        "set": retrieval_set.name,
-        "protocol": PROTOCOL,
-    }
-    fields |= {"language": language, "seed": seed}
-    for direction, (found, num_candidates, groups) in directions.items():
-        for k in (k for k in ks if k <= num_candidates):
-            hits = found < k
-            value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, groups)
-            rows.append(Row(metric=f"{direction}_R@{k}", value=value, interval=interval, **fields))
+    fields: dict[str, Any] = {"set": retrieval_set.name, "language": language, "stage": stage}
+    for direction, found, num_candidates, groups in (
+        ("image_to_text", found_texts, len(texts), torch.arange(len(found_texts))),
+        ("text_to_image", found_images, len(images), image_of_text),
+    ):
+        for k in ks:
+            if k <= num_candidates:
+                hits = found < k
+                row = Row(model=model, metric=f"{direction}_R@{k}", value=0.0, protocol=PROTOCOL)
+                value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, groups)
+                rows.append(replace(row, value=value, interval=interval, seed=seed, **fields))
     return rows
 
 
@@ -272,25 +257,22 @@ def measure(
 
 def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet]) -> str:
     """Recall in percent as a Markdown table, one row per model, set and language, followed by the size of each set."""
-    found = [row for row in rows if row.protocol == PROTOCOL]
-    metrics = list(dict.fromkeys(row.metric for row in found))
+    found: dict[tuple, dict[str, str]] = {}
+    for row in rows:
+        if row.protocol == PROTOCOL:
+            line = found.setdefault((row.model, row.set, row.language), {})
+            line[row.metric] = f"{100 * row.value:.1f}"
+    metrics = list(dict.fromkeys(metric for line in found.values() for metric in line))
     header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
     lines = [header, ["---"] * len(header)]
-    for key in dict.fromkeys((row.model, row.set, row.language) for row in found):
-        values = {
-            row.metric: row.value for row in found if (row.model, row.set, row.language) == key
-        }
-        cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
-        lines.append([*map(str, key), *cells])
+    for key, line in found.items():
+        lines.append([*map(str, key), *(line.get(metric, "") for metric in metrics)])
     parts = [markdown_table(lines)]
     for each in retrieval_sets:
-        counts = ", ".join(
-            f"{len(texts):,} {language} captions" for language, texts in each.captions.items()
-        )
-        counts += "".join(
-            f", {count:,} {language} without letters left out"
-            for language, count in each.unusable.items()
-        )
-        source = " ".join(filter(None, (each.source, each.split)))
-        parts.append(f"{each.name}: {source}, {len(each.rows):,} images, {counts}")
+        facts = [each.source, f"{len(each.rows):,} images"]
+        for language, texts in each.captions.items():
+            facts.append(f"{len(texts):,} {language} captions")
+            if language in each.unusable:
+                facts.append(f"{each.unusable[language]:,} {language} without letters left out")
+        parts.append(f"{each.name}: {', '.join(facts)}")
     return "\n\n".join(parts)

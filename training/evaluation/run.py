@@ -1,8 +1,8 @@
 """One evaluation: the tasks and data that the options name, all models on all of them, and the files of the result."""
 
 import gc
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -11,12 +11,11 @@ from typing import Any
 import evaluate
 import torch
 from accelerate import PartialState
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.evaluation.classify import (
-    Measurement,
     class_embeddings,
     joint_name,
     measure,
@@ -26,6 +25,7 @@ from training.evaluation.classify import (
 from training.evaluation.encoder import Embeddings, encode_shared
 from training.evaluation.options import EvalOptions
 from training.evaluation.retrieval import (
+    PROTOCOL,
     RetrievalSet,
     open_retrieval_set,
     retrieval_table,
@@ -75,7 +75,6 @@ AGREEMENT = "agreement"
 SCORE = "elevater_score"
 MISSING = "missing data"
 BARE_NAME = Templates(("{}",), "none")
-RESIZING = {True: "squashed", False: "cropped", None: "prepared by the model"}
 TASK_COLUMNS = ["set", "protocol", "language", "metric", "images", "source", "split", "revision", "names",
                 "templates", "num_templates", "differs"]  # fmt: skip
 
@@ -109,8 +108,6 @@ class EvalTask:
         class_names: Names of the classes in all languages.
         names_source: Source of the names of the candidate classes.
         templates: Prompt templates.
-        metric: Metric that the table shows.
-        squashed: Whether images are resized to a square without a crop. None: as the model's image processor does.
     """
 
     set: str
@@ -119,14 +116,6 @@ class EvalTask:
     class_names: ClassNames
     names_source: str
     templates: Templates
-    metric: str = "top1"
-    squashed: bool | None = None
-
-    @property
-    def title(self) -> str:
-        """Protocol and language; a named protocol has only one language."""
-        named = self.protocol.removesuffix(BARE) in PROTOCOLS
-        return self.protocol if named else f"{self.protocol}, {self.language}"
 
     @property
     def candidates(self) -> list[str]:
@@ -134,14 +123,14 @@ class EvalTask:
         return self.class_names.in_language(self.language)
 
     @property
-    def images_key(self) -> Hashable:
-        """Key of the embeddings of the images."""
-        return self.set, self.squashed
-
-    @property
     def classes_key(self) -> Hashable:
         """Key of the embeddings of the classes."""
         return tuple(self.candidates), self.templates.lines
+
+    @property
+    def metric(self) -> str:
+        """Metric that the table shows."""
+        return SETS[self.set].metric if self.protocol.removesuffix(BARE) in PROTOCOLS else "top1"
 
 
 def protocol_tasks(
@@ -166,12 +155,14 @@ def protocol_tasks(
             class_names = ClassNames.read(name)
             sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
         for protocol in protocols:
-            language, eval_set = PROTOCOLS[protocol], SETS[name]
-            forms = {"": templates_of(name, language, templates)}
-            forms |= {BARE: BARE_NAME} if bare_names else {}
-            for form, lines in forms.items():
-                fields = (name, protocol + form, language, class_names, sources[language], lines)
-                tasks.append(EvalTask(*fields, eval_set.metric, eval_set.squashed))
+            language = PROTOCOLS[protocol]
+            forms = {protocol: templates_of(name, language, templates)}
+            if bare_names:
+                forms[protocol + BARE] = BARE_NAME
+            tasks += [
+                EvalTask(name, form, language, class_names, sources[language], lines)
+                for form, lines in forms.items()
+            ]
     return tasks
 
 
@@ -186,49 +177,36 @@ def _own_tasks(options: EvalOptions, sets: Sequence[str]) -> list[EvalTask]:
     source = options.class_names if options.class_names in SETS else Path(options.class_names).name
     tasks = []
     for name, language in product(sets, languages):
-        forms = {"": BARE_NAME}
+        forms = {CLASS_NAMES: BARE_NAME}
         if options.templates not in SOURCES:
-            lines = read_templates(options.templates, language, name)
-            forms = {"": lines} | ({BARE: BARE_NAME} if options.bare_names else {})
-        for form, templates in forms.items():
-            protocol = CLASS_NAMES + form
-            tasks.append(EvalTask(name, protocol, language, class_names, source, templates))
+            forms = {CLASS_NAMES: read_templates(options.templates, language, name)}
+            if options.bare_names:
+                forms[CLASS_NAMES + BARE] = BARE_NAME
+        tasks += [
+            EvalTask(name, form, language, class_names, source, lines)
+            for form, lines in forms.items()
+        ]
     return tasks
 
 
-def _find_sources(options: EvalOptions) -> dict[str, Source]:
-    """Source of each set that `data` names, as SET=SOURCE; without a protocol, a source alone also names the set."""
-    sources: dict[str, Source] = {}
-    for entry in options.data:
-        name, separator, location = entry.partition("=")
-        if options.class_names and not separator:
-            name, location = entry, entry
-        elif options.protocol and name not in SETS:
+def _named_sources(field: str, entries: Sequence[str], names_itself: bool) -> dict[str, str]:
+    """Locations by name, from entries NAME=SOURCE; with `names_itself`, a source alone is also its name."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, _, location = entry.partition("=")
+        location = entry if names_itself and "=" not in entry else location
+        if not location or name in found:
             raise ValueError(
-                f"data: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE."
+                f"{field}: {entry!r} names no source, or a name twice. Give NAME=SOURCE, each name once."
             )
-        if not location:
-            raise ValueError(f"data: {entry!r} names no source. Give {name}=SOURCE.")
-        if name in sources:
-            raise ValueError(f"data: {name} is given twice. Give each set one source.")
-        columns = options.image_column, options.label_column
-        sources[name] = Source(location, options.split, *columns, options.allow_paths)
-    return sources
+        found[name] = location
+    return found
 
 
 def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
-    found: dict[str, RetrievalSet] = {}
-    for entry in options.retrieval:
-        name, _, location = entry.partition("=") if "=" in entry else (entry, "", entry)
-        if name in found or not (name and location):
-            raise ValueError(
-                f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE."
-            )
-        columns = options.image_column, options.caption_columns
-        found[name] = open_retrieval_set(
-            name, location, options.split, *columns, options.allow_paths
-        )
-    return list(found.values())
+    columns = options.split, options.image_column, options.caption_columns, options.allow_paths
+    named = _named_sources("retrieval", options.retrieval, True)
+    return [open_retrieval_set(name, location, *columns) for name, location in named.items()]
 
 
 @dataclass(frozen=True)
@@ -256,7 +234,8 @@ class Evaluation:
         Raises:
             ValueError: An option names something that does not exist, or no set is available.
         """
-        sources, missing = _find_sources(options), dict[str, str]()
+        sources = _named_sources("data", options.data, not options.protocol)
+        missing: dict[str, str] = {}
         tasks: list[EvalTask] = []
         if options.protocol:
             names = options.sets or ["all" if imagenet_is_installed() else "elevater"]
@@ -271,15 +250,16 @@ class Evaluation:
         class_names = {task.set: task.class_names for task in tasks}
         if unused := sorted(set(sources) - set(class_names)):
             raise ValueError(
-                f"data: {unused} are not among --sets, {', '.join(class_names)}. Add them there."
+                f"data: {unused} are not among the sets {', '.join(class_names)}. Name sets with --sets."
             )
         retrieval_sets = _open_retrieval_sets(options)
+        columns = options.split, options.image_column, options.label_column, options.allow_paths
         sets: dict[str, LabelledSet] = {}
         # those that `data` names first, so that a wrong source is reported before a download
         ordered = sorted(class_names, key=lambda name: name not in sources)
         for name in tqdm(ordered, desc="test sets", unit="set", leave=False):
+            source = Source(sources[name], *columns) if name in sources else Source(HUB)
             eval_set = SETS[name] if options.protocol else None
-            source = sources.get(name, Source(HUB))
             try:
                 sets[name] = open_set(name, source, class_names[name], eval_set)
             except MissingDataError as error:
@@ -344,27 +324,32 @@ class Evaluation:
         described = model.describe()  # raises if the model does not state how texts are prepared
         tensors: dict[Hashable, Tensor] = {}
         cut: dict[str, int] = {}  # number of truncated texts by set
+        for set_name, labelled in self.sets.items():
+            squash = True if self.options.protocol and SETS[set_name].squashed else None
+            tensors[set_name] = _encode_images(model, state, labelled.rows, set_name, squash)
         for task in self._available():
-            if task.images_key not in tensors:
-                labelled = self.sets[task.set]
-                tensors[task.images_key] = _encode_images(model, state, labelled, task.squashed)
+            names, lines = task.candidates, task.templates.lines
             if task.classes_key not in tensors:
-                tensors[task.classes_key] = _encode_classes(model, state, task)
-            prompts = product(task.candidates, task.templates.lines)
-            texts = [line.format(candidate) for candidate, line in prompts]
-            cut[f"{task.set}, {task.title}"] = model.count_truncated(texts)
+                tensors[task.classes_key] = _encode_classes(model, state, names, lines)
+            texts = [line.format(candidate) for candidate, line in product(names, lines)]
+            cut[f"{task.set}, {task.protocol}, {task.language}"] = model.count_truncated(texts)
         for each in self.retrieval_sets:
-            tensors[each.name] = _encode_images(model, state, each)
+            tensors["images", each.name] = _encode_images(model, state, each.rows, each.name)
             for language, captions in each.captions.items():
                 tensors[each.name, language] = _encode_captions(model, state, captions)
                 cut[f"{each.name}, {language}"] = model.count_truncated(captions)
         facts = {"name": name, "weights": weights_fingerprint(model.model)} | described
-        teacher = getattr(model.config, "teacher", None)
-        rotation = getattr(model.model, "rotation", None)
+        embeddings = Embeddings(
+            name,
+            model.revision,
+            getattr(model.config, "teacher", None),
+            getattr(model.config, "teacher_weights", None),
+            getattr(model.model, "rotation", None),
+            tensors,
+        )
         del model
         gc.collect()  # before the next model is loaded: two large models may not fit in memory together
-        texts_cut = {key: count for key, count in cut.items() if count}
-        return Embeddings(name, name, teacher, rotation, tensors), facts | {"texts_cut": texts_cut}
+        return embeddings, facts | {"texts_cut": {key: num for key, num in cut.items() if num}}
 
     def measure(self, images: Embeddings, texts: Embeddings) -> list[Row]:
         """Rows of all tasks, of the agreement of languages, and of retrieval.
@@ -374,95 +359,81 @@ class Evaluation:
         name, rows = joint_name(images.name, texts.name), list[Row]()
         predictions: dict[str, dict[str, Tensor]] = {}  # by title of the set and by language
         for task in self._available():
-            measured = self._measure_task(task, images, texts)
+            labels = self.sets[task.set].labels
+            found, classes = images.tensors[task.set], texts.tensors[task.classes_key]
+            require_equal_widths(images.name, found, texts.name, classes)
+            try:
+                measured = measure(found, classes, labels, task_metrics(labels, task.metric))
+            except ValueError as error:
+                raise ValueError(f"data: {task.set}: {error}") from error
             title = self._title(task.set)
-            fields = {"protocol": task.protocol, "language": task.language}
-            rows += measured.rows(model=name, set=title, **fields)
+            rows += measured.rows(
+                model=name, set=title, protocol=task.protocol, language=task.language
+            )
             if not task.protocol.endswith(BARE):
                 predictions.setdefault(title, {})[task.language] = measured.predictions
-        for title, found in predictions.items():
-            if len(found) > 1:
-                classes = torch.stack([*found.values()], 1)
-                share = Agreement().compute(predictions=classes.tolist())[AGREEMENT]
-                languages = ", ".join(found)
-                agreement = Row(
-                    model=name, metric=AGREEMENT, value=share, set=title, language=languages
-                )
-                rows.append(agreement)
+        for title, by_language in predictions.items():
+            if len(by_language) > 1:
+                columns = torch.stack([*by_language.values()], 1).tolist()
+                share = Agreement().compute(predictions=columns)[AGREEMENT]
+                row = Row(model=name, metric=AGREEMENT, value=share, set=title)
+                rows.append(replace(row, language=", ".join(by_language)))
         for each in self.retrieval_sets:
+            found = images.tensors["images", each.name]
             for language in each.captions:
-                found_images, found_texts = (
-                    images.tensors[each.name],
-                    texts.tensors[each.name, language],
-                )
-                require_equal_widths(images.name, found_images, texts.name, found_texts)
-                rows += score(each, language, found_images, found_texts, name)
+                captions = texts.tensors[each.name, language]
+                require_equal_widths(images.name, found, texts.name, captions)
+                rows += score(each, language, found, captions, name)
         return rows
-
-    def _measure_task(self, task: EvalTask, images: Embeddings, texts: Embeddings) -> Measurement:
-        labels = self.sets[task.set].labels
-        found, classes = images.tensors[task.images_key], texts.tensors[task.classes_key]
-        require_equal_widths(images.name, found, texts.name, classes)
-        try:
-            return measure(found, classes, labels, task_metrics(labels, task.metric))
-        except ValueError as error:
-            raise ValueError(f"data: {task.set}: {error}") from error
 
     def scores(self, rows: Sequence[Row]) -> list[Row]:
         """The ELEVATER score of every model and protocol: the mean of the protocol's metric over the twenty sets.
 
         A protocol with a missing set, or a set that differs from its test split, has no score.
         """
-        values, found = _values(rows), []
-        whole = [name for name in self._of_score() if not self.sets[name].differences]
-        if len(whole) < len(ELEVATER):
+        if self._num_whole() < len(ELEVATER):
             return []
-        for model in dict.fromkeys(row.model for row in rows):
-            for title, tasks in self._by_title().items():
-                if title in PROTOCOLS:
-                    language = PROTOCOLS[title]
-                    keys = [(model, each, title, language, tasks[each].metric) for each in whole]
-                    mean = fmean(values[key] for key in keys)
-                    row = Row(
-                        model=model, metric=SCORE, value=mean, protocol=title, language=language
-                    )
-                    found.append(row)
-        return found
+        values: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            in_score = row.set in ELEVATER and row.metric == ELEVATER[row.set].metric
+            if row.protocol in PROTOCOLS and in_score:
+                values.setdefault((row.model, row.protocol), []).append(row.value)
+        return [
+            Row(
+                model=model,
+                metric=SCORE,
+                value=fmean(found),
+                protocol=protocol,
+                language=PROTOCOLS[protocol],
+            )
+            for (model, protocol), found in values.items()
+        ]
 
     def table(self, rows: Sequence[Row]) -> str:
-        """One row per model and protocol, one column per set, in percent."""
-        columns = list(dict.fromkeys(task.set for task in self.tasks))
-        header = ["model", "protocol", *map(self._title, columns)]
-        header += ["ELEVATER score"] if self.options.protocol else []
-        lines, values = [header, ["---"] * len(header)], _values(rows)
-        for model in dict.fromkeys(row.model for row in rows):
-            for title, tasks in self._by_title().items():
-                cells = [self._cell(values, model, tasks.get(name)) for name in columns]
-                cells += [self._score_cell(values, model, tasks)] if self.options.protocol else []
-                lines.append([model, title, *cells])
+        """One row per model, protocol and language, one column per set, in percent; of own sets top-1 and top-5."""
+        metrics = {task.set: [task.metric] for task in self.tasks}
+        header = ["model", "protocol", "language", *map(self._title, metrics)]
+        if self.options.protocol:
+            header.append("ELEVATER score")
+        values = {
+            (row.model, row.protocol, row.language, row.set, row.metric): f"{100 * row.value:.1f}"
+            for row in rows
+        }
+        lines = [header, ["---"] * len(header)]
+        for model, protocol, language in dict.fromkeys(key[:3] for key in values if key[1]):
+            key = model, protocol, language
+            if protocol == PROTOCOL:
+                continue
+            cells = []
+            for name, shown in metrics.items():
+                wanted = [*shown, "top5"] if self.options.class_names else shown
+                found = [values.get((*key, self._title(name), metric)) for metric in wanted]
+                cells.append(" / ".join(filter(None, found)) if name in self.sets else MISSING)
+            if self.options.protocol:
+                whole = f"{self._num_whole()} of {len(ELEVATER)} whole sets"
+                cells.append(values.get((*key, None, SCORE), whole))
+            lines.append([*map(str, key), *cells])
         return markdown_table(lines)
-
-    def _cell(self, values: dict[tuple, float], model: str, task: EvalTask | None) -> str:
-        """Value of a set in percent; of the user's own sets, top-1 and top-5."""
-        if task is None:
-            return ""
-        if task.set not in self.sets:
-            return MISSING
-        shown = [task.metric, "top5"] if self.options.class_names else [task.metric]
-        key = (model, self._title(task.set), task.protocol, task.language)
-        found = [values.get((*key, metric)) for metric in shown]
-        return " / ".join(f"{100 * value:.1f}" for value in found if value is not None)
-
-    def _score_cell(
-        self, values: dict[tuple, float], model: str, tasks: Mapping[str, EvalTask]
-    ) -> str:
-        """The score, or how many of the sets are there and how many of them differ from the protocol."""
-        task = next(iter(tasks.values()))
-        score = values.get((model, None, task.protocol, task.language, SCORE))
-        if score is not None:
-            return f"{100 * score:.1f}"
-        differ = [bool(self.sets[name].differences) for name in tasks if name in self._of_score()]
-        return f"{len(differ)} of {len(ELEVATER)}" + f", {sum(differ)} differ" * any(differ)
 
     def _tasks_table(self) -> str:
         """Metric, data, class names and templates of every task, and its differences from the protocol."""
@@ -475,11 +446,7 @@ class Evaluation:
 
     def _describe(self, task: EvalTask) -> dict[str, Any]:
         """Facts about a task and its data for `results.json`."""
-        labelled = self.sets.get(task.set)
-        differs = [*labelled.differences] if labelled else []
-        if labelled and task.protocol == "elevater-en" and task.templates.source != CLIP_BENCHMARK:
-            differs.append("templates are not ELEVATER's")
-        return {
+        facts = {
             "set": task.set,
             "protocol": task.protocol,
             "language": task.language,
@@ -488,13 +455,20 @@ class Evaluation:
             "names": task.names_source,
             "templates": task.templates.source,
             "num_templates": len(task.templates.lines),
-            "images_are": RESIZING[task.squashed],
-            "source": labelled and labelled.source,
-            "split": labelled and labelled.split,
-            "revision": labelled and (labelled.revision or labelled.version),
-            "images": labelled and len(labelled.rows),
-            "differs": differs,
             "missing": self.missing.get(task.set),
+        }
+        if task.set not in self.sets:
+            return facts
+        labelled = self.sets[task.set]
+        differs = [*labelled.differences]
+        if task.protocol == "elevater-en" and task.templates.source != CLIP_BENCHMARK:
+            differs.append("templates are not ELEVATER's")
+        return facts | {
+            "source": labelled.source,
+            "split": labelled.split,
+            "revision": labelled.revision or labelled.version,
+            "images": len(labelled.labels),
+            "differs": differs,
         }
 
     def _available(self) -> list[EvalTask]:
@@ -502,18 +476,11 @@ class Evaluation:
 
     def _title(self, name: str) -> str:
         """Name of a set in rows and tables, which says if it is a part."""
-        return set_title(name, len(self.sets[name].rows)) if name in self.sets else name
+        return set_title(name, len(self.sets[name].labels)) if name in self.sets else name
 
-    def _by_title(self) -> dict[str, dict[str, EvalTask]]:
-        """Tasks by protocol and language, and by set."""
-        found: dict[str, dict[str, EvalTask]] = {}
-        for task in self.tasks:
-            found.setdefault(task.title, {})[task.set] = task
-        return found
-
-    def _of_score(self) -> list[str]:
-        """The available sets that count for the ELEVATER score."""
-        return [name for name in self.sets if name in ELEVATER]
+    def _num_whole(self) -> int:
+        """Number of available sets that count for the ELEVATER score and equal the protocol's."""
+        return sum(not each.differences for name, each in self.sets.items() if name in ELEVATER)
 
     def _missing_sets(self) -> list[str]:
         """The missing sets, grouped by their reason."""
@@ -524,45 +491,35 @@ class Evaluation:
 
 
 def _encode_images(
-    model: DualEncoder,
-    state: PartialState,
-    dataset: LabelledSet | RetrievalSet,
-    squashed: bool | None = None,
+    model: DualEncoder, state: PartialState, rows: Dataset, name: str, squash: bool | None = None
 ) -> Tensor:
     """Embeddings of the images of a set, (N, D) float32, L2-normalized."""
 
     def encode(start: int, stop: int) -> Tensor:
         try:
-            return model.encode_images(dataset.rows.select(range(start, stop)), squash=squashed)
+            return model.encode_images(rows.select(range(start, stop)), squash=squash)
         except ValueError as error:
-            raise ValueError(
-                f"data: {dataset.name} ({dataset.source}), from row {start}: {error}"
-            ) from error
+            raise ValueError(f"data: {name}, from row {start}: {error}") from error
 
-    return encode_shared(state, len(dataset.rows), encode)
+    return encode_shared(state, len(rows), encode)
 
 
-def _encode_classes(model: DualEncoder, state: PartialState, task: EvalTask) -> Tensor:
-    """Embeddings of the candidate classes, (C, D) float32, L2-normalized."""
-    names = task.candidates
-
-    def encode(start: int, stop: int) -> Tensor:
-        return class_embeddings(model, names[start:stop], task.templates.lines)
-
-    return encode_shared(state, len(names), encode)
+def _encode_classes(
+    model: DualEncoder, state: PartialState, names: Sequence[str], lines: Sequence[str]
+) -> Tensor:
+    """Embeddings of candidate classes, (C, D) float32, L2-normalized."""
+    return encode_shared(
+        state,
+        len(names),
+        lambda start, stop: class_embeddings(model, names[start:stop], lines),
+    )
 
 
 def _encode_captions(model: DualEncoder, state: PartialState, captions: Sequence[str]) -> Tensor:
     """Embeddings of captions, (T, D) float32, L2-normalized. Equal captions have the same, so that they tie."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
     unique = list(numbers)
-
-    def encode(start: int, stop: int) -> Tensor:
-        return model.encode_texts(unique[start:stop])
-
-    embeddings = encode_shared(state, len(unique), encode)
+    embeddings = encode_shared(
+        state, len(unique), lambda start, stop: model.encode_texts(unique[start:stop])
+    )
     return embeddings[[numbers[text] for text in captions]]
-
-
-def _values(rows: Sequence[Row]) -> dict[tuple, float]:
-    return {(row.model, row.set, row.protocol, row.language, row.metric): row.value for row in rows}

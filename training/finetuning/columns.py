@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import ClassLabel, Dataset
 
@@ -31,28 +30,22 @@ class Columns:
     def describe(self) -> str:
         """What is used, such as `image column: image, zh captions: title`."""
         kind = "class names" if self.are_labels else "captions"
-        parts = [f"image column: {self.image}"] + ([] if self.captions else ["no captions"])
-        parts += [f"{language} {kind}: {column}" for language, column in self.captions.items()]
-        return ", ".join(parts)
+        parts = [f"{language} {kind}: {column}" for language, column in self.captions.items()]
+        return ", ".join([f"image column: {self.image}", *parts])
 
     def captions_of(self, rows: Dataset) -> dict[str, list[list[str]]]:
         """Usable captions of each row by language. A column of two languages is divided by script."""
-        columns = list(self.captions.values())
-        found: dict[str, list[list[str]]] = {}
-        for language, column in self.captions.items():
-            is_shared = columns.count(column) > 1
-            found[language] = [
-                [text for text in texts if not is_shared or language_of(text) == language]
-                for texts in texts_of(rows, column)
-            ]
+        found = {language: texts_of(rows, column) for language, column in self.captions.items()}
+        if len({*self.captions.values()}) < len(self.captions):
+            for language, cells in found.items():
+                found[language] = [
+                    [text for text in texts if language_of(text) == language] for texts in cells
+                ]
         return found
 
 
 def find_columns(
-    rows: Dataset,
-    image_column: str = "image",
-    caption_columns: Mapping[str, str] | None = None,
-    needs_captions: bool = True,
+    rows: Dataset, image_column: str = "image", caption_columns: Mapping[str, str] | None = None
 ) -> Columns:
     """Find the columns of images and captions.
 
@@ -61,56 +54,42 @@ def find_columns(
         image_column: Column of the images.
         caption_columns: Caption columns by language. Default: the columns `en` and `zh` that exist, or else `caption`
             or `label`, in the languages of its texts.
-        needs_captions: Whether data without captions are refused.
 
     Raises:
         ValueError: A column does not exist, or none has captions in English or Chinese.
     """
     names = rows.column_names
     captions = dict(caption_columns or {each: each for each in LANGUAGES if each in names})
-    for name in (image_column, *captions.values()):
-        if name not in names:
-            raise ValueError(
-                f"data: there is no column {name!r}, only {', '.join(names)}. Name the right ones: --image_column "
-                "COLUMN, --caption_columns.zh COLUMN."
-            )
-    for language in captions:
-        if language not in LANGUAGES:
-            raise ValueError(
-                f"caption_columns.{language}: fine-tuning knows the languages {' and '.join(LANGUAGES)}. Name one."
-            )
     column = next((name for name in (CAPTION, LABEL) if name in names), None)
     if not captions and column is not None:
         probe = rows.select(evenly_spaced_rows(len(rows), MAX_PROBED)).select_columns(column)
         spoken = [language_of(text) for texts in texts_of(probe, column) for text in texts]
-        for language in LANGUAGES:
-            if spoken and spoken.count(language) >= MIN_SHARE * len(spoken):
-                captions[language] = column
-    if not captions and needs_captions:
+        enough = max(1, MIN_SHARE * len(spoken))
+        captions = {each: column for each in LANGUAGES if spoken.count(each) >= enough}
+    if not captions or not {image_column, *captions.values()} <= {*names}:
         raise ValueError(
-            f"data: which column has the captions, of {', '.join(names)}? Name it: --caption_columns.zh COLUMN, and "
-            "in the same way for English (en). Images need one folder per class, without images beside them, or a "
-            "text file for each (1.txt for 1.jpg)."
+            f"data: which columns of {', '.join(names)} have the images and the captions? Name them: --image_column "
+            "COLUMN, --caption_columns.zh COLUMN, and in the same way for English (en). Images need one folder per "
+            "class, without images beside them, or a text file for each (1.txt for 1.jpg)."
         )
-    labels = [
-        isinstance(rows.features[name], ClassLabel) or name == LABEL for name in captions.values()
-    ]
-    return Columns(image_column, captions, bool(labels) and all(labels))
+    if unknown := {*captions} - {*LANGUAGES}:
+        raise ValueError(
+            f"caption_columns: fine-tuning knows {' and '.join(LANGUAGES)}, not {', '.join(unknown)}. Name one."
+        )
+    features = [rows.features[name] for name in captions.values()]
+    are_labels = {*captions.values()} == {LABEL} or all(
+        isinstance(feature, ClassLabel) for feature in features
+    )
+    return Columns(image_column, captions, are_labels)
 
 
 def texts_of(rows: Dataset, column: str) -> list[list[str]]:
     """Usable texts of each cell of a column, without repetitions; class names as words."""
-    try:
-        cells: list[Any] = rows[column][:]
-    except UnicodeDecodeError as error:  # parquet has a flag for text, and no check
-        raise ValueError(
-            f"data: column {column!r} has damaged text ({error}). Write the file again."
-        ) from error
-    feature = rows.features[column]
-    if isinstance(feature, ClassLabel):
-        cells = [
-            feature.names[cell] if (cell or 0) >= 0 and cell is not None else None for cell in cells
-        ]
-    if column == LABEL:
-        cells = [cell.replace("_", " ") if isinstance(cell, str) else cell for cell in cells]
-    return [list(dict.fromkeys(usable_captions(cell)[0])) for cell in cells]
+    feature, texts = rows.features[column], []
+    for cell in rows[column]:
+        if isinstance(feature, ClassLabel):
+            cell = None if cell is None or cell < 0 else feature.names[cell]
+        if column == LABEL and isinstance(cell, str):
+            cell = cell.replace("_", " ")
+        texts.append(list(dict.fromkeys(usable_captions(cell)[0])))
+    return texts

@@ -1,6 +1,11 @@
 """Options of `training/finetune.py`. Nothing here imports torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from training.utils.ranges import Count, Positive, Seed, Weight
 
 MAX_GENERAL_LOSS = 0.02  # of every accuracy beyond the user's own data, as a fraction
 TABLE_FILE = "table.md"
@@ -18,8 +23,6 @@ class FinetuneOptions:
             the folder of the file.
         encoding: Encoding of the CSV, TSV, JSON Lines or text files, such as gb18030 or utf-16.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
-        general_data: Other images, on which the model should keep its accuracy, in any form of `data`. They replace
-            the crops of free photographs whose embeddings a loss keeps. With captions, accuracy is measured on 15 %.
         image_column: Column of the images or their paths.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise they are left out.
@@ -38,8 +41,7 @@ class FinetuneOptions:
         general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names
             and sentences that come with this project.
         photo_weight: Weight of the cosine distance to the embeddings of the starting model, and of the relative
-            squared distance to its feature maps, for the images of `general_data`, or else for mixed crops of a few
-            photographs that pip packages bring.
+            squared distance to its feature maps, for mixed crops of a few photographs that pip packages bring.
         seed: Seed of all randomness.
         resume: Whether to continue an interrupted run from its last checkpoint. Ten are written in all.
         overwrite: Whether to replace a model and other files in `output_dir`.
@@ -49,38 +51,18 @@ class FinetuneOptions:
     data: str
     output_dir: str
     encoding: str = "utf-8"
-    general_data: str | None = None
     image_column: str = "image"
     allow_paths: bool = False
-    caption_columns: dict[str, str] | None = None
+    caption_columns: Annotated[dict[str, str], Field(min_length=1)] | None = None
     split: str = "train"
     subset: str | None = None
-    validation_share: float | None = None
-    max_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float = 6e-4
-    anchor_weight: float = 0.3
-    general_weight: float = 6.0
-    photo_weight: float = 5.0
-    seed: int = 0
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_steps: Count | None = None
+    batch_size: Annotated[Count, Field(ge=2)] | None = None
+    learning_rate: Positive = 6e-4
+    anchor_weight: Weight = 0.3
+    general_weight: Weight = 6.0
+    photo_weight: Weight = 5.0
+    seed: Seed = 0
     resume: bool = False
     overwrite: bool = False
-
-    def __post_init__(self):
-        if self.validation_share is not None and not 0 < self.validation_share < 1:
-            raise ValueError(
-                f"validation_share: must be above 0 and below 1, got {self.validation_share}. Set one such as 0.15."
-            )
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(
-                f"max_steps: must be at least 1, got {self.max_steps}. Leave it out for the default."
-            )
-        if self.batch_size is not None and self.batch_size < 2:
-            raise ValueError(
-                f"batch_size: is {self.batch_size}, but the pairs of a batch are compared with each other. Set at "
-                "least 2."
-            )
-        if self.caption_columns is not None and not self.caption_columns:
-            raise ValueError(
-                "caption_columns: is empty. Name a column, such as --caption_columns.zh TITLE."
-            )

@@ -5,10 +5,11 @@ Source of the interpolation: WiSE-FT (Wortsman et al., arXiv 2109.01903).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from training.config import AlignRecipe
@@ -28,7 +29,7 @@ from training.hub import save_model, write_card
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.files import portable, write_text
-from training.utils.results import Results, Row, make_meta, markdown_table
+from training.utils.results import Results, Row, make_meta
 
 START, FINETUNED = "start", "finetuned"
 WEIGHTS = tuple(0.15 * number for number in range(1, 7))  # at 1, recall on photographs fell further
@@ -39,98 +40,28 @@ TOLERANCE = 1e-9  # of a comparison of numbers of queries
 
 
 @dataclass(frozen=True)
-class Start:
-    """The starting model.
+class Point:
+    """One interpolation between the starting model and the end of training.
 
     Args:
-        weights: Weights by name, on the CPU.
+        weight: Weight of the end of training, 0..1, of the image tower; 0 is the starting model.
         rows: Its accuracy.
         embeddings: Its embeddings of the validation split.
     """
 
-    weights: Mapping[str, Tensor]
-    rows: list[Row]
-    embeddings: Embeddings
-
-
-@dataclass(frozen=True)
-class Point:
-    """Accuracy of one interpolation.
-
-    Args:
-        weight: Weight of the end of training, 0..1, of the image tower; 0 is the starting model.
-        validation: Mean accuracy on the validation split, 0..1.
-        general: Every accuracy that should be kept, 0..1, by its name.
-    """
-
     weight: float
-    validation: float
-    general: Mapping[str, float]
+    rows: Sequence[Row]
+    embeddings: Embeddings | None = None
 
+    @property
+    def validation(self) -> float:
+        """Mean accuracy on the validation split, 0..1."""
+        return mean_of(self.rows, VALIDATION)
 
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a run.
-
-    Args:
-        before: Rows of the starting model.
-        after: Rows of the finished model, in the same order.
-        points: Points between the starting model and the end of training.
-        chosen: Point of the finished model.
-        queries: Number of queries of every accuracy that should be kept, by its name.
-        notes: Sentences about what the sets cannot show.
-    """
-
-    before: list[Row]
-    after: list[Row]
-    points: list[Point]
-    chosen: Point
-    queries: Mapping[str, int]
-    notes: list[str] = field(default_factory=list)
-
-    def worst(self) -> tuple[str, float]:
-        """Name of the accuracy that fell most, and its loss, 0..1 (below 0 if all rose)."""
-        start = self.points[0].general
-        name = max(start, key=lambda each: start[each] - self.chosen.general[each])
-        return name, start[name] - self.chosen.general[name]
-
-    def table(self) -> str:
-        """Accuracy before and after in percent, as Markdown."""
-        lines = [
-            ["set", "language", "metric", "before", "after", "95 % interval"],
-            ["---"] * 3 + ["---:"] * 3,
-        ]
-        for before, after in zip(self.before, self.after, strict=True):
-            low, high = after.interval or (after.value, after.value)
-            numbers = [
-                _percent(before.value),
-                _percent(after.value),
-                f"{_percent(low)} to {_percent(high)}",
-            ]
-            names = [str(after.set), str(after.language), after.metric.replace("_", " ")]
-            lines.append([*names, *numbers])
-        return markdown_table(lines)
-
-    def choice(self) -> str:
-        """Sentences about the chosen point, about the largest loss, and about what the sets cannot show."""
-        rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points beyond chance"
-        name, loss = self.worst()
-        fell = (
-            f"{_percent(loss)} points, {name} ({self.queries[name]} queries)"
-            if loss > 0
-            else "none measured"
-        )
-        chosen = (
-            f"The finished model is the starting model plus {self.chosen.weight:.2f} of the change in training "
-            f"({TEXT_SHARE * self.chosen.weight:.2f} in the text tower). It is the best point on the validation split "
-            f"{rule}. Largest loss: {fell}."
-        )
-        if not self.chosen.weight:
-            chosen = (
-                f"No point {rule} is better on the validation split than the starting model, so the finished model "
-                "equals it. More images help most."
-            )
-        return " ".join([chosen, *self.notes])
+    @property
+    def general(self) -> dict[str, float]:
+        """Every accuracy that should be kept, 0..1, by its name."""
+        return kept_values(self.rows)
 
 
 def interpolate(
@@ -168,12 +99,37 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
         lost = max(0.0, start[name] - value) * queries[name]
         return lost - math.sqrt(lost) <= max_loss * queries[name] + TOLERANCE
 
-    kept = [
-        point
-        for point in points
-        if all(keeps(name, value) for name, value in point.general.items())
-    ]
+    kept = [each for each in points if all(keeps(*item) for item in each.general.items())]
     return max(kept, key=lambda point: (point.validation, -point.weight))
+
+
+def largest_loss(start: Point, chosen: Point) -> tuple[str, float]:
+    """Name of the accuracy that fell most, and its loss, 0..1 (below 0 if all rose)."""
+    losses = {name: value - chosen.general[name] for name, value in start.general.items()}
+    name = max(losses, key=losses.__getitem__)
+    return name, losses[name]
+
+
+def describe(start: Point, chosen: Point, queries: Mapping[str, int]) -> str:
+    """Sentences about the chosen point, about the largest loss, and about losses that the sets cannot show."""
+    rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points beyond chance"
+    sentence = (
+        f"The finished model is the starting model plus {chosen.weight:.2f} of the change in training "
+        f"({TEXT_SHARE * chosen.weight:.2f} in the text tower). It is the best point on the validation split {rule}."
+    )
+    if not chosen.weight:
+        sentence = (
+            f"No point {rule} is better on the validation split than the starting model, so the finished model equals "
+            "it. More images help most."
+        )
+    name, loss = largest_loss(start, chosen)
+    fell = f"{_percent(max(0.0, loss))} points, {name} ({queries[name]} queries)"
+    sentences = [sentence, f"Largest loss: {fell}."]
+    for name, share in {each.partition(",")[0]: 1 / queries[each] for each in queries}.items():
+        if share > MAX_GENERAL_LOSS:
+            points = _percent(share)
+            sentences.append(f"{name.capitalize()} cannot show a loss below {points} points.")
+    return " ".join(sentences)
 
 
 def finish(
@@ -181,81 +137,67 @@ def finish(
     prepared: Prepared,
     recipe: AlignRecipe,
     measurer: Measurer,
-    start: Start,
-) -> Outcome:
-    """Choose a point between the starting model and the end of training, and write it with its report."""
+    weights: Mapping[str, Tensor],
+    start: Point,
+) -> str:
+    """Choose a point between the starting model and the end of training, and write it with its report.
+
+    Args:
+        options: Options of the command.
+        prepared: The user's images and captions.
+        recipe: Recipe of the training.
+        measurer: Measures the points.
+        weights: Weights of the starting model by name, on the CPU.
+        start: The starting model.
+
+    Returns:
+        The table of accuracy before and after, and sentences about the choice.
+    """
     model, processor = load_student(recipe.output_dir)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    points = [Point(0.0, mean_of(start.rows, VALIDATION), kept_values(start.rows))]
-    measured = [([replace(row, stage=FINETUNED) for row in start.rows], start.embeddings)]
+    points = [start]
     for weight in WEIGHTS:
-        model.load_state_dict(interpolate(start.weights, end, weight))
-        rows, embeddings = measurer.measure(model, FINETUNED)
-        points.append(Point(weight, mean_of(rows, VALIDATION), kept_values(rows)))
-        measured.append((rows, embeddings))
-    queries = {
-        name_of(row): measurer.num_queries(row)
-        for row in start.rows
-        if name_of(row) in points[0].general
-    }
+        model.load_state_dict(interpolate(weights, end, weight))
+        points.append(Point(weight, *measurer.measure(model, FINETUNED)))
+    kept = [row for row in start.rows if name_of(row) in start.general]
+    queries = {name_of(row): measurer.num_queries(row) for row in kept}
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
-    after, embeddings = measured[points.index(chosen)]
-    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(measurer, queries))
-    model.load_state_dict(interpolate(start.weights, end, chosen.weight))
+    model.load_state_dict(interpolate(weights, end, chosen.weight))
     output_dir = Path(options.output_dir)
-    final = partial(
-        save_model,
-        student=model,
-        processor=processor,
-        recipe=replace(recipe, output_dir=options.output_dir),
-    )
-    save_final(output_dir, final)
-    name, loss = outcome.worst()
-    languages = start.embeddings.captions
+    recipe = replace(recipe, output_dir=options.output_dir)
+    save = partial(save_model, student=model, processor=processor, recipe=recipe)
+    save_final(output_dir, save)
+    name, loss = largest_loss(start, chosen)
+    before, after = start.embeddings, chosen.embeddings
+    assert before is not None and after is not None
     facts = {
         "data": portable(options.data),
         "found": prepared.found,
-        "notes": [*prepared.notes, *outcome.notes],
+        "notes": prepared.notes,
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},
         "weight": chosen.weight,
-        "curve": [asdict(point) for point in points],
-        "kept": list(dict.fromkeys(name.partition(",")[0] for name in chosen.general)),
+        "curve": [
+            {"weight": each.weight, "validation": each.validation, "general": each.general}
+            for each in points
+        ],
+        "kept": list(dict.fromkeys(name.partition(",")[0] for name in queries)),
         "largest_loss": {"name": name, "value": loss, "queries": queries[name]},
         "cosine_to_start": {
-            "images": mean_cosine([start.embeddings.images], [embeddings.images]),
+            "images": mean_cosine(before.images, after.images),
             "texts": mean_cosine(
-                [start.embeddings.captions[each] for each in languages],
-                [embeddings.captions[each] for each in languages],
+                *(torch.cat([*each.captions.values()]) for each in (before, after))
             ),
         },
     }
-    meta = make_meta(
-        options.data,
-        options.seed,
-        command_of("python training/finetune.py", options),
-        finetune=facts,
-    )
-    results = Results(meta, [*outcome.before, *outcome.after])
+    command = command_of("python training/finetune.py", options)
+    meta = make_meta(options.data, options.seed, command, finetune=facts)
+    results = Results(meta, [*start.rows, *(replace(row, stage=FINETUNED) for row in chosen.rows)])
     results.write(output_dir)
     results.plot(output_dir)
-    write_text(output_dir / TABLE_FILE, f"{outcome.table()}\n\n{outcome.choice()}\n")
+    text = f"{results.table()}\n\n{describe(start, chosen, queries)}"
+    write_text(output_dir / TABLE_FILE, f"{text}\n")
     write_card(output_dir)
-    return outcome
-
-
-def _notes(measurer: Measurer, queries: Mapping[str, int]) -> list[str]:
-    """How the sets are counted, and which losses are too small for them to show."""
-    coarse: dict[str, int] = {}
-    for name, number in queries.items():
-        if 1 / number > MAX_GENERAL_LOSS:
-            coarse[name.partition(",")[0]] = number
-    notes = [
-        f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
-        for name, number in coarse.items()
-    ]
-    if any(each.is_merged for each in measurer.sets):
-        notes.append("Merged: a caption of several images is one text, which all of them match.")
-    return notes
+    return text
 
 
 def _percent(value: float) -> str:

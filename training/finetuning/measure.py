@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,7 +22,7 @@ from training.teachers import DualEncoder
 from training.utils.results import Row
 
 VALIDATION, GENERAL = "validation", "general texts"
-GENERAL_IMAGES, HELD_OUT = "general images", "held-out photographs"
+HELD_OUT = "held-out photographs"
 # recall at 1 and top-1: what shows a loss first
 KEPT_METRICS = ("_R@1", "top1")  # endings
 MODEL = "student"
@@ -80,29 +79,20 @@ class CaptionedImages:
             views: Number of rows for each photograph.
         """
         columns = {language: language for language in languages if any(rows[language])}
-        parts = [] if training is None else [training, rows]
-        names = {
-            language: sorted(
-                {text for part in parts for cell in part[language] for text in cell or []}
-            )
-            for language in (columns if parts else ())
-        }
+        names, captions, pairs = {}, {}, {}
+        if training is not None:
+            for language in columns:
+                cells = [*training[language], *rows[language]]
+                names[language] = sorted({text for cell in cells for text in cell or []})
         found = make_retrieval_set(name, rows, columns, "image", name)
-        captions, pairs = {}, {}
         for language, texts in found.captions.items():
             numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
             captions[language] = list(numbers)
-            pairs[language] = torch.tensor(
-                [(image, numbers[texts[text]]) for image, text in found.pairs[language].tolist()]
+            images = found.pairs[language][:, 0]
+            pairs[language] = torch.stack(
+                [images, torch.tensor([numbers[each] for each in texts])], 1
             )
         return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
-
-    @property
-    def is_merged(self) -> bool:
-        """Whether a caption has several images. Recall then has a name of its own."""
-        return not self.names and any(
-            len(pairs) > len(pairs[:, 1].unique()) for pairs in self.pairs.pairs.values()
-        )
 
     def encode(self, model: DualEncoder) -> Embeddings:
         """Encode the images and the captions."""
@@ -119,31 +109,24 @@ class CaptionedImages:
                 rows += self._classify(model, embeddings.images, language)
             else:
                 rows += retrieval.score(self.pairs, language, embeddings.images, texts, MODEL)
-        if self.is_merged:
-            rows = [replace(row, metric=row.metric.replace("_R@", "_merged_R@")) for row in rows]
         return rows
 
     def _classify(self, model: DualEncoder, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
         names, captions = self.names[language], self.pairs.captions[language]
-        numbers = {name: number for number, name in enumerate(names)}
+        numbers = torch.tensor([names.index(caption) for caption in captions])
+        pairs = self.pairs.pairs[language]
         labels = torch.zeros(len(images), len(names), dtype=torch.int8)
-        for image, caption in self.pairs.pairs[
-            language
-        ].tolist():  # an image may have several labels
-            labels[image, numbers[captions[caption]]] = 1
+        labels[pairs[:, 0], numbers[pairs[:, 1]]] = 1  # an image may have several labels
         labeled = labels.any(1)
         metrics = ["top1"]  # correct if it is one of them
         if (labels.sum(1) <= 1).all():
             labels, metrics = labels.argmax(1), ["top1", "top5"]
-        measured = measure(
-            images[labeled], class_embeddings(model, names), labels[labeled], metrics
-        )
+        classes = class_embeddings(model, names)
+        measured = measure(images[labeled], classes, labels[labeled], metrics)
         rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
-        return [
-            replace(row, interval=wilson_interval(row.value, int(labeled.sum()) // self.views))
-            for row in rows
-        ]
+        count = int(labeled.sum()) // self.views
+        return [replace(row, interval=wilson_interval(row.value, count)) for row in rows]
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
@@ -156,7 +139,6 @@ class Measurer:
 
     Args:
         prepared: The user's images and captions.
-        general: The user's general images; None if there are none. Without captions they are not measured.
         model: Starting model, for its languages.
         processor: Processor of the model.
         device: Device on which models run.
@@ -166,30 +148,20 @@ class Measurer:
     def __init__(
         self,
         prepared: Prepared,
-        general: Prepared | None,
         model: DCCLIPModel,
         processor: DCCLIPProcessor,
         device: torch.device,
         seed: int,
     ):
         self.processor, self.device, self.seed = processor, device, seed
-        photos = load_held_out()
-        languages = [
-            language for language in model.config.languages if language in photos.column_names
-        ]
+        photos, validation = load_held_out(), load_source(str(prepared.validation))
+        languages = [each for each in model.config.languages if each in photos.column_names]
+        training = load_source(str(prepared.training)) if prepared.are_labels else None
         self.sets = [
-            self._open(VALIDATION, prepared),
+            CaptionedImages.of(VALIDATION, validation, prepared.languages, training),
             CaptionedImages.of(HELD_OUT, photos, languages, training=photos, views=NUM_VIEWS),
         ]
-        if general is not None and general.num_validation:
-            self.sets.append(self._open(GENERAL_IMAGES, general))
         self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
-
-    def _open(self, name: str, prepared: Prepared) -> CaptionedImages:
-        training = load_source(str(prepared.training)) if prepared.are_labels else None
-        return CaptionedImages.of(
-            name, load_source(str(prepared.validation)), prepared.languages, training
-        )
 
     def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], Embeddings]:
         """Measure a model on all sets.
@@ -202,11 +174,10 @@ class Measurer:
             The rows, and the embeddings of the validation split.
         """
         wrapped = DualEncoder(model.eval(), self.processor, MODEL).to(self.device)
-        rows, found = list[Row](), dict[str, Embeddings]()
+        rows, found = general_rows(wrapped, self.general), dict[str, Embeddings]()
         for each in self.sets:
             found[each.name] = each.encode(wrapped)
             rows += each.score(wrapped, found[each.name])
-        rows += general_rows(wrapped, self.general)
         return [replace(row, stage=stage, seed=self.seed) for row in rows], found[VALIDATION]
 
     def num_queries(self, row: Row) -> int:
@@ -221,19 +192,15 @@ def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:
     first, second = model.encode_texts(general.texts).chunk(2)
     pairs = torch.arange(len(first))[:, None].expand(-1, 2)
     rows = []
-    for language, queries, candidates in (
-        (general.languages[0], first, second),
-        (general.languages[1], second, first),
+    for language, ranks in zip(
+        general.languages,
+        (retrieval.ranks(first, second, pairs), retrieval.ranks(second, first, pairs)),
+        strict=True,
     ):
-        recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        fields: dict[str, Any] = {
-            "model": MODEL,
-            "set": GENERAL,
-            "protocol": "text to text",
-            "language": language,
-        }
+        recall = float((ranks == 0).double().mean())
         interval = wilson_interval(recall, len(first))
-        rows.append(Row(metric="text_to_text_R@1", value=recall, interval=interval, **fields))
+        row = Row(model=MODEL, metric="text_to_text_R@1", value=recall, interval=interval)
+        rows.append(replace(row, set=GENERAL, protocol="text to text", language=language))
     return rows
 
 
@@ -257,8 +224,6 @@ def name_of(row: Row) -> str:
     return f"{row.set}, {row.language}, {row.metric.replace('_', ' ')}"
 
 
-def mean_cosine(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
-    """Mean cosine of the embeddings of two models, each (N, D), L2-normalized."""
-    return float(
-        torch.cat([(one * other).sum(-1) for one, other in zip(start, end, strict=True)]).mean()
-    )
+def mean_cosine(start: Tensor, end: Tensor) -> float:
+    """Mean cosine of the embeddings of two models, (N, D) each, L2-normalized."""
+    return float((start * end).sum(-1).mean())

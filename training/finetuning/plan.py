@@ -22,7 +22,6 @@ NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 def make_recipe(
     options: FinetuneOptions,
     prepared: Prepared,
-    general: Prepared | None,
     model: DCCLIPModel,
     num_processes: int = 1,
 ) -> AlignRecipe:
@@ -31,7 +30,6 @@ def make_recipe(
     Args:
         options: Options of the command.
         prepared: Images and captions.
-        general: General images; None for the photographs that pip packages bring.
         model: Starting model.
         num_processes: Number of processes, which share the default batch.
 
@@ -44,10 +42,9 @@ def make_recipe(
     batch_size = options.batch_size or math.ceil(usual / num_processes)
     all_images = batch_size * num_processes
     if all_images > num_images:
-        total = f", with {num_processes} processes {all_images}" if num_processes > 1 else ""
         raise ValueError(
-            f"batch_size: is {batch_size}{total}, but there are only {num_images} images for training. Leave it out, "
-            f"or set at most {num_images // num_processes}."
+            f"batch_size: is {batch_size} in each of {num_processes} processes, but there are only {num_images} "
+            f"images for training. Leave it out, or set at most {num_images // num_processes}."
         )
     # 25 epochs over 100 images, 8 over 1,000, 1 over 50,000
     seen = round(IMAGES_PER_1000 * math.sqrt(num_images / 1000))
@@ -70,7 +67,6 @@ def make_recipe(
         anchor_weight=options.anchor_weight,
         general_weight=options.general_weight,
         photo_weight=options.photo_weight,
-        photos=str(general.training) if general is not None and options.photo_weight else None,
         seed=options.seed,
         max_steps=steps,
         batch_size=batch_size,

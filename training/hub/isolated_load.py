@@ -2,7 +2,7 @@
 
 python -I isolated_load.py FOLDER IMAGE TEXTS
 
-TEXTS is JSON: lists of labels by language. [`training.hub.check`] runs this script in a process of its own.
+TEXTS is a JSON list. [`training.hub.check`] runs this script in a process of its own.
 """
 
 import json
@@ -22,10 +22,10 @@ class HidePackages:
 
 
 def embed(model: Any, processor: Any, image: Any, texts: list[str]) -> dict[str, Any]:
-    """Compute embeddings of an image and texts, and the logits of all pairs.
+    """Compute embeddings of an image and texts.
 
     Returns:
-        `text_embeds` (N, D) and `image_embeds` (1, D), L2-normalized, and `logits` (N,), as lists.
+        `text_embeds` (N, D) and `image_embeds` (1, D), L2-normalized, as lists.
     """
     import torch
 
@@ -36,28 +36,23 @@ def embed(model: Any, processor: Any, image: Any, texts: list[str]) -> dict[str,
     return {
         "text_embeds": outputs.text_embeds.tolist(),
         "image_embeds": outputs.image_embeds.tolist(),
-        "logits": outputs.logits_per_image[0].tolist(),
     }
 
 
 def main(folder: str, image_path: str, texts_json: str):
-    """Compute embeddings through model and processor, and predictions through the pipeline."""
+    """Compute embeddings through model and processor, and run the pipeline."""
     sys.meta_path.insert(0, HidePackages())
     import torch
     from PIL import Image
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    image, texts_by_language = Image.open(image_path), json.loads(texts_json)
-    texts = [text for labels in texts_by_language.values() for text in labels]
+    image, texts = Image.open(image_path), json.loads(texts_json)
     trusted: Any = {"trust_remote_code": True, "dtype": torch.float32}
     model = AutoModel.from_pretrained(folder, **trusted).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     result = embed(model, processor, image, texts)
     classify = pipeline("zero-shot-image-classification", model=folder, **trusted)
-    result["predictions"] = {
-        language: classify(image, candidate_labels=labels, hypothesis_template="{}")
-        for language, labels in texts_by_language.items()
-    }
+    classify(image, candidate_labels=texts, hypothesis_template="{}")
     print("RESULT " + json.dumps(result))
 
 

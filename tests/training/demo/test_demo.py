@@ -1,6 +1,5 @@
 """The demo with emoji, end to end on a small corpus with few steps; its example image and its output folder."""
 
-import json
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -16,12 +15,13 @@ from training.demo.run import claim_demo_folder
 from training.evaluation.sets.held_out import HeldOut
 from training.utils import process
 from training.utils.output import record_tree
+from training.utils.results import Results
 
 TRIAL = ["--every", "40", "--max_steps", "1"]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, dict]:
+def demo(tmp_path_factory) -> tuple[Path, Results, str]:
     """Folder, results and output of a run. Its corpus is in the cache of the session."""
     AcceleratorState._reset_state(reset_partial_state=True)
     folder = tmp_path_factory.mktemp("demo")
@@ -29,39 +29,24 @@ def demo(tmp_path_factory) -> tuple[Path, dict]:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(demo_run, "interleaved_ms", few)
         main(["--output_dir", str(folder), *TRIAL])
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return folder, results | {"stdout": printed.getvalue()}
+    return folder, Results.read(folder / "results.json"), printed.getvalue()
 
 
 @pytest.mark.slow
 def test_rows_have_every_stage_set_language_and_metric(demo):
-    folder, results = demo
-    found = {
-        (row["model"], row["stage"], row["set"], row["language"], row["metric"])
-        for row in results["rows"]
-    }
-    sets = [
-        (name, language)
-        for name in ("unseen_combination", "unseen_style")
-        for language in ("en", "zh")
-    ]
-    stages = [
-        ("teacher", None),
-        *(("student", stage) for stage in ("untrained", "distilled", "aligned")),
-    ]
-    for stage in stages:
-        assert {(*stage, *each, metric) for each in sets for metric in ("top1", "top5")} <= found
-        sizes = ("parameters", "bytes", "ms_per_image", "ms_per_text")
-        assert {(*stage, None, None, metric) for metric in sizes} <= found
-    parameters = {
-        row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"
-    }
-    assert 6 * parameters["student"] <= parameters["teacher"]
-    assert (folder / "results.png").exists() and "results.png: plot of the table" in results[
-        "stdout"
-    ]
-    cross = json.loads((folder / "cross_model.json").read_text(encoding="utf-8"))["rows"]
-    assert {(row["model"], row["stage"]) for row in cross} == {
+    folder, results, printed = demo
+    assert len(results.rows) == 4 * (2 * 2 * 2 + 4)  # stages; sets, languages, metrics; sizes
+    for stage in ("untrained", "distilled", "aligned"):
+        fields = {"model": "student", "stage": stage}
+        assert results.values(**fields, set="unseen_style", language="zh", metric="top1")
+        assert results.values(**fields, metric="ms_per_text")
+    small, large = (
+        results.mean(model=name, metric="parameters") for name in ("student", "teacher")
+    )
+    assert 6 * small <= large
+    assert (folder / "results.png").exists() and "results.png: plot of the table" in printed
+    cross = Results.read(folder / "cross_model.json").rows
+    assert {(row.model, row.stage) for row in cross} == {
         (model, stage)
         for model in ("student images, teacher texts", "teacher images, student texts")
         for stage in ("distilled", "aligned")
@@ -70,17 +55,15 @@ def test_rows_have_every_stage_set_language_and_metric(demo):
 
 @pytest.mark.slow
 def test_output_has_a_hub_folder_and_a_card_with_results(demo):
-    folder, results = demo
-    model = folder / "model"
-    card = (model / "README.md").read_text(encoding="utf-8")
+    folder, results, _ = demo
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
-    example = results["meta"]["example"]
-    assert (model / example["image"]).is_file() and example["image"] in card
+    example = results.meta["example"]
+    assert (folder / "model" / example["image"]).is_file() and example["image"] in card
     held_out = HeldOut.open(int(TRIAL[1]))
-    labels, names = held_out.sets["unseen_style"]["label"], held_out.class_names.names
-    assert example["labels"]["en"] == list(dict.fromkeys(labels))[: len(example["labels"]["zh"])]
-    numbers = [names["en"].index(label) for label in example["labels"]["en"]]
-    assert example["labels"]["zh"] == [names["zh"][number] for number in numbers]
+    for language, names in held_out.class_names.names.items():
+        first = names[held_out.sets["unseen_style"].labels[0]]
+        assert example["labels"][language][0] == first
 
 
 def write_run(folder: Path):
@@ -114,12 +97,12 @@ def test_files_of_the_user_are_refused_before_anything_is_removed(tmp_path, name
 
 
 def test_the_tokenizer_knows_every_character_and_does_not_depend_on_the_order_of_texts(tokenizer):
-    for text in ("красное яблоко", "🍎", "りんご", "红苹果"):
+    for text in ("красное яблоко", "🍎", "红苹果"):
         ids = tokenizer(text)["input_ids"]
-        assert (
-            ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id and len(ids) > 3
-        )
+        assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
     texts = ["red apple", "woman farmer: medium-dark skin tone", "红苹果", "女农民 中等-深肤色"]
-    straight, reverse = train_tokenizer(texts, 300), train_tokenizer(texts[::-1], 300)
-    assert straight.backend_tokenizer.to_str() == reverse.backend_tokenizer.to_str()
+    straight, reverse = (
+        train_tokenizer(each, 300).backend_tokenizer for each in (texts, texts[::-1])
+    )
+    assert straight.to_str() == reverse.to_str()

@@ -19,10 +19,9 @@ def test_steps_and_seed_of_the_options_reach_both_recipes():
         assert (recipe.max_steps, recipe.seed) == (3, 7)
 
 
-@pytest.mark.parametrize("name", ["every", "max_steps"])
-def test_unusable_options_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        DemoOptions(**{name: 0})
+def test_unusable_options_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"^every: "):
+        DemoOptions(every=0)
 
 
 def test_the_plan_has_an_estimate_if_the_committed_run_has_the_same_settings():

@@ -61,27 +61,23 @@ def expected(student: DCCLIPModel, **arrays: torch.Tensor) -> np.ndarray:
     return F.normalize(features(**arrays).pooler_output, dim=-1).numpy()
 
 
-@pytest.mark.parametrize("length", [1, 9, 32])
-@pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 1), (MAX_BATCH + 1, 32)])
 def test_texts_of_any_number_and_length(run, student, batch_size, length):
-    input_ids = torch.randint(
-        5, 500, (batch_size, length), generator=torch.Generator().manual_seed(length)
-    )
+    generator = torch.Generator().manual_seed(length)
+    input_ids = torch.randint(5, 500, (batch_size, length), generator=generator)
     attention_mask = torch.ones_like(input_ids)
     if batch_size > 1:
         input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = 1, 0
     arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
-    np.testing.assert_allclose(
-        run("text", "fp32", **arrays), expected(student, **arrays), atol=1e-4
-    )
+    found = run("text", "fp32", **arrays)
+    np.testing.assert_allclose(found, expected(student, **arrays), atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
+@pytest.mark.parametrize("batch_size", [1, MAX_BATCH + 1])
 def test_images_of_any_number(run, student, inputs, batch_size):
     arrays = {"pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]}
-    np.testing.assert_allclose(
-        run("vision", "fp32", **arrays), expected(student, **arrays), atol=1e-4
-    )
+    found = run("vision", "fp32", **arrays)
+    np.testing.assert_allclose(found, expected(student, **arrays), atol=1e-4)
 
 
 @pytest.mark.parametrize(

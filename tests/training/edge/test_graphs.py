@@ -31,7 +31,7 @@ def sessions(exported) -> dict[str, onnxruntime.InferenceSession]:
     }
 
 
-@pytest.mark.parametrize(("batch_size", "length"), [(1, 1), (1, 32), (2, 9), (5, 32)])
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 1), (5, 32)])
 def test_text_graph_accepts_any_batch_size_and_length(student, sessions, batch_size, length):
     generator = torch.Generator().manual_seed(length)
     input_ids = torch.randint(5, 500, (batch_size, length), generator=generator)
@@ -47,7 +47,7 @@ def test_text_graph_accepts_any_batch_size_and_length(student, sessions, batch_s
     np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 8])
 def test_image_graph_accepts_any_batch_size(student, sessions, inputs, batch_size):
     pixel_values = inputs["pixel_values"][:batch_size]
     with torch.no_grad():
@@ -76,37 +76,26 @@ def test_graphs_have_no_local_paths(exported):
         assert b".py" not in path.read_bytes()
 
 
-# int8: where an x86 CPU lacks VNNI, ONNX Runtime adds pairs of products in 16 bits, which overflow now and then
-CLOSE = {"fp32": 0.99999, "int8": 0.9}
-
-
-def session(exported, tower, variant):
-    return onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
-
-
-@pytest.mark.parametrize("variant", CLOSE)
-def test_embeddings_are_close_and_normalised(exported, inputs, variant):
-    arrays = {name: values.numpy() for name, values in inputs.items()}
-    for tower, names in (("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
-        inputs_of_tower = {name: arrays[name] for name in names}
-        full, small = (
-            session(exported, tower, kind).run(None, inputs_of_tower)[0]
-            for kind in ("fp32", variant)
-        )
-        np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
-        assert (full * small).sum(1).min() > CLOSE[variant]
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_int8_embeddings_are_close_and_normalized(exported, inputs, tower):
+    full, small = (
+        onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
+        for variant in ("fp32", "int8")
+    )
+    arrays = {each.name: inputs[each.name].numpy() for each in full.get_inputs()}
+    full, small = full.run(None, arrays)[0], small.run(None, arrays)[0]
+    np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
+    # where an x86 CPU lacks VNNI, ONNX Runtime adds pairs of products in 16 bits, which overflow now and then
+    assert (full * small).sum(1).min() > 0.9
 
 
 def test_weights_are_stored_in_few_bits(exported):
     model = onnx.load(exported / "onnx" / ONNX.file_name("text", "int8"))
-    tables = [
-        tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 600 * 16
-    ]  # 600 tokens
+    # the tables of 600 tokens
+    tables = [each for each in model.graph.initializer if np.prod(each.dims) >= 600 * 16]
     assert tables
-    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tables} <= {
-        "INT8",
-        "UINT8",
-    }
+    kinds = {onnx.TensorProto.DataType.Name(each.data_type) for each in tables}
+    assert kinds <= {"INT8", "UINT8"}
     full, small = (
         (exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size
         for kind in ("fp32", "int8")

@@ -8,6 +8,7 @@ from training.evaluation import classify
 from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
 from training.evaluation.metrics import eleven_point_map, roc_auc
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import LabelledSet
 from training.teachers import DualEncoder
 
 
@@ -28,17 +29,18 @@ class Scripted:
         self.counts.append(len(texts))
         return torch.tensor([self.table[text] for text in texts])
 
-    def encode_images(self, rows, column):
+    def encode_images(self, rows):
         return self.images
 
 
 def test_every_language_is_scored_with_its_own_names():
     names = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
-    rows = Dataset.from_dict({"image": ["a", "b", "c"], "label": ["fox", "dog", "cat"]})
+    rows = Dataset.from_dict({"image": ["a", "b", "c"]})
+    sets = {"set": LabelledSet("set", rows, torch.arange(3))}
     texts = ["fox", "dog", "cat", "狐狸", "猫", "狗"]
     table = dict(zip(texts, torch.eye(3).repeat(2, 1).tolist(), strict=True))
-    encoded = encode(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"])
-    found = score(encoded, encoded, {"set": rows}, names)
+    encoded = encode(Scripted(table, torch.eye(3)), sets, names, ["en", "zh"])
+    found = score(encoded, encoded, sets)
     assert {(row.language, row.metric): row.value for row in found} == {
         ("en", "top1"): 1.0,
         ("zh", "top1"): 1 / 3,
@@ -90,18 +92,13 @@ def test_roc_auc_scores_the_second_class(embeddings):
 
 
 def test_wrong_names_and_languages_are_reported_before_training(corpus, processor):
-    config = {
-        "data": str(corpus / "unseen_style.parquet"),
-        "class_names": str(corpus / "class_names.json"),
-    }
+    data, names = str(corpus / "unseen_style.parquet"), str(corpus / "class_names.json")
+    wrong = EvalConfig(data=data, class_names="cifar-10")
     with pytest.raises(ValueError, match=r"label: eval\.data"):
-        classify.make_evaluate(
-            EvalConfig(**config | {"class_names": "cifar-10"}), processor, DataConfig(train="a")
-        )
+        classify.make_evaluate(wrong, processor, DataConfig(train="a"))
+    french = DataConfig(train="a", caption_columns={"fr": "text"})
     with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        classify.make_evaluate(
-            EvalConfig(**config), processor, DataConfig(train="a", caption_columns={"fr": "text"})
-        )
+        classify.make_evaluate(EvalConfig(data=data, class_names=names), processor, french)
 
 
 def test_metrics_of_training_are_means_over_the_languages(corpus, model):
@@ -117,14 +114,10 @@ def test_metrics_of_training_are_means_over_the_languages(corpus, model):
 
 def test_training_measures_top1_of_images_with_several_labels(model, images, tmp_path):
     features = Features({"image": Image(), "label": List(Value("string"))})
-    labels = [["frog", "cat"], ["dog"], ["fox"]]
-    Dataset.from_dict({"image": images[:3], "label": labels}, features).to_parquet(
-        tmp_path / "a.parquet"
-    )
+    rows = {"image": images[:3], "label": [["frog", "cat"], ["dog"], ["fox"]]}
+    Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "names.txt").write_text("frog\ncat\ndog\nfox\nowl\nbear\n")
     config = EvalConfig(data=str(tmp_path / "a.parquet"), class_names=str(tmp_path / "names.txt"))
     data = DataConfig(train="a.parquet", caption_columns={"en": "en"})
-    assert set(classify.make_evaluate(config, model.processor, data)(model.model)) == {
-        "top1",
-        "top1_en",
-    }
+    metrics = classify.make_evaluate(config, model.processor, data)(model.model)
+    assert set(metrics) == {"top1", "top1_en"}

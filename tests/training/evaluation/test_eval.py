@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 
 from tests.training.evaluation.drawings import (
     CIFAR_10,
@@ -22,6 +24,7 @@ from training.evaluation.options import EvalOptions
 from training.evaluation.run import Evaluation, protocol_tasks
 from training.evaluation.sets import protocols
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import ClassLookup, class_ids
 from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results, Row
@@ -70,34 +73,34 @@ def evaluated(arguments, altclip_folder, tmp_path_factory) -> tuple[Results, Pat
     return eval_script.main([*arguments, *more, "--output_dir", str(folder)]), folder
 
 
-def columns(table: str) -> dict[tuple[str, str], dict[str, str]]:
-    """The first table of table.md: cells by (model, protocol) and column."""
+def columns(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The first table of table.md: cells by model, protocol and language, and by column."""
+    table = (folder / "table.md").read_text(encoding="utf-8")
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table.split("\n\n")[0].splitlines()
     ]
-    return {(line[0], line[1]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+    return {tuple(line[:3]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def label_ids(rows: Dataset) -> torch.Tensor:
+    return class_ids(rows["label"], ClassLookup(ClassNames.read("cifar-10"), {}, ""))
 
 
 def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
     results, _ = evaluated
     model, rows = DualEncoder.from_pretrained(teacher_folder), rows_of(CIFAR_10)
     found = []
-    for language in ("en", "zh"):
-        names = ClassNames.read("cifar-10")
-        texts = [
-            line.format(name) for name in names.names[language] for line in TEMPLATES[language]
-        ]
-        classes = model.encode_texts(texts).unflatten(0, (10, -1)).mean(1)
-        predictions = (
-            model.encode_images(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T
-        ).argmax(1)
-        accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
-        fields = {"model": str(teacher_folder), "set": CIFAR_TITLE, "language": language}
-        assert results.values(**fields, metric="top1") == [accuracy]
+    fields = {"model": str(teacher_folder), "set": CIFAR_TITLE}
+    for language, names in ClassNames.read("cifar-10").names.items():
+        texts = [line.format(name) for name in names for line in TEMPLATES[language]]
+        classes = F.normalize(model.encode_texts(texts).unflatten(0, (10, -1)).mean(1), dim=1)
+        predictions = (model.encode_images(rows) @ classes.T).argmax(1)
+        accuracy = (predictions == label_ids(rows)).double().mean().item()
+        assert results.values(**fields, language=language, metric="top1") == [accuracy]
         found.append(predictions)
-    fields |= {"language": "en, zh", "metric": "agreement"}
-    assert results.values(**fields) == [(found[0] == found[1]).double().mean().item()]
+    agreement = (found[0] == found[1]).double().mean().item()
+    assert results.values(**fields, language="en, zh", metric="agreement") == [agreement]
 
 
 def test_results_describe_the_data_and_the_models(evaluated, data):
@@ -115,16 +118,15 @@ def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(
     evaluated, teacher_folder, altclip_folder
 ):
     results, folder = evaluated
-    table = (folder / "table.md").read_text(encoding="utf-8")
     assert (folder / "results.png").exists()
-    rows = columns(table)
+    rows = columns(folder)
     for model in (str(teacher_folder), str(altclip_folder)):
-        row = rows[model, "elevater-zh"]
-        assert row["ELEVATER score"] == "2 of 20, 2 differ" and row["mnist"] == "missing data"
+        row = rows[model, "elevater-zh", "zh"]
+        assert row["ELEVATER score"] == "0 of 20 whole sets" and row["mnist"] == "missing data"
         (value,) = results.values(model=model, set=VOC_TITLE, language="zh", metric="11_point_map")
         assert row[VOC_TITLE] == f"{100 * value:.1f}"
-    assert "missing data: mnist (" in table
-    assert not [row for row in results.rows if row.metric == "elevater_score"]
+    assert "missing data: mnist (" in (folder / "table.md").read_text(encoding="utf-8")
+    assert not results.values(metric="elevater_score")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Whole:
     differences: list[str] = field(default_factory=list)
 
     @property
-    def rows(self) -> range:
+    def labels(self) -> range:
         return range(protocols.SETS[self.name].num_images)
 
 
@@ -155,21 +157,23 @@ def test_a_score_needs_all_twenty_sets_of_the_protocol():
     without = {name: whole for name, whole in complete.items() if name != "dtd"}
     for sets in (without, complete | {"dtd": Whole("dtd", ["10 images"])}):
         assert not Evaluation(options, tasks, sets).scores(rows)
-    assert Evaluation(options, tasks, {}).table(rows).endswith("| 0 of 20 |")
+    assert Evaluation(options, tasks, {}).table(rows).endswith("| 0 of 20 whole sets |")
 
 
-def test_bare_names_are_measured_in_rows_of_their_own(arguments, teacher_folder, tmp_path):
-    results = eval_script.main([*arguments, "--bare_names", "--output_dir", str(tmp_path)])
-    model, rows = DualEncoder.from_pretrained(teacher_folder), rows_of(CIFAR_10)
-    names = ClassNames.read("cifar-10")
-    predictions = (model.encode_images(rows) @ model.encode_texts(names.names["en"]).T).argmax(1)
-    accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
-    fields = {"set": CIFAR_TITLE, "language": "en", "metric": "top1"}
-    assert results.values(**fields, protocol="elevater-en, bare names") == [accuracy]
-    assert len(results.values(**fields, protocol="elevater-en")) == 1
-    assert (str(teacher_folder), "elevater-zh, bare names") in columns(
-        (tmp_path / "table.md").read_text(encoding="utf-8")
+def test_bare_names_have_rows_of_their_own():
+    options = EvalOptions(
+        model=["m"], output_dir="o", protocol=["elevater-zh"], sets=["cifar-10"], bare_names=True
     )
+    tasks = protocol_tasks(options.protocol, options.sets, "ours", options.bare_names)
+    bare = {task.protocol: task.templates.lines for task in tasks}
+    assert bare["elevater-zh, bare names"] == ("{}",) != bare["elevater-zh"]
+    rows = [
+        Row(model="m", metric="top1", value=0.5, set="cifar-10", language="zh", protocol=protocol)
+        for protocol in bare
+    ]
+    sets = {"cifar-10": Whole("cifar-10")}
+    table = Evaluation(options, tasks, sets).table(rows)
+    assert "| m | elevater-zh, bare names | zh | 50.0 | 1 of 20 whole sets |" in table
 
 
 def test_several_processes_share_the_images_and_write_the_same_results(
@@ -192,28 +196,19 @@ def test_several_processes_share_the_images_and_write_the_same_results(
 
 
 def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_path):
-    names = ClassNames.read("cifar-10")
-    rows = rows_of(CIFAR_10)
-    labels = [names.names["zh"][number] for number in names.label_ids(rows["label"]).tolist()]
-    data = write_parquet(
-        tmp_path / "rows.parquet", rows.remove_columns("label").add_column("label", labels)
-    )
+    names, rows = ClassNames.read("cifar-10").names["zh"], rows_of(CIFAR_10)
+    labels = [names[number] for number in label_ids(rows).tolist()]
+    chinese = rows.remove_columns("label").add_column("label", labels)
+    data = write_parquet(tmp_path / "rows.parquet", chinese)
     path = tmp_path / "names.txt"
-    path.write_text("\n".join(names.names["zh"]), encoding="utf-8")
-    common = [
-        "--model",
-        str(teacher_folder),
-        "--data",
-        f"mine={data}",
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    plain = eval_script.main([*common, "--class_names", str(path)])
-    both = eval_script.main([*common, "--class_names", "cifar-10", "--language", "zh"])
+    path.write_text("\n".join(names), encoding="utf-8")
+    common = ["--model", str(teacher_folder), "--data", f"mine={data}"]
+    common += ["--output_dir", str(tmp_path / "out"), "--class_names"]
+    plain = eval_script.main([*common, str(path)])
+    both = eval_script.main([*common, "cifar-10", "--language", "zh"])
     assert plain.rows == both.rows and {row.language for row in plain.rows} == {"zh"}
-    assert "are the accuracy of top-1 and top-5" in (tmp_path / "out" / "table.md").read_text(
-        encoding="utf-8"
-    )
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "are the accuracy of top-1 and top-5" in table
 
 
 @pytest.mark.parametrize(
@@ -222,8 +217,7 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
         ({"protocol": []}, "protocol: give either"),
         ({"language": ["zh"]}, "language: a protocol has its own"),
         ({"protocol": ["elevater-fr"]}, "protocol: 'elevater-fr'"),
-        ({"data": ["cifar=x"]}, "data: 'cifar'"),
-        ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among --sets"),
+        ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among the sets"),
         (
             {"protocol": [], "retrieval": ["a=data/NO.parquet"]},
             "retrieval: .*'data/NO.parquet'.* Unable to find",

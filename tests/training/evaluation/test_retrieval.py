@@ -44,55 +44,37 @@ def retrieval_set(rows) -> RetrievalSet:
 
 
 def test_captions_are_paired_with_their_images(retrieval_set):
-    assert retrieval_set.captions["en"] == [
-        "frog",
-        "a green frog",
-        "cat",
-        "owl",
-        "bird",
-        "duck",
-        "bird",
-    ]
-    assert retrieval_set.pairs["en"][:, 0].tolist() == [0, 0, 1, 2, 2, 3, 3]
-    assert retrieval_set.pairs["en"][:, 1].tolist() == [*range(7)]
-    assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
+    english = ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
+    assert retrieval_set.captions == {"en": english, "zh": ["青蛙", "猫", "鸭"]}
+    images = [0, 0, 1, 2, 2, 3, 3]
+    assert retrieval_set.pairs["en"].T.tolist() == [images, [*range(7)]]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
 
 
 def test_captions_without_letters_are_counted(rows):
     cells = rows.remove_columns(["en", "zh"]).add_column("en", ["a", "!!!", "", "b"])
     found = make_retrieval_set("toy", cells, {"en": "en"}, "image", "toy.parquet")
-    assert found.unusable == {
-        "en": 1
-    } and "2 en captions, 1 en without letters left out" in retrieval_table([], [found])
+    assert found.unusable == {"en": 1}
+    assert "2 en captions, 1 en without letters left out" in retrieval_table([], [found])
 
 
 def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieval_set):
-    flat = [
-        {"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]
-    ]
-    columns = {"en": "en", "zh": "zh"}
-    found = make_retrieval_set(
-        "toy", Dataset.from_list(flat, features=FEATURES), columns, "image", "toy"
-    )
+    flat = [row | {"en": [text]} for row in rows for text in row["en"]]
+    flat = Dataset.from_list(flat, features=FEATURES)
+    found = make_retrieval_set("toy", flat, {"en": "en", "zh": "zh"}, "image", "toy")
     assert len(found.rows) == 4 and found.captions == retrieval_set.captions
-    assert all(
-        torch.equal(found.pairs[language], retrieval_set.pairs[language])
-        for language in ("en", "zh")
-    )
+    for language, pairs in retrieval_set.pairs.items():
+        assert torch.equal(found.pairs[language], pairs)
 
 
 def test_an_equal_caption_of_another_image_is_a_miss(images):
     """The two images with the caption `bird` have the embeddings of each other's text."""
-    rows = Dataset.from_dict(
-        {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3},
-        features=FEATURES,
-    )
+    cells = {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3}
+    rows = Dataset.from_dict(cells, features=FEATURES)
     toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
-    encoded = torch.tensor(
-        [[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]]
-    )  # the second image is nearest to `bird`
-    texts = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]])
+    # the second image is nearest to `bird`
+    encoded = torch.tensor([[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]])
+    texts = torch.eye(3)[[0, 0, 2]]
     found = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2))}
     assert found["text_to_image_R@1"] == 2 / 3
     assert found["image_to_text_R@1"] == 1 / 3  # equal captions tie
@@ -101,20 +83,16 @@ def test_an_equal_caption_of_another_image_is_a_miss(images):
 
 def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(images):
     captions = [[f"{number} {word}" for word in ("one", "two", "three")] for number in range(4)]
-    rows = Dataset.from_dict(
-        {"image": images[:4], "en": captions, "zh": [None] * 4}, features=FEATURES
-    )
+    cells = {"image": images[:4], "en": captions, "zh": [None] * 4}
+    rows = Dataset.from_dict(cells, features=FEATURES)
     toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
-    texts = torch.eye(4)[
-        [0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]
-    ]  # all captions of the last two images are wrong
-    found = {row.metric: row for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,))}
-    assert found["text_to_image_R@1"].value == found["image_to_text_R@1"].value == 0.5
-    assert found["text_to_image_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
-    assert found["image_to_text_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
+    # all captions of the last two images are wrong
+    texts = torch.eye(4)[[0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]]
+    for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,)):
+        assert (row.value, row.interval) == (0.5, pytest.approx(wilson_interval(0.5, 4)))
 
 
-@pytest.mark.parametrize("max_similarities", [1, 100, 10**6])
+@pytest.mark.parametrize("max_similarities", [1, 10**6])
 def test_ranks_equal_an_independent_count_in_chunks_of_any_size(max_similarities):
     generator = torch.Generator().manual_seed(0)
     queries = torch.randint(-1, 2, (23, 5), generator=generator).float()  # many ties
@@ -196,7 +174,7 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
 
 def test_truncated_embeddings_have_unit_length():
     whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    leading = Embeddings("m", "m", None, None, {"set": whole}).truncated(4)
+    leading = Embeddings("m", None, None, None, None, {"set": whole}).truncated(4)
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)

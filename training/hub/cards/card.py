@@ -15,9 +15,9 @@ from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.facts import (
     ModelFacts,
     data_license,
+    matches_teacher,
     public_name,
     read_runs,
-    teacher_space,
 )
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.tables import accuracy_table, export_table, protocols, size_table
@@ -131,7 +131,7 @@ def _render(
         anchored=bool(runs and runs[-1].recipe.get("anchor_weight")),
         runs=runs,
         stages=list(dict.fromkeys(run.stage for run in runs if run.stage)),
-        teacher_space=teacher_space(runs),
+        matches_teacher=matches_teacher(runs),
         data_licenses={public_name(source): data_license(source) for source in sources},
         meta={"commit": None, "seed": None, "date": ""} | meta,
         accuracy=results and accuracy_table(results),

@@ -22,29 +22,16 @@ BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 APACHE = "apache-2.0"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FILE_SUFFIXES = (
-    ".parquet",
-    ".tar",
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".ndjson",
-    ".json",
-    ".txt",
-    ".zip",
-    ".arrow",
-)
+FILE = re.compile(r"\.(parquet|tar|csv|tsv|jsonl|ndjson|json|txt|zip|arrow)$", re.IGNORECASE)
 LOCAL_FOLDERS = ("runs/", "training/")
-DISTILL_FIELDS, ALIGN_FIELDS = (
-    {entry.name: entry.default for entry in fields(recipe)}
-    for recipe in (DistillRecipe, AlignRecipe)
-)
+DISTILL_FIELDS = {entry.name: entry.default for entry in fields(DistillRecipe)}
+ALIGN_FIELDS = {entry.name for entry in fields(AlignRecipe)}
 DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
 
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
-    is_local = name.startswith(LOCAL_FOLDERS) or name.lower().endswith(FILE_SUFFIXES)
+    is_local = name.startswith(LOCAL_FOLDERS) or FILE.search(name) is not None
     return HUB_ID.fullmatch(name) is not None and not is_local and not Path(name).exists()
 
 
@@ -173,9 +160,9 @@ class TrainingRun:
     @property
     def stage(self) -> str | None:
         """Name of the training stage; None if no field of the recipe belongs to one stage alone."""
-        if (ALIGN_FIELDS.keys() - DISTILL_FIELDS.keys()) & self.recipe.keys():
+        if (ALIGN_FIELDS - DISTILL_FIELDS.keys()) & self.recipe.keys():
             return ALIGN
-        if not (DISTILL_FIELDS.keys() - ALIGN_FIELDS.keys()) & self.recipe.keys():
+        if not (DISTILL_FIELDS.keys() - ALIGN_FIELDS) & self.recipe.keys():
             return None
         if self.value("map_weight"):
             return DISTILL
@@ -206,23 +193,14 @@ def read_runs(folder: Path) -> list[TrainingRun]:
     return [TrainingRun(path.name, read_recipe(path)) for path in paths if path.exists()]
 
 
-def teacher_space(runs: Sequence[TrainingRun]) -> str:
-    """Which embeddings of a distilled model can be compared with the teacher's.
-
-    Returns:
-        `both`, `vision` or `text` for the embeddings of these towers, `none`, or with ` before` appended if a later
-        alignment had no anchor to them.
-    """
-    last, distilled = runs[-1].recipe if runs else {}, [run for run in runs if run.stage != ALIGN]
-    if last.get("anchor_weight") or not runs:
-        return "both"
+def matches_teacher(runs: Sequence[TrainingRun]) -> bool:
+    """Whether the embeddings of images and texts were trained to match the teacher's, and nothing moved them later."""
+    if not runs or runs[-1].stage == ALIGN:
+        return not runs or bool(runs[-1].recipe.get("anchor_weight"))
     # a loss of stage 1 compared embeddings, and not feature maps alone
     towers = {
         run.value("tower")
-        for run in distilled
+        for run in runs
         if run.value("logits_weight") or run.value("embedding_weight")
     }
-    if distilled and not towers:
-        return "none"
-    tower = towers.pop() if len(towers) == 1 else "both"
-    return tower if runs[-1].stage != ALIGN else f"{tower} before"
+    return "both" in towers or {"vision", "text"} <= towers

@@ -14,7 +14,6 @@ TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 # tools that load the files of a suffix
 TOOLS = {".onnx": ["onnx", "transformers.js"], ".pte": ["executorch"]}
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
 TITLES = {"en": "English", "zh": "中文"}
 
 
@@ -77,12 +76,10 @@ def front_matter(
 def eval_results(results: Results | None) -> list[EvalResult]:
     """Results of the final student for the model index: one entry for each set, language and metric.
 
-    Several protocols of a set have an entry each. Rows of the accuracy check of an export are not results of the
-    model: their data is the embedded corpus by default, whatever the model was trained for.
+    Several protocols of a set have an entry each.
     """
     if results is None:
         return []
-    exported = export_models(results)
     # training/eval.py also measures baselines
     measured = [entry["name"] for entry in results.meta.get("models", [])][:1]
     rows = [
@@ -90,7 +87,6 @@ def eval_results(results: Results | None) -> list[EvalResult]:
         for row in results.rows
         if row.language is not None
         and is_final(row.model, row.stage)
-        and row.model not in exported
         and (not measured or row.model in measured)
     ]
     several = {(name, language) for name, language, _ in with_several_protocols(rows)}
@@ -113,12 +109,6 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             )
         )
     return found
-
-
-def export_models(results: Results) -> set[str]:
-    """Names under which the accuracy check of an export wrote its rows: its files, and `PyTorch`."""
-    verdicts = results.meta.get("export", {}).get("verdicts", [])
-    return {entry["file"] for entry in verdicts} | {EXPORT_REFERENCE}
 
 
 def is_final(model: str, stage: str | None) -> bool:

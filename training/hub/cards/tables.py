@@ -4,32 +4,28 @@ from collections.abc import Collection
 from typing import Any
 
 from training.evaluation.sets.protocols import SETS
-from training.hub.cards.metadata import export_models, is_final
+from training.hub.cards.metadata import is_final
 from training.utils.results import Results, Row, markdown_table
-
-TITLES = {"ms_share": "time relative to fp32"}  # of metrics whose name does not explain itself
 
 
 def accuracy_table(results: Results) -> str | None:
     """Accuracy in percent of every model and stage, a column for each set, language and metric; None without any."""
-    selected = _accuracy_rows(results)
-    if all(row.language is None for row in selected):
-        return None
-    return Results(results.meta, selected).table()
+    rows = _accuracy_rows(results)
+    return Results(results.meta, rows).table() if rows else None
 
 
 def _accuracy_rows(results: Results) -> list[Row]:
-    """Rows of models, because exported files have a table of their own; a set of ELEVATER has its own metric."""
-    exported = export_models(results)
-    rows = [row for row in results.rows if row.model not in exported]
-    return [row for row in rows if row.set not in SETS or row.metric == SETS[row.set].metric]
+    """Rows with a language; a set of ELEVATER has its own metric."""
+    return [
+        row
+        for row in results.rows
+        if row.language and (row.set not in SETS or row.metric == SETS[row.set].metric)
+    ]
 
 
 def protocols(results: Results) -> list[str]:
     """Protocols of the accuracy table."""
-    return sorted(
-        {row.protocol for row in _accuracy_rows(results) if row.language and row.protocol}
-    )
+    return sorted({row.protocol for row in _accuracy_rows(results) if row.protocol})
 
 
 def size_table(results: Results) -> str | None:
@@ -38,29 +34,25 @@ def size_table(results: Results) -> str | None:
     Returns:
         The table; None if the run did not measure size and latency.
     """
-    exported = export_models(results)  # exported files have a table of their own
     rows = [
         row
         for row in results.rows
-        if row.language is None and row.set is None and row.model not in exported
+        if row.language is None
+        and row.set is None
+        and (row.model == "teacher" or is_final(row.model, row.stage))
     ]
-    rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
     if not rows:
         return None
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    header = ["model", *(TITLES.get(metric, metric.replace("_", " ")) for metric in metrics)]
+    header = ["model", *(metric.replace("_", " ") for metric in metrics)]
     lines = [header, ["---", *["---:"] * len(metrics)]]
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
-        values = [
-            results.mean(model=model, stage=stage, set=None, language=None, metric=metric)
-            for metric in metrics
-        ]
-        title = ", ".join(filter(None, (model, stage)))
-        cells = [
-            "" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}"
-            for value in values
-        ]
-        lines.append([title, *cells])
+        cells = [Row(model=model, stage=stage, metric="", value=0.0).title]
+        for metric in metrics:
+            value = results.mean(model=model, stage=stage, set=None, language=None, metric=metric)
+            number = "" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}"
+            cells.append(number)
+        lines.append(cells)
     return markdown_table(lines)
 
 
