@@ -16,12 +16,16 @@ from PIL import Image as PILImage
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
+from training.corpus.emoji import ATTRIBUTION
 from training.data import open_image
 from training.demo.options import PROGRAM, DemoOptions, load_recipes
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
-from training.evaluation.classify import Encoded, encode, score
+from training.evaluation.encoder import Embeddings
+from training.evaluation.options import EvalOptions
+from training.evaluation.run import BARE_NAME, EvalTask, Evaluation
 from training.evaluation.sets.held_out import HeldOut
+from training.evaluation.sets.protocols import CLASS_NAMES
 from training.hub import save_model
 from training.hub.cards import CardDetails, classify_example, count_parameters, write_card
 from training.students import build_student
@@ -30,7 +34,7 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
-from training.utils.process import interleaved_ms
+from training.utils.process import find_processes, interleaved_ms
 from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta
 
 COMMAND = "demo"
@@ -40,6 +44,7 @@ MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
 EXAMPLE_FILE, EXAMPLE_SET = "example.png", "unseen_style"
 CARD = Path(__file__).with_name("card.yaml")
+METRICS = ("top1", "top5")
 NUM_CANDIDATES = 3  # class names of the card's example
 TIMED_TEXT = "woman farmer: medium-dark skin tone"
 ModelKey = tuple[str, str | None]  # model, stage
@@ -71,6 +76,13 @@ class Demo:
         began = time.perf_counter()
         print("\n[1/5] corpus", flush=True)
         self.held_out = HeldOut.open(self.options.every)
+        options = EvalOptions(model=[""], output_dir="", class_names="emoji", data=["emoji"])
+        tasks = [
+            EvalTask(name, CLASS_NAMES, language, self.held_out.class_names, "emoji", BARE_NAME)
+            for name in self.held_out.sets
+            for language in LANGUAGES
+        ]
+        self.evaluation = Evaluation(options, tasks, self.held_out.sets)
         distill_recipe, align_recipe = self._recipes()
         print("\n[2/5] teacher", flush=True)
         self.teacher = self._evaluate(str(distill_recipe.teacher), "teacher", None)
@@ -91,7 +103,8 @@ class Demo:
             seed=self.options.seed,
             command=command_of(PROGRAM, self.options),
             seconds=round(time.perf_counter() - began),
-            **self.held_out.meta(),
+            data=f"{self.held_out.corpus.name}; {ATTRIBUTION}",
+            test_images={name: len(each.labels) for name, each in self.held_out.sets.items()},
         )
         results = Results(meta, self.rows)
         with scratch_folder(self.output_dir / MODEL_FOLDER) as scratch:
@@ -103,10 +116,11 @@ class Demo:
     def _recipes(self) -> tuple[DistillRecipe, AlignRecipe]:
         """The recipes with the data and the folders of this run."""
         distill_recipe, align_recipe = load_recipes(self.options)
-        fields: dict[str, Any] = {
-            "data": self.held_out.training_data(distill_recipe.data),
-            "teacher_cache": str(self.output_dir / CACHE_FOLDER),
-        }
+        data = distill_recipe.data
+        if self.options.every > 1:  # the same concepts as in the test sets
+            data = replace(data, train=str(self.held_out.corpus / "train.parquet"))
+        cache = str(self.output_dir / CACHE_FOLDER)
+        fields: dict[str, Any] = {"data": data, "teacher_cache": cache}
         distilled, aligned = (str(self.output_dir / name) for name in ("distilled", "aligned"))
         return (
             replace(distill_recipe, output_dir=distilled, **fields),
@@ -127,34 +141,32 @@ class Demo:
         seed = None if model == "teacher" else self.options.seed
         return Row(model=model, stage=stage, metric=metric, value=value, seed=seed)
 
-    def _evaluate(self, folder: str, name: str, stage: str | None) -> Encoded:
+    def _evaluate(self, folder: str, name: str, stage: str | None) -> Embeddings:
         """Evaluate one model, alone and with each tower of the teacher, and record its size."""
         self.models[name, stage] = folder
-        seed = None if stage is None else self.options.seed
-        model = DualEncoder.from_pretrained(folder)
-        model.name = name
-        sets, class_names = self.held_out.sets, self.held_out.class_names
-        encoded = encode(model, sets, class_names, LANGUAGES)
-        rows = score(encoded, encoded, sets, stage=stage, seed=seed)
+        encoded, _ = self.evaluation.encode(folder, find_processes())
+        encoded = replace(encoded, name=name)
+        rows = self._measure(encoded, encoded, stage)
         values = ", ".join(
             f"{row.set} {row.language} {100 * row.value:.0f} %"
             for row in rows
             if row.metric == "top5"
         )
-        print(
-            f"{', '.join(filter(None, (name, stage)))}: top-5 {values}".replace("_", " "),
-            flush=True,
-        )
+        title = ", ".join(filter(None, (name, stage)))
+        print(f"{title}: top-5 {values}".replace("_", " "), flush=True)
         if stage in ("distilled", "aligned"):
-            for image_model, text_model in ((encoded, self.teacher), (self.teacher, encoded)):
-                self.cross_rows += score(image_model, text_model, sets, stage=stage, seed=seed)
-        size = {"parameters": model.model.num_parameters()}
-        if (weights := Path(folder) / "model.safetensors").exists():
-            size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
-        self.rows += rows + [
-            self._row(name, stage, metric, value) for metric, value in size.items()
-        ]
+            self.cross_rows += self._measure(encoded, self.teacher, stage)
+            self.cross_rows += self._measure(self.teacher, encoded, stage)
+        weights = Path(folder) / "model.safetensors"
+        size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
+        self.rows += rows + [self._row(name, stage, *item) for item in size.items()]
         return encoded
+
+    def _measure(self, images: Embeddings, texts: Embeddings, stage: str | None) -> list[Row]:
+        """Top-1 and top-5 on the test sets."""
+        seed = None if stage is None else self.options.seed
+        rows = self.evaluation.measure(images, texts)
+        return [replace(row, stage=stage, seed=seed) for row in rows if row.metric in METRICS]
 
     def _write_model(self, folder: Path, results: Results):
         """Write the Hub folder, the results and the card."""

@@ -1,7 +1,7 @@
-"""Zero-shot classification: encode labelled sets and class names, score them, and evaluate during training."""
+"""Zero-shot classification: encode class names, score images against them, and evaluate during training."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,7 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import LabelledSet, Source, open_set
-from training.evaluation.sets.protocols import CLASS_NAMES
+from training.evaluation.sets.labelled_sets import Source, open_set
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
@@ -156,71 +155,6 @@ def class_embeddings(
             embeddings.unflatten(0, (len(part), len(templates))).mean(1)
         )  # (C * T, D) -> (C, T, D) -> (C, D)
     return F.normalize(torch.cat(means), dim=-1)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Embeddings of labelled sets and of class names, by one model.
-
-    Args:
-        name: Name of the model.
-        images: Image embeddings by set, (N, D) float32, L2-normalized.
-        classes: Class embeddings by language, (C, D) float32, L2-normalized.
-    """
-
-    name: str
-    images: dict[str, Tensor]
-    classes: dict[str, Tensor]
-
-
-def encode(
-    model: DualEncoder,
-    sets: Mapping[str, LabelledSet],
-    class_names: ClassNames,
-    languages: Sequence[str],
-) -> Encoded:
-    """Encode labelled sets and class names.
-
-    Raises:
-        ValueError: A language is missing, or an image cannot be decoded.
-    """
-    classes = {
-        language: class_embeddings(model, class_names.in_language(language))
-        for language in languages
-    }
-    images = {name: model.encode_images(each.rows) for name, each in sets.items()}
-    return Encoded(model.name, images, classes)
-
-
-def score(
-    images: Encoded,
-    texts: Encoded,
-    sets: Mapping[str, LabelledSet],
-    stage: str | None = None,
-    seed: int | None = None,
-) -> list[Row]:
-    """Top-1 and top-5 accuracy on every set, in every language.
-
-    Args:
-        images: Embeddings of the model that encoded the images.
-        texts: Embeddings of the model that encoded the class names. Pass a different model than `images` to measure
-            whether the embeddings of the two can be compared.
-        sets: Labelled sets by name.
-        stage: Training stage, written to the rows.
-        seed: Seed of the training run, written to the rows.
-
-    Raises:
-        ValueError: The embeddings of the two models differ in width.
-    """
-    table = []
-    for name, labelled in sets.items():
-        for language, classes in texts.classes.items():
-            require_equal_widths(images.name, images.images[name], texts.name, classes)
-            found = measure(images.images[name], classes, labelled.labels, ("top1", "top5"))
-            fields = {"set": name, "language": language, "stage": stage, "seed": seed}
-            model = joint_name(images.name, texts.name)
-            table += found.rows(model=model, protocol=CLASS_NAMES, **fields)
-    return table
 
 
 def make_evaluate(

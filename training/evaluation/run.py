@@ -44,7 +44,6 @@ from training.evaluation.sets.protocols import (
     CLASS_NAMES,
     ELEVATER,
     IMAGENET,
-    METRICS,
     PROTOCOLS,
     SETS,
     find_sets,
@@ -75,8 +74,6 @@ AGREEMENT = "agreement"
 SCORE = "elevater_score"
 MISSING = "missing data"
 BARE_NAME = Templates(("{}",), "none")
-TASK_COLUMNS = ["set", "protocol", "language", "metric", "images", "source", "split", "revision", "names",
-                "templates", "num_templates", "differs"]  # fmt: skip
 
 
 class Agreement(evaluate.Metric):
@@ -281,9 +278,9 @@ class Evaluation:
         options, rows, models = self.options, list[Row](), list[dict[str, Any]]()
         other = None
         if options.text_model is not None:
-            other, description = self._encode(options.text_model, state)
+            other, description = self.encode(options.text_model, state)
         for name in options.model:
-            own, found = self._encode(name, state)
+            own, found = self.encode(name, state)
             models.append(found)
             for measured in (*map(own.truncated, options.widths), own):
                 rows += self.measure(measured, measured)
@@ -308,7 +305,10 @@ class Evaluation:
         if self.tasks:
             parts += [self.table(results.rows)]
             parts += [TWO_NUMBERS] if self.options.class_names else []
-            parts += [self._tasks_table(), *(f"{MISSING}: {each}" for each in self._missing_sets())]
+            parts += [f"{MISSING}: {each}" for each in self._missing_sets()]
+            for task in self._available():
+                if differs := "; ".join(self._describe(task)["differs"]):
+                    parts.append(f"{task.set}, {task.protocol}: {differs}")
         if self.retrieval_sets:
             parts.append(retrieval_table(results.rows, self.retrieval_sets))
         text = "\n\n".join(parts)
@@ -316,7 +316,7 @@ class Evaluation:
         write_text(folder / TABLE_FILE, f"{text}\n")
         return "\n\n".join([text, "\n".join(map(str, paths))])
 
-    def _encode(self, name: str, state: PartialState) -> tuple[Embeddings, dict[str, Any]]:
+    def encode(self, name: str, state: PartialState) -> tuple[Embeddings, dict[str, Any]]:
         """Load a model and encode all images and texts; the model and how it prepares them, for `results.json`."""
         model = DualEncoder.from_pretrained(
             name, trust_remote_code=self.options.trust_remote_code
@@ -433,15 +433,6 @@ class Evaluation:
                 whole = f"{self._num_whole()} of {len(ELEVATER)} whole sets"
                 cells.append(values.get((*key, None, SCORE), whole))
             lines.append([*map(str, key), *cells])
-        return markdown_table(lines)
-
-    def _tasks_table(self) -> str:
-        """Metric, data, class names and templates of every task, and its differences from the protocol."""
-        lines = [TASK_COLUMNS, ["---"] * len(TASK_COLUMNS)]
-        for task in self._available():
-            facts = self._describe(task)
-            facts |= {"metric": METRICS[task.metric], "differs": "; ".join(facts["differs"])}
-            lines.append([str(facts[column] or "") for column in TASK_COLUMNS])
         return markdown_table(lines)
 
     def _describe(self, task: EvalTask) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import StudentConfig
-from training.data import evenly_spaced_rows, load_source, tokenize
+from training.data import evenly_spaced_rows, load_source, tokenize, usable_captions
 from training.data.images import Normalize
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
@@ -72,7 +72,7 @@ MAX_LENGTH = 24  # tokens
 IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
 TUNING, COSTS = "tuning", "costs"
-HELD_OUT_LOSS, HELD_OUT_RECALL = "held_out_loss", "held_out_recall"
+HELD_OUT_LOSS = "held_out_loss"
 COST_ROUNDS = 7
 TUNING_SEED = 0
 TEXT_START = "random"  # of the text tower, which does not depend on the image tower
@@ -281,11 +281,7 @@ class Experiment:
         columns = [rows[each] for rows in (pairs, *sources) for each in LANGUAGES]
         texts = []
         for column in columns:
-            found = [
-                text
-                for cell in column
-                for text in ([cell] if isinstance(cell, str) else cell or [])
-            ]
+            found = [text for cell in column for text in usable_captions(cell)[0]]
             count = min(NUM_TEXTS // len(columns), len(found))
             texts += [found[row] for row in evenly_spaced_rows(len(found), count)]
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -389,11 +385,7 @@ class Experiment:
             if f"{name}.".startswith(frozen):
                 module.eval()
         trained = [each for each in (*model.parameters(), *more) if each.requires_grad]
-        groups = [
-            {"params": [each for each in trained if each.ndim > 1], "weight_decay": 0.05},
-            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
         warmup = math.ceil(steps / 10)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
@@ -504,31 +496,35 @@ class Experiment:
     def first_rate(self, arm: Arm, start: str, tower: str) -> float:
         """The rate of stage 1 with the lowest loss on held-out data."""
         target, start = str(arm.target), start_of(tower, start)
-        losses = {}
-        for rate in self.options.rates:
+
+        def score(rate: float) -> float:
             run = self.distill(start, tower, target, rate, TUNING_SEED)
-            losses[rate] = float(run[HELD_OUT_LOSS])
-            name = f"{target}, stage 1 of {tower}, rate {rate:g}"
-            self._record(name, start, {HELD_OUT_LOSS: losses[rate]})
-        return min(losses, key=lambda rate: losses[rate])
+            return -float(run[HELD_OUT_LOSS])
+
+        return self._best_rate(f"{target}, stage 1 of {tower}", start, score)
 
     def second_rate(self, arm: Arm, start: str) -> float:
         """The rate of stage 2 with the highest recall on held-out photographs, for all pairs and equal steps."""
         arm = replace(arm, share=1, equal_time=False)
-        recalls = {}
+
+        def score(rate: float) -> float:
+            return self.held_out_recall(self.train(arm, start, TUNING_SEED, rate).model)
+
+        return self._best_rate(arm.name, start, score)
+
+    def _best_rate(self, name: str, start: str, score: Callable[[float], float]) -> float:
+        """The rate with the highest score on held-out data. Every score is computed once, and recorded."""
+        scores = {}
         for rate in self.options.rates:
-            name = f"{arm.name}, rate {rate:g}"
-            if not self.study.has(model=name, protocol=start):
-                model = self.train(arm, start, TUNING_SEED, rate).model
-                self._record(name, start, {HELD_OUT_RECALL: self.held_out_recall(model)})
-            (recalls[rate],) = self.study.results.values(model=name, protocol=start)
-        return max(recalls, key=lambda rate: recalls[rate])
+            model = f"{name}, rate {rate:g}"
+            if not self.study.has(model=model, protocol=start):
+                self._record(model, start, {"held_out_score": score(rate)})
+            (scores[rate],) = self.study.results.values(model=model, protocol=start)
+        return max(scores, key=scores.__getitem__)
 
     def _record(self, name: str, start: str, values: dict[str, float]):
         fields: dict[str, Any] = {"model": name, "protocol": start, "stage": TUNING}
-        if not self.study.has(**fields):
-            rows = [Row(metric=metric, value=value, **fields) for metric, value in values.items()]
-            self.study.add([replace(row, seed=TUNING_SEED) for row in rows])
+        self.study.add([Row(metric=metric, value=values[metric], **fields) for metric in values])
 
     def steps(self, arm: Arm, start: str) -> int:
         """Steps of stage 2 of an arm."""

@@ -5,10 +5,8 @@ from datasets import Dataset, Features, Image, List, Value
 
 from training.config import DataConfig, EvalConfig
 from training.evaluation import classify
-from training.evaluation.classify import class_embeddings, encode, measure, score, task_metrics
+from training.evaluation.classify import class_embeddings, measure, task_metrics
 from training.evaluation.metrics import eleven_point_map, roc_auc
-from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import LabelledSet
 from training.teachers import DualEncoder
 
 
@@ -20,31 +18,12 @@ def model(teacher_folder) -> DualEncoder:
 class Scripted:
     """A model that embeds texts by a table and records how many it encodes at once."""
 
-    name = "scripted"
-
-    def __init__(self, table: dict[str, list[float]], images: torch.Tensor):
-        self.table, self.images, self.counts = table, images, []
+    def __init__(self, table: dict[str, list[float]]):
+        self.table, self.counts = table, []
 
     def encode_texts(self, texts):
         self.counts.append(len(texts))
         return torch.tensor([self.table[text] for text in texts])
-
-    def encode_images(self, rows):
-        return self.images
-
-
-def test_every_language_is_scored_with_its_own_names():
-    names = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
-    rows = Dataset.from_dict({"image": ["a", "b", "c"]})
-    sets = {"set": LabelledSet("set", rows, torch.arange(3))}
-    texts = ["fox", "dog", "cat", "狐狸", "猫", "狗"]
-    table = dict(zip(texts, torch.eye(3).repeat(2, 1).tolist(), strict=True))
-    encoded = encode(Scripted(table, torch.eye(3)), sets, names, ["en", "zh"])
-    found = score(encoded, encoded, sets)
-    assert {(row.language, row.metric): row.value for row in found} == {
-        ("en", "top1"): 1.0,
-        ("zh", "top1"): 1 / 3,
-    }
 
 
 def test_many_names_are_encoded_in_parts_of_8192_texts():
@@ -52,7 +31,7 @@ def test_many_names_are_encoded_in_parts_of_8192_texts():
     texts = [template.format(name) for name in names for template in templates]
     vectors = torch.randn(3000, 3, 4, generator=torch.Generator().manual_seed(0))
     table = dict(zip(texts, vectors.flatten(0, 1).tolist(), strict=True))
-    model = Scripted(table, torch.empty(0))
+    model = Scripted(table)
     found = class_embeddings(model, names, templates)
     torch.testing.assert_close(found, F.normalize(vectors.mean(1), dim=1))
     assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2

@@ -1,11 +1,9 @@
-"""Held-out test sets of the embedded corpus, which the demo, the ablations and the accuracy gate measure on."""
+"""Held-out test sets of the embedded corpus, which the demo and the accuracy gate measure on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from training.config import DataConfig
-from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
+from training.corpus.emoji import DEFAULT_CACHE, build_corpus
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet, Source, open_set
 
@@ -18,13 +16,11 @@ class HeldOut:
 
     Args:
         corpus: Folder of the rendered corpus.
-        every: Step of the selection of concepts: the corpus contains each `every`-th concept.
         class_names: Candidate classes: the names of all concepts of the corpus.
         sets: Test sets by name.
     """
 
     corpus: Path
-    every: int
     class_names: ClassNames
     sets: dict[str, LabelledSet]
 
@@ -37,19 +33,5 @@ class HeldOut:
         """
         corpus = build_corpus(DEFAULT_CACHE, every=every)
         names = ClassNames.read(corpus / "class_names.json")
-        sets = {
-            name: open_set(name, Source(str(corpus / f"{name}.parquet")), names)
-            for name in TEST_SETS
-        }
-        return cls(corpus, every, names, sets)
-
-    def training_data(self, data: DataConfig) -> DataConfig:
-        """The data of a recipe for the whole corpus, reduced to the same concepts as the test sets."""
-        return data if self.every == 1 else replace(data, train=str(self.corpus / "train.parquet"))
-
-    def meta(self) -> dict[str, Any]:
-        """Facts about the data for `results.json`."""
-        return {
-            "data": f"{self.corpus.name}; {ATTRIBUTION}",
-            "test_images": {name: len(each.labels) for name, each in self.sets.items()},
-        }
+        sources = {name: Source(str(corpus / f"{name}.parquet")) for name in TEST_SETS}
+        return cls(corpus, names, {name: open_set(name, sources[name], names) for name in sources})

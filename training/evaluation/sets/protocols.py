@@ -7,13 +7,6 @@ images.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-METRICS = {
-    "top1": "accuracy",
-    "mean_per_class": "mean per class",
-    "11_point_map": "11-point mAP",
-    "roc_auc": "ROC AUC",
-}
-
 
 @dataclass(frozen=True)
 class EvalSet:
@@ -22,7 +15,7 @@ class EvalSet:
     Args:
         num_classes: Number of classes in the protocol.
         num_images: Number of images in the test split of the protocol.
-        metric: Metric of the protocol, a key of `METRICS`.
+        metric: Metric of the protocol: `top1`, `mean_per_class`, `11_point_map` or `roc_auc`.
         hub: Data set on the Hub that is the default source. If its test split differs from the protocol's, the results
             say so.
         split: Test split of the data set on the Hub.
