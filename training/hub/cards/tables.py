@@ -47,7 +47,7 @@ def size_table(results: Results) -> str | None:
     header = ["model", *(metric.replace("_", " ") for metric in metrics)]
     lines = [header, ["---", *["---:"] * len(metrics)]]
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
-        cells = [Row(model=model, stage=stage, metric="", value=0.0).title]
+        cells = [", ".join(filter(None, (model, stage)))]
         for metric in metrics:
             value = results.mean(model=model, stage=stage, set=None, language=None, metric=metric)
             number = "" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}"
