@@ -4,11 +4,11 @@ batch.py       the batch, a `TypedDict`: usable captions, their token ids, and h
 captions.py    captions of rows, in memory-mapped tables
 dataset.py     rows that can be looked up: `PairDataset`, and its loader
 image_bank.py  images without captions that stay in memory
-images.py      which images may be opened; decode, resize, augment and normalize them
+images.py      decode, resize, augment and normalize images
+reader.py      open files, folders, Hub ids or functions, whole or as a stream; which images may be opened
 sampling.py    which samples make up which batch, as pure functions of seed and step
 shards.py      the shards of a stream: order, division among workers, shuffling, position
 skips.py       what was skipped and why, with a limit
-sources.py     open files, folders, Hub ids or functions, whole or as a stream
 stream.py      streams of any size: `PairStream`, and its loader
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from training.data.batch import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset, RowLoader
-from training.data.images import decode_image, decode_images, open_image, require_allowed, rules_for
-from training.data.reader import evenly_spaced_rows, load_source, require_columns
+from training.data.images import decode_image, decode_images, open_image
+from training.data.reader import evenly_spaced_rows, load_source, require_allowed, rules_for
 from training.data.sampling import BatchPlan, KeyedBatchSampler
 from training.data.skips import SkipError
 from training.data.stream import PairStream, StreamLoader

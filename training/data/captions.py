@@ -1,6 +1,5 @@
 """The captions of rows that can be looked up, read from memory-mapped tables when a batch needs them."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from datasets import Dataset
 
 from training.data.batch import text_id, usable_captions
 from training.data.skips import SkipReport
+from training.utils.keys import Digest
 
 ROWS_AT_ONCE = 4096
 
@@ -132,5 +132,5 @@ class CaptionTable:
                 yield next(text for text in texts if text_id(text) == number)
 
     def digest(self) -> str:
-        """Digest of all different captions, 16 hexadecimal digits."""
-        return hashlib.blake2b(self.ids.tobytes(), digest_size=8).hexdigest()
+        """Digest of all different captions."""
+        return Digest().add(self.ids).hex()

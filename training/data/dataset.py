@@ -1,6 +1,5 @@
 """Decoded images with tokenized captions, whose rows can be looked up."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 
-from training.config import DataConfig, SourceConfig
+from training.config import DataConfig
 from training.data.batch import (
     Batch,
     CaptionTokenizer,
@@ -19,26 +18,23 @@ from training.data.batch import (
     text_id,
 )
 from training.data.captions import CaptionTable
-from training.data.images import decode_images, encoded_bytes, rules_for
-from training.data.reader import evenly_spaced_rows, require_columns, require_images, require_texts
+from training.data.images import decode_images, digest_images, encoded_bytes
+from training.data.reader import evenly_spaced_rows, require_columns, rules_for
 from training.data.sampling import (
     BatchPlan,
     KeyedBatchSampler,
     SampleKey,
     data_loader,
-    image_bytes,
     num_workers,
-    require_shared_memory,
 )
 from training.data.skips import SkipReport
 from training.text.vocabulary import chunks
+from training.utils.keys import Digest
 
 IDENTITY_ROWS = 256  # images that `identity` reads
-FINGERPRINT_BATCH = 256  # images that are read at once
 
-Attempt = tuple[
-    SampleKey, Tensor | str | None
-]  # a key, and its image or the cause why it does not decode
+# a key, and its image or the cause why it does not decode
+Attempt = tuple[SampleKey, Tensor | str | None]
 
 
 class CollatedBatch(Batch, total=False):
@@ -72,20 +68,21 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
-        self._digests: dict[str, str] = {}
+        self._fingerprint: str | None = None
         given = [rows] if isinstance(rows, Dataset) else rows
-        tables = [
-            self._select(table, source) for table, source in zip(given, config.mixture, strict=True)
-        ]
+        tables: list[Dataset] = []
+        self.images: list[tuple[Dataset, str]] = []
+        for table, source in zip(given, config.mixture, strict=True):
+            column = source.image_column or config.image_column
+            images = [column] if image_size is not None else []
+            texts = (source.caption_columns or {}).values() if tokens is not None else ()
+            tables.append(require_columns(table, images, texts, str(source.train)))
+            if images:
+                cells = tables[-1].select_columns(images).cast_column(column, Image(decode=False))
+                self.images.append((cells, column))
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
         self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
-        self.images: list[tuple[Dataset, str]] = []
         self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
-        if image_size is not None:
-            for table, source in zip(tables, config.mixture, strict=True):
-                column = source.image_column or config.image_column
-                images = table.select_columns([column]).cast_column(column, Image(decode=False))
-                self.images.append((images, column))
         self.captions: CaptionTable | None = None
         if tokens is not None:
             columns = [source.caption_columns or {} for source in config.mixture]
@@ -101,21 +98,8 @@ class PairDataset(torch.utils.data.Dataset):
         self._memory = torch.empty(shape, dtype=torch.uint8)
         self._in_memory = torch.zeros(shape[:1], dtype=torch.bool)
         if num_workers(config):  # they share the memory, which is then allocated at once
-            require_shared_memory(self._memory.nbytes, "data.in_memory: the images")
             self._memory.share_memory_()
             self._in_memory.share_memory_()
-
-    def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
-        """Check that a source has all columns of this run."""
-        images = (
-            [source.image_column or self.config.image_column] if self.image_size is not None else []
-        )
-        captions = list((source.caption_columns or {}).values()) if self.tokens is not None else []
-        name = str(source.train)
-        rows = require_columns(rows, [*images, *captions], name, "Name the right one under data.")
-        require_images(rows.features, images, name)
-        require_texts(rows.features, captions, name)
-        return rows
 
     def _usable_rows(self, number: int) -> np.ndarray:
         """Usable rows of a source, in ascending order."""
@@ -220,24 +204,19 @@ class PairDataset(torch.utils.data.Dataset):
 
     def image_fingerprint(self) -> str:
         """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""
-        if "images" not in self._digests:
-            digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
-            for (table, column), rules in zip(self.images, self.rules, strict=True):
-                for batch in table.iter(FINGERPRINT_BATCH):
-                    for cell in batch[column]:
-                        content = encoded_bytes(rules(cell))
-                        digest.update(len(content).to_bytes(8, "little"))
-                        digest.update(content)
-            self._digests["images"] = digest.hexdigest()
-        return self._digests["images"]
+        if self._fingerprint is None:
+            sources = zip(self.images, self.rules, strict=True)
+            digests = [digest_images(rows, column, rules) for (rows, column), rules in sources]
+            self._fingerprint = Digest().add(*digests).hex()
+        return self._fingerprint
 
     def identity(self) -> str:
         """Return a short description of the rows, captions and some images, which a resumed run compares."""
-        digest = hashlib.blake2b(self.caption_fingerprint().encode(), digest_size=8)
+        digest = Digest().add(self.caption_fingerprint())
         if self.images:
             for row in evenly_spaced_rows(len(self), IDENTITY_ROWS):
-                digest.update(hashlib.blake2b(encoded_bytes(self._cell(row))).digest())
-        return f"{len(self)} rows, {digest.hexdigest()}"
+                digest.add(encoded_bytes(self._cell(row)))
+        return f"{len(self)} rows, {digest.hex()}"
 
     def caption_fingerprint(self) -> str:
         """Return a digest of all different captions."""
@@ -262,7 +241,6 @@ class RowLoader:
         self._loader = data_loader(
             rows,
             num_workers(pairs.config),
-            plan.batch_size * image_bytes(pairs.image_size),
             batch_sampler=sampler,
             collate_fn=rows.collate,
         )

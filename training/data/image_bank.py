@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from training.config import AugmentConfig, DataConfig
-from training.data.images import Augment, decode_images, require_allowed, rules_for
-from training.data.reader import evenly_spaced_rows, load_source, require_columns
+from training.data.images import Augment, decode_images
+from training.data.reader import evenly_spaced_rows, load_source, require_allowed
 from training.utils.rng import keyed_uniform
 
 MAX_IMAGES = 2048  # 300 MB at 224 pixels
@@ -43,12 +43,9 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
         ValueError: The source cannot be loaded, has no images, or has one that cannot be used.
     """
     column, rows = config.image_column, load_source(source, field="photos")
-    rows = require_columns(
-        rows, [column], source, "Name it under data.image_column.", field="photos"
-    )
+    rows = require_allowed(rows, source, column, allow_paths=config.allow_paths, field="photos")
     numbers = evenly_spaced_rows(len(rows), MAX_IMAGES)
-    rules = rules_for(source, config.allow_paths)
-    rows = require_allowed(rows.select(numbers), column, rules, source, "photos")
+    rows = rows.select(numbers)
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         cells = rows[start : start + ROWS_AT_ONCE][column]
@@ -62,7 +59,7 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
 
 
 def vary_images(images: Tensor, seed: int = 0) -> Tensor:
-    """Recolor, rotate and reduce images, and mix half of them with the next one.
+    """Recolor, rotate and reduce images, and blend half of them with the next one (mixup, arXiv 1710.09412).
 
     Crops of a few photographs teach more than the photographs show if they are mixed (arXiv 2112.00725).
 
@@ -76,34 +73,7 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     augment, parts = Augment(VARIETY, seed), []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
         views = augment(images[numbers], augment.views(numbers, torch.zeros_like(numbers)))
-        draws = torch.from_numpy(
-            keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)
-        ).float()
-        parts.append(mix_images(views, draws, 0.5).round().to(torch.uint8))
+        draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=2))
+        weight = torch.where(draws[:, 0] < 0.5, draws[:, 1], 0.0).float()[:, None, None, None]
+        parts.append(views.lerp(views.roll(-1, 0), weight).round().to(torch.uint8))
     return torch.cat(parts)
-
-
-def mix_images(images: Tensor, draws: Tensor, share: float) -> Tensor:
-    """Mix images with the next one of the batch, half of them by mixup and half by CutMix.
-
-    Args:
-        images: (B, 3, S, S) float.
-        draws: (B, 6) uniform numbers in 0..1: whether and how an image is mixed, the amount, and the aspect ratio, row
-            and column of the rectangle.
-        share: Probability that an image is mixed, 0..1.
-
-    Returns:
-        (B, 3, S, S). Mixup (arXiv 1710.09412) blends two images with the amount as weight. CutMix (arXiv 1905.04899)
-        replaces a rectangle whose area is the amount, before it is cut at the border; its edges differ by a factor
-        of at most 2.
-    """
-    chosen, kind, amount, aspect, row, column = draws.T
-    size = images.shape[-1]
-    pixels = (torch.arange(size) + 0.5) / size
-    ratio = torch.exp2(2 * aspect - 1)  # of height to width, 1/2 to 2
-    rows = (pixels - row[:, None]).abs() <= (amount * ratio).sqrt()[:, None] / 2  # (B, S)
-    columns = (pixels - column[:, None]).abs() <= (amount / ratio).sqrt()[:, None] / 2
-    is_inside = rows[:, :, None] & columns[:, None]  # (B, S, S)
-    weight = torch.where((kind < 0.5)[:, None, None], amount[:, None, None], is_inside.float())
-    weight = weight * (chosen < share)[:, None, None]
-    return torch.lerp(images, images.roll(-1, 0), weight[:, None])

@@ -1,5 +1,4 @@
-"""The images of a data set: which ones may be opened, how they are decoded, resized, cropped, augmented and
-normalized.
+"""The images of a data set: how they are decoded, resized, cropped, augmented and normalized.
 
 A cell is the value of an image column as `datasets` stores undecoded images: `{"bytes": ..., "path": ...}`. Every
 random number of a view is a hash of (seed, image, view), so a view is the same in any batch, worker, process or run.
@@ -14,31 +13,26 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Image
+from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
 from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect
 from modeling_dcclip.image_dcclip import open_image as open_file
 from training.config import AugmentConfig
-from training.data.reader import image_roots, require_images
+from training.data.reader import FILE_MISSING, Cell, CellRules
+from training.utils.keys import Digest
 from training.utils.rng import keyed_uniform
 
-URL_REFUSED = "image is a URL, and must be downloaded first"
-PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
-NO_IMAGE, FILE_MISSING = "no image", "image file is missing"
+NO_IMAGE = "no image"
+ROWS_AT_ONCE = 256
 BOMB, UNDECODABLE = "decompression bomb", "image does not decode"
-ROWS_AT_ONCE = 1024
 # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 THREADED_FROM = 128
-
-Cell = dict[str, Any]
 
 
 def read_image(cell: Cell | str | None, size: int | None = None) -> PILImage.Image | str:
@@ -135,90 +129,19 @@ def decode_images(
         return list(pool.map(decode_image, cells, repeat(size), repeat(squash)))
 
 
-def image_cell(cell: Any) -> Cell | None:
-    """Make a cell from the value of a column, which may hold only the bytes or only the path of the file."""
-    if isinstance(cell, bytes):
-        return {"bytes": cell, "path": None}
-    if isinstance(cell, str):
-        return {"bytes": None, "path": cell}
-    return cell if isinstance(cell, dict) else None
-
-
 def encoded_bytes(cell: Cell | str | None) -> bytes:
     """Return the undecoded file of a cell; empty bytes if it has none."""
     found = embedded_cell(cell)
     return b"" if isinstance(found, str) else found["bytes"]
 
 
-@dataclass(frozen=True)
-class CellRules:
-    """Which images of a source are opened. Others are skipped with a cause.
-
-    Cells come from the data, which others may have written, and a path can read any file. URLs are never fetched.
-
-    Args:
-        allow_paths: Whether cells may name files outside `roots`.
-        roots: Folders of the source itself. A link in them may lead outside.
-    """
-
-    allow_paths: bool = False
-    roots: tuple[Path, ...] = ()
-
-    def __call__(self, cell: Any) -> Cell | str | None:
-        """Return a cell that may be opened, or the cause why not."""
-        cell = image_cell(cell)
-        if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
-            return cell
-        if "://" in path:
-            return URL_REFUSED
-        path = os.path.abspath(path)
-        if self.allow_paths or any(Path(path).is_relative_to(root) for root in self.roots):
-            return cell
-        return PATH_REFUSED if os.path.exists(path) else FILE_MISSING
-
-
-def rules_for(source: str | list[str], allow_paths: bool = False) -> CellRules:
-    """Return which images of a source may be opened. A function is the user's own code, and may name any file."""
-    roots = image_roots(source)
-    return CellRules(
-        allow_paths or roots is None,
-        tuple(Path(each) for root in roots or () for each in {root.absolute(), root.resolve()}),
-    )
-
-
-def require_allowed(
-    rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data"
-) -> Dataset:
-    """Return rows with undecoded images.
-
-    Raises:
-        ValueError: The column holds no images, or a row names an image that may not be opened; the message starts with
-            `field` and names the source as `where`.
-    """
-    rows = undecoded(rows, column, where, field)
-    first = 0
-    # the content of images that are not named is not read
-    for table in rows.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE):
-        cells = table.column(0).combine_chunks()
-        paths = cells.field("path")
-        is_named = pc.and_(pc.is_null(cells.field("bytes")), pc.is_valid(paths))
-        for index in pc.indices_nonzero(is_named).to_pylist():
-            cause = rules({"bytes": None, "path": paths[index].as_py()})
-            if isinstance(cause, str):
-                remedy = (
-                    "Turn it on if you trust the data."
-                    if cause == PATH_REFUSED
-                    else "Name its file, or remove the row."
-                )
-                raise ValueError(f"{field}: row {first + index} of {where!r}: {cause}. {remedy}")
-        first += len(cells)
-    return rows
-
-
-def undecoded(rows: Dataset, column: str, where: str, field: str = "data") -> Dataset:
-    """Return rows whose image column gives encoded bytes and paths; raise ValueError if it holds no images."""
-    require_images(rows.features, [column], where, field)
-    return rows.cast_column(column, Image(decode=False))
+def digest_images(rows: Dataset, column: str = "image", rules: CellRules | None = None) -> str:
+    """Digest of all encoded images of a column in order, wherever they are stored."""
+    digest = Digest()
+    for batch in rows.select_columns([column]).iter(ROWS_AT_ONCE):
+        for cell in batch[column]:
+            digest.add(encoded_bytes(cell if rules is None else rules(cell)))
+    return digest.hex()
 
 
 NUM_DRAWS = 22  # random numbers for each view

@@ -21,21 +21,16 @@ A source is one of:
 - A Hub id with or without `@revision`, read by `datasets`.
 - `module:function`, which returns a `datasets.Dataset`, or for a stream an `IterableDataset`.
 
-Images that the data name by path are opened only in the folder of the data, and URLs never (`images.CellRules`). An
-image that does not decode is never left out in silence: `images.read_image` returns the cause, which a training
+Images that the data name by path are opened only in the folder of the data, and URLs never (`CellRules`). An image
+that does not decode is never left out in silence: `images.read_image` returns the cause, which a training
 counts, fine-tuning and curation list, and an evaluation refuses with the row.
 """
 
-import csv
-import hashlib
 import importlib
-import io
-import json
 import logging
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,7 +40,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pyarrow
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import (
     Dataset,
@@ -60,10 +57,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from training.utils.files import expanded, is_claimed
+from training.utils.keys import Digest
 from training.utils.trust import FUNCTION
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
+
+Cell = dict[str, Any]
 
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}  # with separators
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
@@ -87,6 +87,12 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 # types of a column, as `datasets` names them; a column of missing values has the type null
 TEXTS = frozenset({"string", "large_string", "null"})
 ENCODED = TEXTS | {"binary", "large_binary"}
+
+
+URL_REFUSED = "image is a URL, and must be downloaded first"
+PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
+FILE_MISSING = "image file is missing"
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,18 @@ class Reading:
         options["usual_split" if split in ("train", "test") else "split"] = split
         return cls(**options)
 
+    @property
+    def codec(self) -> str:
+        """Encoding for Python; a byte order mark is passed over."""
+        return "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+
+    def unreadable(self, path: Path, error: Exception) -> ValueError:
+        """The error for a text file of the user's. The encoding is not guessed: 猫 in GBK is è in UTF-8."""
+        return ValueError(
+            f"{self.field}: {str(path)!r} cannot be read as {self.encoding} ({error}). Save it as UTF-8, with one row "
+            "per image and captions in quotation marks; fine-tuning also reads what --encoding names, such as gb18030."
+        )
+
     def has_no_splits(self, name: str):
         """Refuse a split or subset that the user names for a source that has none."""
         for kind, value in (("split", self.split), ("subset", self.subset)):
@@ -157,68 +175,48 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
 
 
 def _open(source: str | list[str], reading: Reading) -> Opened:
-    names = [source] if isinstance(source, str) else list(source)
+    names = _names(source)
     if not names or not all(map(str.strip, names)):  # it would be the current folder
         raise ValueError(f"{reading.field}: cannot load {source!r} (the name is empty).")
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
     if len(kinds) == 1 and (kind := kinds.pop()):
         reading.has_no_splits(names[0])
         files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
-        return Opened(
-            _load(source, reading, kind, data_files=files, split="train"), f"{kind} files"
-        )
-    if len(names) != 1:
-        raise ValueError(
-            f"{reading.field}: cannot load {source!r} (a list must contain only parquet files or only tar shards)."
-        )
+        rows = _load(source, reading, kind, data_files=files, split="train")
+        return Opened(rows, f"{kind} files")
     name, path = names[0], expanded(names[0])
-    if path.is_dir():
+    if len(names) == 1 and path.is_dir():
         return _open_folder(path, reading)
-    if _suffix(name) in TABLES:
+    if len(names) == 1 and _suffix(name) in TABLES:
         reading.has_no_splits(name)
         return _open_table(path, reading)
-    if FUNCTION.fullmatch(name):
+    if len(names) == 1 and FUNCTION.fullmatch(name):
         return Opened(_call(name, reading), name)
-    if path.exists() or not HUB_ID.fullmatch(name):
+    if len(names) > 1 or path.exists() or not HUB_ID.fullmatch(name):
         raise ValueError(
-            f"{reading.field}: cannot load {name!r}. Give a table with one row per image (.csv, .tsv, .jsonl), "
-            "parquet files, tar shards, a folder of images, a Hub id, or module:function."
+            f"{reading.field}: cannot load {source!r}. Give a table with one row per image (.csv, .tsv, .jsonl), "
+            "a folder of images, a Hub id, module:function, or a list of parquet files or of tar shards alone."
         )
     return _open_hub(name, reading)
 
 
-def load_source(
-    source: str | list[str],
-    split: str = "train",
-    subset: str | None = None,
-    field: str = "data",
-    image_column: str = "image",
-) -> Dataset:
+def load_source(source: str | list[str], split: str = "train", **options: Any) -> Dataset:
     """Load all rows of a source.
 
     Args:
         source: Source, in any form of this module.
         split: Split to load, if the source has several.
-        subset: Configuration to load, if the source is a Hub data set with several.
-        field: Field of the recipe or the options; error messages start with it.
-        image_column: Column of a table that has the paths of the images.
+        options: Other fields of `Reading`.
 
     Raises:
         ValueError: The source cannot be loaded, is a stream, or has no rows.
     """
-    reading = Reading.of(split, subset=subset, field=field, image_column=image_column)
-    return open_source(source, reading).rows
+    return open_source(source, Reading.of(split, **options)).rows
 
 
-def open_stream(
-    source: str | list[str],
-    split: str = "train",
-    subset: str | None = None,
-    image_column: str = "image",
-) -> IterableDataset:
+def open_stream(source: str | list[str], split: str = "train", **options: Any) -> IterableDataset:
     """Open a source as a stream, with the arguments of `load_source`. Rows are read when the stream is iterated."""
-    reading = Reading.of(split, subset=subset, image_column=image_column, streaming=True)
-    return open_source(source, reading).rows
+    return load_source(source, split, streaming=True, **options)
 
 
 def _checked(rows: Any, source: str | list[str], reading: Reading) -> Any:
@@ -325,7 +323,10 @@ def _open_folder(folder: Path, reading: Reading) -> Opened:
         opened = _open_table(tables[0], reading) if tables else _open_images(within, files, reading)
         opened = replace(opened, split=split)
     listed = folder / CLASS_NAMES_FILE
-    return replace(opened, class_names=_lines(listed, reading) if listed.is_file() else None)
+    if not listed.is_file():
+        return opened
+    lines = map(str.strip, _read_text(listed, reading).splitlines())
+    return replace(opened, class_names=list(filter(None, lines)))
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -387,191 +388,101 @@ def _open_images(folder: Path, files: list[Path], reading: Reading) -> Opened:
             f"{reading.field}: {str(folder)!r} has neither images nor a table. Add images in one folder per class, or "
             "a CSV file with paths and captions."
         )
-    columns: dict[str, Any] = {"image": _paths(images, reading)}
-    texts = [_caption_file(image.with_suffix(".txt"), reading) for image in images]
+    columns: dict[str, Any] = {"image": [str(image) for image in images]}
+    texts = [_caption(image.with_suffix(".txt"), reading) for image in images]
     parts = [image.relative_to(folder.absolute()).parts for image in images]
     form = "images"
     if sum(text is not None for text in texts) > len(texts) / 2:
         columns["caption"], form = texts, "images with text files"
     elif all(len(each) > 1 for each in parts):
         columns["label"], form = [each[0] for each in parts], "class folders"
-    return Opened(_dataset(columns, "image"), form)
+    return Opened(_dataset(columns, "image", folder, reading), form)
 
 
-def _paths(paths: Iterable[Path], reading: Reading) -> list[str]:
-    """Names of images, which must be UTF-8 to be stored in a data set."""
-    names = []
-    for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-            raise ValueError(
-                f"{reading.field}: the name of '{shown}' is not UTF-8, as in a zip file from Chinese Windows. Rename "
-                "all files in a folder with: convmv -r -f gbk -t utf-8 --notest FOLDER."
-            ) from error
-        names.append(str(path))
-    return names
-
-
-def _dataset(columns: dict[str, Any], image_column: str) -> Dataset:
-    """Columns as a data set; the image column has paths."""
-    images = columns.pop(image_column, None)
-    rows = Dataset.from_dict(columns) if columns else None
-    if images is None:
-        return rows or Dataset.from_dict({})
-    paths = Dataset.from_dict({image_column: images}, Features({image_column: Image()}))
-    return paths if rows is None else datasets.concatenate_datasets([paths, rows], axis=1)
-
-
-def _lines(path: Path, reading: Reading) -> list[str]:
-    return [line.strip() for line in read_text(path, reading).splitlines() if line.strip()]
-
-
-def _caption_file(path: Path, reading: Reading) -> str | None:
+def _caption(path: Path, reading: Reading) -> str | None:
     """Content of the text file of an image in one line; None without one."""
-    return " ".join(read_text(path, reading).split()) or None if path.is_file() else None
+    return " ".join(_read_text(path, reading).split()) or None if path.is_file() else None
 
 
-def read_text(path: Path, reading: Reading) -> str:
-    """Read a text file of the user's.
-
-    Raises:
-        ValueError: It is not in the encoding. It is not guessed: 猫 in GBK is è in UTF-8.
-    """
-    encoding = "utf-8-sig" if reading.encoding == "utf-8" else reading.encoding
+def _read_text(path: Path, reading: Reading) -> str:
     try:
-        return path.read_bytes().decode(encoding)
+        return path.read_text(reading.codec)
     except (OSError, UnicodeError, LookupError) as error:
-        raise ValueError(
-            f"{reading.field}: {str(path)!r} cannot be read as {reading.encoding} ({error}). Save it as UTF-8; "
-            "fine-tuning also reads what --encoding names, such as gb18030 or utf-16."
-        ) from error
+        raise reading.unreadable(path, error) from error
 
 
 def _open_table(path: Path, reading: Reading) -> Opened:
-    text = read_text(path, reading)
-    if not text.strip() or "\0" in text:
-        raise ValueError(
-            f"{reading.field}: {str(path)!r} is empty or not a text file. Save it as CSV with paths and captions."
-        )
     separator = TABLES[_suffix(path.name)]
-    columns = (
-        _json_columns(text, path, reading)
-        if separator is None
-        else _csv_columns(text, separator, path, reading)
-    )
+    try:
+        if separator is None:
+            frame = pandas.read_json(path, lines=True, dtype=False, encoding=reading.codec)
+        else:
+            frame = pandas.read_csv(
+                path, sep=separator, dtype=str, na_values=[""], keep_default_na=False,
+                encoding=reading.codec,
+            )  # fmt: skip
+            if not isinstance(frame.index, pandas.RangeIndex):
+                raise ValueError(f"row {frame.index[0]!r} has more cells than the header")
+    except (OSError, ValueError, LookupError) as error:
+        raise reading.unreadable(path, error) from error
+    frame = frame.dropna(how="all").rename(columns=str.strip)
+    columns = frame.astype(object).where(frame.notna(), None).to_dict("list")
     column = reading.image_column
     if column not in columns and "file_name" in columns:
         columns[column] = columns.pop("file_name")
     if column in columns:
-        columns[column] = [named_file(path.parent, cell) for cell in columns[column]]
+        columns[column] = [_image_path(path.parent, cell) for cell in columns[column]]
+    rows = _dataset(columns, column, path, reading)
+    return Opened(rows, f"{path.suffix[1:].upper()} file")
+
+
+def _dataset(columns: dict[str, Any], image_column: str, path: Path, reading: Reading) -> Dataset:
+    """Columns as a data set; the image column has paths."""
     try:
-        rows = _dataset(columns, column)
-    except (pyarrow.ArrowException, UnicodeError, OverflowError, TypeError) as error:
+        rows = Dataset.from_dict(columns)
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(error.object).decode("utf-8", "backslashreplace")
+        raise ValueError(
+            f"{reading.field}: the name of '{shown}' is not UTF-8, as in a zip file from Chinese Windows. Rename all "
+            "files in a folder with: convmv -r -f gbk -t utf-8 --notest FOLDER."
+        ) from error
+    except (pyarrow.ArrowException, OverflowError, TypeError) as error:
         raise ValueError(
             f"{reading.field}: {str(path)!r} has a column with values of different types ({error}). Write each column "
             "as strings, or as lists of strings."
         ) from error
-    return Opened(rows, f"{path.suffix[1:].upper()} file")
+    return rows.cast_column(image_column, Image()) if image_column in columns else rows
 
 
-def _json_columns(text: str, path: Path, reading: Reading) -> dict[str, list[Any]]:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):  # U+2028 may be in a text
-        if not line.strip():
-            continue
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f'{reading.field}: line {number} of {str(path)!r} is not an object such as {{"file": "1.jpg"}} '
-                f"({error})."
-            ) from error
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _csv_columns(text: str, separator: str, path: Path, reading: Reading) -> dict[str, list[Any]]:
-    lines = io.StringIO(text.lstrip("\r\n"), newline="")
-    reader = csv.DictReader(lines, delimiter=separator, restkey="", strict=True)
-    try:
-        rows = [row for row in reader if any(row.values())]
-        names = list(reader.fieldnames or ())
-        if len(names) < 2 or len({*names}) < len(names) or not rows:
-            raise csv.Error(f"{len(rows)} rows with the columns {', '.join(names)[:80]}")
-        if long := next((row for row in rows if row.get("")), None):
-            raise csv.Error(f"the row of {long[names[0]]!r} has more cells than the header")
-    except csv.Error as error:
-        raise ValueError(
-            f"{reading.field}: {str(path)!r} cannot be read up to line {reader.line_num} ({error}). It needs "
-            f"different columns, separated by {separator!r}; put captions with {separator!r} or quotation marks in "
-            "quotation marks, and save the file again."
-        ) from error
-    return {name.strip(): [row[name] or None for row in rows] for name in names}
-
-
-def named_file(folder: Path, name: Any) -> str | None:
+def _image_path(folder: Path, name: Any) -> str | None:
     """Absolute path of an image file that a table names; a URL stays a URL."""
     if not isinstance(name, str) or not name.strip():
         return None
     name = name.strip().removeprefix("file://").replace("\\", "/")
-    if "://" in name:
-        return name
-    forms = [
-        name,
-        *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")),
-    ]  # as macOS writes
-    paths = [os.path.join(folder.absolute(), os.path.expanduser(form)) for form in forms]
-    return next(filter(os.path.isfile, paths), paths[0])
+    return name if "://" in name else os.path.join(folder.absolute(), name)
 
 
-def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
-    """Folders in which the images of a source may be opened that it names by path.
-
-    Returns:
-        The folder itself, or the folder of a table, or the caches of a Hub id; empty for parquet files and tar shards,
-        which hold their images; None for a function, which is the user's own code and may name any file.
-    """
-    names = [source] if isinstance(source, str) else list(source)
-    if any(_suffix(name) in BUILDERS for name in names):
-        return ()
-    path = expanded(next(iter(names), ""))
-    if path.exists():
-        return (path if path.is_dir() else path.parent,)
-    if ":" in names[0]:
-        return None
-    caches = (
-        datasets.config.HF_DATASETS_CACHE,
-        datasets.config.DOWNLOADED_DATASETS_PATH,
-        HF_HUB_CACHE,
-    )
-    return tuple(map(Path, caches))
-
-
-def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
-    """Digest of the local files of a source, 16 hexadecimal digits.
+def digest_sources(source: str | list[str], with_states: bool = True) -> str:
+    """Digest of the local files of a source. Others, such as those of a Hub id, add nothing.
 
     Args:
-        names: Files, glob patterns, numbered files such as `{0000..0042}.tar`, or folders. Others, such as Hub ids,
-            add nothing.
+        source: Source, in any form of this module.
         with_states: Whether sizes and times of the files count, and not their paths alone.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for name in _numbered(list(names)):
+    digest = Digest()
+    for name in _numbered(_names(source)):
         path = expanded(name)
         named = [path] if path.exists() else sorted(map(Path, glob(str(path))))
         for file in list_files(path)[0] if path.is_dir() else named:
             state = file.stat()
             states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
-            digest.update(f"{os.fsencode(file)!r} {states}\n".encode())
-    return digest.hexdigest()
+            digest.add(os.fsencode(file), states)
+    return digest.hex()
 
 
 def check_parquet(source: str | list[str], field: str):
     """Refuse local parquet files that are damaged. `datasets` does not name the file."""
-    names = [source] if isinstance(source, str) else source
-    for name in names:
+    for name in _names(source):
         for path in sorted(glob(str(expanded(name)), recursive=True)):
             try:
                 if path.lower().endswith(".parquet"):
@@ -582,97 +493,187 @@ def check_parquet(source: str | list[str], field: str):
                 ) from damage
 
 
+def _names(source: str | list[str]) -> list[str]:
+    return [source] if isinstance(source, str) else list(source)
+
+
 def _suffix(name: str) -> str:
     return Path(name.partition("?")[0].lower().removesuffix(".gz")).suffix
 
 
 def _numbered(names: list[str]) -> list[str]:
     """Expand numbered files such as `{0000..0042}.tar`."""
-    expanded: list[str] = []
+    files: list[str] = []
     for name in names:
-        if (match := RANGE.search(name)) is None:
-            expanded.append(name)
-            continue
-        first, last = match.groups()
-        numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        files = [name[: match.start()] + number + name[match.end() :] for number in numbers]
-        expanded += _numbered(files)
-    return expanded
+        first, last = RANGE.search(name).groups() if RANGE.search(name) else ("0", "0")
+        numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+        files += [RANGE.sub(number, name, count=1) for number in numbers]
+    return files
 
 
-def require_columns(
-    rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data"
-) -> Dataset:
-    """Check that rows have the given columns, and flatten nested columns if one is given.
+@dataclass(frozen=True)
+class CellRules:
+    """Which images of a source are opened. Others are skipped with a cause.
+
+    Cells come from the data, which others may have written, and a path can read any file. URLs are never fetched.
 
     Args:
-        rows: Rows of a source.
-        columns: Names of columns, or of fields of nested columns such as `translation.en`.
-        source: Name of the source, for the error message.
-        remedy: Sentence that tells the user how to name the right column, for the error message.
+        allow_paths: Whether cells may name files outside `roots`.
+        roots: Folders of the source itself. A link in them may lead outside.
+    """
+
+    allow_paths: bool = False
+    roots: tuple[Path, ...] = ()
+
+    def __call__(self, cell: Any) -> Cell | str | None:
+        """Return a cell that may be opened, or the cause why not.
+
+        Args:
+            cell: Value of an image column: undecoded, or only the bytes or the path of the file.
+        """
+        if isinstance(cell, bytes):
+            return {"bytes": cell, "path": None}
+        if isinstance(cell, str):
+            cell = {"bytes": None, "path": cell}
+        if not isinstance(cell, dict):
+            return None
+        if cell.get("bytes") is not None or not (path := cell.get("path")):
+            return cell
+        if "://" in path:
+            return URL_REFUSED
+        path = os.path.abspath(path)
+        if self.allow_paths or any(Path(path).is_relative_to(root) for root in self.roots):
+            return cell
+        return PATH_REFUSED if os.path.exists(path) else FILE_MISSING
+
+
+def rules_for(source: str | list[str], allow_paths: bool = False) -> CellRules:
+    """Return which images of a source may be opened that it names by path.
+
+    They are in the folder itself, in the folder of a table, or in the caches of a Hub id. Parquet files and tar shards
+    hold their images. A function is the user's own code, and may name any file.
+    """
+    names = _names(source)
+    if any(_suffix(name) in BUILDERS for name in names):
+        return CellRules(allow_paths)
+    path = expanded(names[0])
+    if path.exists():
+        root = path if path.is_dir() else path.parent
+        return CellRules(allow_paths, (root.absolute(), root.resolve()))
+    caches = (
+        datasets.config.HF_DATASETS_CACHE,
+        datasets.config.DOWNLOADED_DATASETS_PATH,
+        HF_HUB_CACHE,
+    )
+    return CellRules(allow_paths or ":" in names[0], tuple(Path(each).resolve() for each in caches))
+
+
+def require_allowed(
+    rows: Dataset,
+    source: str,
+    image_column: str,
+    texts: Iterable[str] = (),
+    allow_paths: bool = False,
+    field: str = "data",
+) -> Dataset:
+    """Check the columns of a source, and that each image may be opened, and return rows with undecoded images.
+
+    Args:
+        rows: Rows of the source.
+        source: Name of the source.
+        image_column: Column of the images.
+        texts: Columns of texts.
+        allow_paths: Whether rows may name images outside the source.
         field: Field of the recipe or the options; error messages start with it.
 
-    Returns:
-        The rows; every field of a nested column is a column of its own if `columns` names one.
-
     Raises:
-        ValueError: A column is missing.
+        ValueError: A column is missing or of a wrong type, or a row names an image that may not be opened.
     """
-    columns = list(columns)
-    if any("." in name and name not in rows.column_names for name in columns):
-        for name in columns:  # the images stay whole
-            if isinstance(kind := rows.features.get(name), dict) and "bytes" in kind:
-                rows = rows.cast_column(name, Image())
-        rows = rows.flatten()
-    for name in columns:
-        if name not in rows.column_names:
-            raise ValueError(
-                f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}"
-            )
+    rows = require_columns(rows, [image_column], texts, source, field)
+    rows = rows.cast_column(image_column, Image(decode=False))
+    rules, first = rules_for(source, allow_paths), 0
+    # the content of images that are not named is not read
+    for table in rows.select_columns([image_column]).with_format("arrow").iter(ROWS_AT_ONCE):
+        cells = table.column(0).combine_chunks()
+        paths = cells.field("path")
+        is_named = pc.and_(pc.is_null(cells.field("bytes")), pc.is_valid(paths))
+        for index in pc.indices_nonzero(is_named).to_pylist():
+            cause = rules(paths[index].as_py())
+            if isinstance(cause, str):
+                raise ValueError(
+                    f"{field}: row {first + index} of {source!r}: {cause}. Turn on allow_paths if you trust the data, "
+                    "or remove the row."
+                )
+        first += len(cells)
     return rows
 
 
-def require_images(
-    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
-):
-    """Check that columns hold encoded images or their paths. `datasets` would turn lists of floats into black images.
+def require_columns(
+    rows: Dataset,
+    images: Iterable[str],
+    texts: Iterable[str],
+    source: str,
+    field: str = "data",
+) -> Dataset:
+    """Check that rows have columns of images and of texts, and flatten nested columns if one is given.
 
     Args:
-        features: Types of all columns; None if they are not known, as in some streams.
-        columns: Names of the image columns.
-        source: Name of the source, for the error message.
+        rows: Rows of a source.
+        images: Columns of images.
+        texts: Columns of texts, or fields of nested columns such as `translation.en`.
+        source: Name of the source, for error messages.
         field: Field of the recipe or the options; error messages start with it.
 
+    Returns:
+        The rows; every field of a nested column is a column of its own if `texts` names one.
+
     Raises:
-        ValueError: A column holds anything else.
+        ValueError: A column is missing or of a wrong type.
     """
-    for name in columns:
-        kind = (features or {}).get(name)
-        is_struct = isinstance(kind, dict) and "bytes" in kind
-        if kind is None or isinstance(kind, Image) or is_struct or _dtype(kind) in ENCODED:
-            continue
-        raise ValueError(
-            f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not encoded images. Store images as files "
-            "(PNG, JPEG, WebP), for example by cast_column with datasets.Image."
-        )
+    images, texts = list(images), list(texts)
+    if any("." in name and name not in rows.column_names for name in texts):
+        for name in images:  # which stay whole
+            if isinstance(kind := rows.features.get(name), dict) and "bytes" in kind:
+                rows = rows.cast_column(name, Image())
+        rows = rows.flatten()
+    for name in (*images, *texts):
+        if name not in rows.column_names:
+            raise ValueError(
+                f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. Name the right one."
+            )
+    check_types(rows.features, images, texts, source, field)
+    return rows
 
 
-def require_texts(
-    features: Features | None, columns: Iterable[str], source: str, field: str = "data"
+def check_types(
+    features: Features | None,
+    images: Iterable[str],
+    texts: Iterable[str],
+    source: str,
+    field: str = "data",
 ):
-    """Check that columns hold strings or lists of strings, with the arguments of `require_images`.
+    """Check the types of columns, with the arguments of `require_columns`; without features, nothing is checked.
 
     Raises:
-        ValueError: A column holds anything else, such as numbers or bytes.
+        ValueError: A column of images does not hold encoded images or their paths, which `datasets` would turn into
+            black images; or a column of texts does not hold strings or lists of strings.
     """
-    for name in columns:
-        kind = (features or {}).get(name)
-        if kind is None or _dtype(getattr(kind, "feature", kind)) in TEXTS:
-            continue
-        raise ValueError(
-            f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not text. Name a column of strings, or of "
-            "lists of strings."
-        )
+    kinds = features or {}
+    for name in images:
+        kind = kinds.get(name)
+        is_image = isinstance(kind, Image) or (isinstance(kind, dict) and "bytes" in kind)
+        if kind is not None and not is_image and _dtype(kind) not in ENCODED:
+            raise ValueError(
+                f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not encoded images. Store images as "
+                "files (PNG, JPEG, WebP), for example by cast_column with datasets.Image."
+            )
+    for name in texts:
+        kind = kinds.get(name)
+        if kind is not None and _dtype(getattr(kind, "feature", kind)) not in TEXTS:
+            raise ValueError(
+                f"{field}: column {name!r} of {source!r} holds {_dtype(kind)}, not text. Name a column of strings, or "
+                "of lists of strings."
+            )
 
 
 def _dtype(kind: Any) -> str:

@@ -1,10 +1,8 @@
 """Which samples make up which batch: mixtures of sources and shuffled epochs, as pure functions of seed and step."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +14,6 @@ from training.data.batch import Batch
 from training.data.images import Augment
 
 MAX_WORKERS = 16
-SHARED_MEMORY = Path("/dev/shm")
-MIB = 2**20
 CYCLE = 10_000  # draws of a mixture; every source has exactly its share of them
 # added to the seed, so that different uses of one seed draw different random numbers
 MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
@@ -75,9 +71,8 @@ class MixtureSchedule:
     def __init__(self, weights: Sequence[float], key: Sequence[int]):
         shares = CYCLE * np.array(weights, np.float64) / sum(weights)
         counts = np.floor(shares).astype(int)
-        counts[np.argsort(counts - shares, kind="stable")[: CYCLE - counts.sum()]] += (
-            1  # largest remainders
-        )
+        # largest remainders
+        counts[np.argsort(counts - shares, kind="stable")[: CYCLE - counts.sum()]] += 1
         if not counts.all():
             raise ValueError(
                 f"data.sources: weight {weights[int(counts.argmin())]} is less than 1/{CYCLE} of the sum of all. "
@@ -193,43 +188,14 @@ def num_workers(config: DataConfig) -> int:
     return max(1, min(MAX_WORKERS, cores // processes))
 
 
-def image_bytes(size: int | None) -> int:
-    """Size of a decoded image in bytes."""
-    return 3 * (size or 0) ** 2
-
-
-def require_shared_memory(num_bytes: int, what: str):
-    """Check that a container has room for tensors that processes share; one that has not dies of a bus error.
-
-    Raises:
-        ValueError: The shared memory has less.
-    """
-    if not SHARED_MEMORY.is_dir():
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if num_bytes > free:
-        raise ValueError(
-            f"{what} need {num_bytes / MIB:,.0f} MiB of shared memory, and {SHARED_MEMORY} has {free / MIB:,.0f} MiB "
-            "free. Enlarge it (docker run --shm-size), or lower data.workers or batch_size."
-        )
-
-
-def data_loader(
-    dataset: torch.utils.data.Dataset, workers: int, batch_bytes: int = 0, **options: Any
-) -> DataLoader:
+def data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
     """Make a DataLoader.
 
     Args:
         dataset: Data set to load.
         workers: Number of decoding processes; with 0 this process decodes.
-        batch_bytes: Size of a batch, to check the shared memory.
         options: Other arguments of `DataLoader`.
-
-    Raises:
-        ValueError: The shared memory is too small for the batches that are prepared.
     """
-    # each worker prepares two batches, and one is used
-    require_shared_memory(2 * workers * batch_bytes, f"data.workers: {workers} workers")
     return DataLoader(
         dataset,
         num_workers=workers,

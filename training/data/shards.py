@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from datasets import IterableDataset
 
-from training.data.reader import require_images, require_texts
+from training.data.reader import check_types
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
 
 READ_SIZE = 16  # rows that are read at once
@@ -102,8 +102,7 @@ class Shards:
                 f"data: {name!r} holds decoded images. Give the generator features with datasets.Image for "
                 f"{image_column!r}."
             )
-        require_images(rows.features, [image_column] if image_column else [], name)
-        require_texts(rows.features, caption_columns, name)
+        check_types(rows.features, [image_column] if image_column else [], caption_columns, name)
         if rows.column_names is not None:
             stored = [column if column in first else column.partition(".")[0] for column in columns]
             rows = rows.select_columns(list(dict.fromkeys(stored)))

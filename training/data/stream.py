@@ -18,13 +18,12 @@ from training.data.batch import (
     text_id,
     usable_captions,
 )
-from training.data.images import decode_images, rules_for
-from training.data.reader import open_stream
+from training.data.images import decode_images
+from training.data.reader import open_stream, rules_for
 from training.data.sampling import (
     BatchPlan,
     MixtureSchedule,
     data_loader,
-    image_bytes,
     num_workers,
 )
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
@@ -66,7 +65,7 @@ class PairStream:
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.shards = [
             Shards(
-                open_stream(source.train, source.split, source.subset, self.image_columns[number]),
+                open_stream(source.train, source.split, subset=source.subset),
                 number,
                 str(source.train),
                 self.image_columns[number] if image_size is not None else None,
@@ -89,37 +88,33 @@ class PairStream:
         """
         skipped.check_languages(MIN_SEEN)
         found = [self._captions(raw, source, skipped) for raw, source in raw_samples]
-        images: dict[int, Tensor | str] = {}
-        if self.image_size is not None:
-            numbers = [
-                number
-                for number, (captions, _) in enumerate(found)
-                if captions or self.tokens is None
-            ]
-            cells = [
-                self.rules[source](raw.cells[self.image_columns[source]])
-                for raw, source in (raw_samples[number] for number in numbers)
-            ]
-            images = dict(
-                zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True)
-            )
+        usable = [
+            number for number, (captions, _) in enumerate(found) if captions or self.tokens is None
+        ]
+        images = dict(zip(usable, self._images([raw_samples[n] for n in usable]), strict=True))
         samples: list[Sample | None] = []
-        for number, ((raw, source), (captions, causes)) in enumerate(
-            zip(raw_samples, found, strict=True)
-        ):
+        for number, (raw, source) in enumerate(raw_samples):
             skipped.num_seen += 1
-            image = images.get(number)
-            if isinstance(image, str) or (self.tokens is not None and not captions):
-                skipped.add(
-                    raw.row,
-                    image if isinstance(image, str) else causes[0],
-                    self.shards[source].name,
-                )
+            captions, causes = found[number]
+            image = images[number] if number in images else causes[0]
+            if isinstance(image, str):
+                skipped.add(raw.row, image, self.shards[source].name)
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch)
                 samples.append(Sample(raw.row, source, raw.epoch, image, selected, raw.epoch))
         return samples
+
+    def _images(
+        self, raw_samples: Sequence[tuple[RawSample, int]]
+    ) -> Sequence[Tensor | str | None]:
+        """Images, or the cause of each that does not decode; None without images."""
+        if self.image_size is None:
+            return [None] * len(raw_samples)
+        cells = [
+            self.rules[source](raw.cells[self.image_columns[source]]) for raw, source in raw_samples
+        ]
+        return decode_images(cells, self.image_size, self.squash)
 
     def _captions(
         self, raw: RawSample, source: int, skipped: StreamSkipReport
@@ -127,13 +122,10 @@ class PairStream:
         """Usable captions by language, and the cause of each other one."""
         captions: dict[str, list[str]] = {}
         all_causes: list[str] = []
-        for language, column in (
-            self.caption_columns[source].items() if self.tokens is not None else ()
-        ):
-            cell = get_cell(raw.cells, column)
-            texts, causes = usable_captions(
-                cell, language if self.config.skip_wrong_script else None
-            )
+        columns = self.caption_columns[source] if self.tokens is not None else {}
+        for language, column in columns.items():
+            script = language if self.config.skip_wrong_script else None
+            texts, causes = usable_captions(get_cell(raw.cells, column), script)
             skipped.add_captions(language, len(texts), causes)
             all_causes += causes
             if texts:
@@ -144,12 +136,12 @@ class PairStream:
         """Make a batch."""
         batch = make_batch(samples, self.languages, self.tokens, text_id, self.config.phrasing)
         if self.tokens is not None:
-            full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
+            limit = self.tokens.max_text_length
             texts = [text for sample in samples for text in sample.captions.values()]
-            if num_cut := self.tokens.count_truncated(
-                [text for text, is_full in zip(texts, full, strict=True) if is_full]
-            ):
-                skipped.captions[f"cut to {self.tokens.max_text_length} tokens"] += num_cut
+            lengths = zip(texts, batch["lengths"].tolist(), strict=True)
+            full = [text for text, length in lengths if length >= limit]
+            if num_cut := self.tokens.count_truncated(full):
+                skipped.captions[f"cut to {limit} tokens"] += num_cut
         return batch
 
 
@@ -284,7 +276,6 @@ class StreamLoader:
         self._loader = data_loader(
             StreamBatches(pairs, plan, num_streams, list(self._states)),
             workers,
-            plan.batch_size * image_bytes(pairs.image_size),
             batch_size=None,
         )
         self._states = self._states or [{}] * num_streams

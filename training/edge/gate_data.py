@@ -22,8 +22,6 @@ from training.data import (
     load_source,
     open_image,
     require_allowed,
-    require_columns,
-    rules_for,
 )
 from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
@@ -172,12 +170,14 @@ def _calibration(options: ExportOptions) -> Dataset:
     reading = Reading(
         split=options.split, usual_split="test", image_column=column, field="calibration"
     )
-    rows = open_source(source, reading).rows
-    remedy = "Name the right one with --image_column."
-    rows = require_columns(rows, [column], source, remedy, "calibration")
-    rules = rules_for(source, options.allow_paths)
-    rows = require_allowed(rows.select_columns([column]), column, rules, source, "calibration")
-    return rows.rename_columns({column: "image"})
+    rows = require_allowed(
+        open_source(source, reading).rows,
+        source,
+        column,
+        allow_paths=options.allow_paths,
+        field="calibration",
+    )
+    return rows.select_columns([column]).rename_columns({column: "image"})
 
 
 def is_of_emoji(recipe: dict[str, Any]) -> bool:

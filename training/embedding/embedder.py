@@ -17,7 +17,8 @@ from PIL import Image as PILImage
 
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from training.data.images import UNDECODABLE, CellRules, embedded_cell
+from training.data.images import UNDECODABLE, embedded_cell
+from training.data.reader import CellRules
 from training.teachers.images import map_ahead
 from training.teachers.lineage import digest_folder
 from training.utils.keys import Digest, digest_file

@@ -23,8 +23,7 @@ from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.files import FileState, UnreadablePhotoError
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Outcome, enter, num_cores
-from training.data.images import rules_for
-from training.data.reader import digest_sources, load_source, open_stream
+from training.data.reader import digest_sources, load_source, open_stream, rules_for
 from training.data.shards import Shards, get_cell
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder, schema
@@ -140,9 +139,9 @@ def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     """The images of a source in shards, and their number; None for a stream."""
     count = None
     if options.streaming:
-        stream = open_stream(options.data, options.split, options.subset)
+        stream = open_stream(options.data, options.split, subset=options.subset)
     else:
-        rows = load_source(options.data, options.split, options.subset)
+        rows = load_source(options.data, options.split, subset=options.subset)
         count = len(rows)
         stream = rows.to_iterable_dataset(num_shards=-(-count // options.rows_per_shard))
     names = [options.name_column] if options.name_column else []

@@ -162,7 +162,7 @@ def open_pairs(
         load_source(
             source.train,
             source.split,
-            source.subset,
+            subset=source.subset,
             image_column=source.image_column or data.image_column,
         )
         for source in data.mixture

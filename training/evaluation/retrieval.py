@@ -9,13 +9,12 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 
-from training.data import require_allowed, require_columns, rules_for, usable_captions
+from training.data import require_allowed, usable_captions
 from training.data.batch import EXPECTED_CAUSES
-from training.data.images import encoded_bytes
+from training.data.images import digest_images, encoded_bytes
 from training.data.reader import Reading, open_source
 from training.evaluation.metrics import grouped_interval, right_ranks
 from training.teachers import DualEncoder
-from training.teachers.images import digest_images
 from training.text.writing_systems import LANGUAGES
 from training.utils.keys import Digest
 from training.utils.results import Row, markdown_table
@@ -107,9 +106,9 @@ def open_retrieval_set(
             f"retrieval: {context} has none of the columns {LANGUAGES}, only {column_names}. Name the columns of "
             "captions: --caption_columns.zh COLUMN."
         )
-    needed = [image, *columns.values()]
-    rows = require_columns(rows, needed, context, "Name the right one.", field="retrieval")
-    rows = require_allowed(rows, image, rules_for(location, allow_paths), context, "retrieval")
+    rows = require_allowed(
+        rows, location, image, columns.values(), allow_paths, f"retrieval: {name}"
+    )
     return make_retrieval_set(name, rows, columns, image, location, opened.split, opened.revision)
 
 

@@ -20,15 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from training.data import load_source
-from training.data.images import (
-    CellRules,
-    embedded_cell,
-    image_cell,
-    read_image,
-    rules_for,
-    undecoded,
-)
-from training.data.reader import Reading, open_source
+from training.data.images import embedded_cell, read_image
+from training.data.reader import CellRules, Reading, open_source, require_columns, rules_for
 from training.finetuning.columns import Columns, find_columns
 from training.finetuning.finetune_options import FinetuneOptions
 from training.utils.files import atomic_write, write_text
@@ -132,7 +125,8 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
     opened = open_source(options.data, reading)
     columns = find_columns(opened.rows, options.image_column, options.caption_columns)
     rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
-    rows = undecoded(rows, columns.image, options.data)
+    rows = require_columns(rows, [columns.image], [], options.data)
+    rows = rows.cast_column(columns.image, Image(decode=False))
     pairs = _read_pairs(rows, columns, rules_for(options.data, options.allow_paths))
     notes = _report(pairs, Path(options.output_dir) / SKIPPED_FILE)
     images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
@@ -189,7 +183,7 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
         """Path and digest of an image, and why it cannot be used."""
         cell = embedded_cell(rules(value))
         image, content = read_image(cell), b"" if isinstance(cell, str) else cell["bytes"]
-        name = (image_cell(value) or {}).get("path") or ""
+        name = (value or {}).get("path") or ""
         return name, hashlib.blake2b(content).digest(), image if isinstance(image, str) else None
 
     with ThreadPoolExecutor() as pool:

@@ -7,7 +7,6 @@ teacher's token states.
 """
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -27,15 +26,11 @@ from training.text.pipeline import (
     untruncated,
 )
 from training.text.vocabulary import Vocabulary, chunks
-from training.text.writing_systems import SUPPORTED_SCRIPTS, is_ideograph, script_of
+from training.text.writing_systems import SUPPORTED_SCRIPTS, script_of
 
 METASPACE = "▁"
-IDEOGRAPH_SHARE = (
-    0.25  # largest share of the kept pieces for Chinese characters that do not occur in the corpus
-)
-MAX_OTHER_SCRIPT = (
-    0.2  # largest share of the letters of the corpus that may be neither Latin nor Chinese
-)
+# largest share of the kept pieces for Chinese characters that do not occur in the corpus
+IDEOGRAPH_SHARE = 0.25
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 
 
@@ -60,12 +55,10 @@ class PieceCounts:
 
     Args:
         pieces: (V_source,) int64, number of occurrences of each piece.
-        letters: Number of letters in each script.
         sentences: Number of texts that are not empty.
     """
 
     pieces: np.ndarray
-    letters: Counter[str]
     sentences: int
 
 
@@ -76,44 +69,19 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
         ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; or if all texts are empty.
     """
     read_unigram(tokenizer)  # fail before the corpus is read
-    characters: Counter[str] = Counter()
     sentences = 0
     with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
-        sentences_only = (text for text in texts if text.strip())
-        for chunk in chunks(tqdm(sentences_only, desc="counting pieces", unit=" sentences")):
+        for chunk in chunks(tqdm(filter(str.strip, texts), "counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
-            ids = np.concatenate(
-                [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
-            )
+            ids = [number for encoding in encodings for number in encoding.ids]
             counts += np.bincount(ids, minlength=len(counts))
-            characters.update("".join(chunk))
             sentences += len(chunk)
     if not sentences:
         raise ValueError(
             "texts: the corpus is empty. Give sentences in the languages that the vocabulary should keep."
         )
-    letters: Counter[str] = Counter()
-    for character, count in characters.items():
-        if script := script_of(character):
-            letters[script] += count
-    return PieceCounts(counts, letters, sentences)
-
-
-def _check_scripts(letters: Counter[str]):
-    others = [
-        (script, count)
-        for script, count in letters.most_common()
-        if script not in SUPPORTED_SCRIPTS
-    ]
-    share = sum(count for _, count in others) / max(1, letters.total())
-    if share > MAX_OTHER_SCRIPT:
-        script, count = others[0]
-        raise ValueError(
-            f"texts: {100 * share:.0f} % of the letters are neither Latin nor Chinese, mostly {script} "
-            f"({100 * count / letters.total():.0f} %); at most {100 * MAX_OTHER_SCRIPT:.0f} % are allowed. A cut for "
-            "such text would lose pieces that English and Chinese need. Give a corpus in these languages."
-        )
+    return PieceCounts(counts, sentences)
 
 
 def _required(
@@ -153,21 +121,6 @@ def _all_pieces(
     ], scores
 
 
-def _tiers(
-    tokenizer: PreTrainedTokenizerBase,
-    pipeline: dict[str, Any],
-    pieces: list[str],
-    counts: PieceCounts,
-) -> np.ndarray:
-    known = [
-        all(script_of(each) in (*SUPPORTED_SCRIPTS, None) for each in piece) for piece in pieces
-    ]
-    tiers = np.where(known, Tier.SUPPORTED, Tier.OTHER)
-    tiers[counts.pieces > 0] = Tier.MET
-    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
-    return tiers
-
-
 def cut_vocabulary(
     tokenizer: PreTrainedTokenizerBase,
     counts: PieceCounts,
@@ -192,7 +145,7 @@ def cut_vocabulary(
 
     Raises:
         ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if the size is smaller than the
-            number of required pieces or larger than the source; or if the corpus is in other scripts.
+            number of required pieces or larger than the source.
     """
     pipeline = read_unigram(tokenizer)
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
@@ -200,21 +153,21 @@ def cut_vocabulary(
         raise ValueError(
             f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size."
         )
-    _check_scripts(counts.letters)
     pieces, scores = _all_pieces(tokenizer, pipeline)
-    tiers = _tiers(tokenizer, pipeline, pieces, counts)
+    scripts = [{script_of(each) for each in piece} for piece in pieces]
+    is_supported = [found <= {*SUPPORTED_SCRIPTS, None} for found in scripts]
+    tiers = np.where(is_supported, Tier.SUPPORTED, Tier.OTHER)
+    tiers[counts.pieces > 0] = Tier.MET
+    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
         raise ValueError(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
             f"{least} pieces. Set at least {least}, and more for words."
         )
-    ideographs = np.array(
-        [i for i in np.flatnonzero(tiers == Tier.SUPPORTED) if is_ideograph(pieces[i])], dtype=int
-    )
-    tiers[
-        ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]
-    ] = Tier.IDEOGRAPH
-
+    is_single = np.array([len(piece) == 1 and script_of(piece) == "Han" for piece in pieces])
+    ideographs = np.flatnonzero((tiers == Tier.SUPPORTED) & is_single)
+    best_first = ideographs[np.argsort(-scores[ideographs], kind="stable")]
+    tiers[best_first[: int(ideograph_share * size)]] = Tier.IDEOGRAPH
     source_ids = np.sort(np.lexsort((-scores, -counts.pieces, tiers))[:size])
     kept_ids = np.full(source_size, -1, dtype=np.int64)
     kept_ids[source_ids] = np.arange(size)

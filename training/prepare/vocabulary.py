@@ -5,8 +5,7 @@ Example:
       --output_dir runs/cut
 """
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.utils.cli import hide_library_bars, parse_options, user_errors
@@ -20,10 +19,11 @@ class VocabularyOptions:
 
     Args:
         tokenizer: Hub id or folder of the source tokenizer.
-        corpus: Files to count pieces on: `FILE.parquet[:COLUMN]` (default: columns en and zh), `FILE.txt`,
-            or `module:function[:COLUMN]`.
+        corpus: Data to count pieces on, as `data.train` in a recipe: parquet files, tables, a Hub id, or
+            `module:function`.
         output_dir: Folder for the cut tokenizer with its ids.
         size: Number of pieces to keep, including special tokens.
+        columns: Columns of the texts; each source needs one of them.
         overwrite: Replace files in `output_dir` that this command has not written.
     """
 
@@ -31,59 +31,38 @@ class VocabularyOptions:
     corpus: list[str]
     output_dir: str
     size: int
+    columns: list[str] = field(default_factory=lambda: ["en", "zh"])
     overwrite: bool = False
 
 
-def read_corpus(names: list[str]) -> list[str]:
-    """Read sentences.
-
-    Args:
-        names: Files to read: `FILE.parquet[:COLUMN]` or another source of `load_source`, by default its columns `en`
-            and `zh`; or `FILE.txt` with one sentence per line.
-
-    Returns:
-        The sentences in the order of the files, without empty cells.
+def read_corpus(names: list[str], columns: list[str]) -> list[str]:
+    """Read the texts of some columns of sources, without empty cells.
 
     Raises:
-        ValueError: If a file is missing, is not UTF-8, or lacks the column.
+        ValueError: A source cannot be read, or has none of the columns.
     """
     from training.data import load_source, usable_captions
-    from training.evaluation.sets.class_names import read_lines
 
     corpus: list[str] = []
     for name in names:
-        if name.endswith(".txt"):
-            corpus += read_lines(Path(name), "corpus")
-            continue
-        source, column = _split_name(name)
-        rows = load_source(source, field="corpus")
-        columns = (
-            [column] if column else [each for each in ("en", "zh") if each in rows.column_names]
-        )
-        if not columns or not set(columns) <= set(rows.column_names):
+        rows = load_source(name, field="corpus")
+        found = [column for column in columns if column in rows.column_names]
+        if not found:
             raise ValueError(
-                f"corpus: {source!r} has no column {column or 'en or zh'}, only {', '.join(rows.column_names)}. Name "
-                f"the right one: {source}:COLUMN."
+                f"corpus: {name!r} has none of the columns {', '.join(columns)}, only {', '.join(rows.column_names)}. "
+                "Name the right ones: --columns COLUMN."
             )
         corpus += (
-            text for each in columns for cell in rows[each] for text in usable_captions(cell)[0]
+            text for each in found for cell in rows[each] for text in usable_captions(cell)[0]
         )
     return corpus
-
-
-def _split_name(name: str) -> tuple[str, str | None]:
-    """Split `FILE[:COLUMN]`, `FOLDER[:COLUMN]` or `module:function[:COLUMN]` into source and column."""
-    source, _, column = name.rpartition(":")
-    if source.endswith((".parquet", ".tar")) or ":" in source or os.path.isdir(source):
-        return source, column
-    return name, None
 
 
 def run(options: VocabularyOptions):
     """Cut the tokenizer, and write it.
 
     Raises:
-        ValueError: If the tokenizer or a file cannot be used, or the size is too small or too large.
+        ValueError: If the tokenizer or a source cannot be used, or the size is too small or too large.
     """
     from training.prepare.cut import count_pieces, cut_vocabulary
     from training.text.pipeline import read_unigram
@@ -91,8 +70,8 @@ def run(options: VocabularyOptions):
 
     tokenizer = load_tokenizer(options.tokenizer, "tokenizer")
     read_unigram(tokenizer)  # fail before the corpus is read
-    counts = count_pieces(tokenizer, read_corpus(options.corpus))
-    name = ", ".join(Path(_split_name(name)[0]).name for name in options.corpus)
+    counts = count_pieces(tokenizer, read_corpus(options.corpus, options.columns))
+    name = ", ".join(Path(each).name for each in options.corpus)
     vocabulary = cut_vocabulary(
         tokenizer, counts, options.size, source=options.tokenizer, corpus=name
     )

@@ -7,5 +7,5 @@
 """
 
 from training.students.build import SIZES, build_student, load_size, load_student
-from training.students.inherit import evenly_spaced, inherit_weights
+from training.students.inherit import inherit_weights
 from training.students.sources import SourceTower, open_source

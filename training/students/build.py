@@ -42,11 +42,8 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
     """
     if name not in SIZES:
         raise ValueError(f"student size {name!r} is unknown; choose one of {', '.join(SIZES)}.")
-    file = CONFIGS / "students" / f"{name}.yaml"
-    try:
-        return check_value(StudentConfig, read_mapping(file, "student") | overrides)
-    except ValueError as error:
-        raise ValueError(f"student size {name!r}: {error}") from error
+    fields = read_mapping(CONFIGS / "students" / f"{name}.yaml", "student")
+    return check_value(StudentConfig, fields | overrides)
 
 
 def build_student(
@@ -253,20 +250,9 @@ def _build_model(config: DCCLIPConfig) -> DCCLIPModel:
     """
     try:
         return DCCLIPModel(config)
-    except ModuleNotFoundError:
-        raise
-    except (
-        ImportError,
-        ValueError,
-        TypeError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-    ) as error:
-        tower = (
-            "vision" if config.vision_width is None else "text"
-        )  # which is known once the image tower is built
+    except Exception as error:
+        # the width is known once the image tower is built
+        tower = "vision" if config.vision_width is None else "text"
         size = f" for images of {config.image_size} pixels" if tower == "vision" else ""
         raise ValueError(
             f"student.{tower}_config: {getattr(config, f'{tower}_config').model_type!r} cannot be built with these "
@@ -291,26 +277,14 @@ def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     """Licenses of the checkpoints whose towers the student inherits."""
-    inits = {
-        init: tower
-        for tower in TOWERS
-        if (init := getattr(config, f"{tower}_init")) not in (RANDOM, TEACHER)
-    }
-    licenses: list[str | None] = []
-    for init, tower in inits.items():
+    licenses: dict[str, str | None] = {}
+    for tower in TOWERS:
+        init = getattr(config, f"{tower}_init")
         if packaged := packaged_tower(init, tower):
-            licenses.append(packaged.license)
-            continue
-        source: Any = open_config(f"student.{tower}_init", init)
-        is_free = source.model_type == DCCLIPConfig.model_type and not (
-            source.teacher or source.teacher_license
-        )
-        license = read_license(init, find_commit(init))
-        if (
-            license or not is_free
-        ):  # a model of ours without a teacher has this package's license, if it states none
-            licenses.append(license)
-    return licenses
+            licenses[init] = packaged.license
+        elif init not in (RANDOM, TEACHER):
+            licenses[init] = read_license(init, find_commit(init))
+    return list(licenses.values())
 
 
 def _from_teacher(teacher: Any, field: str) -> Any:

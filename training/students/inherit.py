@@ -4,12 +4,10 @@ Source: the manual inheritance of TinyCLIP (Wu et al., ICCV 2023, "Weight Inheri
 teacher's layers and channels. Even spacing and whole heads are choices of this implementation.
 """
 
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -33,7 +31,9 @@ _ROLES = (
     ),
     (re.compile(r"(?:intermediate\.dense|fc1|lin1)\.\w+$"), ("feed_forward", "width")),
     (re.compile(r"(?:output\.dense|fc2|lin2)\.weight$"), ("width", "feed_forward")),
+    (re.compile(r"^projection$"), ("rows", "width")),
 )
+_WIDTHS = ("width",) * 4
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -45,7 +45,7 @@ class Inheritance:
         source: Name of the source.
         tower: Kind of tower, `vision` or `text`.
         whole: Names of the weights that were copied unchanged.
-        cut: Names of the weights that were copied in part or resampled.
+        cut: Names of the weights that were copied in part.
         random: Names of the weights that the source does not have.
         tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens.
     """
@@ -91,29 +91,37 @@ def inherit_weights(
     Source: Wu et al., TinyCLIP, ICCV 2023, "Weight Inheritance".
     """
     tower = getattr(student, f"{source.tower}_model")
-    cutter = _Cutter(source, tower, tokens)
-    pairs = {
-        f"{source.tower}_model.{name}": cutter.pair(name, target)
-        for name, target in tower.state_dict().items()
-    }
-    projection = _PROJECTIONS[source.tower]
-    pairs[projection] = cutter.pair_projection(student.get_parameter(projection))
-    report = Inheritance(source.name, source.tower, tokens=cutter.count_tokens())
-    for name, target in student.state_dict().items():
-        if name not in pairs:  # a weight of the other tower
+    weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
+    is_cut = _is_transformer(source.config) and _is_transformer(tower.config)
+    cutter = _Cutter(source, tower, tokens) if is_cut else None
+    report = Inheritance(source.name, source.tower)
+    for full_name, target in student.state_dict().items():
+        if full_name == _PROJECTIONS[source.tower]:
+            # with a transformation between, the projection's input is not the residual stream
+            name, tensor = "projection", source.projection
+            if "transformation.weight" in weights:
+                tensor = None
+        elif full_name.startswith(f"{source.tower}_model."):
+            name = _canonical(full_name.removeprefix(f"{source.tower}_model."))
+            tensor = weights.get(cutter.source_name(name) if cutter is not None else name)
+        else:
             continue
-        source_value, value = pairs[name]
+        value = None
+        if tensor is not None and cutter is not None:
+            value = cutter.fit(name, tensor, target)
+        elif tensor is not None and tensor.shape == target.shape:
+            value = tensor
         if value is None:
-            report.random.append(name)
+            report.random.append(full_name)
             continue
         target.copy_(value)
-        (report.whole if value is source_value else report.cut).append(name)
+        (report.whole if value is tensor else report.cut).append(full_name)
     if not report.whole and not report.cut:
         raise ValueError(
             f"student.{source.tower}_init: no weight of {source.name!r} agrees with the student in name and "
             f"shape. Give the student the source's layers, or set student.{source.tower}_init to 'random'."
         )
-    return report
+    return replace(report, tokens=cutter.num_tokens if cutter is not None else None)
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
@@ -131,166 +139,87 @@ def evenly_spaced(total: int, count: int) -> Tensor:
     """
     if count > total:
         raise ValueError(
-            f"cannot select {count} of {total}; give the student at most as many as its source has."
+            f"student: has {count} layers, channels or heads, where its source has {total}. Give it at most as many, "
+            "or start it from 'random' weights."
         )
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 
 class _Cutter:
-    """Looks up a student's weight in the source, and cuts it to the student's shape."""
+    """Cuts the weights of a transformer to the shapes of a smaller one.
+
+    Attributes:
+        num_tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens;
+            None until the embedding was cut.
+    """
 
     def __init__(self, source: SourceTower, tower: PreTrainedModel, tokens: Tensor | None):
-        self.source, self.source_config, self.config = source, source.config, tower.config
-        self.weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
-        self.can_cut = _is_transformer(self.source_config) and _is_transformer(self.config)
+        self.source, self.config, self.tokens = source.config, tower.config, tokens
         self.embedding = _embedding_name(tower) if source.tower == "text" else None
-        self.tokens = tokens
-        if self.can_cut:
-            for size in ("num_hidden_layers", "hidden_size", "intermediate_size"):
-                self._refuse_larger(size)
-            self.layers = evenly_spaced(
-                self.source_config.num_hidden_layers, self.config.num_hidden_layers
-            ).tolist()
+        self.num_tokens: tuple[int, int] | None = None
+        self.layers = evenly_spaced(
+            self.source.num_hidden_layers, self.config.num_hidden_layers
+        ).tolist()
 
-    def pair(self, name: str, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The source's weight, and the value for the student: the same tensor, a part of it, or None."""
-        name = _canonical(name)
-        if self.can_cut and (match := _LAYER.match(name)):
-            name = f"layers.{self.layers[int(match[1])]}.{name[match.end() :]}"
-        tensor = self.weights.get(name)
-        if tensor is None:
-            return None, None
-        if self.can_cut:
-            return tensor, self._fit(name, tensor, target)
-        return tensor, tensor if tensor.shape == target.shape else None
+    def source_name(self, name: str) -> str:
+        """Name of a weight in the source's layer."""
+        if match := _LAYER.match(name):
+            return f"layers.{self.layers[int(match[1])]}.{name[match.end() :]}"
+        return name
 
-    def pair_projection(self, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The same for the projection to the embedding space."""
-        tensor = self.source.projection
-        # with a transformation between, the projection's input is not the residual stream
-        if tensor is None or "transformation.weight" in self.weights:
-            return None, None
-        if self.can_cut and len(tensor) == len(target):
-            return tensor, self._cut_columns(tensor, target)
-        return tensor, tensor if tensor.shape == target.shape else None
-
-    def count_tokens(self) -> tuple[int, int] | None:
-        """Number of the student's tokens that have an embedding in the source, and number of all its tokens."""
-        if self.embedding not in self.weights:
-            return None
-        rows = self._token_rows(len(self.weights[self.embedding]), self.config.vocab_size)
-        return int((rows >= 0).sum()), len(rows)
-
-    def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
+    def fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
+        """The value of a student's weight: the tensor itself, a part of it, or None if no rule applies."""
         if name == self.embedding:
-            return self._take_rows(tensor, target, self._token_rows(len(tensor), len(target)))
+            rows = torch.arange(len(target)) if self.tokens is None else self.tokens
+            value, known = self._take_rows(tensor, target, rows)
+            self.num_tokens = int(known.sum()), len(target)
+            return value
         if "token_type_embeddings" in name:
-            rows = torch.arange(len(target))
-            return self._take_rows(tensor, target, rows.masked_fill(rows >= len(tensor), -1))
-        if "position_embedding" in name:
-            is_text = self.source.tower == "text"
-            return (
-                self._take_positions(tensor, target)
-                if is_text
-                else self._resample_positions(tensor, target)
-            )
-        roles = next(
-            (roles for pattern, roles in _ROLES if pattern.search(name)), ("width",) * tensor.ndim
-        )
+            return self._take_rows(tensor, target, torch.arange(len(target)))[0]
+        if "position_embedding" in name and self.embedding is not None:
+            first = first_position(self.source) - first_position(self.config)
+            return self._take_rows(tensor, target, torch.arange(len(target)) + first)[0]
+        roles = next((roles for pattern, roles in _ROLES if pattern.search(name)), _WIDTHS)
         return self._cut(tensor, target.shape, roles)
 
     def _cut(self, tensor: Tensor, shape: tuple[int, ...], roles: tuple[str, ...]) -> Tensor | None:
         """Select along each dimension that is larger than the student's; None if no rule applies."""
         if tensor.ndim != len(shape):
             return None
-        for dimension, (total, count) in enumerate(zip(tensor.shape, shape, strict=True)):
+        widths = (self.source.hidden_size, self.config.hidden_size)
+        sizes = zip(tensor.shape, shape, roles, strict=False)
+        for dimension, (total, count, role) in enumerate(sizes):
             if total == count:
                 continue
-            role = roles[dimension]
-            if role == "width" and (total, count) != (
-                self.source_config.hidden_size,
-                self.config.hidden_size,
-            ):
+            if role == "rows" or (role == "width" and (total, count) != widths):
                 return None
-            chosen = (
-                self._head_channels(total, count)
-                if role == "heads"
-                else evenly_spaced(total, count)
-            )
+            is_heads = role == "heads"
+            chosen = self._head_channels(total, count) if is_heads else evenly_spaced(total, count)
             tensor = tensor.index_select(dimension, chosen.to(tensor.device))
         return tensor
 
-    def _cut_columns(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        return self._cut(tensor, (*tensor.shape[:-1], target.shape[-1]), ("width",) * tensor.ndim)
-
     def _head_channels(self, total: int, count: int) -> Tensor:
         """Whole heads if their width agrees; otherwise evenly spaced channels of evenly spaced heads."""
-        source_heads, heads = (
-            self.source_config.num_attention_heads,
-            self.config.num_attention_heads,
-        )
+        source_heads, heads = self.source.num_attention_heads, self.config.num_attention_heads
         source_width, width = total // source_heads, count // heads
         if heads > source_heads or width > source_width:
             return evenly_spaced(total, count)
-        channels = evenly_spaced(source_heads, heads)[:, None] * source_width + evenly_spaced(
-            source_width, width
-        )
-        return channels.flatten()  # (heads, width) -> (count,)
+        starts = evenly_spaced(source_heads, heads)[:, None] * source_width
+        return (starts + evenly_spaced(source_width, width)).flatten()  # (heads, width) -> (count,)
 
-    def _take_rows(self, tensor: Tensor, target: Tensor, rows: Tensor) -> Tensor | None:
-        """Rows of a table; where `rows` is -1, the student keeps its own row."""
-        cut = self._cut_columns(tensor, target)
-        if cut is None or torch.equal(rows, torch.arange(len(tensor))):
-            return cut
-        known = rows >= 0
+    def _take_rows(
+        self, tensor: Tensor, target: Tensor, rows: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rows of a table by the row of the student, and which of them the source has; others stay the student's."""
+        full = torch.full((len(target),), -1)  # a table may have more rows than there are tokens
+        full[: len(rows)] = rows[: len(target)]
+        known = (full >= 0) & (full < len(tensor))
+        cut = self._cut(tensor, (len(tensor), *target.shape[1:]), _WIDTHS)
+        if cut is None or torch.equal(full, torch.arange(len(tensor))):
+            return cut, known
         values = target.clone()
-        values[known] = cut[rows[known]].to(values)
-        return values
-
-    def _token_rows(self, available: int, num_rows: int) -> Tensor:
-        tokens = torch.arange(num_rows) if self.tokens is None else self.tokens
-        rows = torch.full(
-            (num_rows,), -1
-        )  # a table may have more rows than the tokenizer has tokens
-        rows[: len(tokens)] = tokens[:num_rows]
-        return rows.masked_fill(rows >= available, -1)
-
-    def _take_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        rows = (
-            torch.arange(len(target))
-            + first_position(self.source_config)
-            - first_position(self.config)
-        )
-        if rows[-1] >= len(tensor):
-            raise ValueError(
-                f"student.text_config.max_position_embeddings is {len(target)}, but {self.source.name!r} has "
-                f"only {len(tensor) - int(rows[0])}. Set it to at most that, or student.text_init to 'random'."
-            )
-        return self._take_rows(tensor, target, rows.clamp_min(-1))
-
-    def _resample_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        """Resample a patch grid to another image or patch size; the positions of prefix tokens stay unchanged."""
-        cut = self._cut_columns(tensor, target)
-        if cut is None or cut.shape == target.shape:
-            return cut
-        count, available = target.shape[-2], cut.shape[-2]
-        edge, source_edge = math.isqrt(count), math.isqrt(available)
-        prefix = count - edge**2
-        if available - source_edge**2 != prefix:
-            return None
-        batch = cut.reshape(1, *cut.shape[-2:])  # (N, D) or (1, N, D) -> (1, N, D)
-        return resample_abs_pos_embed(
-            batch, [edge, edge], [source_edge, source_edge], prefix
-        ).reshape(target.shape)
-
-    def _refuse_larger(self, size: str):
-        limit, value = getattr(self.source_config, size, None), getattr(self.config, size, None)
-        if isinstance(limit, int) and isinstance(value, int) and value > limit:
-            raise ValueError(
-                f"student.{self.source.tower}_config.{size} is {value}, {self.source.name!r} has {limit}: a student "
-                f"cannot be larger than its source. Set it to at most {limit}, or "
-                f"student.{self.source.tower}_init to 'random'."
-            )
+        values[known] = cut[full[known]].to(values)
+        return values, known
 
 
 def _canonical(name: str) -> str:

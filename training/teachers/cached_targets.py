@@ -24,7 +24,7 @@ from training.utils.keys import differences, make_key
 from training.utils.reading import read_mapping
 
 ROWS_PER_SHARD, CAPTIONS_PER_SHARD = 2048, 16384
-CHECKSUM = "sha256"
+CHECKSUM = "digest"
 REMEDY = "Remove this file, and run the same command to compute it again."
 
 

@@ -26,6 +26,7 @@ from training.teachers.lineage import (
 )
 from training.teachers.loading import load_any_model, load_model, load_processor, read_config
 from training.teachers.preparation import TextPreparation, find_text_preparation, processor_size
+from training.text.vocabulary import chunks
 
 # a text that every cleaning changes
 CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
@@ -308,21 +309,19 @@ class DualEncoder:
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Number of texts that are longer than the model's limit; `encode_texts` cuts them and logs their number."""
-        texts = [text for text in texts if self.texts.may_be_cut(text)]
-        chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
-        return sum(self.texts.tokenize(self.tokenizer, chunk)[1] for chunk in chunks)
+        return sum(self.texts.tokenize(self.tokenizer, chunk)[1] for chunk in chunks(texts))
 
     @torch.inference_mode()
     def embed_images(self, pixel_values: Tensor) -> Tensor:
         """Encode images normalized with the model's statistics, (B, 3, S, S), to (B, D) float32, L2-normalized."""
-        return self._normalized(self._image_outputs(pixel_values.to(self.model.device)), "image")
+        return self._normalized(self._image_outputs(pixel_values.to(self.model.device)))
 
     @torch.inference_mode()
     def embed_texts(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Encode the output of `tokenize` to (T, D) float32, L2-normalized."""
         ids, mask = tokens["input_ids"].to(self.model.device), tokens.get("attention_mask")
         outputs = self._text_outputs(ids, None if mask is None else mask.to(ids.device))
-        return self._normalized(outputs, "text")
+        return self._normalized(outputs)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Encode texts, in batches of similar length. Equal texts are encoded once and have equal embeddings.
@@ -426,14 +425,10 @@ class DualEncoder:
                 f"with_towers({(*self.towers, tower)})."
             )
 
-    def _normalized(self, output: Any, kind: str) -> Tensor:
+    @staticmethod
+    def _normalized(output: Any) -> Tensor:
         """L2-normalized embeddings of a model's output: an output object, or a tensor from some remote code."""
-        features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
-        if not isinstance(features, Tensor) or features.ndim != 2:
-            shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
-            raise ValueError(
-                f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D)."
-            )
+        features = output if isinstance(output, Tensor) else output.pooler_output
         return F.normalize(features.float(), dim=-1)
 
 

@@ -1,6 +1,5 @@
 """Image preparation for evaluation: decode, resize and normalize, in threads, while the model encodes."""
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from modeling_dcclip.image_dcclip import crop_to_aspect, squashes
-from training.data.images import Normalize, encoded_bytes, read_image
+from training.data.images import Normalize, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 
@@ -125,24 +124,14 @@ class ImagePreparation:
 
     def describe(self) -> dict[str, Any]:
         """These settings for `results.json`."""
-        described: dict[str, Any] = {"image_size": self.image_size, "interpolation": "bicubic"}
-        described |= {
+        return {
+            "image_size": self.image_size,
+            "interpolation": "bicubic",
             "images_are": "squashed" if self.squashes else "cropped",
             "stated_by": self.stated_by,
+            "mean": getattr(self.normalize, "mean", None),
+            "std": getattr(self.normalize, "std", None),
         }
-        if isinstance(self.normalize, Normalize):
-            described |= {"mean": list(self.normalize.mean), "std": list(self.normalize.std)}
-        return described
-
-
-def digest_images(rows: Dataset, column: str = "image") -> str:
-    """Digest of all encoded images of a column in order, as a key for stored embeddings."""
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in rows.iter(256):
-        for cell in batch[column]:
-            content = encoded_bytes(cell)
-            digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
 
 
 def map_ahead(
@@ -207,20 +196,16 @@ def _image_size(
     config: PreTrainedConfig, image_processor: Any, name: str, given: int | None
 ) -> int:
     crops = getattr(image_processor, "do_center_crop", False)
-    stated = getattr(image_processor, "crop_size" if crops else "size", None)
-    if stated is None or isinstance(stated, int):
-        vision = getattr(config, "vision_config", None)
-        size = stated or given or getattr(vision, "image_size", None)
-    else:
-        height, width = stated.get("height"), stated.get("width")
-        size = stated.get("shortest_edge") if height is None else height
-        if height != width:
-            raise ValueError(
-                f"model: {name!r} takes images of {width} x {height} pixels; only square inputs are supported."
-            )
-    if not isinstance(size, int):
+    stated = getattr(image_processor, "crop_size" if crops else "size", None) or {}
+    if isinstance(stated, int):
+        return stated
+    edges = {stated.get(name) for name in ("height", "width", "shortest_edge")} - {None}
+    if not edges:
+        edges = {given or getattr(getattr(config, "vision_config", None), "image_size", None)}
+    size = edges.pop()
+    if edges or not isinstance(size, int):
         raise ValueError(
-            f"model: neither the image processor of {name!r} ({type(image_processor).__name__}) nor its config "
-            f"(vision_config.image_size) states the size of the input image; got {size!r}."
+            f"model: {name!r} takes images of {stated or size!r}; only square inputs whose size the processor or "
+            "vision_config.image_size states are supported."
         )
     return size

@@ -1,6 +1,5 @@
 """Lineage of a model: its revision, a fingerprint of its weights, and their license."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
 from modeling_dcclip.search.space import digest_files
+from training.utils.keys import Digest
 from training.utils.reading import read_mapping
 
 # names that transformers writes, in the order of its search
@@ -70,12 +70,12 @@ def digest_folder(folder: str | Path) -> str:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hexadecimal SHA-256 digest of tensors and their names, on any device and in any order."""
-    digest = hashlib.sha256()
+    """Digest of tensors and their names, on any device and in any order."""
+    digest = Digest()
     for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.add(name, content.numpy())
+    return digest.hex()
 
 
 def weights_fingerprint(model: nn.Module) -> str:

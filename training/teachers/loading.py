@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from training.teachers.family import Family
 from training.utils.reading import read_mapping
@@ -190,7 +189,7 @@ def load_any_model(
     try:
         model, report = AutoModel.from_pretrained(name, dtype=dtype, **REPORTED, **fields)
         processor = AutoProcessor.from_pretrained(name, **fields)
-        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        if not hasattr(processor, "image_processor"):  # that of one tower alone
             processor = SimpleNamespace(
                 tokenizer=AutoTokenizer.from_pretrained(name, **fields),
                 image_processor=AutoImageProcessor.from_pretrained(name, **fields),
@@ -202,11 +201,10 @@ def load_any_model(
             f"{field}: {name!r} comes with its own code. Read it, then pass --trust_remote_code; for a Hub id, add "
             f"the revision that you read: {name}@COMMIT."
         ) from error
-    for method in ("get_image_features", "get_text_features"):
-        if not hasattr(model, method):
-            raise ValueError(
-                f"{field}: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
-            )
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ValueError(
+            f"{field}: {name!r} ({type(model).__name__}) lacks a tower; zero-shot needs both."
+        )
     check_vocabulary(field, name, processor.tokenizer, model.config)
     parameters = {key for key, _ in model.named_parameters()}
     missing = {"missing_keys": parameters & report["missing_keys"]}
@@ -251,25 +249,14 @@ def check_weights(
     """Refuse a checkpoint of one of our models that would load with other weights than it was saved with.
 
     Raises:
-        ValueError: Weights are missing, unknown, stored as integers or not finite.
+        ValueError: Weights are missing, unknown or not finite.
     """
     check_complete(field, name, type(model), report)
-    weights = {
-        key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()
-    }
-    problems = {"has no place in the model": set(report["unexpected_keys"])}
-    problems["is not finite"] = {
-        key for key, tensor in weights.items() if not tensor.isfinite().all()
-    }
-    if path := cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False):
-        with safe_open(path, "pt") as file:
-            stored = {
-                key: file.get_slice(key).get_dtype() for key in weights.keys() & set(file.keys())
-            }
-        problems["is stored as integers"] = {
-            key for key, dtype in stored.items() if "F" not in dtype
-        }
-    for problem, keys in problems.items():
+    damaged = {key for key, weight in model.state_dict().items() if not weight.isfinite().all()}
+    for problem, keys in (
+        ("has no place in the model", report["unexpected_keys"]),
+        ("is not finite", damaged),
+    ):
         if keys:
             raise ValueError(
                 f"{field}: {min(keys)!r} in the weights of {name!r} {problem} ({len(keys)} weights). Copy the folder "

@@ -2,7 +2,6 @@
 
 import re
 import string
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-MAX_SPECIAL_TOKENS = 4  # upper bound on the special tokens that a tokenizer adds to a text
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 # only the tokenizer of SigLIP 2 has this token; its fixed-size checkpoints have the model type `siglip`
 GEMMA_TOKEN = "<start_of_turn>"
@@ -95,11 +93,6 @@ class TextPreparation:
         num_cut = sum(len(ids) > self.max_length for ids in uncut)
         names = ["input_ids", "attention_mask"] if self.mask_padding else ["input_ids"]
         return {name: tokens[name] for name in names}, num_cut
-
-    def may_be_cut(self, text: str) -> bool:
-        """Whether a text may be longer than `max_length`: a token covers at least one byte of normalized text."""
-        num_bytes = len(unicodedata.normalize("NFKC", text).lower().encode())
-        return num_bytes + MAX_SPECIAL_TOKENS > self.max_length
 
     def describe(self) -> dict[str, Any]:
         """These settings for `results.json`."""

@@ -54,11 +54,6 @@ def language_of(text: str) -> str | None:
     return "en" if "Latin" in scripts else None
 
 
-def is_ideograph(piece: str) -> bool:
-    """Check whether a piece is a single Chinese character."""
-    return len(piece) == 1 and script_of(piece) == "Han"
-
-
 def is_written_in(text: str, language: str) -> bool:
     """Check whether a text has a letter of a script of its language. A text without letters passes.
 

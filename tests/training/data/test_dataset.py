@@ -11,15 +11,10 @@ from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset, SkipError, make_loader
 
 
-@pytest.mark.parametrize(
-    "changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}]
-)
-def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, changes):
-    missing = changes.get("image_column") or changes["caption_columns"]["en"]
-    with pytest.raises(ValueError, match=f"no column '{missing}'"):
-        PairDataset(
-            train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64
-        )
+def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer):
+    config = DataConfig(train="tiny", image_column="photo")
+    with pytest.raises(ValueError, match="no column 'photo'"):
+        PairDataset(train_rows, config, CaptionTokenizer(tokenizer, 32), 64)
 
 
 def test_row_needs_a_caption_in_one_language_only(make_dataset, images):

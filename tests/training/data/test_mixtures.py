@@ -4,9 +4,10 @@ import pytest
 import torch
 from datasets import Dataset, Image
 
+from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import keys_of
 from training.config import DataConfig, SourceConfig
-from training.data import BatchPlan, CaptionTokenizer, Pairs, decode_image, load_source, make_loader
+from training.data import BatchPlan, CaptionTokenizer, Pairs, decode_image, make_loader
 from training.engine.inputs import open_pairs
 
 
@@ -36,26 +37,6 @@ def load(two_sources, tokenizer):
     return build
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_images_are_squashed_for_a_model_that_squashes_them(
-    streaming, train_rows, tokenizer, tmp_path
-):
-    rows = train_rows.select(range(1))
-    wide = Dataset.from_dict(
-        {"image": [rows[0]["image"].resize((96, 48))], "en": rows["en"][:], "zh": rows["zh"][:]}
-    )
-    wide.cast_column("image", Image()).to_parquet(tmp_path / "wide.parquet")
-    config = DataConfig(
-        train=str(tmp_path / "wide.parquet"), streaming=streaming, in_memory=not streaming
-    )
-    pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64, squash=True)
-    (batch,) = make_loader(pairs, BatchPlan(1, 0, 0, 0, 1))
-    cells = load_source(config.train).cast_column("image", Image(decode=False))["image"]
-    assert torch.equal(
-        batch["images"], torch.stack([decode_image(cell, 64, squash=True) for cell in cells])
-    )
-
-
 def is_english(batch: dict[str, torch.Tensor]) -> list[bool]:
     return (batch["language"] == 0).tolist()
 
@@ -81,3 +62,14 @@ def test_source_without_a_usable_row_raises_an_error_with_its_name(
     config = DataConfig(sources=[two_sources[0], empty], max_skip_share=1.0)
     with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
         open_pairs(config, CaptionTokenizer(tokenizer, 32), None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_are_squashed_for_a_model_that_squashes_them(streaming, images, tokenizer, tmp_path):
+    rows = make_rows([make_cell(images[0].resize((96, 48)))], en=["a"], zh=["猫"])
+    rows.to_parquet(tmp_path / "wide.parquet")
+    config = DataConfig(train=str(tmp_path / "wide.parquet"), streaming=streaming)
+    pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64, squash=True)
+    (batch,) = make_loader(pairs, BatchPlan(1, 0, 0, 0, 1))
+    cell = rows.cast_column("image", Image(decode=False))[0]["image"]
+    assert torch.equal(batch["images"][0], decode_image(cell, 64, squash=True))

@@ -4,84 +4,52 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Image
 
-from training.config import DataConfig, EvalConfig
-from training.data import load_source, require_allowed, rules_for
-from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules
-from training.evaluation.classify import make_evaluate
-
-NOWHERE = "http://127.0.0.1:1/a.png"
+from training.data import load_source, require_allowed
+from training.data.reader import PATH_REFUSED, URL_REFUSED
 
 
 @pytest.fixture
-def outside(tmp_path, images) -> Path:
-    path = tmp_path / "outside.png"
-    images[0].save(path)
-    return path
+def table(tmp_path, images):
+    """Function that writes a parquet file with an image of its own and one that it names, and returns its name."""
+    images[0].save(tmp_path / "outside.png")
+
+    def write(path: str) -> str:
+        own = {"bytes": (tmp_path / "outside.png").read_bytes(), "path": None}
+        rows = Dataset.from_dict({"image": [own, {"bytes": None, "path": path}]})
+        rows = rows.cast_column("image", Image(decode=False))
+        # `datasets` would copy the file into the table
+        pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")
+        return str(tmp_path / "a.parquet")
+
+    return write
 
 
-def in_validation(source: str, **allowed: bool):
-    config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")))
-    make_evaluate(config, None, DataConfig(train="x", **allowed))
-
-
-READERS = {
-    "data": lambda source, **allowed: require_allowed(
-        load_source(source), "image", rules_for(source, **allowed), "x"
-    ),
-    "validation": in_validation,
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_foreign_files_and_urls_are_refused_with_their_row_unless_allowed(
-    reader, outside, images, tmp_path
-):
-    (tmp_path / "names.json").write_text(
-        '[{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]', encoding="utf-8"
-    )
-    images[1].save(tmp_path / "own.png")
-
-    def read(path: str, **allowed: bool):
-        cells = [
-            {"bytes": (tmp_path / "own.png").read_bytes(), "path": None},
-            {"bytes": None, "path": path},
-        ]
-        features = Features(
-            {"image": Image(decode=False), "en": Value("string"), "zh": Value("string")}
-        )
-        columns = {"image": cells, "en": ["frog", "cat"], "zh": ["青蛙", "猫"]}
-        table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
-        pq.write_table(
-            table, tmp_path / "a.parquet"
-        )  # `datasets` would copy the file into the table
-        READERS[reader](str(tmp_path / "a.parquet"), **allowed)
-
+def test_a_file_outside_the_data_is_refused_with_its_row_unless_allowed(table, tmp_path):
+    source = table(str(tmp_path / "outside.png"))
+    rows = load_source(source)
     with pytest.raises(ValueError, match=f"row 1 of .*: {PATH_REFUSED}"):
-        read(str(outside))
-    read(str(outside), allow_paths=True)
+        require_allowed(rows, source, "image")
+    assert len(require_allowed(rows, source, "image", allow_paths=True)) == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/a.png", "file:///etc/hostname", "simplecache::file:///etc/hostname"]
+)
+def test_a_url_is_refused_even_if_paths_are_allowed(table, url):
+    source = table(url)
     with pytest.raises(ValueError, match=f"row 1 of .*: {URL_REFUSED}"):
-        read(NOWHERE, allow_paths=True)
-
-
-@pytest.mark.parametrize("path", ["file:///etc/hostname", "simplecache::file:///etc/hostname"])
-def test_a_url_of_a_file_is_refused(path):
-    with pytest.raises(ValueError, match=URL_REFUSED):
-        require_allowed(
-            Dataset.from_dict({"image": [path]}), "image", CellRules(allow_paths=True), "x"
-        )
+        require_allowed(load_source(source), source, "image", allow_paths=True)
 
 
 def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):
-    images[0].save(tmp_path / "a.png")
-    rows = load_source(str(tmp_path))
-    assert require_allowed(rows, "image", rules_for(str(tmp_path)), "x")[0]["image"]["path"] == str(
-        tmp_path / "a.png"
-    )
+    images[0].save(path := Path(tmp_path, "a.png"))
+    rows = require_allowed(load_source(str(tmp_path)), str(tmp_path), "image")
+    assert rows[0]["image"]["path"] == str(path)
 
 
 def test_a_column_without_images_is_refused():
     rows = Dataset.from_dict({"image": [[0.5, 0.5]]})
     with pytest.raises(ValueError, match=r"holds .*not encoded images"):
-        require_allowed(rows, "image", CellRules(), "x")
+        require_allowed(rows, "x.parquet", "image")

@@ -1,28 +1,13 @@
 from collections import Counter
-from types import SimpleNamespace
+from itertools import chain
 
 import numpy as np
 import pytest
 
 from tests.training.data.rows import sample_batches
 from training.config import DataConfig
-from training.data import BatchPlan, KeyedBatchSampler, sampling
-from training.data.sampling import CYCLE, MixtureSchedule, data_loader, num_workers
-
-
-def test_every_epoch_is_another_permutation():
-    rows = np.arange(3, 43)  # 40 rows, 5 steps an epoch
-    first, second = (
-        [r for batch in sample_batches(rows, start=s, stop=s + 5) for r, _ in batch] for s in (0, 5)
-    )
-    assert sorted(first) == sorted(second) == rows.tolist()
-    assert first != second and first != sorted(first)
-    assert first != [row for batch in sample_batches(rows, seed=1, stop=5) for row, _ in batch]
-    views = [
-        {view for batch in sample_batches(rows, start=s, stop=s + 5) for _, view in batch}
-        for s in (0, 5, 10)
-    ]
-    assert views == [{0}, {1}, {2}]  # without a cache every epoch has a new view
+from training.data import BatchPlan, KeyedBatchSampler
+from training.data.sampling import CYCLE, MixtureSchedule, num_workers
 
 
 @pytest.mark.parametrize("num_views", [0, 3])
@@ -46,21 +31,6 @@ def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
 def test_batch_larger_than_the_data_continues_with_the_next_epoch():
     (batch,) = sample_batches(range(5), batch_size=12, stop=1)
     assert Counter(row for row, _ in batch[:10]) == dict.fromkeys(range(5), 2) and len(batch) == 12
-
-
-@pytest.mark.parametrize("weights", [[1, 1], [3, 1], [0.2, 0.3, 0.5], [1, 1, 1]])
-def test_groups_are_drawn_by_their_shares_and_counted(weights):
-    schedule = MixtureSchedule(weights, (0,))
-    groups, counts = zip(*(schedule(position) for position in range(2 * CYCLE)), strict=True)
-    for group, weight in enumerate(weights):
-        own = [count for number, count in zip(groups, counts, strict=True) if number == group]
-        assert own == list(range(len(own)))
-        assert len(own) == pytest.approx(2 * CYCLE * weight / sum(weights), abs=2)
-    assert schedule(CYCLE + 5) == MixtureSchedule(weights, (0,))(CYCLE + 5)
-    assert groups[:CYCLE] != groups[CYCLE:]  # every cycle has an order of its own
-    assert groups[:50] != tuple(
-        MixtureSchedule(weights, (1,))(position)[0] for position in range(50)
-    )
 
 
 def test_sources_of_one_length_have_orders_of_their_own():
@@ -99,10 +69,26 @@ def test_a_gpu_gets_decoding_processes_unless_a_number_is_given(monkeypatch):
     assert (num_workers(automatic), num_workers(DataConfig(train="x", workers=0))) == (6, 0)
 
 
-def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(sampling, "SHARED_MEMORY", tmp_path)
-    usage = SimpleNamespace(free=64 * 2**20)  # of a container by default
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    data_loader([], 2, 16 * 2**20)
-    with pytest.raises(ValueError, match=r"^data.workers: 3 workers need 96 MiB .* --shm-size"):
-        data_loader([], 3, 16 * 2**20)
+def test_every_epoch_is_another_permutation():
+    rows = np.arange(3, 43)  # 40 rows, 5 steps an epoch
+    batches = ([*sample_batches(rows, start=step, stop=step + 5)] for step in (0, 5))
+    epochs = [list(chain.from_iterable(each)) for each in batches]
+    first, second = ([row for row, _ in epoch] for epoch in epochs)
+    assert sorted(first) == sorted(second) == rows.tolist() and first != second
+    # without a cache every epoch has a new view
+    assert [{view for _, view in epoch} for epoch in epochs] == [{0}, {1}]
+
+
+def test_sources_are_drawn_by_their_shares_and_counted():
+    schedule = MixtureSchedule([0.2, 0.3, 0.5], (0,))
+    drawn = [schedule(number) for number in range(2 * CYCLE)]
+    for source, share in enumerate((0.2, 0.3, 0.5)):
+        own = [count for number, count in drawn if number == source]
+        assert own == list(range(int(2 * CYCLE * share)))
+
+
+def test_every_cycle_of_a_mixture_has_an_order_of_its_own():
+    schedule = MixtureSchedule([3, 1], (0,))
+    first, second = ([schedule(n + start)[0] for n in range(50)] for start in (0, CYCLE))
+    assert first != second
+    assert schedule(5) == MixtureSchedule([3, 1], (0,))(5) != MixtureSchedule([3, 1], (1,))(5)

@@ -1,7 +1,6 @@
 """Streams of tar shards, parquet files and HTTP: which worker reads which sample, and how a stream is resumed."""
 
 import gzip
-import io
 import json
 
 import pytest
@@ -13,7 +12,6 @@ from tests.training.data.shards import assert_equal_batches, keys_of, read_sampl
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, make_loader
 from training.data.batch import text_id
-from training.data.shards import Shards
 
 pytestmark = pytest.mark.slow
 
@@ -155,26 +153,6 @@ def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_
         ValueError, match=r"among 1 processes with 1 .* now among 2 with 1\. Resume with as many"
     ):
         open_loader([state], start=1, process={"num_processes": 2})
-    with pytest.raises(ValueError, match=r"now among 1 with 2"):
-        open_loader([state], start=1, workers=2)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}]
-)
-def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
-    (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
-    with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
-        open_loader(**changes)
-
-
-def test_decoded_images_of_a_generator_are_refused(samples):
-    image = PILImage.open(io.BytesIO(samples[0]["png"]))
-    rows = IterableDataset.from_generator(lambda: iter([{"image": image, "en": "a"}]))
-    with pytest.raises(
-        ValueError, match=r"^data: 'x' holds decoded images\. .* datasets\.Image for 'image'"
-    ):
-        Shards(rows, 0, "x", "image", ["en"])
 
 
 def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, open_loader):
@@ -183,3 +161,8 @@ def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, 
     (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=r"shard 1 of .* cannot be read on"):
         list(open_loader(train=[str(tmp_path / "0000.tar"), str(tmp_path / "0001.tar.gz")]))
+
+
+def test_missing_column_raises_an_error_with_its_name(open_loader):
+    with pytest.raises(ValueError, match=r"no column 'json.fr', only \['__key__'.*'json', 'png'"):
+        open_loader(caption_columns={"en": "json.fr"})

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,19 +26,9 @@ STRONG = AugmentConfig(
     downscale=0.5,
 )
 # columns of the draws; each stays where it is, so that cached targets stay valid
-COLUMNS = {
-    **{
-        "zoom": 0,
-        "rotate": 1,
-        "stretch": 2,
-        "right": 3,
-        "down": 4,
-        "flip": 5,
-        "contrast": 6,
-        "saturation": 7,
-    },
-    **{"brightness": 8, "blurred": 9, "blur": 10, "tint": 11, "reduced": 20, "reduction": 21},
-}
+NAMES = "zoom rotate stretch right down flip contrast saturation brightness blurred blur tint"
+COLUMNS = {name: number for number, name in enumerate(NAMES.split())}
+COLUMNS |= {"reduced": 20, "reduction": 21}
 IDS = torch.arange(0, 80, 10)
 VIEWS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
 
@@ -94,15 +83,6 @@ def test_a_zoom_enlarges_or_reduces_by_the_power_of_two(batch, view):
     assert_equal(smaller, F.pad(blocks, [SIZE // 4] * 4, value=17))
 
 
-def test_a_stretch_halves_one_edge_and_doubles_the_other(view):
-    ramp = torch.arange(SIZE).float().expand(1, 3, SIZE, SIZE)  # from left to right
-    wide, tall = (image.to(torch.uint8) for image in (ramp, ramp.transpose(2, 3)))
-    narrow = view(wide, only(stretch=2, background=0), stretch=[1.0])[0, 0, SIZE // 2]
-    assert_equal(narrow, F.pad(torch.arange(SIZE).view(-1, 2).float().mean(1), [SIZE // 4] * 2))
-    slow = view(tall, only(stretch=2, background=0), stretch=[1.0])[0, 0, :, SIZE // 2]
-    assert_equal(slow.diff()[1:-1], torch.full((SIZE - 3,), 0.5))
-
-
 def test_a_shift_moves_by_a_share_of_the_edge_and_uncovers_the_background(batch, view):
     found = view(batch[:2], only(shift=0.25, background=17), right=[1, 0.5], down=[0.5, 0])
     assert_equal(found[0], F.pad(batch[0, :, :, SIZE // 4 :], (0, SIZE // 4), value=17))
@@ -114,22 +94,24 @@ def test_a_flip_mirrors_left_and_right_below_its_probability(batch, view):
     assert_equal(found, torch.stack([batch[0].flip(2), batch[1]]))
 
 
-def test_colors_change_by_exact_amounts(view):
-    images = torch.tensor([[60, 100, 140], [100, 110, 150], [130, 120, 110]], dtype=torch.uint8)
-    images = images[:, :, None, None].expand(-1, -1, 4, 4)
-    values, signs = images.double().numpy(), np.array([1.0, 0.0, -1.0])[:, None, None, None]
-    draws = [1.0, 0.5, 0.0]
-    mean = values.mean(1, keepdims=True)
-    oracles = {
-        "brightness": (only(brightness=0.1), values + 25.5 * signs),
-        "contrast": (only(contrast=0.5), 128 + (values - 128) * 2 ** (0.5 * signs)),
-        "saturation": (
-            only(saturation=4),
-            mean + (values - mean) * 2 ** (4 * signs),
-        ),  # at the end almost gray
-    }
-    for name, (config, expected) in oracles.items():
-        assert_equal(view(images, config, **{name: draws}), torch.from_numpy(expected.clip(0, 255)))
+@pytest.mark.parametrize(
+    ("name", "amount", "change"),
+    [
+        ("brightness", 0.1, lambda values, sign: values + 25.5 * sign),
+        ("contrast", 0.5, lambda values, sign: 128 + (values - 128) * 2 ** (0.5 * sign)),
+        (
+            "saturation",
+            0.5,
+            lambda values, sign: values.mean() + (values - values.mean()) * 2 ** (0.5 * sign),
+        ),
+    ],
+)
+def test_colors_change_by_exact_amounts(view, name, amount, change):
+    values = torch.tensor([60.0, 100.0, 140.0])
+    images = values.to(torch.uint8)[None, :, None, None].expand(3, -1, 4, 4)
+    found = view(images, only(**{name: amount}), **{name: [1.0, 0.5, 0.0]})
+    for image, sign in zip(found, (1, 0, -1), strict=True):
+        assert_equal(image[:, 0, 0], change(values, sign))
 
 
 def test_a_tint_mixes_the_channels_and_keeps_the_background(view):
@@ -163,37 +145,19 @@ def test_a_lower_resolution_averages_and_interpolates(view):
     assert_equal(found[2], spots[2])
 
 
-def test_draws_are_uniform_and_share_nothing():
-    ids, views = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
-    draws = Augment(STRONG, 1).draws(ids, views)
-    assert draws.shape == (4000, NUM_DRAWS) and (draws.mean(0) - 0.5).abs().max() < 0.03
-    others = [
-        Augment(STRONG, 2).draws(ids, views),
-        Augment(STRONG, 1).draws(ids, views + 1),
-        draws.roll(1, 0),
-    ]
-    correlations = np.corrcoef(torch.cat([draws, *others], 1).numpy(), rowvar=False) - np.eye(
-        4 * NUM_DRAWS
-    )
-    assert np.abs(correlations).max() < 0.1
-
-
-def test_a_view_is_the_same_in_any_batch(batch):
+def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch):
     augment = Augment(STRONG, seed=1)
     together, order = augment(batch, augment.views(IDS, VIEWS)), torch.tensor([6, 1, 4])
-    alone = augment(batch[order], augment.views(IDS[order], VIEWS[order]))
-    torch.testing.assert_close(alone, together[order])
-    assert (together - batch.float()).abs().mean(
-        (1, 2, 3)
-    ).min() > 1 and together.min() >= 0 <= 255 - together.max()
-
-
-def test_autocast_does_not_change_views(batch):
-    augment = Augment(STRONG, 0)
     with torch.autocast("cpu", torch.bfloat16):
-        views = augment(batch, augment.views(IDS, VIEWS))
-    assert views.dtype == torch.float32
-    assert torch.equal(views, augment(batch, augment.views(IDS, VIEWS)))
+        alone = augment(batch[order], augment.views(IDS[order], VIEWS[order]))
+    torch.testing.assert_close(alone, together[order])
+    assert (together - batch.float()).abs().mean((1, 2, 3)).min() > 1
+
+
+def test_another_seed_or_view_draws_other_numbers():
+    draws = Augment(STRONG, 1).draws(IDS, VIEWS)
+    assert not (draws == Augment(STRONG, 2).draws(IDS, VIEWS)).any()
+    assert not (draws == Augment(STRONG, 1).draws(IDS, VIEWS + 1)).any()
 
 
 @pytest.mark.parametrize(

@@ -75,5 +75,5 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     calibration = str(tmp_path / "a.parquet")
     data = from_options(tmp_path, calibration=calibration, image_column="photo")
     assert data.labels is None and len(data.calibration) == len(photos)
-    with pytest.raises(ValueError, match=r"calibration: .*--image_column"):
+    with pytest.raises(ValueError, match=r"calibration: .*no column 'image'"):
         from_options(tmp_path, **labelled, calibration=calibration)

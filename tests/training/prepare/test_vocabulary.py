@@ -1,7 +1,6 @@
 """Cuts of Unigram tokenizers in XLM-R's layout, trained on the names of emoji in fourteen languages."""
 
 import json
-from collections import Counter
 from itertools import chain
 from types import SimpleNamespace
 
@@ -23,7 +22,6 @@ from tests.tiny import train_unigram
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.prepare.vocabulary import main, read_corpus
 from training.text.vocabulary import Vocabulary
-from training.text.writing_systems import is_ideograph
 
 pytestmark = pytest.mark.slow
 
@@ -146,21 +144,6 @@ def test_both_id_maps_agree(vocabulary, source):
     assert tokens == source.convert_ids_to_tokens(vocabulary.source_ids.tolist())
 
 
-def test_special_tokens_and_settings_are_kept(vocabulary, source):
-    cut = vocabulary.tokenizer
-    assert type(cut) is type(source)
-    for name in ("bos", "eos", "pad", "unk", "mask"):
-        token = getattr(source, f"{name}_token")
-        assert getattr(cut, f"{name}_token") == token
-        assert cut.convert_ids_to_tokens(getattr(cut, f"{name}_token_id")) == token
-        assert vocabulary.source_ids[getattr(cut, f"{name}_token_id")] == getattr(
-            source, f"{name}_token_id"
-        )
-    for name in ("model_max_length", "model_input_names", "padding_side"):
-        assert getattr(cut, name) == getattr(source, name)
-    assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
-
-
 def test_template_has_the_new_ids(vocabulary, source):
     for pair in (("red apple",), ("red apple", "红苹果"), ("a <mask> apple DC-CLIP",)):
         new, old = vocabulary.tokenizer(*pair), source(*pair)
@@ -180,49 +163,6 @@ def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english
     assert {
         character for text in english_and_chinese for character in text if character in before
     } <= kept
-
-
-def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
-    texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
-    least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts[
-        "required"
-    ]
-    words = Counter(
-        piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1
-    )
-    for room in range(1, len(words)):
-        kept = set(
-            cut_vocabulary(
-                xlmr, count_pieces(xlmr, texts), least + room, ideograph_share=0.0
-            ).tokenizer.get_vocab()
-        )
-        assert len(kept & set(words)) == room
-        assert min(words[word] for word in kept & set(words)) >= max(
-            words[word] for word in set(words) - kept
-        )
-
-
-def test_ideographs_outside_the_corpus_get_their_share(xlmr):
-    scores = dict(backend_pieces(xlmr))
-    for share in (0.0, 0.1):
-        vocabulary = cut_vocabulary(
-            xlmr, count_pieces(xlmr, ["a red apple and a green frog"]), 800, ideograph_share=share
-        )
-        assert vocabulary.counts["ideograph"] == int(share * 800)
-        lowest = min(scores, key=scores.__getitem__)  # always kept
-        kept = [
-            piece
-            for piece in vocabulary.tokenizer.get_vocab()
-            if is_ideograph(piece) and piece != lowest
-        ]
-        cut = [
-            piece
-            for piece in scores
-            if is_ideograph(piece) and piece not in kept and piece != lowest
-        ]
-        assert len(kept) >= int(share * 800)
-        if share:
-            assert min(scores[piece] for piece in kept) >= max(scores[piece] for piece in cut)
 
 
 def test_score_of_an_unknown_character_is_unchanged():
@@ -254,39 +194,6 @@ def test_lost_characters_become_unknown(xlmr):
     assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
 
 
-def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_path):
-    folder = tmp_path / "new" / "cut"
-    vocabulary.tokenizer(
-        ["a", "b c"], padding=True, truncation=True, max_length=5
-    )  # these settings must not be saved
-    assert not Vocabulary.is_in(folder)
-    vocabulary.save(folder)
-    assert Vocabulary.is_in(folder) and len(list(folder.parent.iterdir())) == 1
-    assert (
-        len({path.stat().st_mode for path in folder.iterdir()}) == 1
-    )  # safetensors writes files with mode 0600
-    alone = AutoTokenizer.from_pretrained(folder)
-    assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(
-        source
-    )
-    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    assert [tuple(entry) for entry in saved["model"]["vocab"]] == backend_pieces(
-        vocabulary.tokenizer
-    )
-    assert saved["padding"] is None and saved["truncation"] is None
-    loaded = Vocabulary.load(folder)
-    assert torch.equal(loaded.source_ids, vocabulary.source_ids)
-    assert torch.equal(loaded.kept_ids, vocabulary.kept_ids)
-    assert loaded.is_cut_of(source)
-    assert (loaded.source, loaded.corpus, loaded.counts) == (
-        "the source",
-        "emoji",
-        vocabulary.counts,
-    )
-    meta = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-    assert (meta["size"], meta["source_size"]) == (SIZE, len(source))
-
-
 def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
     bytes_too = [*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
     no_unknown, in_bytes = (
@@ -304,51 +211,6 @@ def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
         count_pieces(SimpleNamespace(name_or_path="slow"), ["a"])
 
 
-def test_impossible_sizes_are_refused(xlmr):
-    counts = count_pieces(xlmr, ["a red apple", "一个红苹果"])
-    with pytest.raises(ValueError, match=f"size: 99999 .* {len(xlmr)} "):
-        cut_vocabulary(xlmr, counts, 99_999)
-    with pytest.raises(ValueError, match=r"size: 50 .* at least") as error:
-        cut_vocabulary(xlmr, counts, 50)
-    least = int(str(error.value).split("at least ")[1].split(",")[0])
-    assert len(cut_vocabulary(xlmr, counts, least)) == least
-    with pytest.raises(ValueError, match="size: "):
-        cut_vocabulary(xlmr, counts, least - 1)
-
-
-def test_unsuitable_corpora_are_refused(xlmr, names):
-    for empty in ([], ["", "  "]):
-        with pytest.raises(ValueError, match="empty"):
-            cut_vocabulary(xlmr, count_pieces(xlmr, empty), SIZE)
-    with pytest.raises(ValueError, match=r"100 % of the letters .* mostly Cyrillic \(\d+ %\)"):
-        cut_vocabulary(xlmr, count_pieces(xlmr, names["ru"]), SIZE)
-    with pytest.raises(ValueError, match="Hangul"):
-        cut_vocabulary(xlmr, count_pieces(xlmr, [*names["en"][:1000], *names["ko"]]), SIZE)
-    counts = count_pieces(xlmr, iter([*names["en"], *names["ru"][:50]]))
-    assert len(cut_vocabulary(xlmr, counts, SIZE)) == SIZE
-
-
-def test_a_corpus_is_read_from_columns_and_lines(tmp_path):
-    pq.write_table(
-        pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}),
-        tmp_path / "a.parquet",
-    )
-    pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "b.parquet")
-    (tmp_path / "c.txt").write_text("\ufeffc\n\nd \n", encoding="utf-8")
-    names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt"]
-    assert read_corpus(names) == ["a", "甲", "乙", "b", "c", "d"]
-    assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == ["x", "y", "c", "d"]
-    (tmp_path / "shards").mkdir()
-    pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "shards" / "b.parquet")
-    assert read_corpus([f"{tmp_path}/shards:caption"]) == ["b"]
-    assert read_corpus(["tests.tiny:load_tiny_rows"]) == ["red apple", "frog", "红苹果", "青蛙"]
-    assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == ["红苹果", "青蛙"]
-    (tmp_path / "d.txt").write_bytes("苹果".encode("gb18030"))
-    for wrong in ("a.parquet:nothing", "b.parquet", "none.txt", "d.txt"):
-        with pytest.raises(ValueError, match=f"corpus: .*{wrong.partition(':')[0]}"):
-            read_corpus([f"{tmp_path}/{wrong}"])
-
-
 def test_command_writes_a_vocabulary(xlmr, names, tmp_path, capsys):
     output, source, corpus = (f"{tmp_path}/{name}" for name in ("cut", "source", "names.parquet"))
     xlmr.save_pretrained(source)
@@ -363,3 +225,64 @@ def test_command_writes_a_vocabulary(xlmr, names, tmp_path, capsys):
     is_kept = [vocabulary.kept_ids[number].item() >= 0 for number in ids]
     share = sum(is_kept) / len(is_kept)
     assert 0.5 < share < 1 and f"make up {share:.2%} of the corpus" in capsys.readouterr().out
+
+
+def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
+    counts = count_pieces(xlmr, ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"])
+    least = cut_vocabulary(xlmr, counts, SIZE, ideograph_share=0.0).counts["required"]
+    kept = cut_vocabulary(xlmr, counts, least + 3, ideograph_share=0.0).tokenizer.get_vocab()
+    assert set(xlmr.tokenize("smiling cat")) <= set(kept)
+    assert not set(xlmr.tokenize("apple")) <= set(kept)
+
+
+def test_ideographs_outside_the_corpus_get_their_share(xlmr):
+    counts = count_pieces(xlmr, ["a red apple and a green frog"])
+    assert cut_vocabulary(xlmr, counts, 800, ideograph_share=0.1).counts["ideograph"] == 80
+
+
+def test_special_tokens_and_settings_are_kept(vocabulary, source):
+    cut = vocabulary.tokenizer
+    assert type(cut) is type(source) and cut.special_tokens_map == source.special_tokens_map
+    for name in ("model_max_length", "model_input_names", "padding_side"):
+        assert getattr(cut, name) == getattr(source, name)
+    assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
+
+
+def test_a_saved_vocabulary_loads_as_it_was(vocabulary, source, texts, tmp_path):
+    vocabulary.tokenizer(texts, padding=True, truncation=True, max_length=5)  # must not be saved
+    vocabulary.save(tmp_path)
+    alone = AutoTokenizer.from_pretrained(tmp_path)
+    assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids
+    loaded = Vocabulary.load(tmp_path)
+    assert torch.equal(loaded.source_ids, vocabulary.source_ids)
+    assert torch.equal(loaded.kept_ids, vocabulary.kept_ids)
+    assert loaded.is_cut_of(source) and loaded.counts == vocabulary.counts
+
+
+def test_a_vocabulary_with_the_tokenizer_of_another_cut_is_refused(vocabulary, xlmr, tmp_path):
+    vocabulary.save(tmp_path)
+    xlmr.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="come from different cuts"):
+        Vocabulary.load(tmp_path)
+
+
+def test_impossible_sizes_are_refused(xlmr):
+    counts = count_pieces(xlmr, ["a red apple", "一个红苹果"])
+    with pytest.raises(ValueError, match=f"size: 99999 .* {len(xlmr)} "):
+        cut_vocabulary(xlmr, counts, 99_999)
+    with pytest.raises(ValueError, match=r"size: 50 .* at least"):
+        cut_vocabulary(xlmr, counts, 50)
+
+
+def test_an_empty_corpus_is_refused(xlmr):
+    with pytest.raises(ValueError, match="empty"):
+        count_pieces(xlmr, ["", "  "])
+
+
+def test_a_corpus_is_read_from_the_columns_that_a_source_has(tmp_path):
+    table = pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]})
+    pq.write_table(table, path := f"{tmp_path}/a.parquet")
+    assert read_corpus([path], ["en", "zh"]) == ["a", "甲", "乙"]
+    assert read_corpus([path, path], ["more"]) == ["x", "y", "x", "y"]
+    with pytest.raises(ValueError, match=r"^corpus: .*a\.parquet' has none of the columns caption"):
+        read_corpus([path], ["caption"])

@@ -25,7 +25,6 @@ LEVIT = {
     "model_type": "timm_wrapper",
     "architecture": "levit_128s",
 }  # takes images of 224 pixels only
-SQUEEZEBERT = BERT | {"model_type": "squeezebert"}  # whose embedding_size is 768
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +91,6 @@ def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
     assert (config.projection_dim, config.max_text_length, config.image_size) == (None, 32, 224)
     with pytest.raises(ValueError, match="'huge'"):
         load_size("huge")
-    with pytest.raises(ValueError, match=r"'tiny'.*image_size"):
-        load_size("tiny", image_size="large")
 
 
 def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
@@ -126,36 +123,17 @@ def test_teacher_provides_missing_fields(efficientnet):
             XLM_ROBERTA | {"vocab_size": 10},
             r"student.text_config.vocab_size is 10, the tokenizer has 600",
         ),
-        (
-            "text_config",
-            XLM_ROBERTA | {"model_type": "bart-simpson"},
-            r"student.text_config does not.*bart-simpson",
-        ),
         ("text_config", BERT | {"num_layers": 1}, r"text_config.num_layers: 'bert'"),
         (
             "vision_config",
             LEVIT,
             r"vision_config: 'timm_wrapper' cannot be built .* for images of 64 pixels",
         ),
-        (
-            "text_config",
-            SQUEEZEBERT,
-            r"student.text_config: 'squeezebert' cannot be built .*embedding_size",
-        ),
     ],
 )
 def test_a_tower_that_cannot_be_built_as_described_is_refused(efficientnet, field, tower, message):
     with pytest.raises(ValueError, match=message):
         build_student(student_config(**{field: tower}), LANGUAGES, efficientnet)
-
-
-def test_seed_determines_the_random_weights(efficientnet):
-    def weights(seed: int) -> torch.Tensor:
-        return build_student(student_config(), LANGUAGES, efficientnet, seed)[
-            0
-        ].text_projection.weight
-
-    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
 @pytest.mark.parametrize("field", ["tokenizer", "image_mean"])

@@ -17,11 +17,11 @@ from datasets import ClassLabel, Dataset, List
 from huggingface_hub import constants, get_session
 from torch import Tensor
 
-from training.data import require_allowed, rules_for
+from training.data import require_allowed
+from training.data.images import digest_images
 from training.data.reader import Opened, Reading, open_source
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
-from training.teachers.images import digest_images
 from training.utils.keys import Digest
 
 HUB = "hub"
@@ -105,8 +105,13 @@ def open_set(
     has_several = eval_set is not None and eval_set.several_labels
     if labels.ndim == 2 and (labels.sum(1) == 1).all() and not has_several:
         labels = labels.argmax(1)  # lists of one label each
-    rules = rules_for(location, source.allow_paths)
-    images = require_allowed(rows.select_columns([image]), image, rules, context)
+    images = require_allowed(
+        rows.select_columns([image]),
+        location,
+        image,
+        allow_paths=source.allow_paths,
+        field=f"data: {name}",
+    )
     images = images if image == "image" else images.rename_column(image, "image")
     differences = _find_differences(labels, class_names, eval_set) if eval_set else []
     return LabelledSet(name, images, labels, location, opened.split, opened.revision, differences)
