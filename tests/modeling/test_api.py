@@ -104,6 +104,3 @@ def test_the_command_needs_no_index(tmp_path, color_model, monkeypatch, capsys):
     folders = ["--index", str(tmp_path), "--model", str(color_model)]
     command.main(["serve", "--api", *folders, "--port", "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
-    with pytest.raises(SystemExit):
-        command.main(["serve", "--api", *folders, "--open"])
-    assert "open" in capsys.readouterr().err

@@ -45,11 +45,6 @@ def test_a_progressive_jpeg_is_in_memory_as_a_whole():
     assert_refused(file_of("JPEG", progressive=True), edge=24, max_bytes=4 * PIXELS)
 
 
-def test_gray_values_of_16_bits_take_more_memory():
-    wide = io.BytesIO(encoded(Image.fromarray(np.ones(SIZE[::-1], np.uint16)), "PNG"))
-    assert_refused(wide, max_bytes=27 * PIXELS)
-
-
 def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
     monkeypatch.setattr(image_dcclip, "MAX_SCANNED_PIXELS", 5 * PIXELS)
     assert_refused(file_of("JPEG", progressive=True))

@@ -62,18 +62,6 @@ def content(index: Index) -> dict[str, bytes]:
         }
 
 
-def test_texts_in_both_languages_find_photographs(filled):
-    for text, name in {
-        "red": "red.jpg",
-        "红": "red.jpg",
-        "blue": "blue.jpg",
-        "黄": "yellow.webp",
-    }.items():
-        hits = filled.search(text, top=3)
-        assert names(hits)[0] == name and len(hits) == 3
-        assert hits[0].score == pytest.approx(1, abs=0.02)
-
-
 def embed_names(runtime: Runtime, *names: str) -> list[np.ndarray]:
     """Embeddings of names, each the mean of its two forms, of unit length."""
     means = [runtime.encode_texts([name, f"a photo of a {name}"]).mean(0) for name in names]
@@ -88,16 +76,6 @@ def test_a_query_is_the_weighted_sum_of_its_terms_of_unit_length(color_model, ph
     expected /= np.linalg.norm(expected)
     found = embed_query(runtime, ["red^2", "green^.5"], ["blue^3", "red"], images)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"), [("a red", "a photo of a red"), ("红", "一张红的照片"), ("a b c", None)]
-)
-def test_a_word_or_two_are_searched_bare_and_in_a_sentence(color_model, text, sentence):
-    runtime = Runtime(color_model)
-    forms = runtime.encode_texts([text, sentence] if sentence else [text]).mean(0)
-    found = embed_query(runtime, [text])
-    np.testing.assert_allclose(found, forms / np.linalg.norm(forms), atol=1e-6)
 
 
 def test_scores_are_cosines_also_below_0(filled, color_model):
@@ -270,8 +248,8 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert {hit.copies for hit in index.search("red")} == {()}
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.97])
-def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatch):
+def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
+    threshold = 0.3
     monkeypatch.setattr(duplicates, "BLOCK", 16)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 1, 32)) + 0.1 * rng.normal(size=(40, 3, 32))

@@ -91,14 +91,6 @@ def test_settings_without_a_sound_file_are_not_guessed(folder, photos):
         Index.open(folder, create=True)
 
 
-def test_edited_settings_are_noticed(folder):
-    for name in (SETTINGS, BACKUP):
-        path = folder / name
-        path.write_text(path.read_text().replace('"private"', '"family"'))
-    with pytest.raises(ValueError, match="damaged or edited"):
-        read_settings(folder)
-
-
 def test_settings_of_a_different_version_are_refused(folder):
     for name in (SETTINGS, BACKUP):
         fields = json.loads((folder / name).read_text())
@@ -138,14 +130,6 @@ def test_a_pipe_in_place_of_a_file_that_can_be_replaced_never_blocks(folder, nam
     os.mkfifo(folder / name)
     with write_lock(folder):
         assert len(names(folder)) == 6
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system")
-def test_a_pipe_in_place_of_the_data_is_damage(folder):
-    (folder / "catalog-1.sqlite").unlink()
-    os.mkfifo(folder / "catalog-1.sqlite")
-    with pytest.raises(DamagedIndexError, match="not a file"):
-        names(folder)
 
 
 def test_an_index_that_was_replaced_is_opened_anew(folder, tmp_path, color_model, paint):

@@ -1,6 +1,5 @@
 """An index that is embedded again with a new model: searchable throughout, resumable, and never half changed."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -105,18 +104,6 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
     assert index.settings.data == 3
     index.add()
     assert catalogs(index) == ["catalog-3.sqlite"] and first(index, "white") == "white.png"
-
-
-def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(
-    index, color_model, tmp_path
-):
-    changed = Path(shutil.copytree(color_model, tmp_path / "changed"))
-    path = changed / "preprocessor_config.json"
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(fields | {"image_mean": [0.25, 0.5, 0.5]}), encoding="utf-8")
-    with Index.open(index.folder, changed) as other, pytest.raises(ValueError, match="model: "):
-        other.add()
-    assert upgrade_index(index, changed).embedded == 5
 
 
 def test_the_command_upgrades(index, new_model, capsys):

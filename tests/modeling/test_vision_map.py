@@ -78,13 +78,3 @@ def test_embedding_is_the_projection_of_the_pooled_vector(tower, inputs):
     else:
         pooled = model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output.flatten(1)
     torch.testing.assert_close(output.pooler_output, pooled @ model.visual_projection.weight.T)
-
-
-def test_unused_pooler_has_no_parameters():
-    names = [name for name, _ in make_model(VIT, vision_pooling="cls").named_parameters()]
-    assert not [name for name in names if "pooler" in name]
-    assert [
-        name
-        for name, _ in make_model(VIT, vision_pooling="tower").named_parameters()
-        if "pooler" in name
-    ]
