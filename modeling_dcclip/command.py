@@ -30,14 +30,13 @@ from modeling_dcclip.messages import (
 )
 
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
-# packages of the extra `runtime`, by the name that an import error gives
-RUNTIME_PACKAGES = {
-    "numpy": "numpy",
-    "onnxruntime": "onnxruntime",
-    "PIL": "pillow",
-    "tokenizers": "tokenizers",
-    "tqdm": "tqdm",
-}
+RUNTIME_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "tokenizers",
+    "tqdm",
+)  # of the extra `runtime`
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
 
@@ -348,14 +347,13 @@ def _run(options: argparse.Namespace):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from None
     except ModuleNotFoundError as error:
-        package = RUNTIME_PACKAGES.get((error.name or "").partition(".")[0])
-        if package is None:
+        if (error.name or "").partition(".")[0] not in (*RUNTIME_PACKAGES, "PIL"):
             raise
         _exit(
             Message(
                 "{} is not installed. Run: pip install {}",
-                package,
-                " ".join(RUNTIME_PACKAGES.values()),
+                error.name,
+                " ".join(RUNTIME_PACKAGES),
             )
         )
     except (ValueError, OSError) as error:

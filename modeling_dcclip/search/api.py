@@ -6,7 +6,6 @@ both.
 
 import json
 import threading
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class _ApiHandler(LocalHandler):
         if self.path == "/openapi.json":
             self.send_content("application/json", OPENAPI.read_bytes())
         else:
-            self.send_failure(HTTPStatus.NOT_FOUND, HELP)
+            self.send_failure(404, HELP)
 
     def do_POST(self):
         """Answer a request of the API."""
@@ -62,20 +61,20 @@ class _ApiHandler(LocalHandler):
             with self.body(MAX_BODY) as body:
                 content = self.server.answer(self._parsed(body))
         except BadRequest as error:
-            self.send_failure(HTTPStatus(error.status_code), message_of(error))
+            self.send_failure(error.status_code, message_of(error))
         except ValueError as error:
-            self.send_failure(HTTPStatus.BAD_REQUEST, message_of(error))
+            self.send_failure(400, message_of(error))
         else:
-            self.send_json(HTTPStatus.OK, content)
+            self.send_json(content)
 
     def _parsed(self, body: bytes) -> Any:
         if self.path != "/api":
-            raise BadRequest(HELP, status_code=HTTPStatus.NOT_FOUND)
+            raise BadRequest(HELP, status_code=404)
         # which no form of another site can send
         if self.headers.get_content_type() != "application/json":
             raise BadRequest(
                 "Content-Type: send application/json.",
-                status_code=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                status_code=415,
             )
         try:
             return json.loads(body)

@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
+from modeling_dcclip.messages import Message
+
 
 def _extensions(names: str) -> frozenset[str]:
     return frozenset(f".{name}" for name in names.split())
@@ -78,7 +80,7 @@ class UnreadablePhotoError(ValueError):
 
     def __init__(self, cause: str, is_lasting: bool):
         super().__init__(cause)
-        self.cause, self.is_lasting = cause, is_lasting
+        self.cause, self.is_lasting = Message(cause), is_lasting
         self.state: FileState | None = None  # the state that fails, if it lasts
 
 

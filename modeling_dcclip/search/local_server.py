@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -132,13 +131,11 @@ class LocalHandler(BaseHTTPRequestHandler):
         host = (self.headers.get("Host") or "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         if len(self.path) > MAX_ADDRESS:
-            self.send_failure(HTTPStatus.REQUEST_URI_TOO_LONG, "The address is too long.")
+            self.send_failure(414, "The address is too long.")
         elif not self.server.accepts(name):
-            self.send_failure(
-                HTTPStatus.FORBIDDEN, Message("host: {!r} is not a name of this server.", name)
-            )
+            self.send_failure(403, Message("host: {!r} is not a name of this server.", name))
         elif self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            self.send_failure(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
+            self.send_failure(403, "Another site cannot use this server.")
         else:
             return False
         return True
@@ -154,7 +151,7 @@ class LocalHandler(BaseHTTPRequestHandler):
         if not (length.isascii() and length.isdecimal() and len(length) < 20):
             raise BadRequest(
                 "Content-Length is missing; send the length of the body.",
-                status_code=HTTPStatus.LENGTH_REQUIRED,
+                status_code=411,
             )
         if int(length) > limit:
             remaining = min(int(length), MAX_DRAINED)
@@ -164,21 +161,21 @@ class LocalHandler(BaseHTTPRequestHandler):
                 "The body has {:,} bytes; send at most {:,}.",
                 int(length),
                 limit,
-                status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                status_code=413,
             )
         with self.server.reserve(int(length)):
             yield self.rfile.read(int(length))
 
-    def send_failure(self, status: HTTPStatus, message: str):
+    def send_failure(self, status: int, message: str):
         """Answer with a JSON object that has the field `error`."""
-        self.send_json(status, {"error": self.translated(message)})
+        self.send_json({"error": self.translated(message)}, status)
 
     def translated(self, message: str) -> str:
         """A message in the language that the client prefers."""
         preferred = self.headers.get("Accept-Language") or "en"
         return translate(message, "zh" if preferred.lower().startswith("zh") else "en")
 
-    def send_json(self, status: HTTPStatus, content: dict[str, Any] | list[Any]):
+    def send_json(self, content: dict[str, Any] | list[Any], status: int = 200):
         """Answer with JSON."""
         # a path may have bytes that UTF-8 cannot encode
         text = json.dumps(content, ensure_ascii=True)
@@ -189,7 +186,7 @@ class LocalHandler(BaseHTTPRequestHandler):
         content_type: str,
         content: bytes,
         cache: str = "no-store",
-        status: HTTPStatus = HTTPStatus.OK,
+        status: int = 200,
         **headers: str,
     ):
         """Answer with any content; names of further headers have `_` for `-`."""

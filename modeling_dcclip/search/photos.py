@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
-from modeling_dcclip.messages import Message, UserError
+from modeling_dcclip.messages import UserError
 from modeling_dcclip.search.decoding import MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.files import (
     STILLS,
@@ -98,7 +98,7 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         raise UserError(
             "image: {!r} cannot be read ({}). Name an image file.",
             str(path),
-            Message(error.cause),
+            error.cause,
         ) from error
     assert image is not None  # no content is known
     return image

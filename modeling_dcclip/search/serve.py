@@ -19,7 +19,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -176,7 +175,7 @@ class _PageHandler(LocalHandler):
             if isinstance(error, ConnectionError | TimeoutError):
                 raise
             is_unreadable = isinstance(error, UnreadablePhotoError)
-            self._fail(error, HTTPStatus.NOT_FOUND if is_unreadable else HTTPStatus.BAD_REQUEST)
+            self._fail(error, 404 if is_unreadable else 400)
 
     def _answer(self):
         url = urlsplit(self.path)
@@ -187,13 +186,13 @@ class _PageHandler(LocalHandler):
         if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
             self.send_content(f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
         elif url.path == "/search":
-            self.send_json(HTTPStatus.OK, self._search(parameters))
+            self.send_json(self._search(parameters))
         elif url.path == "/months":
             dates = self.server.index.catalog.timeline(_filter(parameters))
             months = Counter(taken[:7] for _, taken in dates)
-            self.send_json(HTTPStatus.OK, [*months.items()])
+            self.send_json([*months.items()])
         elif url.path == "/status":
-            self.send_json(HTTPStatus.OK, self._status())
+            self.send_json(self._status())
         elif kind == "example":
             self._send_example(name)
         elif kind in SIZES:
@@ -201,7 +200,7 @@ class _PageHandler(LocalHandler):
         elif kind == "video":
             self._send_video(name, parameters.get("version"))
         else:
-            self.send_failure(HTTPStatus.NOT_FOUND, "This page does not exist.")
+            self.send_failure(404, "This page does not exist.")
 
     def _fail(self, error: Exception, status: int):
         self.send_failure(getattr(error, "status_code", status), message_of(error))
@@ -214,30 +213,28 @@ class _PageHandler(LocalHandler):
         try:
             # a browser sends this header only from a page of this server
             if "X-DCCLIP" not in self.headers:
-                raise BadRequest("Only the page can do this.", status_code=HTTPStatus.FORBIDDEN)
+                raise BadRequest("Only the page can do this.", status_code=403)
             if kind == "example":
                 with self.body(MAX_EXAMPLE) as content:
-                    self.send_json(HTTPStatus.OK, {"name": self.server.remember(content)})
+                    self.send_json({"name": self.server.remember(content)})
             elif kind == "open":
                 self._open(name)
             else:
-                raise BadRequest("This page does not exist.", status_code=HTTPStatus.NOT_FOUND)
+                raise BadRequest("This page does not exist.", status_code=404)
         except ValueError as error:
-            self._fail(error, HTTPStatus.NOT_FOUND if kind == "open" else HTTPStatus.BAD_REQUEST)
+            self._fail(error, 404 if kind == "open" else 400)
 
     def _open(self, name: str):
         if self.server.host not in LOOPBACK:
-            raise BadRequest(
-                "Only the page on this machine opens folders.", status_code=HTTPStatus.FORBIDDEN
-            )
+            raise BadRequest("Only the page on this machine opens folders.", status_code=403)
         command = _file_manager(self._file(name, None).path)
         failed = shutil.which(command[0]) is None
         with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
             failed = failed or subprocess.Popen(command).wait(WAIT_S) != 0
         if failed and sys.platform != "win32":
             message = "This machine has no file manager."
-            raise BadRequest(message, status_code=HTTPStatus.NOT_FOUND)
-        self.send_json(HTTPStatus.OK, {})
+            raise BadRequest(message, status_code=404)
+        self.send_json({})
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
@@ -325,7 +322,7 @@ class _PageHandler(LocalHandler):
         asked = RANGE.fullmatch(self.headers.get("Range") or "bytes=0-")
         if asked is None or int(asked[1]) >= size:
             message = "The range of bytes is not inside the video."
-            self.send_failure(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, message)
+            self.send_failure(416, message)
             return
         start = int(asked[1])
         end = min(start + RANGE_BYTES, size, int(asked[2]) + 1 if asked[2] else size)
@@ -335,7 +332,7 @@ class _PageHandler(LocalHandler):
         self.send_content(
             mimetypes.guess_type(file.path)[0] or "application/octet-stream",
             content,
-            status=HTTPStatus.PARTIAL_CONTENT,
+            status=206,
             Accept_Ranges="bytes",
             Content_Range=f"bytes {start}-{start + len(content) - 1}/{size}",
         )
