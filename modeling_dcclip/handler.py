@@ -145,16 +145,15 @@ def answer(
         BadRequest: A field is missing, empty, too large or of the wrong type.
     """
     parameters = isinstance(data, dict) and (data.get("parameters") or {})
-    if not isinstance(parameters, dict):
+    if not isinstance(parameters, dict) or data.get("task") not in (None, "classify", "embed"):
         raise BadRequest(
-            "The request is {:.80}; send a JSON object with `inputs`, and with an object as `parameters`.",
+            "The request is {:.80}; send a JSON object with `inputs`, with an object as `parameters`, and as `task` "
+            "classify or embed.",
             reprlib.repr(data),
         )
     inputs = data.get("inputs")
     if data.get("task") == "embed":
         return _embed(inputs, size, encode_images, encode_texts)
-    if data.get("task") not in (None, "classify"):
-        raise BadRequest("task is {:.80}; send classify or embed.", reprlib.repr(data["task"]))
     labels = parameters.get("candidate_labels")
     if isinstance(labels, str):
         labels = [label for label in LABEL_SEPARATOR.split(labels) if label.strip()]

@@ -92,16 +92,15 @@ def open_image(
             if max_pixels is None:  # Pillow only warns, up to twice its limit
                 _check_pixels(image, Image.MAX_IMAGE_PIXELS)
             return to_rgb(image)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecompressionBomb(str(error)) from error
-    except MemoryError:
-        raise
-    except UnidentifiedImageError as error:  # whose message names an object of Python
-        raise ImageError(_why_unidentified(source)) from error
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
-        raise ImageError(f"{type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        if isinstance(error, UnidentifiedImageError):  # its message names an object of Python
+            cause = _why_unidentified(source)
+        raise ImageError(cause) from error
 
 
 def open_regular(path: str | bytes | Path) -> io.BufferedReader:

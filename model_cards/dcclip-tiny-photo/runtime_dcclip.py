@@ -90,12 +90,9 @@ class Runtime:
         Raises:
             ValueError: The model has fewer dimensions.
         """
-        if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.dimension:
-            raise ValueError(
-                f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim!r}."
-            )
         runtime = copy.copy(self)  # which shares the loaded towers
-        runtime.dimension = truncate_dim
+        width = {"truncate_dim": truncate_dim}
+        (runtime.dimension,) = _numbers(width, "truncate_dim", high=self.dimension)
         return runtime
 
     def encode_images(self, images: Sequence[ImageInput]) -> np.ndarray:
@@ -220,18 +217,12 @@ class Runtime:
             The file that results.json names as the best on a CPU; without it, the first variant in `PREFERENCE` that
             the folder has. `tower` is `vision` or `text`.
         """
-        names = [self.folder / f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
+        names = [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         if (self.folder / "results.json").exists():
             with suppress(KeyError, TypeError):  # not of an export
-                best = self._read("results.json")["meta"]["export"]["best"][tower]
-                names.insert(0, self.folder / best)
-        for path in names:
-            if path.is_file():
-                return path
-        raise ValueError(
-            f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export the model first: python "
-            "training/export.py FOLDER --output_dir FOLDER."
-        )
+                names.insert(0, self._read("results.json")["meta"]["export"]["best"][tower])
+        found = (name for name in names if (self.folder / name).is_file())
+        return self._path(next(found, names[-1]))
 
     def _session(self, tower: str) -> onnxruntime.InferenceSession:
         if tower not in self._sessions:
@@ -256,7 +247,8 @@ class Runtime:
         path = self.folder / name
         if not path.is_file():
             raise ValueError(
-                f"folder: {str(self.folder)!r} has no file {name}. Pass an exported model's folder."
+                f"folder: {str(self.folder)!r} has no file {name}. Export the model first: python training/export.py "
+                "FOLDER --output_dir FOLDER."
             )
         return path
 

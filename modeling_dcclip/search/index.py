@@ -154,8 +154,6 @@ class Index:
                 different embedding space.
         """
         folder = Path(folder)
-        if folder.is_file():
-            raise UserError("index: {!r} is a file. Name a folder with --index.", str(folder))
         if create and not has_index(folder):
             runtime = open_model(model, truncate_dim)
             return cls(folder, create_index(folder, runtime, Space.of(runtime, model_id)), runtime)

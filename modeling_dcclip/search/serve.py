@@ -28,7 +28,7 @@ from PIL import Image
 from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.files import VIDEOS, UnreadablePhotoError, extension_of
+from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
@@ -299,12 +299,14 @@ class _PageHandler(LocalHandler):
 
     def _file(self, name: str, version: str | None) -> File:
         """The photograph of a request, which has not changed."""
-        file = self.server.index.catalog.file(*_photograph(name))
-        if file is None:
-            raise UnreadablePhotoError("not in the index", is_lasting=True)
-        if version not in (None, file.state.version):  # a different file has this number now
-            raise UnreadablePhotoError("changed since the search", is_lasting=True)
-        if not os.path.isabs(file.path) or not file.state.is_current():
+        match = PHOTOGRAPH.fullmatch(name)
+        file = match and self.server.index.catalog.file(*_photograph(name))
+        if (
+            not file
+            or version not in (None, file.state.version)  # a different file has this number now
+            or not os.path.isabs(file.path)
+            or not file.state.is_current()
+        ):
             raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
         return file
 
@@ -316,9 +318,7 @@ class _PageHandler(LocalHandler):
     def _send_video(self, name: str, version: str | None):
         """Send a part of a video, as the header `Range` asks."""
         file = self._file(name, version)
-        if extension_of(os.fsencode(file.path)) not in VIDEOS:
-            raise UnreadablePhotoError("not a video", is_lasting=True)
-        size = file.state.size
+        size = file.state.size if file.seconds is not None else 0  # of a photograph nothing is sent
         asked = RANGE.fullmatch(self.headers.get("Range") or "bytes=0-")
         if asked is None or int(asked[1]) >= size:
             message = "The range of bytes is not inside the video."
@@ -366,9 +366,8 @@ def _filter(parameters: dict[str, str]) -> Filter:
 
 def _photograph(text: str) -> tuple[int, float | None]:
     """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
-    if (match := PHOTOGRAPH.fullmatch(text)) is None:
-        raise UnreadablePhotoError("not in the index", is_lasting=True)
-    return int(match[1]), float(match[2]) if match[2] else None
+    number, _, seconds = text.partition("@")
+    return int(number), float(seconds) if seconds else None
 
 
 def _file_manager(path: str) -> list[str]:

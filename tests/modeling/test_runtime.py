@@ -124,7 +124,7 @@ def test_truncated_embeddings_are_normalised_again(color_model, images):
 @pytest.mark.parametrize("width", [0, 17])
 def test_a_width_that_does_not_fit_raises_an_error(color_model, width):
     with pytest.raises(
-        ValueError, match=rf"truncate_dim: must be in 1\.\.16 \(the model's width\), got {width}"
+        ValueError, match=rf"truncate_dim: the model has {width}, expected 1 of int in 1\.\.16"
     ):
         Runtime(color_model, truncate_dim=width)
 

@@ -168,7 +168,7 @@ def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     teacher_folder, table, tmp_path, refusal
 ):
     found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
-    assert "has no onnx/text_model" in found and not (tmp_path / "out").exists()
+    assert "has no file onnx/text_model" in found and not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_goes_on_with_the_missing_shards(
