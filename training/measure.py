@@ -20,10 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe
 from training.data import BatchPlan, make_loader
-from training.engine.device import make_accelerator
 from training.engine.inputs import open_teacher
 from training.engine.loop import train
-from training.engine.optimizer import make_optimizer
+from training.engine.stage import make_accelerator
+from training.engine.state import make_optimizer
 from training.tasks import Models
 from training.tasks.spread import forward_backward, to_device
 from training.utils.cli import user_errors

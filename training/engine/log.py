@@ -1,6 +1,7 @@
 """Logging of a run: progress bar, `log.jsonl` and experiment trackers."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -23,7 +24,8 @@ class Log:
     """Log of a run: a progress bar with rate and time left, one JSON object per line of `log.jsonl`, and the trackers
     of the recipe.
 
-    A resumed run first drops the lines of the steps that it repeats.
+    A resumed run first drops the lines of the steps that it repeats. A loss that is not finite stops the run. It is
+    read while the device computes the next batch, so that the device never has to be waited for.
 
     Args:
         path: Log file.
@@ -48,6 +50,7 @@ class Log:
         self.is_main = accelerator.is_main_process
         self.num_images, self.start_s, self.end_s = 0, time.perf_counter(), 0.0
         self.wait_s = 0.0  # for the loader
+        self._unchecked: tuple[int, dict[str, Tensor], Any, list[int]] | None = None
         if recipe.trackers:
             # trackers take plain values only, so a section becomes a text
             config = {name: str(value) for name, value in asdict(recipe).items()}
@@ -118,14 +121,41 @@ class Log:
                 return
             yield batch
 
-    def step(self, step: int, losses: dict[str, Tensor], learning_rate: float):
+    def check(self):
+        """Check the losses of the last step, before anything is saved.
+
+        Raises:
+            FloatingPointError: The loss is not finite; the message names the step and the rows.
+        """
+        if self._unchecked is None:
+            return
+        step, losses, copied, rows = self._unchecked
+        if copied is not None:
+            copied.synchronize()
+        values = {name: float(value.numpy()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"step {step + 1}: the loss is not finite ({values}); rows {rows}. Lower learning_rate, or check "
+                "these rows. Checkpoints are intact."
+            )
+        self._unchecked = None
+
+    def step(self, step: int, losses: dict[str, Tensor], learning_rate: float, rows: list[int]):
         """Count a step, and log its losses if a line is due. Every process must call it.
 
         Args:
             step: Number of the step, from 0.
             losses: Losses by name, including their weighted sum `loss`; the mean over all processes is logged.
             learning_rate: Learning rate of the step.
+            rows: Rows of the batch.
         """
+        self.check()
+        on_host = {name: value.to("cpu", non_blocking=True) for name, value in losses.items()}
+        copied = None
+        if losses["loss"].device.type != "cpu":
+            copied = torch.accelerator.current_stream().record_event()
+        self._unchecked = step, on_host, copied, rows
+        self.num_images += len(rows) * self.accelerator.num_processes
         done, last = step + 1, self.recipe.max_steps
         if done % self.recipe.log_every == 0 or done == last:
             if done - self.start <= self.recipe.log_every:

@@ -1,11 +1,8 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,30 +14,16 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.device import freeze_unreached
 from training.engine.log import LOG_FILE, Log
-from training.engine.state import TrainingState, run_identity
+from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.spread import forward_backward, split_batch, to_device
+from training.tasks.spread import forward_backward, to_device
 from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]
 BEST = "top1"  # the metric that selects the best student
-
-
-def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps, or times 1.
-
-    Args:
-        step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.
-        recipe: Recipe with `learning_rate`, `warmup_steps`, `schedule` and `max_steps`.
-    """
-    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    if recipe.schedule == "constant":
-        return recipe.learning_rate * warmup
-    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * step / recipe.max_steps)) / 2
 
 
 @dataclass(frozen=True)
@@ -60,47 +43,6 @@ class TrainingResult:
     images_per_s: float
     data_wait: float
     skipped: str
-
-
-class LossGuard:
-    """Stops a run whose loss is not finite.
-
-    A loss is read while the device computes the next batch, so that the device never has to be waited for. Nothing is
-    saved before it is read.
-    """
-
-    def __init__(self):
-        self._pending: tuple[int, dict[str, Tensor], Any, list[int]] | None = None
-
-    def watch(self, step: int, losses: dict[str, Tensor], batch: Batch):
-        """Check the losses of the batch before, and remember those of a batch of a step, numbered from 0."""
-        self.check()
-        values = {
-            name: value.detach().to("cpu", non_blocking=True) for name, value in losses.items()
-        }
-        copied = None
-        if losses["loss"].device.type != "cpu":
-            copied = torch.accelerator.current_stream().record_event()
-        self._pending = step, values, copied, batch["rows"].tolist()
-
-    def check(self):
-        """Check the remembered losses.
-
-        Raises:
-            FloatingPointError: The loss is not finite; the message names the step and the rows.
-        """
-        if self._pending is None:
-            return
-        step, losses, copied, rows = self._pending
-        if copied is not None:
-            copied.synchronize()
-        values = {name: float(value.numpy()) for name, value in losses.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"step {step + 1}: the loss is not finite ({values}); rows {rows}. Lower learning_rate, or check "
-                "these rows. Checkpoints are intact."
-            )
-        self._pending = None
 
 
 def train(
@@ -136,7 +78,6 @@ def train(
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
-    identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revision)
     # torch's type stubs lack the documented argument memory_format
     task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = BatchPlan(
@@ -151,35 +92,25 @@ def train(
         num_processes=accelerator.num_processes,
     )
     if accelerator.num_processes > 1:
-        first = to_device(
-            next(iter(make_loader(dataset, replace(plan, stop=1)))), accelerator.device
-        )
-        some = split_batch(first, task.chunk_size)[0] if task.chunk_size else first
+        first = replace(plan, stop=1, batch_size=task.chunk_size or recipe.batch_size)
+        batch = to_device(next(iter(make_loader(dataset, first))), accelerator.device)
         with accelerator.autocast():
-            freeze_unreached(task, task.augmented(some))
+            freeze_unreached(task, task.augmented(batch))
     if recipe.torch_compile:
         for tower in (task.student.vision_model, task.student.text_model):
             tower.compile()
-    state = TrainingState(task, recipe, accelerator, identity, checkpoints)
+    state = TrainingState(task, recipe, accelerator, dataset, checkpoints)
     start = step = state.progress.step
     if start > recipe.max_steps:
         raise ValueError(
             f"resume: {checkpoints[-1]} is beyond max_steps, which is {recipe.max_steps}. Raise it, or choose another "
             "output_dir."
         )
-    output_dir, guard = Path(recipe.output_dir), LossGuard()
+    output_dir = Path(recipe.output_dir)
 
-    def writer(weights: dict[str, Tensor] | None) -> checkpoint.Write:
-        """Function that writes the model at this step, with these weights or its own, to a folder."""
-        return partial(
-            save_model,
-            student=task.student,
-            processor=processor,
-            recipe=recipe,
-            earlier=tuple(earlier),
-            num_steps=step,
-            weights=weights,
-        )
+    def write(folder: Path):
+        model, steps = state.exported_model(), state.progress.step
+        save_model(folder, model, processor, recipe, earlier=earlier, num_steps=steps)
 
     loader = make_loader(dataset, replace(plan, start=start), state.progress.data)
     num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
@@ -193,43 +124,33 @@ def train(
             task.before_batch(step)
             state.optimizer.zero_grad()
             losses = forward_backward(state.model, task, task.augmented(batch), accelerator)
-            guard.watch(step, losses, batch)
-            log.num_images += len(batch["rows"]) * accelerator.num_processes
+            rows = batch["rows"].tolist()
             del batch  # frees the pixels before the next batch is made
-            rate = learning_rate_at(step, recipe)
-            state.update(rate, recipe.max_grad_norm)
-            log.step(step, losses, rate)
+            log.step(step, losses, state.update(), rows)
             step += 1
             evaluates = recipe.eval_every and (
                 step % recipe.eval_every == 0 or step == recipe.max_steps
             )
             saves = recipe.save_every and step % recipe.save_every == 0
             if evaluates or saves:
-                guard.check()
+                log.check()
             if evaluate and evaluates and accelerator.is_main_process:
-                weights, model = state.exported_weights(), task.student
-                if weights is not None:
-                    model = type(model)(model.config)
-                    model.load_state_dict(weights)
-                    # transformers wraps `to` in a decorator that hides its signature
-                    model.to(accelerator.device)  # type: ignore[arg-type]
-                metrics = evaluate(model.eval())
+                metrics = evaluate(state.exported_model().eval())
                 task.train()
                 is_best = state.progress.best is None or metrics[BEST] > state.progress.best
                 log.evaluated(step, metrics, is_best)
                 if is_best:
-                    checkpoint.save_best(output_dir, writer(weights))
+                    checkpoint.save_best(output_dir, write)
                     state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
                 state.progress = replace(state.progress, data=positions)
                 if accelerator.is_main_process:
-                    write = writer(state.exported_weights())
                     checkpoint.save_checkpoint(recipe, write, state)
-    guard.check()
+    log.check()
     if accelerator.is_main_process:
         task.eval()
-        checkpoint.save_final(output_dir, writer(state.exported_weights()))
+        checkpoint.save_final(output_dir, write)
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
     result = TrainingResult(
@@ -238,6 +159,23 @@ def train(
     rounded = {"seconds": round(result.seconds, 1), "data_wait": round(result.data_wait, 3)}
     log.write({"event": "finished", "step": step} | rounded | {"skipped": result.skipped})
     return result
+
+
+def freeze_unreached(task: Task, batch: Batch):
+    """Freeze the parameters that no loss reaches, such as those of layers after a backbone's feature map.
+
+    They would never change, and DistributedDataParallel would search for them in every step.
+
+    Args:
+        task: Task on the device of the batch.
+        batch: Any batch of the data, with augmented images.
+    """
+    task.eval()  # leaves running statistics as they are
+    learned = {name: each for name, each in task.named_parameters() if each.requires_grad}
+    loss = task(batch)["loss"]
+    gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    for parameter, gradient in zip(learned.values(), gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def _on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -1,17 +1,22 @@
 """The steps that both training stages share, from a recipe to a finished folder."""
 
+import importlib.util
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, DynamoBackend
+from torch import Tensor
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import AlignRecipe, DistillRecipe
+from training.config import AlignRecipe, DistillRecipe, TrainingRecipe
 from training.data import Pairs
 from training.engine.checkpoint import (
     BEST_FOLDER,
@@ -19,7 +24,6 @@ from training.engine.checkpoint import (
     list_checkpoints,
     open_output_dir,
 )
-from training.engine.device import make_accelerator
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, train
@@ -29,6 +33,7 @@ from training.hub import check_push, earlier_recipes, push, write_card
 from training.tasks import Models, Task
 from training.teachers import DualEncoder
 from training.utils.files import remove_folder
+from training.utils.process import find_processes
 
 INITS = ("tokenizer", "vision_init", "text_init")  # fields of a new student that name a folder
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
@@ -126,3 +131,57 @@ def run_stage(
             write_card(recipe.output_dir)
             push(recipe)
     return result
+
+
+def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
+    """Make the Accelerator of a stage, and set up its device.
+
+    Raises:
+        ValueError: A tracker of the recipe is not installed, or a setting of `accelerate launch` is not supported.
+    """
+    for name in recipe.trackers:  # Accelerate would silently skip it
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it."
+            )
+    find_processes()  # Accelerator itself forms no group of processes on a CPU
+    is_whole_batch = not getattr(recipe, "chunk_size", 0)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(Path(recipe.output_dir) / TRACKING_FOLDER),
+        kwargs_handlers=[DistributedDataParallelKwargs(static_graph=is_whole_batch)],
+    )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "mixed_precision: is fp16, which a CPU does not compute. Set bf16 or no, in the recipe or for "
+            "accelerate launch."
+        )
+    shards = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    ignored = {
+        "distributed_type": shards,
+        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps > 1,
+        "dynamo_backend": accelerator.state.dynamo_plugin.backend != DynamoBackend.NO,
+    }
+    for name, is_set in ignored.items():
+        if is_set:
+            raise ValueError(
+                f"{name}: accelerate launch sets it, and this project does not train with it. Use a config file of "
+                "training/engine/distributed; torch_compile and chunk_size are options of the recipe."
+            )
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 outside of autocast
+        torch.backends.cudnn.benchmark = True
+        keep_masks()
+    return accelerator
+
+
+def keep_masks():
+    """Give attention its mask, instead of waiting for the device to find out whether a batch has any padding."""
+
+    def mask(*arguments: Any, **options: Any) -> Tensor | None:
+        skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(*arguments, **options | skips)
+
+    AttentionMaskInterface.register("sdpa", mask)

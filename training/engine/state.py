@@ -4,6 +4,7 @@ It holds no random-generator state: random numbers depend on seed, step and proc
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe, plain
 from training.data import Pairs
-from training.engine.optimizer import Average, make_optimizer
 from training.tasks import Task
 from training.utils.keys import differences, digest_file, make_key
 
@@ -49,7 +51,7 @@ class TrainingState:
         task: Task in training, on its device.
         recipe: Recipe of the run.
         accelerator: Accelerator of this process.
-        identity: What the run is, as `run_identity` returns it.
+        dataset: Training data.
         checkpoints: Checkpoints of the run that is resumed, oldest first. Default: a new run.
 
     Raises:
@@ -61,13 +63,15 @@ class TrainingState:
         task: Task,
         recipe: TrainingRecipe,
         accelerator: Accelerator,
-        identity: dict[str, Any],
+        dataset: Pairs,
         checkpoints: Sequence[Path] = (),
     ):
-        self.task, self.accelerator, self.identity = task, accelerator, identity
+        self.task, self.recipe, self.accelerator = task, recipe, accelerator
+        processes, teacher = accelerator.num_processes, task.teacher_revision
+        self.identity = run_identity(recipe, dataset, processes, teacher)
         self.progress = Progress()
         if checkpoints:
-            stored = check_checkpoint(checkpoints, identity)
+            stored = check_checkpoint(checkpoints, self.identity)
             self.progress = Progress(**stored["progress"])
             # the model of a checkpoint has the average, and the names of some towers differ in the file
             student = type(task.student).from_pretrained(checkpoints[-1], dtype=torch.float32)
@@ -90,9 +94,10 @@ class TrainingState:
             if accelerator.scaler is not None and stored["scaler"]:
                 accelerator.scaler.load_state_dict(stored["scaler"])
 
-    def update(self, learning_rate: float, max_grad_norm: float):
-        """Run an optimizer step with the gradients of a batch."""
-        self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+    def update(self) -> float:
+        """Run an optimizer step with the gradients of a batch, and return its learning rate."""
+        learning_rate = learning_rate_at(self.progress.step, self.recipe)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -100,12 +105,17 @@ class TrainingState:
         if self.average is not None:
             self.average.update(self.task.student, self.progress.step)
         self.progress = replace(self.progress, step=self.progress.step + 1)
+        return learning_rate
 
-    def exported_weights(self) -> dict[str, Tensor] | None:
-        """Weights of the exported model, on the CPU, by name; None if they are the student's own."""
+    def exported_model(self) -> DCCLIPModel:
+        """The student, or a copy of it with the average of its weights."""
+        student = self.task.student
         if self.average is None:
-            return None
-        return _on_cpu(self.task.student.state_dict() | self.average.tensors)
+            return student
+        copy = type(student)(student.config)
+        copy.load_state_dict(student.state_dict() | self.average.tensors)
+        # transformers wraps `to` in a decorator that hides its signature
+        return copy.to(student.device)  # type: ignore[arg-type]
 
     def save(self, folder: Path):
         """Write the state to a new folder of a checkpoint, after its model."""
@@ -117,7 +127,8 @@ class TrainingState:
         }
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": tensor for key, tensor in moments.items()}
-        save_file(_on_cpu(tensors), folder / TENSORS_FILE)
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, folder / TENSORS_FILE)
         scaler = self.accelerator.scaler
         state = {
             "progress": asdict(self.progress),
@@ -129,6 +140,59 @@ class TrainingState:
             },
         }
         (folder / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
+    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps, or times 1.
+
+    Args:
+        step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.
+        recipe: Recipe with `learning_rate`, `warmup_steps`, `schedule` and `max_steps`.
+    """
+    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    if recipe.schedule == "constant":
+        return recipe.learning_rate * warmup
+    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * step / recipe.max_steps)) / 2
+
+
+def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
+    """Make AdamW over the trainable parameters. Biases, norms and the logit scale have no weight decay."""
+    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    is_on_gpu = any(parameter.is_cuda for parameter in parameters)
+    return torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=recipe.betas, fused=is_on_gpu or None
+    )
+
+
+# torch's AveragedModel and timm's ModelEmaV3 do not fit: both deep-copy the whole student including frozen layers and
+# buffers, need a counter of their own in the checkpoint, and start with another decay than the `update` below.
+class Average:
+    """Exponential moving average of a student's trainable weights, which is exported instead of the weights.
+
+    Args:
+        student: Model with the initial weights.
+        decay: Share of the old average that a step keeps, 0..1. In the first steps it is smaller, so that the average
+            soon forgets the initial weights.
+    """
+
+    def __init__(self, student: nn.Module, decay: float):
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {
+            name: parameter.detach().clone()
+            for name, parameter in student.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def update(self, student: nn.Module, step: int):
+        """Include the weights after a step, numbered from 0."""
+        parameters = dict(student.named_parameters())
+        weights: list[Tensor] = [parameters[name].detach() for name in self.tensors]
+        update_average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        update_average(list(self.tensors.values()), weights, step)
 
 
 def run_identity(
@@ -172,7 +236,3 @@ def check_checkpoint(checkpoints: Sequence[Path], identity: dict[str, Any]) -> d
             "Use the options of that run, choose another output_dir, or start again with --overwrite."
         )
     return state
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

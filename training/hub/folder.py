@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from torch import Tensor
 from torch.distributed import get_world_size, is_initialized
 from transformers import CONFIG_NAME
 
@@ -59,7 +58,6 @@ def save_model(
     recipe: TrainingRecipe,
     earlier: Iterable[str] = (),
     num_steps: int | None = None,
-    weights: dict[str, Tensor] | None = None,
 ):
     """Write a finished model folder: weights, config, remote code, processor, tokenizer, recipes and license.
 
@@ -72,10 +70,9 @@ def save_model(
         recipe: Recipe of the run.
         earlier: Texts of the recipes of earlier runs that the weights come from, as `earlier_recipes` returns them.
         num_steps: Number of steps that the run has done. Default: all steps of the recipe.
-        weights: Weights to save instead of the student's, by parameter name, such as an average.
     """
     folder = Path(folder)
-    student.save_pretrained(folder, state_dict=weights)
+    student.save_pretrained(folder)
     config = read_mapping(folder / CONFIG_NAME, "config")
     for name in ("teacher", "base_model"):
         config[name] = config.get(name) and model_name(config[name])

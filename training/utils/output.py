@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from glob import iglob
 from pathlib import Path
 
-from training.utils.files import CLAIM_FOLDER, expanded, remove_leftovers, write_text
+from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
 
 try:
     import fcntl
@@ -62,7 +62,7 @@ def claim_folder(
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
         # of numbered files
-        pattern = re.sub(r"\{\d+\.\.\d+\}", "*", str(expanded(str(value or ""))))
+        pattern = re.sub(r"\{\d+\.\.\d+\}", "*", os.path.expanduser(str(value or "")))
         for path in (Path(each).resolve() for each in iglob(pattern, recursive=True)):
             if path == folder.resolve() or written & {path, *path.parents}:
                 raise ValueError(

@@ -169,9 +169,9 @@ def main(command: str, path: str, *modules: str):
     torch.accelerator.current_stream = lambda: stream  # type: ignore[assignment, misc]
     from training import align, distill
     from training.config import AlignRecipe, DistillRecipe, parse_recipe
-    from training.engine.device import keep_masks
     from training.engine.inputs import open_teacher
     from training.engine.loop import train
+    from training.engine.stage import keep_masks
     from training.students import build_student
     from training.tasks import Models
 

@@ -18,7 +18,7 @@ from tests.tiny import ROOT, recipe_fields, save_untrained
 from tests.training.engine.runs import losses
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe
-from training.engine.device import make_accelerator
+from training.engine.stage import make_accelerator
 
 pytestmark = pytest.mark.slow
 

@@ -25,10 +25,9 @@ from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.device import make_accelerator
-from training.engine.loop import Evaluate, TrainingResult, learning_rate_at, train
-from training.engine.optimizer import make_optimizer
-from training.engine.state import TrainingState, run_identity
+from training.engine.loop import Evaluate, TrainingResult, train
+from training.engine.stage import make_accelerator
+from training.engine.state import TrainingState, learning_rate_at, make_optimizer, run_identity
 from training.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -264,7 +263,7 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
     assert found == ["000009", "000010", "1000000"]
 
 
-def test_the_gradient_scale_of_fp16_is_restored(tmp_path, run):
+def test_the_gradient_scale_of_fp16_is_restored(tmp_path, run, dataset):
     recipe = make_recipe(tmp_path, save_every=3)
     run(Linear(), recipe)
     accelerator = make_accelerator(recipe)
@@ -274,5 +273,5 @@ def test_the_gradient_scale_of_fp16_is_restored(tmp_path, run):
     state = json.loads(file.read_text())
     scale = accelerator.scaler.state_dict() | {"scale": 64.0}
     file.write_text(json.dumps(state | {"scaler": scale}))
-    TrainingState(Linear(), recipe, accelerator, state["identity"], saved)
+    TrainingState(Linear(), recipe, accelerator, dataset, saved)
     assert accelerator.scaler.state_dict()["scale"] == 64.0

@@ -12,7 +12,7 @@ from tests.tiny import VIT, recipe_fields, save_untrained
 from tests.training.engine.runs import losses, read_log, run
 from training.config import AlignRecipe, EvalConfig
 from training.engine import stage
-from training.engine.device import make_accelerator
+from training.engine.stage import make_accelerator
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 

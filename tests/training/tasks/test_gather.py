@@ -29,7 +29,7 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.engine.device import freeze_unreached
+from training.engine.loop import freeze_unreached
 from training.tasks import AlignTask
 from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
