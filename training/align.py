@@ -117,7 +117,6 @@ def make_task(
         inputs.normalize,
         inputs.targets,
         recipe,
-        recipe.data.languages,
         own_inputs,
     )
     return task, inputs.dataset

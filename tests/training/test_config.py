@@ -155,10 +155,8 @@ def test_a_recipe_that_contradicts_itself_is_refused(write, changes, problem):
     ("fields", "message"),
     [
         ({"contrastive_weight": 0}, "weights: all losses have the weight 0"),
-        ({"classifier": "a.safetensors"}, "classifier: class_weight is 0"),
-        ({"photos": "a.parquet"}, "photos: photo_weight is 0"),
+        ({"teacher_cache": "c"}, "teacher_cache: would not be used without teacher"),
         ({"photo_weight": 1, "teacher_cache": "c"}, "photo_weight: is 1, but a cache has no"),
-        ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
     ],
 )
 def test_a_stage_2_whose_options_would_do_nothing_is_refused(fields, message):

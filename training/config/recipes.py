@@ -239,14 +239,7 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these "
                 "photographs. Set it to 0, or leave teacher_cache out."
             )
-        if self.teacher_cache is not None and self.teacher is None:
-            yield (
-                f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would "
-                "not be used. Name one with teacher, or leave teacher_cache out."
-            )
-        for name, weight in (("photos", "photo_weight"), ("classifier", "class_weight")):
-            if getattr(self, name) is not None and not getattr(self, weight):
-                yield (
-                    f"{name}: {weight} is 0, so it would not be used. Set it to 1, or leave {name} "
-                    "out."
-                )
+        uses = {"photos": "photo_weight", "classifier": "class_weight", "teacher_cache": "teacher"}
+        for name, user in uses.items():
+            if getattr(self, name) is not None and not getattr(self, user):
+                yield f"{name}: would not be used without {user}. Set {user}, or leave {name} out."

@@ -135,7 +135,9 @@ def train(
             if evaluates or saves:
                 log.check()
             if evaluate and evaluates and accelerator.is_main_process:
-                metrics = evaluate(state.exported_model().eval())
+                # transformers wraps `to` in a decorator that hides its signature
+                model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
+                metrics = evaluate(model.eval())
                 task.train()
                 is_best = state.progress.best is None or metrics[BEST] > state.progress.best
                 log.evaluated(step, metrics, is_best)

@@ -108,14 +108,14 @@ class TrainingState:
         return learning_rate
 
     def exported_model(self) -> DCCLIPModel:
-        """The student, or a copy of it with the average of its weights."""
+        """The student, or a copy of it on the CPU with the average of its weights."""
         student = self.task.student
         if self.average is None:
             return student
         copy = type(student)(student.config)
-        copy.load_state_dict(student.state_dict() | self.average.tensors)
-        # transformers wraps `to` in a decorator that hides its signature
-        return copy.to(student.device)  # type: ignore[arg-type]
+        weights = student.state_dict() | self.average.tensors
+        copy.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
+        return copy
 
     def save(self, folder: Path):
         """Write the state to a new folder of a checkpoint, after its model."""

@@ -36,7 +36,6 @@ class AlignTask(Task):
         normalize: Normalization with the student's mean and standard deviation.
         targets: Distillation targets; None without a teacher. They have a feature map if a loss has `needs_map`.
         recipe: Recipe with the choice of the loss and the weights.
-        languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
         own_inputs: Losses with inputs of their own, by the name of their row.
 
     Raises:
@@ -50,13 +49,12 @@ class AlignTask(Task):
         normalize: Normalize,
         targets: TargetSource | None,
         recipe: AlignRecipe,
-        languages: list[str],
         own_inputs: Mapping[str, OwnInputs] | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, targets is not None)
         self.towers = recipe.teacher_towers
-        self.recipe, self.languages = recipe, languages
+        self.recipe, self.languages = recipe, recipe.data.languages
         self.chunk_size, self.seed = recipe.chunk_size, recipe.seed
         if recipe.dropout is not None:
             for module in student.text_model.modules():

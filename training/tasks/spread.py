@@ -234,24 +234,24 @@ def _chunked(
         for name, value in _concatenate(student).items()
     }
     losses = task.compute_losses(outputs | teacher, batch)
-    learned = [name for name, value in outputs.items() if value.requires_grad]
-    gradients = torch.autograd.grad(
-        losses["loss"], [outputs[name] for name in learned], materialize_grads=True
-    )
-    chunk_gradients = {
-        name: _split_gradient(gradient, [part.get(name) for part in student])
-        for name, gradient in zip(learned, gradients, strict=True)
-    }
+    learned = {name: value for name, value in outputs.items() if value.requires_grad}
+    found = torch.autograd.grad(losses["loss"], list(learned.values()), materialize_grads=True)
+    gradients = dict(zip(learned, found, strict=True))
+    done = dict.fromkeys(gradients, 0)  # rows of earlier chunks
     for number in range(len(chunks)):
         with nullcontext() if number == last else accelerator.no_sync(model):
             encoded = encode(number)
+            parts = []
+            for name, gradient in gradients.items():
+                value = encoded.get(name)
+                if value is not None and value.ndim:
+                    rows = slice(done[name], done[name] + len(value))
+                    parts.append((value * gradient[rows]).sum())
+                    done[name] = rows.stop
+                elif number == last:  # a scalar is the same in every chunk
+                    parts.append(encoded[name] * gradient)
             # by the chain rule, this sum has the gradient of the loss
-            loss = sum(
-                (encoded[name] * parts[number]).sum()
-                for name, parts in chunk_gradients.items()
-                if name in encoded
-            )
-            accelerator.backward(loss)
+            accelerator.backward(sum(parts))
     return losses
 
 
@@ -270,10 +270,3 @@ def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         else value
         for name, value in parts[-1].items()
     }
-
-
-def _split_gradient(gradient: Tensor, parts: list[Tensor | None]) -> list[Tensor]:
-    """The gradient (N, ...) of each chunk, (n, ...); the gradient of a scalar goes to the last chunk."""
-    if gradient.ndim:
-        return list(gradient.split([0 if part is None else len(part) for part in parts]))
-    return [torch.zeros_like(gradient)] * (len(parts) - 1) + [gradient]

@@ -38,14 +38,11 @@ def portable(name: str, num_parts: int = 1) -> str:
     Returns:
         The path relative to the working directory if it is inside it, else its last parts.
     """
-    path, here = Path(name.removeprefix("file://")), Path.cwd()
-    if name.startswith(("../", "~/", f"{ELSEWHERE}/")):
-        return "/".join(path.parts[-num_parts:])
-    if not path.is_absolute() or len(path.parts) < 2:
-        return name
-    if path.is_relative_to(here) and len(here.parts) > 1 and path != here:
-        return path.relative_to(here).as_posix()
-    return "/".join(path.parts[1:][-num_parts:])
+    path = relative_path(name)
+    if path == "." or path.startswith(("../", "~/", ELSEWHERE)):
+        parts = Path(name.removeprefix("file://")).parts
+        return "/".join([part for part in parts if part != "/"][-num_parts:])
+    return path
 
 
 def relative_path(name: str) -> str:

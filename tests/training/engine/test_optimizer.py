@@ -217,13 +217,6 @@ def test_a_run_with_a_constant_rate_goes_on_for_longer(tmp_path, run):
         run(Linear(), replace(short, resume=True))
 
 
-def test_rows_and_draws_follow_the_seed(tmp_path, run):
-    first, other = Linear(), Linear()
-    for task, seed in ((first, 1), (other, 9)):
-        run(task, make_recipe(tmp_path / str(seed), seed=seed))
-    assert first.rows != other.rows and not set(first.draws) & set(other.draws)
-
-
 def test_every_field_of_a_recipe_counts_but_those_that_change_no_weight(tmp_path, dataset):
     def key(recipe: AlignRecipe) -> dict[str, Any]:
         return run_identity(recipe, dataset, 1, "a")

@@ -81,7 +81,7 @@ def test_the_axes_weigh_both_towers_alike_and_span_all_batches(train_rows, token
     expected = principal_axes(sum(each.T @ each / len(each) for each in unit))
     student = make_model(VIT, NO_DROPOUT, seed=3)
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
-    task = AlignTask(student, varied, normalize, targets, recipe, dataset.languages).eval()
+    task = AlignTask(student, varied, normalize, targets, recipe).eval()
     for _ in range(2):  # it is rotated once
         rotate_student(task, dataset, recipe, torch.device("cpu"))
         torch.testing.assert_close(student.rotation.double(), expected, atol=1e-3, rtol=0)

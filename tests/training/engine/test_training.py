@@ -1,6 +1,5 @@
 """Both stages, run as their scripts run them: losses, trained weights, files on disk, resuming."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -30,7 +29,6 @@ from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.teachers import TOWERS, DualEncoder
-from training.teachers.lineage import digest_folder
 from training.utils.output import record_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -312,12 +310,6 @@ def test_a_checkpoint_states_the_steps_that_it_has_and_the_card_all(kept_run):
     recipe = (kept_run[1] / "checkpoint-000002" / "recipe.yaml").read_text("utf-8")
     assert "# number of steps done: 2\n" in recipe
     assert "distillation; 6 steps, batch size 8" in (kept_run[1] / "README.md").read_text("utf-8")
-
-
-def test_a_student_records_the_digest_of_its_teachers_weights(kept_run, teacher_folder):
-    config = json.loads((kept_run[1] / "config.json").read_text(encoding="utf-8"))
-    assert config["teacher"] == teacher_folder.name
-    assert config["teacher_weights"] == digest_folder(teacher_folder)
 
 
 def test_no_file_of_a_run_has_a_path_of_this_machine(kept_run, teacher_folder):

@@ -124,3 +124,11 @@ def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> flo
                 each.append(-logs[match].mean())
         values.append(np.mean(each))
     return float(np.mean(values))
+
+
+def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Kullback-Leibler divergence from the teacher's to the student's logits, (N, C), averaged over rows."""
+    logs, teacher_logs = (
+        each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher)
+    )
+    return float((np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean())

@@ -14,6 +14,7 @@ from tests.training.tasks.hand_made import (
     augment,
     cosine_distance,
     data_config,
+    divergence,
     encode,
     info_nce,
     make_batch,
@@ -65,15 +66,7 @@ def make_task(
 ) -> AlignTask:
     defaults = {"output_dir": "", "student": "s", "data": data_config(*languages)}
     recipe = AlignRecipe(**defaults | fields)
-    names = list(languages)
-    return AlignTask(student, augment(), NORMALIZE, targets, recipe, names, own_inputs).eval()
-
-
-def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
-    logs, teacher_logs = (
-        each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher)
-    )
-    return float((np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean())
+    return AlignTask(student, augment(), NORMALIZE, targets, recipe, own_inputs).eval()
 
 
 def scale_of(student: DCCLIPModel) -> float:

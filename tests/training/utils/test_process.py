@@ -74,22 +74,3 @@ def test_seed_and_keys_are_hashed_one_after_the_other(key):
         (split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)
     ]
     assert keyed_uniform(2, key, 7, num=3).tolist() == [expected]
-
-
-@pytest.mark.parametrize(
-    ("seed", "keys"), [(4, (7, 1)), (3, (8, 1)), (3, (7, 2)), (3, (1, 7)), (4, (6, 1))]
-)
-def test_numbers_depend_on_every_key_and_on_their_order(seed, keys):
-    same = np.isclose(keyed_uniform(3, 7, 1, num=4), keyed_uniform(seed, *keys, num=4))
-    assert not same.any()
-
-
-def test_numbers_are_uniform_and_independent():
-    draws = keyed_uniform(0, np.arange(20000), num=4)
-    assert draws.min() >= 0 and draws.max() < 1
-    counts = np.stack([np.histogram(column, bins=10, range=(0, 1))[0] for column in draws.T])
-    assert np.abs(counts - 2000).max() < 6 * np.sqrt(2000 * 0.9)  # six standard deviations
-    correlation = np.corrcoef(
-        np.concatenate([draws, np.roll(draws[:, :1], 1, 0)], 1).T
-    )  # also between rows
-    assert np.abs(correlation - np.eye(5)).max() < 0.04
