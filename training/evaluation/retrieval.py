@@ -17,7 +17,7 @@ from training.evaluation.metrics import grouped_interval, right_ranks
 from training.teachers import DualEncoder
 from training.text.writing_systems import LANGUAGES
 from training.utils.keys import Digest
-from training.utils.results import Row, markdown_table
+from training.utils.results import Row
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
@@ -252,26 +252,3 @@ def measure(
             retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed
         )
     return rows
-
-
-def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet]) -> str:
-    """Recall in percent as a Markdown table, one row per model, set and language, followed by the size of each set."""
-    found: dict[tuple, dict[str, str]] = {}
-    for row in rows:
-        if row.protocol == PROTOCOL:
-            line = found.setdefault((row.model, row.set, row.language), {})
-            line[row.metric] = f"{100 * row.value:.1f}"
-    metrics = list(dict.fromkeys(metric for line in found.values() for metric in line))
-    header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
-    lines = [header, ["---"] * len(header)]
-    for key, line in found.items():
-        lines.append([*map(str, key), *(line.get(metric, "") for metric in metrics)])
-    parts = [markdown_table(lines)]
-    for each in retrieval_sets:
-        facts = [each.source, f"{len(each.rows):,} images"]
-        for language, texts in each.captions.items():
-            facts.append(f"{len(texts):,} {language} captions")
-            if language in each.unusable:
-                facts.append(f"{each.unusable[language]:,} {language} without letters left out")
-        parts.append(f"{each.name}: {', '.join(facts)}")
-    return "\n\n".join(parts)

@@ -28,7 +28,6 @@ from training.evaluation.retrieval import (
     PROTOCOL,
     RetrievalSet,
     open_retrieval_set,
-    retrieval_table,
     score,
 )
 from training.evaluation.sets.class_names import ClassNames
@@ -63,13 +62,10 @@ from training.evaluation.sets.templates import (
 from training.teachers import DualEncoder, weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import write_text
-from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import PLOT_FILE, RESULTS_FILE, Results, Row, make_meta
 
 TABLE_FILE = "table.md"
 REPORT_FILES = (RESULTS_FILE, TABLE_FILE, PLOT_FILE)
-TWO_NUMBERS = (
-    "Two numbers in a cell, such as 55.0 / 94.0, are the accuracy of top-1 and top-5, in percent."
-)
 AGREEMENT = "agreement"
 SCORE = "elevater_score"
 MISSING = "missing data"
@@ -299,19 +295,23 @@ class Evaluation:
         return Results(meta, rows + self.scores(rows))
 
     def write(self, results: Results) -> str:
-        """Write results.json, table.md and results.png, and return the text to print: the tables and the paths."""
+        """Write results.json, table.md and results.png, and return the text to print: table, notes and paths."""
         folder = Path(self.options.output_dir)
-        parts = []
-        if self.tasks:
-            parts += [self.table(results.rows)]
-            parts += [TWO_NUMBERS] if self.options.class_names else []
-            parts += [f"{MISSING}: {each}" for each in self._missing_sets()]
-            for task in self._available():
-                if differs := "; ".join(self._describe(task)["differs"]):
-                    parts.append(f"{task.set}, {task.protocol}: {differs}")
-        if self.retrieval_sets:
-            parts.append(retrieval_table(results.rows, self.retrieval_sets))
-        text = "\n\n".join(parts)
+        more = {"top5"} if self.options.class_names else set()
+        metrics = {self._title(task.set): {task.metric} | more for task in self.tasks}
+        rows = [
+            row
+            for row in results.rows
+            if row.protocol == PROTOCOL or row.metric in metrics.get(str(row.set), {SCORE})
+        ]
+        notes = [f"{MISSING}: {each}" for each in self._missing_sets()]
+        for task in self._available():
+            if differs := "; ".join(self._describe(task)["differs"]):
+                notes.append(f"{task.set}, {task.protocol}: {differs}")
+        for each in self.retrieval_sets:
+            for language, count in each.unusable.items():
+                notes.append(f"{each.name}: {count:,} {language} captions without letters left out")
+        text = "\n\n".join([Results({}, rows).table(), *notes])
         paths = [results.write(folder), folder / TABLE_FILE, results.plot(folder)]
         write_text(folder / TABLE_FILE, f"{text}\n")
         return "\n\n".join([text, "\n".join(map(str, paths))])
@@ -391,7 +391,8 @@ class Evaluation:
 
         A protocol with a missing set, or a set that differs from its test split, has no score.
         """
-        if self._num_whole() < len(ELEVATER):
+        whole = [name for name in ELEVATER if name in self.sets and not self.sets[name].differences]
+        if len(whole) < len(ELEVATER):
             return []
         values: dict[tuple[str, str], list[float]] = {}
         for row in rows:
@@ -408,32 +409,6 @@ class Evaluation:
             )
             for (model, protocol), found in values.items()
         ]
-
-    def table(self, rows: Sequence[Row]) -> str:
-        """One row per model, protocol and language, one column per set, in percent; of own sets top-1 and top-5."""
-        metrics = {task.set: [task.metric] for task in self.tasks}
-        header = ["model", "protocol", "language", *map(self._title, metrics)]
-        if self.options.protocol:
-            header.append("ELEVATER score")
-        values = {
-            (row.model, row.protocol, row.language, row.set, row.metric): f"{100 * row.value:.1f}"
-            for row in rows
-        }
-        lines = [header, ["---"] * len(header)]
-        for model, protocol, language in dict.fromkeys(key[:3] for key in values if key[1]):
-            key = model, protocol, language
-            if protocol == PROTOCOL:
-                continue
-            cells = []
-            for name, shown in metrics.items():
-                wanted = [*shown, "top5"] if self.options.class_names else shown
-                found = [values.get((*key, self._title(name), metric)) for metric in wanted]
-                cells.append(" / ".join(filter(None, found)) if name in self.sets else MISSING)
-            if self.options.protocol:
-                whole = f"{self._num_whole()} of {len(ELEVATER)} whole sets"
-                cells.append(values.get((*key, None, SCORE), whole))
-            lines.append([*map(str, key), *cells])
-        return markdown_table(lines)
 
     def _describe(self, task: EvalTask) -> dict[str, Any]:
         """Facts about a task and its data for `results.json`."""
@@ -468,10 +443,6 @@ class Evaluation:
     def _title(self, name: str) -> str:
         """Name of a set in rows and tables, which says if it is a part."""
         return set_title(name, len(self.sets[name].labels)) if name in self.sets else name
-
-    def _num_whole(self) -> int:
-        """Number of available sets that count for the ELEVATER score and equal the protocol's."""
-        return sum(not each.differences for name, each in self.sets.items() if name in ELEVATER)
 
     def _missing_sets(self) -> list[str]:
         """The missing sets, grouped by their reason."""

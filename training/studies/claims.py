@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Image, concatenate_datasets
@@ -641,28 +642,23 @@ CLAIMS = (
 SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
 
 
-def values_by_seed(
-    results: Results, name: str, start: str, of: str, language: str | None = None
-) -> dict[int, float]:
-    """Mean value of an arm on a set by seed, over directions of retrieval and over languages unless one is given."""
-    found: dict[int, list[float]] = {}
-    for row in results.rows:
-        is_of_arm = (row.model, row.protocol, row.set) == (name, start, of)
-        if is_of_arm and row.seed is not None and language in (None, row.language):
-            found.setdefault(row.seed, []).append(row.value)
-    return {seed: statistics.fmean(values) for seed, values in found.items()}
+def by_seed(results: Results, *keys: str) -> pandas.Series:
+    """Values of the arms by start, arm, set, further keys, and seed: means over what is not a key."""
+    rows = [vars(row) for row in results.rows if row.set in SETS and row.seed is not None]
+    keys = ("protocol", "model", "set", *keys, "seed")
+    return pandas.DataFrame(rows).groupby([*keys])["value"].mean()
 
 
 def table(results: Results) -> str:
     """Markdown table of all arms, in percent: mean over seeds and standard deviation, in English / Chinese."""
-    names = dict.fromkeys(row.model for row in results.rows if row.set in SETS)
+    values = by_seed(results, "language")
     lines = [["Start, arm", *(f"{title}, en / zh" for title in SETS.values())]]
     lines.append(["---", *["---:"] * len(SETS)])
-    for start, name in itertools.product(STARTS, names):
+    rows = [row for row in results.rows if row.set in SETS and row.seed is not None]
+    for start, name in dict.fromkeys((row.protocol, row.model) for row in rows):
         cells = [
             " / ".join(
-                mean_and_spread([*values_by_seed(results, name, start, of, language).values()])
-                for language in LANGUAGES
+                mean_and_spread([*values.get((start, name, of, each), [])]) for each in LANGUAGES
             )
             for of in SETS
         ]
@@ -675,25 +671,25 @@ def verdicts(results: Results) -> str:
 
     A claim holds if its interval is above 0, and is refuted if it is below 0. Otherwise the study leaves it open.
     """
+    values = by_seed(results)
     lines = [["Claim, start", *SETS.values()], ["---", *["---:"] * len(SETS)]]
     for (claim, better, worse), start in itertools.product(CLAIMS, STARTS):
         cells = []
         for of in SETS:
             first, second = (
-                values_by_seed(results, arm.name, start, of) for arm in (better, worse)
+                values.get((start, arm.name, of), pandas.Series(dtype=float))
+                for arm in (better, worse)
             )
-            differences = [100 * (first[seed] - second[seed]) for seed in first if seed in second]
-            cells.append(_verdict(differences))
+            cells.append(_verdict((100 * (first - second)).dropna()))
         lines.append([f"{claim}, {start}", *cells])
     return markdown_table(lines)
 
 
-def _verdict(differences: Sequence[float]) -> str:
+def _verdict(differences: pandas.Series) -> str:
     if len(differences) < 2:
         return "-"
-    mean = statistics.fmean(differences)
-    factor = float(stats.t.ppf(0.975, len(differences) - 1))
-    half = factor * statistics.stdev(differences) / math.sqrt(len(differences))
+    mean, error = differences.mean(), differences.sem()
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
     outcome = "yes" if mean > half else "no" if mean < -half else "open"
     return f"{mean:+.1f} ± {half:.1f}: {outcome}"
 
@@ -701,13 +697,13 @@ def _verdict(differences: Sequence[float]) -> str:
 def plot(results: Results, folder: Path):
     """Draw recall at 10 of all arms, a panel for each start: the mean, and the range over seeds."""
     rows = []
-    names = dict.fromkeys(row.model for row in results.rows if row.set in SETS)
-    for start, name, language in itertools.product(STARTS, names, LANGUAGES):
-        if values := values_by_seed(results, name, start, "flickr8k", language).values():
-            row = Row(model=f"image tower: {start}", metric=SETS["flickr8k"], set=name, value=0.0)
-            ends = min(values), max(values)
-            mean = statistics.fmean(values)
-            rows.append(replace(row, value=mean, interval=ends, language=language))
+    for (start, name, of, language), values in by_seed(results, "language").groupby(
+        level=[0, 1, 2, 3]
+    ):
+        if of == "flickr8k":
+            row = Row(model=f"image tower: {start}", metric=SETS[of], set=name, value=values.mean())
+            ends = values.min(), values.max()
+            rows.append(replace(row, interval=ends, language=language))
     Results({}, rows).plot(folder)
 
 

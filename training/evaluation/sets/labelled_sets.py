@@ -100,8 +100,9 @@ def open_set(
     location, opened = _open_source(name, source, eval_set)
     rows, context = opened.rows, f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
-    image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
-    labels = _labels(rows, source.label_column, lookup, opened.class_names, context)
+    image, *_ = _usual_columns(rows, source.image_column, IMAGE_COLUMNS, context)
+    columns = _usual_columns(rows, source.label_column, LABEL_COLUMNS, context)
+    labels = _labels(rows, columns, lookup, opened.class_names)
     has_several = eval_set is not None and eval_set.several_labels
     if labels.ndim == 2 and (labels.sum(1) == 1).all() and not has_several:
         labels = labels.argmax(1)  # lists of one label each
@@ -119,24 +120,25 @@ def open_set(
 
 def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[str, Opened]:
     """Open a set; its own data set on the Hub has an error of its own."""
-    field = f"data: {name}"
-    if source.location == HUB and eval_set is not None:
-        try:
-            if not constants.HF_HUB_OFFLINE and (error := _connection_error(constants.ENDPOINT)):
-                raise ValueError(error) from error
-            reading = Reading(split=eval_set.split, field=field)
-            return eval_set.hub, open_source(eval_set.hub, reading)
-        except ValueError as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise MissingDataError(reason.replace(eval_set.hub, "the data set")[:200]) from error
-    is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
+    is_default = source.location == HUB and eval_set is not None
+    own = eval_set.hub if eval_set is not None else None
+    location = str(own) if is_default else source.location
+    is_own = eval_set is not None and location.partition("@")[0] == own
     reading = Reading(
         split=source.split,
         usual_split=eval_set.split if eval_set is not None and is_own else "test",
         image_column=source.image_column or "image",
-        field=field,
+        field=f"data: {name}",
     )
-    return source.location, open_source(source.location, reading)
+    try:
+        if is_default and (error := _connection_error(constants.ENDPOINT)):
+            raise ValueError(error) from error
+        return location, open_source(location, reading)
+    except ValueError as error:
+        if not is_default:
+            raise
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise MissingDataError(reason.replace(location, "the data set")[:200]) from error
 
 
 @cache
@@ -145,6 +147,8 @@ def _connection_error(endpoint: str) -> Exception | None:
 
     Without this probe, `huggingface_hub` and `datasets` retry with growing pauses, up to half a minute for each set.
     """
+    if constants.HF_HUB_OFFLINE:  # the cache may have the data
+        return None
     try:
         response = get_session().head(endpoint, timeout=PROBE_TIMEOUT_S)
     except Exception as error:  # depends on the HTTP client of `huggingface_hub`
@@ -154,26 +158,23 @@ def _connection_error(endpoint: str) -> Exception | None:
     return None
 
 
-def _find_column(
-    rows: Dataset, column: str | None, usual: Sequence[str], context: str, kind: str
-) -> str:
-    names = [column] if column else [name for name in usual if name in rows.column_names]
-    if not names or names[0] not in rows.column_names:
-        missing = repr(column) if column else f"of {kind}s"
-        raise ValueError(
-            f"data: {context} has no column {missing}, only {rows.column_names}. Name the right one "
-            f"with --{kind}_column."
-        )
-    return names[0]
+def _usual_columns(
+    rows: Dataset, column: str | None, usual: Sequence[str], context: str
+) -> list[str]:
+    """The given column, or else all usual ones that exist."""
+    wanted = [column] if column else usual
+    if found := [name for name in wanted if name in rows.column_names]:
+        return found
+    raise ValueError(
+        f"data: {context} has none of the columns {', '.join(wanted)}, only {', '.join(rows.column_names)}. Name the "
+        "right one with --image_column or --label_column."
+    )
 
 
 def _labels(
-    rows: Dataset, column: str | None, lookup: "ClassLookup", listed: list[str] | None, context: str
+    rows: Dataset, columns: Sequence[str], lookup: "ClassLookup", listed: list[str] | None
 ) -> Tensor:
-    """Labels from the given column, or from the first usual column that has names."""
-    columns = [_find_column(rows, column, LABEL_COLUMNS, context, "label")]
-    if column is None:
-        columns = [name for name in LABEL_COLUMNS if name in rows.column_names]
+    """Labels from the first column that has names."""
 
     def has_names(name: str) -> bool:
         """Whether the labels are names, numbers with names, or numbers that are names, as in MNIST."""
