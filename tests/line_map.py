@@ -18,7 +18,7 @@ from tests.forked_pytest import fork_pytest, function_of
 ROOMS = ("modeling_dcclip", "training")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dcclip-mutants")
 BUDGET_S = 60.0  # of tests for one fault, by the time that they took in the run of the suite
-IMPORT = ""  # coverage's name of the context outside tests
+OUTSIDE = ""  # coverage's name of the context outside tests
 # a process that a test starts measures itself
 CHILD = "import coverage\ncoverage.process_startup()\n"
 SETTINGS = """\
@@ -39,7 +39,7 @@ class LineMap:
         seconds: Time of each test without the fixtures that it shares with others, in seconds.
         shared: Time of each fixture that tests share, in seconds.
         fixtures: Names of the shared fixtures of each test.
-        lines: Tests by file and line; `IMPORT` stands for the import of the file.
+        lines: Tests by file and line.
     """
 
     seconds: dict[str, float]
@@ -63,18 +63,20 @@ class LineMap:
             recorded.replace(cached)
         return cls(**json.loads(cached.read_text(encoding="utf-8")))
 
-    def tests(self, code: str, file: str, line: int) -> set[str]:
-        """Tests that execute the statement at a line.
+    def tests(self, code: str, file: str, line: int, folders: tuple[str, ...]) -> set[str]:
+        """Tests in folders that execute the statement at a line.
 
-        A change in the head of a function is noticed in its body. What runs on import can be
-        noticed by each test that executes anything of the file, or, if there is none, by any.
+        What runs on import can be noticed by each test that executes anything of the file, or, if
+        there is none, by any.
         """
         lines = self.lines.get(file, {})
-        found = {test for number in statement(code, line) for test in lines.get(str(number), ())}
-        if IMPORT in found:
-            found = {test for tests in lines.values() for test in tests if test != IMPORT}
-            found = found or set(self.seconds)
-        return found
+        own = statement(code, line)
+        numbers = [str(number) for number in own] if own else list(lines)
+        found = {test for number in numbers for test in lines.get(number, ())}
+        found = {test for test in found if test.startswith(folders)}
+        if found or own:
+            return found
+        return {test for test in self.seconds if test.startswith(folders)}
 
     def fastest(self, tests: Iterable[str], file: str) -> list[str]:
         """Tests that take less than the budget: first those in the file's own test file."""
@@ -98,27 +100,25 @@ class LineMap:
 
 
 def statement(code: str, line: int) -> range:
-    """Lines of the smallest statement around a line.
+    """Lines of the smallest statement of a function around a line; none for what runs on import.
 
     The body of a compound statement does not belong to it, but the body of a function stands for
     its head.
     """
-    smallest = range(1, code.count("\n") + 2)
-    for node in ast.walk(ast.parse(code)):
-        if not isinstance(node, ast.stmt):
+    own, size = range(0), code.count("\n") + 1
+    for function in ast.walk(ast.parse(code)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        decorators = getattr(node, "decorator_list", [])
-        lines = range(min(each.lineno for each in [*decorators, node]), node.end_lineno + 1)
-        if line in lines and len(lines) <= len(smallest):
-            smallest = lines
-            if body := getattr(node, "body", []):
-                is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-                smallest = (
-                    range(body[0].lineno, lines.stop)
-                    if is_function
-                    else range(lines.start, body[0].lineno)
-                )
-    return smallest
+        for node in ast.walk(function):
+            lines = range(getattr(node, "lineno", 0), (getattr(node, "end_lineno", 0) or 0) + 1)
+            if isinstance(node, ast.stmt) and line in lines and len(lines) <= size:
+                body = getattr(node, "body", [])
+                own, size = lines, len(lines)
+                if node is function:
+                    own = range(body[0].lineno, lines.stop)
+                elif body:
+                    own = range(lines.start, body[0].lineno)
+    return own
 
 
 class _Recorder:
@@ -129,7 +129,7 @@ class _Recorder:
         self.output = output
         self.map = LineMap({}, {}, {}, {})
         self.failed: set[str] = set()
-        self.test = IMPORT
+        self.test = OUTSIDE
 
     def pytest_configure(self):
         data = self.folder.with_name("coverage")
@@ -137,7 +137,7 @@ class _Recorder:
         source = ",".join(str(self.folder / room) for room in ROOMS)
         settings.write_text(SETTINGS.format(data=data, source=source), encoding="utf-8")
         (self.folder / "sitecustomize.py").write_text(CHILD, encoding="utf-8")
-        os.environ["PYTEST_CURRENT_TEST"] = IMPORT
+        os.environ["PYTEST_CURRENT_TEST"] = OUTSIDE
         self.coverage = Coverage(config_file=str(settings))
         os.environ["COVERAGE_PROCESS_START"] = str(settings)
         self.coverage.start()
@@ -151,7 +151,7 @@ class _Recorder:
         try:
             return (yield)
         finally:
-            self.coverage.switch_context(IMPORT)
+            self.coverage.switch_context(OUTSIDE)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[None]:
@@ -179,7 +179,7 @@ class _Recorder:
         self.coverage.save()
         self.coverage.combine()
         data = self.coverage.get_data()
-        users = {test: {test} for test in self.map.seconds} | {IMPORT: {IMPORT}}
+        users = {test: {test} for test in self.map.seconds}
         for test, fixtures in self.map.fixtures.items():
             self.map.fixtures[test] = [name for name in fixtures if name in self.map.shared]
             for name in self.map.fixtures[test]:

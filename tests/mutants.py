@@ -168,15 +168,15 @@ def main(argv: list[str] | None = None) -> int:
             fault = next(faults)
             line, before, after = fault.change()
             original = (folder / fault.file).read_text(encoding="utf-8")
-            tests = lines.tests(original, fault.file, line)
-            own = {test for test in tests if test.startswith(mirror(fault.file))}
+            tests = lines.tests(original, fault.file, line, mirror(fault.file))
             (folder / fault.file).write_text(fault.content, encoding="utf-8")
-            outcome = run_pytest(lines.fastest(own, fault.file), folder)
+            outcome = run_pytest(lines.fastest(tests, fault.file), folder)
             if outcome == MISSED and options.suite:
-                outcome = run_pytest(lines.fastest(tests - own, fault.file), folder)
+                others = lines.tests(original, fault.file, line, ("tests/",)) - tests
+                outcome = run_pytest(lines.fastest(others, fault.file), folder)
             (folder / fault.file).write_text(original, encoding="utf-8")
             counts[Path(fault.file).parent.as_posix()][outcome] += 1
-            print(f"{number} {outcome}, {len(own)} tests: {fault.file}:{line}", flush=True)
+            print(f"{number} {outcome}, {len(tests)} tests: {fault.file}:{line}", flush=True)
             if outcome == MISSED:
                 print(f"    {before}\n    {after}", flush=True)
     for room, found in sorted(counts.items()):

@@ -63,8 +63,8 @@ def test_limit():
 """
 
 
-@pytest.mark.parametrize(("line", "lines"), [(1, [1]), (5, [7, 8, 9]), (7, [7]), (8, [8])])
-def test_a_line_stands_for_its_statement_and_the_head_of_a_function_for_its_body(line, lines):
+@pytest.mark.parametrize(("line", "lines"), [(1, []), (5, [7, 8, 9]), (7, [7]), (8, [8])])
+def test_a_line_of_a_function_stands_for_its_statement_and_the_head_for_the_body(line, lines):
     assert [*statement(CODE, line)] == lines
 
 
@@ -82,9 +82,9 @@ def test_a_line_is_tested_by_what_executes_it(project, tmp_path, monkeypatch):
     monkeypatch.setattr(line_map, "CACHE", tmp_path)
     found = LineMap.of(project)
     small, large = (f"tests/test_it.py::test_{name}" for name in ("small", "large"))
-    assert found.tests(CODE, "training/arithmetic.py", 8) == {large}
-    assert found.tests(CODE, "training/arithmetic.py", 7) == {small, large}
-    assert found.tests(CODE, "training/arithmetic.py", 1) == {small, large}  # on import
+    for line, tests in {8: {large}, 7: {small, large}, 1: {small, large}}.items():
+        assert found.tests(CODE, "training/arithmetic.py", line, ("tests/",)) == tests
+    assert not found.tests(CODE, "training/arithmetic.py", 8, ("tests/other",))
     assert LineMap.of(project) == found
 
 
