@@ -423,7 +423,7 @@ def _numbers(
     high: float = MAX_SIZE,
 ) -> list[Any]:
     """Numbers of a config in low..high: a list of `count`, or one number alone."""
-    value = fields.get(name)
+    value: Any = fields.get(name)
     values = [*value] if isinstance(value, (list, tuple)) else [value]
     if len(values) != count or not all(
         type(each) in (int, kind) and low <= each <= high for each in values

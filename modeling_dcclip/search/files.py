@@ -13,6 +13,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from modeling_dcclip.messages import Message
 
@@ -175,7 +176,8 @@ def date_in_name(path: bytes) -> str | None:
         return str(datetime.fromtimestamp(int(match[1]) // 1000))
     for match in chain(NAME_DATE.finditer(name), WRITTEN_DATE.finditer(name)):
         with suppress(ValueError):  # such as February 31
-            found = datetime(*(int(part or 0) for part in match.groups()))
+            numbers: Any = [int(part or 0) for part in match.groups()]
+            found = datetime(*numbers)
             if found < datetime.now():
                 return str(found)
     return None

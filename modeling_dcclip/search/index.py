@@ -234,9 +234,8 @@ class Index:
         identity = np.eye(space.dimension, dtype=np.float32)
         ours = identity if rotations[0] is None else self.catalog.rotation
         theirs = identity if rotations[1] is None else runtime.rotation
-        for each in (ours, theirs):  # the rotation may not be known, or the model is truncated
-            if each is None or len(each) != space.dimension:
-                return None
+        if ours is None or theirs is None or not len(ours) == len(theirs) == space.dimension:
+            return None  # the rotation is not known, or the model is truncated
         return runtime, (theirs.T @ ours)[:, :dimension]
 
     def add(
@@ -372,8 +371,8 @@ class Index:
                 query = self._to_space(embed_query(self.runtime, texts, without, examples))
                 calibration = self.runtime.fit if texts and not examples and not like else None
                 if calibration is not None:
-                    nouns, count = self.nouns, self.runtime.count_tokens
-                    length = sum(count(parse_term(text)[0]) - count("") for text in texts)
+                    nouns, tokens = self.nouns, self.runtime.count_tokens
+                    length = sum(tokens(parse_term(text)[0]) - tokens("") for text in texts)
         with self.catalog.reading():
             for number, seconds in like:
                 if (file := self.catalog.file(number, seconds)) is None:
@@ -399,7 +398,8 @@ class Index:
             groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        hits = _hits([[*chain(*map(files.get, group))] for group in groups], scores[skip:])
+        found = [[*chain.from_iterable(files[row] for row in group)] for group in groups]
+        hits = _hits(found, scores[skip:])
         if fits is None:
             return hits
         return [

@@ -225,7 +225,9 @@ def embed_query(
         )
     for text, _ in terms:
         _warn(runtime, text)
-    total = runtime.encode_images(images).sum(0) if images else 0
+    total: np.ndarray = np.zeros(runtime.dimension, np.float32)
+    if images:
+        total += runtime.encode_images(images).sum(0)
     for text, weight in terms:
         mean = runtime.encode_texts(_phrasings(text), truncate=True).mean(0)
         total += weight * mean / np.linalg.norm(mean)

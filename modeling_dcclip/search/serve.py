@@ -238,7 +238,8 @@ class _PageHandler(LocalHandler):
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
-        state = {"running": False, "error": ""} if indexing is None else indexing.state()
+        state: dict[str, Any] = {"running": False, "error": ""}
+        state |= indexing.state() if indexing is not None else {}
         return state | {
             "error": self.translated(state["error"]),
             "files": len(self.server.index),
