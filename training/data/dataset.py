@@ -1,6 +1,7 @@
 """Decoded images with tokenized captions, whose rows can be looked up."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from training.utils.keys import Digest
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 
-# a key, and its image or the cause why it does not decode
-Attempt = tuple[SampleKey, Tensor | str | None]
+# row, view id, epoch, and the image or the cause why it does not decode
+Attempt = tuple[int, int, int, Tensor | str | None]
 
 
 class CollatedBatch(Batch, total=False):
@@ -168,9 +169,7 @@ class PairDataset(torch.utils.data.Dataset):
     def _source_of(self, row: int) -> int:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
-    def collate(
-        self, samples: Sequence[tuple[int, int, int, Tensor | str | None]]
-    ) -> CollatedBatch:
+    def collate(self, samples: Sequence[Attempt]) -> CollatedBatch:
         """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
@@ -179,27 +178,22 @@ class PairDataset(torch.utils.data.Dataset):
         Returns:
             The batch; only `skipped` if no image decodes.
         """
-        usable = [
-            (row, view_id, epoch, image)
-            for row, view_id, epoch, image in samples
-            if not isinstance(image, str)
-        ]
-        rows = [row for row, *_ in usable]
-        captions = [{}] * len(rows) if self.captions is None else self.captions.read(rows)
+        usable = [each for each in samples if not isinstance(each[3], str)]
         batch: CollatedBatch = {
             "skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]
         }
-        if usable:
-            decoded = [
-                Sample(
-                    row, self._source_of(row), view_id, image, select_captions(texts, epoch), epoch
-                )
-                for (row, view_id, epoch, image), texts in zip(usable, captions, strict=True)
-            ]
-            number_of = text_id if self.captions is None else self.captions.number_of
-            batch.update(
-                make_batch(decoded, self.languages, self.tokens, number_of, self.config.phrasing)
-            )
+        if not usable:
+            return batch
+        rows = [row for row, *_ in usable]
+        captions = [{}] * len(rows) if self.captions is None else self.captions.read(rows)
+        decoded = [
+            Sample(row, self._source_of(row), view_id, image, select_captions(texts, epoch), epoch)
+            for (row, view_id, epoch, image), texts in zip(usable, captions, strict=True)
+        ]
+        number_of = text_id if self.captions is None else self.captions.number_of
+        batch.update(
+            make_batch(decoded, self.languages, self.tokens, number_of, self.config.phrasing)
+        )
         return batch
 
     def image_fingerprint(self) -> str:
@@ -266,30 +260,25 @@ class _Rows(torch.utils.data.Dataset):
     def __init__(self, pairs: PairDataset, plan: BatchPlan):
         self.pairs, self.plan = pairs, plan
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
-        """Load the sample of each key: all attempts. Only the last one is usable."""
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[Attempt]:
+        """Load the sample of each key: all attempts, of which the last one is usable."""
         images = self.pairs.load_images([key.row for key in keys])
-        return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
+        attempts = map(self._attempts, keys, images)
+        return list(chain.from_iterable(attempts))
 
-    def _attempts(self, key: SampleKey, image: Tensor | str | None) -> list[Attempt]:
+    def _attempts(self, key: SampleKey, image: Tensor | str | None) -> Iterator[Attempt]:
         rows = self.pairs.rows[key.source]
-        first, attempts = int(np.searchsorted(rows, key.row)), [(key, image)]
-        for position in range(first + 1, first + len(rows)):
-            if not isinstance(attempts[-1][1], str):
-                return attempts
-            row = int(rows[position % len(rows)])
-            attempts.append((key._replace(row=row), self.pairs[row]))
-        if isinstance(attempts[-1][1], str):
-            name = self.pairs.config.mixture[key.source].train
-            raise ValueError(
-                f"data: no image of {name!r} decodes ({attempts[0][1]}). Fix the data."
-            )
-        return attempts
+        first = int(np.searchsorted(rows, key.row))
+        for position in range(first + 1, first + len(rows) + 1):
+            yield key.row, key.view_id, key.epoch, image
+            if not isinstance(image, str):
+                return
+            key = key._replace(row=int(rows[position % len(rows)]))
+            image = self.pairs[key.row]
+        name = self.pairs.config.mixture[key.source].train
+        raise ValueError(f"data: no image of {name!r} decodes ({image}). Fix the data.")
 
-    def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
-        attempts = [
-            (key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample
-        ]
+    def collate(self, attempts: list[Attempt]) -> CollatedBatch:
         batch = self.pairs.collate(attempts)
         self.plan.add_views(batch)
         return batch

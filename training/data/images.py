@@ -181,15 +181,9 @@ class Views:
 
     def split(self, size: int) -> "list[Views]":
         """Views of the chunks of a batch, with `size` images each; the last chunk may have fewer."""
-        return [
-            Views(
-                self.warp[start : start + size],
-                self.color[start : start + size],
-                self.blurs[start : start + size],
-                self.reductions[start : start + size],
-            )
-            for start in range(0, len(self.blurs), size)
-        ]
+        fields = (self.warp, self.color, self.blurs, self.reductions)
+        starts = range(0, len(self.blurs), size)
+        return [Views(*(each[start : start + size] for each in fields)) for start in starts]
 
 
 @dataclass(frozen=True)

@@ -176,23 +176,22 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
 
 def _open(source: str | list[str], reading: Reading) -> Opened:
     names = _names(source)
-    if not names or not all(map(str.strip, names)):  # it would be the current folder
-        raise ValueError(f"{reading.field}: cannot load {source!r} (the name is empty).")
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
     if len(kinds) == 1 and (kind := kinds.pop()):
         reading.has_no_splits(names[0])
         files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
         rows = _load(source, reading, kind, data_files=files, split="train")
         return Opened(rows, f"{kind} files")
-    name, path = names[0], expanded(names[0])
-    if len(names) == 1 and path.is_dir():
+    name = names[0].strip() if len(names) == 1 else ""
+    path = expanded(name)
+    if name and path.is_dir():  # an empty name would be the current folder
         return _open_folder(path, reading)
-    if len(names) == 1 and _suffix(name) in TABLES:
+    if _suffix(name) in TABLES:
         reading.has_no_splits(name)
         return _open_table(path, reading)
-    if len(names) == 1 and FUNCTION.fullmatch(name):
+    if FUNCTION.fullmatch(name):
         return Opened(_call(name, reading), name)
-    if len(names) > 1 or path.exists() or not HUB_ID.fullmatch(name):
+    if path.exists() or not HUB_ID.fullmatch(name):
         raise ValueError(
             f"{reading.field}: cannot load {source!r}. Give a table with one row per image (.csv, .tsv, .jsonl), "
             "a folder of images, a Hub id, module:function, or a list of parquet files or of tar shards alone."
@@ -342,16 +341,18 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
             names.clear()
             continue
         seen.add(place)
-        visible = [Path(parent, name) for name in names if not _is_hidden(name)]
-        outputs += filter(is_claimed, visible)
-        names[:] = [path.name for path in visible if not is_claimed(path)]
+        below = [Path(parent, name) for name in names]
+        outputs += filter(is_claimed, below)
+        names[:] = [path.name for path in below if not _is_passed(path)]
         paths = [Path(parent, name) for name in found if not name.startswith(".")]
         files += filter(Path.is_file, paths)  # no pipe or device
     return sorted(files), outputs
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+def _is_passed(folder: Path) -> bool:
+    """Whether a folder is hidden, of the system, or an output of this project's commands."""
+    name = folder.name.lower()
+    return name.startswith(".") or name in SYSTEM_FOLDERS or is_claimed(folder)
 
 
 def _split_folder(folder: Path, reading: Reading) -> Path:
@@ -362,13 +363,9 @@ def _split_folder(folder: Path, reading: Reading) -> Path:
     """
     if reading.split is not None and (folder / reading.split).is_dir():
         return folder / reading.split
-    found = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name)]
-    folders = sorted(path for path in found if not is_claimed(path))
-    if [path.name for path in folders] == ["data"]:
-        inner = _split_folder(folders[0], reading)
-        return folder if inner == folders[0] else inner
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_passed(path))
     kinds = {path: KIND_OF[path.name.lower()] for path in folders if path.name.lower() in KIND_OF}
-    if len({*kinds.values()}) < 2 and not 0 < len(kinds) == len(folders):
+    if not kinds or (len({*kinds.values()}) < 2 and len(kinds) < len(folders)):
         return folder
     wanted = reading.split or reading.usual_split
     for path, kind in kinds.items():

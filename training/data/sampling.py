@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +79,8 @@ class MixtureSchedule:
                 f"data.sources: weight {weights[int(counts.argmin())]} is less than 1/{CYCLE} of the sum of all. "
                 "Remove the source or raise its weight."
             )
-        self.counts, self.key, self._cycles = (
-            counts,
-            key,
-            dict[int, tuple[np.ndarray, np.ndarray]](),
-        )
+        self.counts, self.key = counts, key
+        self._cycle = lru_cache(maxsize=2)(self._shuffle)
 
     def __call__(self, number: int) -> tuple[int, int]:
         """Look up a draw.
@@ -96,12 +94,7 @@ class MixtureSchedule:
         if len(self.counts) == 1:
             return 0, number
         cycle, index = divmod(number, CYCLE)
-        if cycle not in self._cycles:
-            self._cycles = {
-                kept: value for kept, value in self._cycles.items() if kept == cycle - 1
-            }
-            self._cycles[cycle] = self._shuffle(cycle)
-        sources, earlier = self._cycles[cycle]
+        sources, earlier = self._cycle(cycle)
         source = int(sources[index])
         return source, cycle * int(self.counts[source]) + int(earlier[index])
 
@@ -152,7 +145,12 @@ class KeyedBatchSampler:
     def __iter__(self) -> Iterator[list[SampleKey]]:
         plan = self.plan
         schedule = MixtureSchedule(self.weights, (plan.seed,))
-        epochs: dict[tuple[int, int], np.ndarray] = {}  # shuffled rows by (source, epoch)
+
+        @lru_cache(maxsize=2 * len(self.rows))
+        def shuffled(source: int, epoch: int) -> np.ndarray:
+            rows = self.rows[source]
+            return np.random.default_rng((plan.seed, epoch, source)).permutation(len(rows))
+
         for step in range(plan.start, plan.stop):
             first = (step * plan.num_processes + plan.rank) * plan.batch_size
             batch = []
@@ -160,17 +158,7 @@ class KeyedBatchSampler:
                 source, position = schedule(number)
                 rows = self.rows[source]
                 epoch, offset = divmod(position, len(rows))
-                if (source, epoch) not in epochs:
-                    epochs = {
-                        key: kept
-                        for key, kept in epochs.items()
-                        if key[0] != source or key[1] == epoch - 1
-                    }
-                    shuffled = np.random.default_rng((plan.seed, epoch, source)).permutation(
-                        len(rows)
-                    )
-                    epochs[source, epoch] = rows[shuffled]
-                row = int(epochs[source, epoch][offset])
+                row = int(rows[shuffled(source, epoch)[offset]])
                 view_id = epoch if plan.num_views == 0 else (epoch + row) % plan.num_views
                 batch.append(SampleKey(row, view_id, epoch, source))
             yield batch

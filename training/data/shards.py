@@ -11,7 +11,6 @@ from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 from datasets import IterableDataset
 
 from training.data.reader import check_types
@@ -90,19 +89,14 @@ class Shards:
             ) from error
         if first is None:
             raise ValueError(f"data: {name!r} has no rows.")
-        caption_columns = list(caption_columns)
-        columns = [*([image_column] if image_column else []), *caption_columns]
+        images, texts = [image_column] if image_column else [], list(caption_columns)
+        columns = [*images, *texts]
         for column in columns:
             if not _has_cell(first, column):
                 raise ValueError(
                     f"data: {name!r} has no column {column!r}, only {sorted(first)}. Name the right one under data."
                 )
-        if image_column and isinstance(get_cell(first, image_column), PIL.Image.Image):
-            raise ValueError(
-                f"data: {name!r} holds decoded images. Give the generator features with datasets.Image for "
-                f"{image_column!r}."
-            )
-        check_types(rows.features, [image_column] if image_column else [], caption_columns, name)
+        check_types(rows.features, images, texts, name)
         if rows.column_names is not None:
             stored = [column if column in first else column.partition(".")[0] for column in columns]
             rows = rows.select_columns(list(dict.fromkeys(stored)))

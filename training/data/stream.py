@@ -16,7 +16,6 @@ from training.data.batch import (
     make_batch,
     select_captions,
     text_id,
-    usable_captions,
 )
 from training.data.images import decode_images
 from training.data.reader import open_stream, rules_for
@@ -27,7 +26,7 @@ from training.data.sampling import (
     num_workers,
 )
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
-from training.data.skips import MIN_SEEN, StreamSkipReport
+from training.data.skips import MIN_SEEN, StreamSkipReport, read_captions
 
 WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 
@@ -87,7 +86,11 @@ class PairStream:
             One sample for each raw sample, in order; None for skipped samples.
         """
         skipped.check_languages(MIN_SEEN)
-        found = [self._captions(raw, source, skipped) for raw, source in raw_samples]
+        found = []
+        for raw, source in raw_samples:
+            columns = self.caption_columns[source] if self.tokens is not None else {}
+            cells = {language: get_cell(raw.cells, column) for language, column in columns.items()}
+            found.append(read_captions(cells, self.config.skip_wrong_script, skipped))
         usable = [
             number for number, (captions, _) in enumerate(found) if captions or self.tokens is None
         ]
@@ -115,22 +118,6 @@ class PairStream:
             self.rules[source](raw.cells[self.image_columns[source]]) for raw, source in raw_samples
         ]
         return decode_images(cells, self.image_size, self.squash)
-
-    def _captions(
-        self, raw: RawSample, source: int, skipped: StreamSkipReport
-    ) -> tuple[dict[str, list[str]], list[str]]:
-        """Usable captions by language, and the cause of each other one."""
-        captions: dict[str, list[str]] = {}
-        all_causes: list[str] = []
-        columns = self.caption_columns[source] if self.tokens is not None else {}
-        for language, column in columns.items():
-            script = language if self.config.skip_wrong_script else None
-            texts, causes = usable_captions(get_cell(raw.cells, column), script)
-            skipped.add_captions(language, len(texts), causes)
-            all_causes += causes
-            if texts:
-                captions[language] = texts
-        return captions, all_causes
 
     def collate(self, samples: Sequence[Sample], skipped: StreamSkipReport) -> Batch:
         """Make a batch."""

@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 from training.text.pipeline import (
     cut_pipeline,
     digest,
-    id_slots,
     read_unigram,
     rebuild,
     untruncated,
@@ -95,7 +94,8 @@ def _required(
     required = np.zeros(len(pieces), dtype=bool)
     required[[token["id"] for token in pipeline["added_tokens"]]] = True
     required[[*tokenizer.all_special_ids, model["unk_id"]]] = True
-    required[[ids[position] for ids, position in id_slots(pipeline["post_processor"])]] = True
+    for token in pipeline["post_processor"]["special_tokens"].values():
+        required[token["ids"]] = True
     # The score of an unknown character is the lowest score minus ten. The piece with the lowest score is kept, so that
     # this value does not change and a path through a removed character never wins.
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
@@ -105,20 +105,6 @@ def _required(
         piece for piece in pieces if len(piece) == 1 and unicodedata.category(piece).startswith("P")
     }
     return required | np.array([piece in single or piece in marks for piece in pieces])
-
-
-def _all_pieces(
-    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]
-) -> tuple[list[str], np.ndarray]:
-    """Pieces of the model, then added tokens, and their scores; an added token has score 0."""
-    source_size = tokenizer.backend_tokenizer.get_vocab_size()
-    pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
-    scores = np.zeros(source_size)
-    scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
-    return [
-        *pieces,
-        *tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size))),
-    ], scores
 
 
 def cut_vocabulary(
@@ -153,7 +139,10 @@ def cut_vocabulary(
         raise ValueError(
             f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size."
         )
-    pieces, scores = _all_pieces(tokenizer, pipeline)
+    # pieces of the model, then added tokens, which have no score
+    pieces = tokenizer.convert_ids_to_tokens(list(range(source_size)))
+    vocabulary = pipeline["model"]["vocab"]
+    scores = np.pad([score for _, score in vocabulary], (0, source_size - len(vocabulary)))
     scripts = [{script_of(each) for each in piece} for piece in pieces]
     is_supported = [found <= {*SUPPORTED_SCRIPTS, None} for found in scripts]
     tiers = np.where(is_supported, Tier.SUPPORTED, Tier.OTHER)

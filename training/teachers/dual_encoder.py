@@ -286,14 +286,9 @@ class DualEncoder:
             Targets; the feature map is (B, L, D), also if the family pads texts to a fixed length.
 
         Raises:
-            ValueError: The text tower is not loaded, or L is more than the model has positions for.
+            ValueError: The text tower is not loaded.
         """
         length, limit = input_ids.shape[1], self.family.max_text_length(self.config)
-        if length > limit:
-            raise ValueError(
-                f"input_ids has {length} tokens a text, the teacher {self.name!r} takes at most {limit}. Tokenize "
-                f"with truncation=True, max_length={self.max_text_length}."
-            )
         if attention_mask is not None and self._attends_padding:
             padding = self.tokenizer.pad_token_id
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)

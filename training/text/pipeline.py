@@ -63,8 +63,8 @@ def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the pipeline of a tokenizer that can be cut.
 
     Raises:
-        ValueError: The tokenizer has no `tokenizer.json`, is not Unigram, has no unknown piece, or encodes unknown
-            characters as bytes.
+        ValueError: The tokenizer has no `tokenizer.json`, is not Unigram, has no unknown piece, encodes unknown
+            characters as bytes, or adds special tokens by anything but a template.
     """
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -73,21 +73,18 @@ def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
             "tokenizer of the same model, which has a tokenizer.json."
         )
     pipeline = read_pipeline(tokenizer)
-    model = pipeline["model"]
-    if model.get("type") != "Unigram":
-        raise ValueError(
-            f"tokenizer: {name!r} has a model of type {model.get('type')!r}. Only Unigram (as in XLM-R) can be cut: "
-            "other models build pieces from pieces, so removing some changes the rest."
-        )
-    if model["unk_id"] is None:
-        raise ValueError(
-            f"tokenizer: {name!r} has no unknown piece (unk_id) for the characters that a cut removes. Set one."
-        )
-    if model.get("byte_fallback"):
-        raise ValueError(
-            f"tokenizer: {name!r} encodes unknown characters as bytes (byte_fallback), which would hide characters "
-            "that a cut removes. Set byte_fallback to false in its tokenizer.json."
-        )
+    model, processor = pipeline["model"], pipeline["post_processor"] or {}
+    problems = {
+        f"has a model of type {model.get('type')!r}, not Unigram": model.get("type") != "Unigram",
+        "has no unknown piece (unk_id)": model.get("unk_id") is None,
+        "encodes unknown characters as bytes (byte_fallback)": model.get("byte_fallback"),
+        "has a post-processor that is no template": processor.get("special_tokens") is None,
+    }
+    for problem, is_found in problems.items():
+        if is_found:
+            raise ValueError(
+                f"tokenizer: {name!r} {problem}, so it cannot be cut. Choose a tokenizer in the layout of XLM-R."
+            )
     return pipeline
 
 
@@ -105,24 +102,6 @@ def digest(pipeline: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_comparable(pipeline), sort_keys=True).encode()).hexdigest()
 
 
-def id_slots(processor: dict[str, Any] | None) -> Iterator[tuple[list, int]]:
-    """Find all token ids in a post-processor.
-
-    Yields:
-        Pairs of a list inside the post-processor and an index into it; the item there is a token id.
-    """
-    if processor is None:
-        return
-    if processor["type"] == "Sequence":
-        for part in processor["processors"]:
-            yield from id_slots(part)
-    elif processor["type"] == "TemplateProcessing":
-        for token in processor["special_tokens"].values():
-            yield from ((token["ids"], index) for index in range(len(token["ids"])))
-    elif processor["type"] in ("BertProcessing", "RobertaProcessing"):
-        yield from ((processor[name], 1) for name in ("sep", "cls"))
-
-
 def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """Remove pieces from a Unigram pipeline.
 
@@ -135,8 +114,8 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
     """
     model, processor = pipeline["model"], copy.deepcopy(pipeline["post_processor"])
     new_ids = {old: new for new, old in enumerate(kept)}
-    for ids, index in id_slots(processor):
-        ids[index] = new_ids[ids[index]]
+    for token in processor["special_tokens"].values():
+        token["ids"] = [new_ids[number] for number in token["ids"]]
     return pipeline | {
         "added_tokens": [
             token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]

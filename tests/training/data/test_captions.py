@@ -23,33 +23,33 @@ def unigram(train_rows):
     return source, cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350)
 
 
-def test_the_student_alone_reads_captions_in_other_words(
-    train_rows, tokenizer, other_tokenizer, unigram
-):
+def test_the_student_alone_reads_captions_in_other_words(train_rows, tokenizer, other_tokenizer):
+    config = DataConfig(train="tiny", phrasing=0.5, caption_columns={"en": "en"})
+    tokens = CaptionTokenizer(tokenizer, 64, other_tokenizer)
+    built = PairDataset(train_rows.select(range(32)), config, tokens, None)
+    batch = built.collate([(row, 0, 3, None) for row in range(32)])
+    texts = [captions["en"][0] for captions in built.captions.read(range(32))]
+    numbers = [built.captions.number_of(text) for text in texts]
+    given = [
+        reword(text, "en", 0.5, number, 3) for text, number in zip(texts, numbers, strict=True)
+    ]
+    assert torch.equal(batch["input_ids"], tokenize(tokenizer, given, 64)["input_ids"])
+    assert torch.equal(
+        batch["teacher_input_ids"], tokenize(other_tokenizer, texts, 64)["input_ids"]
+    )
+    assert batch["caption_ids"].tolist() == numbers
+    assert batch["aligned"].tolist() == [a == b for a, b in zip(texts, given, strict=True)]
+    assert 0 < batch["aligned"].sum() < 32
+
+
+def test_a_reworded_caption_has_no_token_targets(unigram):
     source, vocabulary = unigram
-    for own, teacher, cut in (
-        (tokenizer, other_tokenizer, None),
-        (vocabulary.tokenizer, source, vocabulary),
-    ):
-        config = DataConfig(train="tiny", phrasing=0.5)
-        built = PairDataset(train_rows, config, CaptionTokenizer(own, 64, teacher, cut), None)
-        batch = built.collate([(row, 0, 3, None) for row in range(32)])
-        captions = [
-            (language, texts[0])
-            for row in range(32)
-            for language, texts in built.captions.read([row])[0].items()
-        ]
-        given = [
-            reword(text, name, 0.5, built.captions.number_of(text), 3) for name, text in captions
-        ]
-        texts = [text for _, text in captions]
-        same = [text == each for text, each in zip(texts, given, strict=True)]
-        assert 0 < sum(same) < len(same)
-        assert torch.equal(batch["input_ids"], tokenize(own, given, 64)["input_ids"])
-        assert torch.equal(batch["teacher_input_ids"], tokenize(teacher, texts, 64)["input_ids"])
-        assert batch["caption_ids"].tolist() == [built.captions.number_of(text) for text in texts]
-        aligned = [text not in built.tokens.unaligned for text in texts]
-        assert batch["aligned"].tolist() == [a and b for a, b in zip(same, aligned, strict=True)]
+    tokens = CaptionTokenizer(vocabulary.tokenizer, 64, source, vocabulary)
+    texts = ["a", "a b"]
+    assert tokens.find_unaligned(texts) == 0
+    batch = tokens(texts, ["a", "b a"])
+    assert batch["aligned"].tolist() == [True, False]
+    assert torch.equal(batch["teacher_input_ids"], tokenize(source, texts, 64)["input_ids"])
 
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):

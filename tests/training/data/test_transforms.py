@@ -72,15 +72,13 @@ def test_a_quarter_turn_is_exact_in_both_directions(batch, view):
 
 
 def test_a_zoom_enlarges_or_reduces_by_the_power_of_two(batch, view):
-    config = only(zoom=1, background=17)
-    larger, same, smaller = view(batch[:3], config, zoom=[1, 0.5, 0])
-    crop = batch[0:1, :, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4].float()
-    # one pixel at each edge takes part of what lies outside the crop
-    expected = F.interpolate(crop, scale_factor=2, mode="bilinear")[0]
-    assert_equal(larger[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
+    larger, same, smaller = view(batch[:3], only(zoom=1, background=17), zoom=[1, 0.5, 0])
+    quarter = SIZE // 4
+    crop = F.interpolate(batch[:1].float(), scale_factor=2, mode="bilinear")[0]
+    inside = slice(2 * quarter + 1, -2 * quarter - 1)  # edges take part of what lies outside
+    assert_equal(larger[:, 1:-1, 1:-1], crop[:, inside, inside])
     assert_equal(same, batch[1])
-    blocks = batch[2].float().unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).mean((2, 4))
-    assert_equal(smaller, F.pad(blocks, [SIZE // 4] * 4, value=17))
+    assert_equal(smaller, F.pad(F.avg_pool2d(batch[2].float(), 2), [quarter] * 4, value=17))
 
 
 def test_a_shift_moves_by_a_share_of_the_edge_and_uncovers_the_background(batch, view):
@@ -123,26 +121,20 @@ def test_a_tint_mixes_the_channels_and_keeps_the_background(view):
 
 
 def test_a_blur_takes_a_share_of_the_mean_of_nine_pixels(view):
-    noise = torch.randint(
-        256, (3, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
+    noise = torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).mul(37).remainder(256).to(torch.uint8)
     found = view(noise, only(blur=0.3), blurred=[0.0, 0.31, 0.29], blur=[0.25, 1.0, 1.0])
-    pixels = noise.double().numpy()
-    for number, amount in enumerate((0.25, 0.0, 1.0)):
-        mean = pixels[number, :, 2:5, 4:7].mean((1, 2))
-        expected = (1 - amount) * pixels[number, :, 3, 5] + amount * mean
-        assert_equal(found[number, :, 3, 5], torch.from_numpy(expected))
-    corner = pixels[2, :, :2, :2].mean((1, 2))  # only pixels of the image count
-    assert_equal(found[2, :, 0, 0], torch.from_numpy(corner))
+    for image, pixels, amount in zip(found, noise.float(), (0.25, 0.0, 1.0), strict=True):
+        mean = pixels[:, 2:5, 4:7].mean((1, 2))
+        assert_equal(image[:, 3, 5], (1 - amount) * pixels[:, 3, 5] + amount * mean)
 
 
 def test_a_lower_resolution_averages_and_interpolates(view):
-    spots = torch.zeros(3, 3, SIZE, SIZE, dtype=torch.uint8)
+    spots = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)
     spots[..., 3::8, 0::8] = 255  # not among the pixels in the middle of a block
-    found = view(spots, only(downscale=0.5), reduced=[0.4, 0.4, 0.6], reduction=[1.0, 0.0, 0.0])
+    found = view(spots, only(downscale=0.5), reduced=[0.4, 0.6], reduction=[1.0, 1.0])
     torch.testing.assert_close(found[0].mean(), spots[0].float().mean(), rtol=0.02, atol=0)
-    assert found[0].max() < 30 < 100 > found[1].std() > 2 * found[0].std()
-    assert_equal(found[2], spots[2])
+    assert found[0].max() < 30
+    assert_equal(found[1], spots[1])
 
 
 def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch):

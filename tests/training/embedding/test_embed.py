@@ -1,7 +1,5 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
-import importlib
-import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, Features, Image
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -117,22 +115,6 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(
         ]
 
 
-def test_a_function_with_more_rows_is_not_taken_for_the_same_data(
-    color_model, cells, tmp_path, monkeypatch
-):
-    (tmp_path / "own_rows.py").write_text("def load():\n    return rows\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    own_rows, features = (
-        importlib.import_module("own_rows"),
-        Features({"image": Image(decode=False)}),
-    )
-    own_rows.rows = Dataset.from_dict({"image": cells[:3]}, features=features)
-    embed_into(tmp_path / "out", color_model, "own_rows:load")
-    own_rows.rows = Dataset.from_dict({"image": cells[:4]}, features=features)
-    with pytest.raises(SystemExit):
-        embed_into(tmp_path / "out", color_model, "own_rows:load")
-
-
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
     for name, color in {"a/one": "red", "a/two": "blue", "three": "lime"}.items():
         (path := tmp_path / "photos" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
@@ -145,59 +127,11 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
         assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
 
 
-def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
-    embed_into(tmp_path / "out", teacher_folder, table, "--format", "parquet")
-    assert not (tmp_path / "out" / "index").exists()
-    rows = rows_of(tmp_path / "out")
-    assert [row["name"] for row in rows] == [f"00000/{number:06d}" for number in range(22)]
-    readable = [number for number in range(22) if number not in (DAMAGED, DAMAGED + 1)]
-    assert [number for number, row in enumerate(rows) if any(row["vector"])] == readable
-    model = DCCLIPModel.from_pretrained(teacher_folder).eval()
-    processor = DCCLIPProcessor.from_pretrained(teacher_folder)
-    with torch.no_grad():
-        images = processor(images=[open_image(cells[n]) for n in readable], return_tensors="pt")
-        expected = torch.nn.functional.normalize(
-            model.get_image_features(**images).pooler_output, dim=-1
-        )
-    vectors = np.array([rows[number]["vector"] for number in readable])
-    assert (vectors * expected.numpy()).sum(1).min() > 0.999  # Pillow's resize rounds differently
-    assert len(np.unique(vectors.round(3), axis=0)) == 20  # a shifted vector would be noticed
-
-
 def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     teacher_folder, table, tmp_path, refusal
 ):
     found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
     assert "has no file onnx/text_model" in found and not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_run_goes_on_with_the_missing_shards(
-    tars, color_model, tmp_path, monkeypatch
-):
-    embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
-    written, tables = [], embedder.Embedder.tables
-
-    def stop_at_the_third(self, *arguments):
-        if len(written) == 2 and not (tmp_path / "resumed").exists():
-            raise KeyboardInterrupt
-        written.append(len(written))
-        return tables(self, *arguments)
-
-    monkeypatch.setattr(embedder.Embedder, "tables", stop_at_the_third)
-    with pytest.raises(SystemExit) as stopped:
-        embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
-    assert stopped.value.code == 130 and not (tmp_path / "stopped" / "index").exists()
-    (tmp_path / "resumed").touch()
-    embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
-    assert len(written) == 5  # three shards were missing
-    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
-    # the keys of the shards repeat: the first image of each is in the index, the others are listed
-    assert content(tmp_path / "stopped" / "index") == content(tmp_path / "whole" / "index")
-    with Index.open(tmp_path / "whole" / "index") as index:
-        assert len(index) == 4
-        assert set(index.catalog.failures()) == {
-            (f"0000{n}", "another image has the same name") for n in range(4)
-        }
 
 
 def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model, tmp_path, capsys):
@@ -249,28 +183,68 @@ def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, t
     assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before
 
 
-def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))
-    os.mkfifo(tmp_path / "pipe.png")
-    paths = [{"bytes": None, "path": str(path)} for path in (secret, tmp_path / "pipe.png")]
-    cells = [*paths, {"bytes": secret.read_bytes(), "path": None}]
-    Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
-    embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
-    assert (
-        counts_of(tmp_path / "out")[
-            "unreadable: image is a path outside the data, and allow_paths is off"
-        ]
-        == 2
-    )
-    embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
-    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000002"}
-    assert counts_of(tmp_path / "all")["unreadable: image is not a file"] == 1
-
-
 def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):
     embed_into(tmp_path / "out", color_model, table)
     with Index.open(tmp_path / "out" / "index") as index:
         with pytest.raises(ValueError, match="upgrade: 20 images of the index"):
             upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
         assert len(index) == 20
+
+
+def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
+    embed_into(tmp_path / "out", teacher_folder, table, "--format", "parquet")
+    assert not (tmp_path / "out" / "index").exists()
+    rows = [row for row in rows_of(tmp_path / "out") if row["error"] is None]
+    readable = [number for number in range(22) if number not in (DAMAGED, DAMAGED + 1)]
+    assert [row["name"] for row in rows] == [f"00000/{number:06d}" for number in readable]
+    model = DCCLIPModel.from_pretrained(teacher_folder).eval()
+    processor = DCCLIPProcessor.from_pretrained(teacher_folder)
+    images = processor(images=[open_image(cells[n]) for n in readable], return_tensors="pt")
+    with torch.no_grad():
+        expected = model.get_image_features(**images).pooler_output
+    expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    # Pillow's resize rounds differently
+    assert (np.array([row["vector"] for row in rows]) * expected).sum(1).min() > 0.999
+
+
+def test_an_interrupted_run_goes_on_with_the_missing_shards(
+    tars, color_model, tmp_path, monkeypatch
+):
+    embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
+    written, tables = [], embedder.Embedder.tables
+
+    def stop_at_the_third(self, *arguments):
+        written.append(arguments)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return tables(self, *arguments)
+
+    monkeypatch.setattr(embedder.Embedder, "tables", stop_at_the_third)
+    with pytest.raises(SystemExit):
+        embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
+    assert not (tmp_path / "stopped" / "index").exists()
+    embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
+    assert len(written) == 6  # three shards were missing
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+
+
+def test_of_images_with_the_same_name_the_first_is_in_the_index(tars, color_model, tmp_path):
+    embed_into(tmp_path / "out", color_model, tars, *STREAMED)  # the keys of the shards repeat
+    with Index.open(tmp_path / "out" / "index") as index:
+        assert len(index) == 4
+        assert ("00003", "another image has the same name") in index.catalog.failures()
+
+
+def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))
+    cells = [
+        {"bytes": None, "path": str(secret)},
+        {"bytes": secret.read_bytes(), "path": None},
+    ]
+    Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
+    embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
+    refused = "unreadable: image is a path outside the data, and allow_paths is off"
+    assert counts_of(tmp_path / "out")[refused] == 1
+    embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
+    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000001"}

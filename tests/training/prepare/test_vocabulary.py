@@ -88,7 +88,7 @@ def plain(pieces) -> PreTrainedTokenizerFast:
         pair="<s> $A </s> $B:1 </s>:1",
         special_tokens=[("<s>", start), ("</s>", end)],
     )
-    tokenizer.post_processor = processors.Sequence([template])
+    tokenizer.post_processor = template
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -134,7 +134,7 @@ def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, so
         for new, old in zip(after, before, strict=True)
     ]
     assert same == kept
-    assert vocabulary.aligned(texts, source).tolist() == kept
+    assert vocabulary.aligned(texts, source) == kept
 
 
 def test_both_id_maps_agree(vocabulary, source):
@@ -191,7 +191,7 @@ def test_lost_characters_become_unknown(xlmr):
     ids = vocabulary.tokenizer("red 鱼", add_special_tokens=False).input_ids
     assert vocabulary.tokenizer.convert_ids_to_tokens(ids)[-2:] == ["▁", "<unk>"]
     texts = ["a red apple", "鱼 鱼 red", "𓀀 apple", " "]
-    assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
+    assert vocabulary.aligned(texts, xlmr) == [True, False, True, True]
 
 
 def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):

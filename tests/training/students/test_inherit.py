@@ -118,16 +118,9 @@ def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_fo
     assert teacher.towers == ()
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("vision", [VIT, CLIP_VISION])
-def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, inputs):
+def test_vision_transformers_are_cut_in_depth_and_width(vision):
     large = randomized(make_model(vision=vision | LARGE, seed=1))
-    same = make_model(vision=vision | LARGE, seed=2)
-    inherit_weights(same, source_of(large, "vision"))
-    found, expected = (model.get_image_features(inputs["pixel_values"]) for model in (same, large))
-    assert torch.equal(found.feature_map, expected.feature_map)
-    assert torch.equal(found.pooler_output, expected.pooler_output)
-
     small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
     student = make_model(vision=vision | LARGE | small, seed=3)
     report = inherit_weights(student, source_of(large, "vision"))
@@ -136,8 +129,6 @@ def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, in
     width, heads = spaced(64, 32), [*range(16), *range(48, 64)]
     query = next(name for name in weights if ".1." in name and name.endswith("q_proj.weight"))
     assert torch.equal(weights[query], source[query.replace(".1.", ".6.")][heads][:, width])
-    projection = source["visual_projection.weight"][:, width]
-    assert torch.equal(weights["visual_projection.weight"], projection)
 
 
 @torch.no_grad()

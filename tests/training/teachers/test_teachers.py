@@ -16,7 +16,6 @@ from tests.tiny_teachers import (
     NUM_POSITIONS,
     PATCH_SIZE,
     TEACHERS,
-    make_teacher_model,
     save_teacher,
 )
 from training.teachers import DualEncoder
@@ -134,27 +133,6 @@ def test_altclip_text_map_is_projected_already(teachers, tokens):
     torch.testing.assert_close(targets.embedding, expected[:, 0] @ model.text_projection.weight.T)
 
 
-@torch.no_grad()
-def test_clip_text_is_causal_and_pools_its_end(teachers, tokens, tokenizer):
-    # as in OpenAI's configs, where the end is the highest token id instead
-    model = make_teacher_model("clip", len(tokenizer), eos_token_id=2)
-    teacher = DualEncoder(model, teachers["clip"].processor, "old")
-    tower = teacher.model.text_model
-    targets = teacher.text_targets(**tokens)
-    for row, ids in enumerate(whole(tokens)):
-        length = ids.shape[1]
-        mask = torch.full((length, length), float("-inf")).triu(1)[None, None]  # (1, 1, L, L)
-        hidden = tower.encoder(
-            inputs_embeds=tower.embeddings(ids), attention_mask=mask
-        ).last_hidden_state
-        expected = normed(hidden, tower.final_layer_norm)[0]
-        torch.testing.assert_close(
-            targets.feature_map[row, :length], expected, rtol=1e-4, atol=1e-5
-        )
-        projected = expected[-1] @ teacher.model.text_projection.weight.T
-        torch.testing.assert_close(targets.embedding[row], projected, rtol=1e-4, atol=1e-5)
-
-
 # every family
 
 
@@ -204,9 +182,6 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
     assert images.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
     expected = {"altclip": NUM_POSITIONS - 2, "dcclip": 32}
     assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
-    longer = torch.full((1, teacher.max_text_length + 1), 7)
-    with pytest.raises(ValueError, match=rf"^input_ids.* {teacher.max_text_length}\."):
-        teacher.text_targets(longer, torch.ones_like(longer))
 
 
 def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_values):
@@ -236,19 +211,13 @@ def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values
 
 @pytest.mark.parametrize("kind", ["altclip", "siglip", "dcclip"])
 def test_one_tower_equals_that_of_the_whole_teacher(kind, folders, teachers, tokens, pixel_values):
-    whole = teachers[kind]
-    vision, text = (
-        DualEncoder.from_pretrained(folders[kind], (tower,)) for tower in ("vision", "text")
-    )
-    expected = whole.image_targets(pixel_values).embedding
+    vision = DualEncoder.from_pretrained(folders[kind], ("vision",))
+    expected = teachers[kind].image_targets(pixel_values).embedding
     assert torch.equal(vision.image_targets(pixel_values).embedding, expected)
-    expected = whole.text_targets(**tokens).embedding
+    text = DualEncoder.from_pretrained(folders[kind], ("text",))
+    expected = teachers[kind].text_targets(**tokens).embedding
     assert torch.equal(text.text_targets(**tokens).embedding, expected)
-    for part in (vision, text):
-        assert part.state_dict().keys() < whole.state_dict().keys()
-        assert not part.model.training
-        assert not any(weight.requires_grad for weight in part.model.parameters())
-        assert (part.vision_width, part.text_width) == (whole.vision_width, whole.text_width)
+    assert not vision.state_dict().keys() & {*text.state_dict()} - {"logit_scale", "logit_bias"}
     with pytest.raises(ValueError, match=r"^towers: the text tower"):
         vision.text_targets(**tokens)
 
@@ -298,27 +267,17 @@ def test_a_fingerprint_depends_on_the_names_of_the_weights():
     assert digest != digest_tensors({"a": first, "c": second})
 
 
-def test_hub_checkpoint_has_its_commit_and_the_license_of_its_card(folders, tokens):
-    commits = [
-        "0123456789abcdef0123456789abcdef01234567",
-        "76543210fedcba9876543210fedcba9876543210",
-    ]
-    cached = Path(HF_HUB_CACHE, "models--tiny--clip")
+def test_a_hub_checkpoint_keeps_its_commit_when_there_is_a_newer_one(folders):
+    cached, commits = Path(HF_HUB_CACHE, "models--tiny--clip"), ["01234567" * 5, "76543210" * 5]
     for commit in commits:
         shutil.copytree(folders["clip"], cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commits[0])
     teacher = DualEncoder.from_pretrained("tiny/clip", ())
-    assert teacher.revision == commits[0]
-    assert teacher.license is None  # no card in the cache, and offline
-    (cached / "snapshots" / commits[1] / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
     (cached / "refs" / "main").write_text(commits[1])
-    assert (
-        teacher.with_towers(("text",)).revision == commits[0]
-    )  # the same, though there is a newer one
-    newer = DualEncoder.from_pretrained("tiny/clip", ())
-    assert (newer.revision, newer.license) == (commits[1], "mit")
-    assert DualEncoder.from_pretrained("tiny/clip", (), revision=commits[0]).revision == commits[0]
+    assert teacher.with_towers(("text",)).revision == teacher.revision == commits[0]
+    assert DualEncoder.from_pretrained("tiny/clip", ()).revision == commits[1]
+    assert DualEncoder.from_pretrained(f"tiny/clip@{commits[0]}", ()).revision == commits[0]
 
 
 @pytest.mark.parametrize(
