@@ -3,7 +3,7 @@
 dcclip ~/Photos
 dcclip index ~/Photos
 dcclip search 海边的日落
-dcclip search "a dog" 雪^0.5 --not people --after 2023
+dcclip search a dog in the snow --not people --after 2023
 dcclip serve --open
 dcclip duplicates
 dcclip status
@@ -138,7 +138,7 @@ COMMANDS = {
                 "texts",
                 metavar="TEXT",
                 nargs="*",
-                help="What the photograph shows. TEXT^WEIGHT adds a text with a weight, such as 雪^0.5.",
+                help="What the photograph shows. Default: the newest photographs.",
             ),
             _option(
                 "--not",
@@ -146,8 +146,7 @@ COMMANDS = {
                 metavar="TEXT",
                 action="append",
                 default=[],
-                help="What the photograph should not show, with weight 0.5 unless TEXT^WEIGHT gives one. "
-                "May be repeated.",
+                help="What the photograph should not show. May be repeated.",
             ),
             _option(
                 "--image",
@@ -315,8 +314,6 @@ def main(argv: list[str] | None = None) -> None:
         message = Message(
             "{!r} is neither a folder nor a command ({})", arguments[0], ", ".join(COMMANDS)
         )
-        if {*"/\\."} & {*arguments[0]}:
-            message = Message("the folder {!r} does not exist. Check its name.", arguments[0])
         parser.error(translate(message))
     if unknown:
         message = Message("unrecognized arguments: {}", " ".join(unknown))

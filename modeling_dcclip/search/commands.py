@@ -172,17 +172,16 @@ def run_search(options: argparse.Namespace):
         Index.open(options.index, _model(options), model_id=options.model_id) as index,
         _notes_printed(),
     ):
-        texts, without = _terms(options)
+        query = " ".join(options.texts)  # without quotation marks: a dog in the snow
         chosen = Filter(options.after, options.before, options.path)
-        if len(texts) == 1 and not (options.after or options.before):
-            text, dates = split_dates(texts[0], date.today())
+        if not (options.after or options.before):
+            query, dates = split_dates(query, date.today())
             if dates is not None:
                 print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
-                texts = [text] if text else []
                 chosen = Filter(dates.after, dates.before, options.path)
-        if not (chosen.after or chosen.before) and not (texts or without or options.images):
-            texts = [""]  # refused as a query
-        hits = find(index, texts, without, options.images, chosen=chosen, top=options.top)
+        text, without = split_query(query)
+        without += options.without
+        hits = find(index, text, without, options.images, chosen=chosen, top=options.top)
         total = len(index.catalog.rows_of_files(chosen))
         if not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))
@@ -201,16 +200,6 @@ def run_search(options: argparse.Namespace):
         _print_hit(hit, show)
     if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
-
-
-def _terms(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Texts of a query, and what they and the option --not exclude, as on the page: beach -people."""
-    terms = options.texts
-    if terms and "^" not in "".join(terms):
-        terms = [" ".join(terms)]  # without quotation marks: a dog in the snow
-    split = [split_query(each) for each in terms]
-    texts = [text for text, left_out in split if text or not left_out]
-    return texts, sum((left_out for _, left_out in split), options.without)
 
 
 def _fields(hit: Hit) -> dict[str, Any]:

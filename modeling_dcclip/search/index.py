@@ -27,7 +27,7 @@ from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.photos import read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query, parse_term
+from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
     BusyError,
     Settings,
@@ -323,7 +323,8 @@ class Index:
 
     def search(
         self,
-        *texts: str,
+        text: str = "",
+        *,
         without: Sequence[str] = (),
         images: Sequence[ImageInput] = (),
         like: Sequence[tuple[int, float | None]] = (),
@@ -336,8 +337,8 @@ class Index:
         """Find photographs.
 
         Args:
-            texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
-            without: What it should not show; half the embedding of each text is subtracted, or `TEXT^WEIGHT`.
+            text: What the photograph shows, in Chinese or English.
+            without: What it should not show; half the embedding of each text is subtracted.
             images: Example images, added to the query.
             like: Example photographs of the index, added to the query: `(Hit.id, Hit.seconds)` of each.
             top: Maximum number of results, at least 1.
@@ -366,13 +367,13 @@ class Index:
         ]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         calibration, length, nouns = None, 0, query[None]
-        if texts or without or examples or not like:
+        if text or without or examples or not like:
             with self._lock:  # one thread at a time uses the tokenizer
-                query = self._to_space(embed_query(self.runtime, texts, without, examples))
-                calibration = self.runtime.fit if texts and not examples and not like else None
+                query = self._to_space(embed_query(self.runtime, text, without, examples))
+                calibration = self.runtime.fit if text and not examples and not like else None
                 if calibration is not None:
                     nouns, tokens = self.nouns, self.runtime.count_tokens
-                    length = sum(tokens(parse_term(text)[0]) - tokens("") for text in texts)
+                    length = tokens(text) - tokens("")
         with self.catalog.reading():
             for number, seconds in like:
                 if (file := self.catalog.file(number, seconds)) is None:

@@ -1,4 +1,4 @@
-"""Queries: texts and example images, with weights, as one embedding, and filters on files."""
+"""Queries: texts and example images as one embedding, and filters on files."""
 
 import os
 import re
@@ -15,10 +15,6 @@ from modeling_dcclip.search.files import search_text
 
 DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
 PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
-WEIGHTED = re.compile(
-    r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I
-)
-MAX_WEIGHT = 100
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
 LEFT_OUT = re.compile(
@@ -95,7 +91,7 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
     """
     _require_short(query)
     match = DATES.search(query)
-    if match is None or "^" in query:
+    if match is None:
         return query, None
     try:
         first, last = _period(match, today)
@@ -172,50 +168,35 @@ def split_query(query: str) -> tuple[str, list[str]]:
         return ""
 
     text, *others = NEGATION.split(LEFT_OUT.sub(leave_out, query))
-    return text.strip(), [word for each in [*without, *others] if (word := each.strip(PUNCTUATION))]
-
-
-def parse_term(term: str, default: float = 1.0) -> tuple[str, float]:
-    """Split a term such as `日落^0.5` into its text and its weight."""
-    _require_short(term)
-    match = WEIGHTED.fullmatch(term.strip())
-    text, weight = (match["text"], float(match["weight"])) if match else (term, default)
-    text = text.strip().rstrip(PUNCTUATION)
-    if not text or "^" in text or abs(weight) > MAX_WEIGHT:
-        raise UserError(
-            "query: {!r} is not a text with a weight of {} to {}. Write TEXT or TEXT^0.5.",
-            term,
-            -MAX_WEIGHT,
-            MAX_WEIGHT,
-        )
-    return text, weight
+    return text.strip().rstrip(PUNCTUATION), [
+        word for each in [*without, *others] if (word := each.strip(PUNCTUATION))
+    ]
 
 
 def embed_query(
     runtime: Runtime,
-    texts: Sequence[str],
+    text: str,
     without: Sequence[str] = (),
     images: Sequence[ImageInput] = (),
 ) -> np.ndarray:
-    """Embed a query: the weighted sum of the embeddings of its terms.
+    """Embed a query: the sum of the embeddings of its text and images, less those of what it excludes.
 
     Args:
         runtime: Model of the index's space.
-        texts: Terms, each a text or `TEXT^WEIGHT`.
-        without: Terms to subtract, in the same form, by default with weight 0.5.
-        images: Example images, each with weight 1.
+        text: What is searched for; empty for nothing.
+        without: Texts to subtract, with weight 0.5.
+        images: Example images.
 
     Returns:
         (D,) float32, of unit length.
 
     Raises:
-        ValueError: The query is empty, a term is empty, or the terms cancel out.
+        ValueError: The query is empty or too long, or its terms cancel out.
 
     Warns:
         QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
     """
-    terms = [parse_term(term) for term in texts]
-    terms += [(text, -weight) for text, weight in (parse_term(term, WITHOUT) for term in without)]
+    terms = dict.fromkeys(without, -WITHOUT) | ({text: 1.0} if text else {})
     if not 1 <= len(terms) + len(images) <= MAX_TERMS:
         raise UserError(
             "query: it has {} terms, expected 1 to {}. Describe a photograph in Chinese or English, or pass an "
@@ -223,18 +204,15 @@ def embed_query(
             len(terms) + len(images),
             MAX_TERMS,
         )
-    for text, _ in terms:
-        _warn(runtime, text)
     total: np.ndarray = np.zeros(runtime.dimension, np.float32)
     if images:
         total += runtime.encode_images(images).sum(0)
-    for text, weight in terms:
-        mean = runtime.encode_texts(_phrasings(text), truncate=True).mean(0)
+    for term, weight in terms.items():
+        _require_short(term)
+        _warn(runtime, term)
+        mean = runtime.encode_texts(_phrasings(term), truncate=True).mean(0)
         total += weight * mean / np.linalg.norm(mean)
-    length = np.linalg.norm(total)
-    if length < 1e-6:
-        raise ValueError("query: its terms cancel out. Change a weight or leave a term out.")
-    return total / length
+    return total / max(np.linalg.norm(total), 1e-6)
 
 
 def _phrasings(text: str) -> list[str]:

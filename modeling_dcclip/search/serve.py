@@ -258,12 +258,11 @@ class _PageHandler(LocalHandler):
         text, without = split_query(query)
         like = [_photograph(parameters["like"])] if "like" in parameters else []
         images = [self._example(parameters["example"])] if "example" in parameters else []
-        texts = [text] if text else []
         with self.server.query_lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", QueryWarning)
-            hits = find(index, texts, without, images, like, chosen, top, skip)
-        is_query = bool(texts or without or like or images)
+            hits = find(index, text, without, images, like, chosen, top, skip)
+        is_query = bool(text or without or like or images)
         fits, more = None, len(hits) == top
         if is_query and skip < LOOKED:
             fitting = [hit for hit in hits if hit.fits]

@@ -148,7 +148,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 def find(
     index: Index,
-    texts: Sequence[str],
+    text: str,
     without: Sequence[str] = (),
     images: Sequence[ImageInput] = (),
     like: Sequence[tuple[int, float | None]] = (),
@@ -160,7 +160,7 @@ def find(
 
     Args:
         index: Index to search; the other arguments are those of its method `search`.
-        texts: See there. Without texts, images or `like`, the newest photographs are found.
+        text: See there. Without a text, images or `like`, the newest photographs are found.
         without: See there.
         images: See there.
         like: See there.
@@ -169,13 +169,13 @@ def find(
         skip: Number of photographs to leave out. Of a query, numbers below `LOOKED` leave out none.
     """
     chosen = chosen or Filter()
-    if not (texts or without or images or like):
+    if not (text or without or images or like):
         return index.newest(top, chosen, skip)
-    written = _written(index, " ".join(texts), chosen)
+    written = _written(index, text, chosen)
     query = {"without": without, "images": images, "like": like} | vars(chosen)
     if skip >= LOOKED:
-        return index.search(*texts, top=top, skip=skip - len(written), **query)
-    hits = index.search(*texts, top=max(top, LOOKED), **query)
+        return index.search(text, top=top, skip=skip - len(written), **query)
+    hits = index.search(text, top=max(top, LOOKED), **query)
     ids = {hit.id for hit in written}
     fit = 1.0 if hits and hits[0].fit is not None else None
     found = [replace(hit, fit=fit) for hit in written]

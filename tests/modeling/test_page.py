@@ -147,7 +147,6 @@ def test_what_fits_stands_above_a_line(browser, calibrated):
         assert page.locator("h2").all_text_contents() == ["Less likely"]
         sections = page.locator("section:visible")
         assert [sections.nth(n).locator("figure").count() for n in (0, 1)] == [1, 4]
-        search(page, "blue -blue^0.1")
         page.locator("#path").evaluate("(field) => (field.value = 'red')")
         search(page, "blue")
         assert status(page) == "Nothing seems to fit. The closest ones are below."

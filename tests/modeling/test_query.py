@@ -34,7 +34,7 @@ def test_dates_are_split_from_the_text(query, text, after, before):
 
 @pytest.mark.parametrize(
     "query",
-    ["a dog", "夏天的海", "a fall in the snow", "may", "2021-13", "call 20210512", "雪^0.5 2021"],
+    ["a dog", "夏天的海", "a fall in the snow", "may", "2021-13", "call 20210512"],
 )
 def test_a_text_without_dates_stays_whole(query):
     assert split_dates(query, TODAY) == (query, None)
@@ -63,4 +63,4 @@ def test_a_query_has_at_most_1000_characters(parse):
 
 def test_a_query_has_at_most_16_terms():
     with pytest.raises(ValueError, match="17 terms, expected 1 to 16"):
-        embed_query(None, ["red"] * (MAX_TERMS + 1))
+        embed_query(None, "red", [str(number) for number in range(MAX_TERMS)])
