@@ -95,13 +95,13 @@ def run_stage(
         task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
         chunk_size = task.chunk_size or recipe.batch_size
         num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
-        if task.follows_batches and num_parts > 1:
+        if task.moving_norms and num_parts > 1:
             get_logger(__name__).warning(
                 "BatchNorm takes its statistics from each of the %d parts of a batch, so losses and gradients differ "
                 "from the whole batch's. In stage 2, set freeze_batch_norm to true to make them equal.",
                 num_parts,
             )
-        if recipe.gradient_checkpointing and task.follows_batches:
+        if recipe.gradient_checkpointing and task.moving_norms:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
                 "update their statistics twice in each step. Leave it out, or freeze these layers."

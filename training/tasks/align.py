@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
@@ -15,7 +16,7 @@ from training.data.images import Augment, Normalize
 from training.tasks.loss import Captions, LossInputs, OwnInputs
 from training.tasks.loss_table import active_losses
 from training.tasks.losses import SIGMOID_BIAS, positives
-from training.tasks.spread import gather, gather_pairs, gather_sizes
+from training.tasks.spread import gather, gather_on_host, gather_sizes
 from training.tasks.task import Task, scalar
 from training.teachers.targets import TargetSource
 
@@ -56,6 +57,7 @@ class AlignTask(Task):
         self.towers = recipe.teacher_towers
         self.recipe, self.languages = recipe, recipe.data.languages
         self.chunk_size, self.seed = recipe.chunk_size, recipe.seed
+        self.freeze_batch_norm = recipe.freeze_batch_norm
         if recipe.dropout is not None:
             for module in student.text_model.modules():
                 if isinstance(module, nn.Dropout):
@@ -80,10 +82,6 @@ class AlignTask(Task):
     def augmented(self, batch: Batch) -> Batch:
         """A batch with its random views in place of its images, if the image tower runs."""
         return super().augmented(batch) if self.reads_images else batch
-
-    def updates_statistics(self, name: str) -> bool:
-        """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them."""
-        return not self.recipe.freeze_batch_norm and self.learns(name)
 
     def forward(
         self,
@@ -168,7 +166,13 @@ class AlignTask(Task):
             }
 
     def _loss_inputs(self, outputs: dict[str, Tensor], batch: Batch) -> LossInputs:
-        pairs = gather_pairs(batch)
+        fields = batch["rows"], batch["owner"], batch["caption_ids"], batch["language"]
+        rows, owners, caption_ids, language = zip(*gather_on_host(fields), strict=True)
+        image_starts = np.cumsum([0, *map(len, rows)]).tolist()
+        text_starts = np.cumsum([0, *map(len, owners)]).tolist()
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        own_texts = slice(*text_starts[rank : rank + 2])
+        owner = [part + start for part, start in zip(owners, image_starts, strict=False)]
         sizes = gather_sizes(outputs)
         outputs = {
             name: gather(value, sizes[name]) if value.ndim else value
@@ -176,8 +180,8 @@ class AlignTask(Task):
         }
         languages = []
         for number in range(len(self.languages)):
-            index = np.flatnonzero(pairs.language.numpy() == number)
-            own = np.searchsorted(index, [pairs.own_texts.start, pairs.own_texts.stop])
+            index = np.flatnonzero(torch.cat(language).numpy() == number)
+            own = np.searchsorted(index, [own_texts.start, own_texts.stop])
             languages.append(
                 Captions(self.on_device(torch.from_numpy(index)), slice(*own.tolist()))
             )
@@ -187,11 +191,13 @@ class AlignTask(Task):
             logit_scale=outputs.pop("logit_scale"),
             logit_bias=outputs.pop("logit_bias", None),
             extra=outputs,
-            positive=positives(pairs.rows, pairs.owner, pairs.caption_ids, self.student.device),
+            positive=positives(
+                torch.cat(rows), torch.cat(owner), torch.cat(caption_ids), self.student.device
+            ),
             languages=languages,
-            own_images=pairs.own_images,
-            own_texts=pairs.own_texts,
-            num_processes=pairs.num_processes,
+            own_images=slice(*image_starts[rank : rank + 2]),
+            own_texts=own_texts,
+            num_processes=len(rows),
         )
 
     def _losses(self, inputs: LossInputs) -> dict[str, Tensor]:

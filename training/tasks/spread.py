@@ -11,7 +11,6 @@ a GPU.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
@@ -94,8 +93,8 @@ def _host_group(world: Any) -> Any:
     return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
-def _gather_on_host(value: Any) -> list[Any]:
-    """A value of every process, without its device."""
+def gather_on_host(value: Any) -> list[Any]:
+    """A value of every process, in their order, without a device."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -105,53 +104,8 @@ def _gather_on_host(value: Any) -> list[Any]:
 
 def gather_sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     """Number of rows of each tensor in each process; all processes have tensors of the same names."""
-    rows = _gather_on_host([len(value) if value.ndim else 0 for value in tensors.values()])
+    rows = gather_on_host([len(value) if value.ndim else 0 for value in tensors.values()])
     return {name: list(sizes) for name, *sizes in zip(tensors, *rows, strict=True)}
-
-
-@dataclass(frozen=True)
-class GatheredPairs:
-    """The fields that determine the matching pairs, of all processes, on the host.
-
-    Args:
-        rows: Ids that are equal for equal images, (B,) int64.
-        owner: Index among all images of the image of each caption, (T,) int64.
-        caption_ids: Ids that are equal for equal captions, (T,) int64.
-        language: Index into the languages of the recipe, (T,) int64.
-        own_images: Which images belong to this process.
-        own_texts: Which captions belong to this process.
-        num_processes: Number of processes.
-    """
-
-    rows: Tensor
-    owner: Tensor
-    caption_ids: Tensor
-    language: Tensor
-    own_images: slice
-    own_texts: slice
-    num_processes: int
-
-
-def gather_pairs(batch: Batch) -> GatheredPairs:
-    """Gather the fields that determine the matching pairs."""
-    rows, owners, caption_ids, languages = zip(
-        *_gather_on_host((batch["rows"], batch["owner"], batch["caption_ids"], batch["language"])),
-        strict=True,
-    )
-    image_starts = np.cumsum([0, *map(len, rows)]).tolist()
-    text_starts = np.cumsum([0, *map(len, owners)]).tolist()
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    return GatheredPairs(
-        rows=torch.cat(rows),
-        owner=torch.cat(
-            [owner + start for owner, start in zip(owners, image_starts, strict=False)]
-        ),
-        caption_ids=torch.cat(caption_ids),
-        language=torch.cat(languages),
-        own_images=slice(*image_starts[rank : rank + 2]),
-        own_texts=slice(*text_starts[rank : rank + 2]),
-        num_processes=len(rows),
-    )
 
 
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:

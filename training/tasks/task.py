@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_dcclip import DCCLIPModel
 from training.data.batch import Batch
@@ -33,9 +34,8 @@ class Task(nn.Module):
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
     teacher_revision: str | None = None  # compared when a run resumes
-    teacher_rotation: str | None = (
-        None  # digest of the rotation of a teacher that is a rotated student
-    )
+    teacher_rotation: str | None = None  # digest, of a teacher that is a rotated student
+    freeze_batch_norm = False  # whether no BatchNorm layer updates its statistics
 
     def __init__(
         self,
@@ -72,25 +72,22 @@ class Task(nn.Module):
     def train(self, mode: bool = True) -> "Task":
         """Set train mode as in torch, but layers that are not trained stay in eval mode, without dropout."""
         super().train(mode)
+        moving = self.moving_norms
         for name, module in self.student.named_modules():
             inner = [f"{name}.{each}".lstrip(".") for each, _ in module.named_parameters()]
             is_frozen = bool(inner) and not any(map(self.learns, inner))
-            if is_frozen or (_is_batch_norm(module) and not self.updates_statistics(name)):
+            if is_frozen or (isinstance(module, _BatchNorm) and module not in moving):
                 module.eval()
         return self
 
-    def updates_statistics(self, name: str) -> bool:
-        """Whether a BatchNorm layer updates its statistics in train mode."""
-        return self.learns(name)
-
     @property
-    def follows_batches(self) -> bool:
-        """Whether any BatchNorm layer updates its statistics, so that a split batch does not equal the batch."""
-        return any(
-            self.updates_statistics(name)
+    def moving_norms(self) -> list[nn.Module]:
+        """BatchNorm layers that update their statistics, so that a split batch differs from the whole."""
+        return [
+            module
             for name, module in self.student.named_modules()
-            if _is_batch_norm(module)
-        )
+            if isinstance(module, _BatchNorm) and self.learns(name) and not self.freeze_batch_norm
+        ]
 
     @property
     def num_views(self) -> int:
@@ -173,10 +170,6 @@ class Task(nn.Module):
 
     def after_step(self):
         """Hook that the training loop calls after each optimizer step."""
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def scalar(value: Any, name: str) -> Tensor:
