@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from training.data.batch import Batch
 
@@ -47,44 +48,27 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return cast(Batch, moved)
 
 
-class _Gather(torch.autograd.Function):
-    """Concatenates the tensors of all processes.
+def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenate the rows of all processes, in the order of the processes.
 
     The loss of a batch is the mean of the losses that the processes compute. Each of them may depend on the embeddings
     of all, so the backward pass adds up the gradients of all processes. DDP then takes the mean of the parameters'
     gradients, as it does for parameters behind tensors that are not gathered, such as the logit scale.
-    """
-
-    @staticmethod
-    def forward(ctx, tensor: Tensor, sizes: list[int]) -> Tensor:
-        ctx.sizes = sizes
-        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
-        padded[: len(tensor)] = tensor
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.split(ctx.sizes)[dist.get_rank()], None
-
-
-def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
-    """Concatenate the rows of all processes, in the order of the processes.
 
     Args:
         tensor: Tensor of any dtype, (N, ...); N may differ between processes.
         sizes: N of each process, as `gather_sizes` returns it.
 
     Returns:
-        (sum of all N, ...); the tensor itself in a run with one process. If the loss of the batch is the mean of the
-        losses of all processes, DDP gives its gradients.
+        (sum of all N, ...); the tensor itself in a run with one process.
 
     Requirements: every process calls this function equally often, and computes a loss from each result.
     """
-    return tensor if len(sizes) == 1 else _Gather.apply(tensor, sizes)
+    if len(sizes) == 1:
+        return tensor
+    padding = tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])
+    parts = all_gather(torch.cat([tensor, padding]))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 @cache
