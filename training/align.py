@@ -7,7 +7,7 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml   
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.config import AlignRecipe
 from training.engine.script import run_script
@@ -89,7 +89,7 @@ def make_task(
             "without `truncate_dim` in its config, or none."
         )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
-    losses = active_losses(recipe, teacher is not None)
+    losses: list[Any] = active_losses(recipe, teacher is not None)
     pools = any(loss.needs_map for loss in losses) or recipe.shares_image_tower
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)

@@ -13,7 +13,7 @@ output_dir/
 import filecmp
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def open_output_dir(
     checkpoints: list[Path],
     names: Iterable[str],
     command: str,
-    inputs: dict[str, str | None],
+    inputs: Mapping[str, str | None],
 ) -> Iterator[None]:
     """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
 

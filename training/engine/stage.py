@@ -139,10 +139,10 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
     Raises:
         ValueError: A tracker of the recipe is not installed, or a setting of `accelerate launch` is not supported.
     """
-    for name in recipe.trackers:  # Accelerate would silently skip it
-        if importlib.util.find_spec(name) is None:
+    for tracker in recipe.trackers:  # Accelerate would silently skip it
+        if importlib.util.find_spec(tracker) is None:
             raise ValueError(
-                f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it."
+                f"trackers: {tracker!r} is not installed. Run: pip install {tracker}, or remove it."
             )
     find_processes()  # Accelerator itself forms no group of processes on a CPU
     is_whole_batch = not getattr(recipe, "chunk_size", 0)

@@ -157,7 +157,7 @@ class OptionParser(argparse.ArgumentParser):
             name, kinds = f"{prefix}{option.name}", _alternatives(hints[option.name])
             self._options[name] = kinds
             default = _default(option)
-            if dict in map(get_origin, kinds):
+            if any(get_origin(kind) is dict for kind in kinds):
                 self._mappings[name] = default or {}
             text = helps[option.name]
             if default is MISSING:
