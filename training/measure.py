@@ -25,7 +25,7 @@ from training.engine.loop import train
 from training.engine.stage import make_accelerator
 from training.engine.state import make_optimizer
 from training.tasks import Models
-from training.tasks.spread import forward_backward, to_device
+from training.tasks.spread import batches_on, forward_backward
 from training.utils.cli import user_errors
 
 
@@ -45,7 +45,7 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
     task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
     result = train(task, dataset, recipe, processor, accelerator, "measure")
     plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, 0, 1, augment=task.augment)
-    batch = to_device(next(iter(make_loader(dataset, plan))), accelerator.device)
+    batch = next(batches_on(make_loader(dataset, plan), accelerator.device))
     model, optimizer = accelerator.prepare(task.train(), make_optimizer(task, recipe))
 
     def step():

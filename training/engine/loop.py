@@ -1,13 +1,12 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
@@ -18,7 +17,7 @@ from training.engine.log import LOG_FILE, Log
 from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.spread import forward_backward, to_device
+from training.tasks.spread import batches_on, forward_backward
 from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
@@ -93,7 +92,7 @@ def train(
     )
     if accelerator.num_processes > 1:
         first = replace(plan, stop=1, batch_size=task.chunk_size or recipe.batch_size)
-        batch = to_device(next(iter(make_loader(dataset, first))), accelerator.device)
+        batch = next(batches_on(make_loader(dataset, first), accelerator.device))
         with accelerator.autocast():
             freeze_unreached(task, task.augmented(batch))
     if recipe.torch_compile:
@@ -117,7 +116,7 @@ def train(
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator, num_rows)
     task.train()
     with log:
-        for batch in _on_device(log.timed(loader), accelerator.device):
+        for batch in batches_on(log.timed(loader), accelerator.device):
             # torch's generator (dropout) is seeded by the number of each step
             seed = keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0]
             torch.manual_seed(int(seed * 2**53))
@@ -178,24 +177,3 @@ def freeze_unreached(task: Task, batch: Batch):
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
     for parameter, gradient in zip(learned.values(), gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
-
-
-def _on_device(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on the device. A GPU copies a batch while it computes the one before."""
-    if device.type != "cuda":
-        for batch in loader:
-            yield to_device(batch, device)
-        return
-    copying = torch.cuda.Stream(device)
-    for batch in loader:
-        with torch.cuda.stream(copying):
-            copied = to_device(batch, device)
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        tensors = [value for value in copied.values() if isinstance(value, Tensor)]
-        if (views := copied.get("views")) is not None:
-            tensors += [views.warp, views.color]
-        for tensor in tensors:
-            if tensor.is_cuda:
-                tensor.record_stream(computing)  # its memory is kept until the step is done
-        yield copied

@@ -19,7 +19,7 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.engine.checkpoint import WEIGHTS_FILE
 from training.tasks import Task
-from training.tasks.spread import to_device
+from training.tasks.spread import batches_on
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
 
@@ -59,8 +59,7 @@ def rotate_student(
         stop = math.ceil(num_rows / recipe.batch_size)
         plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
         moments: dict[str, Tensor] = {}
-        for batch in make_loader(dataset, plan):
-            batch = to_device(batch, device)
+        for batch in batches_on(make_loader(dataset, plan), device):
             embeddings = {}
             if "vision" in task.towers:
                 images = task.augmented(batch)["images"]

@@ -5,11 +5,11 @@ batch. Here only the towers run on parts, and the loss is computed on all embedd
 chunks (gradient caching, `forward_backward`), or both, give the loss and the gradients of one process with the whole
 batch, up to rounding. The exception is BatchNorm in train mode, whose statistics come from one part.
 
-Ids and lengths of a batch stay on the host (`to_device`), and processes exchange them there, so a step never waits for
-a GPU.
+Ids and lengths of a batch stay on the host (`batches_on`), and processes exchange them there, so a step never waits
+for a GPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
 from types import MappingProxyType
@@ -39,13 +39,34 @@ HOST_FIELDS = (
 IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images", "image_targets", "image_maps")
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def _to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the images and tokens of a batch to a device, without waiting for it. Ids and lengths stay on the host."""
     moved = {
         name: value if name in HOST_FIELDS else value.to(device, non_blocking=True)
         for name, value in cast(dict[str, Tensor], batch).items()
     }
     return cast(Batch, moved)
+
+
+def batches_on(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on a device. A GPU copies a batch while it computes the one before."""
+    if device.type != "cuda":
+        for batch in loader:
+            yield _to_device(batch, device)
+        return
+    copying = torch.cuda.Stream(device)
+    for batch in loader:
+        with torch.cuda.stream(copying):
+            copied = _to_device(batch, device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        tensors = [value for value in copied.values() if isinstance(value, Tensor)]
+        if (views := copied.get("views")) is not None:
+            tensors += [views.warp, views.color]
+        for tensor in tensors:
+            if tensor.is_cuda:
+                tensor.record_stream(computing)  # its memory is kept until the step is done
+        yield copied
 
 
 def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
