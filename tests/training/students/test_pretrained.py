@@ -56,15 +56,3 @@ def test_a_student_starts_with_the_packaged_weights_and_their_statistics(teacher
     assert list(processor.image_processor.image_mean) == [0.5] * 3
     assert list(processor.image_processor.image_mean) != teacher.image_processor.image_mean
     assert student.config.teacher_license == "unknown and apache-2.0"  # the teacher states none
-
-
-@needs_lite0
-def test_a_student_with_fewer_stages_starts_with_the_first_ones(teacher):
-    fields = {"model_type": "timm_wrapper", "architecture": LITE0.architecture}
-    cut = fields | {"model_args": {"features_only": True, "out_indices": [3]}}
-    config = student_config(vision_init="pip:efficientnet-lite0", vision_config=cut)
-    student, _ = build_student(config, ["en"], teacher)
-    weights = LITE0.weights()
-    found = student.vision_model.timm_model.state_dict()
-    assert "conv_head.weight" not in found
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in found.items())
