@@ -181,7 +181,8 @@ def run_search(options: argparse.Namespace):
                 chosen = Filter(dates.after, dates.before, options.path)
         text, without = split_query(query)
         without += options.without
-        hits = find(index, text, without, options.images, chosen=chosen, top=options.top)
+        images = [read_example(path, index.runtime.preprocess.edge) for path in options.images]
+        hits = find(index, text, without, images, chosen=chosen, top=options.top)
         total = len(index.catalog.rows_of_files(chosen))
         if not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))

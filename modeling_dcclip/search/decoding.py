@@ -176,7 +176,7 @@ def _decode_in_process(
             content = process.stdout.read(3 * math.prod(answer["size"]))
             image = Image.frombytes("RGB", answer["size"], content)
     except (OSError, ValueError) as error:  # its pipes are closed
-        raise UnreadablePhotoError("takes too long to decode", is_lasting=True) from error
+        raise UnreadablePhotoError("takes too long to decode") from error
     finally:
         timer.cancel()
     _idle.append(process)

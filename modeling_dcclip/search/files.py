@@ -79,7 +79,7 @@ class FileState:
 class UnreadablePhotoError(ValueError):
     """A file cannot be read: a short cause, and whether it fails again until it changes (`is_lasting`)."""
 
-    def __init__(self, cause: str, is_lasting: bool):
+    def __init__(self, cause: str, is_lasting: bool = True):
         super().__init__(cause)
         self.cause, self.is_lasting = Message(cause), is_lasting
         self.state: FileState | None = None  # the state that fails, if it lasts

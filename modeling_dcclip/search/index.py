@@ -19,14 +19,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 from modeling_dcclip.search.indexing import Progress, Report, update
-from modeling_dcclip.search.photos import read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
     BusyError,
@@ -360,17 +358,12 @@ class Index:
         """
         chosen = Filter(after, before, path)
         self.refresh()
-        edge = self.runtime.preprocess.edge if images else None
-        examples = [
-            each if isinstance(each, (bytes, Image.Image)) else read_example(each, edge)
-            for each in images
-        ]
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         calibration, length, nouns = None, 0, query[None]
-        if text or without or examples or not like:
+        if text or without or images or not like:
             with self._lock:  # one thread at a time uses the tokenizer
-                query = self._to_space(embed_query(self.runtime, text, without, examples))
-                calibration = self.runtime.fit if text and not examples and not like else None
+                query = self._to_space(embed_query(self.runtime, text, without, images))
+                calibration = self.runtime.fit if text and not images and not like else None
                 if calibration is not None:
                     nouns, tokens = self.nouns, self.runtime.count_tokens
                     length = tokens(text) - tokens("")

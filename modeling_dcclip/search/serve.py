@@ -307,7 +307,7 @@ class _PageHandler(LocalHandler):
             or not os.path.isabs(file.path)
             or not file.state.is_current()
         ):
-            raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
+            raise UnreadablePhotoError("changed since it was indexed")
         return file
 
     def _send_image(self, kind: str, name: str, version: str | None):

@@ -36,7 +36,7 @@ def read_frames(
     with _open(file) as (container, stream):
         length = (container.duration or 0) / 1e6
         if length > MAX_HOURS * 3600:
-            raise UnreadablePhotoError("video longer than 6 hours", is_lasting=True)
+            raise UnreadablePhotoError("video longer than 6 hours")
         step = max(INTERVAL_S, length / MAX_FRAMES)
         for number in range(min(MAX_FRAMES, max(1, math.ceil(length / step)))):
             frame = _frame_at(container, stream, number * step)
@@ -47,7 +47,7 @@ def read_frames(
                 frames[seconds] = _image(frame, edge)
         taken = _date(container.metadata)
     if not frames:
-        raise UnreadablePhotoError("video without a key frame", is_lasting=True)
+        raise UnreadablePhotoError("video without a key frame")
     return taken, [*frames.items()]
 
 
@@ -56,7 +56,7 @@ def read_frame(file: BinaryIO, seconds: float, edge: int) -> Image.Image:
     with _open(file) as (container, stream):
         frame = _frame_at(container, stream, seconds + 0.001)  # times are rounded
         if frame is None:
-            raise UnreadablePhotoError("video without a key frame", is_lasting=True)
+            raise UnreadablePhotoError("video without a key frame")
         return _image(frame, edge)
 
 
@@ -67,27 +67,24 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
 
     file.seek(0)
     # a title that is not UTF-8 must not fail; PyAV 19, for Python 3.12 and newer, has no such option and never raises
-    tolerant: Any = (
-        {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-    )
+    is_old = int(av.__version__.partition(".")[0]) < 19
+    tolerant: Any = {"metadata_errors": "replace"} if is_old else {}
     try:
         with av.open(file, options={"format_whitelist": FORMATS}, **tolerant) as container:
             stream: Any = container.streams.best("video")
-            if (
-                stream is None or stream.codec_context is None
-            ):  # no video, or a codec that is not known
-                raise UnreadablePhotoError("video without a key frame", is_lasting=True)
-            pixels = stream.codec_context.width * stream.codec_context.height
+            if stream is None or stream.codec_context is None:  # a codec that is not known
+                raise UnreadablePhotoError("video without a key frame")
+            codec = stream.codec_context
+            pixels = codec.width * codec.height
             if pixels > MAX_PIXELS:
-                raise UnreadablePhotoError("too many pixels", is_lasting=True)
+                raise UnreadablePhotoError("too many pixels")
             MEMORY.take(BYTES_PER_PIXEL * pixels)
-            stream.codec_context.skip_frame = "NONKEY"
-            stream.codec_context.thread_count = 1
+            codec.skip_frame, codec.thread_count = "NONKEY", 1
             yield container, stream
     except (av.FFmpegError, ValueError, LookupError) as error:  # PyAV raises some of Python's own
         if isinstance(error, UnreadablePhotoError):
             raise
-        raise UnreadablePhotoError("damaged", is_lasting=True) from error
+        raise UnreadablePhotoError("damaged") from error
 
 
 def _start(stream: Any) -> float:

@@ -204,13 +204,6 @@ def test_a_photograph_opens_large_with_its_neighbors(visit):
     page.locator("#large.sharp").wait_for()
 
 
-def test_the_large_view_goes_on_beyond_what_is_loaded(visit):
-    page = visit(hash="#q=red")
-    page.locator(".tile").nth(99).click()
-    page.keyboard.press("ArrowRight")
-    wait_for_name(page, "100.png")
-
-
 @pytest.mark.parametrize("way", ["Escape", "back"])
 def test_the_large_view_closes_and_keeps_the_place(visit, way):
     page = visit(hash="#q=red")
@@ -258,12 +251,6 @@ def like_example(page) -> int:
     page.get_by_role("button", name="Remove: example image").wait_for()
     page.locator("#grid:not(.loading):not(.timeline) .tile").first.wait_for()
     return int(names(page)[0].removesuffix(".png"))
-
-
-def test_an_example_image_is_chosen(visit, photographs):
-    page = visit()
-    page.locator("#file").set_input_files(str(photographs / "early" / "7.png"))
-    assert like_example(page) == pytest.approx(7, abs=3)  # vectors in int8 confuse neighbors
 
 
 @pytest.mark.parametrize(

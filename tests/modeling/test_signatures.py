@@ -79,10 +79,6 @@ def test_a_recompressed_copy_is_one_result_with_its_photograph(index):
     assert {"lunch.png", "mmexport lunch.png"} in [names([hit.path, *hit.copies]) for hit in hits]
 
 
-def test_copies_leave_room_for_other_results(index):
-    assert [len(index.search("white", top=1, skip=skip)) for skip in range(4)] == [1, 1, 1, 0]
-
-
 def test_screenshots_whose_words_differ_are_not_duplicates(index):
     (group,) = find_duplicates(index, 0.945)
     assert names(each.path for each in group) == {"lunch.png", "mmexport lunch.png"}
