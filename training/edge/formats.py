@@ -109,28 +109,17 @@ class Format:
         """Check that the number formats exist and the packages are installed.
 
         Raises:
-            ValueError: A number format does not exist, a package is missing, or a layout is exported in parts.
+            ValueError: A number format does not exist, or a layout is exported in parts.
+            ModuleNotFoundError: A package is missing.
         """
-        if not self.suffix and (
-            options.towers != "both" or options.variants not in (None, ["fp32"])
-        ):
+        parts = "" if self.suffix else " of both towers together"
+        is_part = not self.suffix and options.towers != "both"
+        if is_part or not {*(options.variants or ())} <= {*self.variants}:
             raise ValueError(
-                f"format: {self.name} holds both towers in fp32. Leave out --towers, and name no --variants but fp32."
+                f"format: {self.name} has {', '.join(self.variants)}{parts}. Change --variants or --towers, or choose "
+                "another --format."
             )
-        if unknown := [
-            variant for variant in options.variants or () if variant not in self.variants
-        ]:
-            raise ValueError(
-                f"variants: --format {self.name} has no {', '.join(unknown)}. Expected: {', '.join(self.variants)}. "
-                "Change --variants, or choose another --format."
-            )
-        try:
-            self.versions()
-        except importlib.metadata.PackageNotFoundError as error:
-            raise ValueError(
-                f"format: {self.name!r} needs {error.name}, which is not installed. "
-                f'Run: pip install -e ".[{self.extra}]"'
-            ) from error
+        self.versions()
 
     def versions(self) -> dict[str, str]:
         """Version of each package, for results."""

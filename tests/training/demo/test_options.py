@@ -1,9 +1,7 @@
-"""Options, recipes and the plan of the demo."""
-
-import pytest
+"""Options and recipes of the demo."""
 
 from training.config import CONFIGS, AlignRecipe, parse_recipe
-from training.demo.options import DemoOptions, load_recipes, make_plan
+from training.demo.options import DemoOptions, load_recipes
 
 
 def test_data_and_augmentation_are_the_same_in_all_recipes():
@@ -17,13 +15,3 @@ def test_data_and_augmentation_are_the_same_in_all_recipes():
 def test_steps_and_seed_of_the_options_reach_both_recipes():
     for recipe in load_recipes(DemoOptions(max_steps=3, seed=7)):
         assert (recipe.max_steps, recipe.seed) == (3, 7)
-
-
-def test_unusable_options_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"^every: "):
-        DemoOptions(every=0)
-
-
-def test_the_plan_has_an_estimate_if_the_committed_run_has_the_same_settings():
-    assert "minutes on two CPU cores" in make_plan(DemoOptions())
-    assert "minutes" not in make_plan(DemoOptions(max_steps=2))

@@ -76,19 +76,6 @@ def test_graphs_have_no_local_paths(exported):
         assert b".py" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("tower", ["vision", "text"])
-def test_int8_embeddings_are_close_and_normalized(exported, inputs, tower):
-    full, small = (
-        onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
-        for variant in ("fp32", "int8")
-    )
-    arrays = {each.name: inputs[each.name].numpy() for each in full.get_inputs()}
-    full, small = full.run(None, arrays)[0], small.run(None, arrays)[0]
-    np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
-    # where an x86 CPU lacks VNNI, ONNX Runtime adds pairs of products in 16 bits, which overflow now and then
-    assert (full * small).sum(1).min() > 0.9
-
-
 def test_weights_are_stored_in_few_bits(exported):
     model = onnx.load(exported / "onnx" / ONNX.file_name("text", "int8"))
     # the tables of 600 tokens
