@@ -51,7 +51,7 @@ def run(options: FinetuneOptions) -> str | None:
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             names = [RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
-            inputs = {"model": options.model, "data": options.data}
+            inputs: dict[str, str | None] = {"model": options.model, "data": options.data}
             claim = open_output_dir(options, checkpoints, names, "finetune", inputs)
             claimed.enter_context(claim)
             license = base_license(options.model, start)

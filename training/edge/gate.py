@@ -85,11 +85,9 @@ class Gate:
         """Inputs of the latency measurement: one image, or in each language the class name of median length."""
         if tower == "vision":
             return [{"pixel_values": next(self.data.calibration_images(self.student.processor))}]
-        tokenizer, inputs = self.student.processor.tokenizer, []
+        inputs = []
         for names in self.names.values():
-            lengths = tokenizer(names, return_length=True, verbose=False)["length"]
-            median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
-            tokens = self.student.tokenize([names[median]])
+            tokens = self.student.tokenize([sorted(names, key=len)[len(names) // 2]])
             inputs.append({name: tokens[name].numpy() for name in INPUTS["text"]})
         return inputs
 
@@ -126,7 +124,8 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
     for row in data.images.cast_column("image", Image(decode=False)):
         image = open_image(row["image"])
         # the upper left square: tools round the margins of a center crop differently
-        image = image.crop((0, 0, *[min(image.size)] * 2))
+        edge = min(image.size)
+        image = image.crop((0, 0, edge, edge))
         found.append(torch.from_numpy(tool.encode_image(image)))
         # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
         inputs = processor(images=image, return_tensors="pt")["pixel_values"]

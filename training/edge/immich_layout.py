@@ -52,7 +52,7 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
     image_processor = read_mapping(folder / "preprocessor_config.json", "folder")
     preprocess = preprocess_config(image_processor, size)
     pad = read_mapping(folder / "tokenizer_config.json", "folder")["pad_token"]
-    pad_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(pad)
+    pad_id = int(config["text_config"]["pad_token_id"])
     textual, visual = target / "textual", target / "visual"
     textual.mkdir(parents=True)
     visual.mkdir()

@@ -1,6 +1,6 @@
 """Models to measure, as graphs for `probe`: our sizes and two baselines with random weights, and finished students."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +84,7 @@ def build(name: str) -> Any:
     return build_student(size, [*LANGUAGES])[0]
 
 
-def write_graphs(name: str, folder: Path, backends: list[str]) -> dict[str, Any]:
+def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, Any]:
     """Write both towers of a model in fp32, and in int8 if it is among the backends.
 
     Returns:

@@ -98,12 +98,6 @@ def test_the_tags_name_the_tools_that_load_the_files(folder):
     assert tools | {"sentence-transformers", "distillation"} <= {*card_of(folder).data.tags}
 
 
-def test_no_file_names_the_folder_of_the_teacher(folder):
-    write_card(folder)
-    texts = [path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".json")]
-    assert not [text for text in texts if "/folder/of" in text]
-
-
 def test_a_model_is_named_by_the_title_of_its_card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/teacher").mkdir(parents=True)
@@ -180,13 +174,6 @@ def test_a_refreshed_card_keeps_what_was_edited(folder):
     assert 'model="me/model"' in card.text
     assert card.data.to_dict()["custom"] == "kept"
     assert card.data.model_name == "Mine"
-
-
-def test_a_card_is_refreshed_to_itself(folder):
-    write_card(folder)
-    before = (folder / "README.md").read_bytes()
-    write_card(folder)
-    assert (folder / "README.md").read_bytes() == before
 
 
 def test_a_card_written_by_hand_stays(folder):
