@@ -1,7 +1,7 @@
 """Options of `training/eval.py`. This module does not import torch, so that `--help` answers at once."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -53,7 +53,7 @@ class EvalOptions:
 
     model: Annotated[list[str], Field(min_length=1)]
     output_dir: str
-    protocol: list[str] = field(default_factory=list)
+    protocol: list[Literal["elevater-en", "elevater-zh"]] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     sets: list[str] = field(default_factory=list)
     class_names: str | None = None

@@ -132,13 +132,8 @@ def protocol_tasks(
     """Tasks of all sets in all protocols, set by set; with `bare_names`, each of them without a template too.
 
     Raises:
-        ValueError: A protocol does not exist, or class names or templates are missing.
+        ValueError: Class names or templates are missing.
     """
-    if unknown := [name for name in protocols if name not in PROTOCOLS]:
-        raise ValueError(
-            f"protocol: {unknown[0]!r} does not exist. Expected: {', '.join(PROTOCOLS)}. For your own sets and "
-            "classes give --class_names instead."
-        )
     tasks = []
     for name in sets:
         if name == IMAGENET:

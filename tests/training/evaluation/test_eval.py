@@ -188,7 +188,6 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
     [
         ({"protocol": []}, "protocol: give either"),
         ({"language": ["zh"]}, "language: a protocol has its own"),
-        ({"protocol": ["elevater-fr"]}, "protocol: 'elevater-fr'"),
         ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among the sets"),
         (
             {"protocol": [], "retrieval": ["a=data/NO.parquet"]},
