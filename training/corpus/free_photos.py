@@ -136,8 +136,8 @@ def load_held_out() -> "Dataset":
         width, height = image.size
         views = [image]
         for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1)):  # in eighths
-            box = (left * width, top * height, (left + 6) * width, (top + 6) * height)
-            views.append(image.crop(tuple(round(edge / 8) for edge in box)))
+            corner, x, y = (left * width / 8, top * height / 8), 0.75 * width, 0.75 * height
+            views.append(image.crop((*corner, corner[0] + x, corner[1] + y)))
         views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (image, views[-1])]
         texts = {name: [text] for name, text in photo.query.items()}
         rows += [{"image": view, **texts} for view in views]

@@ -178,7 +178,11 @@ class PairDataset(torch.utils.data.Dataset):
         Returns:
             The batch; only `skipped` if no image decodes.
         """
-        usable = [each for each in samples if not isinstance(each[3], str)]
+        usable = [
+            (row, view_id, epoch, image)
+            for row, view_id, epoch, image in samples
+            if not isinstance(image, str)
+        ]
         batch: CollatedBatch = {
             "skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]
         }

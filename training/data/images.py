@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ class Views:
 
     def split(self, size: int) -> "list[Views]":
         """Views of the chunks of a batch, with `size` images each; the last chunk may have fewer."""
-        fields = (self.warp, self.color, self.blurs, self.reductions)
+        fields: tuple[Any, ...] = (self.warp, self.color, self.blurs, self.reductions)
         starts = range(0, len(self.blurs), size)
         return [Views(*(each[start : start + size] for each in fields)) for start in starts]
 

@@ -502,7 +502,8 @@ def _numbered(names: list[str]) -> list[str]:
     """Expand numbered files such as `{0000..0042}.tar`."""
     files: list[str] = []
     for name in names:
-        first, last = RANGE.search(name).groups() if RANGE.search(name) else ("0", "0")
+        match = RANGE.search(name)
+        first, last = match.groups() if match else ("0", "0")
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         files += [RANGE.sub(number, name, count=1) for number in numbers]
     return files

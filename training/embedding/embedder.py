@@ -112,8 +112,8 @@ class Embedder:
         content = found["bytes"]
         row = {"name": name, "size": len(content), "taken": _date(content)}
         row["digest"] = hashlib.blake2b(content, digest_size=16).digest()  # as in an index
-        is_file = cell.get("bytes") is None
-        row["mtime_ns"] = os.stat(cell["path"]).st_mtime_ns if is_file else 0
+        path = cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else None
+        row["mtime_ns"] = os.stat(path).st_mtime_ns if path else 0
         try:
             if self.weights is not None:
                 return row | {"vector": self.runtime.preprocess(content)}

@@ -140,7 +140,7 @@ def cut_vocabulary(
             f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size."
         )
     # pieces of the model, then added tokens, which have no score
-    pieces = tokenizer.convert_ids_to_tokens(list(range(source_size)))
+    pieces = [*tokenizer.convert_ids_to_tokens(list(range(source_size)))]
     vocabulary = pipeline["model"]["vocab"]
     scores = np.pad([score for _, score in vocabulary], (0, source_size - len(vocabulary)))
     scripts = [{script_of(each) for each in piece} for piece in pieces]

@@ -199,13 +199,13 @@ class _Cutter:
         return tensor
 
     def _head_channels(self, total: int, count: int) -> Tensor:
-        """Whole heads if their width agrees; otherwise evenly spaced channels of evenly spaced heads."""
+        """Whole heads if their width agrees; otherwise evenly spaced channels."""
         source_heads, heads = self.source.num_attention_heads, self.config.num_attention_heads
-        source_width, width = total // source_heads, count // heads
-        if heads > source_heads or width > source_width:
+        width = count // heads
+        if heads > source_heads or width != total // source_heads:
             return evenly_spaced(total, count)
-        starts = evenly_spaced(source_heads, heads)[:, None] * source_width
-        return (starts + evenly_spaced(source_width, width)).flatten()  # (heads, width) -> (count,)
+        starts = evenly_spaced(source_heads, heads)[:, None] * width
+        return (starts + torch.arange(width)).flatten()  # (heads, width) -> (count,)
 
     def _take_rows(
         self, tensor: Tensor, target: Tensor, rows: Tensor
