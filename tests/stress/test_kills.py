@@ -19,7 +19,7 @@ from PIL import Image
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.modeling.color_model import save_color_model
-from tests.tiny import MOBILENET, RESNET, ROOT, XLM_ROBERTA, make_model
+from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA, save_untrained
 from tests.training.data.shards import read_samples, write_shards
 
 pytestmark = pytest.mark.stress
@@ -98,10 +98,7 @@ class Job:
 @pytest.fixture(scope="module")
 def student(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny student with dropout."""
-    folder = tmp_path_factory.mktemp("student")
-    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return Path(save_untrained(tmp_path_factory.mktemp("student"), processor))
 
 
 def training_job(

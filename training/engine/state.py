@@ -218,6 +218,7 @@ def check_checkpoint(checkpoints: Sequence[Path], identity: dict[str, Any]) -> d
     file = checkpoint / STATE_FOLDER / STATE_FILE
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
+        Progress(**state["progress"])
         changes = differences(state["identity"], identity)
         for name, digest in state["digests"].items():
             file = checkpoint / name

@@ -146,14 +146,14 @@ class DistillTask(Task):
         config: Any = (
             student.config
         )  # a built student has widths; the type of the config allows None
-        self.vision_adapter: nn.Module | None = None
-        self.text_adapter: nn.Module | None = None
-        if any(loss.needs_map for loss in self.losses):
-            # a 1x1 convolution over tokens is a linear layer
-            if "vision" in self.towers and "vision" in map_widths:
-                self.vision_adapter = nn.Conv2d(config.vision_width, map_widths["vision"], 1)
-            if "text" in self.towers and "text" in map_widths:
-                self.text_adapter = nn.Linear(config.text_width, map_widths["text"])
+        self.adapters = nn.ModuleDict()
+        for tower in self.towers:
+            if tower in map_widths and any(loss.needs_map for loss in self.losses):
+                width = getattr(config, f"{tower}_width"), map_widths[tower]
+                # a 1x1 convolution over tokens is a linear layer
+                self.adapters[tower] = (
+                    nn.Conv2d(*width, 1) if tower == "vision" else nn.Linear(*width)
+                )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch by name; `loss` is their weighted sum."""
@@ -181,14 +181,14 @@ class DistillTask(Task):
             targets = self.targets.images(batch["images"], batch)
             outputs = self.student.get_image_features(self.normalize(batch["images"]))
             embeddings = outputs.pooler_output
-            if self.vision_adapter is not None:  # (B, C, H, W) each
-                student_map = self.vision_adapter(outputs.feature_map)
+            if "vision" in self.adapters:  # (B, C, H, W) each
+                student_map = self.adapters["vision"](outputs.feature_map)
                 teacher_map = targets.required_map
         else:
             targets, mask = self.targets.texts(batch), batch["attention_mask"]
             states, embeddings = self.encode_texts(batch["input_ids"], mask, batch["lengths"])
-            if self.text_adapter is not None:  # (T, L, C) each
-                student_map = self.text_adapter(states)
+            if "text" in self.adapters:  # (T, L, C) each
+                student_map = self.adapters["text"](states)
                 # pads the teacher's states, or removes states that are masked in any case
                 excess = states.shape[1] - targets.required_map.shape[1]
                 teacher_map = nn.functional.pad(targets.required_map, (0, 0, 0, excess))

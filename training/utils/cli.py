@@ -136,7 +136,7 @@ class OptionParser(argparse.ArgumentParser):
             content = read_mapping(file, "config")
             check_no_trust(content)
             for name, value in content.items():
-                self._set(name, value, file.parent)
+                self._set(str(name), value, file.parent)
         for name in sorted(typed):  # a section before its fields
             self._set(name, typed[name], Path())
         values: dict[str, Any] = {}

@@ -73,7 +73,7 @@ def test_the_text_map_is_compared_at_tokens_of_aligned_captions(batch, text_leng
         ids = batch["input_ids"][number : number + 1, : 3 + number]
         states = task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0]
         teacher = targets.text.feature_map[number].numpy()
-        for token, state in enumerate(task.text_adapter(states).numpy()):
+        for token, state in enumerate(task.adapters["text"](states).numpy()):
             distances.append(smooth_l1(state, teacher[token]))
     assert len(distances) == 3 + 5
     assert task(batch)["text_map"].item() == pytest.approx(np.mean(distances), rel=1e-5)
@@ -86,7 +86,7 @@ def test_the_image_map_is_compared_at_every_position(batch):
     maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map
     positions = (
         each.flatten(2).movedim(1, 2).reshape(-1, IMAGE_WIDTH).numpy()
-        for each in (task.vision_adapter(maps), targets.image.feature_map)
+        for each in (task.adapters["vision"](maps), targets.image.feature_map)
     )
     distances = [smooth_l1(*pair) for pair in zip(*positions, strict=True)]
     assert len(distances) == 2 * GRID * GRID
