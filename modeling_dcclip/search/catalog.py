@@ -98,43 +98,86 @@ class DamagedIndexError(ValueError):
         )
 
 
-class Catalog:
-    """Catalog in one SQLite file, usable from several threads.
+class Database:
+    """A SQLite file of an index, usable from several threads.
 
     Args:
         path: Path of the file.
-        create: Whether to create it. Default: it has to exist.
+        script: SQL statements that are run when it is opened.
 
     Raises:
-        DamagedIndexError: The file is damaged or missing. Other methods raise it as well.
+        DamagedIndexError: The file is damaged. Other methods raise it as well.
         OSError: The disk is full, or the file cannot be read or written. Other methods raise it as well.
     """
 
-    def __init__(self, path: Path, create: bool = False):
+    def __init__(self, path: Path, script: str):
         self._path, self._lock = path, threading.RLock()
-        self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         for each in (path, path.with_name(f"{path.name}-journal")):
             require_own_file(each)
-        if not create and not os.path.exists(path):
-            raise self.damage("it is missing")
         with self._errors_reported():
             # autocommit: transactions are explicit
             self._connection = sqlite3.connect(
                 path, BUSY_S, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA synchronous = FULL")
-            for function in (search_text, date_in_name):
-                self._connection.create_function(function.__name__, 1, function, deterministic=True)
-            if create:
-                self._connection.executescript(
-                    f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
-                )
-            elif self.column(f"SELECT value = ({_SUMS}) FROM sums") != [1]:
-                raise self.damage("an entry is lost or changed")
+            self._connection.executescript(script)
 
     def close(self):
         """Close the file."""
         self._connection.close()
+
+    def execute(self, statement: str, *values: object) -> list[tuple]:
+        """Run an SQL statement, and return its rows."""
+        with self._lock, self._errors_reported():
+            return self._connection.execute(statement, values).fetchall()
+
+    def value(self, statement: str, *values: object) -> Any:
+        """The value of an SQL statement with one."""
+        return self.execute(statement, *values)[0][0]
+
+    def column(self, statement: str, *values: object) -> list[Any]:
+        """The first value of each row of an SQL statement."""
+        return [row[0] for row in self.execute(statement, *values)]
+
+    @contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the message may have damaged names
+            code = getattr(error, "sqlite_errorcode", None)
+            # a table that is missing has the general code, and a full disk one of its own
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise OSError(
+                    Message(
+                        "index: cannot use {!r} ({}). Free some space or check the disk.",
+                        str(self._path),
+                        Message(str(error)),
+                    )
+                ) from error
+            raise self.damage(str(error)) from error
+
+    def damage(self, cause: str) -> DamagedIndexError:
+        """The error of a damaged catalog."""
+        return DamagedIndexError(self._path, " ".join(cause.split()))
+
+
+class Catalog(Database):
+    """Catalog in one SQLite file.
+
+    Args:
+        path: Path of the file.
+        create: Whether to create it. Default: it has to exist.
+    """
+
+    def __init__(self, path: Path, create: bool = False):
+        self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
+        if not create and not os.path.exists(path):
+            raise DamagedIndexError(path, "it is missing")
+        creation = f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
+        super().__init__(path, f"PRAGMA synchronous = FULL; {creation if create else ''}")
+        for function in (search_text, date_in_name):
+            self._connection.create_function(function.__name__, 1, function, deterministic=True)
+        if self.column(f"SELECT value = ({_SUMS}) FROM sums") != [1]:
+            raise self.damage("an entry is lost or changed")
 
     def verify(self):
         """Check all pages of the file.
@@ -174,43 +217,9 @@ class Catalog:
             yield
             self.execute(f"UPDATE sums SET value = ({_SUMS})")
 
-    def execute(self, statement: str, *values: object) -> list[tuple]:
-        """Run an SQL statement, and return its rows."""
-        with self._lock, self._errors_reported():
-            return self._connection.execute(statement, values).fetchall()
-
-    def value(self, statement: str, *values: object) -> Any:
-        """The value of an SQL statement with one."""
-        return self.execute(statement, *values)[0][0]
-
-    def column(self, statement: str, *values: object) -> list[Any]:
-        """The first value of each row of an SQL statement."""
-        return [row[0] for row in self.execute(statement, *values)]
-
     def _many(self, statement: str, values: Iterable[tuple]):
         with self._lock, self._errors_reported():
             self._connection.executemany(statement, values)
-
-    @contextmanager
-    def _errors_reported(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the message may have damaged names
-            code = getattr(error, "sqlite_errorcode", None)
-            # a table that is missing has the general code, and a full disk one of its own
-            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-                raise OSError(
-                    Message(
-                        "index: cannot use {!r} ({}). Free some space or check the disk.",
-                        str(self._path),
-                        Message(str(error)),
-                    )
-                ) from error
-            raise self.damage(str(error)) from error
-
-    def damage(self, cause: str) -> DamagedIndexError:
-        """The error of a damaged catalog."""
-        return DamagedIndexError(self._path, " ".join(cause.split()))
 
     @property
     def num_rows(self) -> int:

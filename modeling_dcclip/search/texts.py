@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import ImageInput
-from modeling_dcclip.search.catalog import require_own_file
+from modeling_dcclip.search.catalog import DamagedIndexError, Database
 from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
@@ -36,7 +34,6 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS read (path BLOB PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(words, path UNINDEXED, version UNINDEXED);
 """
-BUSY_S = 60.0
 CHINESE = re.compile("[\u3400-\u9fff]")
 RUN = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")  # Chinese characters, or a word
 EDGE = 2048  # pixels of the longer side of a photograph that is read
@@ -62,59 +59,35 @@ def is_available() -> bool:
     return find_spec("rapidocr") is not None
 
 
-class Texts:
-    """The texts of an index that were read, usable from several threads.
+class Texts(Database):
+    """The texts of an index that were read.
 
     Args:
         folder: Folder of the index.
     """
 
     def __init__(self, folder: Path):
-        self._path, self._lock = folder / NAME, threading.Lock()
-        require_own_file(self._path)
+        path = folder / NAME
         try:
-            self._open()
-        except sqlite3.DatabaseError:  # damaged: the photographs are read again
-            self._path.unlink()
-            self._open()
-
-    def _open(self):
-        self._connection = sqlite3.connect(
-            self._path, BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        self._connection.executescript(SCHEMA)
-
-    def close(self):
-        """Close the file."""
-        self._connection.close()
-
-    def _execute(self, statement: str, *values: object) -> list[tuple]:
-        try:
-            with self._lock:
-                return self._connection.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise OSError(
-                Message(
-                    "index: cannot use {!r} ({}). Free some space or check the disk.",
-                    str(self._path),
-                    Message(str(error)),
-                )
-            ) from error
+            super().__init__(path, SCHEMA)
+        except DamagedIndexError:  # the photographs are read again
+            path.unlink()
+            super().__init__(path, SCHEMA)
 
     def __len__(self) -> int:
         """Number of photographs that were read."""
-        return self._execute("SELECT count(*) FROM read")[0][0]
+        return self.value("SELECT count(*) FROM read")
 
     def has(self, path: bytes, version: str) -> bool:
         """Whether a file was read, and has not changed since."""
-        return self._execute("SELECT version FROM read WHERE path = ?", path) == [(version,)]
+        return self.column("SELECT version FROM read WHERE path = ?", path) == [version]
 
     def add(self, path: bytes, version: str, text: str):
         """Enter the text of a file, in place of an earlier one."""
-        self._execute("DELETE FROM texts WHERE path = ?", path)
+        self.execute("DELETE FROM texts WHERE path = ?", path)
         if found := " ".join(_tokens(text)):
-            self._execute("INSERT INTO texts VALUES (?, ?, ?)", found, path, version)
-        self._execute("INSERT OR REPLACE INTO read VALUES (?, ?)", path, version)
+            self.execute("INSERT INTO texts VALUES (?, ?, ?)", found, path, version)
+        self.execute("INSERT OR REPLACE INTO read VALUES (?, ?)", path, version)
 
     def find(self, query: str) -> list[tuple[bytes, str]]:
         """Paths and versions of the files whose text has all words of a query, the best first."""
@@ -125,7 +98,7 @@ class Texts:
         if not phrases:
             return []
         statement = "SELECT path, version FROM texts WHERE texts MATCH ? ORDER BY rank LIMIT ?"
-        return self._execute(statement, " ".join(phrases), MOST)
+        return self.execute(statement, " ".join(phrases), MOST)
 
 
 def _runs(text: str) -> list[str]:
