@@ -51,36 +51,33 @@ def find_duplicates(
     """
     if not 0 < threshold <= 1:
         raise UserError("threshold: got {}, expected a number above 0, at most 1.", threshold)
-    files: dict[int, list[File]] = {}
-    sound = {
-        file.state for file in index.catalog.files() if file.state.is_current()
-    }  # slow, so without the lock
     with index.catalog.reading():
         indexed = index.catalog.files()
-        current = [file for file in indexed if file.state in sound]
-        for file in current:
-            files.setdefault(file.row, []).append(file)
-        rows = np.array(
-            sorted(row for row, (first, *_) in files.items() if first.seconds is None), np.int64
-        )
+        rows = np.unique([file.row for file in indexed]).astype(np.int64)
         codes, scales = index.store.read_codes(rows)
         found = index.catalog.signatures(rows)
-    pixels = [found.get(int(row)) for row in rows]
+    current = [file for file in indexed if file.state.is_current()]
     if left_out := len(indexed) - len(current):
         text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
         warnings.warn(Message(text, left_out), QueryWarning, stacklevel=2)
-    groups = [
-        {file: score for row, score in group for file in files[int(rows[row])]}
-        for group in _group(codes, scales, pixels, threshold, progress)
-    ]
+    files: dict[int, list[File]] = {}
+    for file in current:
+        files.setdefault(file.row, []).append(file)
     # two videos may start with the same frame, so only copies of them are listed
-    videos = [group for group in files.values() if group[0].seconds is not None]
-    groups += [dict.fromkeys(group, 1.0) for group in videos]
-    listed = [
-        [Duplicate(file.path, scores[file], file.state.size) for file in distinct_files([*scores])]
-        for scores in groups
-    ]
-    return [group for group in listed if len(group) > 1]
+    videos = {row for row, (first, *_) in files.items() if first.seconds is not None}
+    groups = [dict.fromkeys(files[row], 1.0) for row in videos]
+    is_photo = np.isin(rows, [*files.keys() - videos])
+    rows = rows[is_photo]
+    pixels = [*map(found.get, rows.tolist())]
+    for group in _group(codes[is_photo], scales[is_photo], pixels, threshold, progress):
+        groups.append({file: score for row, score in group for file in files[int(rows[row])]})
+    listed = []
+    for scores in groups:
+        if len(distinct := distinct_files([*scores])) > 1:
+            listed.append(
+                [Duplicate(each.path, scores[each], each.state.size) for each in distinct]
+            )
+    return listed
 
 
 def _group(

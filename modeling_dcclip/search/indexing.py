@@ -111,18 +111,17 @@ def update(
     began = time.monotonic()
     require_folders(named)
     report = Report()
-    # Path.is_dir fails if a disk does
-    missing = [folder for folder in recorded if not os.path.isdir(folder)]
-    known = {*recorded, *named} - {*missing}
-    outermost = sorted(folder for folder in known if not known & {*folder.parents})
-    folders = [
-        folder
-        for folder in outermost
-        # of an index whose data are lost, all
-        if not named or not catalog.num_rows or any(each.is_relative_to(folder) for each in named)
-    ]
-    replaced = [folder for folder in recorded if {*folder.parents} & {*folders}]
-    replaced = [folder for folder in replaced if folder not in missing]
+    missing = {*recorded} - {*filter(os.path.isdir, recorded)}  # Path.is_dir fails if a disk does
+    known = {*recorded, *named} - missing
+    # of an index whose data are lost, all
+    wanted = named if named and catalog.num_rows else known
+    folders, replaced = [], []
+    for folder in sorted(known):
+        if known.isdisjoint(folder.parents):
+            if any(each.is_relative_to(folder) for each in wanted):
+                folders.append(folder)
+        elif folder in recorded and not {*folder.parents}.isdisjoint(folders):
+            replaced.append(folder)
     # what a folder leaves out may be private
     if exclude is not None and (inside := {*named} - {*folders}):
         raise UserError(
@@ -144,7 +143,7 @@ def update(
     empty = [folder for folder in folders if not catalog.count_seen(folder)]
     without = [folder for folder in named if not catalog.count_seen(folder)]
     if without or len(empty) == len(folders):
-        folder = (without or empty or missing)[0]
+        folder = (without or empty or sorted(missing))[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
     save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
