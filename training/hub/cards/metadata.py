@@ -1,7 +1,6 @@
-"""The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
+"""The front matter of a card: metadata for the search and the filters of the Hub."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -14,7 +13,6 @@ TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 # tools that load the files of a suffix
 TOOLS = {".onnx": ["onnx", "transformers.js"], ".pte": ["executorch"]}
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-TITLES = {"en": "English", "zh": "中文"}
 
 
 def front_matter(
@@ -24,8 +22,6 @@ def front_matter(
     title: str,
     sources: Sequence[str],
     files: Sequence[str],
-    example: Mapping[str, Any] | None,
-    repo_id: str | None,
 ) -> ModelCardData:
     """The metadata of a card.
 
@@ -36,25 +32,11 @@ def front_matter(
         title: Title of the card.
         sources: Training data, as named in the recipes.
         files: Paths of the files in the folder.
-        example: Image and labels by language for the widget; None leaves the widget out.
-        repo_id: Id of the repo that has the image.
     """
     evaluated = eval_results(results)
-    more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
-    if example is not None:
-        folder = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else ""
-        more["widget"] = [
-            {
-                "src": f"{folder}{example['image']}",
-                "candidate_labels": ", ".join(names),
-                "example_title": f"{TITLES.get(language, language)}: {names[0]}",
-            }
-            for language, names in example["labels"].items()
-        ]
     lineage = [facts.origin or "", *(name for run in runs for name in run.initial_weights)]
     base_model = [name for name in dict.fromkeys(lineage) if is_hub_id(name)]
-    if facts.base_model is not None and base_model:
-        more["base_model_relation"] = "finetune"
+    is_finetuned = facts.base_model is not None and base_model
     tags = [*TAGS, "distillation"] if facts.teacher else [*TAGS]
     for suffix, tools in TOOLS.items():
         tags += tools if any(file.endswith(suffix) for file in files) else []
@@ -69,7 +51,7 @@ def front_matter(
         metrics=sorted({result.metric_type for result in evaluated}) or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
-        **more,
+        base_model_relation="finetune" if is_finetuned else None,
     )
 
 
