@@ -26,6 +26,7 @@ class RawSample(NamedTuple):
 
     Args:
         row: Row number in all data, made of the source, the shard and the offset in the shard.
+        source: Index of its source in the mixture.
         epoch: Epoch of this source and worker.
         unit: Number of units that the worker has read before.
         offset: Index of the sample in the unit.
@@ -33,6 +34,7 @@ class RawSample(NamedTuple):
     """
 
     row: int
+    source: int
     epoch: int
     unit: int
     offset: int
@@ -181,7 +183,7 @@ def read_samples(
         rows = islice(shards.read(shard, part + start * num_parts), None, None, num_parts)
         for last, cells in enumerate(rows, start=start):
             row = shards.number << 56 | shard << 32 | (part + last * num_parts)
-            yield RawSample(row, epoch, number, last, cells)
+            yield RawSample(row, shards.number, epoch, number, last, cells)
         num_empty = num_empty + 1 if last < 0 else 0
         if num_empty > MAX_EMPTY * num_units:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any, NamedTuple
 
 import fsspec.asyn
@@ -78,44 +79,43 @@ class PairStream:
         return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
 
     def decode(
-        self, raw_samples: Sequence[tuple[RawSample, int]], skipped: StreamSkipReport
+        self, raw_samples: Sequence[RawSample], skipped: StreamSkipReport
     ) -> list[Sample | None]:
-        """Decode raw samples, each with the index of its source, and count those that are skipped.
+        """Decode raw samples, and count those that are skipped.
 
         Returns:
             One sample for each raw sample, in order; None for skipped samples.
         """
         skipped.check_languages(MIN_SEEN)
-        found = []
-        for raw, source in raw_samples:
-            columns = self.caption_columns[source] if self.tokens is not None else {}
-            cells = {language: get_cell(raw.cells, column) for language, column in columns.items()}
-            found.append(read_captions(cells, self.config.skip_wrong_script, skipped))
-        usable = [
-            number for number, (captions, _) in enumerate(found) if captions or self.tokens is None
-        ]
-        images = dict(zip(usable, self._images([raw_samples[n] for n in usable]), strict=True))
+        found = [self._captions(raw, skipped) for raw in raw_samples]
+        is_usable = [bool(captions) or self.tokens is None for captions, _ in found]
+        images = iter(self._images(list(compress(raw_samples, is_usable))))
         samples: list[Sample | None] = []
-        for number, (raw, source) in enumerate(raw_samples):
+        for raw, (captions, causes), usable in zip(raw_samples, found, is_usable, strict=True):
             skipped.num_seen += 1
-            captions, causes = found[number]
-            image = images[number] if number in images else causes[0]
+            image = next(images) if usable else causes[0]
             if isinstance(image, str):
-                skipped.add(raw.row, image, self.shards[source].name)
+                skipped.add(raw.row, image, self.shards[raw.source].name)
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch)
-                samples.append(Sample(raw.row, source, raw.epoch, image, selected, raw.epoch))
+                samples.append(Sample(raw.row, raw.source, raw.epoch, image, selected, raw.epoch))
         return samples
 
-    def _images(
-        self, raw_samples: Sequence[tuple[RawSample, int]]
-    ) -> Sequence[Tensor | str | None]:
+    def _captions(
+        self, raw: RawSample, skipped: StreamSkipReport
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """Usable captions by language, and the cause of each other one."""
+        columns = self.caption_columns[raw.source] if self.tokens is not None else {}
+        cells = {language: get_cell(raw.cells, column) for language, column in columns.items()}
+        return read_captions(cells, self.config.skip_wrong_script, skipped)
+
+    def _images(self, raw_samples: Sequence[RawSample]) -> Sequence[Tensor | str | None]:
         """Images, or the cause of each that does not decode; None without images."""
         if self.image_size is None:
             return [None] * len(raw_samples)
         cells = [
-            self.rules[source](raw.cells[self.image_columns[source]]) for raw, source in raw_samples
+            self.rules[raw.source](raw.cells[self.image_columns[raw.source]]) for raw in raw_samples
         ]
         return decode_images(cells, self.image_size, self.squash)
 
@@ -187,21 +187,19 @@ class _WorkerStream:
         if owner.states and (state := owner.states[worker]):
             self.positions = [StreamPosition(**position) for position in state["positions"]]
             self.skipped.merge([state["skipped"]])
-        self.schedule = MixtureSchedule(
-            [source.weight for source in config.mixture], (seed, global_worker)
-        )
+        weights = [source.weight for source in config.mixture]
+        self.schedule = MixtureSchedule(weights, (seed, global_worker))
+        num_workers = self.plan.num_processes * self.num_workers
         self.streams = [
             shuffled_samples(
                 shards,
-                (seed, number),
+                (seed, shards.number),
                 global_worker,
-                self.plan.num_processes * self.num_workers,
+                num_workers,
                 config.shuffle_buffer,
                 position,
             )
-            for number, (shards, position) in enumerate(
-                zip(self.pairs.shards, self.positions, strict=True)
-            )
+            for shards, position in zip(self.pairs.shards, self.positions, strict=True)
         ]
 
     def batch(self, step: int) -> WorkerBatch:
@@ -222,12 +220,9 @@ class _WorkerStream:
         samples: dict[int, Sample] = {}
         first_epoch: dict[int, int] = {}  # epoch of the first attempt for each index of the batch
         while missing := [index for index in range(len(sources)) if index not in samples]:
-            raw_samples = [
-                (self._raw_sample(sources[index], first_epoch.get(index)), sources[index])
-                for index in missing
-            ]
+            raw_samples = [self._raw_sample(sources[n], first_epoch.get(n)) for n in missing]
             decoded = self.pairs.decode(raw_samples, self.skipped)
-            for index, (raw, _), sample in zip(missing, raw_samples, decoded, strict=True):
+            for index, raw, sample in zip(missing, raw_samples, decoded, strict=True):
                 first_epoch.setdefault(index, raw.epoch)
                 if sample is not None:
                     samples[index] = sample

@@ -181,17 +181,13 @@ def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -
         errors.update(pq.read_table(path, columns=["error"])["error"].to_pylist())
     embedded = errors.pop(None, 0)
     if not embedded:
-        causes = ", ".join(f"{cause}: {count}" for cause, count in errors.most_common())
         raise ValueError(
-            f"data: no image of {' '.join(options.data)!r} could be read ({causes}). Name other data."
+            f"data: no image of {' '.join(options.data)!r} could be read ({dict(errors)}). Name other data."
         )
-    results = Results(make_meta(" ".join(options.data), None))
-    values: dict[str, float] = {"embedded": embedded}
+    values: dict[str, float] = {"embedded": embedded, "images_per_s": images_per_s}
     values |= {f"unreadable: {cause}": number for cause, number in errors.items()}
-    if images_per_s:
-        values["images_per_s"] = images_per_s
-    results.rows += [Row(model=options.model, metric=each, value=values[each]) for each in values]
-    return results
+    rows = [Row(model=options.model, metric=each, value=values[each]) for each in values]
+    return Results(make_meta(" ".join(options.data), None), rows)
 
 
 def write_index(shards: Sequence[Path], folder: Path, model: str, model_id: str | None = None):
