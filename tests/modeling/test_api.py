@@ -57,13 +57,6 @@ def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
     assert post({"task": "embed", "inputs": {"texts": ["红"]}})[1].keys() == {"texts"}
 
 
-def test_labels_have_the_scores_of_the_runtime(post, runtime, red):
-    status, answer = post({"inputs": red, "parameters": {"candidate_labels": ["红", "蓝"]}})
-    assert status == 200
-    found = [(each["label"], pytest.approx(each["score"])) for each in answer]
-    assert found == runtime.zero_shot(base64.b64decode(red), ["红", "蓝"])
-
-
 @pytest.mark.parametrize(
     ("body", "field"),
     [

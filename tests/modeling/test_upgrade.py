@@ -107,8 +107,8 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
 
 
 def test_the_command_upgrades(index, new_model, capsys):
-    options = ["index", "--upgrade", str(new_model), "--index", str(index.folder)]
-    command.main([*options, "--model_id", "some/model"])
+    folders = ["--upgrade", str(new_model), "--index", str(index.folder)]
+    command.main(["index", *folders, "--model_id", "some/model"])
     assert capsys.readouterr().out.startswith("5 files in the index: 5 embedded")
     with Index.open(index.folder) as upgraded:
         assert upgraded.space.model == "some/model" and first(upgraded, "green") == "green.png"

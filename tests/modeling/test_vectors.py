@@ -60,15 +60,6 @@ def test_a_reader_sees_rows_that_are_added_later(store, vectors):
     assert reader.scores(-vectors[150], COUNT + 200).argmax() == COUNT + 150
 
 
-def test_a_write_that_fails_leaves_no_trace(store, vectors):
-    before = store.read(np.arange(COUNT))
-    with pytest.raises(KeyboardInterrupt), store.catalog.writing():
-        store.write(np.arange(90), -vectors[:90])
-        store.read(np.arange(90))
-        raise KeyboardInterrupt
-    np.testing.assert_array_equal(store.read(np.arange(COUNT)), before)
-
-
 @pytest.mark.parametrize("position", [0, 47 * DIMENSION, 48 * DIMENSION, 48 * DIMENSION + 191])
 def test_a_flipped_bit_of_any_part_of_a_segment_is_noticed(store, vectors, position):
     ((content,),) = store.catalog.execute("SELECT vectors FROM segments WHERE number = 4")
