@@ -247,8 +247,8 @@ class Runtime:
         path = self.folder / name
         if not path.is_file():
             raise ValueError(
-                f"folder: {str(self.folder)!r} has no file {name}. Export the model first: python training/export.py "
-                "FOLDER --output_dir FOLDER."
+                f"folder: {str(self.folder)!r} has no file {name}. Pass the folder of an exported model, as "
+                "training/export.py writes it."
             )
         return path
 

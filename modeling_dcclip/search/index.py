@@ -495,9 +495,4 @@ def open_model(
     """
     if isinstance(model, Runtime):
         return model if truncate_dim is None else model.truncated(truncate_dim)
-    if model is None or not (Path(model) / "config.json").is_file():
-        raise UserError(
-            "model: {!r} has no config.json. Pass an exported model: --model FOLDER.",
-            str(model),
-        )
     return Runtime(model, threads=threads, truncate_dim=truncate_dim)

@@ -92,14 +92,13 @@ def read_settings(folder: Path, *names: str) -> Settings:
 
 def _parse(content: bytes) -> Settings:
     fields: dict[str, Any] = json.loads(content)
-    if (found := (fields.pop("format"), fields.pop("version"))) != (FORMAT, VERSION):
-        raise UserError("{!r} version {!r}, expected version {}", found[0], found[1], VERSION)
-    is_sound = fields.pop("checksum") == _checksum(fields)
+    is_sound = (fields.pop("format"), fields.pop("version")) == (FORMAT, VERSION)
+    is_sound &= fields.pop("checksum") == _checksum(fields)
     space = Space(**fields.pop("space"))
     for name, kind in get_type_hints(Space).items():
         is_sound &= isinstance(getattr(space, name), kind)
     if not (is_sound and isinstance(fields["data"], int) and 1 <= space.dimension <= MAX_SIZE):
-        raise UserError("damaged or edited")
+        raise UserError("damaged, edited, or not of version {}", VERSION)
     folders = {Path(path): [*map(str, texts)] for path, texts in fields.pop("folders").items()}
     return Settings(folders=folders, space=space, **fields)
 

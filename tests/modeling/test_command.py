@@ -72,7 +72,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 def test_user_errors_are_one_line(label, tmp_path):
     for cause, arguments, options in (
         ("image: ", ["fox"], {"image": "none.png"}),
-        ("model: ", ["fox", "--model", str(tmp_path)], {}),
+        ("folder: ", ["fox", "--model", str(tmp_path)], {}),
         ("template: ", ["fox", "--template", "a photo"], {}),
         ("texts: ", ["红" * 30], {}),
     ):

@@ -289,7 +289,7 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
         ("index", ["search", "red"]),
         ("folder", ["index"]),
         ("folder", ["index", photos, "--exclude", "*"]),
-        ("model", ["index", photos, "--model", tmp_path]),
+        ("folder", ["index", photos, "--model", tmp_path]),
     ):
         assert run(*arguments).startswith(f"dcclip: {field}: ") and not place.exists()
     run("index", photos, "--model", color_model)
