@@ -52,14 +52,6 @@ def test_targets_are_those_of_the_row_and_its_view(files):
     assert torch.equal(found.feature_map[:, 0], maps)
 
 
-def test_maps_are_resampled_to_a_coarser_grid(files):
-    batch = {"rows": torch.tensor([4, 0]), "view_ids": torch.tensor([1, 0])}
-    spec = TargetSpec(("vision",), grid=(1, 1))
-    found = CachedTargets(spec, *files, VIEWS).images(torch.empty(0), batch).feature_map
-    whole = CachedTargets(SPEC, *files, VIEWS).images(torch.empty(0), batch).feature_map
-    torch.testing.assert_close(found, whole.mean((2, 3), keepdim=True))
-
-
 def test_captions_have_their_own_states_and_zeros_after_them(files):
     batch = {"caption_ids": torch.tensor([3, 0, 2])}
     found = CachedTargets(SPEC, *files, VIEWS).texts(batch)

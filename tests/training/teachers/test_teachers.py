@@ -73,11 +73,6 @@ def assert_map(feature_map: Tensor, patches: Tensor):
             torch.testing.assert_close(found, patches[:, GRID * row + column], rtol=1e-4, atol=1e-5)
 
 
-def whole(tokens: dict[str, Tensor]) -> list[Tensor]:
-    """The texts, one by one and without padding."""
-    return [ids[None, :length] for ids, length in zip(tokens["input_ids"], LENGTHS, strict=True)]
-
-
 def padded(input_ids: Tensor, tokenizer) -> Tensor:
     """To all positions of a SigLIP."""
     return F.pad(input_ids, (0, NUM_POSITIONS - input_ids.shape[1]), value=tokenizer.pad_token_id)
