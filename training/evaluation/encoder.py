@@ -1,9 +1,10 @@
 """Embeddings by one process or several, and the spaces in which those of two models can be compared."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather
@@ -63,23 +64,23 @@ class Embeddings:
         return student.teacher is not None and Path(student.teacher).name == Path(self.name).name
 
 
-def encode_shared(state: PartialState, count: int, encode: Callable[[int, int], Tensor]) -> Tensor:
+def encode_shared(
+    state: PartialState, count: int, encode: Callable[[Sequence[int]], Tensor]
+) -> Tensor:
     """Encode items by all processes: each encodes its share, and all of them get all embeddings.
 
     Args:
         state: State of this process among the others.
         count: Number of items, at least 1.
-        encode: Function from the first item and the item after the last to their embeddings, (n, D).
+        encode: Function from the numbers of items to their embeddings, (n, D).
 
     Returns:
         (count, D) on the CPU.
     """
-    share = -(-count // state.num_processes)
-    # surplus processes repeat the last item
-    start = min(state.process_index * share, count - 1)
-    own = encode(start, min(start + share, count))
-    if state.num_processes == 1:
-        return own
-    padded = own.new_zeros(share, own.shape[1])
-    padded[: len(own)] = own
-    return gather(padded.to(state.device).contiguous())[:count].cpu()
+    # padded: all processes have as many, and some items are encoded twice
+    with state.split_between_processes(list(range(count)), apply_padding=True) as numbers:
+        own = encode(numbers).to(state.device)
+    order = gather(torch.tensor(numbers, device=state.device))
+    embeddings = own.new_zeros(count, own.shape[1])
+    embeddings[order] = gather(own.contiguous())
+    return embeddings.cpu()

@@ -452,11 +452,11 @@ def _encode_images(
 ) -> Tensor:
     """Embeddings of the images of a set, (N, D) float32, L2-normalized."""
 
-    def encode(start: int, stop: int) -> Tensor:
+    def encode(numbers: Sequence[int]) -> Tensor:
         try:
-            return model.encode_images(rows.select(range(start, stop)), squash=squash)
+            return model.encode_images(rows.select(numbers), squash=squash)
         except ValueError as error:
-            raise ValueError(f"data: {name}, from row {start}: {error}") from error
+            raise ValueError(f"data: {name}, from row {numbers[0]}: {error}") from error
 
     return encode_shared(state, len(rows), encode)
 
@@ -468,15 +468,17 @@ def _encode_classes(
     return encode_shared(
         state,
         len(names),
-        lambda start, stop: class_embeddings(model, names[start:stop], lines),
+        lambda numbers: class_embeddings(model, [names[each] for each in numbers], lines),
     )
 
 
 def _encode_captions(model: DualEncoder, state: PartialState, captions: Sequence[str]) -> Tensor:
     """Embeddings of captions, (T, D) float32, L2-normalized. Equal captions have the same, so that they tie."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
-    unique = list(numbers)
+    places = {text: place for place, text in enumerate(dict.fromkeys(captions))}
+    unique = list(places)
     embeddings = encode_shared(
-        state, len(unique), lambda start, stop: model.encode_texts(unique[start:stop])
+        state,
+        len(unique),
+        lambda numbers: model.encode_texts([unique[each] for each in numbers]),
     )
-    return embeddings[[numbers[text] for text in captions]]
+    return embeddings[[places[text] for text in captions]]
