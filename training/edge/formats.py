@@ -77,6 +77,8 @@ class Format:
         extra: Extra of this package that installs `packages`.
         suffix: Suffix of the files, such as `.onnx`; empty for a layout.
         variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
+        tags: Tools that load the files, as tags of the Hub.
+        use: Sentence of the model card about the files.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Format:
     extra: str = "edge"
     suffix: str = ""
     variants: dict[str, str] = field(default_factory=lambda: {"fp32": ""})
+    tags: tuple[str, ...] = ()
+    use: str = ""
 
     @property
     def functions(self) -> ModuleType:
@@ -135,6 +139,9 @@ FORMATS = {
             packages=("onnx", "onnxscript", "onnxruntime"),
             suffix=".onnx",
             variants={"fp32": "", "int8": "_quantized"},  # the file names of transformers.js
+            tags=("onnx", "transformers.js"),
+            use="`onnx/` is for ONNX Runtime and transformers.js; `runtime_dcclip.py` runs these files without "
+            "PyTorch.",
         ),
         Format(
             name="executorch",
@@ -143,6 +150,8 @@ FORMATS = {
             packages=("executorch", "torchao"),
             suffix=".pte",
             variants={"fp32": "", "int8": "_quantized"},
+            tags=("executorch",),
+            use="`executorch/` is for native apps: ExecuTorch with XNNPACK, up to eight images or texts at once.",
         ),
         Format(
             name="open_clip",

@@ -74,8 +74,12 @@ def write_output(
     ]
     path = output_dir / RESULTS_FILE
     results = Results.read(path) if path.exists() else Results(run)
+    kept = {entry["file"].partition("/")[0] for entry in entries if entry["kept"]}
+    formats = [each for each in FORMATS.values() if each.name in kept]
     export = {
         "weights": weights,
+        "tags": [tag for each in formats for tag in each.tags],
+        "uses": [each.use for each in formats if each.use],
         "allowed_points": limits.ALLOWED_POINTS,
         "tolerance": limits.TOLERANCE,
         "runs": [each for each in [*runs, run] if each["files"]],

@@ -90,12 +90,11 @@ def test_the_metadata_name_language_task_lineage_and_data(folder):
     assert data.eval_results is None
 
 
-def test_the_tags_name_the_tools_that_load_the_files(folder):
-    tools = {"onnx", "transformers.js"}
-    assert not tools & {*card_of(folder).data.tags}
-    (folder / "onnx").mkdir()
-    (folder / "onnx/a.onnx").touch()
-    assert tools | {"sentence-transformers", "distillation"} <= {*card_of(folder).data.tags}
+def test_the_tags_name_the_tools_that_load_the_exported_files(folder):
+    results = Results({"command": "x", "export": {"tags": ["onnx"]}})
+    assert {"onnx", "sentence-transformers", "distillation"} <= {
+        *card_of(folder, results).data.tags
+    }
 
 
 def test_a_model_is_named_by_the_title_of_its_card(tmp_path, monkeypatch):
@@ -200,11 +199,11 @@ def test_exported_files_have_a_table_of_their_own(folder):
     (folder / "onnx").mkdir()
     (folder / "onnx/a.onnx").touch()
     run = {"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set"}
-    export = {"verdicts": [verdict("onnx/a.onnx")], "runs": [run | {"files": []}]}
+    export = {"verdicts": [verdict("onnx/a.onnx")], "runs": [run | {"files": []}], "uses": ["Use."]}
     card = card_of(folder, Results({"command": "python measure.py", "export": export}))
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in card.text
     assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in card.text
-    assert "`onnx/` is for ONNX Runtime" in card.text
+    assert "\nUse.\n\n| file |" in card.text
 
 
 def test_a_refused_file_is_listed_and_one_that_is_not_published_is_not():

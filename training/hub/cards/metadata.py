@@ -10,8 +10,6 @@ from training.utils.results import Results, with_several_protocols
 TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
-# tools that load the files of a suffix
-TOOLS = {".onnx": ["onnx", "transformers.js"], ".pte": ["executorch"]}
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
@@ -21,7 +19,6 @@ def front_matter(
     results: Results | None,
     title: str,
     sources: Sequence[str],
-    files: Sequence[str],
 ) -> ModelCardData:
     """The metadata of a card.
 
@@ -31,15 +28,14 @@ def front_matter(
         results: Results of the model; None if it was not evaluated.
         title: Title of the card.
         sources: Training data, as named in the recipes.
-        files: Paths of the files in the folder.
     """
     evaluated = eval_results(results)
     lineage = [facts.origin or "", *(name for run in runs for name in run.initial_weights)]
     base_model = [name for name in dict.fromkeys(lineage) if is_hub_id(name)]
     is_finetuned = facts.base_model is not None and base_model
     tags = [*TAGS, "distillation"] if facts.teacher else [*TAGS]
-    for suffix, tools in TOOLS.items():
-        tags += tools if any(file.endswith(suffix) for file in files) else []
+    if results is not None:
+        tags += results.meta.get("export", {}).get("tags", [])
     return ModelCardData(
         language=facts.languages,
         license=facts.license,
