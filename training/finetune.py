@@ -130,14 +130,12 @@ def open_student(
         recipe: Recipe of the training.
         teacher: The starting model as an anchor, which this function does not need.
     """
-    from training.students import load_student
+    from training import align
 
-    student, processor = load_student(recipe.student)
-    name, config = str(recipe.student), student.config
+    student, processor = align.open_student(recipe, None)
+    name, config = recipe.student, student.config
     config.base_model = Path(name).resolve().name if Path(name).is_dir() else name
     config.base_model_license = base_license(name, student)
-    config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
-    config.fit = None  # it was calibrated for other weights
     if not recipe.anchor_weight:
         config.teacher = config.teacher_weights = (
             None  # its embeddings can no longer be compared with the teacher's

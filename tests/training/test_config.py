@@ -188,20 +188,13 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("data.train", {"data": {"train": "os:abort"}}),
         ("data.sources.train", {"data": {"sources": [{"train": "os:abort"}]}}),
-        ("eval.data", {"eval": {"data": "os:abort"}}),
         ("photos", {"photos": "os:abort", "photo_weight": 1}),
     ],
 )
 def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):
     with pytest.raises(ValueError, match=f"^{field}: 'os:abort' names a function.*--trust_recipe"):
         parse_recipe(AlignRecipe, write(student="some/student", **values))
-
-
-def test_a_recipe_file_does_not_trust_itself(write):
-    with pytest.raises(ValueError, match=r"^trust_recipe_code: a file of options cannot"):
-        parse_recipe(DistillRecipe, write(data={"train": "os:abort"}, trust_recipe_code=True))
 
 
 @pytest.mark.parametrize("trusted", [["--trust_recipe_code"], ["--data.train", "os:abort"]])
