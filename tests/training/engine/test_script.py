@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from tests.tiny_teachers import save_teacher
+from tests.training.engine.runs import losses
 from training import align, distill
 from training.config import AlignRecipe
 from training.engine.script import with_extensions
@@ -28,67 +28,46 @@ RECIPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _tables(monkeypatch, tmp_path) -> Iterator[None]:
-    """Run in an empty folder, and restore the tables and modules after the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before, losses, families = (
-        set(sys.modules),
-        (list(DISTILL_LOSSES), list(LOSSES)),
-        dict(FAMILIES),
-    )
-    yield
-    DISTILL_LOSSES[:], LOSSES[:] = losses
-    FAMILIES.clear()
-    FAMILIES.update(families)
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer):
-    blocks = re.findall(
-        r"```\w+\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
-    )
-    code = next(block for block in blocks if block.startswith("# my_extension.py"))
-    commands = next(block for block in blocks if "--import my_extension" in block).replace(
-        "\\\n", ""
-    )
-    (tmp_path / "my_extension.py").write_text(code, encoding="utf-8")
+def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    # restored after the test
+    monkeypatch.setattr("training.tasks.distill.DISTILL_LOSSES", list(DISTILL_LOSSES))
+    monkeypatch.setattr("training.tasks.loss_table.LOSSES", list(LOSSES))
+    monkeypatch.setitem(FAMILIES, "my_clip", None)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("\\\n", "")
+    code = re.findall(r"```python\n(# my_extension.py\n.*?)```", text, re.S)[0]
+    Path("my_extension.py").write_text(code, encoding="utf-8")
     shutil.copy(corpus / "train.parquet", "pairs.parquet")
     for name, recipe in RECIPES.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     save_teacher("clip", Path("teacher"), tokenizer)
-    config = json.loads(Path("teacher/config.json").read_text(encoding="utf-8"))
+    file = Path("teacher/config.json")
+    config = json.loads(file.read_text(encoding="utf-8")) | {"model_type": "my_clip"}
     config["text_config"]["eos_token_id"] = tokenizer.eos_token_id
-    Path("teacher/config.json").write_text(
-        json.dumps(config | {"model_type": "my_clip"}), encoding="utf-8"
-    )
-    for line, script in zip(commands.strip().splitlines(), (distill, align), strict=True):
-        script.main(shlex.split(line)[2:])
-    first, second = (
-        json.loads(Path(folder, "log.jsonl").read_text(encoding="utf-8").splitlines()[1])
-        for folder in ("distilled", "aligned")
-    )
-    assert first["vision_distance"] > 0 and 0 < second["spread"] <= 1
+    file.write_text(json.dumps(config), encoding="utf-8")
+    for script in (distill, align):
+        name = script.__name__.rpartition(".")[2]
+        (command,) = re.findall(
+            rf"^python training/{name}.py (--import my_extension .*)$", text, re.M
+        )
+        script.main(shlex.split(command))
+    assert losses("distilled", "vision_distance")[0] > 0
+    assert 0 < losses("aligned", "spread")[0] <= 1
     saved = yaml.safe_load(Path("aligned/recipe.yaml").read_text(encoding="utf-8"))
     assert saved["spread_weight"] == 0.1 and saved["data"]["train"] == "my_extension:load_pairs"
 
 
-def test_a_module_that_fails_is_refused(tmp_path):
+def test_a_module_that_fails_is_refused(tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text("raise SystemExit", encoding="utf-8")
-    sys.path.append(str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"^import: 'my_module' cannot be imported .SystemExit"):
         with_extensions(AlignRecipe, ["my_module"])
 
 
-def test_a_recipe_file_imports_nothing(tmp_path, capsys):
-    (tmp_path / "recipe.yaml").write_text(
-        yaml.safe_dump(RECIPES["ALIGN"] | {"import": "my_module"}), encoding="utf-8"
-    )
-    with pytest.raises(SystemExit):
-        align.main(["--config", "recipe.yaml", "--data.train", "x.parquet"])
-    assert capsys.readouterr().err.startswith("align: import: ")
+def test_a_recipe_file_imports_nothing(tmp_path, refusal):
+    (tmp_path / "recipe.yaml").write_text("import: my_module", encoding="utf-8")
+    message = refusal(align.main, "--config", tmp_path / "recipe.yaml", "--output_dir", "x")
+    assert message.startswith("align: import: ")
