@@ -141,20 +141,16 @@ def run(function, args: tuple, kwargs: dict[str, Any]) -> Any:
     return tree_map(wrap, result)
 
 
-def watch(task: Any):
-    """Count the waits from the second batch to the end of its optimizer step only."""
-    before_batch, after_step = task.before_batch, task.after_step
+def watch(task: Any) -> list[dict[str, int]]:
+    """Count the waits before the first batch, and from each batch to the next."""
+    before_batch, counted = task.before_batch, []
 
     def begin(number: int):
+        counted.append(dict(waits))
         waits.clear()
         before_batch(number)
 
-    def end():
-        after_step()
-        counted.append(dict(waits))
-
-    counted: list[dict[str, int]] = []
-    task.before_batch, task.after_step = begin, end
+    task.before_batch = begin
     return counted
 
 
@@ -172,7 +168,6 @@ def main(command: str, path: str, *modules: str):
     from training.engine.inputs import open_teacher
     from training.engine.loop import train
     from training.engine.stage import keep_masks
-    from training.students import build_student
     from training.tasks import Models
 
     accelerator: Any = SimpleNamespace(
@@ -199,14 +194,11 @@ def main(command: str, path: str, *modules: str):
     recipe = parse_recipe(recipe_class, ["--config", path])
     with Mode():
         teacher = open_teacher(recipe)
-        if command == "distill":
-            made = build_student(recipe.student, recipe.data.languages, teacher, recipe.seed)
-        else:
-            made = align.open_student(recipe, teacher)
+        made = stage.open_student(recipe, teacher)
         task, dataset = stage.make_task(recipe, Models(*made, teacher), accelerator)
         counted = watch(task)
         train(task, dataset, recipe, made[1], accelerator, "pretended")
-    print(json.dumps(counted[1]))
+    print(json.dumps(counted[2]))
 
 
 if __name__ == "__main__":
