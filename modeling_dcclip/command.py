@@ -34,6 +34,7 @@ RUNTIME_PACKAGES = (
     "numpy",
     "onnxruntime",
     "pillow",
+    "safetensors",
     "tokenizers",
     "tqdm",
 )  # of the extra `runtime`

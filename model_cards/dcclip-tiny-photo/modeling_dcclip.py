@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPOutput,
+    CLIPTextModelOutput,
+    CLIPVisionModelOutput,
+)
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_dcclip import MAX_LOGIT_SCALE, DCCLIPConfig
@@ -31,68 +36,14 @@ class DCCLIPVisionOutput(BaseModelOutputWithPooling):
 
 
 @dataclass
-class DCCLIPVisionModelOutput(ModelOutput):
-    """Output of [`DCCLIPVisionModelWithProjection`], in the order of transformers' CLIP.
+class DCCLIPVisionModelOutput(CLIPVisionModelOutput):
+    """Output of [`DCCLIPVisionModelWithProjection`]: the fields of transformers' CLIP, and the feature map.
 
     Args:
-        image_embeds: Projected image embeddings, (B, embedding_dim), not normalized.
-        last_hidden_state: Last hidden state of the tower, in the layout `config.vision_layout`.
-        hidden_states: Hidden states of all layers; only with `output_hidden_states=True`.
-        attentions: Attention weights of all layers; only with `output_attentions=True`.
         feature_map: Spatial feature map without prefix tokens, (B, vision_width, height, width).
     """
 
-    image_embeds: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
     feature_map: Tensor | None = None
-
-
-@dataclass
-class DCCLIPTextModelOutput(ModelOutput):
-    """Output of [`DCCLIPTextModelWithProjection`], in the order of transformers' CLIP.
-
-    Args:
-        text_embeds: Projected text embeddings, (B, embedding_dim), not normalized.
-        last_hidden_state: Hidden states of the tokens, (B, L, text_width).
-        hidden_states: Hidden states of all layers; only with `output_hidden_states=True`.
-        attentions: Attention weights of all layers; only with `output_attentions=True`.
-    """
-
-    text_embeds: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class DCCLIPOutput(ModelOutput):
-    """Output of [`DCCLIPModel`], in the order of transformers' CLIP.
-
-    Args:
-        loss: Scalar InfoNCE loss, the mean of image-to-text and text-to-image; only with `return_loss=True`.
-        logits_per_image: Cosine similarities times exp(logit_scale), (images, texts).
-        logits_per_text: Transpose of `logits_per_image`, (texts, images).
-        text_embeds: Text embeddings, (texts, projection_dim), L2-normalized.
-        image_embeds: Image embeddings, (images, projection_dim), L2-normalized.
-        text_model_output: Output of `get_text_features`.
-        vision_model_output: Output of `get_image_features`.
-    """
-
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: DCCLIPVisionOutput | None = None
-
-    def to_tuple(self) -> tuple:
-        """Convert to a tuple of the fields that are not None, with nested outputs as tuples."""
-        return tuple(
-            value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values()
-        )
 
 
 def _if_all_towers(flag: str) -> Any:
@@ -384,10 +335,10 @@ class DCCLIPTextModelWithProjection(_TextTower):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs,
-    ) -> DCCLIPTextModelOutput:
+    ) -> CLIPTextModelOutput:
         """Encode texts with `get_text_features`."""
         features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
-        return DCCLIPTextModelOutput(
+        return CLIPTextModelOutput(
             text_embeds=features.pooler_output,
             last_hidden_state=features.last_hidden_state,
             hidden_states=features.hidden_states,
@@ -430,7 +381,7 @@ class DCCLIPModel(_VisionTower, _TextTower):
         position_ids: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs,
-    ) -> DCCLIPOutput:
+    ) -> CLIPOutput:
         """Compute the similarity of every image to every text.
 
         Args:
@@ -441,6 +392,10 @@ class DCCLIPModel(_VisionTower, _TextTower):
             return_loss: Whether to compute the InfoNCE loss. Text i must then be the caption of image i.
             kwargs: Arguments of the towers, such as `output_hidden_states` or `token_type_ids`. Each tower gets those
                 that it has; others, such as `labels`, are ignored, as in CLIP.
+
+        Returns:
+            The output of transformers' CLIP, with L2-normalized embeddings and, in `vision_model_output`, the feature
+            map. The loss is InfoNCE, the mean of image-to-text and text-to-image.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(
@@ -460,7 +415,7 @@ class DCCLIPModel(_VisionTower, _TextTower):
                 for logits in (logits_per_image, logits_per_text)
             ]
             loss = (losses[0] + losses[1]) / 2
-        return DCCLIPOutput(
+        return CLIPOutput(
             loss=loss,
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_text,

@@ -30,7 +30,6 @@ ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
-STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
 # of SentencePiece and of BERT; tokenizers of bytes know everything
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
@@ -191,9 +190,11 @@ class Runtime:
         """
         if self.config.get("rotation") is None:
             return None
+        from safetensors import safe_open  # here, because most models have no rotation
+
         path = self._path("model.safetensors")
-        with _damage_named(path):
-            return _read_tensor(path, "rotation")
+        with _damage_named(path), safe_open(path, "numpy") as tensors:
+            return tensors.get_tensor("rotation").astype(np.float32)
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text, special tokens included. `truncate` cuts it after `max_text_length`."""
@@ -464,17 +465,6 @@ def _valid(text: str) -> str:
     except (AttributeError, UnicodeEncodeError) as error:
         raise ValueError(f"texts: {text!r} is not a string of Unicode. Pass other text.") from error
     return text
-
-
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-    """Read a tensor of a safetensors file as float32. Its header is JSON, after the length of it in 8 bytes."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(length))[name]
-        start, stop = entry["data_offsets"]
-        file.seek(8 + length + start)
-        values = np.frombuffer(file.read(stop - start), STORED_TYPES[entry["dtype"]])
-        return values.astype(np.float32).reshape(entry["shape"])
 
 
 def _batches(items: Sequence) -> list[Sequence]:
