@@ -13,6 +13,8 @@ import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 from transformers import PreTrainedConfig
 
 from modeling_dcclip.image_dcclip import crop_to_aspect, squashes
@@ -104,22 +106,14 @@ class ImagePreparation:
         Returns:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
 
-        Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, for
-        images whose longer side is at most 32 times the shorter one.
+        Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use. Of an image whose
+        longer side is more than 32 times the shorter one, the middle is taken first.
         """
-        squash = self.squashes if squash is None else squash
-        image = image if squash else crop_to_aspect(image)
-        size, short = self.image_size, min(image.size)
-        resized = (
-            (size, size)
-            if squash
-            else (int(size * image.width / short), int(size * image.height / short))
-        )
-        if resized != image.size:
-            image = image.resize(resized, PILImage.Resampling.BICUBIC)
-        left, top = (round((edge - size) / 2) for edge in image.size)
-        if image.size != (size, size):
-            image = image.crop((left, top, left + size, top + size))
+        size, bicubic = self.image_size, InterpolationMode.BICUBIC
+        if self.squashes if squash is None else squash:
+            image = resize(image, [size, size], bicubic)
+        else:
+            image = center_crop(resize(crop_to_aspect(image), [size], bicubic), [size])
         return torch.from_numpy(np.array(image))
 
     def describe(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
@@ -32,17 +31,6 @@ def test_a_damaged_file_is_named(tmp_path):
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png': image does not decode"):
         list(prepared_batches(rows, "image", 8, shrink))
-
-
-@pytest.mark.parametrize("size", [(64, 99), (86, 64), (7, 7)])
-def test_fit_is_bit_exact_with_torchvision(size):
-    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    reference = transforms.Compose(
-        [transforms.Resize(32, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(32)]
-    )
-    fitted = ImagePreparation(32, torch.nn.Identity(), "").fit(image)
-    assert np.array_equal(fitted.numpy(), np.array(reference(image)))
 
 
 @pytest.mark.parametrize(
