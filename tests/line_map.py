@@ -4,7 +4,6 @@ import ast
 import hashlib
 import json
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from tests.forked_pytest import fork_pytest, function_of
 
 ROOMS = ("modeling_dcclip", "training")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dcclip-mutants")
-BUDGET_S = 60.0  # of tests for one fault, by the time that they took in the run of the suite
+BUDGET_S = 30.0  # of processor time for one fault, by what its tests took in the run of the suite
 OUTSIDE = ""  # coverage's name of the context outside tests
 # a process that a test starts measures itself
 CHILD = "import coverage\ncoverage.process_startup()\n"
@@ -36,8 +35,8 @@ class LineMap:
     """Tests by the lines that they execute. Tests are IDs without parameters.
 
     Args:
-        seconds: Time of each test without the fixtures that it shares with others, in seconds.
-        shared: Time of each fixture that tests share, in seconds.
+        seconds: Processor time of each test without the fixtures that it shares with others.
+        shared: Processor time of each fixture that tests share, in seconds.
         fixtures: Names of the shared fixtures of each test.
         lines: Tests by file and line.
     """
@@ -121,6 +120,11 @@ def statement(code: str, line: int) -> range:
     return own
 
 
+def processor_time() -> float:
+    """Processor time of this process and of its children that have ended, in seconds."""
+    return sum(os.times()[:4])
+
+
 class _Recorder:
     """A pytest plugin that measures which lines each test and each shared fixture executes."""
 
@@ -145,33 +149,35 @@ class _Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.test = function_of(item.nodeid)
-        self.map.seconds.setdefault(self.test, 0.0)
         self.map.fixtures[self.test] = list(item.fixturenames)
         self.coverage.switch_context(self.test)
+        start = processor_time()
         try:
             return (yield)
         finally:
+            self._count(self.map.seconds, self.test, processor_time() - start)
             self.coverage.switch_context(OUTSIDE)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[None]:
         if fixturedef.scope == "function":
             return (yield)
-        start = time.monotonic()
+        start = processor_time()
         self.coverage.switch_context(fixturedef.argname)
         try:
             return (yield)
         finally:
             self.coverage.switch_context(self.test)
-            seconds = time.monotonic() - start
-            self.map.shared[fixturedef.argname] = seconds
-            self.map.seconds[self.test] -= seconds
+            seconds = processor_time() - start
+            self._count(self.map.shared, fixturedef.argname, seconds)
+            self._count(self.map.seconds, self.test, -seconds)
+
+    def _count(self, total: dict[str, float], name: str, seconds: float):
+        total[name] = total.get(name, 0.0) + seconds
 
     def pytest_runtest_logreport(self, report: pytest.TestReport):
-        test = function_of(report.nodeid)
-        self.map.seconds[test] += report.duration
         if report.failed:
-            self.failed.add(test)
+            self.failed.add(function_of(report.nodeid))
 
     def pytest_sessionfinish(self):
         (self.folder / "sitecustomize.py").unlink()

@@ -98,8 +98,8 @@ def test_a_fault_is_noticed_by_the_tests_that_are_chosen(project):
 
 
 def test_the_twin_of_a_file_runs_first_and_shared_fixtures_are_paid_once():
-    seconds = {"a/test_other.py::test_a": 1, "a/test_it.py::test_b": 30, "a/test_it.py::test_c": 2}
-    seconds["a/test_other.py::test_d"] = 20
+    seconds = {"a/test_other.py::test_a": 1, "a/test_it.py::test_b": 9, "a/test_it.py::test_c": 2}
+    seconds["a/test_other.py::test_d"] = 9
     fixtures = {name: ["model"] for name in seconds}
-    found = LineMap(seconds, {"model": 20}, fixtures, {}).fastest(seconds, "training/it.py")
-    assert [name[-1] for name in found] == ["c", "b", "a"]  # and 20 + 33 seconds leave none for d
+    found = LineMap(seconds, {"model": 10}, fixtures, {}).fastest(seconds, "training/it.py")
+    assert [name[-1] for name in found] == ["c", "b", "a"]  # 10 + 12 seconds leave none for d
