@@ -188,6 +188,11 @@ def test_the_oldest_previews_leave_a_full_cache(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["2.jpg", "3.jpg"]
 
 
+def test_previews_are_for_this_user_alone(tmp_path):
+    Previews(tmp_path / "previews").close()
+    assert (tmp_path / "previews").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.fixture
 def video(get, server, photos):
     """Address of a video; its content is not decoded."""
