@@ -1,4 +1,4 @@
-"""Training state: everything that a resumed run needs besides the exported model, as safetensors and JSON.
+"""Training state: optimizer, moving average and position of a run, saved as safetensors and JSON.
 
 It holds no random-generator state: random numbers depend on seed, step and process only.
 """

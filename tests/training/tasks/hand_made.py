@@ -115,15 +115,12 @@ def cosine_distance(first: Any, second: Any) -> float:
 
 def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> float:
     """Mean of both directions of the cross-entropy, averaged over the rows with a positive."""
-    logits, values = scale * unit(first) @ unit(second).T, []
+    logits, values = torch.tensor(scale * unit(first) @ unit(second).T), []
     for similarities, matches in ((logits, positive), (logits.T, positive.T)):
-        each = []
-        for row, match in zip(similarities, matches, strict=True):
+        for row, match in zip(similarities.log_softmax(1), matches, strict=True):
             if match.any():
-                logs = row - np.log(np.exp(row - row.max()).sum()) - row.max()
-                each.append(-logs[match].mean())
-        values.append(np.mean(each))
-    return float(np.mean(values))
+                values.append(-row[torch.tensor(match)].mean().item() / matches.any(1).sum())
+    return float(sum(values)) / 2
 
 
 def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
