@@ -109,7 +109,7 @@ def make_task(
     own_inputs = {
         loss.name: loss.function.prepare(recipe, models, inputs.targets, accelerator.device)
         for loss in losses
-        if isinstance(loss.function, type) and inputs.targets is not None
+        if hasattr(loss.function, "prepare") and inputs.targets is not None
     }
     task = AlignTask(
         student,
