@@ -343,7 +343,7 @@ def _run(options: argparse.Namespace):
     except BrokenPipeError:
         # for what Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(BROKEN_PIPE) from None
+        sys.exit(BROKEN_PIPE)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in (*RUNTIME_PACKAGES, "PIL"):
             raise
@@ -363,12 +363,12 @@ def _run(options: argparse.Namespace):
             if options.command in ("index", "browse")
             else "stopped."
         )
-        raise SystemExit(130) from None
+        sys.exit(130)
 
 
 def _exit(message: str) -> None:
     print_error(message)
-    raise SystemExit(2)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

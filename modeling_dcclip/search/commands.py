@@ -77,7 +77,7 @@ def run_index(options: argparse.Namespace):
                 )
         _print_report(report, len(index), options)
         if report.missing:
-            raise SystemExit(1)
+            sys.exit(1)
         if options.watch:
             with suppress(KeyboardInterrupt):  # how a user ends it
                 for update in watch(index):

@@ -25,7 +25,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.files import UnreadablePhotoError
@@ -213,28 +212,29 @@ class _PageHandler(LocalHandler):
         try:
             # a browser sends this header only from a page of this server
             if "X-DCCLIP" not in self.headers:
-                raise BadRequest("Only the page can do this.", status_code=403)
-            if kind == "example":
+                self.send_failure(403, "Only the page can do this.")
+            elif kind == "example":
                 with self.body(MAX_EXAMPLE) as content:
                     self.send_json({"name": self.server.remember(content)})
             elif kind == "open":
                 self._open(name)
             else:
-                raise BadRequest("This page does not exist.", status_code=404)
+                self.send_failure(404, "This page does not exist.")
         except ValueError as error:
             self._fail(error, 404 if kind == "open" else 400)
 
     def _open(self, name: str):
         if self.server.host not in LOOPBACK:
-            raise BadRequest("Only the page on this machine opens folders.", status_code=403)
+            self.send_failure(403, "Only the page on this machine opens folders.")
+            return
         command = _file_manager(self._file(name, None).path)
         failed = shutil.which(command[0]) is None
         with suppress(subprocess.TimeoutExpired):  # it may run until its window is closed
             failed = failed or subprocess.Popen(command).wait(WAIT_S) != 0
         if failed and sys.platform != "win32":
-            message = "This machine has no file manager."
-            raise BadRequest(message, status_code=404)
-        self.send_json({})
+            self.send_failure(404, "This machine has no file manager.")
+        else:
+            self.send_json({})
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing

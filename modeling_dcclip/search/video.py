@@ -54,10 +54,7 @@ def read_frames(
 def read_frame(file: BinaryIO, seconds: float, edge: int) -> Image.Image:
     """Read the key frame at a time that `read_frames` returned; other arguments and errors are the same."""
     with _open(file) as (container, stream):
-        frame = _frame_at(container, stream, seconds + 0.001)  # times are rounded
-        if frame is None:
-            raise UnreadablePhotoError("video without a key frame")
-        return _image(frame, edge)
+        return _image(_frame_at(container, stream, seconds + 0.001), edge)  # times are rounded
 
 
 @contextmanager
@@ -72,8 +69,6 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(file, options={"format_whitelist": FORMATS}, **tolerant) as container:
             stream: Any = container.streams.best("video")
-            if stream is None or stream.codec_context is None:  # a codec that is not known
-                raise UnreadablePhotoError("video without a key frame")
             codec = stream.codec_context
             pixels = codec.width * codec.height
             if pixels > MAX_PIXELS:
@@ -81,9 +76,10 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
             MEMORY.take(BYTES_PER_PIXEL * pixels)
             codec.skip_frame, codec.thread_count = "NONKEY", 1
             yield container, stream
-    except (av.FFmpegError, ValueError, LookupError) as error:  # PyAV raises some of Python's own
-        if isinstance(error, UnreadablePhotoError):
-            raise
+    except UnreadablePhotoError:
+        raise
+    # PyAV raises some of Python's own, and a codec that it does not know is None
+    except (av.FFmpegError, ValueError, LookupError, AttributeError) as error:
         raise UnreadablePhotoError("damaged") from error
 
 
