@@ -154,6 +154,13 @@ def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder, exam
     assert lines[call + 3] == "# 狗 0.600, 狐狸 0.400 (wrong: the correct label is 狐狸)"
 
 
+def test_the_widget_shows_the_example_in_each_language(folder, example):
+    widget = card_of(folder, example, repo_id="me/model").data.to_dict()["widget"]
+    source = "https://huggingface.co/me/model/resolve/main/a.png"
+    found = [(each["src"], each["candidate_labels"]) for each in widget]
+    assert found == [(source, "fox, dog"), (source, "狐狸, 狗")]
+
+
 def test_a_refreshed_card_keeps_what_was_edited(folder):
     path = folder / "README.md"
     write_card(folder, CardDetails(summary="Old words."))

@@ -110,7 +110,9 @@ def _render(
     if title is None:
         name = Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name
         title = name or "DC-CLIP"
-    data = front_matter(facts, runs, results, title, sources)
+    data = front_matter(
+        facts, runs, results, title, sources, example if "example" in meta else None, repo_id
+    )
     captions = runs[-1].recipe["data"].get("caption_columns", {}) if runs else {}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     environment.filters["literal"] = partial(json.dumps, ensure_ascii=False)

@@ -1,6 +1,7 @@
-"""The front matter of a card: metadata for the search and the filters of the Hub."""
+"""The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -11,6 +12,7 @@ TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+TITLES = {"en": "English", "zh": "中文"}
 
 
 def front_matter(
@@ -19,6 +21,8 @@ def front_matter(
     results: Results | None,
     title: str,
     sources: Sequence[str],
+    example: Mapping[str, Any] | None,
+    repo_id: str | None,
 ) -> ModelCardData:
     """The metadata of a card.
 
@@ -28,11 +32,25 @@ def front_matter(
         results: Results of the model; None if it was not evaluated.
         title: Title of the card.
         sources: Training data, as named in the recipes.
+        example: Image and labels by language for the widget; None leaves the widget out.
+        repo_id: Id of the repo that has the image.
     """
     evaluated = eval_results(results)
+    more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
+    if example is not None:
+        folder = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else ""
+        more["widget"] = [
+            {
+                "src": f"{folder}{example['image']}",
+                "candidate_labels": ", ".join(names),
+                "example_title": f"{TITLES.get(language, language)}: {names[0]}",
+            }
+            for language, names in example["labels"].items()
+        ]
     lineage = [facts.origin or "", *(name for run in runs for name in run.initial_weights)]
     base_model = [name for name in dict.fromkeys(lineage) if is_hub_id(name)]
-    is_finetuned = facts.base_model is not None and base_model
+    if facts.base_model is not None and base_model:
+        more["base_model_relation"] = "finetune"
     tags = [*TAGS, "distillation"] if facts.teacher else [*TAGS]
     if results is not None:
         tags += results.meta.get("export", {}).get("tags", [])
@@ -47,7 +65,7 @@ def front_matter(
         metrics=sorted({result.metric_type for result in evaluated}) or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
-        base_model_relation="finetune" if is_finetuned else None,
+        **more,
     )
 
 
