@@ -239,6 +239,7 @@ class RowLoader:
         self._loader = data_loader(
             rows,
             num_workers(pairs.config),
+            3 * (pairs.image_size or 0) ** 2 * plan.batch_size,
             batch_sampler=sampler,
             collate_fn=rows.collate,
         )

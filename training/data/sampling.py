@@ -1,9 +1,11 @@
 """Which samples make up which batch: mixtures of sources and shuffled epochs, as pure functions of seed and step."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from training.data.batch import Batch
 from training.data.images import Augment
 
 MAX_WORKERS = 16
+SHARED_MEMORY = Path("/dev/shm")
+MIB = 2**20
 CYCLE = 10_000  # draws of a mixture; every source has exactly its share of them
 # added to the seed, so that different uses of one seed draw different random numbers
 MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
@@ -176,14 +180,26 @@ def num_workers(config: DataConfig) -> int:
     return max(1, min(MAX_WORKERS, cores // processes))
 
 
-def data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
+def data_loader(
+    dataset: torch.utils.data.Dataset, workers: int, batch_bytes: int = 0, **options: Any
+) -> DataLoader:
     """Make a DataLoader.
 
     Args:
         dataset: Data set to load.
         workers: Number of decoding processes; with 0 this process decodes.
+        batch_bytes: Size of the images of a batch.
         options: Other arguments of `DataLoader`.
+
+    Raises:
+        ValueError: The shared memory, which a container limits, is too small for the batches that are prepared.
     """
+    needed = 2 * workers * batch_bytes  # each worker prepares two batches
+    if SHARED_MEMORY.is_dir() and needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
+        raise ValueError(
+            f"data.workers: {workers} workers need {needed / MIB:,.0f} MiB of shared memory, and {SHARED_MEMORY} has "
+            f"{free / MIB:,.0f} MiB free. Enlarge it (docker run --shm-size), or lower data.workers or batch_size."
+        )
     return DataLoader(
         dataset,
         num_workers=workers,

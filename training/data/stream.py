@@ -258,6 +258,7 @@ class StreamLoader:
         self._loader = data_loader(
             StreamBatches(pairs, plan, num_streams, list(self._states)),
             workers,
+            3 * (pairs.image_size or 0) ** 2 * plan.batch_size,
             batch_size=None,
         )
         self._states = self._states or [{}] * num_streams

@@ -1,13 +1,14 @@
 from collections import Counter
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.training.data.rows import sample_batches
 from training.config import DataConfig
-from training.data import BatchPlan, KeyedBatchSampler
-from training.data.sampling import CYCLE, MixtureSchedule, num_workers
+from training.data import BatchPlan, KeyedBatchSampler, sampling
+from training.data.sampling import CYCLE, MixtureSchedule, data_loader, num_workers
 
 
 @pytest.mark.parametrize("num_views", [0, 3])
@@ -88,3 +89,12 @@ def test_every_cycle_of_a_mixture_has_an_order_of_its_own():
     first, second = ([schedule(n + start)[0] for n in range(50)] for start in (0, CYCLE))
     assert first != second
     assert schedule(5) == MixtureSchedule([3, 1], (0,))(5) != MixtureSchedule([3, 1], (1,))(5)
+
+
+def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(sampling, "SHARED_MEMORY", tmp_path)
+    usage = SimpleNamespace(free=64 * 2**20)  # of a container by default
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    data_loader([], 2, 16 * 2**20)
+    with pytest.raises(ValueError, match=r"^data.workers: 3 workers need 96 MiB .* --shm-size"):
+        data_loader([], 3, 16 * 2**20)
