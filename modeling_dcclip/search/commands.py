@@ -356,6 +356,8 @@ def run_status(options: argparse.Namespace):
         print(json.dumps(status))
         return
     for name, value in status.items():
+        if isinstance(value, list):
+            value = dict.fromkeys(value, "")
         entries = value if isinstance(value, dict) else {"": value}
         for key, each in entries.items():
             print_line(": ".join(filter(None, [translate(name), translate(key), str(each)])))

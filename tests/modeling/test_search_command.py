@@ -163,7 +163,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
         "bytes of vectors: 120",
         f"folders: {tmp_path}/gone: 1",
         f"folders: {photos}: 5",
-        f"missing folders: ['{tmp_path}/gone']",
+        f"missing folders: {tmp_path}/gone",
         f"left out: {photos}: ['*.gif', 'private']",
         "unreadable: not an image, or damaged: 2",
     ]
