@@ -33,7 +33,6 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     return run_stage(
         recipe,
         command="align",
-        title="stage 2: align",
         open_student=open_student,
         make_task=make_task,
     )

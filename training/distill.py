@@ -30,7 +30,6 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
     return run_stage(
         recipe,
         command="distill",
-        title="stage 1: distil",
         open_student=open_student,
         make_task=make_task,
     )

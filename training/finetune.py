@@ -75,7 +75,6 @@ def run(options: FinetuneOptions) -> str | None:
         run_stage(
             recipe,
             command="finetune",
-            title="fine-tune",
             open_student=open_student,
             make_task=make_task,
         )

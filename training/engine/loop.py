@@ -30,14 +30,12 @@ class TrainingResult:
     """Summary of a run.
 
     Args:
-        steps: Number of optimizer steps done in all.
         seconds: Wall time of the steps of this process.
         images_per_s: Mean throughput of this process's part of the run, over all processes.
         data_wait: Share of this time in which the loop waited for the loader, 0..1.
         skipped: Number of skipped samples by cause, as text.
     """
 
-    steps: int
     seconds: float
     images_per_s: float
     data_wait: float
@@ -154,9 +152,7 @@ def train(
         checkpoint.save_final(output_dir, write)
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
-    result = TrainingResult(
-        step, log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped)
-    )
+    result = TrainingResult(log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped))
     rounded = {"seconds": round(result.seconds, 1), "data_wait": round(result.data_wait, 3)}
     log.write({"event": "finished", "step": step} | rounded | {"skipped": result.skipped})
     return result

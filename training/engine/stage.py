@@ -43,7 +43,6 @@ def run_stage(
     recipe: StageRecipe,
     *,
     command: str,
-    title: str,
     open_student: Callable[[StageRecipe, DualEncoder | None], tuple[DCCLIPModel, DCCLIPProcessor]],
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
 ) -> TrainingResult:
@@ -51,8 +50,7 @@ def run_stage(
 
     Args:
         recipe: Recipe of the stage.
-        command: Name of the command, such as `distill`.
-        title: Text in front of the progress bar, such as `stage 1: distil`.
+        command: Name of the command, such as `distill`, which is also in front of the progress bar.
         open_student: Function from recipe and teacher to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
 
@@ -120,7 +118,7 @@ def run_stage(
         earlier = earlier_recipes(name for name in starts if is_aligned or name != recipe.teacher)
         try:
             result = train(
-                task, dataset, recipe, processor, accelerator, title, kept, evaluate, earlier
+                task, dataset, recipe, processor, accelerator, command, kept, evaluate, earlier
             )
         except KeyboardInterrupt as error:
             advice = "No checkpoint was written yet; save_every sets how often. Run it again."
