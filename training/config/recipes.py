@@ -122,11 +122,6 @@ class TrainingRecipe(Checked):
         if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
             yield "weights: all losses have the weight 0, so nothing would be learned. Raise one."
 
-    @property
-    def towers(self) -> tuple[str, ...]:
-        """Towers that are trained."""
-        return ("vision", "text")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRecipe(TrainingRecipe):
