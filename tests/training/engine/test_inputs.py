@@ -100,8 +100,8 @@ def test_a_teacher_is_loaded_in_the_precision_of_the_recipe(recipe, precision, d
 def test_each_source_has_its_split_subset_and_image_column(train_rows, monkeypatch):
     opened = []
 
-    def load(*arguments, image_column):
-        opened.append((*arguments, image_column))
+    def load(*arguments, subset, image_column):
+        opened.append((*arguments, subset, image_column))
         return train_rows.select([0])
 
     monkeypatch.setattr(inputs, "load_source", load)
