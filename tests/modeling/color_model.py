@@ -40,7 +40,6 @@ def save_color_model(
     teacher: str | None = None,
     turn: int = 0,
     rotated: bool = False,
-    dtype: type = np.float32,
     teacher_weights: str | None = None,
 ) -> Path:
     """Write the model folder, with embeddings rotated by `turn` dimensions: a different number, a different space.
@@ -59,7 +58,7 @@ def save_color_model(
     if rotated:
         config["rotation"] = f"turn {turn}"
         save_file(
-            {"a": np.zeros(3), "rotation": np.roll(np.eye(DIMENSION, dtype=dtype), turn, 1)},
+            {"a": np.zeros(3), "rotation": np.roll(np.eye(DIMENSION, dtype=np.float16), turn, 1)},
             folder / "model.safetensors",
         )
     (folder / "config.json").write_text(json.dumps(config))
