@@ -167,7 +167,7 @@ def test_embeddings_without_this_package_are_compared(finished, monkeypatch):
 def test_a_folder_that_does_not_load_alone_is_refused_with_the_cause(finished, tmp_path):
     python = tmp_path / "python"
     python.write_text(
-        "#!/bin/sh\necho 'ImportError: no such package' >&2\nexit 1\n", encoding="utf-8"
+        "#!/bin/sh\necho 'RESULT {}'\necho 'no such package' >&2\nexit 1\n", encoding="utf-8"
     )
     python.chmod(0o755)
     with pytest.raises(FolderError, match="no such package"):

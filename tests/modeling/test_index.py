@@ -167,14 +167,16 @@ def test_the_date_in_a_name_comes_after_exif_and_before_the_file(index, photos, 
 
 
 def test_new_and_changed_files_are_embedded_and_deleted_ones_leave(filled, photos, paint, embedded):
+    paint(photos / "red.jpg", "red", width=29)
     paint(photos / "white.png", "red", width=30)
     paint(photos / "new.jpg", "blue", width=30)
     (photos / "green.png").unlink()
     report = filled.add(photos)
-    assert sorted(embedded) == ["new.jpg", "white.png"]
-    assert (report.embedded, report.unchanged, report.removed, report.moved) == (2, 3, 1, 0)
+    assert sorted(embedded) == ["new.jpg", "red.jpg", "white.png"]
+    assert (report.embedded, report.unchanged, report.removed, report.moved) == (3, 2, 1, 0)
     assert len(filled) == 5 and "green.png" not in names(filled.search("green"))
     assert {*names(filled.search("red", top=2))} == {"red.jpg", "white.png"}
+    assert filled.catalog.value("SELECT count(*) FROM contents") == 5
 
 
 def test_a_touched_file_is_not_embedded_again(filled, photos, embedded):
