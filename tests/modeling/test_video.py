@@ -81,6 +81,10 @@ def test_the_date_is_the_local_one(monkeypatch, metadata):
     assert module._date(metadata) == "2023-05-12 09:30:12"
 
 
+def test_a_clock_that_was_not_set_gives_no_date():
+    assert module._date({"creation_time": "1970-01-02T12:00:00Z"}) is None
+
+
 def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
     path = film(tmp_path / "a.mp4", "red", has_rotation=True)
     one = 65536
