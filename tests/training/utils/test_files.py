@@ -91,6 +91,7 @@ def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
         (tmp_path / "data/a.parquet", "../data/a.parquet"),
         ("/opt/me/data/*.tar", "~/data/*.tar"),
         ("/srv/data/a.parquet", "<elsewhere>/a.parquet"),
+        ("/", "/"),
         ("some/id", "some/id"),
         ("module:function", "module:function"),
     ):
