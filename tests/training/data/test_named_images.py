@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset, Image
 
-from training.data import load_source, require_allowed
+from training.config import DataConfig
+from training.data import PairDataset, load_source, require_allowed
 from training.data.reader import PATH_REFUSED, URL_REFUSED
 
 
@@ -32,6 +34,13 @@ def test_a_file_outside_the_data_is_refused_with_its_row_unless_allowed(table, t
     with pytest.raises(ValueError, match=f"row 1 of .*: {PATH_REFUSED}"):
         require_allowed(rows, source, "image")
     assert len(require_allowed(rows, source, "image", allow_paths=True)) == 2
+
+
+def test_training_reads_no_file_outside_its_data_by_default(table, tmp_path):
+    config = DataConfig(train=table(str(tmp_path / "outside.png")))
+    dataset = PairDataset([load_source(str(config.train))], config, None, 8)
+    own, other = dataset.load_images([0, 1])
+    assert isinstance(own, torch.Tensor) and other == PATH_REFUSED
 
 
 @pytest.mark.parametrize(
