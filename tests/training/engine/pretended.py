@@ -161,7 +161,7 @@ def main(command: str, path: str, *modules: str):
     foreach_types.append(Pretended)
     torch.inference_mode = torch.no_grad  # type: ignore[assignment, misc]
     event = SimpleNamespace(synchronize=lambda: None)
-    stream: Any = SimpleNamespace(record_event=lambda: event)
+    stream: Any = SimpleNamespace(record_event=lambda: event, is_capturing=lambda: False)
     torch.accelerator.current_stream = lambda: stream  # type: ignore[assignment, misc]
     from training import align, distill
     from training.config import AlignRecipe, DistillRecipe, parse_recipe
