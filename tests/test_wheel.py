@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked_pytest import copy_tracked
 from tests.modeling.test_command import BLOCK
-from tests.mutants import copy_tracked
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,18 +17,12 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """Built as a release is: from a copy of the tracked files, by way of the sdist."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    copy_tracked(source)
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        "--outdir",
-        str(output),
-        str(source),
-    ]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = tmp_path_factory.mktemp("dist")
+    with copy_tracked() as source:
+        command = ["-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
+        built = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False
+        )
     assert not built.returncode, built.stdout + built.stderr
     return next(output.glob("*.whl"))
 
