@@ -15,7 +15,7 @@ from training.studies.budget import read_costs
 from training.studies.probe import IMAGE_MS, TEXT_MS
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
-from training.utils.results import RESULTS_FILE, Results, markdown_table, percent_cells
+from training.utils.results import RESULTS_FILE, Results, markdown_table
 
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
@@ -111,7 +111,8 @@ def photographs_table(language: str = "en") -> str:
         found = {row.set for row in results.rows if row.metric == metric and row.set}
         for part in sorted(each for each in found if each.partition(" (")[0] == name):
             fields = {"model": PHOTO_MODEL.name, "set": part, "metric": metric}
-            cells = percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)
+            means = [results.mean(**fields, language=each) for each in LANGUAGES]
+            cells = ["-" if mean is None else f"{100 * mean:.1f}" for mean in means]
             lines.append([f"{title}{part.removeprefix(name)}", *cells])
     return markdown_table(lines)
 

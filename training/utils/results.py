@@ -190,11 +190,6 @@ def markdown_table(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def percent_cells(values: Iterable[float | None], missing: str = "-") -> list[str]:
-    """Cells with fractions (0..1) in percent, to one decimal; `missing` for None."""
-    return [missing if value is None else f"{100 * value:.1f}" for value in values]
-
-
 def with_several_protocols(rows: Iterable[Row]) -> set[Key]:
     """Set, language and metric of the rows that were measured by several protocols, so that their values differ."""
     protocols: dict[Key, set[str | None]] = {}

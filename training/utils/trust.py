@@ -31,7 +31,7 @@ def check_no_code(values: Mapping[str, Any], arguments: Sequence[str]):
         arguments: The command line.
 
     Raises:
-        ValueError: A value is `module:function`, `NAME=module:function` or `module:function:COLUMN`.
+        ValueError: A value is `module:function` or `NAME=module:function`.
     """
     typed = " ".join(arguments)
     for name, text in _strings(values):
