@@ -26,6 +26,7 @@ from training.data.sampling import (
     KeyedBatchSampler,
     SampleKey,
     data_loader,
+    image_bytes,
     num_workers,
 )
 from training.data.skips import SkipReport
@@ -239,7 +240,7 @@ class RowLoader:
         self._loader = data_loader(
             rows,
             num_workers(pairs.config),
-            3 * (pairs.image_size or 0) ** 2 * plan.batch_size,
+            plan.batch_size * image_bytes(pairs.image_size),
             batch_sampler=sampler,
             collate_fn=rows.collate,
         )

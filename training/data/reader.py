@@ -23,7 +23,7 @@ A source is one of:
 
 Images that the data name by path are opened only in the folder of the data, and URLs never (`CellRules`). An image
 that does not decode is never left out in silence: `images.read_image` returns the cause, which a training
-counts, fine-tuning and curation list, and an evaluation refuses with the row.
+counts, fine-tuning lists, and an evaluation refuses with the row.
 """
 
 import importlib
@@ -87,8 +87,6 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 # types of a column, as `datasets` names them; a column of missing values has the type null
 TEXTS = frozenset({"string", "large_string", "null"})
 ENCODED = TEXTS | {"binary", "large_binary"}
-
-
 URL_REFUSED = "image is a URL, and must be downloaded first"
 PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
 FILE_MISSING = "image file is missing"

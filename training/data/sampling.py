@@ -180,6 +180,11 @@ def num_workers(config: DataConfig) -> int:
     return max(1, min(MAX_WORKERS, cores // processes))
 
 
+def image_bytes(size: int | None) -> int:
+    """Size of a decoded image in bytes, 0 without images."""
+    return 3 * (size or 0) ** 2
+
+
 def data_loader(
     dataset: torch.utils.data.Dataset, workers: int, batch_bytes: int = 0, **options: Any
 ) -> DataLoader:

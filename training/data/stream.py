@@ -24,6 +24,7 @@ from training.data.sampling import (
     BatchPlan,
     MixtureSchedule,
     data_loader,
+    image_bytes,
     num_workers,
 )
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
@@ -258,7 +259,7 @@ class StreamLoader:
         self._loader = data_loader(
             StreamBatches(pairs, plan, num_streams, list(self._states)),
             workers,
-            3 * (pairs.image_size or 0) ** 2 * plan.batch_size,
+            plan.batch_size * image_bytes(pairs.image_size),
             batch_size=None,
         )
         self._states = self._states or [{}] * num_streams

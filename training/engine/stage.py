@@ -79,7 +79,8 @@ def run_stage(
         kept = found if recipe.resume else []
         if accelerator.is_main_process:
             names = [LOG_FILE, BEST_FOLDER, TRACKING_FOLDER]
-            names += [path.name for path in found if not kept]
+            if not kept:
+                names += [path.name for path in found]
             claimed.enter_context(open_output_dir(recipe, found, names, command, reads))
             check_push(recipe)  # a missing token or right is reported before training
         teacher = open_teacher(recipe)

@@ -5,6 +5,7 @@ import re
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DataConfig
+from training.data.sampling import image_bytes
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared
 
@@ -62,7 +63,7 @@ def make_recipe(
             skip_wrong_script=False,
             # images are named by their absolute path
             allow_paths=True,
-            in_memory=3 * size * size * num_images <= MAX_IN_MEMORY,
+            in_memory=image_bytes(size) * num_images <= MAX_IN_MEMORY,
         ),
         anchor_weight=options.anchor_weight,
         general_weight=options.general_weight,
