@@ -4,8 +4,9 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from socketserver import BaseServer
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Server = TypeVar("Server", bound=BaseServer)
 
@@ -15,6 +16,17 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def ask(
+    server: Any, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[HTTPResponse, bytes]:
+    """Send a request, and return the response and its body; names of headers have `_` for `-`."""
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, named)
+    response = connection.getresponse()
+    return response, response.read()
 
 
 @contextmanager

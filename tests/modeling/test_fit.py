@@ -7,10 +7,8 @@ from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 
 
 def test_nouns_are_in_both_languages_and_each_once():
-    assert len({*NOUNS}) == len(NOUNS) == 132 and all(
-        each == each.strip() and each for each in NOUNS
-    )
-    assert sum(each.isascii() for each in NOUNS) == 66
+    assert len({*NOUNS}) == len(NOUNS) == 132 and [*map(str.strip, NOUNS)] == NOUNS
+    assert sum(map(str.isascii, NOUNS)) == 66
 
 
 def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
@@ -39,12 +37,12 @@ def test_the_list_ends_at_the_last_that_is_about_as_likely_as_the_best():
 
 
 def test_a_name_is_compared_without_what_all_nouns_share():
-    nouns, query = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([0.8, 0.6, 0])
-    everything, right = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
+    nouns = np.array([[1.0, 0, 0], [1, 0, 0]])
+    query, everything, right = np.array([[0.8, 0.6, 0], [1, 0, 0], [0, 1, 0]])
     assert query @ everything > query @ right
-    name, sentence = centered(query, nouns, 1), centered(query, nouns, 20)
+    name = centered(query, nouns, 1)
     assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
-    np.testing.assert_allclose(sentence, query)
+    np.testing.assert_allclose(centered(query, nouns, 20), query)
 
 
 def test_only_the_photograph_of_the_colour_fits(calibrated, photos):

@@ -25,8 +25,8 @@ VISIONS = {
     "cut efficientnet": CUT_EFFICIENTNET,
     "vit": VIT,
     "resnet": RESNET,
+    "swin": TIMM_SWIN,
 }
-VISIONS["swin"] = TIMM_SWIN
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def model() -> DCCLIPModel:
 
 
 @torch.no_grad()
-def test_embeddings_are_normalised_projections(model, inputs):
+def test_embeddings_are_normalized_projections(model, inputs):
     output = model(**inputs)
     text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
     image = model.get_image_features(inputs["pixel_values"]).pooler_output
-    assert (image.norm(dim=-1) - 1).abs().max() > 1e-3  # features are not normalised
+    assert (image.norm(dim=-1) - 1).abs().max() > 1e-3  # features are not normalized
     torch.testing.assert_close(output.text_embeds, text / text.norm(dim=-1, keepdim=True))
     torch.testing.assert_close(output.image_embeds, image / image.norm(dim=-1, keepdim=True))
 
@@ -50,11 +50,8 @@ def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
     logits = model.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
     torch.testing.assert_close(output.logits_per_image, logits)
     assert torch.equal(output.logits_per_text, output.logits_per_image.T)
-    positive = logits.diag()
-    expected = (
-        (logits.logsumexp(1) - positive).mean() + (logits.logsumexp(0) - positive).mean()
-    ) / 2
-    torch.testing.assert_close(output.loss, expected)
+    expected = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diag()
+    torch.testing.assert_close(output.loss, expected.mean())
 
 
 def assert_equal_alone(model, processor, texts, padded):
@@ -91,18 +88,16 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
     model = make_model(VISIONS[vision])
     model.save_pretrained(tmp_path)
     loaded = DCCLIPModel.from_pretrained(tmp_path).eval()
-    # buffers include those that are not saved, such as position ids; loading must recreate them
-    found, expected = ([*each.parameters(), *each.buffers()] for each in (loaded, model))
-    assert all(map(torch.equal, found, expected))
+    # also those that are not saved, such as position ids; loading must recreate them
+    assert all(map(torch.equal, loaded.buffers(), model.buffers()))
     assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
     assert loaded.config.vision_grid == model.config.vision_grid
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("vision", "rotation"), [("mobilenet", None), ("vit", "digest")])
-def test_single_towers_load_from_the_whole_folder(vision, rotation, tmp_path):
-    whole = make_model(VISIONS[vision], rotation=rotation)
-    whole.save_pretrained(tmp_path)
+@pytest.mark.parametrize("rotation", [None, "digest"])
+def test_single_towers_load_from_the_whole_folder(rotation, tmp_path):
+    make_model(VIT, rotation=rotation).save_pretrained(tmp_path)
     for tower in (DCCLIPVisionModelWithProjection, DCCLIPTextModelWithProjection):
         _, info = tower.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -116,9 +111,7 @@ def test_a_rotation_is_saved_with_the_model(tmp_path):
 
 def test_text_longer_than_the_maximum_raises_an_error(model):
     tokens = torch.full((1, MAX_TEXT_LENGTH + 1), 5)
-    with pytest.raises(
-        ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens per text.*{MAX_TEXT_LENGTH}"
-    ):
+    with pytest.raises(ValueError, match=r"input_ids has 33 tokens per text.* at most 32"):
         model.get_text_features(tokens)
     model.get_text_features(tokens[:, 1:])  # the maximum length
 
@@ -128,7 +121,6 @@ def test_truncate_dim_returns_leading_dimensions(model, inputs, tmp_path):
     model.save_pretrained(tmp_path)
     short = DCCLIPModel.from_pretrained(tmp_path, truncate_dim=6).eval()
     expected, found = model(**inputs), short(**inputs)
-    for name in ("vision_model_output", "text_model_output"):
-        assert torch.equal(found[name].pooler_output, expected[name].pooler_output[:, :6])
-    norms = found.image_embeds.norm(dim=-1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
+    for name in ("image_embeds", "text_embeds"):
+        leading = torch.nn.functional.normalize(expected[name][:, :6], dim=-1)
+        torch.testing.assert_close(found[name], leading)

@@ -40,11 +40,10 @@ def test_a_damaged_file_is_named(processor, tmp_path):
 def test_padding_is_on_by_default_and_can_be_turned_off(processor):
     lengths = [len(ids) for ids in processor(text=["a", "a longer text"])["input_ids"]]
     assert lengths[0] == lengths[1]
-    for options in ({"padding": False}, {"text_kwargs": {"padding": False}}):
-        lengths = [
-            len(ids) for ids in processor(text=["a", "a longer text"], **options)["input_ids"]
-        ]
-        assert lengths[0] < lengths[1]
+    lengths = [
+        len(ids) for ids in processor(text=["a", "a longer text"], padding=False)["input_ids"]
+    ]
+    assert lengths[0] < lengths[1]
 
 
 def test_an_empty_list_of_texts_raises_an_error(processor):

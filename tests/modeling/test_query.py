@@ -54,11 +54,26 @@ def test_seasons_and_months_cross_the_year(today, query, after):
     assert split_dates(query, today)[1].after == after
 
 
-@pytest.mark.parametrize("parse", [split_query, lambda query: split_dates(query, TODAY)])
-def test_a_query_has_at_most_1000_characters(parse):
-    parse("9" * 1000)
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ('beach -"red sky" sea －人', ("beach  sea", ["red sky", "人"])),
+        ("a T-shirt not blue NOT a dog", ("a T-shirt", ["blue", "a dog"])),
+        ("a beach without people", ("a beach", ["people"])),
+        ("没有人的海滩", ("海滩", ["人"])),
+        ("海滩不要人，不要狗", ("海滩", ["人", "狗"])),
+        ("没有目的的旅行", ("没有目的的旅行", [])),
+        ("照片里有没有狗", ("照片里有没有狗", [])),
+    ],
+)
+def test_a_query_in_the_box_excludes(query, expected):
+    assert split_query(query) == expected
+
+
+def test_a_query_has_at_most_1000_characters():
+    split_query("9" * 1000)
     with pytest.raises(ValueError, match=r"1,001 characters; use at most 1,000"):
-        parse("9" * 1001)
+        split_query("9" * 1001)
 
 
 def test_a_query_has_at_most_16_terms():

@@ -17,7 +17,6 @@ from modeling_dcclip.runtime_dcclip import ImagePreprocessor, Runtime
 
 pytestmark = pytest.mark.slow
 
-LABELS = ["red apple", "green frog", "红苹果", "青蛙"]
 SQUARE = {"height": 48, "width": 48}
 PROCESSORS = {
     "crop": CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
@@ -43,15 +42,13 @@ def full(exported, tmp_path) -> Runtime:
 
 @pytest.fixture(scope="module")
 def odd_images(images) -> list[Image.Image]:
-    """Images of unusual sizes and modes: transparent, grey, palette, smaller than the model's input."""
-    sizes = [(64, 64), (61, 97), (331, 90), (500, 375)]
-    resized = [image.resize(size) for image, size in zip(images, sizes, strict=False)]
-    alpha = resized[3].convert("L")
-    transparent = resized[3].copy()
-    transparent.putalpha(alpha)
-    palette = resized[1].quantize(16)
+    """Images of unusual sizes and modes: transparent, gray, palette, smaller than the model's input."""
+    wide = images[2].resize((331, 90))
+    transparent = images[3].resize((500, 375))
+    transparent.putalpha(transparent.convert("L"))
+    palette = images[1].resize((61, 97)).quantize(16)
     palette.info["transparency"] = 3
-    return [*resized, transparent, palette, resized[2].convert("L"), resized[0].convert("CMYK")]
+    return [images[0], wide, transparent, palette, wide.convert("L"), images[0].convert("CMYK")]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -60,37 +57,26 @@ def test_preprocessing_is_close_to_the_hugging_face_image_processor(odd_images, 
     preprocess = ImagePreprocessor(PROCESSORS[name].to_dict())
     for image in odd_images:
         expected = PROCESSORS[name]([image], return_tensors="np")["pixel_values"][0]
-        difference = (
-            np.abs(preprocess(image) - expected)
-            * 255
-            * np.array(PROCESSORS[name].image_std)[:, None, None]
-        )
+        difference = np.abs(preprocess(image) - expected) * preprocess.std  # in 1/255
         assert difference.max() < 12 and difference.mean() < 0.25, f"{image.size} {image.mode}"
 
 
 def test_runtime_equals_the_pytorch_model(full, exported, processor, images, texts):
     model = DCCLIPModel.from_pretrained(exported).eval()
-    inputs = processor(images=images, text=texts, return_tensors="pt")
     with torch.no_grad():
-        outputs = model(**inputs)
+        outputs = model(**processor(images=images, text=texts, return_tensors="pt"))
     assert (full.encode_images(images) * outputs.image_embeds.numpy()).sum(1).min() > 0.999
     np.testing.assert_allclose(full.encode_texts(texts), outputs.text_embeds.numpy(), atol=1e-4)
-    scores = outputs.logits_per_image[0].softmax(-1)
+    expected = outputs.logits_per_image[0].softmax(-1).tolist()
     found = full.zero_shot(images[0], texts)
-    assert [label for label, _ in found] == [
-        texts[number] for number in scores.argsort(descending=True).tolist()
-    ]
-    assert dict(found) == pytest.approx(dict(zip(texts, scores.tolist(), strict=True)), abs=0.01)
+    assert dict(found) == pytest.approx(dict(zip(texts, expected, strict=True)), abs=0.01)
+    assert found == sorted(found, key=lambda pair: -pair[1])
 
 
 def test_order_and_batch_do_not_matter(full, texts):
     many = texts * 9  # more than one batch
-    together = full.encode_texts(many)
-    for number in (0, 5, 40, len(many) - 1):
-        np.testing.assert_allclose(
-            together[number], full.encode_texts([many[number]])[0], atol=1e-5
-        )
-    assert full.encode_texts([]).shape == (0, together.shape[1])
+    expected = np.tile(np.concatenate([full.encode_texts([text]) for text in texts]), (9, 1))
+    np.testing.assert_allclose(full.encode_texts(many), expected, atol=1e-5)
 
 
 def test_truncated_embeddings_are_normalised_again(color_model, images):
@@ -101,12 +87,9 @@ def test_truncated_embeddings_are_normalised_again(color_model, images):
     assert short.encode_texts([]).shape == (0, 8)
 
 
-@pytest.mark.parametrize("width", [0, 17])
-def test_a_width_that_does_not_fit_raises_an_error(color_model, width):
-    with pytest.raises(
-        ValueError, match=rf"truncate_dim: the model has {width}, expected 1 of int in 1\.\.16"
-    ):
-        Runtime(color_model, truncate_dim=width)
+def test_a_width_that_does_not_fit_raises_an_error(color_model):
+    with pytest.raises(ValueError, match=r"truncate_dim: the model has 17, .* in 1\.\.16"):
+        Runtime(color_model, truncate_dim=17)
 
 
 def test_a_text_that_is_too_long_raises_an_error_or_is_truncated(full):
@@ -135,10 +118,8 @@ def test_a_file_that_this_machine_cannot_run_is_named(full):
     [
         ("config.json", "projection_dim", 10**6),
         ("config.json", "max_text_length", "77"),
-        ("config.json", "truncate_dim", True),
         ("config.json", "fit", [1, 2, 3, 4, 5, float("nan")]),
         ("preprocessor_config.json", "size", {"height": 10**6, "width": 8}),
-        ("preprocessor_config.json", "image_mean", [0.5]),
         ("preprocessor_config.json", "image_std", [0.5, 0.5, 0]),
         ("preprocessor_config.json", "do_pad", True),
     ],
@@ -151,7 +132,7 @@ def test_a_value_out_of_range_is_refused_with_its_field(color_model, tmp_path, f
         Runtime(folder)
 
 
-@pytest.mark.parametrize("value", ["nan", "-100", "1e9", "none"])
+@pytest.mark.parametrize("value", ["nan", "1e9", "none"])
 def test_a_logit_scale_that_no_model_has_is_refused(color_model, tmp_path, value):
     folder = shutil.copytree(color_model, tmp_path / "model")
     model = onnx.load(folder / "onnx/text_model.onnx")
@@ -171,15 +152,16 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(color_model, tmp_path
         Runtime(folder).encode_texts(["red"])
 
 
-def test_labels_templates_and_images_that_cannot_be_used_are_named(full, images):
-    for labels, template, message in (
-        ("dog", "{}", "labels: got a single one"),  # not the labels d, o and g
-        ([], "{}", "labels: got a single one or none"),
-        (LABELS, "a photo", r"template: 'a photo' has no \{\}"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            full.zero_shot(images[0], labels, template)
-    with pytest.raises(ValueError, match="images: got a single one"):
-        full.encode_images("image.png")
-    with pytest.raises(ValueError, match="image: ndarray does not decode"):
-        full.encode_images([np.asarray(images[0])])
+@pytest.mark.parametrize("labels", ["dog", []])  # not the labels d, o and g
+def test_labels_that_are_not_a_list_are_refused(full, images, labels):
+    with pytest.raises(ValueError, match="labels: got a single one or none"):
+        full.zero_shot(images[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [("a.png", "images: got a single one"), ([np.zeros(3)], "image: ndarray does not decode")],
+)
+def test_what_is_not_a_list_of_images_is_refused(full, images, message):
+    with pytest.raises(ValueError, match=message):
+        full.encode_images(images)

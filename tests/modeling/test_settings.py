@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.settings import BACKUP, SETTINGS, read_settings, write_lock
+from tests.modeling.conftest import names
 
 
 @pytest.fixture
@@ -24,54 +27,50 @@ def folder(tmp_path, color_model, photos, paint) -> Path:
     return tmp_path / "index"
 
 
-def names(folder: Path) -> list[str]:
+def found(folder: Path) -> list[str]:
     with Index.open(folder) as index:
-        return sorted(Path(hit.path).name for hit in index.search("red"))
+        return sorted(names(index.search("red")))
 
 
 def cut_in_half(path: Path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def lose_the_vectors(path: Path):
+def change(path: Path, statement: str):
     with sqlite3.connect(path) as catalog:
-        catalog.execute("DELETE FROM segments")
+        catalog.execute(statement)
 
 
-def change_a_vector(path: Path):
-    with sqlite3.connect(path) as catalog:
-        catalog.execute("UPDATE segments SET vectors = zeroblob(length(vectors))")
-
-
-def swap_two_files(path: Path):
-    with sqlite3.connect(path) as catalog:
-        catalog.execute("UPDATE files SET row = 3 WHERE row = 1")
-
-
-DAMAGES = [Path.unlink, cut_in_half, change_a_vector, lose_the_vectors, swap_two_files]
+LOSE_THE_VECTORS = "DELETE FROM segments"
+DAMAGES = [Path.unlink, cut_in_half]
+DAMAGES += [
+    partial(change, statement=statement)
+    for statement in (
+        LOSE_THE_VECTORS,
+        "UPDATE segments SET vectors = zeroblob(length(vectors))",
+        "UPDATE files SET row = 3 WHERE row = 1",
+    )
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_search_refuses_damaged_data_and_says_what_to_do(folder, damage):
+def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
+    folder, photos, damage
+):
+    before = found(folder)
     damage(folder / "catalog-1.sqlite")
     with pytest.raises(DamagedIndexError, match="Run dcclip index"):
-        names(folder)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_data_are_computed_again_with_what_the_user_said(folder, photos, damage):
-    before = names(folder)
-    damage(folder / "catalog-1.sqlite")
+        found(folder)
     with Index.open(folder, create=True) as index:
         report = index.add(photos)
     assert report.embedded == 6 and report.lost
-    assert names(folder) == before
+    assert found(folder) == before
 
 
 def test_damaged_data_without_folders_are_not_dropped(folder):
     with Index.open(folder) as index:
-        index._change(type(index.settings)(**vars(index.settings) | {"folders": {}}))
-    lose_the_vectors(folder / "catalog-1.sqlite")
+        index._change(replace(index.settings, folders={}))
+    change(folder / "catalog-1.sqlite", LOSE_THE_VECTORS)
     with pytest.raises(DamagedIndexError):
         Index.open(folder, create=True)
 
@@ -102,22 +101,19 @@ def test_settings_of_a_different_version_are_refused(folder):
 def test_a_creation_that_was_killed_is_repeated(tmp_path, color_model, photos):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / ".lock").touch()
-    for name in ("catalog-1.sqlite", "catalog-1.sqlite-journal"):
-        (tmp_path / "index" / name).write_bytes(b"half")
+    (tmp_path / "index" / "catalog-1.sqlite").write_bytes(b"half")
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         assert index.add(photos).embedded == 5
 
 
 @pytest.mark.parametrize("name", ["catalog-1.sqlite", "catalog-1.sqlite-journal"])
-def test_nothing_is_written_through_a_link(folder, tmp_path, color_model, photos, name):
-    with Index.open(tmp_path / "other", color_model, create=True) as other:
-        other.add(photos)
-    target = tmp_path / "other" / "catalog-1.sqlite"
+def test_nothing_is_written_through_a_link(folder, tmp_path, name):
+    target = shutil.copyfile(folder / "catalog-1.sqlite", tmp_path / "mine.sqlite")
     before = target.read_bytes()
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(target)
     with pytest.raises(DamagedIndexError, match="it is a link"):
-        names(folder)
+        found(folder)
     with Index.open(folder, create=True) as index:
         assert index.add().embedded == 6
     assert target.read_bytes() == before
@@ -129,7 +125,7 @@ def test_a_pipe_in_place_of_a_file_that_can_be_replaced_never_blocks(folder, nam
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with write_lock(folder):
-        assert len(names(folder)) == 6
+        assert len(found(folder)) == 6
 
 
 def test_an_index_that_was_replaced_is_opened_anew(folder, tmp_path, color_model, paint):
@@ -140,4 +136,4 @@ def test_an_index_that_was_replaced_is_opened_anew(folder, tmp_path, color_model
         assert len(index.search("yellow")) == 6
         shutil.rmtree(folder)
         (tmp_path / "new index").rename(folder)
-        assert [Path(hit.path).name for hit in index.search("yellow")] == ["late.jpg"]
+        assert names(index.search("yellow")) == ["late.jpg"]

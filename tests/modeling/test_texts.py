@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from urllib.request import urlopen
+from contextlib import closing
 
 import pytest
 
@@ -12,7 +12,8 @@ from modeling_dcclip.search import texts as texts_module
 from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.texts import NAME, TextReader, Texts, _written, candidates
-from tests.local_server import serving
+from tests.local_server import ask, serving
+from tests.modeling.conftest import names
 
 # a package that reads a text in every image, and ends its process for a white one
 READER = """
@@ -27,10 +28,9 @@ class RapidOCR:
 
 
 @pytest.fixture
-def texts(tmp_path):
-    texts = Texts(tmp_path)
-    yield texts
-    texts.close()
+def texts(index):
+    with closing(Texts(index.folder)) as texts:
+        yield texts
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,8 @@ def test_a_text_takes_the_place_of_an_earlier_one(texts):
 
 def test_a_damaged_file_is_begun_again(tmp_path):
     (tmp_path / NAME).write_bytes(b"no database" * 1000)
-    texts = Texts(tmp_path)
-    assert len(texts) == 0
-    texts.close()
+    with closing(Texts(tmp_path)) as texts:
+        assert len(texts) == 0
 
 
 @pytest.fixture
@@ -77,48 +76,34 @@ def readable(calibrated, monkeypatch, tmp_path):
     return calibrated
 
 
-def read(index):
-    """Read all texts of an index."""
-    with TextReader(index, lambda: False):
-        texts = Texts(index.folder)
+def test_photographs_are_read_while_nothing_else_happens(readable, texts):
+    with TextReader(readable, lambda: False):
         deadline = time.monotonic() + 60
         while len(texts) < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
-        texts.close()
+    found = names(_written(readable, "北京大学 0", Filter()))
+    assert sorted(found) == ["blue.jpg", "green.png"]
+    # the white one ended the process, and is not tried again
+    assert candidates(readable, texts) == []
 
 
-def test_photographs_are_read_while_nothing_else_happens(readable, photos):
-    read(readable)
-    found = {hit.path for hit in _written(readable, "北京大学 0", Filter())}
-    assert found == {str(photos / "green.png"), str(photos / "a" / "blue.jpg")}
-    texts = Texts(readable.folder)
-    assert (
-        candidates(readable, texts) == []
-    )  # the white one ended the process, and is not tried again
-    texts.close()
-
-
-def test_nothing_is_read_while_something_else_happens(readable):
+def test_nothing_is_read_while_something_else_happens(readable, texts):
     with TextReader(readable, lambda: True):
         time.sleep(0.2)
-    texts = Texts(readable.folder)
     assert len(texts) == 0
-    texts.close()
 
 
 @pytest.fixture
-def written(calibrated, photos):
+def written(calibrated, photos, texts):
     """An index whose blue photograph shows the word red."""
-    texts = Texts(calibrated.folder)
-    (file,) = [file for file in calibrated.catalog.files() if file.path.endswith("blue.jpg")]
-    texts.add(file.state.path, file.state.version, "red")
-    texts.close()
+    state = calibrated.catalog.file_at(os.fsencode(photos / "a" / "blue.jpg")).state
+    texts.add(state.path, state.version, "red")
     return calibrated
 
 
 def test_a_photograph_with_the_words_comes_first_on_the_page(written):
     with serving(SearchServer(written, port=0)) as server:
-        answer = json.loads(urlopen(f"{server.url}search?q=red").read())
+        answer = json.loads(ask(server, "/search?q=red")[1])
     assert [hit["name"] for hit in answer["hits"]][:2] == ["blue.jpg", "red.jpg"]
     assert answer["fits"] == 2 and len(answer["hits"]) == 5
 
