@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from tests.tiny import VIT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.rows import make_cell, make_rows
@@ -38,17 +40,36 @@ def vit_teacher(tokenizer, teacher) -> DualEncoder:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    """Shards of seven rows or captions."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (build, shards):
+            patch.setattr(module, "ROWS_PER_SHARD", 7)
+            patch.setattr(module, "CAPTIONS_PER_SHARD", 7)
+        yield
+
+
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    return PairDataset(
-        train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 64
-    )
+    """Images larger than those that the teacher takes."""
+    rows = train_rows.select(range(40))
+    return PairDataset(rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 80)
 
 
 @pytest.fixture(scope="module")
 def cache(vit_teacher, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+
+
+@pytest.fixture
+def copied(cache, vit_teacher, dataset, tmp_path):
+    """One of many shards of a copy of the cache, and a function that opens this copy."""
+    folder = shutil.copytree(cache[0], tmp_path / "copied")
+    (shard,) = folder.rglob("view-001-00003.safetensors")
+    arguments = folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS
+    return shard, lambda: build_target_cache(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -116,36 +137,11 @@ def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(
     assert cached.views[0]["feature_map"].shape == (4, 32, 4, 4)
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Shards of seven rows or captions."""
-    for module in (build, shards):
-        monkeypatch.setattr(module, "ROWS_PER_SHARD", 7)
-        monkeypatch.setattr(module, "CAPTIONS_PER_SHARD", 7)
-
-
-def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_path, request):
-    views = augmented(batch)
-    images, texts = cache[1].images(views, batch), cache[1].texts(batch)
-    request.getfixturevalue("small_shards")
-    sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
-    assert len(sharded.views) == 6 * NUM_VIEWS and len(sharded.captions) > 5
-    assert_close(sharded.images(views, batch), images, 4e-3)
-    assert_close(sharded.texts(batch), texts, 4e-3)
-
-
-def test_the_key_of_images_names_everything_that_their_targets_depend_on(
-    vit_teacher, dataset, tmp_path
-):
-    part = _Images(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
-    assert ignored_fields(make_key, part.key()) == []
-
-
-def test_the_key_of_captions_names_everything_that_their_targets_depend_on(
-    vit_teacher, dataset, tmp_path
-):
-    part = _Captions(tmp_path, vit_teacher, dataset, SPEC)
-    assert ignored_fields(make_key, part.key()) == []
+def test_the_keys_name_everything_that_the_targets_depend_on(vit_teacher, dataset, tmp_path):
+    images = _Images(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+    captions = _Captions(tmp_path, vit_teacher, dataset, SPEC)
+    assert ignored_fields(make_key, images.key()) == []
+    assert ignored_fields(make_key, captions.key()) == []
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +153,7 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict
     images = make_image_processor()
     images.image_std = [0.5, 0.5, 0.5]
 
-    def data(rows, tokens=tokens, size=64) -> dict[str, PairDataset]:
+    def data(rows, tokens=tokens, size=80) -> dict[str, PairDataset]:
         return {"dataset": PairDataset(rows, dataset.config, tokens, size)}
 
     def remade(**fields) -> dict[str, DualEncoder]:
@@ -201,7 +197,7 @@ def test_a_run_without_maps_uses_a_cache_that_has_them(cache, vit_teacher, datas
     assert torch.equal(found.images(batch["images"], batch).embedding, expected)
 
 
-def test_a_cache_above_the_limit_is_refused_with_its_size(vit_teacher, dataset, tmp_path, caplog):
+def test_a_cache_above_the_limit_is_refused_with_its_size(vit_teacher, dataset, tmp_path):
     with pytest.raises(TargetCacheError, match=r"take up to .* GB, more than teacher_cache_gb"):
         build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS, max_gb=1e-6)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -211,13 +207,14 @@ def test_the_announced_size_is_that_of_the_files(vit_teacher, dataset, tmp_path,
     spec = replace(SPEC, grid=(2, 2))
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, NUM_VIEWS)
     (message,) = [record for record in caplog.records if "takes up to" in record.message]
-    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
-    assert message.args[1] * 1e9 == pytest.approx(written, rel=0.1)
+    files = [load_file(file) for file in tmp_path.rglob("*.safetensors")]
+    size = sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+    assert message.args[1] * 1e9 == pytest.approx(size, rel=0.1)
 
 
 @pytest.mark.slow
 def test_two_processes_compute_different_shards_of_one_cache(
-    small_shards, vit_teacher, dataset, tmp_path, monkeypatch
+    vit_teacher, dataset, tmp_path, monkeypatch
 ):
     def note(tensors, path):
         (tmp_path / f"by-{PartialState().process_index}").mkdir(exist_ok=True)
@@ -246,20 +243,6 @@ def test_targets_that_the_loader_has_read_are_used(cache, batch):
         assert torch.equal(found.embedding, expected.embedding)
 
 
-def test_images_are_given_to_the_teacher_at_its_own_size(tokenizer, train_rows, tmp_path):
-    """As for a teacher at 320 pixels and a student at 256: the cached targets equal live ones, on its grid."""
-    model = make_model(VIT | {"image_size": 80}, image_size=80, seed=3).eval()
-    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=make_image_processor(80))
-    large = DualEncoder(model, processor, "large")
-    rows, config = train_rows.select(range(4)), DataConfig(train="tiny")
-    dataset = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), large.image_size)
-    spec = TargetSpec(("vision",), grid=(2, 2))
-    cached = build_target_cache(tmp_path, large, dataset, AUGMENT, spec, 1)
-    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
-    views = augmented(batch)
-    assert_close(cached.images(views, batch), LiveTargets(large, spec).images(views, batch))
-
-
 def test_full_disk_keeps_finished_shards_and_the_build_resumes(
     vit_teacher, dataset, tmp_path, monkeypatch
 ):
@@ -281,3 +264,35 @@ def test_full_disk_keeps_finished_shards_and_the_build_resumes(
     ]
     monkeypatch.undo()
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+
+
+def test_a_shard_that_cannot_be_opened_is_named_at_once(copied):
+    shard, open_cache = copied
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(TargetCacheError, match=shard.name):
+        open_cache()
+
+
+def test_a_changed_shard_is_found_in_the_background_and_named(copied, batch):
+    shard, open_cache = copied
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    targets = open_cache()
+    targets.check()
+    targets._checking.join()
+    with pytest.raises(TargetCacheError, match=f"{shard.name} is damaged: checksum mismatch"):
+        targets.texts(batch)
+
+
+def test_whole_shards_pass_the_check(copied):
+    targets = copied[1]()
+    targets.check()
+    targets._checking.join()
+    targets.check()
+
+
+def test_targets_that_are_not_finite_are_not_stored(tmp_path):
+    with pytest.raises(TargetCacheError, match="embedding"):
+        shards.save({"embedding": torch.tensor([1.0, float("inf")])}, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
