@@ -1,46 +1,21 @@
 """Targets that are computed at every step, with a stand-in for the teacher."""
 
-from types import SimpleNamespace
-
 import torch
-import torch.nn.functional as F
 
 from training.teachers import Targets, targets
 from training.teachers.targets import CPU_CHUNK, LiveTargets, TargetSpec, encode_bank, resample_map
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-
 
 class Echo:
-    """Returns its input: the mean of the pixels, and the token ids with their sum."""
-
-    image_size = 16
-    image_processor = SimpleNamespace(image_mean=MEAN, image_std=STD)
+    """Returns its input: the token ids with their sum."""
 
     def __init__(self):
         self.lengths = []
-
-    def image_targets(self, pixels: torch.Tensor) -> Targets:
-        self.pixels = pixels
-        return Targets(F.avg_pool2d(pixels, 4), pixels.mean((2, 3)))
 
     def text_targets(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Targets:
         self.lengths.append(input_ids.shape[1])
         states = (input_ids * attention_mask).float()[:, :, None]
         return Targets(states, states.sum(1))
-
-
-def test_images_are_resized_and_normalized_for_the_teacher():
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
-    teacher = Echo()
-    found = LiveTargets(teacher, TargetSpec(("vision",), grid=(2, 2))).images(images, {})
-    resized = F.interpolate(images, (16, 16), mode="bicubic", antialias=True).clamp(0, 255)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    expected = (resized / 255 - mean) / std
-    torch.testing.assert_close(teacher.pixels, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.embedding, expected.mean((2, 3)))
-    assert found.feature_map.shape == (2, 3, 2, 2)
-    assert LiveTargets(teacher, TargetSpec(("vision",))).images(images, {}).feature_map is None
 
 
 def test_texts_are_encoded_by_length_and_returned_in_order():
