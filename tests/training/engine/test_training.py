@@ -64,6 +64,7 @@ def kept_run(tmp_path_factory, source, teacher_folder) -> tuple[DistillRecipe, P
     """Unbroken run of six steps with all three checkpoints. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("kept") / "distilled"
     fields = recipe_fields(folder, source, max_steps=6, save_every=2, keep_checkpoints=3)
+    fields |= {"ema_decay": 0.5, "prefixes": [8]}
     recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields)
     return recipe, run(recipe)
 
@@ -193,7 +194,7 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     lines = [*lines[:4], "[]", "{}", lines[4][:9]]
     (broken / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
     run(replace(recipe, output_dir=str(broken), resume=True))
-    for name in (MODEL, f"checkpoint-000004/{TENSORS}"):
+    for name in (MODEL, "config.json", f"checkpoint-000004/{TENSORS}"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
     assert losses(broken) == losses(whole)
     assert {"event": "resumed", "step": 2}.items() <= read_log(broken)[3].items()

@@ -84,12 +84,11 @@ def test_the_image_map_is_compared_at_every_position(batch):
     targets = make_targets()
     task = make_task(targets)
     maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map
-    positions = (
-        each.flatten(2).movedim(1, 2).reshape(-1, IMAGE_WIDTH).numpy()
-        for each in (task.adapters["vision"](maps), targets.image.feature_map)
-    )
-    distances = [smooth_l1(*pair) for pair in zip(*positions, strict=True)]
-    assert len(distances) == 2 * GRID * GRID
+    adapted, teacher = task.adapters["vision"](maps).numpy(), targets.image.feature_map.numpy()
+    distances = [
+        smooth_l1(adapted[image, :, row, column], teacher[image, :, row, column])
+        for image, row, column in np.ndindex(2, GRID, GRID)
+    ]
     assert task(batch)["vision_map"].item() == pytest.approx(np.mean(distances), rel=1e-4)
 
 

@@ -12,6 +12,7 @@ from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_m
 from tests.training.tasks.hand_made import data_config
 from training.config import AlignRecipe
 from training.corpus import free_photos as crops
+from training.data import tokenize
 from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
@@ -55,9 +56,7 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
     found = GeneralTexts.prepare(recipe, models, targets, CPU)
     expected = [*general_pairs(["zh"], held_out=False).texts, *scenes("zh", 1000)]
     assert not set(expected) & set(general_pairs(["zh"], held_out=True).texts)
-    for row in (0, len(expected) - 1):
-        ids = found.input_ids[row][found.attention_mask[row].bool()].tolist()
-        assert ids == tokenizer(expected[row], truncation=True, max_length=32).input_ids
+    assert torch.equal(found.input_ids, tokenize(tokenizer, expected, 32)["input_ids"])
     assert found.targets.flatten().tolist() == list(range(len(expected)))
 
 
@@ -109,10 +108,8 @@ def test_a_classifier_is_read_with_its_names(models, teacher, targets, tokenizer
     found = ClassNames.prepare(recipe, models, targets, CPU)
     assert torch.equal(found.weight, torch.arange(3.0 * teacher.vision_width).view(3, -1))
     assert found.bias.tolist() == [0, 1, 2]
-    rows = zip(found.input_ids, found.attention_mask, strict=True)
-    assert [ids[mask.bool()].tolist() for ids, mask in rows] == [
-        tokenizer(text).input_ids for text in [*names["en"], *names["zh"]]
-    ]
+    tokens = tokenize(tokenizer, [*names["en"], *names["zh"]], 32)
+    assert torch.equal(found.input_ids, tokens["input_ids"])
 
 
 @pytest.mark.parametrize(
