@@ -8,7 +8,6 @@ from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRob
 
 from tests.tiny import (
     BERT,
-    CUT_EFFICIENTNET,
     MOBILENET,
     PROJECTION_DIM,
     WHOLE_EFFICIENTNET,
@@ -38,23 +37,6 @@ def plain_fields(folder) -> dict:
     """Fields that a student without a teacher needs."""
     fields = {"tokenizer": str(folder), "image_size": 64, "projection_dim": 8}
     return fields | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-
-
-@torch.no_grad()
-def test_one_tower_is_inherited_and_the_other_random(efficientnet, caplog):
-    config = student_config(vision_config=CUT_EFFICIENTNET, vision_init="teacher")
-    with caplog.at_level("INFO", "training.students.build"):
-        student, _ = build_student(config, LANGUAGES, efficientnet)
-    assert "vision tower from tiny-efficientnet: " in caplog.text
-    random, _ = build_student(replace(config, vision_init="random"), LANGUAGES, efficientnet)
-    expected = {
-        name.replace("timm_model.", "timm_model.model."): tensor
-        for name, tensor in efficientnet.state_dict().items()
-        if name.startswith("vision_model.")
-    }
-    for name, tensor in (random.state_dict() | expected).items():
-        if name in student.state_dict():
-            assert torch.equal(student.state_dict()[name], tensor), name
 
 
 def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):

@@ -35,7 +35,6 @@ def make_batch(owner: list[int], language: list[int], rows: list[int], **fields:
     )
     batch: dict[str, Tensor] = {
         "rows": torch.tensor(rows),
-        "sources": torch.zeros(len(rows), dtype=torch.int64),
         "view_ids": torch.arange(len(rows)),
         "images": images,
         "input_ids": ids * mask + (1 - mask),
@@ -84,24 +83,14 @@ def rotation(seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def encode(
-    model: DCCLIPModel, batch: Batch, image_size: int = IMAGE_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of unchanged images (B, D) and of captions (T, D), one by one and without padding."""
-    pixels = batch["images"].float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALIZE.mean, NORMALIZE.std))
-    images = [
-        model.get_image_features((image - mean)[None] / std).pooler_output[0] for image in pixels
-    ]
-    texts = [
-        model.get_text_features(
-            ids[None, :length], torch.ones(1, length, dtype=torch.int64)
-        ).pooler_output[0]
-        for ids, length in zip(
-            batch["input_ids"], batch["attention_mask"].sum(1).tolist(), strict=True
-        )
-    ]
-    return torch.stack(images).numpy(), torch.stack(texts).numpy()
+def encode(model: DCCLIPModel, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of unchanged images (B, D), and of captions (T, D), one by one and without padding."""
+    images = model.get_image_features(NORMALIZE(batch["images"])).pooler_output
+    texts = []
+    for ids, length in zip(batch["input_ids"], batch["lengths"].tolist(), strict=True):
+        alone = ids[None, :length]
+        texts.append(model.get_text_features(alone, torch.ones_like(alone)).pooler_output)
+    return images.numpy(), torch.cat(texts).numpy()
 
 
 def unit(values: Any) -> np.ndarray:
