@@ -3,10 +3,8 @@
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
-from tokenizers.decoders import ByteLevel
 
 from tests.tiny import encoded
 from training.data import BatchPlan, KeyedBatchSampler
@@ -24,15 +22,6 @@ def make_rows(cells: list, **captions: list) -> Dataset:
     for language, column in captions.items():
         rows = rows.add_column(language, column)
     return rows
-
-
-def decode_tokens(tokenizer, input_ids: torch.Tensor) -> list[str]:
-    """The texts of byte-level tokens, without special tokens."""
-    special = set(tokenizer.all_special_tokens)
-    rows = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in input_ids]
-    return [
-        ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows
-    ]
 
 
 def make_plan(**fields) -> BatchPlan:

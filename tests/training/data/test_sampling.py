@@ -1,4 +1,3 @@
-from collections import Counter
 from itertools import chain
 from types import SimpleNamespace
 
@@ -27,11 +26,6 @@ def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
         assert sorted(key for batch in batches for key in batch) == [
             (row, (epoch + row) % 3) for row in range(16)
         ]
-
-
-def test_batch_larger_than_the_data_continues_with_the_next_epoch():
-    (batch,) = sample_batches(range(5), batch_size=12, stop=1)
-    assert Counter(row for row, _ in batch[:10]) == dict.fromkeys(range(5), 2) and len(batch) == 12
 
 
 def test_sources_of_one_length_have_orders_of_their_own():
