@@ -4,25 +4,22 @@ import json
 import re
 from pathlib import Path
 
-import onnxruntime
 import pytest
+
+from modeling_dcclip.runtime_dcclip import Runtime
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODEL, MOBILE = CARDS / "dcclip-tiny-photo", CARDS / "mobile"
 SOURCES = ("DcClip.kt", "DcClip.swift")
 
 
-def read_json(name: str) -> dict:
-    return json.loads((MODEL / name).read_text(encoding="utf-8"))
-
-
 def expected() -> dict[str, list[float]]:
     """Constants of the model folder, by their names in the source files."""
-    config, images = read_json("config.json"), read_json("preprocessor_config.json")
-    tokens = {
-        entry["content"]: entry["id"] for entry in read_json("tokenizer.json")["added_tokens"]
-    }
-    session = onnxruntime.InferenceSession(str(MODEL / "onnx" / "text_model_quantized.onnx"))
+    config, images, tokenizer = (
+        json.loads((MODEL / name).read_text(encoding="utf-8"))
+        for name in ("config.json", "preprocessor_config.json", "tokenizer.json")
+    )
+    tokens = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"]}
     return {
         "EDGE": [images["crop_size"]["height"]],
         "MEAN": images["image_mean"],
@@ -33,7 +30,7 @@ def expected() -> dict[str, list[float]]:
         "EOS": [tokens["</s>"]],
         "UNK": [tokens["<unk>"]],
         "DIMENSION": [config["projection_dim"]],
-        "LOGIT_SCALE": [float(session.get_modelmeta().custom_metadata_map["logit_scale"])],
+        "LOGIT_SCALE": [Runtime(MODEL).logit_scale],
     }
 
 

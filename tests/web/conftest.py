@@ -57,14 +57,12 @@ def exported(model, processor, images, tmp_path_factory) -> Path:
 def photos(images, tmp_path_factory) -> Path:
     """Images of various shapes: wide, high, large, small, transparent."""
     folder = tmp_path_factory.mktemp("photos")
-    for number, (image, size) in enumerate(
-        zip(images, [(150, 100), (77, 131), (900, 640), (64, 64), (40, 50)], strict=False)
-    ):
-        image.resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.png")
-    shape = Image.new("L", (64, 64), 0)
-    shape.paste(255, (10, 10, 50, 50))
+    sizes = [(150, 100), (77, 131), (900, 640), (64, 64), (40, 50)]
+    for number, size in enumerate(sizes):
+        images[number].resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.png")
     transparent = images[1].convert("RGBA")
-    transparent.putalpha(shape)
+    transparent.putalpha(Image.new("L", transparent.size, 0))
+    transparent.paste(images[1].crop((10, 10, 50, 50)), (10, 10))
     transparent.save(folder / "5.png")
     return folder
 

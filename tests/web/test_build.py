@@ -73,9 +73,7 @@ def test_the_page_runs_nothing_but_its_own_scripts():
     digest = base64.b64encode(hashlib.sha256(import_map.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'; script-src 'self' ")
-    assert "unsafe-inline" not in policy
-    assert "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
-    assert not re.search(r"""\s(style|on[a-z]+)=["']""", page)
+    assert "'unsafe" not in policy
     scripts = "".join(path.read_text(encoding="utf-8") for path in PAGE.glob("*.js"))
     unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\("
     assert not re.search(unsafe, scripts)
