@@ -44,16 +44,9 @@ def test_tower_without_model_type_raises_an_error_with_the_field():
     [
         (MOBILENET, {"vision_pooling": "cls"}, "vision_pooling='cls' needs"),
         (MOBILENET, {"vision_pooling": "tower"}, "vision_pooling='tower', but"),
-        (
-            MOBILENET | {"architecture": "hf-hub:a/b"},
-            {},
-            "vision_config: .* architecture 'hf-hub:a/b' would load",
-        ),
-        (
-            VIT | {"patch_size": 64},
-            {},
-            "vision_config: 'vit' returns no spatial",
-        ),  # one patch covers the image
+        (MOBILENET | {"architecture": "hf-hub:a/b"}, {}, "architecture 'hf-hub:a/b' would load"),
+        # one patch covers the image
+        (VIT | {"patch_size": 64}, {}, "vision_config: 'vit' returns no spatial"),
     ],
 )
 def test_image_towers_that_do_not_fit_raise_an_error_with_the_field(vision, fields, message):

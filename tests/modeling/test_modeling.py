@@ -68,9 +68,8 @@ def assert_equal_alone(model, processor, texts, padded):
 @pytest.mark.parametrize("has_mask", [True, False], ids=["mask", "no mask"])
 def test_padding_does_not_change_the_text_embedding(text, pooling, has_mask, processor, texts):
     model = make_model(VIT, TEXTS[text], text_pooling=pooling)
-    padded = processor(
-        text=texts, padding="max_length", max_length=MAX_TEXT_LENGTH, return_tensors="pt"
-    )
+    options = {"padding": "max_length", "max_length": MAX_TEXT_LENGTH}
+    padded = processor(text=texts, return_tensors="pt", **options)
     if not has_mask:
         padded.pop("attention_mask")
     assert_equal_alone(model, processor, texts, padded)

@@ -6,9 +6,8 @@ import struct
 import pytest
 from PIL import Image
 
-from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import Walk
-from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_photo
+from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from tests.tiny import encoded
 
 
@@ -83,13 +82,6 @@ def test_failures_that_may_pass_are_told_apart(tmp_path):
     }.items():
         failure = failure_of(path)
         assert failure.cause == cause and not failure.is_lasting and failure.state is None
-
-
-def test_a_thumbnail_is_not_made_of_what_takes_too_much_memory(tmp_path, monkeypatch):
-    Image.effect_noise((160, 120), 50).save(tmp_path / "a.png")
-    monkeypatch.setattr(photos_module, "SHOWN_BYTES", 4 * 160 * 120)
-    with pytest.raises(UnreadablePhotoError, match="too many pixels"):
-        make_thumbnail(str(tmp_path / "a.png"), 24)
 
 
 def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from modeling_dcclip import command
 from modeling_dcclip.search import commands, local_server, previews, serve
+from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.previews import Previews
 from modeling_dcclip.search.serve import Indexing, SearchServer
@@ -145,6 +146,12 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     (photos / "red.jpg").symlink_to(paint(tmp_path / "private" / "secret.jpg", "white", width=99))
     response, body = get(address)
     assert response.status == 404 and b"changed since it was indexed" in body
+
+
+def test_what_takes_too_much_memory_is_not_shown(get, monkeypatch):
+    monkeypatch.setattr(photos_module, "SHOWN_BYTES", 1000)
+    response, body = get("/thumbnail/3")
+    assert response.status == 404 and b"too many pixels" in body
 
 
 def test_the_second_look_decodes_nothing(get, monkeypatch):
