@@ -13,8 +13,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ IMAGE_POOLING = {"mean": "avg", "cls": "token"}
 TEXT_POOLING = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
 # a power of 2, so that it rounds nothing; it keeps values up to 384 below the limit of ReLU6
 HEAD_SCALE = 2.0**-6
-# largest difference of a component of an L2-normalised embedding between the model and its conversion
+# largest difference of a component of an L2-normalized embedding between the model and its conversion
 TOLERANCE = 1e-5
 
 
@@ -127,20 +126,22 @@ def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[
     }
 
 
-def _fitting_network(model: nn.Module, text_folder: str) -> tuple[dict[str, Any], CustomTextCLIP]:
+def _fitting_network(model: Any, text_folder: str) -> tuple[dict[str, Any], CustomTextCLIP]:
     """The open_clip network that gives the model's embeddings, with its config."""
-    for config in _configs(cast(Any, model.config), text_folder):
-        network = CustomTextCLIP(**config).eval()
-        if not _fill(network, model) and _largest_difference(network, model) <= TOLERANCE:
+    config = _network_config(model.config, text_folder)
+    network = CustomTextCLIP(**config).eval()
+    with suppress(RuntimeError):  # a weight has a different shape
+        missing, _ = network.load_state_dict(_weights(network, model), strict=False)
+        if not missing and _agrees(network, model):
             return config, network
     raise ValueError(
-        f"vision_config: {cast(Any, model.config).vision_config.architecture!r} as it is used here has no counterpart "
+        f"vision_config: {model.config.vision_config.architecture!r} as it is used here has no counterpart "
         "in open_clip, which loads whole timm models."
     )
 
 
-def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
-    """Configs of open_clip that may fit: the projection as open_clip's own layer, or as timm's classifier."""
+def _network_config(config: Any, text_folder: str) -> dict[str, Any]:
+    """Config of open_clip with the image projection as timm's classifier."""
     vision, text = config.vision_config, config.text_config
     if (
         vision.model_type != "timm_wrapper"
@@ -152,63 +153,49 @@ def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
             f"{', '.join(arch_dict)} as text_config. Got {vision.model_type!r} with {config.vision_pooling!r} "
             f"pooling, and {text.model_type!r}."
         )
-    for projection in ("linear", ""):
-        yield {
-            "embed_dim": config.embedding_dim,
-            "vision_cfg": {
-                "image_size": config.image_size,
-                "timm_model_name": vision.architecture,
-                "timm_model_pretrained": False,
-                "timm_pool": IMAGE_POOLING[config.vision_pooling],
-                "timm_proj": projection,
-            },
-            "text_cfg": {
-                "context_length": config.max_text_length,
-                "vocab_size": text.vocab_size,
-                "hf_model_name": text_folder,
-                "hf_model_pretrained": False,
-                "hf_tokenizer_name": text_folder,
-                "hf_proj_type": "linear",
-                "hf_pooler_type": TEXT_POOLING[config.text_pooling],
-            },
-        }
+    return {
+        "embed_dim": config.embedding_dim,
+        "vision_cfg": {
+            "image_size": config.image_size,
+            "timm_model_name": vision.architecture,
+            "timm_model_pretrained": False,
+            "timm_pool": IMAGE_POOLING[config.vision_pooling],
+            "timm_proj": "",
+        },
+        "text_cfg": {
+            "context_length": config.max_text_length,
+            "vocab_size": text.vocab_size,
+            "hf_model_name": text_folder,
+            "hf_model_pretrained": False,
+            "hf_tokenizer_name": text_folder,
+            "hf_proj_type": "linear",
+            "hf_pooler_type": TEXT_POOLING[config.text_pooling],
+        },
+    }
 
 
-def _fill(network: CustomTextCLIP, model: nn.Module) -> list[str]:
-    """Copy the model's weights, and return the names of those that it does not have."""
-    names = {"logit_scale": "logit_scale", "text_projection.weight": "text.proj.weight"}
-    filled: dict[str, Tensor] = {}
+def _weights(network: CustomTextCLIP, model: Any) -> dict[str, Tensor]:
+    """The model's weights under open_clip's names."""
+    dimension = model.config.embedding_dim
+    weights: dict[str, Tensor] = {}
     for name, weight in model.state_dict().items():
-        if name.endswith("_projection.weight"):
-            weight = weight[: cast(Any, model.config).embedding_dim]
         if name.startswith("vision_model.timm_model."):
             # timm's getter of feature maps holds the backbone as `model`
-            filled[
-                "visual.trunk."
-                + name.removeprefix("vision_model.timm_model.").removeprefix("model.")
-            ] = weight
-        else:
-            filled[names.get(name, name.replace("text_model.", "text.transformer.", 1))] = weight
-    filled |= _image_head(network, filled.pop("visual_projection.weight"))
-    state = network.state_dict()
-    missing = [
-        name for name in state if name not in filled or filled[name].shape != state[name].shape
-    ]
-    if not missing:
-        network.load_state_dict({name: filled[name] for name in state})
-    return missing
-
-
-def _image_head(network: CustomTextCLIP, projection: Tensor) -> dict[str, Tensor]:
-    """Weights by name of all layers after the feature map that the model pools, from the image projection (D, W)."""
-    visual: Any = network.visual
-    trunk, head = visual.trunk, dict[str, Tensor]()
+            inner = name.removeprefix("vision_model.timm_model.").removeprefix("model.")
+            weights[f"visual.trunk.{inner}"] = weight
+        elif name.startswith("text_model."):
+            weights[f"text.transformer.{name.removeprefix('text_model.')}"] = weight
+    weights["logit_scale"] = model.logit_scale
+    weights["text.proj.weight"] = model.text_projection.weight[:dimension]
+    projection = model.visual_projection.weight[:dimension]
+    trunk: Any = cast(Any, network.visual).trunk
     if hasattr(trunk, "conv_head") and trunk.conv_head.in_channels == projection.shape[1]:
         projection, head = _pass_through_head(trunk, projection)
-    classifier = f"trunk.{trunk.default_cfg['classifier']}"
-    name = "head.proj" if hasattr(visual.head, "proj") else classifier
-    head |= {f"{name}.weight": projection, f"{classifier}.bias": torch.zeros(len(projection))}
-    return {f"visual.{key}": value for key, value in head.items()}
+        weights |= head
+    classifier = f"visual.trunk.{trunk.default_cfg['classifier']}"
+    weights[f"{classifier}.weight"] = projection
+    weights[f"{classifier}.bias"] = torch.zeros(dimension)
+    return weights
 
 
 def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -216,60 +203,42 @@ def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str
 
     The layer is a 1 x 1 convolution to H channels, a BatchNorm and an activation f. It holds each of the W input
     channels twice, as x and -x: f(x) - f(-x) = x for ReLU, SiLU, GELU and Hardswish, and small values are not clipped
-    by ReLU6. Where H < 2 W, it holds x alone, which is exact after a ReLU.
+    by ReLU6. Where H < 2 W, it holds x alone, which is exact only after a ReLU.
 
     Returns the weight of the projection of the layer's output, (D, H), and weights of the layer by name.
     """
     weight = torch.zeros_like(trunk.conv_head.weight)  # (H, W, 1, 1)
-    width, is_last_relu = weight.shape[1], _ends_with_relu(trunk.blocks)
-    signs = (
-        (1.0, -1.0)
-        if len(weight) >= 2 * width
-        else (1.0,)
-        if len(weight) >= width and is_last_relu
-        else ()
-    )
+    width = weight.shape[1]
     wide = projection.new_zeros(len(projection), len(weight))
-    for part, sign in enumerate(signs):
-        rows = torch.arange(part * width, (part + 1) * width)
-        weight[rows, torch.arange(width)] = sign * HEAD_SCALE
+    for part, sign in enumerate((1, -1)[: len(weight) // width]):
+        rows = slice(part * width, (part + 1) * width)
+        weight[rows, :, 0, 0] = sign * HEAD_SCALE * torch.eye(width)
         wide[:, rows] = projection * sign / HEAD_SCALE
-    head = {"trunk.conv_head.weight": weight}
-    if trunk.conv_head.bias is not None:
-        head["trunk.conv_head.bias"] = torch.zeros(len(weight))
+    head = {"conv_head.weight": weight, "conv_head.bias": torch.zeros(len(weight))}
     name = "norm_head" if hasattr(trunk, "norm_head") else "bn2"
     norm = getattr(trunk, name)
     if norm.state_dict():
         identity = nn.BatchNorm2d(len(weight), eps=norm.eps)  # its statistics are 0 and 1
         nn.init.constant_(identity.weight, math.sqrt(1 + norm.eps))
-        head |= {f"trunk.{name}.{key}": value for key, value in identity.state_dict().items()}
-    return wide, head
-
-
-def _ends_with_relu(blocks: nn.Module) -> bool:
-    """Whether the last activation of a tower is a ReLU."""
-    activations = [module.act for module in blocks.modules() if hasattr(module, "act")]
-    return bool(activations) and isinstance(activations[-1], (nn.ReLU, nn.ReLU6))
+        head |= {f"{name}.{key}": value for key, value in identity.state_dict().items()}
+    return wide, {f"visual.trunk.{key}": value for key, value in head.items()}
 
 
 @torch.no_grad()
-def _largest_difference(network: CustomTextCLIP, model: nn.Module) -> float:
-    """Largest difference of an embedding component, over random images and texts of different lengths."""
-    config: Any = model.config
+def _agrees(network: CustomTextCLIP, model: Any) -> bool:
+    """Whether both give equal embeddings, of random images and of texts with and without padding."""
+    config = model.config
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, config.image_size, config.image_size, generator=generator)
-    texts = torch.randint(
-        0, config.text_config.vocab_size, (4, config.max_text_length), generator=generator
-    )
-    texts[texts == config.text_config.pad_token_id] += 1
-    for row, length in enumerate((2, 5, config.max_text_length // 2)):
-        texts[row, length:] = config.text_config.pad_token_id
-    encoders: Any = model
-    pairs = (
-        (network.encode_image(images), encoders.get_image_features(images).pooler_output),
-        (network.encode_text(texts), encoders.get_text_features(texts).pooler_output),
-    )
-    normalize = partial(nn.functional.normalize, dim=-1)
-    return max(
-        (normalize(found) - normalize(expected)).abs().max().item() for found, expected in pairs
-    )
+    length, pad = config.max_text_length, config.text_config.pad_token_id
+    texts = torch.randint(0, config.text_config.vocab_size, (4, length), generator=generator)
+    texts[texts == pad] += 1
+    texts[1:, length // 2 :] = pad
+    for found, features in (
+        (network.encode_image(images, normalize=True), model.get_image_features(images)),
+        (network.encode_text(texts, normalize=True), model.get_text_features(texts)),
+    ):
+        expected = nn.functional.normalize(features.pooler_output, dim=-1)
+        if not torch.allclose(found, expected, rtol=0, atol=TOLERANCE):
+            return False
+    return True
