@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import read_samples, write_shards
@@ -26,19 +26,16 @@ MODES = pytest.mark.parametrize("streaming", [False, True])
 def load(train_rows, tokenizer, tmp_path):
     """Change some of eight samples; return one batch of the usable ones, and the skip report."""
 
-    def build(changes: dict[int, dict[str, bytes]], streaming: bool, num_skipped: int, **fields):
+    def build(changes: dict[int, dict[str, bytes]], num_skipped: int, **fields):
         samples = read_samples(train_rows, 8)
         for number, change in changes.items():
             samples[number] |= change
         source = write_shards(tmp_path / "shards", samples, 1)
-        columns = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
-        config = DataConfig(
-            **{"train": source, "streaming": streaming, "max_skip_share": 0.9} | columns | fields
-        )
-        pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
-        (batch,) = make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 1))
-        if streaming:  # read on, because an unusable sample may be the last of its epoch
-            list(make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 2)))
+        columns = {"en": "en.txt", "zh": "zh.txt"}
+        fields |= {"image_column": "png", "caption_columns": columns, "max_skip_share": 0.9}
+        pairs = open_pairs(DataConfig(train=source, **fields), CaptionTokenizer(tokenizer, 32), 64)
+        # read on, because an unusable sample may be the last of its epoch
+        batch, _ = make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 2))
         return batch, pairs.skipped
 
     return build
@@ -54,7 +51,7 @@ def load(train_rows, tokenizer, tmp_path):
     ],
 )
 def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, cause):
-    batch, skipped = load({3: change}, streaming, num_skipped=1)
+    batch, skipped = load({3: change}, num_skipped=1, streaming=streaming)
     assert len(batch["rows"]) == 7 and (streaming or 3 not in batch["rows"].tolist())
     assert f"{cause}: " in str(skipped)
 
@@ -62,22 +59,19 @@ def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, c
 @MODES
 def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(load, streaming):
     change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
-    batch, skipped = load(change, streaming, num_skipped=0)
+    batch, skipped = load(change, num_skipped=0, streaming=streaming)
     assert len(batch["rows"]) == 8 and len(batch["owner"]) == 15
-    assert skipped.captions[
-        "caption in the wrong script (zh)"
-    ] >= 1 and not skipped.captions.keys() - {"caption in the wrong script (zh)"}
-    batch, skipped = load(change, streaming, num_skipped=0, skip_wrong_script=False)
+    assert list(skipped.captions) == ["caption in the wrong script (zh)"]
+    batch, skipped = load(change, 0, streaming=streaming, skip_wrong_script=False)
     assert len(batch["owner"]) == 16 and not skipped.captions
 
 
 def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():
-    whole, part = (SkipReport(max_share=0.01, total=1000) for _ in range(2))
-    for row in range(10):
-        whole.add(row, "damaged")
-        part.add(row + 10, "damaged")
+    whole, part = (SkipReport(max_share=0.01, total=100) for _ in range(2))
+    whole.add(0, "damaged")
+    part.add(1, "damaged")
     whole.merge([part.state()])
-    assert len(whole.causes) == 20
+    assert len(whole.causes) == 2
 
 
 @pytest.mark.parametrize(
@@ -105,26 +99,18 @@ def test_a_language_never_vanishes_silently(images, tokenizer, column, message):
 
 def test_a_language_that_vanishes_in_a_stream_stops_the_run():
     report, total = (StreamSkipReport(max_share=0.1) for _ in range(2))
-    for _ in range(MIN_SEEN):
-        report.add_captions("en", 1, [])
-        report.add_captions("zh", 0, ["caption is not a string"])
+    report.add_captions("zh", 0, ["caption is not a string"] * MIN_SEEN)
     total.merge([json.loads(json.dumps(report.state()))])
     with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be"):
         total.check_languages(MIN_SEEN)
 
 
-def test_captions_that_are_not_utf_8_are_refused(images, tokenizer):
+def test_captions_that_are_not_utf_8_are_refused(tokenizer):
     buffers = pa.array([b"fox", b"\xff\xfe", b"dog"]).buffers()
-    damaged = pa.Array.from_buffers(pa.string(), 3, buffers)
-    images_column = pa.array([make_cell(image) for image in images[:3]], Image().pa_type)
-    rows = Dataset(pa.table({"image": images_column, "en": damaged}))
+    rows = Dataset(pa.table({"en": pa.Array.from_buffers(pa.string(), 3, buffers)}))
+    config = DataConfig(train="tiny", caption_columns={"en": "en"})
     with pytest.raises(ValueError, match="in rows 0 to 2 of the columns en is not UTF-8"):
-        PairDataset(
-            rows,
-            DataConfig(train="tiny", caption_columns={"en": "en"}),
-            CaptionTokenizer(tokenizer, 32),
-            64,
-        )
+        PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), None)
 
 
 def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(

@@ -31,15 +31,10 @@ def shards(samples, tmp_path_factory) -> str:
 
 @pytest.fixture
 def open_loader(shards, tokenizer):
-    def build(states=(), **fields) -> Loader:
-        defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
-        plan = BatchPlan(
-            **{name: fields.pop(name, value) for name, value in defaults.items()},
-            **fields.pop("process", {}),
-        )
-        config = DataConfig(
-            **{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields
-        )
+    def build(states=(), batch_size=8, seed=0, start=0, stop=6, process=(), **fields) -> Loader:
+        plan = BatchPlan(batch_size, seed, 0, start, stop, *process)
+        defaults = {"train": shards, "streaming": True, "shuffle_buffer": 10}
+        config = DataConfig(**defaults | COLUMNS | fields)
         return make_loader(PairStream(config, CaptionTokenizer(tokenizer, 32), 64), plan, states)
 
     return build
@@ -130,13 +125,10 @@ def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(
     open_loader, num_processes, workers
 ):
     """This includes more workers than shards, and a number of workers that does not divide the shards."""
-    parts = [
-        keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
-        for process in (
-            {"rank": rank, "num_processes": num_processes} for rank in range(num_processes)
-        )
-    ]
-    keys = [key for part in parts for key in part]
+    keys = []
+    for rank in range(num_processes):
+        process = rank, num_processes
+        keys += keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
     assert len(set(keys)) == len(keys)
     assert {row for row, _ in keys} == {row for row, _ in keys_of(list(open_loader()))}
 
@@ -144,11 +136,10 @@ def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(
 def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_loader):
     loader = open_loader(stop=1)
     list(loader)
-    state = loader.state()
     with pytest.raises(
         ValueError, match=r"among 1 processes with 1 .* now among 2 with 1\. Resume with as many"
     ):
-        open_loader([state], start=1, process={"num_processes": 2})
+        open_loader([loader.state()], start=1, process=(0, 2))
 
 
 def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, open_loader):
