@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
@@ -84,9 +84,7 @@ def tars(train_rows, tmp_path) -> str:
 STREAMED = ("--streaming", "--image_column", "png", "--name_column", "__key__")
 
 
-def test_an_index_has_the_vectors_that_dcclip_index_writes(
-    table, cells, color_model, tmp_path, capsys
-):
+def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_model, tmp_path):
     embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--rows_per_shard", 6)
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
     (tmp_path / "photos").mkdir()
@@ -95,24 +93,13 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(
             (tmp_path / "photos" / f"{number}.png").write_bytes(cell["bytes"])
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         index.add(tmp_path / "photos")
-    expected = {
-        f"key {Path(path).stem}": vector for path, vector in content(tmp_path / "index").items()
-    }
+    expected = content(tmp_path / "index")
+    expected = {f"key {Path(path).stem}": vector for path, vector in expected.items()}
     assert content(tmp_path / "out" / "index") == expected and len(expected) == 20
-    printed = capsys.readouterr().out
-    assert "embedded: 20\n" in printed and "unreadable: image does not decode: 1\n" in printed
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
-    assert counts == {
-        "embedded": 20,
-        "unreadable: image does not decode": 1,
-        "unreadable: no image": 1,
-    }
-    with Index.open(tmp_path / "out" / "index") as index:
-        assert index.catalog.failures() == [
-            ("key 5", "image does not decode"),
-            ("key 6", "no image"),
-        ]
+    causes = {"unreadable: image does not decode": 1, "unreadable: no image": 1}
+    assert counts == {"embedded": 20} | causes
 
 
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
@@ -191,20 +178,18 @@ def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_
         assert len(index) == 20
 
 
-def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
+def test_weights_encode_as_transformers_does(cells, table, teacher_folder, processor, tmp_path):
     embed_into(tmp_path / "out", teacher_folder, table, "--format", "parquet")
     assert not (tmp_path / "out" / "index").exists()
-    rows = [row for row in rows_of(tmp_path / "out") if row["error"] is None]
-    readable = [number for number in range(22) if number not in (DAMAGED, DAMAGED + 1)]
-    assert [row["name"] for row in rows] == [f"00000/{number:06d}" for number in readable]
+    found = np.array([row["vector"] for row in rows_of(tmp_path / "out")])
     model = DCCLIPModel.from_pretrained(teacher_folder).eval()
-    processor = DCCLIPProcessor.from_pretrained(teacher_folder)
-    images = processor(images=[open_image(cells[n]) for n in readable], return_tensors="pt")
+    images = processor(images=[open_image(cell) for cell in cells[:DAMAGED]], return_tensors="pt")
     with torch.no_grad():
         expected = model.get_image_features(**images).pooler_output
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
     # Pillow's resize rounds differently
-    assert (np.array([row["vector"] for row in rows]) * expected).sum(1).min() > 0.999
+    assert (found[:DAMAGED] * expected).sum(1).min() > 0.999
+    assert not found[DAMAGED : DAMAGED + 2].any() and found[DAMAGED + 2].any()
 
 
 def test_an_interrupted_run_goes_on_with_the_missing_shards(

@@ -28,7 +28,8 @@ from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
-from training.teachers import TOWERS, DualEncoder
+from training.teachers import DualEncoder
+from training.teachers.loading import load_model
 from training.utils.output import record_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -107,13 +108,12 @@ def test_one_tower_is_trained_on_its_data_alone_without_the_other_teacher_tower(
     data = DataConfig(train=str(tmp_path / "alone.parquet"))
     train_rows.select_columns(columns).to_parquet(data.train)
     loaded = []
-    load = DualEncoder.from_pretrained.__func__
 
-    def watch(cls, name, towers=TOWERS, *arguments, **keywords):
+    def watch(name, family, towers, *arguments):
         loaded.extend(towers)
-        return load(cls, name, towers, *arguments, **keywords)
+        return load_model(name, family, towers, *arguments)
 
-    monkeypatch.setattr(DualEncoder, "from_pretrained", classmethod(watch))
+    monkeypatch.setattr("training.teachers.dual_encoder.load_model", watch)
     folder = run(distill_recipe(tower=tower, data=data, save_every=1))
     assert set(loaded) == {tower} and all(map(math.isfinite, losses(folder, f"{tower}_map")))
     names = changed(folder / "checkpoint-000001", folder)

@@ -30,13 +30,11 @@ LARGE = {
 CLIP_VISION = VISION | {"model_type": "clip_vision_model"}
 
 
-def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> SourceTower:
+def source_of(model: DCCLIPModel, tower: str) -> SourceTower:
     """One tower of a model in memory."""
     module = getattr(model, f"{tower}_model")
-    matrix = model.visual_projection if tower == "vision" else model.text_projection
-    return SourceTower(
-        "large", tower, module.config, module.state_dict(), matrix.weight if projection else None
-    )
+    projection = model.visual_projection if tower == "vision" else model.text_projection
+    return SourceTower("large", tower, module.config, module.state_dict(), projection.weight)
 
 
 def randomized(model: DCCLIPModel) -> DCCLIPModel:
@@ -59,15 +57,16 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     source, weights = large.state_dict(), student.state_dict()
     width, feed_forward = spaced(64, 32), spaced(160, 64)
     heads = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
+    chosen = {
+        "attention.self.query": (heads, width),
+        "attention.self.key": (heads, width),
+        "attention.self.value": (heads, width),
+        "attention.output.dense": (width, heads),
+        "intermediate.dense": (feed_forward, width),
+        "output.dense": (width, feed_forward),
+    }
     for layer, original in enumerate([0, 3, 6]):
-        for name, rows, columns in (
-            ("attention.self.query", heads, width),
-            ("attention.self.key", heads, width),
-            ("attention.self.value", heads, width),
-            ("attention.output.dense", width, heads),
-            ("intermediate.dense", feed_forward, width),
-            ("output.dense", width, feed_forward),
-        ):
+        for name, (rows, columns) in chosen.items():
             old, new = (f"text_model.encoder.layer.{index}.{name}" for index in (original, layer))
             assert torch.equal(weights[f"{new}.weight"], source[f"{old}.weight"][rows][:, columns])
             assert torch.equal(weights[f"{new}.bias"], source[f"{old}.bias"][rows])
@@ -83,17 +82,10 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
 @pytest.mark.parametrize("text", [XLM_ROBERTA, BERT | {"max_position_embeddings": 38}])
 def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, inputs, text):
     model = AltCLIPModel.from_pretrained(altclip_folder)
-    vocabulary = model.config.text_config.vocab_size
-    source = SourceTower(
-        "altclip",
-        "text",
-        model.config.text_config,
-        model.text_model.state_dict(),
-        model.text_projection.weight,
-    )
-    epsilon = {"layer_norm_eps": model.config.text_config.layer_norm_eps}
+    config = model.config.text_config
+    vocabulary, epsilon = config.vocab_size, {"layer_norm_eps": config.layer_norm_eps}
     student = make_model(text=text | epsilon, vocabulary=vocabulary, seed=5)
-    report = inherit_weights(student, source)
+    report = inherit_weights(student, source_of(model, "text"))
     ids, mask = inputs["input_ids"] % vocabulary, inputs["attention_mask"]
     ids = ids.masked_fill(mask == 0, 1)
     expected = model.text_model.roberta(input_ids=ids, attention_mask=mask).last_hidden_state
