@@ -1,8 +1,10 @@
 """The batch that data, tasks and the training loop share: its captions, their token ids, and how it is made."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import and_
 from typing import Any, TypedDict
 
 import torch
@@ -112,20 +114,20 @@ def make_batch(
         batch["images"] = torch.stack(images)
     if tokens is None:
         return batch
-    captions = [
-        (owner, language, text)
-        for owner, sample in enumerate(samples)
-        for language, text in sample.captions.items()
-    ]
-    ids = [caption_id(text) for _, _, text in captions]
-    reworded = [
-        reword(text, language, phrasing, number, samples[owner].epoch)
-        for (owner, language, text), number in zip(captions, ids, strict=True)
-    ]
-    batch.update(tokens([text for _, _, text in captions], reworded))
-    batch["owner"] = torch.tensor([owner for owner, _, _ in captions])
-    batch["language"] = torch.tensor([languages.index(language) for _, language, _ in captions])
-    batch["caption_ids"] = torch.tensor(ids)
+    texts, reworded, numbers = list[str](), list[str](), list[int]()
+    owners, spoken = list[int](), list[int]()
+    for owner, sample in enumerate(samples):
+        for language, text in sample.captions.items():
+            number = caption_id(text)
+            texts.append(text)
+            reworded.append(reword(text, language, phrasing, number, sample.epoch))
+            numbers.append(number)
+            owners.append(owner)
+            spoken.append(languages.index(language))
+    batch.update(tokens(texts, reworded))
+    batch["owner"] = torch.tensor(owners)
+    batch["language"] = torch.tensor(spoken)
+    batch["caption_ids"] = torch.tensor(numbers)
     return batch
 
 
@@ -136,6 +138,7 @@ def select_captions(captions: dict[str, list[str]], epoch: int) -> dict[str, str
 
 NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
 NOT_UNICODE = "caption is not valid Unicode"
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates
 WRONG_SCRIPT = "caption in the wrong script"
 # a missing translation, and what the user asked to filter
 EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})
@@ -159,7 +162,7 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
             causes.append(NO_CAPTION if text is None else "caption is not a string")
         elif not (text := text.strip()):
             causes.append(EMPTY)
-        elif not _is_unicode(text):
+        elif HALF_PAIR.search(text):
             causes.append(NOT_UNICODE)
         elif not any(map(str.isalnum, text)):
             causes.append(NO_LETTERS)
@@ -168,15 +171,6 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
         else:
             texts.append(text)
     return texts, causes
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def text_id(text: str) -> int:
@@ -296,26 +290,26 @@ class CaptionTokenizer:
             was reworded.
         """
         reworded = reworded or texts
-        same = torch.tensor([text == given for text, given in zip(texts, reworded, strict=True)])
+        aligned = [text == given for text, given in zip(texts, reworded, strict=True)]
+        is_reworded = not all(aligned)
         tokens = tokenize(self.tokenizer, reworded, self.max_text_length)
         batch: Batch = {
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
             "lengths": tokens["attention_mask"].sum(1),
         }
-        aligned = same
         if self.vocabulary is not None:
-            if self.unaligned is not None:
-                found = [text not in self.unaligned for text in texts]
-            else:  # a stream, whose captions are not known before
-                found = self.vocabulary.aligned(texts, self.teacher)
-            aligned = same & torch.tensor(found)
-        if self.vocabulary is not None or not same.all():
-            batch["aligned"] = aligned
-        if self.vocabulary is not None and aligned.all():
+            if self.unaligned is None:  # a stream, whose captions are not known before
+                split_alike = self.vocabulary.aligned(texts, self.teacher)
+            else:
+                split_alike = [text not in self.unaligned for text in texts]
+            aligned = [*map(and_, aligned, split_alike)]
+        if self.vocabulary is not None or is_reworded:
+            batch["aligned"] = torch.tensor(aligned)
+        if self.vocabulary is not None and all(aligned):
             batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
             batch["teacher_attention_mask"] = tokens["attention_mask"]
-        elif self.teacher_tokenizer is not None or not same.all():
+        elif self.teacher_tokenizer is not None or is_reworded:
             teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]

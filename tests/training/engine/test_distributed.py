@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -49,33 +49,23 @@ def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_pyth
 
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(train)
-    nodes = replace(recipe, output_dir=str(tmp_path / "nodes"))
-    (tmp_path / RECIPE_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(asdict(nodes)))))
-    options = {
-        "num_machines": 2,
-        "num_processes": 2,
-        "main_process_ip": "127.0.0.1",
-        "main_process_port": free_port(),
-        "mixed_precision": "no",  # the file has bf16
-    }
+    launcher = f"accelerate.commands.launch --config_file {CLUSTERS / 'ddp_4_nodes.yaml'}"
+    machines = "--num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1"
+    options = f"--main_process_port {free_port()} --mixed_precision no"  # the file has bf16
+    (tmp_path / RECIPE_FILE).write_text(json.dumps(asdict(recipe)))
+    script = f"training/align.py --config {tmp_path / RECIPE_FILE}"
+    nodes = tmp_path / "nodes"
 
     def launch(rank: int):
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        words += ["--machine_rank", str(rank)]
-        launcher = [
-            "accelerate.commands.launch",
-            "--config_file",
-            str(CLUSTERS / "ddp_4_nodes.yaml"),
-        ]
-        script = ["training/align.py", "--config", str(tmp_path / RECIPE_FILE)]
+        words = f"-m {launcher} {machines} {options} --machine_rank {rank} {script}".split()
         environment = {"ACCELERATE_USE_CPU": "false", "OMP_NUM_THREADS": "1"}
-        run_python("-m", *launcher, *words, *script, **environment)
+        run_python(*words, "--output_dir", str(nodes), **environment)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(launch, range(2)))
-    first, second = (Path(each.output_dir) for each in (recipe, nodes))
-    assert losses(first) == losses(second)
-    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    first, second = (folder / "model.safetensors" for folder in (Path(recipe.output_dir), nodes))
+    assert losses(first.parent) == losses(nodes)
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize(

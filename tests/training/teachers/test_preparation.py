@@ -20,7 +20,10 @@ TEXTS = ["A Red-Apple,  on a (green) Table!", "frog", "红苹果，青蛙"]
 
 
 @pytest.mark.parametrize("kind", ["siglip", "altclip"])
-def test_targets_of_a_batch_equal_the_embeddings_of_evaluation(kind, tokenizer, tmp_path):
+def test_targets_of_a_batch_equal_the_embeddings_of_evaluation(
+    kind, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("training.teachers.targets.CPU_CHUNK", 1)
     teacher = DualEncoder.from_pretrained(save_teacher(kind, tmp_path, tokenizer), ("text",))
     batch = caption_tokens(tokenizer, 32, teacher)(TEXTS)
     found = LiveTargets(teacher, TargetSpec(("text",))).texts(batch).embedding

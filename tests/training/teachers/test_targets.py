@@ -1,35 +1,9 @@
-"""Targets that are computed at every step, with a stand-in for the teacher."""
+"""Banks of texts, and feature maps on the grid of a student."""
 
 import torch
 
-from training.teachers import Targets, targets
-from training.teachers.targets import CPU_CHUNK, LiveTargets, TargetSpec, encode_bank, resample_map
-
-
-class Echo:
-    """Returns its input: the token ids with their sum."""
-
-    def __init__(self):
-        self.lengths = []
-
-    def text_targets(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Targets:
-        self.lengths.append(input_ids.shape[1])
-        states = (input_ids * attention_mask).float()[:, :, None]
-        return Targets(states, states.sum(1))
-
-
-def test_texts_are_encoded_by_length_and_returned_in_order():
-    lengths = torch.arange(2 * CPU_CHUNK + 3).remainder(7) + 1
-    mask = (torch.arange(12) < lengths[:, None]).long()
-    ids = mask * torch.arange(1, len(mask) + 1)[:, None]
-    batch = {"input_ids": ids, "attention_mask": mask, "teacher_lengths": lengths}
-    batch |= {"teacher_input_ids": ids, "teacher_attention_mask": mask}
-    teacher = Echo()
-    found = LiveTargets(teacher, TargetSpec(("text",), token_maps=True)).texts(batch)
-    assert torch.equal(found.embedding[:, 0], ids.sum(1).float())
-    assert torch.equal(found.feature_map[:, :, 0], ids.float())
-    assert teacher.lengths == sorted(teacher.lengths) and len(teacher.lengths) == 3
-    assert LiveTargets(teacher, TargetSpec(("text",))).texts(batch).feature_map is None
+from training.teachers import targets
+from training.teachers.targets import encode_bank, resample_map
 
 
 def test_evenly_spaced_texts_of_a_large_bank_are_encoded(monkeypatch, teacher):
