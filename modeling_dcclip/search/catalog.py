@@ -515,13 +515,10 @@ def require_own_file(path: Path):
 
 def distinct_files(files: Sequence[File]) -> list[File]:
     """One path per file, in order: links are not copies, and missing files only count if all are missing."""
-    if len(files) == 1:
-        return [*files]
     chosen: dict[tuple[int, int], File] = {}
     for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
-        with suppress(
-            OSError, ValueError
-        ):  # the file is gone, or the path is the name of an image in a collection
+        # the file is gone, or the path is the name of an image in a collection
+        with suppress(OSError, ValueError):
             found = os.stat(file.path)
             chosen.setdefault((found.st_dev, found.st_ino), file)
     return [file for file in files if file in chosen.values()] or [*files]

@@ -1,19 +1,17 @@
 """Near duplicates in an index: groups of photographs whose embeddings are almost equal."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from modeling_dcclip.messages import Message, UserError
+from modeling_dcclip.messages import UserError
 from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.index import Index, warn_of_outdated
 from modeling_dcclip.search.indexing import Progress
-from modeling_dcclip.search.query import QueryWarning
 from modeling_dcclip.search.signatures import shows_the_same
 
-BLOCK = 1024  # rows compared at once
+BLOCK = 128  # rows compared at once
 
 
 class Duplicate(NamedTuple):
@@ -31,7 +29,7 @@ def find_duplicates(
 
     The first photograph of a group is similar to all others in it. Of videos, only copies are found.
 
-    The time grows with the square of the number of photographs. The int8 vectors are copied to memory, so that other
+    The time grows with the square of the number of photographs. The vectors are copied to memory, so that other
     processes can write to the index meanwhile.
 
     Args:
@@ -53,24 +51,18 @@ def find_duplicates(
         raise UserError("threshold: got {}, expected a number above 0, at most 1.", threshold)
     with index.catalog.reading():
         indexed = index.catalog.files()
-        rows = np.unique([file.row for file in indexed]).astype(np.int64)
-        codes, scales = index.store.read_codes(rows)
-        found = index.catalog.signatures(rows)
-    current = [file for file in indexed if file.state.is_current()]
-    if left_out := len(indexed) - len(current):
-        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
-        warnings.warn(Message(text, left_out), QueryWarning, stacklevel=2)
+        vectors = index.store.read(np.arange(index.catalog.num_rows))
+        pixels = index.catalog.signatures({file.row for file in indexed})
     files: dict[int, list[File]] = {}
-    for file in current:
-        files.setdefault(file.row, []).append(file)
+    for file in indexed:
+        if file.state.is_current():
+            files.setdefault(file.row, []).append(file)
+    warn_of_outdated(len(indexed) - sum(map(len, files.values())))
     # two videos may start with the same frame, so only copies of them are listed
-    videos = {row for row, (first, *_) in files.items() if first.seconds is not None}
-    groups = [dict.fromkeys(files[row], 1.0) for row in videos]
-    is_photo = np.isin(rows, [*files.keys() - videos])
-    rows = rows[is_photo]
-    pixels = [*map(found.get, rows.tolist())]
-    for group in _group(codes[is_photo], scales[is_photo], pixels, threshold, progress):
-        groups.append({file: score for row, score in group for file in files[int(rows[row])]})
+    photos = [row for row in sorted(files) if files[row][0].seconds is None]
+    groups = [dict.fromkeys(files[row], 1.0) for row in files.keys() - {*photos}]
+    for group in _group(vectors[photos], [*map(pixels.get, photos)], threshold, progress):
+        groups.append({file: score for place, score in group for file in files[photos[place]]})
     listed = []
     for scores in groups:
         if len(distinct := distinct_files([*scores])) > 1:
@@ -81,8 +73,7 @@ def find_duplicates(
 
 
 def _group(
-    codes: np.ndarray,
-    scales: np.ndarray,
+    vectors: np.ndarray,
     pixels: Sequence[bytes | None],
     threshold: float,
     progress: Progress | None,
@@ -91,26 +82,21 @@ def _group(
 
     Images with signatures are similar if these show the same, too.
     """
-    count = len(codes)
+    count = len(vectors)
     is_free = np.ones(count, bool)
     for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
-        groups = {first: [(first, 1.0)] for first in range(start, end)}
-        for other in range(start, count, BLOCK):
-            left, right = (
-                first + np.flatnonzero(is_free[first : first + BLOCK]) for first in (start, other)
-            )
-            cosines = codes[left].astype(np.float32) @ codes[right].astype(np.float32).T
-            cosines *= scales[left][:, None] * scales[right]
-            near = (cosines >= threshold) & (left[:, None] < right)
-            for row, column in np.argwhere(near).tolist():
-                first, second = int(left[row]), int(right[column])
-                if not (is_free[first] and is_free[second]):
-                    continue
+        cosines = vectors[start : start + BLOCK] @ vectors[start:].T  # (BLOCK, count - start)
+        for first, row in enumerate(cosines, start):
+            if not is_free[first]:
+                continue
+            group = [(first, 1.0)]
+            near = start + np.flatnonzero(row >= threshold)
+            for second in near[(near > first) & is_free[near]].tolist():
                 one, two = pixels[first], pixels[second]
                 if one is None or two is None or shows_the_same(one, two):
-                    groups[first].append((second, min(float(cosines[row, column]), 1.0)))
+                    group.append((second, min(float(row[second - start]), 1.0)))
                     is_free[second] = False
-        yield from (groups[first] for first in groups if is_free[first])
+            yield group
         if progress is not None:
+            end = start + len(cosines)
             progress(end * (2 * count - end - 1) // 2, count * (count - 1) // 2)

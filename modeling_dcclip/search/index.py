@@ -479,10 +479,15 @@ def _hits(groups: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
             seconds=first.seconds,
         )
         hits.append(hit)
-    if outdated := sum(not hit.is_current for hit in hits):
-        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
-        warnings.warn(Message(text, outdated), QueryWarning, stacklevel=4)
+    warn_of_outdated(sum(not hit.is_current for hit in hits))
     return hits
+
+
+def warn_of_outdated(number: int):
+    """Warn if files are gone or have changed."""
+    if number:
+        text = "files that are gone, or have changed since the last index: {:,}. Run dcclip index"
+        warnings.warn(Message(text, number), QueryWarning, stacklevel=5)
 
 
 def open_model(

@@ -70,13 +70,8 @@ class VectorStore:
         Raises:
             DamagedIndexError: Vectors are damaged.
         """
-        codes, scales = self.read_codes(rows)
-        return codes.astype(np.float32) * scales[:, None]
-
-    def read_codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stored values in -127..127, (N, D) int8, and scales, (N,) float32, of rows."""
         self._load()
-        return self._codes[rows], self._scales[rows]
+        return self._codes[rows].astype(np.float32) * self._scales[rows, None]
 
     def scores(self, query: np.ndarray, count: int) -> np.ndarray:
         """Cosine similarities of the first rows to a query.

@@ -158,15 +158,13 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
 
 def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 16)
-    rng = np.random.default_rng(0)
-    codes = rng.integers(-127, 128, (120, 4), np.int8)
-    scales = (1 / np.linalg.norm(codes, axis=1)).astype(np.float32)
-    cosines = (codes * scales[:, None]) @ (codes * scales[:, None]).T
+    vectors = np.random.default_rng(0).standard_normal((120, 4), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     expected: list[list[int]] = []
     for row in range(120):
-        near = [group for group in expected if cosines[group[0], row] >= 0.9]
+        near = [group for group in expected if vectors[group[0]] @ vectors[row] >= 0.9]
         near[0].append(row) if near else expected.append([row])
-    groups = duplicates._group(codes, scales, [None] * 120, 0.9, None)
+    groups = duplicates._group(vectors, [None] * 120, 0.9, None)
     assert [[row for row, _ in group] for group in groups] == expected
     assert 2 < max(map(len, expected)) < 100
 
