@@ -34,8 +34,6 @@ FORMATS = (
 MAX_ASPECT_RATIO = 32
 # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 REDUCING_GAP = 2
-# in the first box of a HEIC file
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # each scan of a progressive JPEG decodes the whole image again
 SCAN_START, MAX_SCANNED_PIXELS = b"\xff\xda", 2_000_000_000
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
@@ -99,7 +97,7 @@ def open_image(
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         cause = f"{type(error).__name__}: {error}"
         if isinstance(error, UnidentifiedImageError):  # its message names an object of Python
-            cause = _why_unidentified(source)
+            cause = "cannot identify image file; HEIC needs a plug-in: pip install pillow-heif"
         raise ImageError(cause) from error
 
 
@@ -139,16 +137,6 @@ def lacks_plugin(extension: str) -> bool:
     """Whether Pillow opens no files with an extension, such as `.heic` without pillow-heif."""
     formats()  # which registers the plug-in
     return bool(extension) and extension not in Image.registered_extensions()
-
-
-def _why_unidentified(source: bytes | BinaryIO) -> str:
-    """Message about a file of no format that is opened."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    file.seek(0)
-    start = file.read(12)
-    if "HEIF" not in formats() and start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS:
-        return "HEIC needs a plug-in: pip install pillow-heif"
-    return "UnidentifiedImageError: cannot identify image file"
 
 
 def _check_pixels(image: Image.Image, limit: int | None):

@@ -410,11 +410,9 @@ class DCCLIPModel(_VisionTower, _TextTower):
         loss = None
         if return_loss:
             target = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            losses = [
-                nn.functional.cross_entropy(logits, target)
-                for logits in (logits_per_image, logits_per_text)
-            ]
-            loss = (losses[0] + losses[1]) / 2
+            cross_entropy = nn.functional.cross_entropy
+            loss = cross_entropy(logits_per_image, target) + cross_entropy(logits_per_text, target)
+            loss = loss / 2
         return CLIPOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -448,9 +446,8 @@ def _drop_unused_pooler(tower: PreTrainedModel):
 
 def _last_hidden(outputs: ModelOutput) -> Tensor:
     hidden = outputs["last_hidden_state"]
-    return (
-        hidden[-1] if isinstance(hidden, (list, tuple)) else hidden
-    )  # timm's features_only: a map per stage
+    # timm's features_only: a map per stage
+    return hidden[-1] if isinstance(hidden, (list, tuple)) else hidden
 
 
 def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Tensor]:

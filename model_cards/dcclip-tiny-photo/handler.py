@@ -89,6 +89,7 @@ class EndpointHandler:
 
         Raises:
             BadRequest: A field is missing, empty, too large or of the wrong type.
+            ValueError: A text has too many tokens.
         """
         import torch
 
@@ -101,22 +102,12 @@ class EndpointHandler:
         return _normalized(self.model.get_image_features(**inputs).pooler_output)
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
-        inputs = self.processor(text=texts)
-        longest = max(map(len, inputs["input_ids"]))
-        if longest > self.model.config.max_text_length:
-            raise BadRequest(
-                "texts or candidate_labels: the longest has {} tokens; this model accepts at most {}. Shorten it.",
-                longest,
-                self.model.config.max_text_length,
-            )
-        inputs = inputs.convert_to_tensors("pt").to(self.model.device)
-        parts = [
-            {name: value[start : start + TEXTS_AT_ONCE] for name, value in inputs.items()}
-            for start in range(0, len(texts), TEXTS_AT_ONCE)
-        ]
-        return np.concatenate(
-            [_normalized(self.model.get_text_features(**part).pooler_output) for part in parts]
-        )
+        parts = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            part = texts[start : start + TEXTS_AT_ONCE]
+            inputs = self.processor(text=part, return_tensors="pt").to(self.model.device)
+            parts.append(_normalized(self.model.get_text_features(**inputs).pooler_output))
+        return np.concatenate(parts)
 
 
 def _normalized(features: Any) -> np.ndarray:
@@ -173,10 +164,8 @@ def answer(
 def _ranked(labels: list[str], logits: np.ndarray) -> list[dict[str, Any]]:
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
-    return [
-        {"score": float(scores[number]), "label": labels[number]}
-        for number in np.argsort(-scores, kind="stable")
-    ]
+    ranked = sorted(zip(scores.tolist(), labels, strict=True), key=lambda pair: -pair[0])
+    return [{"score": score, "label": label} for score, label in ranked]
 
 
 def _embed(

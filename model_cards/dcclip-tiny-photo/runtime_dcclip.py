@@ -110,12 +110,11 @@ class Runtime:
         """
         _require_list("images", images)
         self._session("vision")
-        return self._stack(
-            [
-                self._run("vision", pixel_values=np.stack([*map(self.preprocess, batch)]))
-                for batch in _batches(images)
-            ]
-        )
+        embeddings = []
+        for batch in _batches(images):
+            pixels = np.stack([*map(self.preprocess, batch)])
+            embeddings.append(self._run("vision", pixel_values=pixels))
+        return self._stack(embeddings)
 
     def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
         """Encode Chinese or English texts.
@@ -134,9 +133,8 @@ class Runtime:
         ids = [self._tokenize(text, truncate) for text in texts]
         # batches of texts of similar length need less padding
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        embeddings = self._stack(
-            [self._encode_ids([ids[number] for number in batch]) for batch in _batches(order)]
-        )
+        ordered = [ids[number] for number in order]
+        embeddings = self._stack([*map(self._encode_ids, _batches(ordered))])
         embeddings[order] = embeddings.copy()
         return embeddings
 
@@ -166,9 +164,8 @@ class Runtime:
         logits = self.logit_scale * (texts @ self.encode_images([image])[0])
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
-        return [
-            (labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")
-        ]
+        ranked = zip(labels, scores.tolist(), strict=True)
+        return sorted(ranked, key=lambda pair: -pair[1])
 
     @property
     def logit_scale(self) -> float:
@@ -204,12 +201,11 @@ class Runtime:
         """Parts of a text that are not in the vocabulary, each once. Emoji and rare characters all have one token."""
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
-        found = {
-            text[slice(*span)]: None
-            for token, span in zip(encoding.tokens, encoding.offsets, strict=True)
-            if token in UNKNOWN_TOKENS
-        }
-        return [*found]
+        found: list[str] = []
+        for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
+            if token in UNKNOWN_TOKENS and text[start:end] not in found:
+                found.append(text[start:end])
+        return found
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.
@@ -335,12 +331,7 @@ class ImagePreprocessor:
                 f"resample {self.resample}; this runtime supports {', '.join(STEPS)}, with a size of shortest_edge "
                 "or of height and width, a crop_size of height and width, and resample 2 or 3."
             )
-        self.size, self.crop = (
-            None
-            if each is None
-            else {edge: _numbers(each, edge, 1, int, 1, MAX_EDGE)[0] for edge in each}
-            for each in (size, crop)
-        )
+        self.size, self.crop = _edges(size), _edges(crop)
         mean, std, factor = [0.0] * 3, [1.0] * 3, 1.0
         if config.get("do_normalize"):
             mean = _numbers(config, "image_mean", 3, float, -MAX_SIZE)
@@ -355,7 +346,7 @@ class ImagePreprocessor:
     @property
     def edge(self) -> int | None:
         """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
-        return max(self.size.values()) if self.size is not None else None
+        return max(self.size.values(), default=None)
 
     def __call__(self, image: ImageInput) -> np.ndarray:
         """Preprocess one image.
@@ -364,14 +355,13 @@ class ImagePreprocessor:
             (3, height, width) float32.
         """
         opened = open_rgb(image, self.edge)
-        if self.size is None or "height" not in self.size:
-            opened = crop_to_aspect(
-                opened
-            )  # a center crop keeps less; a model that squashes images takes them whole
+        if "height" not in self.size:
+            # a center crop keeps less; a model that squashes images takes them whole
+            opened = crop_to_aspect(opened)
         width, height = self._new_size(*opened.size)
         if (width, height) != opened.size:
             opened = opened.resize((width, height), self.resample)
-        if self.crop is not None:
+        if self.crop:
             rows, columns = self.crop["height"], self.crop["width"]
             top, left = (height - rows) // 2, (width - columns) // 2
             opened = opened.crop((left, top, left + columns, top + rows))
@@ -379,16 +369,16 @@ class ImagePreprocessor:
         return (pixels - self.mean) / self.std
 
     def _new_size(self, width: int, height: int) -> tuple[int, int]:
-        if self.size is None:
-            return width, height
         if "height" in self.size:
             return self.size["width"], self.size["height"]
-        edge = self.size["shortest_edge"]
-        return (
-            (int(edge * width / height), edge)
-            if height <= width
-            else (edge, int(edge * height / width))
-        )
+        shorter = min(width, height)
+        edge = self.size.get("shortest_edge", shorter)
+        return int(edge * width / shorter), int(edge * height / shorter)
+
+
+def _edges(size: dict[str, Any] | None) -> dict[str, int]:
+    """Checked lengths of edges by their names; none without a size."""
+    return {edge: _numbers(size, edge, high=MAX_EDGE)[0] for edge in size or {}}
 
 
 def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
