@@ -13,7 +13,6 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
-from modeling_dcclip.search.query import Filter, QueryWarning, split_dates, split_query
+from modeling_dcclip.search.query import Filter, QueryWarning, understand
 from modeling_dcclip.search.settings import has_index, read_settings
 from modeling_dcclip.search.texts import NAME, TextReader, Texts, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
@@ -88,13 +87,11 @@ def run_index(options: argparse.Namespace):
 
 def _open_to_add(options: argparse.Namespace) -> Index:
     """Open the index, or create it, after a look at the folders to add."""
-    exists = has_index(options.index)
-    if not exists and not options.folders:
+    if not options.folders and not has_index(options.index):
         raise UserError(
             "folder: got none, and {!r} has no index. Name a folder.", str(options.index)
         )
-    # before a model is loaded, and folders without images before an index is created
-    require_folders(options.folders, None if exists else options.exclude or ())
+    require_folders(options.folders)  # before a model is loaded and an index created
     return Index.open(
         options.index,
         _model(options),
@@ -173,13 +170,10 @@ def run_search(options: argparse.Namespace):
         _notes_printed(),
     ):
         query = " ".join(options.texts)  # without quotation marks: a dog in the snow
-        chosen = Filter(options.after, options.before, options.path)
-        if not (options.after or options.before):
-            query, dates = split_dates(query, date.today())
-            if dates is not None:
-                print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
-                chosen = Filter(dates.after, dates.before, options.path)
-        text, without = split_query(query)
+        limits = Filter(options.after, options.before, options.path)
+        text, without, chosen, dates = understand(query, limits)
+        if dates is not None:
+            print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
         without += options.without
         images = [read_example(path, index.runtime.preprocess.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
@@ -312,15 +306,7 @@ def run_duplicates(options: argparse.Namespace):
     with Index.open(options.index) as index, _notes_printed(), _progress("pairs") as show:
         groups = find_duplicates(index, options.threshold, show)
     if options.json:
-        rounded = partial(round, ndigits=6)
-        print(
-            json.dumps(
-                [
-                    [each._asdict() | {"score": rounded(each.score)} for each in group]
-                    for group in groups
-                ]
-            )
-        )
+        print(json.dumps([[each._asdict() for each in group] for group in groups]))
         return
     freed = 0
     for group in groups:

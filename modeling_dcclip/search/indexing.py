@@ -161,12 +161,10 @@ def update(
     return report
 
 
-def require_folders(folders: Iterable[Path], exclude: Sequence[str] | None = None):
-    """Refuse paths that are not folders and, with patterns, folders without images."""
+def require_folders(folders: Iterable[Path]):
+    """Refuse paths that are not folders."""
     for folder in folders:
-        if not os.path.isdir(folder) or (
-            exclude is not None and not any(Walk(folder.resolve(), patterns_of(exclude)))
-        ):
+        if not os.path.isdir(folder):
             raise ValueError(_lacks_images(folder))
 
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,13 +23,8 @@ USUAL_RATIO, VIDEO_RATIO = 3 / 2, 16 / 9
 
 def cache_folder() -> Path:
     """Folder of the previews, for all indexes."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "dcclip" / "previews"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dcclip" / "previews"
 
 
 class Previews:
@@ -106,7 +100,6 @@ def _ratio(path: str, thumbnail: Path) -> float:
     with suppress(Exception):
         if extension in STILLS:
             with open_file(os.fsencode(path)) as file, open_header(file) as image:
-                turned = image.getexif().get(ORIENTATION) in TURNED
                 ratio = image.width / image.height
-                return 1 / ratio if turned else ratio
+                return 1 / ratio if image.getexif().get(ORIENTATION) in TURNED else ratio
     return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -70,6 +70,55 @@ class QueryWarning(UserWarning):
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Which files a search may find.
+
+    Args:
+        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`, also as `2023/5/1` or `2023年5月`. None does not limit
+            it.
+        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
+        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
+
+    Raises:
+        ValueError: A date is malformed or does not exist, or `after` is later than `before`.
+    """
+
+    after: str | None = None
+    before: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        for name in ("after", "before"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _parse_date(name, value))
+        if (self.after or "") > self._end:
+            raise UserError(
+                "after: {!r} is later than before: {!r}. Change one of them.",
+                self.after,
+                self.before,
+            )
+
+    @property
+    def _end(self) -> str:
+        """A text after all dates and times of `before`."""
+        return f"{self.before or ''}~"
+
+    def condition(self) -> tuple[str, list[object]]:
+        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
+        conditions: dict[str, object] = {}
+        if self.after is not None:
+            conditions["date >= ?"] = self.after
+        if self.before is not None:
+            conditions["date <= ?"] = self._end
+        if self.path is not None:
+            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
+            conditions["search_text(path) GLOB ?"] = glob if {*"*?"} & {*glob} else f"*{glob}*"
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return where, [*conditions.values()]
+
+
+@dataclass(frozen=True)
 class Dates:
     """Dates that a query names.
 
@@ -89,7 +138,6 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
 
     Examples: `2023年夏天的雪`, `去年生日`, `last winter`, `snow in May 2021`, `2021-05`, `三年前`.
     """
-    _require_short(query)
     match = DATES.search(query)
     if match is None:
         return query, None
@@ -148,6 +196,25 @@ def _part_of(year: int, part: str) -> tuple[str, str]:
     return f"{year}-{month:02}", f"{year + month // 12}-{(month + 1) % 12 + 1:02}"
 
 
+def understand(
+    query: str, chosen: Filter, has_dates: bool = True
+) -> tuple[str, list[str], Filter, Dates | None]:
+    """Split what a person typed into its text, what it excludes, and a filter with the dates that it names.
+
+    Args:
+        query: What was typed.
+        chosen: Filter that was set apart. Its dates take the place of those in the query.
+        has_dates: Whether to look for dates in the query.
+    """
+    _require_short(query)
+    dates = None
+    if has_dates and chosen.after is None and chosen.before is None:
+        query, dates = split_dates(query, date.today())
+        if dates is not None:
+            chosen = replace(chosen, after=dates.after, before=dates.before)
+    return *split_query(query), chosen, dates
+
+
 def _require_short(query: str):
     if len(query) > MAX_CHARACTERS:
         raise UserError(
@@ -160,7 +227,6 @@ def split_query(query: str) -> tuple[str, list[str]]:
 
     Examples: `beach -people`, `beach not people`, `beach without people`, `海滩不要人`, `海滩没有人`, `没有人的海滩`.
     """
-    _require_short(query)
     without = []
 
     def leave_out(match: re.Match) -> str:
@@ -235,55 +301,6 @@ def _warn(runtime: Runtime, text: str):
             "{} contains {}, which is not in the model's vocabulary", shown, ", ".join(unknown)
         )
         warnings.warn(message, QueryWarning, stacklevel=3)
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which files a search may find.
-
-    Args:
-        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`, also as `2023/5/1` or `2023年5月`. None does not limit
-            it.
-        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
-        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
-
-    Raises:
-        ValueError: A date is malformed or does not exist, or `after` is later than `before`.
-    """
-
-    after: str | None = None
-    before: str | None = None
-    path: str | None = None
-
-    def __post_init__(self):
-        for name in ("after", "before"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _parse_date(name, value))
-        if (self.after or "") > self._end:
-            raise UserError(
-                "after: {!r} is later than before: {!r}. Change one of them.",
-                self.after,
-                self.before,
-            )
-
-    @property
-    def _end(self) -> str:
-        """A text after all dates and times of `before`."""
-        return f"{self.before or ''}~"
-
-    def condition(self) -> tuple[str, list[object]]:
-        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
-        conditions: dict[str, object] = {}
-        if self.after is not None:
-            conditions["date >= ?"] = self.after
-        if self.before is not None:
-            conditions["date <= ?"] = self._end
-        if self.path is not None:
-            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
-            conditions["search_text(path) GLOB ?"] = glob if {*"*?"} & {*glob} else f"*{glob}*"
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return where, [*conditions.values()]
 
 
 def _parse_date(name: str, text: str) -> str:

@@ -18,7 +18,6 @@ import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from modeling_dcclip.messages import UserError, message_of, print_error
+from modeling_dcclip.search.background import Background
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
@@ -33,7 +33,7 @@ from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
 from modeling_dcclip.search.photos import SHOWN_BYTES, decode_photo, open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
-from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, split_dates, split_query
+from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
 
 TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
@@ -49,8 +49,8 @@ PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
-class Indexing:
-    """Folders that are indexed in a thread while the page is open, from the beginning of the `with` block to its end.
+class Indexing(Background):
+    """Folders that are indexed while the page is open.
 
     Args:
         index: Index to add to. Searches have one of their own.
@@ -65,25 +65,14 @@ class Indexing:
         exclude: Sequence[str] | None,
         report: Callable[[Report, int], None],
     ):
+        super().__init__()
         self._index, self._folders, self._exclude, self._report = index, folders, exclude, report
-        self._stopping, self._thread = threading.Event(), threading.Thread(target=self._run)
         self._done = self._total = 0
         self._began = 0.0  # when the first file was done
         self._error = ""
 
-    def __enter__(self) -> "Indexing":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object):
-        self._stopping.set()
-        self.join()
-
-    def join(self):
-        """Wait for its end."""
-        self._thread.join()
-
-    def _run(self):
+    def run(self):
+        """Index the folders, and report."""
         try:
             report = self._index.add(*self._folders, progress=self._progress, exclude=self._exclude)
             self._report(report, len(self._index))
@@ -94,7 +83,7 @@ class Indexing:
             print_error(self._error)
 
     def _progress(self, done: int, total: int):
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             raise KeyboardInterrupt
         self._began = self._began or time.monotonic()
         self._done, self._total = done, total
@@ -104,7 +93,7 @@ class Indexing:
         passed = time.monotonic() - self._began
         left = passed / self._done * (self._total - self._done) if self._done > 1 else None
         return {
-            "running": self._thread.is_alive(),
+            "running": self.is_alive(),
             "done": self._done,
             "total": self._total,
             "seconds_left": left,
@@ -184,14 +173,8 @@ class _PageHandler(LocalHandler):
         file = PAGE / (kind or "page.html")
         if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
             self.send_content(f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
-        elif url.path == "/search":
-            self.send_json(self._search(parameters))
-        elif url.path == "/months":
-            dates = self.server.index.catalog.timeline(_filter(parameters))
-            months = Counter(taken[:7] for _, taken in dates)
-            self.send_json([*months.items()])
-        elif url.path == "/status":
-            self.send_json(self._status())
+        elif kind in ("search", "months", "status"):
+            self.send_json(getattr(self, f"_{kind}")(parameters))
         elif kind == "example":
             self._send_example(name)
         elif kind in SIZES:
@@ -236,26 +219,24 @@ class _PageHandler(LocalHandler):
         else:
             self.send_json({})
 
-    def _status(self) -> dict[str, Any]:
+    def _months(self, parameters: dict[str, str]) -> list[tuple[str, int]]:
+        dates = self.server.index.catalog.timeline(_filter(parameters))
+        return [*Counter(taken[:7] for _, taken in dates).items()]
+
+    def _status(self, parameters: dict[str, str]) -> dict[str, Any]:
         indexing = self.server.indexing
-        state: dict[str, Any] = {"running": False, "error": ""}
-        state |= indexing.state() if indexing is not None else {}
-        return state | {
-            "error": self.translated(state["error"]),
-            "files": len(self.server.index),
-        }
+        state = {"running": False, "error": ""} if indexing is None else indexing.state()
+        error = self.translated(state["error"])
+        return state | {"error": error, "files": len(self.server.index)}
 
     def _search(self, parameters: dict[str, str]) -> dict[str, Any]:
         index = self.server.index
         skip = max(0, int(parameters.get("skip", 0)))
         top = max(1, min(int(parameters.get("top", TOP)), MAX_TOP))
-        query, dates = parameters.get("q", ""), None
-        chosen = _filter(parameters)
-        if chosen.after is None and chosen.before is None and parameters.get("dates") != "off":
-            query, dates = split_dates(query, date.today())
-            if dates is not None:
-                chosen = Filter(dates.after, dates.before, chosen.path)
-        text, without = split_query(query)
+        has_dates = parameters.get("dates") != "off"
+        text, without, chosen, dates = understand(
+            parameters.get("q", ""), _filter(parameters), has_dates
+        )
         like = [_photograph(parameters["like"])] if "like" in parameters else []
         images = [self._example(parameters["example"])] if "example" in parameters else []
         with self.server.query_lock, warnings.catch_warnings(record=True) as caught:

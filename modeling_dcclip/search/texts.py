@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput
+from modeling_dcclip.search.background import Background
 from modeling_dcclip.search.catalog import DamagedIndexError, Database
 from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.fit import standardize
@@ -51,7 +51,6 @@ LOOKS = (
     "有字的牌子",
 )
 LINE = 1.0
-AT_ONCE = 10_000  # vectors in memory
 
 
 def is_available() -> bool:
@@ -176,11 +175,12 @@ def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
     if not len(rows):
         return []
-    looks, parts = index.embed_texts(LOOKS), []
-    for start in range(0, len(rows), AT_ONCE):
-        vectors = index.store.read(rows[start : start + AT_ONCE])
-        parts.append(standardize((vectors @ looks.T).max(1), vectors @ index.nouns.T))
-    scores = np.concatenate(parts)
+    count = index.catalog.num_rows
+    similarities = [
+        index.store.scores(text, count)[rows] for text in (*index.embed_texts(LOOKS), *index.nouns)
+    ]
+    looks, nouns = np.split(np.array(similarities), [len(LOOKS)])
+    scores = standardize(looks.max(0), nouns.T)
     likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
     found = []
     for files in index.catalog.files_of_rows(likely).values():
@@ -191,8 +191,8 @@ def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     return found
 
 
-class TextReader:
-    """Reads the texts of an index in a thread while nothing else happens, from the beginning of the `with` block.
+class TextReader(Background):
+    """Reads the texts of an index while nothing else happens.
 
     Args:
         index: Index that is searched meanwhile.
@@ -200,34 +200,30 @@ class TextReader:
     """
 
     def __init__(self, index: Index, is_busy: Callable[[], bool]):
+        super().__init__()
         self._index, self._is_busy = index, is_busy
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self._process: subprocess.Popen | None = None
 
-    def __enter__(self) -> "TextReader":
-        self._thread.start()
-        return self
-
     def __exit__(self, *error: object):
-        self._stopping.set()
+        self.stopping.set()
         if self._process is not None:
             self._process.kill()
-        self._thread.join()
+        super().__exit__()
 
-    def _run(self):
+    def run(self):
+        """Read what is waiting, and look for new photographs once a minute."""
         with closing(Texts(self._index.folder)) as texts:
             while not self._wait():
                 self._index.refresh()
                 if waiting := candidates(self._index, texts):
                     self._read(texts, waiting)
-                self._stopping.wait(60 * CHECK_S)  # until new photographs may be there
+                self.stopping.wait(60 * CHECK_S)
 
     def _wait(self) -> bool:
         """Wait until nothing else happens; whether to stop."""
-        while self._is_busy() and not self._stopping.is_set():
-            self._stopping.wait(CHECK_S)
-        return self._stopping.is_set()
+        while self._is_busy() and not self.stopping.is_set():
+            self.stopping.wait(CHECK_S)
+        return self.stopping.is_set()
 
     def _read(self, texts: Texts, waiting: list[tuple[bytes, str]]):
         command = [sys.executable, "-m", "modeling_dcclip.search.texts"]
@@ -242,7 +238,7 @@ class TextReader:
                     process.stdin.write(json.dumps(os.fsdecode(path)).encode() + b"\n")
                     process.stdin.flush()
                 answer = process.stdout.readline()
-                if self._stopping.is_set():
+                if self.stopping.is_set():
                     break
                 # without an answer it was killed, such as for its memory
                 texts.add(path, version, json.loads(answer or '""'))

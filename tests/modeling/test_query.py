@@ -4,7 +4,14 @@ from datetime import date
 
 import pytest
 
-from modeling_dcclip.search.query import MAX_TERMS, embed_query, split_dates, split_query
+from modeling_dcclip.search.query import (
+    MAX_TERMS,
+    Filter,
+    embed_query,
+    split_dates,
+    split_query,
+    understand,
+)
 
 TODAY = date(2026, 7, 15)  # a Wednesday
 
@@ -71,9 +78,9 @@ def test_a_query_in_the_box_excludes(query, expected):
 
 
 def test_a_query_has_at_most_1000_characters():
-    split_query("9" * 1000)
+    understand("9" * 1000, Filter())
     with pytest.raises(ValueError, match=r"1,001 characters; use at most 1,000"):
-        split_query("9" * 1001)
+        understand("9" * 1001, Filter())
 
 
 def test_a_query_has_at_most_16_terms():
