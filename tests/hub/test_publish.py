@@ -51,14 +51,6 @@ def target(**fields) -> Target:
     return Target(**({"repo_id": REPO} | fields))
 
 
-def dry_run(folder: Path, **fields):
-    publish.run(
-        publish.PublishOptions(
-            **({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)
-        )
-    )
-
-
 def test_only_listed_files_are_published(folder):
     (folder / "onnx/.hidden.onnx").touch()
     names = {*list_files(folder)}
@@ -70,17 +62,12 @@ def test_only_listed_files_are_published(folder):
 
 def test_no_file_of_a_run_has_an_absolute_path(folder):
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    assert (
-        "/data/some" not in recipe
-        and "train: <elsewhere>/images" in recipe
-        and "teacher: some/teacher" in recipe
-    )
+    assert "/data/some" not in recipe and "train: <elsewhere>/images" in recipe
     results = Results(
         {"command": f"eval.py --data {folder}/a.parquet", "models": [{"name": str(folder)}]}
     )
     text = results.write(folder).read_text(encoding="utf-8")
     assert str(folder) not in text and "--data a.parquet" in text and '"dcclip-tiny"' in text
-    list_files(folder)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +101,12 @@ def test_a_link_that_leaves_the_folder_is_refused(folder, tmp_path):
         list_files(folder)
 
 
-def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder):
+def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder, capsys):
     assert changed_code(folder) == []
     (folder / "handler.py").write_text("import os\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"folder: handler\.py in"):
-        dry_run(folder)
+    with pytest.raises(SystemExit):
+        publish.main([str(folder), "--repo_id", REPO, "--dry_run"])
+    assert "folder: handler.py in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["evil.DCCLIPModel", "attacker/repo--modeling_dcclip.DCCLIPModel"])
@@ -156,10 +144,9 @@ def test_embeddings_without_this_package_are_compared(finished, monkeypatch):
 
     monkeypatch.setattr(check, "_load_isolated", once)
     assert check_folder(finished) < 1e-5
+    monkeypatch.setattr(check, "_load_isolated", lambda *arguments: found[0])
     for value in (0.5, float("nan")):
-        outputs = json.loads(json.dumps(found[0]))
-        outputs["image_embeds"][0][3] = value
-        monkeypatch.setattr(check, "_load_isolated", lambda *_, outputs=outputs: outputs)
+        found[0]["image_embeds"][0][3] = value
         with pytest.raises(FolderError, match="different embeddings"):
             check_folder(finished)
 
@@ -192,9 +179,7 @@ def test_deleted_files_are_removed_and_other_files_of_the_repo_kept(hub, folder)
 def test_branch_and_tag(hub, folder):
     done = upload(folder, target(revision="next", tag="v1"))
     assert hub.branches["next"] == hub.tags["v1"] == done.commit != hub.branches["main"]
-    assert (
-        upload(folder, target(revision="next", tag="v1")).commit == done.commit
-    )  # repeating is no conflict
+    upload(folder, target(revision="next", tag="v1"))  # repeating is no conflict
     (folder / "requirements.txt").write_text("torch\n", encoding="utf-8")
     with pytest.raises(PublishError, match="tag v1 is already on commit"):
         upload(folder, target(revision="next", tag="v1"))
@@ -243,9 +228,7 @@ def test_training_publishes_the_model(hub, corpus, teacher_folder, tmp_path, mon
     assert hub.private and [title for title, _ in hub.commits[1:]] == ["Publish the model"]
     files = hub.files()
     assert files["model.safetensors"] == (output_dir / "model.safetensors").read_bytes()
-    assert not [
-        path for path in files if "training_state" in path or path.endswith((".pt", ".bin", ".pkl"))
-    ]
+    assert not [path for path in files if "training_state" in path]
 
 
 def test_command_line_checks_writes_the_card_and_publishes(hub, folder, monkeypatch, capsys):

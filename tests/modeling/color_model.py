@@ -1,16 +1,15 @@
-"""An exported model that knows colours: a real folder for the runtime, built in milliseconds and without training.
+"""An exported model that knows colors: a real folder for the runtime, built in milliseconds and without training.
 
-The image tower averages the four quarters of an image; the text tower sums the colours that its words name. A text so
-finds the images of its colour, and every expectation of a test can be computed by hand.
+The image tower averages the four quarters of an image; the text tower sums the colors that its words name. A text so
+finds the images of its color, and every expectation of a test can be computed by hand.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx.numpy_helper
+import onnx.parser
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -23,6 +22,25 @@ COLORS = {
 }
 CHINESE = dict(zip("红绿蓝黄白", COLORS, strict=True))
 SIZE, DIMENSION, MAX_TEXT_LENGTH = 8, 16, 6
+VISION_TOWER = """
+tower (float[batch, 3, 8, 8] pixel_values) => (float[batch, 16] embeds) {
+    pooled = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (pixel_values)
+    flat = Flatten (pooled)
+    projected = MatMul (flat, projection)
+    embeds = LpNormalization <axis = -1, p = 2> (projected)
+}
+"""
+TEXT_TOWER = """
+tower (int64[batch, length] input_ids, int64[batch, length] attention_mask)
+    => (float[batch, 16] embeds) {
+    tokens = Gather (table, input_ids)
+    mask = Cast <to = 1> (attention_mask)
+    weights = Unsqueeze (mask, last)
+    attended = Mul (tokens, weights)
+    total = ReduceSum <keepdims = 0> (attended, second)
+    embeds = LpNormalization <axis = -1, p = 2> (total)
+}
+"""
 PREPROCESSING = {
     "do_resize": True,
     "size": {"height": SIZE, "width": SIZE},
@@ -75,56 +93,19 @@ def save_color_model(
     table[:, :12] = np.repeat(
         np.array(values, np.float32), 4, axis=1
     )  # each channel in each quarter
-    table[1, 15] = 0.1  # an unknown word is no colour
-    onnx.save(_text_tower(np.roll(table, turn, 1)), folder / "onnx" / "text_model.onnx")
+    table[1, 15] = 0.1  # an unknown word is no color
+    table = np.roll(table, turn, 1)
+    last, second = np.array([-1]), np.array([1])
+    text = folder / "onnx" / "text_model.onnx"
+    _save_tower(text, TEXT_TOWER, table=table, last=last, second=second)
     projection = np.roll(np.eye(12, DIMENSION, dtype=np.float32), turn, 1)
-    onnx.save(_vision_tower(projection), folder / "onnx" / "vision_model.onnx")
+    _save_tower(folder / "onnx" / "vision_model.onnx", VISION_TOWER, projection=projection)
     return folder
 
 
-def _vision_tower(projection: np.ndarray) -> onnx.ModelProto:
-    half = SIZE // 2
-    nodes = [
-        helper.make_node(
-            "AveragePool", ["pixel_values"], ["pooled"], kernel_shape=[half] * 2, strides=[half] * 2
-        ),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "projection"], ["projected"]),
-        helper.make_node("LpNormalization", ["projected"], ["embeds"], axis=-1, p=2),
-    ]
-    pixels = helper.make_tensor_value_info(
-        "pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE]
-    )
-    return _model(nodes, [pixels], {"projection": projection})
-
-
-def _text_tower(table: np.ndarray) -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "last"], ["weights"]),
-        helper.make_node("Mul", ["tokens", "weights"], ["attended"]),
-        helper.make_node("ReduceSum", ["attended", "second"], ["total"], keepdims=0),
-        helper.make_node("LpNormalization", ["total"], ["embeds"], axis=-1, p=2),
-    ]
-    shape = ["batch", "length"]
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, shape)
-        for name in ("input_ids", "attention_mask")
-    ]
-    return _model(nodes, inputs, {"table": table, "last": np.array([-1]), "second": np.array([1])})
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto], inputs: Sequence, constants: dict[str, np.ndarray]
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "tower",
-        inputs,
-        [helper.make_tensor_value_info("embeds", TensorProto.FLOAT, ["batch", DIMENSION])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    model.metadata_props.add(key="logit_scale", value="10.0")
-    return model
+def _save_tower(path: Path, graph: str, **constants: np.ndarray):
+    head = '<ir_version: 8, opset_import: ["" : 17], metadata_props: ["logit_scale": "10.0"]>'
+    model = onnx.parser.parse_model(head + graph)
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, path)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_dcclip import command
 from modeling_dcclip.search import index as index_module
 from modeling_dcclip.search.index import Hit, Index
 from tests.modeling.color_model import save_color_model
@@ -91,6 +93,24 @@ def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
     }.items():
         paint(folder / path, color)
     return folder
+
+
+@pytest.fixture
+def run(capfdbinary):
+    """Run a command, and return what it printed; a failure is its message of one line."""
+
+    def call(*arguments: object) -> str:
+        try:
+            command.main([*map(str, arguments)])
+        except SystemExit as stopped:
+            assert stopped.code == 2
+            printed, error = capfdbinary.readouterr()
+            assert not printed and error.startswith(b"dcclip: ") and error.count(b"\n") == 1
+            return error.decode()
+        sys.stdout.flush()
+        return os.fsdecode(capfdbinary.readouterr().out)
+
+    return call
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The `dcclip` command: installed, inside a model folder, and without its packages."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -27,28 +28,17 @@ def image(paint, tmp_path):
 
 
 @pytest.fixture
-def label(monkeypatch, capsys, color_model, image):
-    """Run `dcclip label` on the image or another one, and return what it printed, or its message."""
+def label(run, monkeypatch, color_model, image):
+    """Function that runs `dcclip label` on an image."""
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
-
-    def call(*arguments: str, image=image) -> str:
-        try:
-            command.main(["label", str(image), *arguments])
-        except SystemExit as stopped:
-            assert stopped.code == 2
-            error = capsys.readouterr().err
-            assert error.count("\n") == 1
-            return error
-        return "".join(capsys.readouterr())
-
-    return call
+    return partial(run, "label")
 
 
 def test_label_prints_scores_as_text_or_json(label, color_model, image):
     expected = Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
-    found = label(*LABELS, "--template", "a {} photo")
+    found = label(image, *LABELS, "--template", "a {} photo")
     assert found.splitlines() == [f"{score:.3f}  {name}" for name, score in expected]
-    found = json.loads(label(*LABELS, "--json", "--template", "a {} photo"))
+    found = json.loads(label(image, *LABELS, "--json", "--template", "a {} photo"))
     assert [each["label"] for each in found] == [name for name, _ in expected]
 
 
@@ -69,18 +59,19 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     assert "PIL.Image is not installed. Run: pip install numpy onnx" in capsys.readouterr().err
 
 
-def test_user_errors_are_one_line(label, tmp_path):
-    for cause, arguments, options in (
-        ("image: ", ["fox"], {"image": "none.png"}),
-        ("folder: ", ["fox", "--model", str(tmp_path)], {}),
-        ("template: ", ["fox", "--template", "a photo"], {}),
-        ("texts: ", ["红" * 30], {}),
+def test_user_errors_are_one_line(label, image, tmp_path):
+    for cause, arguments in (
+        ("image: ", ["none.png", "fox"]),
+        ("folder: ", [image, "fox", "--model", tmp_path]),
+        ("template: ", [image, "fox", "--template", "a photo"]),
+        ("texts: ", [image, "红" * 30]),
     ):
-        assert label(*arguments, **options).startswith(f"dcclip: {cause}")
+        assert label(*arguments).startswith(f"dcclip: {cause}")
 
 
-def test_labels_that_are_not_in_the_vocabulary_get_a_note(label):
-    assert "not in the model's vocabulary: 獭" in label("獭", "red")
+def test_labels_that_are_not_in_the_vocabulary_get_a_note(color_model, image, capsys):
+    command.main(["label", str(image), "獭", "red", "--model", str(color_model)])
+    assert "not in the model's vocabulary: 獭" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,6 @@ from tests.modeling.color_model import save_color_model
 from tests.modeling.conftest import names
 
 
-def content(index: Index) -> dict[str, bytes]:
-    """Every file with its vector."""
-    files = index.catalog.files()
-    vectors = index.store.read(np.array([file.row for file in files]))
-    return {file.path: vector.tobytes() for file, vector in zip(files, vectors, strict=True)}
-
-
 def test_a_query_is_the_sum_of_its_terms_of_unit_length(color_model, photos):
     runtime = Runtime(color_model)
     total = runtime.encode_images([photos / "white.png"])[0]
@@ -75,16 +68,9 @@ def test_a_filter_limits_the_dates_and_the_path(dated, limits, count):
     assert len(dated.search("red", **limits)) == count
 
 
-@pytest.mark.parametrize(
-    ("after", "before", "message"),
-    [
-        ("2023-02-31", None, "after: '2023-02-31' is not a date"),
-        ("2024-02", "2024-01-31", "later than before"),
-    ],
-)
-def test_dates_that_do_not_exist_or_end_before_they_start_are_refused(after, before, message):
-    with pytest.raises(ValueError, match=message):
-        Filter(after, before)
+def test_dates_that_end_before_they_start_are_refused():
+    with pytest.raises(ValueError, match="later than before"):
+        Filter("2024-02", "2024-01-31")
 
 
 @pytest.mark.parametrize(
@@ -120,20 +106,6 @@ def test_new_and_changed_files_are_embedded_and_deleted_ones_leave(filled, photo
     assert (report.embedded, report.unchanged, report.removed, report.moved) == (2, 3, 1, 0)
     assert {*names(filled.search("red", top=2))} == {"red.jpg", "white.png"}
     assert len(filled) == filled.catalog.value("SELECT count(*) FROM contents") == 5
-
-
-def test_a_touched_file_is_not_embedded_again(filled, photos):
-    os.utime(photos / "red.jpg", (1, 1))
-    report = filled.add()
-    assert (report.unchanged, report.embedded) == (5, 0)
-
-
-def test_a_moved_file_keeps_its_vector(filled, photos):
-    before = content(filled)[str(photos / "green.png")]
-    (photos / "green.png").rename(photos / "a" / "moved.png")
-    report = filled.add()
-    assert (report.moved, report.removed, report.embedded) == (1, 0, 0)
-    assert content(filled)[str(photos / "a" / "moved.png")] == before
 
 
 def test_the_newest_are_shown_once_with_their_copies(filled, photos):
@@ -317,11 +289,6 @@ def test_folders_that_are_missing_block_no_update_of_others(with_missing, photos
     assert (report.removed, len(with_missing), len(with_missing.folders)) == (1, 6, 3)
 
 
-def test_an_upgrade_needs_all_folders(with_missing):
-    with pytest.raises(ValueError, match="folder: "):
-        upgrade_index(with_missing, with_missing.runtime, truncate_dim=12)
-
-
 def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos, tmp_path):
     index.add(photos / "a")
     assert index.add(photos / "a" / "b").unchanged == 2 and [*index.folders] == [photos / "a"]
@@ -332,7 +299,7 @@ def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos
 
 
 def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatch):
-    before = content(filled)
+    before = filled.catalog.files()
     paint(photos / "new.jpg", "red", width=33)
 
     def full(*arguments):
@@ -343,7 +310,7 @@ def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatc
         message = r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is"
         with pytest.raises(OSError, match=message):
             filled.add(photos)
-    assert content(filled) == before
+    assert filled.catalog.files() == before
     assert filled.add(photos).found == len(filled) == 6
 
 

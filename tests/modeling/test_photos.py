@@ -61,12 +61,6 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     assert photo.taken == "2023-07-14 18:22:01" and photo.image.size == (20, 40)
 
 
-def test_known_content_is_not_decoded(photos):
-    digest = read(photos / "red.jpg").digest
-    photo = read_photo(os.fsencode(photos / "red.jpg"), {digest}.__contains__)
-    assert photo.image is None and photo.digest == digest
-
-
 def failure_of(path, **options) -> UnreadablePhotoError:
     with pytest.raises(UnreadablePhotoError) as raised:
         read(path, **options)

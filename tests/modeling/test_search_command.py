@@ -27,25 +27,6 @@ def place(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(capfdbinary):
-    """Run a command, and return what it printed; a failure is its message."""
-
-    def call(*arguments: object) -> str:
-        try:
-            command.main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            assert stopped.code == 2
-            printed, error = capfdbinary.readouterr()
-            assert not printed and error.startswith(b"dcclip: ") and error.count(b"\n") == 1
-            return error.decode()
-        finally:
-            sys.stdout.flush()
-        return os.fsdecode(capfdbinary.readouterr().out)
-
-    return call
-
-
-@pytest.fixture
 def indexed(filled, photos):
     return photos
 

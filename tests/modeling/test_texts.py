@@ -108,11 +108,6 @@ def test_a_photograph_with_the_words_comes_first_on_the_page(written):
     assert answer["fits"] == 2 and len(answer["hits"]) == 5
 
 
-def test_a_photograph_with_the_words_comes_first_in_the_terminal(written, photos, capsys):
-    command.main(["search", "red", "--paths", "--index", str(written.folder)])
-    assert capsys.readouterr().out.splitlines() == [f"{photos}/a/blue.jpg", f"{photos}/red.jpg"]
-
-
 def test_the_words_of_a_file_that_has_changed_are_forgotten(written, photos):
     os.utime(photos / "a" / "blue.jpg", (1, 1))
     written.add()
