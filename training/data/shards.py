@@ -21,6 +21,9 @@ MAX_BLOCK_BYTES = 256 * 2**20  # of encoded images in a block of the shuffling
 MAX_EMPTY = 16  # a worker that has read this many times the number of units, all empty, has no rows
 
 
+MISSING = object()
+
+
 class RawSample(NamedTuple):
     """An undecoded row and its position in the stream.
 
@@ -94,7 +97,7 @@ class Shards:
         images, texts = [image_column] if image_column else [], list(caption_columns)
         columns = [*images, *texts]
         for column in columns:
-            if not _has_cell(first, column):
+            if get_cell(first, column, MISSING) is MISSING:
                 raise ValueError(
                     f"data: {name!r} has no column {column!r}, only {sorted(first)}. Name the right one under data."
                 )
@@ -138,22 +141,18 @@ class Shards:
             ) from error
 
 
-def get_cell(row: dict[str, Any], column: str) -> Any:
-    """Return the value of a column, or of a field of a nested column such as `json.caption`; None if it is missing."""
+def get_cell(row: dict[str, Any], column: str, default: Any = None) -> Any:
+    """Return the value of a column, or of a field of a nested column such as `json.caption`.
+
+    If it is missing, the result is `default`. A field of a nested column that is None is None too.
+    """
     if column in row:
         return row[column]
     head, _, rest = column.partition(".")
-    inner = row.get(head)
-    return get_cell(inner, rest) if rest and isinstance(inner, dict) else None
-
-
-def _has_cell(row: dict[str, Any], column: str) -> bool:
-    """Whether a row has a column or field. Fields of a nested column that is None are not known, so they pass."""
-    if column in row:
-        return True
-    head, _, rest = column.partition(".")
     inner = row.get(head, {})
-    return bool(rest) and (inner is None or (isinstance(inner, dict) and _has_cell(inner, rest)))
+    if not rest or not isinstance(inner, dict):
+        return default if inner is not None else None
+    return get_cell(inner, rest, default)
 
 
 def read_samples(

@@ -107,7 +107,8 @@ def build_student(
             source, tokens = open_source(init, tower, teacher), None
             if source.tokenizer is not None:
                 tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)
-            logger.info("%s", inherit_weights(model, source, tokens))
+            report = inherit_weights(model, source, tokens)
+            logger.info("%s tower from %s: %s", tower, source.name, report)
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     # SigLIP tokenizers omit attention_mask

@@ -42,16 +42,12 @@ class Inheritance:
     """Weights that one tower of a student inherited, by the student's names.
 
     Args:
-        source: Name of the source.
-        tower: Kind of tower, `vision` or `text`.
         whole: Names of the weights that were copied unchanged.
         cut: Names of the weights that were copied in part.
         random: Names of the weights that the source does not have.
         tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens.
     """
 
-    source: str
-    tower: str
     whole: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     random: list[str] = field(default_factory=list)
@@ -59,10 +55,7 @@ class Inheritance:
 
     def __str__(self) -> str:
         tokens = "; token embeddings of {} of {} pieces".format(*self.tokens) if self.tokens else ""
-        return (
-            f"{self.tower} tower from {self.source}: {len(self.whole)} weights whole, {len(self.cut)} cut, "
-            f"{len(self.random)} random{tokens}"
-        )
+        return f"{len(self.whole)} weights whole, {len(self.cut)} cut, {len(self.random)} random{tokens}"
 
 
 @torch.no_grad()
@@ -94,7 +87,7 @@ def inherit_weights(
     weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
     is_cut = _is_transformer(source.config) and _is_transformer(tower.config)
     cutter = _Cutter(source, tower, tokens) if is_cut else None
-    report = Inheritance(source.name, source.tower)
+    report = Inheritance()
     for full_name, target in student.state_dict().items():
         if full_name == _PROJECTIONS[source.tower]:
             # with a transformation between, the projection's input is not the residual stream

@@ -21,11 +21,10 @@ from training.teachers.lineage import (
     digest_folder,
     find_commit,
     read_license,
-    split_revision,
     weights_fingerprint,
 )
 from training.teachers.loading import load_any_model, load_model, load_processor, read_config
-from training.teachers.preparation import TextPreparation, find_text_preparation, processor_size
+from training.teachers.preparation import TextPreparation, find_text_preparation
 from training.text.vocabulary import chunks
 
 # a text that every cleaning changes
@@ -96,7 +95,9 @@ class DualEncoder:
             ValueError: The model does not exist, lacks a tower or weights, or comes with code that is not trusted or
                 not pinned; or `towers` are a part of a model of an unknown family.
         """
-        name, revision = split_revision(str(name), revision)
+        name = str(name)
+        if revision is None and "@" in name and not Path(name).is_dir():
+            name, _, revision = name.rpartition("@")
         if trust_remote_code and revision is None and not Path(name).is_dir():
             raise ValueError(
                 f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision that "
@@ -123,23 +124,13 @@ class DualEncoder:
     def with_towers(self, towers: Sequence[str]) -> "DualEncoder":
         """This model with other towers.
 
-        A checkpoint is loaded again, in the same precision and on the same device. A model in memory that has all of
-        `towers` is returned unchanged.
-
-        Raises:
-            ValueError: A tower of a model in memory is missing.
+        A checkpoint is loaded again, in the same precision and on the same device. A model in memory has all of its
+        towers, and is returned unchanged.
         """
-        if set(towers) == set(self.towers):
+        if not self._is_checkpoint or set(towers) == set(self.towers):
             return self
-        if self._is_checkpoint:
-            model = self.model
-            return self.from_pretrained(self.name, towers, model.dtype, model.device, self.commit)
-        if set(towers) <= set(self.towers):
-            return self
-        raise ValueError(
-            f"towers: {self.name!r} is a model in memory with the towers {self.towers}, so {towers} cannot be loaded. "
-            "Save it and use DualEncoder.from_pretrained."
-        )
+        model = self.model
+        return self.from_pretrained(self.name, towers, model.dtype, model.device, self.commit)
 
     def to(self, device: torch.device | str) -> "DualEncoder":
         """Move the weights to a device, in the fastest memory layout for convolutions."""
@@ -171,8 +162,8 @@ class DualEncoder:
         """
         if self.processor.tokenizer is None:
             raise ValueError(
-                f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or set tower: vision and "
-                "student.tokenizer."
+                f"model: {self.name!r} has no tokenizer. Save it next to the weights; without one, train a student's "
+                "image tower alone: set tower: vision and student.tokenizer."
             )
         return self.processor.tokenizer
 
@@ -194,7 +185,7 @@ class DualEncoder:
     @property
     def image_size(self) -> int:
         """Edge of the square input image in pixels."""
-        return self.family.image_size(self.config) or processor_size(self.image_processor)
+        return self.family.image_size(self.config)
 
     @property
     def max_text_length(self) -> int:
@@ -214,7 +205,8 @@ class DualEncoder:
         Raises:
             ValueError: Nothing states the longest text, or the tokenizer does not end a text where the model pools it.
         """
-        return find_text_preparation(self.family, self.config, self.processor, self.name)
+        pads = getattr(self.processor, "text_kwargs", {}).get("padding") == "max_length"
+        return find_text_preparation(self.family, self.config, self.tokenizer, pads, self.name)
 
     @cached_property
     def images(self) -> ImagePreparation:

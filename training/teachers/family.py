@@ -104,8 +104,7 @@ class Family:
         vision_width: Function of the config that returns D of the image feature map; 0 without a map.
         text_width: Function of the config that returns D of the token states.
         projection_dim: Function of the config that returns the width of the embeddings.
-        image_size: Function of the config that returns the edge of the square image in pixels; None if only the image
-            processor states it.
+        image_size: Function of the config that returns the edge of the square image in pixels.
         max_text_length: Function of the config that returns the longest text in tokens, special tokens included.
         text_preparation: How texts are prepared, as in training, or a function of the tokenizer that returns it. None
             if the model's own config, tokenizer and processor state it.
@@ -125,7 +124,7 @@ class Family:
     vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
     text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
     projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
-    image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
+    image_size: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.image_size")
     max_text_length: Callable[[PreTrainedConfig], int] = num_positions
     text_preparation: (
         TextPreparation | Callable[[PreTrainedTokenizerBase], TextPreparation] | None

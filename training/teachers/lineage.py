@@ -41,18 +41,6 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
         raise OSError(error) from error
 
 
-def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Split `ID@REVISION` into the Hub id and the revision. Folders and ids without a revision are returned unchanged.
-
-    Args:
-        name: Hub id, which may name a revision, or folder.
-        revision: Branch, tag or commit that is named apart; the name then has none.
-    """
-    if revision is None and "@" in name and not Path(name).is_dir():
-        name, _, revision = name.rpartition("@")
-    return name, revision
-
-
 def digest_folder(folder: str | Path) -> str:
     """Digest of the weight files of a checkpoint; no weights are loaded.
 

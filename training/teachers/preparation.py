@@ -106,23 +106,30 @@ class TextPreparation:
 
 
 def find_text_preparation(
-    family: Any, config: PreTrainedConfig, processor: Any, name: str
+    family: Any,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pads: bool,
+    name: str,
 ) -> TextPreparation:
     """Text preparation from the row of a family, or else from the model's own config, tokenizer and processor.
 
+    Args:
+        family: Row of the model's family.
+        config: Config of the model.
+        tokenizer: Tokenizer of the model.
+        pads: Whether the model's processor pads every text to the full length.
+        name: Hub id or folder, for error messages.
+
     Raises:
-        ValueError: The model has no tokenizer; neither states the longest text; or the tokenizer does not end a text
-            with the token at which the model pools it.
+        ValueError: Neither states the longest text, or the tokenizer does not end a text with the token at which the
+            model pools it.
     """
-    tokenizer = processor.tokenizer
-    if tokenizer is None:
-        raise ValueError(f"model: {name!r} has no tokenizer. Save it next to the weights.")
     length = min(family.max_text_length(config), tokenizer.model_max_length, VERY_LARGE_INTEGER)
     preparation = family.prepare_texts(tokenizer)
     if preparation is not None:
         preparation = replace(preparation, max_length=min(preparation.max_length, length))
     elif length < VERY_LARGE_INTEGER:
-        pads = getattr(processor, "text_kwargs", {}).get("padding") == "max_length"
         stated_by = "the model's own config, tokenizer and processor"
         preparation = TextPreparation(length, pad_to_max=pads, stated_by=stated_by)
     else:
@@ -169,9 +176,3 @@ def square_image_processor(
         image_mean=list(mean),
         image_std=list(std),
     )
-
-
-def processor_size(image_processor: Any) -> int:
-    """Edge in pixels of the square images that an image processor makes, or the short side if it does not crop."""
-    size = getattr(image_processor, "crop_size", None) or image_processor.size
-    return size.get("height") or size["shortest_edge"]

@@ -122,11 +122,6 @@ class Vocabulary:
             ValueError: The folder does not hold a vocabulary, or its tokenizer does not match.
         """
         folder = Path(folder)
-        if not cls.is_in(folder):
-            raise ValueError(
-                f"vocabulary: {str(folder)!r} has no {META_FILE} and {IDS_FILE}. Make them with "
-                "`python -m training.prepare.vocabulary`."
-            )
         try:
             meta = read_mapping(folder / META_FILE, "vocabulary")
             ids, tokenizer = load_file(folder / IDS_FILE), AutoTokenizer.from_pretrained(folder)

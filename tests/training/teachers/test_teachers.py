@@ -240,5 +240,5 @@ def test_a_teacher_without_a_tokenizer_gives_image_targets_only(
     teacher = DualEncoder.from_pretrained(folder, towers=("vision",))
     expected = teachers[kind].image_targets(pixel_values).embedding
     assert torch.equal(teacher.image_targets(pixel_values).embedding, expected)
-    with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer"):
+    with pytest.raises(ValueError, match=rf"model: .*{kind}' has no tokenizer"):
         _ = teacher.tokenizer
