@@ -67,7 +67,7 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
     Raises:
         ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; or if all texts are empty.
     """
-    read_unigram(tokenizer)  # fail before the corpus is read
+    read_unigram(tokenizer)  # fail before the corpus is counted
     sentences = 0
     with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from training.teachers.family import Family
+from training.text.tokenizers import load_tokenizer
 from training.utils.reading import read_mapping
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
@@ -147,21 +149,19 @@ def load_processor(
     Raises:
         ValueError: The checkpoint lacks the image processor.
     """
-    fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
+    revision = commit or "main"
     try:
-        image_processor = AutoImageProcessor.from_pretrained(name, **fields)
+        image_processor: Any = AutoImageProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{field}: {name!r} has no image processor. Save it next to the weights. ({error})"
         ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **fields)
-    except (OSError, ValueError):  # transformers cannot build some tokenizers without their files
-        tokenizer = None
-    # and builds others from the special tokens alone
-    if tokenizer and tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):
-        tokenizer = None
-    if tokenizer:
+    tokenizer = None
+    with suppress(ValueError):
+        tokenizer = load_tokenizer(name, field, revision)
+    if tokenizer is not None:
         check_vocabulary(field, name, tokenizer, config)
     return SimpleNamespace(image_processor=image_processor, tokenizer=tokenizer)
 

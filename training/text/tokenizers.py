@@ -9,19 +9,22 @@ from training.text.pipeline import LOADING_OPTIONS, digest, read_pipeline
 from training.text.vocabulary import Vocabulary
 
 
-def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, field: str = "student.tokenizer", revision: str = "main"
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or the Hub.
 
     Args:
         name: Hub id or folder.
         field: Recipe field that holds the name; error messages start with it.
+        revision: Commit, branch or tag of a Hub id.
 
     Raises:
         ValueError: The name has no tokenizer.
     """
     try:
         # None, the default, asks on the terminal whether to run remote code
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # tokenizers raises Exception itself
         raise ValueError(
             f"{field}: cannot load the tokenizer of {name!r}. Give a folder with a tokenizer.json or a Hub id. "
