@@ -47,8 +47,8 @@ class CaptionTable:
         ids, rows = array("q"), array("q")
         for source, (start, stop) in enumerate(pairwise(self.starts.tolist())):
             for first in range(start, stop, ROWS_AT_ONCE):
-                part = range(first, min(first + ROWS_AT_ONCE, stop))
-                for row, cells in zip(part, self._cells(source, part), strict=True):
+                found = self._cells(source, first, min(first + ROWS_AT_ONCE, stop))
+                for row, cells in enumerate(found, first):
                     captions, causes = read_captions(cells, check_scripts, skipped)
                     if not captions:
                         skipped.add(row, causes[0])
@@ -58,37 +58,23 @@ class CaptionTable:
         self.ids, index = np.unique(np.array(ids, np.int64), return_index=True)
         self.first_rows = np.array(rows, np.int64)[index]
 
-    def _cells(self, source: int, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Caption cells of rows of a source, by language."""
-        own, table, start = self.columns[source], self.tables[source], int(self.starts[source])
+    def _cells(self, source: int, start: int, stop: int) -> list[dict[str, Any]]:
+        """Caption cells of consecutive rows of a source, by language."""
+        own, offset = self.columns[source], start - int(self.starts[source])
         try:
-            if isinstance(rows, range):
-                found = table.slice(rows[0] - start, len(rows)).to_pydict()
-            else:  # `take` would join all chunks of the table
-                found = {
-                    name: [table.column(name)[row - start].as_py() for row in rows]
-                    for name in table.column_names
-                }
+            found = self.tables[source].slice(offset, stop - start).to_pylist()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"data: a caption in rows {rows[0]} to {rows[-1]} of the columns {', '.join(own.values())} is not "
+                f"data: a caption in rows {start} to {stop - 1} of the columns {', '.join(own.values())} is not "
                 f"UTF-8 ({error}). Fix or remove its row."
             ) from error
-        return [
-            {language: found[column][number] for language, column in own.items()}
-            for number in range(len(rows))
-        ]
+        return [{language: row[column] for language, column in own.items()} for row in found]
 
-    def read(self, rows: Sequence[int]) -> list[dict[str, list[str]]]:
-        """Usable captions of rows by language, in the order of the rows."""
-        found: list[dict[str, list[str]]] = [{} for _ in rows]
-        sources = np.searchsorted(self.starts, rows, side="right") - 1
-        for source in np.unique(sources).tolist():
-            places = np.flatnonzero(sources == source).tolist()
-            cells = self._cells(source, [int(rows[place]) for place in places])
-            for place, own in zip(places, cells, strict=True):
-                found[place] = read_captions(own, self.check_scripts)[0]
-        return found
+    def read(self, row: int) -> dict[str, list[str]]:
+        """Usable captions of a row by language."""
+        source = int(np.searchsorted(self.starts, row, side="right")) - 1
+        (cells,) = self._cells(source, row, row + 1)
+        return read_captions(cells, self.check_scripts)[0]
 
     def number_of(self, text: str) -> int:
         """Number of a caption among the different ones, the same on all processes."""
@@ -98,12 +84,9 @@ class CaptionTable:
         return len(self.ids)
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            rows = self.read(self.first_rows[part].tolist())
-            for number, captions in zip(self.ids[part].tolist(), rows, strict=True):
-                texts = (text for listed in captions.values() for text in listed)
-                yield next(text for text in texts if text_id(text) == number)
+        for number, row in zip(self.ids, self.first_rows.tolist(), strict=True):
+            texts = chain.from_iterable(self.read(row).values())
+            yield next(text for text in texts if text_id(text) == number)
 
     def digest(self) -> str:
         """Digest of all different captions."""

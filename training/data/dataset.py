@@ -179,26 +179,19 @@ class PairDataset(torch.utils.data.Dataset):
         Returns:
             The batch; only `skipped` if no image decodes.
         """
-        usable = [
-            (row, view_id, epoch, image)
-            for row, view_id, epoch, image in samples
-            if not isinstance(image, str)
-        ]
-        batch: CollatedBatch = {
-            "skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]
-        }
-        if not usable:
-            return batch
-        rows = [row for row, *_ in usable]
-        captions = [{}] * len(rows) if self.captions is None else self.captions.read(rows)
-        decoded = [
-            Sample(row, self._source_of(row), view_id, image, select_captions(texts, epoch), epoch)
-            for (row, view_id, epoch, image), texts in zip(usable, captions, strict=True)
-        ]
-        number_of = text_id if self.captions is None else self.captions.number_of
-        batch.update(
-            make_batch(decoded, self.languages, self.tokens, number_of, self.config.phrasing)
-        )
+        batch: CollatedBatch = {"skipped": []}
+        usable = []
+        for row, view_id, epoch, image in samples:
+            if isinstance(image, str):
+                batch["skipped"].append((row, image))
+                continue
+            captions = {} if self.captions is None else self.captions.read(row)
+            chosen = select_captions(captions, epoch)
+            usable.append(Sample(row, self._source_of(row), view_id, image, chosen, epoch))
+        if usable:
+            number_of = text_id if self.captions is None else self.captions.number_of
+            phrasing = self.config.phrasing
+            batch.update(make_batch(usable, self.languages, self.tokens, number_of, phrasing))
         return batch
 
     def image_fingerprint(self) -> str:

@@ -1,7 +1,5 @@
 """Images that rows name by path or URL: refused by default."""
 
-from pathlib import Path
-
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -50,12 +48,6 @@ def test_a_url_is_refused_even_if_paths_are_allowed(table, url):
     source = table(url)
     with pytest.raises(ValueError, match=f"row 1 of .*: {URL_REFUSED}"):
         require_allowed(load_source(source), source, "image", allow_paths=True)
-
-
-def test_images_of_the_data_are_read_without_a_flag(tmp_path, images):
-    images[0].save(path := Path(tmp_path, "a.png"))
-    rows = require_allowed(load_source(str(tmp_path)), str(tmp_path), "image")
-    assert rows[0]["image"]["path"] == str(path)
 
 
 def test_a_column_without_images_is_refused():

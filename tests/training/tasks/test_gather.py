@@ -1,7 +1,6 @@
 """One batch of 32 = 2 processes x 16 = 4 chunks of 8 = 2 processes x 2 chunks of 8: the loss and every gradient."""
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -196,25 +195,6 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset
         runs.append(gradients(task, batch))
     assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
     assert runs[0]["loss/loss"] != whole["all losses"]["loss/loss"]  # without dropout
-
-
-def test_processes_exchange_gradients_with_the_last_chunk_only(
-    make_task, dataset, keys, monkeypatch
-):
-    task = make_task(chunk_size=CHUNK)
-    accelerator, model = prepared(task)
-    synced: list[bool] = []
-
-    @contextmanager
-    def no_sync(model):
-        synced.append(False)
-        yield
-
-    monkeypatch.setattr(accelerator, "no_sync", no_sync)
-    backward = accelerator.backward
-    monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
-    forward_backward(model, task, task.augmented(collate(dataset, keys)), accelerator)
-    assert synced == [False, True, False, True, False, True, True]
 
 
 def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, dataset, keys):
