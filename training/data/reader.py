@@ -500,10 +500,12 @@ def _numbered(names: list[str]) -> list[str]:
     """Expand numbered files such as `{0000..0042}.tar`."""
     files: list[str] = []
     for name in names:
-        match = RANGE.search(name)
-        first, last = match.groups() if match else ("0", "0")
-        numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-        files += [RANGE.sub(number, name, count=1) for number in numbers]
+        if (match := RANGE.search(name)) is None:
+            files.append(name)
+            continue
+        first, last = match.groups()
+        for number in range(int(first), int(last) + 1):
+            files.append(RANGE.sub(f"{number:0{len(first)}d}", name, count=1))
     return files
 
 

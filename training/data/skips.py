@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from training.data.batch import EXPECTED_CAUSES, usable_captions
@@ -52,13 +51,12 @@ class _Captions:
                 )
 
     def _list(self, samples: Counter[str]) -> str:
-        skipped, unusable = (
-            [f"{cause}: {count}" for cause, count in counts.most_common()]
-            for counts in (samples, self.captions)
-        )
-        return ", ".join(skipped or ["none skipped"]) + (
-            f"; captions: {', '.join(unusable)}" if unusable else ""
-        )
+        text = _joined(samples) or "none skipped"
+        return f"{text}; captions: {_joined(self.captions)}" if self.captions else text
+
+
+def _joined(counts: Counter[str]) -> str:
+    return ", ".join(f"{cause}: {count}" for cause, count in counts.most_common())
 
 
 @dataclass(kw_only=True)
@@ -90,11 +88,7 @@ class SkipReport(_Captions):
 
     def state(self) -> dict[str, Any]:
         """Return, as JSON, the rows skipped during training. Other processes and a resumed run do not know them."""
-        return {
-            "causes": [
-                [row, cause] for row, cause in islice(self.causes.items(), self.num_known, None)
-            ]
-        }
+        return {"causes": list(self.causes.items())[self.num_known :]}
 
     def merge(self, states: Sequence[dict[str, Any]]):
         """Add the rows that other processes, or this run before it was resumed, have skipped."""

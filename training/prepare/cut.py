@@ -99,12 +99,13 @@ def _required(
     # The score of an unknown character is the lowest score minus ten. The piece with the lowest score is kept, so that
     # this value does not change and a path through a removed character never wins.
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
-    characters = set("".join(pieces[number] for number in np.flatnonzero(counts)))
-    single = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *characters}
-    marks = {
-        piece for piece in pieces if len(piece) == 1 and unicodedata.category(piece).startswith("P")
-    }
-    return required | np.array([piece in single or piece in marks for piece in pieces])
+    single = {METASPACE, *_ASCII, *map(METASPACE.__add__, _ASCII)}
+    for number in np.flatnonzero(counts):
+        single.update(pieces[number])
+    for number, piece in enumerate(pieces):
+        is_mark = len(piece) == 1 and unicodedata.category(piece).startswith("P")
+        required[number] |= is_mark or piece in single
+    return required
 
 
 def cut_vocabulary(

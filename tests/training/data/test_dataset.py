@@ -87,7 +87,7 @@ def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(mak
     rows = [batch["rows"].item() for batch in loader]
     assert sorted(rows) == [0, 2, 2, 3]
     assert loader.skipped.causes == {1: "image does not decode"}
-    assert loader.state() == {"causes": [[1, "image does not decode"]]}
+    assert loader.state() == {"causes": [(1, "image does not decode")]}
 
 
 def test_data_without_an_image_that_decodes_raises_an_error(make_dataset):
