@@ -263,9 +263,9 @@ class Catalog(Database):
         found = {}
         for row in map(int, rows):
             frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
-            content, *seconds = frame[0] if frame else (row,)
-            files = [self._file(each, *seconds) for each in self.execute(query, content, *values)]
-            found[row] = [replace(each, row=row) for each in files]
+            content, seconds = frame[0] if frame else (row, None)
+            entries = self.execute(query, content, *values)
+            found[row] = [replace(self._file(each, seconds), row=row) for each in entries]
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found

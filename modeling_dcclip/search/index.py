@@ -95,9 +95,8 @@ class Index:
     ):
         self.folder = folder
         self._model, self._model_id = model, model_id
-        self._lost: str | None = (
-            None  # what was wrong with data that the next update computes again
-        )
+        # what was wrong with data that the next update computes again
+        self._lost: str | None = None
         self._lock = threading.RLock()
         self._load(settings)
 
@@ -377,17 +376,15 @@ class Index:
             count = self.catalog.num_rows
             first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
             scores = self.store.scores(ranked, count)
-            if allowed is not None:
-                scores[~allowed[first]] = -np.inf
+            scores[~allowed[first]] = -np.inf
             groups = self._best(scores, first, skip + top)
             rows = np.array([row for row, *_ in groups], np.int64)
             scores = scores[rows]
             fits = None
             if calibration is not None:
-                vectors = self.store.read(rows)
-                searched = count if allowed is None else int(allowed.sum())
+                vectors, searched = self.store.read(rows), max(int(allowed.sum()), 1)
                 fits = fit_probability(
-                    vectors @ query, vectors @ nouns.T, length, max(searched, 1), calibration
+                    vectors @ query, vectors @ nouns.T, length, searched, calibration
                 )
             groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
@@ -441,13 +438,13 @@ class Index:
         with self._lock:  # one thread at a time uses the tokenizer
             return self._to_space(self.runtime.encode_texts(texts))
 
-    def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
-        """Rows that may be found, (count,) bool; None if all may."""
-        is_filtered, free = chosen != Filter(), self.catalog.free_rows()
-        if not is_filtered and not len(free):
-            return None
-        allowed = np.full(count, not is_filtered)
-        allowed[self.catalog.rows_of_files(chosen) if is_filtered else free] = is_filtered
+    def _allowed(self, count: int, chosen: Filter) -> np.ndarray:
+        """Rows that may be found, (count,) bool."""
+        allowed = np.full(count, chosen == Filter())
+        if allowed.all():
+            allowed[self.catalog.free_rows()] = False
+        else:
+            allowed[self.catalog.rows_of_files(chosen)] = True
         return allowed
 
     def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:

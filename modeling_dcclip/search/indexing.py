@@ -68,7 +68,7 @@ class Report:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """One file that was read, or not."""
 
@@ -77,8 +77,8 @@ class Outcome:
     digest: bytes = b""  # of its content
     taken: str | None = None  # date by EXIF
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
-    vectors: Sequence[np.ndarray] = ()
-    seconds: Sequence[float] = ()  # times of the frames of a video after the first
+    vectors: list[np.ndarray] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # times of the frames
     pixels: bytes | None = None  # signature of an image
     failure: UnreadablePhotoError | None = None  # why it could not be read
 
@@ -258,17 +258,17 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
             photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
         except UnreadablePhotoError as failure:
             return Outcome(path, failure=failure)
-        images, pixels = [], None
-        if photo.image is not None:
-            images = [photo.image, *(image for _, image in photo.frames)]
-            pixels = None if extension_of(path) in VIDEOS else signature(photo.image)
-        try:
-            vectors = [runtime.encode_images([image])[0] for image in images]
-        except ValueError:  # perhaps of this image alone
-            cause = "its embedding is not finite"
-            return Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
-    seconds = [seconds for seconds, _ in photo.frames]
-    return Outcome(path, photo.state, photo.digest, photo.taken, vectors, seconds, pixels)
+        outcome = Outcome(path, photo.state, photo.digest, photo.taken)
+        for seconds, image in photo.frames:
+            try:
+                outcome.vectors.append(runtime.encode_images([image])[0])
+            except ValueError:  # perhaps of this image alone
+                cause = "its embedding is not finite"
+                return Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
+            outcome.seconds.append(seconds)
+            if extension_of(path) not in VIDEOS:
+                outcome.pixels = signature(image)
+    return outcome
 
 
 def _commit(
@@ -276,13 +276,10 @@ def _commit(
 ) -> Counter[str]:
     """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to."""
     with catalog.writing():
-        # the vector of a known content may have left the index since the file was read
-        is_lost = [
-            each.state and not each.vectors and not catalog.knows(each.digest) for each in batch
-        ]
-        batch = [
-            read(each.path) if lost else each for each, lost in zip(batch, is_lost, strict=True)
-        ]
+        for place, each in enumerate(batch):
+            # the vector of a known content may have left the index since the file was read
+            if each.state and not each.vectors and not catalog.knows(each.digest):
+                batch[place] = read(each.path)
         files = [each for each in batch if each.state is not None]
         unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
         embedded = enter(catalog, store, batch)
@@ -298,7 +295,9 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         if outcome.vectors and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        contents = [(digest, each.taken, each.pixels, each.seconds) for digest, each in new.items()]
+        contents = [
+            (digest, each.taken, each.pixels, each.seconds[1:]) for digest, each in new.items()
+        ]
         vectors = chain.from_iterable(outcome.vectors for outcome in new.values())
         store.write(catalog.allocate(contents), np.stack([*vectors]))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])

@@ -35,15 +35,11 @@ class Photo:
 
     state: FileState  # while it was read
     digest: bytes  # of its content, 16 bytes
-    taken: (
-        str | None
-    )  # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
-    image: (
-        Image.Image | None
-    )  # upright 8-bit RGB on white, of a video its first frame; None if the content is known
-    frames: Sequence[
-        tuple[float, Image.Image]
-    ] = ()  # of a video, further ones, each with its time in seconds
+    # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
+    taken: str | None = None
+    # a photograph, or key frames of a video: times in seconds and upright 8-bit RGB images on white; none if the
+    # content is known
+    frames: Sequence[tuple[float, Image.Image]] = ()
 
 
 def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
@@ -62,7 +58,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes meanwhile.
     """
     extension = extension_of(path)
-    failure = taken = image = None
+    failure = taken = None
     frames: Sequence[tuple[float, Image.Image]] = ()
     with open_file(path) as file:
         before = os.fstat(file.fileno())
@@ -71,9 +67,10 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         if not is_known(digest):
             try:
                 if extension in VIDEOS:
-                    taken, ((_, image), *frames) = read_frames(source, edge)
+                    taken, frames = read_frames(source, edge)
                 else:
                     taken, image = decode_photo(source, edge, extension)
+                    frames = [(0.0, image)]
             except UnreadablePhotoError as error:
                 failure = error
         after = os.stat(path)
@@ -83,7 +80,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     if failure is not None:
         failure.state = state if failure.is_lasting else None
         raise failure
-    return Photo(state, digest, taken, image, frames)
+    return Photo(state, digest, taken, frames)
 
 
 def read_example(path: str | Path, edge: int | None) -> Image.Image:
@@ -93,15 +90,13 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         ValueError: It cannot be read.
     """
     try:
-        image = read_photo(os.fsencode(path), lambda digest: False, edge).image
+        return read_photo(os.fsencode(path), lambda digest: False, edge).frames[0][1]
     except UnreadablePhotoError as error:
         raise UserError(
             "image: {!r} cannot be read ({}). Name an image file.",
             str(path),
             error.cause,
         ) from error
-    assert image is not None  # no content is known
-    return image
 
 
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:

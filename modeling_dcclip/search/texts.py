@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -29,13 +29,14 @@ from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import LOOKED, Filter
 
-NAME = ".texts.sqlite"
+NAME = ".words.sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS read (path BLOB PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(words, path UNINDEXED, version UNINDEXED);
 """
-CHINESE = re.compile("[\u3400-\u9fff]")
-RUN = re.compile(r"[\u3400-\u9fff]+|[^\W\u3400-\u9fff]+")  # Chinese characters, or a word
+CHARACTERS = "[\u3400-\u9fff]"  # of Chinese, which has no spaces between words
+WORD = r"[^\W\u3400-\u9fff]+"
+RUN, TOKEN = re.compile(f"{CHARACTERS}+|{WORD}"), re.compile(f"{CHARACTERS}|{WORD}")
 EDGE = 2048  # pixels of the longer side of a photograph that is read
 MOST = 60  # photographs that a word finds
 CHECK_S = 1.0  # between two looks at whether something else happens
@@ -84,38 +85,23 @@ class Texts(Database):
     def add(self, path: bytes, version: str, text: str):
         """Enter the text of a file, in place of an earlier one."""
         self.execute("DELETE FROM texts WHERE path = ?", path)
-        if found := " ".join(_tokens(text)):
+        if found := " ".join(_phrases(text)):
             self.execute("INSERT INTO texts VALUES (?, ?, ?)", found, path, version)
         self.execute("INSERT OR REPLACE INTO read VALUES (?, ?)", path, version)
 
     def find(self, query: str) -> list[tuple[bytes, str]]:
         """Paths and versions of the files whose text has all words of a query, the best first."""
-        phrases = []
-        for run in _runs(query):
-            is_character = len(run) == 1 and not run.isascii()  # the first one of a pair
-            phrases.append(f'"{" ".join(_pairs(run))}"{"*" if is_character else ""}')
+        phrases = " ".join(f'"{phrase}"' for phrase in _phrases(query))
         if not phrases:
             return []
         statement = "SELECT path, version FROM texts WHERE texts MATCH ? ORDER BY rank LIMIT ?"
-        return self.execute(statement, " ".join(phrases), MOST)
+        return self.execute(statement, phrases, MOST)
 
 
-def _runs(text: str) -> list[str]:
-    return RUN.findall(unicodedata.normalize("NFKC", text).lower())
-
-
-def _pairs(run: str) -> list[str]:
-    """A word, or the pairs of neighbors in a run of Chinese characters, which has no words."""
-    if len(run) == 1 or not CHINESE.match(run):
-        return [run]
-    return [run[start : start + 2] for start in range(len(run) - 1)]
-
-
-def _tokens(text: str) -> Iterator[str]:
-    for run in _runs(text):
-        yield from _pairs(run)
-        if len(run) > 1 and CHINESE.match(run):
-            yield run[-1]  # so that every character begins a token
+def _phrases(text: str) -> list[str]:
+    """The words of a text, and its runs of Chinese characters with spaces between them: each is a token."""
+    runs = RUN.findall(unicodedata.normalize("NFKC", text).lower())
+    return [" ".join(TOKEN.findall(run)) for run in runs]
 
 
 def find(

@@ -49,7 +49,7 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
     options = {"append_images": [image], "save_all": True} if extension == ".mpo" else {}
     image.save(tmp_path / f"a{extension}", **options)
     (state,) = Walk(tmp_path)
-    assert read(os.fsdecode(state.path)).image.size == (40, 20)
+    assert read(os.fsdecode(state.path)).frames[0][1].size == (40, 20)
 
 
 def test_date_and_rotation_come_from_exif(tmp_path):
@@ -58,7 +58,7 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     exif.get_ifd(0x8769)[0x9003] = "2023:07:14 18:22:01"
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     photo = read(tmp_path / "a.jpg")
-    assert photo.taken == "2023-07-14 18:22:01" and photo.image.size == (20, 40)
+    assert photo.taken == "2023-07-14 18:22:01" and photo.frames[0][1].size == (20, 40)
 
 
 def failure_of(path, **options) -> UnreadablePhotoError:
@@ -120,7 +120,11 @@ def jpeg(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
 def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, start):
     (tmp_path / name).write_bytes(start + raw_photo(jpeg((60, 40), "red"))[4:])
     photo = read(tmp_path / name)
-    assert photo.image.size == (40, 60) and photo.image.getpixel((5, 5)) == (254, 0, 0)
+    assert photo.frames[0][1].size == (40, 60) and photo.frames[0][1].getpixel((5, 5)) == (
+        254,
+        0,
+        0,
+    )
     assert photo.taken == "2023-05-12 09:30:12"
 
 
