@@ -1,14 +1,7 @@
-"""Decode images within one budget of memory, and those of slow formats in a process that is ended after a time.
-
-`python -m modeling_dcclip.search.decoding` is that process. It reads requests from stdin: a line of JSON, then the
-content of the file. It answers on stdout with a line of JSON, then the pixels.
-"""
+"""Decode images within one budget of memory, and those of slow formats in a process that is ended after a time."""
 
 import io
 import json
-import math
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -144,59 +137,34 @@ def _date(image: Image.Image) -> str | None:
     return None
 
 
-_idle: list[subprocess.Popen[bytes]] = []
-
-
-def _start_process() -> subprocess.Popen[bytes]:
-    # not -m, which would import what lies in the current folder
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def _decode_in_process(
     file: BinaryIO, edge: int | None, extension: str
 ) -> tuple[str | None, Image.Image]:
-    process = _idle.pop() if _idle else _start_process()
-    assert process.stdin is not None and process.stdout is not None
-    timer = threading.Timer(LIMIT_S, process.kill)
-    timer.start()
+    # not -m, which would import what lies in the current folder
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
+    request = json.dumps({"edge": edge, "extension": extension})
+    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), request]
+    file.seek(0)
     try:
-        request = {"bytes": file.seek(0, os.SEEK_END), "edge": edge, "extension": extension}
-        file.seek(0)
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        shutil.copyfileobj(file, process.stdin)
-        process.stdin.flush()
-        answer = json.loads(process.stdout.readline())
-        if "cause" not in answer:
-            content = process.stdout.read(3 * math.prod(answer["size"]))
-            image = Image.frombytes("RGB", answer["size"], content)
-    except (OSError, ValueError) as error:  # its pipes are closed
+        run = subprocess.run(
+            command, input=file.read(), capture_output=True, timeout=LIMIT_S, check=True
+        )
+    except subprocess.SubprocessError as error:
         raise UnreadablePhotoError("takes too long to decode") from error
-    finally:
-        timer.cancel()
-    _idle.append(process)
+    line, _, pixels = run.stdout.partition(b"\n")
+    answer = json.loads(line)
     if "cause" in answer:
         raise UnreadablePhotoError(**answer)
-    return answer["taken"], image
+    return answer["taken"], Image.frombytes("RGB", answer["size"], pixels)
 
 
 def main():
-    """Decode images until stdin ends."""
-    while line := sys.stdin.buffer.readline():
-        request = json.loads(line)
-        content = io.BytesIO(sys.stdin.buffer.read(request["bytes"]))
-        pixels = b""
-        try:
-            taken, image = decode_photo(
-                content, request["edge"], request["extension"], in_process=False
-            )
-            answer, pixels = {"taken": taken, "size": image.size}, image.tobytes()
-        except UnreadablePhotoError as error:
-            answer = {"cause": error.cause, "is_lasting": error.is_lasting}
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
-        sys.stdout.buffer.flush()
+    """Decode the image on stdin, and write a line of JSON and the pixels to stdout."""
+    content, request = io.BytesIO(sys.stdin.buffer.read()), json.loads(sys.argv[2])
+    try:
+        taken, image = decode_photo(content, **request, in_process=False)
+    except UnreadablePhotoError as error:
+        print(json.dumps({"cause": error.cause, "is_lasting": error.is_lasting}))
+    else:
+        print(json.dumps({"taken": taken, "size": image.size}), flush=True)
+        sys.stdout.buffer.write(image.tobytes())
