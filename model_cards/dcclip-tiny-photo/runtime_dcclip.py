@@ -293,7 +293,7 @@ class Runtime:
         leading = embeddings[:, : self.dimension]
         return leading / np.linalg.norm(leading, axis=1, keepdims=True)
 
-    def _encode_ids(self, ids: list[list[int]]) -> np.ndarray:
+    def _encode_ids(self, ids: Sequence[list[int]]) -> np.ndarray:
         input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)
         attention_mask = np.zeros_like(input_ids)
         for row, tokens in enumerate(ids):
@@ -378,7 +378,8 @@ class ImagePreprocessor:
 
 def _edges(size: dict[str, Any] | None) -> dict[str, int]:
     """Checked lengths of edges by their names; none without a size."""
-    return {edge: _numbers(size, edge, high=MAX_EDGE)[0] for edge in size or {}}
+    size = size or {}
+    return {edge: _numbers(size, edge, high=MAX_EDGE)[0] for edge in size}
 
 
 def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:

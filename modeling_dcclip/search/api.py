@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from modeling_dcclip.handler import BadRequest, answer
-from modeling_dcclip.messages import message_of
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.local_server import LocalHandler, LocalServer
 
@@ -44,28 +43,18 @@ class ApiServer(LocalServer):
 class _ApiHandler(LocalHandler):
     server: ApiServer
 
-    def do_GET(self):
+    def get(self):
         """Answer with the description of the API."""
-        if self.is_refused():
-            return
         if self.path == "/openapi.json":
             self.send_content("application/json", OPENAPI.read_bytes())
         else:
             self.send_failure(404, HELP)
 
-    def do_POST(self):
+    def post(self):
         """Answer a request of the API."""
-        if self.is_refused():
-            return
-        try:
-            with self.body(MAX_BODY) as body:
-                content = self.server.answer(self._parsed(body))
-        except BadRequest as error:
-            self.send_failure(error.status_code, message_of(error))
-        except ValueError as error:
-            self.send_failure(400, message_of(error))
-        else:
-            self.send_json(content)
+        with self.body(MAX_BODY) as body:
+            content = self.server.answer(self._parsed(body))
+        self.send_json(content)
 
     def _parsed(self, body: bytes) -> Any:
         if self.path != "/api":

@@ -11,13 +11,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.messages import Message, translate
+from modeling_dcclip.messages import Message, message_of, translate
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
@@ -109,6 +109,8 @@ class LocalHandler(BaseHTTPRequestHandler):
     server: LocalServer
     server_version, sys_version = "dcclip", ""
     timeout = TIMEOUT_S
+    get: Callable[[], None]
+    post: Callable[[], None]
 
     def setup(self):
         """Start the time of the connection."""
@@ -123,7 +125,25 @@ class LocalHandler(BaseHTTPRequestHandler):
         finally:
             self.server.deadlines.pop(self.connection, None)
 
-    def is_refused(self) -> bool:
+    def do_GET(self):
+        """Answer a request with the method `get` of a subclass."""
+        self._answer(self.get)
+
+    def do_POST(self):
+        """Answer a request with the method `post` of a subclass."""
+        self._answer(self.post)
+
+    def _answer(self, answer: Callable[[], None]):
+        if self._is_refused():
+            return
+        try:
+            answer()
+        except (ConnectionError, TimeoutError):
+            raise
+        except (OSError, ValueError) as error:
+            self.send_failure(getattr(error, "status_code", 400), message_of(error))
+
+    def _is_refused(self) -> bool:
         """Whether a request is too long, has a foreign name of this server, or comes from another site.
 
         It is then answered.

@@ -153,19 +153,8 @@ class SearchServer(LocalServer):
 class _PageHandler(LocalHandler):
     server: SearchServer
 
-    def do_GET(self):
-        """Answer a request."""
-        if self.is_refused():
-            return
-        try:
-            self._answer()
-        except (OSError, ValueError) as error:
-            if isinstance(error, ConnectionError | TimeoutError):
-                raise
-            is_unreadable = isinstance(error, UnreadablePhotoError)
-            self._fail(error, 404 if is_unreadable else 400)
-
-    def _answer(self):
+    def get(self):
+        """Answer with a file of the page, what it asks for, or an image or a video."""
         url = urlsplit(self.path)
         fields = parse_qs(url.query, max_num_fields=20)
         parameters = {name: values[0] for name, values in fields.items()}
@@ -184,27 +173,19 @@ class _PageHandler(LocalHandler):
         else:
             self.send_failure(404, "This page does not exist.")
 
-    def _fail(self, error: Exception, status: int):
-        self.send_failure(getattr(error, "status_code", status), message_of(error))
-
-    def do_POST(self):
+    def post(self):
         """Take an example image, or show a photograph in the file manager, for the person at this machine."""
-        if self.is_refused():
-            return
         kind, _, name = self.path[1:].partition("/")
-        try:
-            # a browser sends this header only from a page of this server
-            if "X-DCCLIP" not in self.headers:
-                self.send_failure(403, "Only the page can do this.")
-            elif kind == "example":
-                with self.body(MAX_EXAMPLE) as content:
-                    self.send_json({"name": self.server.remember(content)})
-            elif kind == "open":
-                self._open(name)
-            else:
-                self.send_failure(404, "This page does not exist.")
-        except ValueError as error:
-            self._fail(error, 404 if kind == "open" else 400)
+        # a browser sends this header only from a page of this server
+        if "X-DCCLIP" not in self.headers:
+            self.send_failure(403, "Only the page can do this.")
+        elif kind == "example":
+            with self.body(MAX_EXAMPLE) as content:
+                self.send_json({"name": self.server.remember(content)})
+        elif kind == "open":
+            self._open(name)
+        else:
+            self.send_failure(404, "This page does not exist.")
 
     def _open(self, name: str):
         if self.server.host not in LOOPBACK:
@@ -225,7 +206,9 @@ class _PageHandler(LocalHandler):
 
     def _status(self, parameters: dict[str, str]) -> dict[str, Any]:
         indexing = self.server.indexing
-        state = {"running": False, "error": ""} if indexing is None else indexing.state()
+        state: dict[str, Any] = {"running": False, "error": ""}
+        if indexing is not None:
+            state = indexing.state()
         error = self.translated(state["error"])
         return state | {"error": error, "files": len(self.server.index)}
 
