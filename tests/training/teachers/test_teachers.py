@@ -9,7 +9,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
-from transformers import AutoModel, T5Config, T5Model
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, T5Config
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import (
@@ -39,15 +40,11 @@ def teachers(folders) -> dict[str, DualEncoder]:
 @pytest.fixture(scope="module")
 def tokens(tokenizer) -> dict[str, Tensor]:
     """Three texts of different lengths, each ended by the last token id, where the tiny CLIP pools."""
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(
-        5, len(tokenizer) - 1, (len(LENGTHS), max(LENGTHS)), generator=generator
-    )
-    for row, length in enumerate(LENGTHS):
-        input_ids[row, length - 1] = len(tokenizer) - 1
-        input_ids[row, length:] = tokenizer.pad_token_id
-    attention_mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+    texts = [torch.arange(10 * row, 10 * row + length) + 5 for row, length in enumerate(LENGTHS)]
+    for text in texts:
+        text[-1] = len(tokenizer) - 1
+    input_ids = pad_sequence(texts, batch_first=True, padding_value=tokenizer.pad_token_id)
+    return {"input_ids": input_ids, "attention_mask": (input_ids > 4).long()}
 
 
 @pytest.fixture(scope="module")
@@ -78,32 +75,22 @@ def test_embeddings_equal_those_of_the_familys_own_forward(
         texts = {"input_ids": F.pad(tokens["input_ids"], padding, value=tokenizer.pad_token_id)}
     output = model(**texts, pixel_values=pixel_values)
     image, text = teachers[kind].image_targets(pixel_values), teachers[kind].text_targets(**tokens)
-    torch.testing.assert_close(
-        F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5
-    )
-    torch.testing.assert_close(
-        F.normalize(text.embedding, dim=1), output.text_embeds, rtol=1e-4, atol=1e-5
-    )
+    for found, expected in ((image, output.image_embeds), (text, output.text_embeds)):
+        unit = F.normalize(found.embedding, dim=1)
+        torch.testing.assert_close(unit, expected, rtol=1e-4, atol=1e-5)
     assert teachers[kind].logit_scale == pytest.approx(model.logit_scale.item())
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
-    longer = {
-        "input_ids": F.pad(tokens["input_ids"], (0, 5), value=tokenizer.pad_token_id),
-        "attention_mask": F.pad(tokens["attention_mask"], (0, 5)),
-    }
-    short, long = teachers[kind].text_targets(**tokens), teachers[kind].text_targets(**longer)
-    attended = tokens["attention_mask"].bool()
-    assert long.feature_map.shape[1] == short.feature_map.shape[1] + 5
+    ids = F.pad(tokens["input_ids"], (0, 5), value=tokenizer.pad_token_id)
+    mask = F.pad(tokens["attention_mask"], (0, 5))
+    short, long = teachers[kind].text_targets(**tokens), teachers[kind].text_targets(ids, mask)
     torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
-    longer_map = long.feature_map[:, : attended.shape[1]]
-    torch.testing.assert_close(
-        longer_map[attended], short.feature_map[attended], rtol=1e-4, atol=1e-5
-    )
-    assert not torch.allclose(
-        short.embedding[0], short.embedding[1], atol=1e-2
-    )  # equal embeddings would hide an error
+    states = short.feature_map[tokens["attention_mask"] == 1]
+    torch.testing.assert_close(long.feature_map[mask == 1], states, rtol=1e-4, atol=1e-5)
+    # equal embeddings would hide an error
+    assert not torch.allclose(short.embedding[0], short.embedding[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
@@ -155,18 +142,14 @@ def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(
     folders, teachers, tokens, tmp_path
 ):
     folder = shutil.copytree(folders["altclip"], tmp_path / "old")
-    weights = load_file(folder / "model.safetensors")
     # as BAAI/AltCLIP is stored: transformers renames them for classes of its own
-    old = {
-        name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): tensor
-        for name, tensor in weights.items()
-    }
+    old = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        old[name.replace("roberta.encoder.layers.", "roberta.encoder.layer.")] = tensor
     assert any("roberta.encoder.layer." in name for name in old)
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
-    part = DualEncoder.from_pretrained(str(folder), ("text",))
-    assert torch.equal(
-        part.text_targets(**tokens).embedding, teachers["altclip"].text_targets(**tokens).embedding
-    )
+    found = DualEncoder.from_pretrained(folder, ("text",)).text_targets(**tokens)
+    assert torch.equal(found.embedding, teachers["altclip"].text_targets(**tokens).embedding)
 
 
 def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_towers(
@@ -179,9 +162,7 @@ def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_tower
     weights["visual_projection.weight"][0, 0] += 1e-3
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert DualEncoder.from_pretrained(str(folder), ("text",)).revision != revision
-    with pytest.raises(
-        ValueError, match=r"has no weights \(model\*\.safetensors or pytorch_model\*\.bin\)"
-    ):
+    with pytest.raises(ValueError, match=r"has no weights \(model\*\.safetensors or "):
         digest_folder(tmp_path)
 
 
@@ -223,9 +204,7 @@ def test_license_is_from_the_card_or_else_from_the_family(metadata, expected, fo
 def test_unknown_teachers_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"^teacher: 'no/where'"):
         DualEncoder.from_pretrained("no/where", (), field="teacher")
-    T5Model(
-        T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1, vocab_size=20)
-    ).save_pretrained(tmp_path)
+    T5Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^teacher: .*'t5'.*altclip, chinese_clip"):
         DualEncoder.from_pretrained(str(tmp_path), (), field="teacher")
 
