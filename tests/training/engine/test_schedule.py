@@ -1,5 +1,6 @@
 """What the loop does between its steps: log, trackers, scheduled evaluation and the best student."""
 
+import filecmp
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +36,13 @@ def evaluations(folder: Path | str) -> list[dict]:
 def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folder(recipe, tmp_path):
     evaluated = evaluations(run(recipe))
     assert [line["step"] for line in evaluated] == [2, 4] and evaluated[0]["best"]
-    for line in evaluated:
-        assert line["top1"] == pytest.approx((line["top1_en"] + line["top1_zh"]) / 2, abs=1e-4)
-        assert 0 <= line["top1"] <= line["top5"] <= 1
+    assert all(0 <= line["top1"] <= line["top5"] <= 1 for line in evaluated)
     best = Path(recipe.output_dir) / "best"
     assert AutoModel.from_pretrained(best) and AutoProcessor.from_pretrained(best)
     plain = run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))
     # evaluation changes no training
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (plain, best.parent)]
-    assert weights[0] == weights[1] and not (plain / "best").exists()
+    assert filecmp.cmp(plain / "model.safetensors", best.parent / "model.safetensors", False)
+    assert not (plain / "best").exists()
 
 
 def test_a_run_ends_after_its_samples_and_says_how_many_epochs_they_are(recipe, train_rows, capfd):
@@ -55,19 +54,15 @@ def test_a_run_ends_after_its_samples_and_says_how_many_epochs_they_are(recipe, 
 
 
 def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch):
-    values = [0.3, 0.30001, 0.2, 0.30001]
-    steps = iter([*values, *values[2:]])
-    monkeypatch.setattr(
-        stage, "make_evaluate", lambda *arguments: lambda model: {"top1": next(steps)}
-    )
+    values = iter([0.3, 0.30001, 0.2, 0.30001, 0.2, 0.30001])
+    monkeypatch.setattr(stage, "make_evaluate", lambda *_: lambda model: {"top1": next(values)})
     folder = run(recipe := replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9))
     best = (folder / "best/model.safetensors").read_bytes()
     assert best == (folder / "checkpoint-000002/model.safetensors").read_bytes()
     again = tmp_path / "again"
-    again.mkdir()
-    shutil.copytree(folder / "checkpoint-000002", again / "checkpoint-000002")
     # killed while the best student was replaced
-    shutil.copytree(folder / "checkpoint-000002", again / ".best.dcclip-old")
+    for name in ("checkpoint-000002", ".best.dcclip-old"):
+        shutil.copytree(folder / "checkpoint-000002", again / name)
     run(replace(recipe, output_dir=str(again), resume=True))
     assert (again / "best/model.safetensors").read_bytes() == best
     assert [line["best"] for line in evaluations(folder)] == [True, True, False, False]
@@ -93,7 +88,7 @@ def test_compiled_towers_have_the_same_losses(recipe, tmp_path, monkeypatch):
 
 def test_a_tracker_logs_the_losses_of_the_log_file(recipe, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    monkeypatch.setattr(stage, "make_evaluate", lambda *arguments: lambda model: {"top1": 0.25})
+    monkeypatch.setattr(stage, "make_evaluate", lambda *_: lambda model: {"top1": 0.25})
     folder = run(replace(recipe, trackers=["tensorboard"], eval_every=4))
     (file,) = (folder / "tracking").rglob("events.out.tfevents.*.0")
     accumulator = events.EventAccumulator(str(file)).Reload()
