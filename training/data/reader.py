@@ -218,17 +218,18 @@ def open_stream(source: str | list[str], split: str = "train", **options: Any) -
 
 def _checked(rows: Any, source: str | list[str], reading: Reading) -> Any:
     """Rows that can be looked up, or a stream; what the user's function returns may be neither."""
+    if isinstance(rows, Dataset):
+        if not len(rows):
+            raise ValueError(f"{reading.field}: {source!r} has no rows. Check what it reads.")
+        shards = min(STREAM_SHARDS, len(rows))
+        return rows.to_iterable_dataset(num_shards=shards) if reading.streaming else rows
     is_stream = isinstance(rows, IterableDataset)
-    if reading.streaming and isinstance(rows, Dataset):
-        return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
-    if not isinstance(rows, Dataset) and not (is_stream and reading.streaming):
-        remedy = "Set data.streaming: true, or return" if is_stream else "Return"
-        raise ValueError(
-            f"{reading.field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
-        )
-    if not is_stream and not len(rows):
-        raise ValueError(f"{reading.field}: {source!r} has no rows. Check what it reads.")
-    return rows
+    if is_stream and reading.streaming:
+        return rows
+    remedy = "Set data.streaming: true, or return" if is_stream else "Return"
+    raise ValueError(
+        f"{reading.field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
+    )
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
 from tests.tiny import (
     BERT,
@@ -40,11 +39,9 @@ def plain_fields(folder) -> dict:
 
 
 def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
-    torch.manual_seed(3)
-    backbone = TimmWrapperModel(TimmWrapperConfig(architecture="tf_efficientnet_lite0"))
+    model = make_model(WHOLE_EFFICIENTNET, vocabulary=len(tokenizer), seed=3)
+    backbone, text = model.vision_model, model.text_model
     backbone.save_pretrained(tmp_path / "vision")
-    text_config = AutoConfig.for_model(**XLM_ROBERTA, vocab_size=len(tokenizer))
-    text = XLMRobertaModel(text_config)
     text.save_pretrained(tmp_path / "text")
     tokenizer.save_pretrained(tmp_path / "text")
     (tmp_path / "text/README.md").write_text("---\nlicense: mit\n---\n")

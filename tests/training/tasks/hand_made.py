@@ -27,12 +27,11 @@ def data_config(*languages: str, **fields: Any) -> DataConfig:
 def make_batch(owner: list[int], language: list[int], rows: list[int], **fields: Any) -> Batch:
     """One random image for each row and one random caption for each owner; caption T has 3 + T % 5 tokens."""
     generator = torch.Generator().manual_seed(len(owner))
-    lengths = torch.tensor([3 + number % 5 for number in range(len(owner))])
+    lengths = 3 + torch.arange(len(owner)) % 5
     mask = (torch.arange(LENGTH) < lengths[:, None]).long()
     ids = torch.randint(3, 600, mask.shape, generator=generator)
-    images = torch.randint(
-        0, 256, (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator
-    )
+    shape = (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     batch: dict[str, Tensor] = {
         "rows": torch.tensor(rows),
         "view_ids": torch.arange(len(rows)),
@@ -106,15 +105,12 @@ def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> flo
     """Mean of both directions of the cross-entropy, averaged over the rows with a positive."""
     logits, values = torch.tensor(scale * unit(first) @ unit(second).T), []
     for similarities, matches in ((logits, positive), (logits.T, positive.T)):
-        for row, match in zip(similarities.log_softmax(1), matches, strict=True):
-            if match.any():
-                values.append(-row[torch.tensor(match)].mean().item() / matches.any(1).sum())
-    return float(sum(values)) / 2
+        rows = zip(similarities.log_softmax(1).numpy(), matches, strict=True)
+        values.append(np.mean([-row[match].mean() for row, match in rows if match.any()]))
+    return float(np.mean(values))
 
 
 def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
     """Kullback-Leibler divergence from the teacher's to the student's logits, (N, C), averaged over rows."""
-    logs, teacher_logs = (
-        each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher)
-    )
-    return float((np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean())
+    logs, teacher_logs = (torch.as_tensor(each).log_softmax(1) for each in (student, teacher))
+    return (teacher_logs.exp() * (teacher_logs - logs)).sum(1).mean().item()

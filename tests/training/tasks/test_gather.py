@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 def dataset(train_rows, tokenizer) -> PairDataset:
     """Real images. Some have only a Chinese caption, two English captions in turn, or the caption of another image."""
     rows = train_rows.select(range(BATCH))
-    english: list[list[str]] = [
-        [text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])
-    ]
-    for row in range(20, 30, 3):
-        english[row] = []
+    english = [[text, f"a {text}"] for text in rows["en"]]
+    english[20] = english[23] = english[26] = []
     english[25] = english[3]
     rows = rows.remove_columns("en").add_column("en", english)
     config = DataConfig(train="", in_memory=True)
@@ -151,18 +149,14 @@ def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
 def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
     """Losses and gradients of two processes with half of the batch each, at once and in chunks."""
     folder = tmp_path_factory.mktemp("two")
-    tasks = {
-        f"{name}, {size}": make_task(**fields, chunk_size=size)
-        for name, fields in RECIPES.items()
-        for size in (0, CHUNK)
-    }
 
     def work():
         torch.set_num_threads(1)
         rank = Accelerator(cpu=True).process_index
         batch = collate(dataset, keys[rank * HALF :][:HALF])
-        for name, task in tasks.items():
-            save_file(gradients(task, batch), folder / f"{name}, {rank}.safetensors")
+        for name, size in product(RECIPES, (0, CHUNK)):
+            found = gradients(make_task(**RECIPES[name], chunk_size=size), batch)
+            save_file(found, folder / f"{name}, {size}, {rank}.safetensors")
 
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(work)
