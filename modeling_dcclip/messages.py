@@ -39,10 +39,6 @@ class Message(str):
         message.template, message.values = template, values
         return message
 
-    def __getnewargs__(self):
-        """Arguments that a copy in another process is made with."""
-        return self.template, *self.values
-
 
 class UserError(ValueError):
     """An error that a user can mend; its arguments are those of `Message`."""

@@ -9,7 +9,7 @@ import re
 import reprlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,6 @@ URL_SAFE, WHITESPACE = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\f\v"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 # commas and semicolons of an English and a Chinese keyboard, as on the page and in the Space
 LABEL_SEPARATOR = re.compile(r"[,，、;；\n]")
-
-ImageEncoder = Callable[[list[Image.Image]], np.ndarray]
-TextEncoder = Callable[[list[str]], np.ndarray]
 
 
 class BadRequest(ValueError):
@@ -68,7 +65,8 @@ class EndpointHandler:
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
         sizes = dict(self.processor.image_processor.size).values()
-        self.size = max(value for value in sizes if value)
+        self.edge = max(value for value in sizes if value)
+        self.logit_scale = self.model.logit_scale.exp().item()
         self.lock = threading.Lock()  # a forward pass uses all cores, and images take memory
 
     def __call__(self, data: dict[str, Any]) -> list[Any] | dict[str, Any]:
@@ -94,14 +92,15 @@ class EndpointHandler:
         import torch
 
         with self.lock, torch.inference_mode():
-            scale = self.model.logit_scale.exp().item()
-            return answer(data, self.size, self._encode_images, self._encode_texts, scale)
+            return answer(data, self)
 
-    def _encode_images(self, images: list[Image.Image]) -> np.ndarray:
+    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        """L2-normalized embeddings of images, (N, D) float32."""
         inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
         return _normalized(self.model.get_image_features(**inputs).pooler_output)
 
-    def _encode_texts(self, texts: list[str]) -> np.ndarray:
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """L2-normalized embeddings of texts, (N, D) float32."""
         parts = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts[start : start + TEXTS_AT_ONCE]
@@ -116,21 +115,12 @@ def _normalized(features: Any) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def answer(
-    data: Any,
-    size: int | None,
-    encode_images: ImageEncoder,
-    encode_texts: TextEncoder,
-    logit_scale: float,
-) -> list[Any] | dict[str, Any]:
+def answer(data: Any, model: Any) -> list[Any] | dict[str, Any]:
     """Answer a request as [`EndpointHandler.__call__`] does.
 
     Args:
         data: The request.
-        size: Short side of the resized image in pixels, so that a JPEG is decoded smaller. None decodes it whole.
-        encode_images: Function from images to L2-normalized embeddings, (N, D).
-        encode_texts: Function from texts to L2-normalized embeddings, (N, D).
-        logit_scale: Factor on cosine similarities.
+        model: An `EndpointHandler`, or a `Runtime` of runtime_dcclip.py.
 
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
@@ -144,7 +134,7 @@ def answer(
         )
     inputs = data.get("inputs")
     if data.get("task") == "embed":
-        return _embed(inputs, size, encode_images, encode_texts)
+        return _embed(inputs, model)
     labels = parameters.get("candidate_labels")
     if isinstance(labels, str):
         labels = [label for label in LABEL_SEPARATOR.split(labels) if label.strip()]
@@ -155,9 +145,12 @@ def answer(
             "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
             reprlib.repr(template),
         )
-    images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], size)
-    texts = encode_texts([template.replace("{}", label) for label in labels])
-    answers = [_ranked(labels, logit_scale * (texts @ encode_images([each])[0])) for each in images]
+    images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], model.edge)
+    texts = model.encode_texts([template.replace("{}", label) for label in labels])
+    answers = []
+    for image in images:
+        logits = model.logit_scale * (texts @ model.encode_images([image])[0])
+        answers.append(_ranked(labels, logits))
     return answers if isinstance(inputs, list) else answers[0]
 
 
@@ -168,9 +161,7 @@ def _ranked(labels: list[str], logits: np.ndarray) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in ranked]
 
 
-def _embed(
-    inputs: Any, size: int | None, encode_images: ImageEncoder, encode_texts: TextEncoder
-) -> dict[str, Any]:
+def _embed(inputs: Any, model: Any) -> dict[str, Any]:
     if not isinstance(inputs, dict) or not inputs or inputs.keys() - MAX_INPUTS.keys():
         raise BadRequest(
             "inputs: to embed, send an object with the lists `texts`, `images` or both."
@@ -178,10 +169,10 @@ def _embed(
     vectors: dict[str, Any] = {}
     if "texts" in inputs:
         texts = _texts("texts", inputs["texts"], MAX_INPUTS["texts"])
-        vectors["texts"] = encode_texts(texts).tolist()
+        vectors["texts"] = model.encode_texts(texts).tolist()
     if "images" in inputs:
-        images = _images("images", inputs["images"], size)
-        vectors["images"] = [encode_images([image])[0].tolist() for image in images]
+        images = _images("images", inputs["images"], model.edge)
+        vectors["images"] = [model.encode_images([image])[0].tolist() for image in images]
     return vectors
 
 
@@ -191,11 +182,11 @@ def _bounded(field: str, values: Any, most: int) -> list[Any]:
     return values
 
 
-def _images(field: str, values: Any, size: int | None) -> Iterator[Image.Image]:
+def _images(field: str, values: Any, edge: int | None) -> Iterator[Image.Image]:
     """Check the list and decode each image when the iterator reaches it."""
     for number, value in enumerate(_bounded(field, values, MAX_INPUTS["images"])):
         try:
-            yield value if isinstance(value, Image.Image) else _open(value, size)
+            yield value if isinstance(value, Image.Image) else _open(value, edge)
         except (TypeError, ValueError) as error:
             raise BadRequest(
                 "{}[{}] is {:.80}, not a PNG, JPEG or WebP image of at most {:,} bytes and {:,} pixels as "
@@ -209,7 +200,7 @@ def _images(field: str, values: Any, size: int | None) -> Iterator[Image.Image]:
             ) from error
 
 
-def _open(value: Any, size: int | None) -> Image.Image:
+def _open(value: Any, edge: int | None) -> Image.Image:
     """Open the content of a file, or base64 with or without the prefix of a data URL and padding."""
     if len(value) > MAX_BYTES * 4 // 3 + 1000:
         raise ValueError(f"its length is {len(value):,}")
@@ -217,7 +208,7 @@ def _open(value: Any, size: int | None) -> Image.Image:
         text = value.partition(",")[2] if value.startswith("data:") else value
         content = text.encode("ascii").translate(URL_SAFE, WHITESPACE).rstrip(b"=")
         value = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-    return open_image(bytes(value), size, max_pixels=MAX_PIXELS)
+    return open_image(bytes(value), edge, max_pixels=MAX_PIXELS)
 
 
 def _texts(field: str, values: Any, most: int) -> list[str]:

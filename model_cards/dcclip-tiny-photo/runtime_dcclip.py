@@ -80,6 +80,11 @@ class Runtime:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
 
+    @property
+    def edge(self) -> int | None:
+        """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
+        return self.preprocess.edge
+
     def truncated(self, truncate_dim: int) -> "Runtime":
         """The same model, with embeddings of fewer dimensions.
 

@@ -29,13 +29,10 @@ class ApiServer(LocalServer):
 
     def answer(self, data: Any) -> list[dict[str, Any]] | dict[str, Any]:
         """Answer a request as `EndpointHandler` does."""
-        own = self.runtime
         if not self.lock.acquire(timeout=WAIT_S):
             raise BadRequest("Too many requests at once. Send it again later.", status_code=503)
         try:
-            return answer(
-                data, own.preprocess.edge, own.encode_images, own.encode_texts, own.logit_scale
-            )
+            return answer(data, self.runtime)
         finally:
             self.lock.release()
 

@@ -175,7 +175,7 @@ def run_search(options: argparse.Namespace):
         if dates is not None:
             print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
         without += options.without
-        images = [read_example(path, index.runtime.preprocess.edge) for path in options.images]
+        images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
         total = len(index.catalog.rows_of_files(chosen))
         if not hits:
@@ -353,7 +353,7 @@ def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
     labels = list(dict.fromkeys(map(str.strip, options.labels)))
     runtime = open_model(options.model or _default_model(), threads=None)
-    image = read_example(options.image, runtime.preprocess.edge)
+    image = read_example(options.image, runtime.edge)
     scores = runtime.zero_shot(image, labels, options.template)
     if unknown := runtime.unknown_parts(" ".join(labels)):
         print_note("not in the model's vocabulary: {}", ", ".join(unknown))

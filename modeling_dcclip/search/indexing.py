@@ -255,7 +255,7 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
     """Read and embed one file, in a thread."""
     with MEMORY.scope():
         try:
-            photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
+            photo = read_photo(path, catalog.knows, runtime.edge)
         except UnreadablePhotoError as failure:
             return Outcome(path, failure=failure)
         outcome = Outcome(path, photo.state, photo.digest, photo.taken)

@@ -69,7 +69,7 @@ class QueryWarning(UserWarning):
     """A query that is answered, perhaps not as expected."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Filter:
     """Which files a search may find.
 
@@ -88,10 +88,10 @@ class Filter:
     path: str | None = None
 
     def __post_init__(self):
-        for name in ("after", "before"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _parse_date(name, value))
+        if self.after is not None:
+            self.after = _parse_date("after", self.after)
+        if self.before is not None:
+            self.before = _parse_date("before", self.before)
         if (self.after or "") > self._end:
             raise UserError(
                 "after: {!r} is later than before: {!r}. Change one of them.",

@@ -140,9 +140,7 @@ class SearchServer(LocalServer):
 
     def remember(self, content: bytes) -> str:
         """Keep an example image for later queries, and return its name."""
-        _, image = decode_photo(
-            io.BytesIO(content), self.index.runtime.preprocess.edge, max_bytes=SHOWN_BYTES
-        )
+        _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge, max_bytes=SHOWN_BYTES)
         name = hashlib.blake2b(content, digest_size=8).hexdigest()
         self.examples[name] = image
         while len(self.examples) > EXAMPLES:
