@@ -41,7 +41,10 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_conver
 
 
 class Runtime:
-    """An exported model on the CPU. Each tower is loaded on first use. `dimension` is the width of its embeddings.
+    """An exported model on the CPU. Each tower is loaded on first use.
+
+    `dimension` is the width of its embeddings. `edge` is the length of an image's shorter side that is enough, in
+    pixels; None if images are not resized.
 
     Args:
         folder: Model folder with config.json, preprocessor_config.json, tokenizer.json and `onnx/`. Default: the
@@ -73,17 +76,13 @@ class Runtime:
             if self.config.get("fit") is not None:
                 self.fit = _numbers(self.config, "fit", 6, float, -MAX_SIZE)
             self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
+        self.edge = self.preprocess.edge
         for width in (self.config.get("truncate_dim"), truncate_dim):
             if width is not None:
                 self.dimension = self.truncated(width).dimension
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
-
-    @property
-    def edge(self) -> int | None:
-        """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
-        return self.preprocess.edge
 
     def truncated(self, truncate_dim: int) -> "Runtime":
         """The same model, with embeddings of fewer dimensions.
@@ -337,6 +336,7 @@ class ImagePreprocessor:
                 "or of height and width, a crop_size of height and width, and resample 2 or 3."
             )
         self.size, self.crop = _edges(size), _edges(crop)
+        self.edge = max(self.size.values(), default=None)
         mean, std, factor = [0.0] * 3, [1.0] * 3, 1.0
         if config.get("do_normalize"):
             mean = _numbers(config, "image_mean", 3, float, -MAX_SIZE)
@@ -347,11 +347,6 @@ class ImagePreprocessor:
         self.mean, self.std = (
             np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std)
         )
-
-    @property
-    def edge(self) -> int | None:
-        """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
-        return max(self.size.values(), default=None)
 
     def __call__(self, image: ImageInput) -> np.ndarray:
         """Preprocess one image.

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
+from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.background import Background
 from modeling_dcclip.search.catalog import File
@@ -261,8 +262,7 @@ class _PageHandler(LocalHandler):
 
     def _file(self, name: str, version: str | None) -> File:
         """The photograph of a request, which has not changed."""
-        match = PHOTOGRAPH.fullmatch(name)
-        file = match and self.server.index.catalog.file(*_photograph(name))
+        file = self.server.index.catalog.file(*_photograph(name))
         if (
             not file
             or version not in (None, file.state.version)  # a different file has this number now
@@ -326,10 +326,12 @@ def _filter(parameters: dict[str, str]) -> Filter:
     return Filter(after, before, path)
 
 
-def _photograph(text: str) -> tuple[int, float | None]:
+def _photograph(text: str) -> tuple[int, float]:
     """Id of a photograph, and time of the frame of a video, from the `id` that the page has."""
-    number, _, seconds = text.partition("@")
-    return int(number), float(seconds) if seconds else None
+    match = PHOTOGRAPH.fullmatch(text)
+    if match is None:
+        raise BadRequest("id: the index has no file {}.", text, status_code=404)
+    return int(match[1]), float(match[2] or 0)
 
 
 def _file_manager(path: str) -> list[str]:

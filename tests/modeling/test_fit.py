@@ -43,12 +43,3 @@ def test_a_name_is_compared_without_what_all_nouns_share():
     name = centered(query, nouns, 1)
     assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
     np.testing.assert_allclose(centered(query, nouns, 20), query)
-
-
-def test_only_the_photograph_of_the_colour_fits(calibrated, photos):
-    first, *others = calibrated.search("red")
-    assert first.path.endswith("red.jpg") and first.fits
-    assert not any(hit.fits for hit in others)
-    (photos / "red.jpg").unlink()
-    calibrated.add()
-    assert not any(hit.fits for hit in calibrated.search("red"))

@@ -4,15 +4,6 @@ import torch
 from modeling_dcclip import DCCLIPProcessor
 
 
-def test_images_and_texts_together_equal_images_and_texts_alone(processor, images, texts):
-    both = processor(images=images, text=texts, return_tensors="pt")
-    assert set(both) == {"pixel_values", "input_ids", "attention_mask"}
-    assert torch.equal(
-        both["pixel_values"], processor(images=images, return_tensors="pt")["pixel_values"]
-    )
-    assert torch.equal(both["input_ids"], processor(text=texts, return_tensors="pt")["input_ids"])
-
-
 def test_saved_processor_loads_equal(processor, images, texts, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = DCCLIPProcessor.from_pretrained(tmp_path)

@@ -185,11 +185,12 @@ def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_search_lists_what_fits_and_then_some_others(calibrated, capsys):
-    command.main(["search", "red"])
-    printed = capsys.readouterr()
-    first, line, *others = printed.out.splitlines()
+def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
+    first, line, *others = run("search", "red").splitlines()
     assert first.endswith("red.jpg") and line == "less likely:" and len(others) == 4
+    (photos / "red.jpg").unlink()
+    run("index")
+    assert run("search", "red").startswith("no photograph seems to fit; the most similar ones:")
 
 
 def test_thumbnails_are_shown_under_the_lines(calibrated, run):

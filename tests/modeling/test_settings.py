@@ -75,14 +75,6 @@ def test_damaged_data_without_folders_are_not_dropped(folder):
         Index.open(folder, create=True)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, cut_in_half])
-@pytest.mark.parametrize("name", [SETTINGS, BACKUP])
-def test_either_file_of_the_settings_is_enough(folder, name, damage):
-    before = read_settings(folder)
-    damage(folder / name)
-    assert read_settings(folder) == before
-
-
 def test_settings_without_a_sound_file_are_not_guessed(folder, photos):
     for name in (SETTINGS, BACKUP):
         cut_in_half(folder / name)
