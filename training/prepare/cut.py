@@ -100,7 +100,7 @@ def _required(
     # this value does not change and a path through a removed character never wins.
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
     single = {METASPACE, *_ASCII, *map(METASPACE.__add__, _ASCII)}
-    for number in np.flatnonzero(counts):
+    for number in np.flatnonzero(counts).tolist():
         single.update(pieces[number])
     for number, piece in enumerate(pieces):
         is_mark = len(piece) == 1 and unicodedata.category(piece).startswith("P")

@@ -58,19 +58,9 @@ def vocabulary(source, english_and_chinese) -> Vocabulary:
 
 
 def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
-    texts = [text for language in ("en", "zh", "es", "ru") for text in names[language][::4]]
-    before, after = (
-        [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
-        for tokenizer in (source, vocabulary.tokenizer)
-    )
-    kept_ids, source_ids = vocabulary.kept_ids.tolist(), vocabulary.source_ids.tolist()
-    kept = [all(kept_ids[number] >= 0 for number in ids) for ids in before]
+    texts = [*names["en"][::4], *names["zh"][::4], *names["es"][::4], *names["ru"][::4]]
+    kept = [(vocabulary.kept_ids[ids] >= 0).all().item() for ids in source(texts).input_ids]
     assert sum(kept) >= 1_000 and len(kept) - sum(kept) >= 1_000
-    same = [
-        [source_ids[number] for number in new] == old
-        for new, old in zip(after, before, strict=True)
-    ]
-    assert same == kept
     assert vocabulary.aligned(texts, source) == kept
 
 
