@@ -1,7 +1,6 @@
 """Build a student from its recipe or a size, or load a saved one: towers, tokenizer, image processor, weights."""
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from training.utils.reading import check_value, read_mapping
 
 RANDOM = "random"
 SIZES = ("tiny", "small", "base")  # recipes in training/configs/students
-
-logger = logging.getLogger(__name__)
 
 
 def load_size(name: str, **overrides: Any) -> StudentConfig:
@@ -107,8 +104,7 @@ def build_student(
             source, tokens = open_source(init, tower, teacher), None
             if source.tokenizer is not None:
                 tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)
-            report = inherit_weights(model, source, tokens)
-            logger.info("%s tower from %s: %s", tower, source.name, report)
+            inherit_weights(model, source, tokens)
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     # SigLIP tokenizers omit attention_mask

@@ -4,8 +4,8 @@ Source: the manual inheritance of TinyCLIP (Wu et al., ICCV 2023, "Weight Inheri
 teacher's layers and channels. Even spacing and whole heads are choices of this implementation.
 """
 
+import logging
 import re
-from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,32 +36,13 @@ _ROLES = (
 _WIDTHS = ("width",) * 4
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
-
-@dataclass(frozen=True)
-class Inheritance:
-    """Weights that one tower of a student inherited, by the student's names.
-
-    Args:
-        whole: Names of the weights that were copied unchanged.
-        cut: Names of the weights that were copied in part.
-        random: Names of the weights that the source does not have.
-        tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens.
-    """
-
-    whole: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
-    random: list[str] = field(default_factory=list)
-    tokens: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        tokens = "; token embeddings of {} of {} pieces".format(*self.tokens) if self.tokens else ""
-        return f"{len(self.whole)} weights whole, {len(self.cut)} cut, {len(self.random)} random{tokens}"
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def inherit_weights(
     student: DCCLIPModel, source: SourceTower, tokens: Tensor | None = None
-) -> Inheritance:
+) -> list[str]:
     """Copy the weights of a source into one tower of a student.
 
     Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
@@ -76,7 +57,7 @@ def inherit_weights(
             vocabularies are the same.
 
     Returns:
-        Names of the weights that were inherited, and of those that stay random.
+        Names of the student's weights that stay random.
 
     Raises:
         ValueError: The student is larger than the source, or no weight agrees.
@@ -87,7 +68,7 @@ def inherit_weights(
     weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
     is_cut = _is_transformer(source.config) and _is_transformer(tower.config)
     cutter = _Cutter(source, tower, tokens) if is_cut else None
-    report = Inheritance()
+    random, num_inherited = list[str](), 0
     for full_name, target in student.state_dict().items():
         if full_name == _PROJECTIONS[source.tower]:
             # with a transformation between, the projection's input is not the residual stream
@@ -105,16 +86,18 @@ def inherit_weights(
         elif tensor is not None and tensor.shape == target.shape:
             value = tensor
         if value is None:
-            report.random.append(full_name)
+            random.append(full_name)
             continue
         target.copy_(value)
-        (report.whole if value is tensor else report.cut).append(full_name)
-    if not report.whole and not report.cut:
+        num_inherited += 1
+    if not num_inherited:
         raise ValueError(
             f"student.{source.tower}_init: no weight of {source.name!r} agrees with the student in name and "
             f"shape. Give the student the source's layers, or set student.{source.tower}_init to 'random'."
         )
-    return replace(report, tokens=cutter.num_tokens if cutter is not None else None)
+    text = "%s tower from %s: %d weights inherited, %d random"
+    logger.info(text, source.tower, source.name, num_inherited, len(random))
+    return random
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
@@ -139,17 +122,11 @@ def evenly_spaced(total: int, count: int) -> Tensor:
 
 
 class _Cutter:
-    """Cuts the weights of a transformer to the shapes of a smaller one.
-
-    Attributes:
-        num_tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens;
-            None until the embedding was cut.
-    """
+    """Cuts the weights of a transformer to the shapes of a smaller one."""
 
     def __init__(self, source: SourceTower, tower: PreTrainedModel, tokens: Tensor | None):
         self.source, self.config, self.tokens = source.config, tower.config, tokens
         self.embedding = _embedding_name(tower) if source.tower == "text" else None
-        self.num_tokens: tuple[int, int] | None = None
         self.layers = evenly_spaced(
             self.source.num_hidden_layers, self.config.num_hidden_layers
         ).tolist()
@@ -162,16 +139,16 @@ class _Cutter:
 
     def fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
         """The value of a student's weight: the tensor itself, a part of it, or None if no rule applies."""
-        if name == self.embedding:
-            rows = torch.arange(len(target)) if self.tokens is None else self.tokens
-            value, known = self._take_rows(tensor, target, rows)
-            self.num_tokens = int(known.sum()), len(target)
-            return value
-        if "token_type_embeddings" in name:
-            return self._take_rows(tensor, target, torch.arange(len(target)))[0]
-        if "position_embedding" in name and self.embedding is not None:
+        rows = None
+        if name == self.embedding and self.tokens is not None:
+            rows = self.tokens
+        elif name == self.embedding or "token_type_embeddings" in name:
+            rows = torch.arange(len(target))
+        elif "position_embedding" in name and self.embedding is not None:
             first = first_position(self.source) - first_position(self.config)
-            return self._take_rows(tensor, target, torch.arange(len(target)) + first)[0]
+            rows = torch.arange(len(target)) + first
+        if rows is not None:
+            return self._take_rows(tensor, target, rows)
         roles = next((roles for pattern, roles in _ROLES if pattern.search(name)), _WIDTHS)
         return self._cut(tensor, target.shape, roles)
 
@@ -200,19 +177,17 @@ class _Cutter:
         starts = evenly_spaced(source_heads, heads)[:, None] * width
         return (starts + torch.arange(width)).flatten()  # (heads, width) -> (count,)
 
-    def _take_rows(
-        self, tensor: Tensor, target: Tensor, rows: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """Rows of a table by the row of the student, and which of them the source has; others stay the student's."""
+    def _take_rows(self, tensor: Tensor, target: Tensor, rows: Tensor) -> Tensor | None:
+        """Rows of a table by the row of the student; those that the source lacks stay the student's."""
         full = torch.full((len(target),), -1)  # a table may have more rows than there are tokens
         full[: len(rows)] = rows[: len(target)]
         known = (full >= 0) & (full < len(tensor))
         cut = self._cut(tensor, (len(tensor), *target.shape[1:]), _WIDTHS)
         if cut is None or torch.equal(full, torch.arange(len(tensor))):
-            return cut, known
+            return cut
         values = target.clone()
         values[known] = cut[full[known]].to(values)
-        return values, known
+        return values
 
 
 def _canonical(name: str) -> str:

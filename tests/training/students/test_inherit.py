@@ -53,7 +53,7 @@ def spaced(total: int, count: int) -> list[int]:
 def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     large = randomized(make_model(text=XLM_ROBERTA | LARGE, seed=1))
     student = make_model(text=XLM_ROBERTA | {"num_hidden_layers": 3}, seed=2)
-    report = inherit_weights(student, source_of(large, "text"))
+    assert inherit_weights(student, source_of(large, "text")) == []
     source, weights = large.state_dict(), student.state_dict()
     width, feed_forward = spaced(64, 32), spaced(160, 64)
     heads = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
@@ -75,7 +75,6 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
         assert torch.equal(weights[name], source[name][..., width])
     projection = source["text_projection.weight"][:, width]
     assert torch.equal(weights["text_projection.weight"], projection)
-    assert not report.random and report.tokens == (600, 600)
 
 
 @torch.no_grad()
@@ -85,7 +84,7 @@ def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, 
     config = model.config.text_config
     vocabulary, epsilon = config.vocab_size, {"layer_norm_eps": config.layer_norm_eps}
     student = make_model(text=text | epsilon, vocabulary=vocabulary, seed=5)
-    report = inherit_weights(student, source_of(model, "text"))
+    random = inherit_weights(student, source_of(model, "text"))
     ids, mask = inputs["input_ids"] % vocabulary, inputs["attention_mask"]
     ids = ids.masked_fill(mask == 0, 1)
     expected = model.text_model.roberta(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -93,7 +92,7 @@ def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, 
     # padding is left out: the two families number its positions differently
     assert torch.equal(found[mask == 1], expected[mask == 1])
     # the input of the teacher's projection is not its residual stream
-    assert report.random == ["text_projection.weight"]
+    assert random == ["text_projection.weight"]
 
 
 @torch.no_grad()
@@ -101,12 +100,11 @@ def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_fo
     model = AltCLIPModel.from_pretrained(altclip_folder)
     teacher = DualEncoder.from_pretrained(str(altclip_folder), towers=())
     student = make_model(vision=CLIP_VISION, vision_pooling="tower", seed=5)
-    report = inherit_weights(student, open_source("teacher", "vision", teacher))
+    assert inherit_weights(student, open_source("teacher", "vision", teacher)) == []
     found = student.get_image_features(inputs["pixel_values"])
     expected = model.get_image_features(inputs["pixel_values"])
     assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
     assert torch.equal(found.pooler_output, expected.pooler_output)
-    assert not report.random and not report.cut
     assert teacher.towers == ()
 
 
@@ -115,7 +113,7 @@ def test_vision_transformers_are_cut_in_depth_and_width(vision):
     large = randomized(make_model(vision=vision | LARGE, seed=1))
     small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
     student = make_model(vision=vision | LARGE | small, seed=3)
-    assert not inherit_weights(student, source_of(large, "vision")).random
+    assert inherit_weights(student, source_of(large, "vision")) == []
     source, weights = large.state_dict(), student.state_dict()
     (query,) = (name for name in weights if ".1." in name and name.endswith("q_proj.weight"))
     heads = [*range(16), *range(48, 64)]
@@ -127,7 +125,7 @@ def test_vision_transformers_are_cut_in_depth_and_width(vision):
 def test_a_cut_backbone_inherits_the_sources_stages(inputs):
     whole = make_model(WHOLE_EFFICIENTNET, seed=3)
     student = make_model(CUT_EFFICIENTNET, seed=9)
-    report = inherit_weights(student, source_of(whole, "vision"))
+    random = inherit_weights(student, source_of(whole, "vision"))
     backbone = whole.vision_model.timm_model
     # the first five of seven stages, run by hand
     expected = backbone.bn1(backbone.conv_stem(inputs["pixel_values"]))
@@ -135,9 +133,7 @@ def test_a_cut_backbone_inherits_the_sources_stages(inputs):
         expected = stage(expected)
     found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not report.cut and report.random == [
-        "visual_projection.weight"
-    ]  # its input was a wider stage
+    assert random == ["visual_projection.weight"]  # its input was a wider stage
 
 
 def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer):
@@ -151,10 +147,9 @@ def test_token_embeddings_are_looked_up_and_others_stay_random():
     student = make_model(seed=2)
     found = student.text_model.embeddings.word_embeddings.weight.detach()
     before, table = found.clone(), large.text_model.embeddings.word_embeddings.weight
-    report = inherit_weights(student, source_of(large, "text"), torch.tensor([30, -1, 20]))
+    inherit_weights(student, source_of(large, "text"), torch.tensor([30, -1, 20]))
     assert torch.equal(found[[0, 2]], table[[30, 20]])
     assert torch.equal(found[1], before[1]) and torch.equal(found[3:], before[3:])
-    assert report.tokens == (2, len(found))
 
 
 def test_a_cut_vocabulary_has_the_ids_of_its_source(train_rows, texts, tmp_path):
