@@ -8,7 +8,6 @@ teacher's token states.
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -48,39 +47,24 @@ class Tier(IntEnum):
     """All other pieces, by score."""
 
 
-@dataclass(frozen=True)
-class PieceCounts:
-    """Counts of a corpus.
-
-    Args:
-        pieces: (V_source,) int64, number of occurrences of each piece.
-        sentences: Number of texts that are not empty.
-    """
-
-    pieces: np.ndarray
-    sentences: int
-
-
-def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> PieceCounts:
-    """Count the pieces of a tokenizer on a corpus. The corpus may be a stream; it is read once.
+def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.ndarray:
+    """Count how often each piece of a tokenizer occurs in a corpus, (V_source,) int64. The corpus is read once.
 
     Raises:
         ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; or if all texts are empty.
     """
     read_unigram(tokenizer)  # fail before the corpus is counted
-    sentences = 0
     with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
         for chunk in chunks(tqdm(filter(str.strip, texts), "counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             ids = [number for encoding in encodings for number in encoding.ids]
             counts += np.bincount(ids, minlength=len(counts))
-            sentences += len(chunk)
-    if not sentences:
+    if not counts.any():
         raise ValueError(
             "texts: the corpus is empty. Give sentences in the languages that the vocabulary should keep."
         )
-    return PieceCounts(counts, sentences)
+    return counts
 
 
 def _required(
@@ -110,7 +94,7 @@ def _required(
 
 def cut_vocabulary(
     tokenizer: PreTrainedTokenizerBase,
-    counts: PieceCounts,
+    counts: np.ndarray,
     size: int,
     *,
     ideograph_share: float = IDEOGRAPH_SHARE,
@@ -124,7 +108,7 @@ def cut_vocabulary(
 
     Args:
         tokenizer: The source tokenizer, with a `tokenizer.json` whose model is Unigram.
-        counts: Counts of the corpus, from `count_pieces`.
+        counts: Occurrences of each piece in the corpus, from `count_pieces`.
         size: Number of pieces to keep, including special tokens.
         ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
         source: Name of the source; default: the tokenizer's own.
@@ -147,8 +131,8 @@ def cut_vocabulary(
     scripts = [{script_of(each) for each in piece} for piece in pieces]
     is_supported = [found <= {*SUPPORTED_SCRIPTS, None} for found in scripts]
     tiers = np.where(is_supported, Tier.SUPPORTED, Tier.OTHER)
-    tiers[counts.pieces > 0] = Tier.MET
-    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
+    tiers[counts > 0] = Tier.MET
+    tiers[_required(tokenizer, pipeline, pieces, counts)] = Tier.REQUIRED
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
         raise ValueError(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
@@ -158,7 +142,7 @@ def cut_vocabulary(
     ideographs = np.flatnonzero((tiers == Tier.SUPPORTED) & is_single)
     best_first = ideographs[np.argsort(-scores[ideographs], kind="stable")]
     tiers[best_first[: int(ideograph_share * size)]] = Tier.IDEOGRAPH
-    source_ids = np.sort(np.lexsort((-scores, -counts.pieces, tiers))[:size])
+    source_ids = np.sort(np.lexsort((-scores, -counts, tiers))[:size])
     kept_ids = np.full(source_size, -1, dtype=np.int64)
     kept_ids[source_ids] = np.arange(size)
     kept = {tier.name.lower(): int((tiers[source_ids] == tier).sum()) for tier in Tier}
@@ -169,5 +153,5 @@ def cut_vocabulary(
         source=source or tokenizer.name_or_path,
         source_digest=digest(pipeline),
         corpus=corpus,
-        counts={"sentences": counts.sentences, "pieces": int(counts.pieces.sum())} | kept,
+        counts={"pieces": int(counts.sum())} | kept,
     )

@@ -76,7 +76,7 @@ def run(options: VocabularyOptions):
         tokenizer, counts, options.size, source=options.tokenizer, corpus=name
     )
     vocabulary.save(options.output_dir)
-    kept = counts.pieces[vocabulary.source_ids.numpy()].sum() / counts.pieces.sum()
+    kept = counts[vocabulary.source_ids.numpy()].sum() / counts.sum()
     print(
         f"{options.output_dir}: {len(tokenizer):,} -> {len(vocabulary):,} pieces, which make up {kept:.2%} of the "
         "corpus. Words whose pieces were cut are split into smaller ones."

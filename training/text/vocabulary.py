@@ -46,7 +46,7 @@ class Vocabulary:
         source: Name of the source tokenizer.
         source_digest: Digest of the source's pipeline, to recognize the source whatever its name.
         corpus: Name of the corpus whose pieces were counted.
-        counts: Number of sentences and pieces counted, and number of pieces kept for each reason.
+        counts: Number of pieces counted, and number of pieces kept for each reason.
     """
 
     tokenizer: PreTrainedTokenizerBase
