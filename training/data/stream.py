@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec.asyn
 import torch
@@ -30,6 +30,8 @@ from training.data.shards import RawSample, Shards, StreamPosition, get_cell, sh
 from training.data.skips import MIN_SEEN, StreamSkipReport, read_captions
 
 WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
+# index of a worker in its training process, its state after a batch, as JSON, and the batch itself
+WorkerBatch = tuple[int, dict[str, Any], Batch]
 
 
 class PairStream:
@@ -131,20 +133,6 @@ class PairStream:
         return batch
 
 
-class WorkerBatch(NamedTuple):
-    """A batch and the worker that made it.
-
-    Args:
-        worker: Index of the worker in its training process.
-        state: State of the worker after this batch, as JSON.
-        batch: The batch itself.
-    """
-
-    worker: int
-    state: dict[str, Any]
-    batch: Batch
-
-
 class StreamBatches(torch.utils.data.IterableDataset):
     """The batches of one training process as an iterable dataset. Each DataLoader worker yields every n-th batch.
 
@@ -212,7 +200,7 @@ class _WorkerStream:
             "positions": [asdict(position) for position in self.positions],
             "skipped": self.skipped.state(),
         }
-        return WorkerBatch(self.worker, state, batch)
+        return self.worker, state, batch
 
     def _samples(self, sources: Sequence[int]) -> list[Sample]:
         """Take the next usable sample of each of these sources, which may contain duplicates."""
