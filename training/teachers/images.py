@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -23,22 +24,15 @@ from training.data.images import Normalize, read_image
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 
 
-@dataclass(frozen=True)
-class _ProcessorNormalize:
-    """Normalization by the model's image processor, for images that already have the input size."""
-
-    image_processor: Any
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        images = [PILImage.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        keep_size = {
-            field: False
-            for field in ("do_resize", "do_center_crop")
-            if hasattr(self.image_processor, field)
-        }
-        return self.image_processor(images, return_tensors="pt", **keep_size)["pixel_values"].to(
-            pixels.device
-        )
+def _normalize_by(image_processor: Any, pixels: Tensor) -> Tensor:
+    """Normalization by a model's image processor, for images that already have the input size."""
+    images = [PILImage.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    keep_size = {}
+    for field in ("do_resize", "do_center_crop"):
+        if hasattr(image_processor, field):
+            keep_size[field] = False
+    prepared = image_processor(images, return_tensors="pt", **keep_size)
+    return prepared["pixel_values"].to(pixels.device)
 
 
 @dataclass(frozen=True)
@@ -83,12 +77,11 @@ class ImagePreparation:
             "the model's statistics, the protocol's resizing",
             squashes(image_processor),
         )
-        by_processor = _ProcessorNormalize(image_processor)
+        by_processor = partial(_normalize_by, image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
-            probe = torch.randint(
-                0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator()
-            )
+            generator = torch.Generator()
+            probe = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
             found, expected = normalize(probe), by_processor(probe)
             is_patched = expected.ndim != found.ndim
             if is_patched or torch.allclose(found, expected, atol=1e-4):
