@@ -185,13 +185,11 @@ def image_bytes(size: int | None) -> int:
     return 3 * (size or 0) ** 2
 
 
-def data_loader(
-    dataset: torch.utils.data.Dataset, workers: int, batch_bytes: int = 0, **options: Any
-) -> DataLoader:
+def data_loader(dataset: Any, workers: int, batch_bytes: int = 0, **options: Any) -> DataLoader:
     """Make a DataLoader.
 
     Args:
-        dataset: Data set to load.
+        dataset: Data set to load, or a list.
         workers: Number of decoding processes; with 0 this process decodes.
         batch_bytes: Size of the images of a batch.
         options: Other arguments of `DataLoader`.

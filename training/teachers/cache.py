@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -249,8 +250,9 @@ class _Images:
             for rows in _chunks(self.shards[path][1], batch_size)
         ]
         # the workers decode the next images meanwhile
-        views = _Views(self.dataset, self.augment, batches)
-        loader = data_loader(views, num_workers(self.dataset.config), batch_size=None)
+        decode = partial(_decode_views, self.dataset, self.augment)
+        workers = num_workers(self.dataset.config)
+        loader = data_loader(batches, workers, batch_size=None, collate_fn=decode)
         is_quiet = not PartialState().is_main_process
         progress = tqdm(zip(batches, loader, strict=True), "teacher targets", len(batches),
                         unit="batch", disable=is_quiet)  # fmt: skip
@@ -277,28 +279,16 @@ class _Images:
         return values
 
 
-class _Views(torch.utils.data.Dataset):
-    """Batches of decoded images with the changes that make a view of each."""
-
-    def __init__(
-        self,
-        dataset: PairDataset,
-        augment: Augment,
-        batches: Sequence[tuple[Path, int, Sequence[int]]],
-    ):
-        self.dataset, self.augment, self.batches = dataset, augment, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Views]:
-        """Rows (B,) int64 that decode, their images (B, 3, S, S) uint8, and the changes of their views."""
-        _, view, rows = self.batches[number]
-        images = zip(rows, self.dataset.load_images(rows), strict=True)
-        decoded = {row: image for row, image in images if isinstance(image, Tensor)}
-        ids = torch.tensor(list(decoded), dtype=torch.long)
-        pixels = torch.stack([*decoded.values()]) if decoded else torch.empty(0)
-        return ids, pixels, self.augment.views(ids, torch.full_like(ids, view))
+def _decode_views(
+    dataset: PairDataset, augment: Augment, batch: tuple[Path, int, Sequence[int]]
+) -> tuple[Tensor, Tensor, Views]:
+    """Rows (B,) int64 that decode, their images (B, 3, S, S) uint8, and the changes of their views."""
+    _, view, rows = batch
+    images = zip(rows, dataset.load_images(rows), strict=True)
+    decoded = {row: image for row, image in images if isinstance(image, Tensor)}
+    ids = torch.tensor(list(decoded), dtype=torch.long)
+    pixels = torch.stack([*decoded.values()]) if decoded else torch.empty(0)
+    return ids, pixels, augment.views(ids, torch.full_like(ids, view))
 
 
 class _Captions:
