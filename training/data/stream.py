@@ -154,46 +154,40 @@ class StreamBatches(torch.utils.data.IterableDataset):
         if info is not None:
             fsspec.asyn.reset_lock()  # a lock that was held while this process was forked would never be released
         first = self.plan.start + (info.id if info is not None else 0)
-        stream = _WorkerStream(self, first % self.num_workers)
+        schedule = self._open_streams(first % self.num_workers)
         for step in range(first, self.plan.stop, self.num_workers):
             # not kept in a variable, so that the training loop can release the images
-            yield stream.batch(step)
+            yield self._batch(step, schedule)
 
-
-class _WorkerStream:
-    """The share of one worker in the batches of a training process: every `num_workers`-th batch."""
-
-    def __init__(self, owner: StreamBatches, worker: int):
-        self.pairs, self.plan = owner.pairs, owner.plan
-        self.worker, self.num_workers = worker, owner.num_workers
-        config, seed = self.pairs.config, self.plan.seed
-        global_worker = self.plan.rank * self.num_workers + worker
-        self.skipped = StreamSkipReport(max_share=config.max_skip_share)
+    def _open_streams(self, worker: int) -> MixtureSchedule:
+        """Open the streams of a worker at their positions, and return the order of the sources."""
+        config, plan = self.pairs.config, self.plan
+        self.worker, self.skipped = worker, StreamSkipReport(max_share=config.max_skip_share)
         self.positions = [StreamPosition() for _ in self.pairs.shards]
         # the state is empty for a worker that has not made a batch yet
-        if owner.states and (state := owner.states[worker]):
+        if self.states and (state := self.states[worker]):
             self.positions = [StreamPosition(**position) for position in state["positions"]]
             self.skipped.merge([state["skipped"]])
-        weights = [source.weight for source in config.mixture]
-        self.schedule = MixtureSchedule(weights, (seed, global_worker))
-        num_workers = self.plan.num_processes * self.num_workers
-        self.streams = [
-            shuffled_samples(
+        global_worker = plan.rank * self.num_workers + worker
+        self.streams = []
+        for shards, position in zip(self.pairs.shards, self.positions, strict=True):
+            stream = shuffled_samples(
                 shards,
-                (seed, shards.number),
+                (plan.seed, shards.number),
                 global_worker,
-                num_workers,
+                plan.num_processes * self.num_workers,
                 config.shuffle_buffer,
                 position,
             )
-            for shards, position in zip(self.pairs.shards, self.positions, strict=True)
-        ]
+            self.streams.append(stream)
+        weights = [source.weight for source in config.mixture]
+        return MixtureSchedule(weights, (plan.seed, global_worker))
 
-    def batch(self, step: int) -> WorkerBatch:
+    def _batch(self, step: int, schedule: MixtureSchedule) -> WorkerBatch:
         """Make the batch of a step. Steps must be requested in order, because the stream moves on."""
         size = self.plan.batch_size
         first = step // self.num_workers * size
-        sources = [self.schedule(draw)[0] for draw in range(first, first + size)]
+        sources = [schedule(draw)[0] for draw in range(first, first + size)]
         batch = self.pairs.collate(self._samples(sources), self.skipped)
         self.plan.add_views(batch)
         state = {
