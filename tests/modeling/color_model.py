@@ -58,7 +58,6 @@ def save_color_model(
     teacher: str | None = None,
     turn: int = 0,
     rotated: bool = False,
-    teacher_weights: str | None = None,
 ) -> Path:
     """Write the model folder, with embeddings rotated by `turn` dimensions: a different number, a different space.
 
@@ -71,7 +70,6 @@ def save_color_model(
         "text_config": {"pad_token_id": 0},
         "languages": ["zh", "en"],
         "teacher": teacher,
-        "teacher_weights": teacher_weights,
     }
     if rotated:
         config["rotation"] = f"turn {turn}"

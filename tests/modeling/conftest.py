@@ -1,4 +1,4 @@
-"""A model that knows colours, and photographs of plain colours for it to find."""
+"""A model that knows colors, and photographs of plain colors for it to find."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def color_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def paint() -> Callable[..., Path]:
-    """Write an image of one colour. The width makes its content another one."""
+    """Write an image of one color. The width makes its content another one."""
 
     def write(path: Path, color: str, width: int = 24, **save: object) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def paint() -> Callable[..., Path]:
 
 @pytest.fixture
 def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
-    """A folder with one image of each colour, in three formats and two levels."""
+    """A folder with one image of each color, in three formats and two levels."""
     folder = tmp_path / "photos"
     for path, color in {
         "red.jpg": "red",
@@ -129,7 +129,7 @@ def filled(index, photos):
 
 @pytest.fixture
 def calibrated(color_model, photos, tmp_path, monkeypatch):
-    """An index of a model that is calibrated on colours."""
+    """An index of a model that is calibrated on colors."""
     monkeypatch.setattr(index_module, "NOUNS", ["red", "green", "blue", "white"])
     model = shutil.copytree(color_model, tmp_path / "calibrated")
     config = json.loads((model / "config.json").read_text()) | {"fit": [4, -1, -4, 0, 0, 3]}

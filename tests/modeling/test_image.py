@@ -104,7 +104,6 @@ def test_files_are_turned_upright_once(file_format, orientation):
     content = encoded(image, file_format, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     opened = open_image(content)
-    assert opened.size == upright.size
     assert np.abs(np.asarray(opened).astype(int) - np.asarray(upright.convert("RGB"))).max() <= 1
 
 

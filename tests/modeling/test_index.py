@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
-from modeling_dcclip.search.space import digest_files
+from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 from tests.modeling.conftest import names
@@ -343,20 +344,13 @@ def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
     assert photo.exists()
 
 
-def test_a_teacher_is_known_by_its_weights(tmp_path, photos):
-    teacher = save_color_model(tmp_path / "teacher")
-    (teacher / "model.safetensors").write_bytes(b"weights of the teacher")
-    with Index.open(tmp_path / "index", teacher, create=True) as index:
-        index.add(photos)
-    weights = digest_files([teacher / "model.safetensors"])
-    student, stranger = (
-        save_color_model(tmp_path / digest, teacher="teacher", teacher_weights=digest)
-        for digest in (weights, "0" * 16)
-    )
-    with Index.open(tmp_path / "index", student) as index:
-        assert names(index.search("blue", top=1)) == ["blue.jpg"]
-    with pytest.raises(ValueError, match="different embedding space"):
-        Index.open(tmp_path / "index", stranger)
+def test_a_teacher_is_known_by_its_weights_or_its_name():
+    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
+    student = Space("student", "2" * 16, "", "a/copy", teacher.weights, 16, "digest", 16)
+    stranger = replace(student, teacher_weights="0" * 16)
+    assert teacher.rotations(student) == (None, "digest") and student.rotations(teacher)
+    assert teacher.rotations(stranger) is None and student.rotations(stranger) is None
+    assert teacher.rotations(replace(stranger, teacher="some/teacher"))
 
 
 def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
