@@ -294,14 +294,8 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
     @can_return_tuple
     def forward(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionModelOutput:
         """Encode images with `get_image_features`."""
-        features = self.get_image_features(pixel_values, **kwargs)
-        return DCCLIPVisionModelOutput(
-            image_embeds=features.pooler_output,
-            last_hidden_state=features.last_hidden_state,
-            hidden_states=features.hidden_states,
-            attentions=features.attentions,
-            feature_map=features.feature_map,
-        )
+        fields: dict[str, Any] = {**self.get_image_features(pixel_values, **kwargs)}
+        return DCCLIPVisionModelOutput(fields.pop("pooler_output"), **fields)
 
     def get_input_embeddings(self) -> nn.Module | None:  # type: ignore[override]
         """Return None, because an image tower has no embedding table."""
@@ -333,13 +327,8 @@ class DCCLIPTextModelWithProjection(_TextTower):
         **kwargs,
     ) -> CLIPTextModelOutput:
         """Encode texts with `get_text_features`."""
-        features = self.get_text_features(input_ids, attention_mask, **kwargs)
-        return CLIPTextModelOutput(
-            text_embeds=features.pooler_output,
-            last_hidden_state=features.last_hidden_state,
-            hidden_states=features.hidden_states,
-            attentions=features.attentions,
-        )
+        fields: dict[str, Any] = {**self.get_text_features(input_ids, attention_mask, **kwargs)}
+        return CLIPTextModelOutput(fields.pop("pooler_output"), **fields)
 
 
 class DCCLIPModel(_VisionTower, _TextTower):
