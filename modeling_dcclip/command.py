@@ -114,7 +114,7 @@ COMMANDS = {
             _option(
                 "--watch",
                 action="store_true",
-                help="Keep running, and update the index whenever a folder changes.",
+                help="Keep running, and update the index once a minute.",
             ),
             _option(
                 "--forget",

@@ -48,7 +48,6 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         "terminal",
         "torch",
         "video",
-        "watch",
     }
     assert not [
         line

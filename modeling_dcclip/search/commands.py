@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import time
 import warnings
 import webbrowser
 from collections import Counter
@@ -33,14 +34,15 @@ from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
-from modeling_dcclip.search.settings import has_index, read_settings
+from modeling_dcclip.search.settings import BusyError, has_index, read_settings
 from modeling_dcclip.search.texts import NAME, TextReader, Texts, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
-from modeling_dcclip.search.watch import load_watchfiles, watch
 
 SHOWN_FAILURES = 3  # of each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
 THUMBNAIL_LINES = 8  # of the terminal
+# seconds between two updates of a watch, at least so many times as long as an update takes
+WATCH_S, WATCH_SHARE = 60, 20
 PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
 SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
 USES_MODEL = "everyone who reaches this address can use the model"
@@ -60,8 +62,6 @@ def run_index(options: argparse.Namespace):
         else:
             say("{} removed", _files(removed))
         return
-    if options.watch:
-        load_watchfiles()  # a missing package is reported before the work
     with _open_to_add(options) if options.upgrade is None else Index.open(options.index) as index:
         with _progress("images") as show:
             if options.upgrade is None:
@@ -77,11 +77,13 @@ def run_index(options: argparse.Namespace):
         _print_report(report, len(index), options)
         if report.missing:
             sys.exit(1)
-        if options.watch:
-            with suppress(KeyboardInterrupt):  # how a user ends it
-                for update in watch(index):
-                    if update.embedded + update.copies + update.moved + update.removed:
-                        _print_report(update, len(index), options)
+        with suppress(KeyboardInterrupt):  # how a user ends it
+            while options.watch:
+                time.sleep(max(WATCH_S, WATCH_SHARE * report.seconds))
+                with suppress(BusyError):  # another process writes to the index
+                    report = index.add()
+                    if report.embedded + report.copies + report.moved + report.removed:
+                        _print_report(report, len(index), options)
                         sys.stdout.flush()
 
 

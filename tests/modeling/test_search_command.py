@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import webbrowser
+from contextlib import ExitStack
 
 import pytest
 
 from modeling_dcclip import command
+from modeling_dcclip.search import commands
 from modeling_dcclip.search.commands import THUMBNAIL_LINES
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.settings import write_lock
 from tests.local_server import free_port
 from tests.modeling.conftest import names
 
@@ -240,6 +243,26 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
         ("top", ["red", "--top", 0]),
     ):
         assert run("search", *arguments).startswith(f"dcclip: {field}: ")
+
+
+def test_a_watch_updates_the_index_until_it_is_stopped(filled, photos, paint, monkeypatch, capsys):
+    other_process = ExitStack()
+
+    def minutes():
+        yield  # nothing changes
+        paint(photos / "new.jpg", "red", width=40)
+        other_process.enter_context(write_lock(filled.folder))
+        yield
+        other_process.close()
+        yield
+        raise KeyboardInterrupt
+
+    passing = minutes()
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: next(passing))
+    command.main(["index", "--watch"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("5 files in the index: 5 unchanged")
+    assert second.startswith("6 files in the index: 1 embedded")
 
 
 def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
