@@ -56,8 +56,8 @@ def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows,
 
 
 def test_fields_of_a_nested_column_are_captions(tokenizer, images):
-    rows = make_rows([make_cell(image) for image in images[:2]])
-    rows = rows.add_column("names", [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}])
+    names = [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]
+    rows = make_rows([make_cell(image) for image in images[:2]], names=names)
     config = DataConfig(train="tiny", caption_columns={"en": "names.en", "zh": "names.zh"})
     built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
     assert built.captions.read(1) == {"en": ["cat"], "zh": ["猫"]}

@@ -76,13 +76,6 @@ def test_sources_are_drawn_by_their_shares_and_counted():
         assert own == list(range(int(2 * CYCLE * share)))
 
 
-def test_every_cycle_of_a_mixture_has_an_order_of_its_own():
-    schedule = MixtureSchedule([3, 1], (0,))
-    first, second = ([schedule(n + start)[0] for n in range(50)] for start in (0, CYCLE))
-    assert first != second
-    assert schedule(5) == MixtureSchedule([3, 1], (0,))(5) != MixtureSchedule([3, 1], (1,))(5)
-
-
 def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "SHARED_MEMORY", tmp_path)
     usage = SimpleNamespace(free=64 * 2**20)  # of a container by default

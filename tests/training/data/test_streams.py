@@ -40,15 +40,6 @@ def open_loader(shards, tokenizer):
     return build
 
 
-def test_a_stream_of_parquet_files_yields_every_row(train_rows, tmp_path, open_loader):
-    for number in range(2):
-        train_rows.select(range(20)).shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
-    columns = {"image_column": "image", "caption_columns": {"en": "en"}}
-    source = str(tmp_path / "{0..1}.parquet")
-    (batch,) = open_loader(train=source, batch_size=20, stop=1, **columns)
-    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, train_rows["en"][:20]))
-
-
 def test_fields_of_json_files_in_a_shard_are_captions(samples, open_loader):
     columns = {"en": "json.en", "zh": "json.zh"}
     (batch,) = open_loader(batch_size=NUM, stop=1, caption_columns=columns)

@@ -44,9 +44,8 @@ def test_a_processor_whose_statistics_do_not_suffice_normalizes_itself():
 
 @pytest.mark.parametrize("squashes", [True, False])
 def test_images_are_squashed_by_default_if_the_model_squashes_them(squashes):
-    square = {"height": 8, "width": 8}
-    size = square if squashes else {"shortest_edge": 8}
-    processor = CLIPImageProcessor(size=size, crop_size=square, do_center_crop=not squashes)
+    size = {"height": 8, "width": 8} if squashes else {"shortest_edge": 8}
+    processor = CLIPImageProcessor(size=size, crop_size=8, do_center_crop=not squashes)
     prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
     image = Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))
     assert torch.equal(prepared.fit(image), prepared.fit(image, squash=squashes))
