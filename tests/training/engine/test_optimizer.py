@@ -157,9 +157,9 @@ def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_
         measured.append(model.visual_projection.weight.detach().clone())
         return {"top1": 0.5}
 
-    labelled = EvalConfig(data="rows", class_names="names")  # which `measure` replaces
-    fields = {"ema_decay": decay, "eval_every": 5, "eval": labelled}
-    run(task, make_recipe(tmp_path, learning_rate=0.1, max_steps=5, **fields), measure)
+    fields = {"ema_decay": decay, "eval_every": 5, "learning_rate": 0.1, "max_steps": 5}
+    fields["eval"] = EvalConfig(data="rows", class_names="names")  # which `measure` replaces
+    run(task, make_recipe(tmp_path, **fields), measure)
     average = task.weights[0]
     for step, weight in enumerate(task.weights[1:]):
         average = torch.lerp(weight, average, min(decay, (1 + step) / (10 + step)))

@@ -144,17 +144,6 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     assert torch.equal(targets.seen[0], expected) and torch.equal(seen[0], expected)
 
 
-@pytest.mark.parametrize("is_rotated", [False, True])
-def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(is_rotated):
-    task, embeddings = make_task(), random(3, PROJECTION_DIM)
-    assert torch.equal(task.to_student_space(embeddings), embeddings)  # no rotation at all
-    rotate(task.student, first := rotation(1))
-    rotate(task.student, second := rotation(2))
-    task.teacher_rotation = task.student.config.rotation if is_rotated else "0123456789abcdef"
-    expected = embeddings if is_rotated else embeddings @ first @ second
-    torch.testing.assert_close(task.to_student_space(embeddings), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
     student = make_model(VIT | {"num_hidden_layers": 11}, XLM_ROBERTA, seed=3)
     make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()

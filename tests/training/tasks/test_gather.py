@@ -21,6 +21,7 @@ from tests.tiny import (
     XLM_ROBERTA,
     make_model,
 )
+from tests.training.tasks.hand_made import random
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
@@ -90,18 +91,14 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
 @cache
 def make_own_inputs(teacher: DualEncoder) -> dict[str, OwnInputs]:
     """General texts, images with the maps of a model unlike the student, and a classifier of 300 classes."""
-    generator = torch.Generator().manual_seed(0)
-    texts = [f"{kind} {number}" for kind in ("name", "名字") for number in range(300)]
-    tokens = tokenize(teacher.tokenizer, texts, 32)
-    shape = (64, 3, IMAGE_SIZE, IMAGE_SIZE)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    width, grid = VIT["hidden_size"], IMAGE_SIZE // VIT["patch_size"]
-    maps = torch.randn(64, width, grid, grid, generator=generator)
-    weight = torch.randn(300, teacher.vision_width, generator=generator)
-    embeddings = torch.randn(600, PROJECTION_DIM, generator=generator)
+    tokens = tokenize(teacher.tokenizer, [f"名字 name {number}" for number in range(600)], 32)
+    images = 255 * random(64, 3, IMAGE_SIZE, IMAGE_SIZE).sigmoid()
+    grid = IMAGE_SIZE // VIT["patch_size"]
+    maps, embeddings = random(64, VIT["hidden_size"], grid, grid), random(600, PROJECTION_DIM)
+    weight = random(300, teacher.vision_width)
     return {
         "general": GeneralTexts(tokens, embeddings),
-        "photos": GeneralPhotos(images, embeddings[:64], maps.half()),
+        "photos": GeneralPhotos(images.to(torch.uint8), embeddings[:64], maps.half()),
         "classes": ClassNames(weight, embeddings[:300, 0], tokens, BATCH),
     }
 

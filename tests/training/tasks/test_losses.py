@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from training.tasks import losses
-from training.tasks.losses import feature_map_loss, info_nce, positives, sigmoid_loss
+from training.tasks.losses import feature_map_loss, info_nce, sigmoid_loss
 from training.tasks.task import scalar
 
 
@@ -11,13 +11,6 @@ from training.tasks.task import scalar
 def draw():
     generator = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(*shape, generator=generator)
-
-
-def test_positives_are_own_captions_and_equal_ones():
-    # images 0 and 2 have an equal caption, images 1 and 4 are equal; image 1 has two captions, image 3 none
-    rows, owner, captions = (torch.tensor(each) for each in ([0, 1, 2, 3, 1], [0, 1, 1, 2], [5, 6, 7, 5]))  # fmt: skip
-    expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
-    assert positives(rows, owner, captions).int().tolist() == expected
 
 
 def test_nothing_to_compare_gives_zero_and_not_nan(draw):
