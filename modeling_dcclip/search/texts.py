@@ -52,6 +52,7 @@ LOOKS = (
     "有字的牌子",
 )
 LINE = 1.0
+AT_ONCE = 10_000  # vectors in memory
 
 
 def is_available() -> bool:
@@ -161,12 +162,11 @@ def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
     if not len(rows):
         return []
-    count = index.catalog.num_rows
-    similarities = [
-        index.store.scores(text, count)[rows] for text in (*index.embed_texts(LOOKS), *index.nouns)
-    ]
-    looks, nouns = np.split(np.array(similarities), [len(LOOKS)])
-    scores = standardize(looks.max(0), nouns.T)
+    looks, parts = index.embed_texts(LOOKS), []
+    for start in range(0, len(rows), AT_ONCE):
+        vectors = index.store.read(rows[start : start + AT_ONCE])
+        parts.append(standardize((vectors @ looks.T).max(1), vectors @ index.nouns.T))
+    scores = np.concatenate(parts)
     likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
     found = []
     for files in index.catalog.files_of_rows(likely).values():
