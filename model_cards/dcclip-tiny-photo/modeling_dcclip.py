@@ -220,6 +220,7 @@ class _TextTower(DCCLIPPreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encode texts.
@@ -227,8 +228,8 @@ class _TextTower(DCCLIPPreTrainedModel):
         Args:
             input_ids: Token ids, (B, L) int64.
             attention_mask: Mask of (B, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
-            kwargs: Arguments of the text tower, such as `output_hidden_states` or `position_ids`. Others are ignored,
-                as in CLIP.
+            position_ids: Position ids, (B, L) int64, for towers that accept them.
+            kwargs: Arguments of the text tower, such as `output_hidden_states`. Others are ignored, as in CLIP.
 
         Returns:
             An output whose `.pooler_output` (B, embedding_dim) is the projected embedding, not normalized, and whose
@@ -250,6 +251,8 @@ class _TextTower(DCCLIPPreTrainedModel):
                 torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
             )
         known = {name: kwargs[name] for name in self._text_arguments & kwargs.keys()}
+        if position_ids is not None:
+            known["position_ids"] = position_ids
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **known)
         hidden = outputs.last_hidden_state
         if self.config.text_pooling == "mean":
@@ -324,10 +327,12 @@ class DCCLIPTextModelWithProjection(_TextTower):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs,
     ) -> CLIPTextModelOutput:
         """Encode texts with `get_text_features`."""
-        fields: dict[str, Any] = {**self.get_text_features(input_ids, attention_mask, **kwargs)}
+        features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        fields: dict[str, Any] = {**features}
         return CLIPTextModelOutput(fields.pop("pooler_output"), **fields)
 
 
@@ -363,6 +368,7 @@ class DCCLIPModel(_VisionTower, _TextTower):
         input_ids: Tensor,
         pixel_values: Tensor,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         return_loss: bool | None = None,
         **kwargs,
     ) -> CLIPOutput:
@@ -372,6 +378,7 @@ class DCCLIPModel(_VisionTower, _TextTower):
             input_ids: Token ids, (texts, L) int64.
             pixel_values: Preprocessed images, (images, 3, image_size, image_size) float.
             attention_mask: Mask of (texts, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
+            position_ids: Position ids, (texts, L) int64, for text towers that accept them.
             return_loss: Whether to compute the InfoNCE loss. Text i must then be the caption of image i.
             kwargs: Arguments of the towers, such as `output_hidden_states` or `token_type_ids`. Each tower gets those
                 that it has; others, such as `labels`, are ignored, as in CLIP.
@@ -381,7 +388,9 @@ class DCCLIPModel(_VisionTower, _TextTower):
             map. The loss is InfoNCE, the mean of image-to-text and text-to-image.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        text_outputs = self.get_text_features(
+            input_ids, attention_mask, position_ids, return_dict=True, **kwargs
+        )
         image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         logits_per_text = (
@@ -415,7 +424,7 @@ def _arguments(tower: PreTrainedModel) -> set[str]:
         names.remove("output_attentions")
         if not hasattr(tower.timm_model, "forward_intermediates"):
             names.remove("output_hidden_states")
-    return names - {"pixel_values", "input_ids", "attention_mask"}
+    return names - {"pixel_values", "input_ids", "attention_mask", "position_ids"}
 
 
 def _drop_unused_pooler(tower: PreTrainedModel):
