@@ -44,15 +44,7 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
     student, processor = stage.open_student(recipe, teacher)
     task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
     result = train(task, dataset, recipe, processor, accelerator, "measure")
-    plan = BatchPlan(
-        recipe.batch_size,
-        recipe.seed,
-        task.num_views,
-        start=0,
-        stop=1,
-        augment=task.augment,
-        read_targets=task.read_targets,
-    )
+    plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, 0, 1, augment=task.augment)
     batch = next(batches_on(make_loader(dataset, plan), accelerator.device))
     model, optimizer = accelerator.prepare(task.train(), make_optimizer(task, recipe))
 

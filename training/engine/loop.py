@@ -82,7 +82,7 @@ def train(
         seed=recipe.seed,
         num_views=task.num_views,
         augment=task.augment,
-        read_targets=task.read_targets,
+        read_targets=getattr(task.targets, "read", None),
         start=0,
         stop=recipe.max_steps,
         rank=accelerator.process_index,

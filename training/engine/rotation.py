@@ -57,14 +57,7 @@ def rotate_student(
         # every process computes the axes from the same batches, with equal weights for images and captions
         num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
         stop = math.ceil(num_rows / recipe.batch_size)
-        plan = BatchPlan(
-            recipe.batch_size,
-            recipe.seed,
-            task.num_views,
-            start=0,
-            stop=stop,
-            read_targets=task.read_targets,
-        )
+        plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
         moments: dict[str, Tensor] = {}
         for batch in batches_on(make_loader(dataset, plan), device):
             embeddings = {}

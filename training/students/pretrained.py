@@ -1,7 +1,6 @@
 """Pretrained weights that pip packages bring, for towers that start without the Hub."""
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,7 @@ class EfficientNetLite:
         import timm
         import torch
 
-        packaged = torch.load(io.BytesIO(self.file.read()), weights_only=True, map_location="cpu")
+        packaged = torch.load(self.file.find(), weights_only=True, map_location="cpu")
         # the package's layer names differ from timm's, but their order is the same
         names = timm.create_model(self.architecture).state_dict()
         return dict(zip(names, packaged.values(), strict=True))

@@ -1,6 +1,5 @@
 """What both stages share: the student, the augmentation of its images, and which of its parameters are trained."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,11 +93,6 @@ class Task(nn.Module):
     def num_views(self) -> int:
         """Number of views of an image that take turns; 0 if every epoch draws new views."""
         return self.targets.num_views if self.targets is not None else 0
-
-    @property
-    def read_targets(self) -> Callable[[Batch], Batch] | None:
-        """Function that a loader calls to read the cached targets of a batch; None of targets that are not cached."""
-        return getattr(self.targets, "read", None)
 
     def augmented(self, batch: Batch) -> Batch:
         """A batch with its random views in place of its images, (B, 3, S, S) float32 in 0..255."""

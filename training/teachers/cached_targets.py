@@ -194,8 +194,10 @@ class CachedTargets:
     # autocast cannot stack float16 tensors if its own half precision is bfloat16
     @torch.autocast("cpu", enabled=False)
     def images(self, images: Tensor, batch: Batch) -> Targets:
-        """Targets of the `rows` and `view_ids` of a batch, which its loader has read; the images are unused."""
+        """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
         self.check()
+        if "image_targets" not in batch:
+            batch = self._read_images(batch)
         maps = None
         if self.spec.grid is not None:
             maps = resample_map(self._on_device(batch["image_maps"]), self.spec.grid)
@@ -203,8 +205,10 @@ class CachedTargets:
 
     @torch.autocast("cpu", enabled=False)
     def texts(self, batch: Batch) -> Targets:
-        """Targets of the captions of a batch, which its loader has read; token states are padded with zeros."""
+        """Targets of the captions of a batch; token states are padded with zeros."""
         self.check()
+        if "text_targets" not in batch:
+            batch = self._read_texts(batch)
         maps = self._on_device(batch["text_maps"]) if self.spec.token_maps else None
         return Targets(maps, self._on_device(batch["text_targets"]))
 
