@@ -70,7 +70,6 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
-        self._fingerprint: str | None = None
         given = [rows] if isinstance(rows, Dataset) else rows
         tables: list[Dataset] = []
         self.images: list[tuple[Dataset, str]] = []
@@ -196,11 +195,10 @@ class PairDataset(torch.utils.data.Dataset):
 
     def image_fingerprint(self) -> str:
         """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""
-        if self._fingerprint is None:
-            sources = zip(self.images, self.rules, strict=True)
-            digests = [digest_images(rows, column, rules) for (rows, column), rules in sources]
-            self._fingerprint = Digest().add(*digests).hex()
-        return self._fingerprint
+        digest = Digest()
+        for (rows, column), rules in zip(self.images, self.rules, strict=True):
+            digest.add(digest_images(rows, column, rules))
+        return digest.hex()
 
     def identity(self) -> str:
         """Return a short description of the rows, captions and some images, which a resumed run compares."""
