@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
 from tests.tiny import BERT, DROPOUT, ROOT, VIT, save_untrained
+from tests.training.tasks.hand_made import save_classifier
 from training.teachers import DualEncoder
 
 pytestmark = pytest.mark.slow
@@ -45,14 +44,9 @@ def waits(corpus, teacher_folder, tmp_path, run_python, processor):
 
 @pytest.fixture
 def classifier(tmp_path, teacher_folder) -> str:
-    names = {
-        language: [f"{language} {number}" for number in range(300)] for language in ("en", "zh")
-    }
     width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).vision_width
-    tensors = {"weight": torch.randn(300, width), "bias": torch.zeros(300)}
-    path = str(tmp_path / "classifier.safetensors")
-    save_file(tensors, path, metadata={"names": json.dumps(names)})
-    return path
+    names = [f"class {number}" for number in range(300)]
+    return save_classifier(tmp_path / "classifier.safetensors", width, {"en": names, "zh": names})
 
 
 def test_a_step_of_stage_1_waits_for_nothing(waits):

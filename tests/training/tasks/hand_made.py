@@ -1,9 +1,12 @@
 """Small batches and targets made by hand, and plain numpy oracles for tests of tasks."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
@@ -114,3 +117,11 @@ def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
     """Kullback-Leibler divergence from the teacher's to the student's logits, (N, C), averaged over rows."""
     logs, teacher_logs = (torch.as_tensor(each).log_softmax(1) for each in (student, teacher))
     return (teacher_logs.exp() * (teacher_logs - logs)).sum(1).mean().item()
+
+
+def save_classifier(path: Path, width: int, names: dict[str, list[str]]) -> str:
+    """Write a random classifier of classes with these names by language, and return its file."""
+    number = len(next(iter(names.values())))
+    tensors = {"weight": random(number, width), "bias": random(number)}
+    save_file(tensors, path, metadata={"names": json.dumps(names)})
+    return str(path)

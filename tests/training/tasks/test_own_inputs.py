@@ -1,15 +1,13 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
-import json
 import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_model
-from tests.training.tasks.hand_made import data_config
+from tests.training.tasks.hand_made import data_config, random, save_classifier
 from training.config import AlignRecipe
 from training.corpus import free_photos as crops
 from training.data import tokenize
@@ -95,19 +93,13 @@ def test_images_of_the_user_are_taken_as_they_are(models, targets, train_rows, t
     assert torch.equal(found.images, load_images(path, recipe.data, IMAGE_SIZE))
 
 
-def save_classifier(path, width: int, names: object) -> str:
-    tensors = {"weight": torch.arange(3.0 * width).view(3, width), "bias": torch.arange(3.0)}
-    save_file(tensors, path, metadata={"names": json.dumps(names)})
-    return str(path)
-
-
 def test_a_classifier_is_read_with_its_names(models, teacher, targets, tokenizer, tmp_path):
     names = {"zh": ["狗", "猫", "一只鸟"], "en": ["dog", "a cat", "bird"]}
     path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width, names)
     recipe = make_recipe(teacher="t", classifier=path, class_weight=1.0)
     found = ClassNames.prepare(recipe, models, targets, CPU)
-    assert torch.equal(found.weight, torch.arange(3.0 * teacher.vision_width).view(3, -1))
-    assert found.bias.tolist() == [0, 1, 2]
+    assert torch.equal(found.weight, random(3, teacher.vision_width))
+    assert torch.equal(found.bias, random(3))
     tokens = tokenize(tokenizer, [*names["en"], *names["zh"]], 32)
     assert torch.equal(found.input_ids, tokens["input_ids"])
 
