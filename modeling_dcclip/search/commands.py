@@ -180,7 +180,9 @@ def run_search(options: argparse.Namespace):
         images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
         total = len(index.catalog.rows_of_files(chosen))
-        if not hits:
+        if not len(index):
+            print_note("the index has no photographs. Run dcclip index FOLDER")
+        elif not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))
     if options.json:
         print(json.dumps([_fields(hit) for hit in hits[: options.top]]))

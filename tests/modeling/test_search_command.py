@@ -86,6 +86,16 @@ def test_nothing_found_is_said_on_stderr(indexed, capsys):
     assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
 
 
+def test_a_folder_without_photographs_leaves_an_index_that_says_so(
+    color_model, tmp_path, refusal, capsys
+):
+    (tmp_path / "empty").mkdir()
+    arguments = ("index", str(tmp_path / "empty"), "--model", str(color_model))
+    assert "has no images" in refusal(command.main, *arguments)
+    command.main(["search", "red"])
+    assert "the index has no photographs. Run dcclip index" in capsys.readouterr().err
+
+
 def test_a_closed_pipe_ends_a_command_in_silence(indexed):
     line = [sys.executable, "-m", "modeling_dcclip.command", "search", "red"]
     reader, writer = os.pipe()
