@@ -185,8 +185,8 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def labelled(corpus: Path) -> list[str]:
-    """Options that name a labelled set."""
+def labeled(corpus: Path) -> list[str]:
+    """Options that name a labeled set."""
     return [
         "--data",
         str(corpus / "unseen_style.parquet"),
@@ -197,7 +197,7 @@ def labelled(corpus: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def exported(
-    processor: DCCLIPProcessor, labelled: list[str], tmp_path_factory: pytest.TempPathFactory
+    processor: DCCLIPProcessor, labeled: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A student's folder with its exported towers in all formats. Tests must not write into it."""
     from training import export
@@ -216,7 +216,7 @@ def exported(
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         patch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
         patch.setattr(gate_data, "NUM_CALIBRATION", 16)
-        export.main([str(folder), "--output_dir", str(output_dir), *labelled])
+        export.main([str(folder), "--output_dir", str(output_dir), *labeled])
     return output_dir
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: distil the teacher's feature maps into a small student.
+"""Stage 1: distill the teacher's feature maps into a small student.
 
 python training/distill.py --config training/configs/demo_distill.yaml --max_steps 100 --output_dir runs/try
 accelerate launch training/distill.py --config training/configs/demo_distill.yaml   (several processes)

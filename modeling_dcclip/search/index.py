@@ -144,7 +144,7 @@ class Index:
             create: Whether to create an index that does not exist, which then belongs to `model`. The data of an index
                 are checked, and damaged ones removed, so that `add` computes them again.
             truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
-            model_id: Hub id of the model; its students and their indexes are recognised by it. Default: its folder.
+            model_id: Hub id of the model; its students and their indexes are recognized by it. Default: its folder.
 
         Raises:
             ValueError: The folder has no index, the format version or number of dimensions differs, or the model has a

@@ -25,7 +25,7 @@ INDEX = ("settings.json", "settings.backup.json", "catalog-1.sqlite")
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    """A model, photographs of five colours, and their index."""
+    """A model, photographs of five colors, and their index."""
     place = tmp_path_factory.mktemp("original")
     save_color_model(place / "model")
     (place / "photos").mkdir()

@@ -79,7 +79,7 @@ def test_order_and_batch_do_not_matter(full, texts):
     np.testing.assert_allclose(full.encode_texts(many), expected, atol=1e-5)
 
 
-def test_truncated_embeddings_are_normalised_again(color_model, images):
+def test_truncated_embeddings_are_normalized_again(color_model, images):
     short = Runtime(color_model, truncate_dim=8)
     expected = Runtime(color_model).encode_images(images)[:, :8]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)

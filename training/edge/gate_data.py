@@ -26,7 +26,7 @@ from training.data import (
 from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
-from training.evaluation.sets.labelled_sets import Source, open_set
+from training.evaluation.sets.labeled_sets import Source, open_set
 from training.text.writing_systems import LANGUAGES
 from training.utils.reading import read_mapping
 
@@ -77,9 +77,9 @@ class GateData:
                 names.in_language(language)
             columns = options.split, options.image_column, options.label_column
             source = Source(options.data, *columns, options.allow_paths)
-            labelled = open_set("gate", source, names)
-            images = labelled.rows if calibration is None else calibration
-            return cls(labelled.rows, labelled.labels, names, images, options.data)
+            labeled = open_set("gate", source, names)
+            images = labeled.rows if calibration is None else calibration
+            return cls(labeled.rows, labeled.labels, names, images, options.data)
         splits, recipe = Path(options.folder, SPLITS_FOLDER), Path(options.folder, RECIPE_FILE)
         if (splits / VALIDATION_FILE).is_file():
             return cls._validation(splits, calibration)

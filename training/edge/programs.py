@@ -26,7 +26,7 @@ def write_tower(
 ):
     """Write one tower as a program for up to `MAX_BATCH` images, or texts of any supported length.
 
-    Its method `forward` returns L2-normalised embeddings, and `logit_scale` the factor that turns cosines into logits.
+    Its method `forward` returns L2-normalized embeddings, and `logit_scale` the factor that turns cosines into logits.
 
     Args:
         student: The model, on the CPU, in eval mode and float32. It is not changed.

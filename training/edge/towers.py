@@ -17,12 +17,12 @@ OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
 # number of convolutions at the input that int8 keeps in fp32: the stem and the first block have few channels and take
 # almost no time, and their rounding errors reach all later layers
 STEM = 3
-# runs a file: arrays by input name, in the order of `INPUTS`, to L2-normalised embeddings (B, D)
+# runs a file: arrays by input name, in the order of `INPUTS`, to L2-normalized embeddings (B, D)
 Runner = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class VisionTower(nn.Module):
-    """The image tower of a student, with L2-normalised embeddings."""
+    """The image tower of a student, with L2-normalized embeddings."""
 
     def __init__(self, student: DCCLIPModel):
         super().__init__()
@@ -36,7 +36,7 @@ class VisionTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """The text tower of a student, with L2-normalised embeddings."""
+    """The text tower of a student, with L2-normalized embeddings."""
 
     def __init__(self, student: DCCLIPModel):
         super().__init__()
@@ -111,11 +111,11 @@ class ExportedTowers:
         self.config, self.runners = config, runners
 
     def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
-        """As `DCCLIPModel.get_image_features`, but with L2-normalised embeddings."""
+        """As `DCCLIPModel.get_image_features`, but with L2-normalized embeddings."""
         return self._features("vision", pixel_values)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-        """As `DCCLIPModel.get_text_features`, but with L2-normalised embeddings."""
+        """As `DCCLIPModel.get_text_features`, but with L2-normalized embeddings."""
         return self._features("text", input_ids, attention_mask)
 
     def _features(self, tower: str, *inputs: Tensor) -> SimpleNamespace:

@@ -1,6 +1,6 @@
 """Zero-shot classification and retrieval in several languages.
 
-classify.py         encode and score labelled sets in memory; evaluation during training
+classify.py         encode and score labeled sets in memory; evaluation during training
 encoder.py          embeddings by one process or several, and the spaces in which two models can be compared
 metrics.py          metrics as pure functions
 options.py          options of training/eval.py

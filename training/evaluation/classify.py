@@ -19,7 +19,7 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import Source, open_set
+from training.evaluation.sets.labeled_sets import Source, open_set
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
@@ -178,14 +178,14 @@ def make_evaluate(
         return None
     class_names = ClassNames.read(config.class_names, data.languages)
     names = {language: class_names.in_language(language) for language in data.languages}
-    labelled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
-    wanted = ["top1", "top5"] if labelled.labels.ndim == 1 else ["top1"]
+    labeled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
+    wanted = ["top1", "top5"] if labeled.labels.ndim == 1 else ["top1"]
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = DualEncoder(model, processor, "student")
-        images, metrics = student.encode_images(labelled.rows), dict[str, float]()
+        images, metrics = student.encode_images(labeled.rows), dict[str, float]()
         for language, classes in names.items():
-            found = measure(images, class_embeddings(student, classes), labelled.labels, wanted)
+            found = measure(images, class_embeddings(student, classes), labeled.labels, wanted)
             metrics |= {f"{name}_{language}": value for name, value in found.values.items()}
         means = {
             name: [metrics[f"{name}_{language}"] for language in names] for name in found.values

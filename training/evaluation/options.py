@@ -11,7 +11,7 @@ from training.utils.ranges import EmbeddingWidth
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """What to measure: sets of ELEVATER with `protocol`, or your own labelled sets with `class_names`. `retrieval`
+    """What to measure: sets of ELEVATER with `protocol`, or your own labeled sets with `class_names`. `retrieval`
     adds sets of images with captions, or is used alone.
 
     Args:

@@ -31,9 +31,9 @@ from training.evaluation.retrieval import (
     score,
 )
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import (
+from training.evaluation.sets.labeled_sets import (
     HUB,
-    LabelledSet,
+    LabeledSet,
     MissingDataError,
     Source,
     open_set,
@@ -211,7 +211,7 @@ class Evaluation:
 
     options: EvalOptions
     tasks: Sequence[EvalTask] = ()
-    sets: dict[str, LabelledSet] = field(default_factory=dict)
+    sets: dict[str, LabeledSet] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     retrieval_sets: Sequence[RetrievalSet] = ()
 
@@ -242,7 +242,7 @@ class Evaluation:
             )
         retrieval_sets = _open_retrieval_sets(options)
         columns = options.split, options.image_column, options.label_column, options.allow_paths
-        sets: dict[str, LabelledSet] = {}
+        sets: dict[str, LabeledSet] = {}
         # those that `data` names first, so that a wrong source is reported before a download
         ordered = sorted(class_names, key=lambda name: name not in sources)
         for name in tqdm(ordered, desc="test sets", unit="set", leave=False):
@@ -319,9 +319,9 @@ class Evaluation:
         described = model.describe()  # raises if the model does not state how texts are prepared
         tensors: dict[Hashable, Tensor] = {}
         cut: dict[str, int] = {}  # number of truncated texts by set
-        for set_name, labelled in self.sets.items():
+        for set_name, labeled in self.sets.items():
             squash = True if self.options.protocol and SETS[set_name].squashed else None
-            tensors[set_name] = _encode_images(model, state, labelled.rows, set_name, squash)
+            tensors[set_name] = _encode_images(model, state, labeled.rows, set_name, squash)
         for task in self._available():
             names, lines = task.candidates, task.templates.lines
             if task.classes_key not in tensors:
@@ -420,15 +420,15 @@ class Evaluation:
         }
         if task.set not in self.sets:
             return facts
-        labelled = self.sets[task.set]
-        differs = [*labelled.differences]
+        labeled = self.sets[task.set]
+        differs = [*labeled.differences]
         if task.protocol == "elevater-en" and task.templates.source != CLIP_BENCHMARK:
             differs.append("templates are not ELEVATER's")
         return facts | {
-            "source": labelled.source,
-            "split": labelled.split,
-            "revision": labelled.revision or labelled.version,
-            "images": len(labelled.labels),
+            "source": labeled.source,
+            "split": labeled.split,
+            "revision": labeled.revision or labeled.version,
+            "images": len(labeled.labels),
             "differs": differs,
         }
 

@@ -62,7 +62,7 @@ MORE_PHOTOS = "photos_coco_unlabelled.parquet"
 MORE_TEXTS = ("captions_text_en_zh.parquet", "sentences_tatoeba_en_zh.parquet")
 RETRIEVAL = "photos_flickr8k_validation.parquet"
 LABELLED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
-NUM_LABELLED = 2000  # evenly spaced images of each labelled set
+NUM_LABELLED = 2000  # evenly spaced images of each labeled set
 NUM_HELD_OUT, HELD_OUT_AT_ONCE = 500, 100  # photographs with captions, and texts
 NUM_PHOTOS = 3000  # without captions
 NUM_TEXTS = 40000
@@ -230,7 +230,7 @@ class Experiment:
         self.examples = {"vision": self._images(pairs), "text": self._texts(pairs)}
         self.captions = {each: self._captions(pairs[each]) for each in LANGUAGES}
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
-        self.labelled = {
+        self.labeled = {
             name: load_source(str(self.photos / file), field="photos")
             for name, file in LABELLED.items()
         }
@@ -590,15 +590,15 @@ class Experiment:
     def measure(
         self, model: DualEncoder, name: str, start: str | None, seed: int | None
     ) -> list[Row]:
-        """Recall at 10 on validation photographs, and top-1 on labelled images, in both languages."""
+        """Recall at 10 on validation photographs, and top-1 on labeled images, in both languages."""
         rows = retrieval.measure(model, self.retrieval, name, ks=(10,), seed=seed)
-        for set_name, labelled in self.labelled.items():
-            classes = sorted(set(labelled["label"]))
-            chosen = labelled.select(evenly_spaced_rows(len(labelled), NUM_LABELLED))
+        for set_name, labeled in self.labeled.items():
+            classes = sorted(set(labeled["label"]))
+            chosen = labeled.select(evenly_spaced_rows(len(labeled), NUM_LABELLED))
             labels = torch.tensor([classes.index(label) for label in chosen["label"]])
             images = model.encode_images(chosen)
             for language in LANGUAGES:
-                class_names = dict(zip(labelled["label"], labelled[language], strict=True))
+                class_names = dict(zip(labeled["label"], labeled[language], strict=True))
                 texts = class_embeddings(
                     model, [class_names[each] for each in classes], TEMPLATES[language]
                 )

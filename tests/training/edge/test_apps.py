@@ -24,7 +24,7 @@ VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"ou
 
 
 @pytest.fixture(scope="module")
-def exported(processor, labelled, tmp_path_factory) -> Path:
+def exported(processor, labeled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all files of the format. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("executorch")
     save_student(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor)
@@ -32,7 +32,7 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
         # towers this small and random are not faster in int8, and their accuracy is random
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
-        arguments = [str(folder), "--output_dir", str(folder), *labelled]
+        arguments = [str(folder), "--output_dir", str(folder), *labeled]
         export.main([*arguments, "--towers", "text", "--variants", "fp32"])
         export.main([*arguments, "--format", "executorch"])
     return folder
@@ -83,7 +83,7 @@ def test_images_of_any_number(run, student, inputs, batch_size):
 @pytest.mark.parametrize(
     ("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])]
 )
-def test_int8_embeddings_are_close_and_normalised(run, student, inputs, tower, names):
+def test_int8_embeddings_are_close_and_normalized(run, student, inputs, tower, names):
     arrays = {key: inputs[key] for key in names}
     embeddings = run(tower, "int8", **arrays)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)

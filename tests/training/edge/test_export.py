@@ -57,11 +57,11 @@ def write_nans(source, tower, path, images):
 
 
 def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
-    exported, traced, labelled, tmp_path, capsys, monkeypatch
+    exported, traced, labeled, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(graphs, "quantize", write_nans)
     folder = shutil.copytree(exported, tmp_path / "folder")
-    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
+    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labeled]
     with pytest.raises(SystemExit) as exit_info:
         export.main([str(folder), *options])
     assert exit_info.value.code == 1 and f"{INT8}: not written" in capsys.readouterr().out
@@ -74,12 +74,12 @@ def test_a_refused_file_is_removed_and_files_of_the_same_weights_stay(
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_files_of_other_weights_are_removed(exported, traced, labelled, tmp_path):
+def test_files_of_other_weights_are_removed(exported, traced, labeled, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "folder")
     results = Results.read(folder / "results.json")
     results.meta["export"]["weights"] = "others"
     results.write(folder)
-    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "fp32", *labelled]
+    options = ["--output_dir", str(folder), "--towers", "text", "--variants", "fp32", *labeled]
     export.main([str(folder), *options])
     assert [path.name for path in (folder / "onnx").iterdir()] == ["text_model.onnx"]
     verdicts = Results.read(folder / "results.json").meta["export"]["verdicts"]
@@ -87,11 +87,11 @@ def test_files_of_other_weights_are_removed(exported, traced, labelled, tmp_path
 
 
 def test_a_downloaded_model_is_exported_again_in_its_folder(
-    exported, traced, labelled, tmp_path, refusal
+    exported, traced, labeled, tmp_path, refusal
 ):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
     kept = (folder / "onnx/vision_model.onnx").read_bytes()
-    options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labelled]
+    options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labeled]
     (folder / "onnx/notes.txt").write_text("of the user", encoding="utf-8")
     assert "has onnx, which export did not write" in refusal(export.main, *options)
     (folder / "onnx/notes.txt").unlink()
@@ -104,19 +104,19 @@ def test_a_downloaded_model_is_exported_again_in_its_folder(
     ]
 
 
-def test_a_truncated_model_is_exported_with_its_dimensions(exported, labelled, tmp_path):
+def test_a_truncated_model_is_exported_with_its_dimensions(exported, labeled, tmp_path):
     ignored = shutil.ignore_patterns(".dcclip", "onnx")
     folder = shutil.copytree(exported, tmp_path / "model", ignore=ignored)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
     options = ["--output_dir", str(folder), "--towers", "text", "--variants", "fp32"]
-    export.main([str(folder), *options, *labelled])
+    export.main([str(folder), *options, *labeled])
     (output,) = onnx.load(folder / "onnx/text_model.onnx").graph.output
     assert output.type.tensor_type.shape.dim[1].dim_value == 8
 
 
 def test_interrupted_export_leaves_the_folder_unchanged(
-    exported, traced, labelled, tmp_path, monkeypatch
+    exported, traced, labeled, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(exported, tmp_path / "folder")
     before = files(folder)
@@ -126,7 +126,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(
 
     monkeypatch.setattr(graphs, "quantize", interrupt)
     with pytest.raises(SystemExit, match="130"):
-        export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labelled])
+        export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labeled])
     assert files(folder) == before
 
 
@@ -203,11 +203,11 @@ MINE = Format(
 
 
 def test_format_from_outside_is_exported_checked_and_published(
-    exported, traced, labelled, tmp_path, monkeypatch
+    exported, traced, labeled, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(FORMATS, "mine", MINE)
     monkeypatch.setattr(hub_files, "EXPORTS", (*hub_files.EXPORTS, ".mine"))
-    export.main([str(exported), "--output_dir", str(tmp_path), "--format", "mine", *labelled])
+    export.main([str(exported), "--output_dir", str(tmp_path), "--format", "mine", *labeled])
     expected = {"mine/vision_model.mine", "mine/text_model.mine"}
     assert {
         entry["file"]

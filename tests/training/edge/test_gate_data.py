@@ -63,11 +63,11 @@ def test_captions_of_a_validation_split_become_classes_in_their_languages(tmp_pa
 
 
 def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
-    labelled = {
+    labeled = {
         "data": str(corpus / "unseen_style.parquet"),
         "class_names": str(corpus / "class_names.json"),
     }
-    data = from_options(tmp_path, **labelled)
+    data = from_options(tmp_path, **labeled)
     assert len(data.calibration) == len(data.images) == len(data.labels)
     images = {"photo": make_noise()["image"]}
     photos = Dataset.from_dict(images, Features({"photo": Image()}))
@@ -76,4 +76,4 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     data = from_options(tmp_path, calibration=calibration, image_column="photo")
     assert data.labels is None and len(data.calibration) == len(photos)
     with pytest.raises(ValueError, match=r"calibration: .*no column 'image'"):
-        from_options(tmp_path, **labelled, calibration=calibration)
+        from_options(tmp_path, **labeled, calibration=calibration)

@@ -170,10 +170,10 @@ def test_a_refused_layout_is_removed_and_other_exports_stay(export_layout, capsy
 
 
 @pytest.fixture(scope="module")
-def immich(exported, labelled, tmp_path_factory):
+def immich(exported, labeled, tmp_path_factory):
     """A model folder with the folder of Immich. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("immich") / "model"
-    export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labelled])
+    export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labeled])
     return folder
 
 

@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 def recipe(tmp_path, corpus, processor) -> AlignRecipe:
     """Four steps of stage 2 with an evaluation every two."""
     fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=4, eval_every=2)
-    labelled = EvalConfig(
+    labeled = EvalConfig(
         data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json")
     )
     student = save_untrained(tmp_path / "student", processor, VIT)
-    return AlignRecipe(student=student, eval=labelled, **fields)
+    return AlignRecipe(student=student, eval=labeled, **fields)
 
 
 def evaluations(folder: Path | str) -> list[dict]:

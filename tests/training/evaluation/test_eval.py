@@ -24,7 +24,7 @@ from training.evaluation.options import EvalOptions
 from training.evaluation.run import Evaluation, protocol_tasks
 from training.evaluation.sets import protocols
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import ClassLookup, class_ids
+from training.evaluation.sets.labeled_sets import ClassLookup, class_ids
 from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results, Row

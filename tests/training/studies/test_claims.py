@@ -31,14 +31,14 @@ def photos(train_rows: Dataset, tmp_path: Path, monkeypatch) -> Path:
     Dataset.from_dict({"image": rows["image"]}).to_parquet(folder / claims.MORE_PHOTOS)
     for name in claims.MORE_TEXTS:
         Dataset.from_dict({"en": rows["en"], "zh": rows["zh"]}).to_parquet(folder / name)
-    labelled = {
+    labeled = {
         "image": rows["image"],
         "label": list(range(24)),
         "en": rows["en"],
         "zh": rows["zh"],
     }
     for name in claims.LABELLED.values():
-        Dataset.from_dict(labelled).to_parquet(folder / name)
+        Dataset.from_dict(labeled).to_parquet(folder / name)
     for name, value in {
         "NUM_HELD_OUT": 8,
         "NUM_PHOTOS": 8,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training.corpus.emoji import DEFAULT_CACHE, build_corpus
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import LabelledSet, Source, open_set
+from training.evaluation.sets.labeled_sets import LabeledSet, Source, open_set
 
 TEST_SETS = ("unseen_combination", "unseen_style")
 
@@ -22,7 +22,7 @@ class HeldOut:
 
     corpus: Path
     class_names: ClassNames
-    sets: dict[str, LabelledSet]
+    sets: dict[str, LabeledSet]
 
     @classmethod
     def open(cls, every: int = 1) -> "HeldOut":

@@ -14,9 +14,9 @@ from tests.training.evaluation.drawings import (
     write_folders,
     write_parquet,
 )
-from training.evaluation.sets import labelled_sets
+from training.evaluation.sets import labeled_sets
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import (
+from training.evaluation.sets.labeled_sets import (
     HUB,
     ClassLookup,
     MissingDataError,
@@ -35,8 +35,8 @@ def open_cifar(location, **fields):
     return open_set("cifar-10", Source(str(location), **fields), NAMES, SETS["cifar-10"])
 
 
-def names_of(labelled) -> list[str]:
-    return [NAMES.names["en"][number] for number in labelled.labels.tolist()]
+def names_of(labeled) -> list[str]:
+    return [NAMES.names["en"][number] for number in labeled.labels.tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def folder(tmp_path_factory):
 
 
 def test_one_folder_per_class(folder):
-    labelled = open_cifar(folder)
-    assert names_of(labelled) == sorted(EXPECTED) and labelled.rows.column_names == ["image"]
-    assert labelled.differences == [f"{NUM} images, the protocol's test has 10,000"]
-    assert (labelled.source, labelled.split, labelled.revision) == (str(folder), None, None)
+    labeled = open_cifar(folder)
+    assert names_of(labeled) == sorted(EXPECTED) and labeled.rows.column_names == ["image"]
+    assert labeled.differences == [f"{NUM} images, the protocol's test has 10,000"]
+    assert (labeled.source, labeled.split, labeled.revision) == (str(folder), None, None)
 
 
 def test_lists_of_one_label_are_single_labels(tmp_path):
@@ -106,12 +106,12 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
     (snapshot / "classnames.txt").write_text("truck\nfrog\n", encoding="utf-8")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    labelled = open_cifar("hub")
-    assert names_of(labelled) == ["frog"] and (labelled.split, labelled.revision) == (
+    labeled = open_cifar("hub")
+    assert names_of(labeled) == ["frog"] and (labeled.split, labeled.revision) == (
         "test",
         commit,
     )
-    assert labelled.source == SETS["cifar-10"].hub
+    assert labeled.source == SETS["cifar-10"].hub
     downloaded = open_cifar(snapshot)
     assert names_of(downloaded) == ["frog"] and downloaded.split == "test"
 
@@ -193,14 +193,14 @@ def test_an_unreachable_hub_is_contacted_once_for_all_sets(monkeypatch):
             requests.append(url)
             raise OSError("Name or service not known")
 
-    labelled_sets._connection_error.cache_clear()
+    labeled_sets._connection_error.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(labelled_sets, "get_session", Session)
+    monkeypatch.setattr(labeled_sets, "get_session", Session)
     monkeypatch.setattr(
-        labelled_sets, "open_source", lambda *arguments: pytest.fail("a download was tried")
+        labeled_sets, "open_source", lambda *arguments: pytest.fail("a download was tried")
     )
     for name, eval_set in ELEVATER.items():
         with pytest.raises(MissingDataError, match="Name or service not known"):
             open_set(name, Source(HUB), NAMES, eval_set)
     assert len(requests) == 1
-    labelled_sets._connection_error.cache_clear()
+    labeled_sets._connection_error.cache_clear()

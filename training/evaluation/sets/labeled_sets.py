@@ -1,4 +1,4 @@
-"""Labelled images of a test set, with labels mapped to classes by name, and compared with the set of the protocol.
+"""Labeled images of a test set, with labels mapped to classes by name, and compared with the set of the protocol.
 
 Labels are mapped by name, never by number: copies of a set order and spell their classes differently, such as
 `aquarium_fish` and `Aquarium fish`. A name that is spelled as in the class list, such as `C++`, is that class. Others
@@ -55,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledSet:
     """A test set with class indices as labels.
 
     Args:
@@ -84,7 +84,7 @@ class LabelledSet:
 
 def open_set(
     name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None
-) -> LabelledSet:
+) -> LabeledSet:
     """Load a set, map its labels to classes, and compare it with the protocol.
 
     Args:
@@ -115,7 +115,7 @@ def open_set(
     )
     images = images if image == "image" else images.rename_column(image, "image")
     differences = _find_differences(labels, class_names, eval_set) if eval_set else []
-    return LabelledSet(name, images, labels, location, opened.split, opened.revision, differences)
+    return LabeledSet(name, images, labels, location, opened.split, opened.revision, differences)
 
 
 def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[str, Opened]:
