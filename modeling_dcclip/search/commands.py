@@ -41,8 +41,8 @@ from modeling_dcclip.search.upgrade import upgrade_index
 SHOWN_FAILURES = 3  # of each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
 THUMBNAIL_LINES = 8  # of the terminal
-# seconds between two updates of a watch, at least so many times as long as an update takes
-WATCH_S, WATCH_SHARE = 60, 20
+# seconds between two updates of a watch, at least so many times as long as one takes that finds no change
+WATCH_S, WATCH_SHARE = 60.0, 20
 PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
 SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
 USES_MODEL = "everyone who reaches this address can use the model"
@@ -77,14 +77,17 @@ def run_index(options: argparse.Namespace):
         _print_report(report, len(index), options)
         if report.missing:
             sys.exit(1)
+        wait_s = WATCH_S
         with suppress(KeyboardInterrupt):  # how a user ends it
             while options.watch:
-                time.sleep(max(WATCH_S, WATCH_SHARE * report.seconds))
+                time.sleep(wait_s)
                 with suppress(BusyError):  # another process writes to the index
                     report = index.add()
                     if report.embedded + report.copies + report.moved + report.removed:
                         _print_report(report, len(index), options)
                         sys.stdout.flush()
+                    else:
+                        wait_s = max(WATCH_S, WATCH_SHARE * report.seconds)
 
 
 def _open_to_add(options: argparse.Namespace) -> Index:

@@ -267,9 +267,23 @@ def test_a_watch_updates_the_index_until_it_is_stopped(filled, photos, paint, mo
         yield
         raise KeyboardInterrupt
 
-    passing = minutes()
-    monkeypatch.setattr(commands.time, "sleep", lambda seconds: next(passing))
+    passing, waits = minutes(), []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        next(passing)
+
+    add = Index.add
+
+    def add_slowly(index, *folders, **options):
+        report = add(index, *folders, **options)
+        report.seconds = 7200 if report.embedded or not waits else 30
+        return report
+
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    monkeypatch.setattr(Index, "add", add_slowly)
     command.main(["index", "--watch"])
+    assert waits == [60, 600, 600, 600]  # hours of embedding do not delay the next update
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("5 files in the index: 5 unchanged")
     assert second.startswith("6 files in the index: 1 embedded")
