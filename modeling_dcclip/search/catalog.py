@@ -515,6 +515,8 @@ def require_own_file(path: Path):
 
 def distinct_files(files: Sequence[File]) -> list[File]:
     """One path per file, in order: links are not copies, and missing files only count if all are missing."""
+    if len(files) == 1:  # most photographs of a search: no look at the disk
+        return [*files]
     chosen: dict[tuple[int, int], File] = {}
     for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
         # the file is gone, or the path is the name of an image in a collection

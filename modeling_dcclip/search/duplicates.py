@@ -51,17 +51,19 @@ def find_duplicates(
         raise UserError("threshold: got {}, expected a number above 0, at most 1.", threshold)
     with index.catalog.reading():
         indexed = index.catalog.files()
-        vectors = index.store.read(np.arange(index.catalog.num_rows))
-        pixels = index.catalog.signatures({file.row for file in indexed})
+        # two videos may start with the same frame, so only copies of them are listed
+        photos = sorted({file.row for file in indexed if file.seconds is None})
+        vectors = index.store.read(np.array(photos, np.int64))
+        pixels = index.catalog.signatures(photos)
     files: dict[int, list[File]] = {}
     for file in indexed:
         if file.state.is_current():
             files.setdefault(file.row, []).append(file)
     warn_of_outdated(len(indexed) - sum(map(len, files.values())))
-    # two videos may start with the same frame, so only copies of them are listed
-    photos = [row for row in sorted(files) if files[row][0].seconds is None]
     groups = [dict.fromkeys(files[row], 1.0) for row in files.keys() - {*photos}]
-    for group in _group(vectors[photos], [*map(pixels.get, photos)], threshold, progress):
+    is_current = np.array([row in files for row in photos], bool)
+    signatures = [*map(pixels.get, photos)]
+    for group in _group(vectors, is_current, signatures, threshold, progress):
         groups.append({file: score for place, score in group for file in files[photos[place]]})
     listed = []
     for scores in groups:
@@ -74,16 +76,16 @@ def find_duplicates(
 
 def _group(
     vectors: np.ndarray,
+    is_free: np.ndarray,
     pixels: Sequence[bytes | None],
     threshold: float,
     progress: Progress | None,
 ) -> Iterator[list[tuple[int, float]]]:
-    """Groups of positions with their similarity to the first, which takes all similar later ones of no other group.
+    """Groups of positions with their similarity to the first, which takes all similar later ones that are free.
 
-    Images with signatures are similar if these show the same, too.
+    Images with signatures are similar if these show the same, too. What a group takes is marked in `is_free`.
     """
     count = len(vectors)
-    is_free = np.ones(count, bool)
     for start in range(0, count, BLOCK):
         cosines = vectors[start : start + BLOCK] @ vectors[start:].T  # (BLOCK, count - start)
         for first, row in enumerate(cosines, start):

@@ -440,10 +440,11 @@ class Index:
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray:
         """Rows that may be found, (count,) bool."""
-        allowed = np.full(count, chosen == Filter())
-        if allowed.all():
+        if chosen == Filter():
+            allowed = np.ones(count, bool)
             allowed[self.catalog.free_rows()] = False
         else:
+            allowed = np.zeros(count, bool)
             allowed[self.catalog.rows_of_files(chosen)] = True
         return allowed
 

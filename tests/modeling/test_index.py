@@ -137,7 +137,7 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
     for row in range(120):
         near = [group for group in expected if vectors[group[0]] @ vectors[row] >= 0.9]
         near[0].append(row) if near else expected.append([row])
-    groups = duplicates._group(vectors, [None] * 120, 0.9, None)
+    groups = duplicates._group(vectors, np.ones(120, bool), [None] * 120, 0.9, None)
     assert [[row for row, _ in group] for group in groups] == expected
     assert 2 < max(map(len, expected)) < 100
 

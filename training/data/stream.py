@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any
 
 import fsspec.asyn
@@ -89,12 +90,13 @@ class PairStream:
             One sample for each raw sample, in order; None for skipped samples.
         """
         skipped.check_languages(MIN_SEEN)
+        found = [self._captions(raw, skipped) for raw in raw_samples]
+        is_usable = [bool(captions) or self.tokens is None for captions, _ in found]
+        images = iter(self._images(list(compress(raw_samples, is_usable))))
         samples: list[Sample | None] = []
-        for raw, image in zip(raw_samples, self._images(raw_samples), strict=True):
-            captions, causes = self._captions(raw, skipped)
+        for raw, (captions, causes), usable in zip(raw_samples, found, is_usable, strict=True):
             skipped.num_seen += 1
-            if self.tokens is not None and not captions:
-                image = causes[0]
+            image = next(images) if usable else causes[0]
             if isinstance(image, str):
                 skipped.add(raw.row, image, self.shards[raw.source].name)
                 samples.append(None)
