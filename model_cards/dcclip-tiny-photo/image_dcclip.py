@@ -97,7 +97,9 @@ def open_image(
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         cause = f"{type(error).__name__}: {error}"
         if isinstance(error, UnidentifiedImageError):  # its message names an object of Python
-            cause = "cannot identify image file; HEIC needs a plug-in: pip install pillow-heif"
+            cause = "cannot identify image file"
+            if "HEIF" not in formats():
+                cause += "; HEIC needs a plug-in: pip install pillow-heif"
         raise ImageError(cause) from error
 
 

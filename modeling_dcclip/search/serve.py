@@ -161,8 +161,12 @@ class _PageHandler(LocalHandler):
         file = PAGE / (kind or "page.html")
         if not name and file.suffix in TYPES and file.name in os.listdir(PAGE):
             self.send_content(f"{TYPES[file.suffix]}; charset=utf-8", file.read_bytes())
-        elif kind in ("search", "months", "status"):
-            self.send_json(getattr(self, f"_{kind}")(parameters))
+        elif url.path == "/search":
+            self.send_json(self._search(parameters))
+        elif url.path == "/months":
+            self.send_json(self._months(parameters))
+        elif url.path == "/status":
+            self.send_json(self._status())
         elif kind == "example":
             self._send_example(name)
         elif kind in SIZES:
@@ -203,7 +207,7 @@ class _PageHandler(LocalHandler):
         dates = self.server.index.catalog.timeline(_filter(parameters))
         return [*Counter(taken[:7] for _, taken in dates).items()]
 
-    def _status(self, parameters: dict[str, str]) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
         state: dict[str, Any] = {"running": False, "error": ""}
         if indexing is not None:
