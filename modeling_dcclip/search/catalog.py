@@ -122,8 +122,9 @@ class Database:
             self._connection.executescript(script)
 
     def close(self):
-        """Close the file."""
-        self._connection.close()
+        """Close the file, after the statement that another thread runs: SQLite would crash."""
+        with self._lock:
+            self._connection.close()
 
     def execute(self, statement: str, *values: object) -> list[tuple]:
         """Run an SQL statement, and return its rows."""

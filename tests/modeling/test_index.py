@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import threading
+import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import duplicates, indexing, vectors
+from modeling_dcclip.search.catalog import Database
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name, search_text
 from modeling_dcclip.search.index import Index
@@ -404,3 +407,21 @@ def test_a_photograph_whose_embedding_is_not_finite_is_counted(filled, photos, p
 def test_what_the_model_does_not_read_gets_a_note(filled, query, note):
     with pytest.warns(QueryWarning, match=note):
         assert names(filled.search(query))[0] == "red.jpg"
+
+
+def test_an_index_closes_after_the_statement_of_another_thread(tmp_path):
+    database = Database(tmp_path / "a.sqlite", "")
+    began, found = threading.Event(), []
+
+    def pause() -> int:
+        began.set()
+        time.sleep(0.2)
+        return 1
+
+    database._connection.create_function("pause", 0, pause)
+    reading = threading.Thread(target=lambda: found.append(database.value("SELECT pause()")))
+    reading.start()
+    began.wait()
+    database.close()
+    reading.join()
+    assert found == [1]
