@@ -1,4 +1,4 @@
-"""Distil and align small bilingual CLIP models. Run from a checkout or an editable install."""
+"""Distill and align small bilingual CLIP models. Run from a checkout or an editable install."""
 
 import os
 

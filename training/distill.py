@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
-    """Distil a student, and write it as a complete Hub folder to `output_dir`."""
+    """Distill a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import run_stage
 
     return run_stage(

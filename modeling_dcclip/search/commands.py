@@ -41,7 +41,7 @@ from modeling_dcclip.search.upgrade import upgrade_index
 SHOWN_FAILURES = 3  # of each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
 THUMBNAIL_LINES = 8  # of the terminal
-# seconds between two updates of a watch, at least so many times as long as one takes that finds no change
+# seconds between two updates of a watch; if an update that found no change takes long, this many times its duration
 WATCH_S, WATCH_SHARE = 60.0, 20
 PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
 SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"

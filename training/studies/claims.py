@@ -61,8 +61,8 @@ PAIRS = "photos_flickr8k_train.parquet"
 MORE_PHOTOS = "photos_coco_unlabelled.parquet"
 MORE_TEXTS = ("captions_text_en_zh.parquet", "sentences_tatoeba_en_zh.parquet")
 RETRIEVAL = "photos_flickr8k_validation.parquet"
-LABELLED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
-NUM_LABELLED = 2000  # evenly spaced images of each labeled set
+LABELED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
+NUM_LABELED = 2000  # evenly spaced images of each labeled set
 NUM_HELD_OUT, HELD_OUT_AT_ONCE = 500, 100  # photographs with captions, and texts
 NUM_PHOTOS = 3000  # without captions
 NUM_TEXTS = 40000
@@ -232,7 +232,7 @@ class Experiment:
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
         self.labeled = {
             name: load_source(str(self.photos / file), field="photos")
-            for name, file in LABELLED.items()
+            for name, file in LABELED.items()
         }
 
     # data
@@ -594,7 +594,7 @@ class Experiment:
         rows = retrieval.measure(model, self.retrieval, name, ks=(10,), seed=seed)
         for set_name, labeled in self.labeled.items():
             classes = sorted(set(labeled["label"]))
-            chosen = labeled.select(evenly_spaced_rows(len(labeled), NUM_LABELLED))
+            chosen = labeled.select(evenly_spaced_rows(len(labeled), NUM_LABELED))
             labels = torch.tensor([classes.index(label) for label in chosen["label"]])
             images = model.encode_images(chosen)
             for language in LANGUAGES:
@@ -710,7 +710,7 @@ def plot(results: Results, folder: Path):
 def run(options: Options):
     """Train and measure every arm, and print the tables."""
     photos = Path(options.photos).expanduser()
-    names = (PAIRS, MORE_PHOTOS, *MORE_TEXTS, RETRIEVAL, *LABELLED.values())
+    names = (PAIRS, MORE_PHOTOS, *MORE_TEXTS, RETRIEVAL, *LABELED.values())
     digests = {name: digest_file(photos / name) for name in names}
     teacher = DualEncoder.from_pretrained(options.teacher, field="teacher")
     # a result is the same wherever data and teacher are

@@ -37,13 +37,13 @@ def photos(train_rows: Dataset, tmp_path: Path, monkeypatch) -> Path:
         "en": rows["en"],
         "zh": rows["zh"],
     }
-    for name in claims.LABELLED.values():
+    for name in claims.LABELED.values():
         Dataset.from_dict(labeled).to_parquet(folder / name)
     for name, value in {
         "NUM_HELD_OUT": 8,
         "NUM_PHOTOS": 8,
         "NUM_TEXTS": 60,
-        "NUM_LABELLED": 8,
+        "NUM_LABELED": 8,
     }.items():
         monkeypatch.setattr(claims, name, value)
     monkeypatch.setattr(claims, "STARTS", {"random": claims.STARTS["random"]})
