@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 from datasets import Image
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_dcclip import DCCLIPProcessor
@@ -36,12 +37,7 @@ class Gate:
         self, student: DualEncoder, data: GateData, export_format: Format, threads: int = 1
     ):
         self.student, self.data, self.format, self.threads = student, data, export_format, threads
-        names = {language: data.class_names.in_language(language) for language in data.languages}
-        self.names = names
-        self.reference = Encoded(
-            student.encode_images(data.images),
-            {language: student.encode_texts(each) for language, each in names.items()},
-        )
+        self.reference = Encoded(student.encode_images(data.images), _encode_names(student, data))
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
         """Check a file of one tower.
@@ -78,28 +74,27 @@ class Gate:
         model = DualEncoder(cast(PreTrainedModel, towers), self.student.processor, path.name)
         if tower == "vision":
             return replace(self.reference, images=model.encode_images(self.data.images))
-        classes = {language: model.encode_texts(each) for language, each in self.names.items()}
-        return replace(self.reference, classes=classes)
+        return replace(self.reference, classes=_encode_names(model, self.data))
 
     def _inputs(self, tower: str) -> list[dict[str, np.ndarray]]:
         """Inputs of the latency measurement: one image, or in each language the class name of median length."""
         if tower == "vision":
             return [{"pixel_values": next(self.data.calibration_images(self.student.processor))}]
         inputs = []
-        for names in self.names.values():
-            tokens = self.student.tokenize([sorted(names, key=len)[len(names) // 2]])
+        for language in self.data.languages:
+            names = sorted(self.data.class_names.in_language(language), key=len)
+            tokens = self.student.tokenize([names[len(names) // 2]])
             inputs.append({name: tokens[name].numpy() for name in INPUTS["text"]})
         return inputs
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
         open_tower, inputs = self.format.functions.open_tower, self._inputs(tower)
-        times = interleaved_ms(
-            {
-                name: partial(_run, open_tower(file, self.threads), inputs)
-                for name, file in (("fp32", fp32), ("variant", path))
-            }
-        )
+        runs = {
+            "fp32": partial(_run, open_tower(fp32, self.threads), inputs),
+            "variant": partial(_run, open_tower(path, self.threads), inputs),
+        }
+        times = interleaved_ms(runs)
         ratios = np.divide(times["variant"], times["fp32"])
         return statistics.median(times["variant"]) / len(inputs), float(np.median(ratios))
 
@@ -107,6 +102,14 @@ class Gate:
 def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
     for arrays in inputs:
         runner(arrays)
+
+
+def _encode_names(model: DualEncoder, data: GateData) -> dict[str, Tensor]:
+    """Embeddings of the class names by language."""
+    return {
+        language: model.encode_texts(data.class_names.in_language(language))
+        for language in data.languages
+    }
 
 
 def judged(verdict: Verdict) -> Verdict:
@@ -130,15 +133,11 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
         # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
         inputs = processor(images=image, return_tensors="pt")["pixel_values"]
         expected.append(model.embed_images(inputs).cpu())
-    names = {language: data.class_names.in_language(language) for language in data.languages}
-    texts = {
-        language: torch.from_numpy(np.concatenate([tool.encode_text(text) for text in each]))
-        for language, each in names.items()
-    }
-    reference = Encoded(
-        torch.cat(expected),
-        {language: model.encode_texts(each) for language, each in names.items()},
-    )
+    texts = {}
+    for language in data.languages:
+        embeddings = [tool.encode_text(name) for name in data.class_names.in_language(language)]
+        texts[language] = torch.from_numpy(np.concatenate(embeddings))
+    reference = Encoded(torch.cat(expected), _encode_names(model, data))
     fields = compare("both", Encoded(torch.cat(found), texts), reference, data.labels)
     fields["bytes"] = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     checked = data.labels is not None

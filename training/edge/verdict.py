@@ -32,6 +32,13 @@ class Encoded:
     images: Tensor
     classes: dict[str, Tensor]
 
+    def of(self, tower: str) -> Tensor:
+        """Embeddings by one tower, `vision` or `text`, or by `both`, (n, D)."""
+        parts = [] if tower == "text" else [self.images]
+        if tower != "vision":
+            parts += self.classes.values()
+        return torch.cat(parts)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -87,11 +94,13 @@ class Verdict:
         text += f", cosine with PyTorch {self.mean_cosine:.5f}"
         if not self.checked:
             return f"{text}, accuracy unchecked"
-        lost, lost_recall = (
-            ", ".join(f"{language} {points:+.2f}" for language, points in losses.items())
-            for losses in (self.lost_points, self.lost_recall_points)
-        )
+        lost = _by_language(self.lost_points)
+        lost_recall = _by_language(self.lost_recall_points)
         return f"{text}, points lost: top-1 {lost}; recall at 10 {lost_recall}"
+
+
+def _by_language(points: dict[str, float]) -> str:
+    return ", ".join(f"{language} {value:+.2f}" for language, value in points.items())
 
 
 def reasons_against(verdict: Verdict) -> list[str]:
@@ -145,32 +154,30 @@ def compare(
     Returns:
         The fields of `Verdict` with cosines, and if the images have labels, accuracy and losses.
     """
-    pairs = [] if tower == "text" else [(encoded.images, reference.images)]
-    if tower != "vision":
-        pairs += [(encoded.classes[name], each) for name, each in reference.classes.items()]
-    cosines = torch.cat([(one * other).sum(1) for one, other in pairs])
+    cosines = (encoded.of(tower) * reference.of(tower)).sum(1)
     fields: dict[str, Any] = {
         "mean_cosine": cosines.mean().item(),
         "lowest_cosine": cosines.min().item(),
     }
     if labels is None or not cosines.isfinite().all():
         return fields
+    top1, lost, recall, lost_recall = {}, {}, {}, {}
+    for language in reference.classes:
+        top1_before, recall_before = _accuracy(reference, language, labels)
+        top1[language], recall[language] = _accuracy(encoded, language, labels)
+        lost[language] = 100 * (top1_before - top1[language])
+        lost_recall[language] = 100 * (recall_before - recall[language])
+    fields.update(images=len(labels), top1=top1, lost_points=lost)
+    fields.update(queries=len(labels.unique()), recall10=recall, lost_recall_points=lost_recall)
+    return fields
+
+
+def _accuracy(encoded: Encoded, language: str, labels: Tensor) -> tuple[float, float]:
+    """Top-1 accuracy and recall at 10 in one language, 0..1."""
+    scores = encoded.classes[language] @ encoded.images.T  # (C, N)
+    hits = scores.argmax(0) == labels
     classes, rows = labels.unique(return_inverse=True)
     # a query for each class with images: (class, image)
     queries = torch.stack([rows, torch.arange(len(labels))], 1)
-    fields |= {"images": len(labels), "queries": len(classes)}
-    names = ("top1", "lost_points", "recall10", "lost_recall_points")
-    fields |= {name: {} for name in names}
-    for language in reference.classes:
-        before, after = (
-            each.classes[language] @ each.images.T for each in (reference, encoded)
-        )  # (C, N)
-        hits = [(scores.argmax(0) == labels).double().mean().item() for scores in (before, after)]
-        found = [
-            (right_ranks(scores[classes], queries) < TOP).double().mean().item()
-            for scores in (before, after)
-        ]
-        values = (hits[1], 100 * (hits[0] - hits[1]), found[1], 100 * (found[0] - found[1]))
-        for name, value in zip(names, values, strict=True):
-            fields[name][language] = value
-    return fields
+    found = right_ranks(scores[classes], queries) < TOP
+    return hits.double().mean().item(), found.double().mean().item()
