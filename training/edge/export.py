@@ -81,7 +81,8 @@ def _write_files(options: ExportOptions, gate: Gate, scratch: Path) -> list[Verd
     steps = [(tower, variant) for tower in towers for variant in variants]
     verdicts = []
     for tower, variant in (progress := tqdm(steps, desc="export", unit="file")):
-        path, fp32 = (scratch / export_format.file_name(tower, kind) for kind in (variant, "fp32"))
+        path = scratch / export_format.file_name(tower, variant)
+        fp32 = scratch / export_format.file_name(tower, "fp32")
         progress.set_postfix_str(path.name)
         if data.calibration is None and (tower, variant) == ("vision", "int8"):
             verdict = gate.refuse(tower, variant, path, NO_CALIBRATION)

@@ -123,23 +123,28 @@ class GateData:
             languages = [max(languages, key=lambda language: len(complete([language])))]
         kept = complete(languages)
         chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
-        keys = [tuple(first[language][row] for language in languages) for row in chosen]
-        classes = list(dict.fromkeys(keys))
-        columns = map(list, zip(*classes, strict=True))
-        names = ClassNames(dict(zip(languages, columns, strict=True)), languages[0])
+        numbers: dict[tuple[str, ...], int] = {}  # of classes, by their names
+        labels = []
+        for row in chosen:
+            key = tuple(first[language][row] for language in languages)
+            labels.append(numbers.setdefault(key, len(numbers)))
+        names = {
+            language: [key[place] for key in numbers] for place, language in enumerate(languages)
+        }
         images = rows.select(chosen).select_columns(["image"])
-        labels = torch.tensor([classes.index(key) for key in keys])
         if calibration is None:
             training = folder / TRAINING_FILE
             calibration = load_source(str(training)) if training.exists() else images
-        return cls(images, labels, names, calibration, str(folder / VALIDATION_FILE))
+        class_names = ClassNames(names, languages[0])
+        source = str(folder / VALIDATION_FILE)
+        return cls(images, torch.tensor(labels), class_names, calibration, source)
 
     @classmethod
     def _unchecked(cls, calibration: Dataset | None) -> "GateData":
         """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
-        texts = general.first, general.second
-        names = ClassNames(dict(zip(general.languages, texts, strict=True)))
+        first, second = general.languages
+        names = ClassNames({first: general.first, second: general.second})
         if calibration is None:
             return cls(make_noise(), None, names, None, f"none: {NUM_NOISE} images of noise")
         images = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
@@ -184,10 +189,11 @@ def is_of_emoji(recipe: dict[str, Any]) -> bool:
     """Whether all training data of a recipe are the embedded corpus of emoji."""
     data = recipe.get("data") or {}
     sources = [source.get("train") for source in data.get("sources") or []]
-    sources += [data["train"]] if data.get("train") else []
+    if data.get("train"):
+        sources.append(data["train"])
     cache = DEFAULT_CACHE.expanduser().resolve()
-    return bool(sources) and all(
-        str(source).startswith(EMOJI)
-        or Path(str(source)).expanduser().resolve().is_relative_to(cache)
-        for source in sources
-    )
+    for source in map(str, sources):
+        is_cached = Path(source).expanduser().resolve().is_relative_to(cache)
+        if not source.startswith(EMOJI) and not is_cached:
+            return False
+    return bool(sources)

@@ -58,31 +58,38 @@ def write_output(
     complete_folder(output_dir)
     if export_format.suffix:
         (output_dir / export_format.name).mkdir(exist_ok=True)
-        for name in (verdict.file for verdict in verdicts if verdict.kept):
-            (scratch / Path(name).name).replace(output_dir / name)
-    new = {verdict.file for verdict in verdicts}
-    entries = [each for each in before["verdicts"] if is_same and each["file"] not in new]
-    earlier = {entry["file"] for entry in entries}
-    entries += map(asdict, verdicts)
-    stale = {entry["file"] for entry in before["verdicts"]} | {*export_format.files()}
-    _remove(output_dir, stale - {entry["file"] for entry in entries if entry["kept"]})
-    run = make_meta(source, None, files=[verdict.file for verdict in verdicts])
+        for verdict in verdicts:
+            if verdict.kept:
+                name = Path(verdict.file).name
+                (scratch / name).replace(output_dir / verdict.file)
+    earlier = {entry["file"]: entry for entry in before["verdicts"]}
+    stale = {*export_format.files(), *earlier}
+    if not is_same:
+        earlier.clear()
+    new = {verdict.file: asdict(verdict) for verdict in verdicts}
+    for file in new:
+        earlier.pop(file, None)
+    entries = [*earlier.values(), *new.values()]
+    kept = {entry["file"] for entry in entries if entry["kept"]}
+    _remove(output_dir, stale - kept)
+    runs = []
+    for each in before["runs"]:
+        each["files"] = [file for file in each["files"] if file in earlier]
+        if each["files"]:
+            runs.append(each)
+    run = make_meta(source, None, files=list(new))
     run["versions"] |= export_format.versions()
-    runs = [
-        each | {"files": [file for file in each["files"] if file in earlier]}
-        for each in before["runs"]
-    ]
     path = output_dir / RESULTS_FILE
     results = Results.read(path) if path.exists() else Results(run)
-    kept = {entry["file"].partition("/")[0] for entry in entries if entry["kept"]}
-    formats = [each for each in FORMATS.values() if each.name in kept]
+    folders = {file.partition("/")[0] for file in kept}
+    formats = [each for each in FORMATS.values() if each.name in folders]
     export = {
         "weights": weights,
         "tags": [tag for each in formats for tag in each.tags],
         "uses": [each.use for each in formats if each.use],
         "allowed_points": limits.ALLOWED_POINTS,
         "tolerance": limits.TOLERANCE,
-        "runs": [each for each in [*runs, run] if each["files"]],
+        "runs": [*runs, run],
         "verdicts": entries,
         "best": best_files(entries),
     }
@@ -101,17 +108,23 @@ def copied_names(folder: Path) -> list[str]:
 def holds_only_exports(folder: Path, name: str) -> bool:
     """Whether `results.json` names every file in a subfolder of a model as exported, as in a downloaded model."""
     known = {entry["file"] for entry in read_record(folder)["verdicts"] if entry["kept"]}
-    paths = [path for path in (folder / name).rglob("*") if not path.is_dir()]
-    return name in known or all(path.relative_to(folder).as_posix() in known for path in paths)
+    if name in known:
+        return True
+    for path in (folder / name).rglob("*"):
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in known:
+            return False
+    return True
 
 
 def _remove(output_dir: Path, files: set[str]):
     """Remove files and layouts of exports, and nothing else that a damaged record may name."""
-    for name in {file for entry in FORMATS.values() for file in entry.files()} & files:
-        if (output_dir / name).is_dir():
-            shutil.rmtree(output_dir / name)
-        else:
-            (output_dir / name).unlink(missing_ok=True)
+    for each in FORMATS.values():
+        for file in files.intersection(each.files()):
+            path = output_dir / file
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:

@@ -96,9 +96,11 @@ def to_int8(
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     graph = torch.export.export(module, example, dynamic_shapes=shapes).module()
     prepared = prepare_pt2e(graph, _make_quantizer().set_global(config))
-    # the text tower runs once, so that the ranges of its weights are measured
-    for inputs in [example] if dynamic else ((torch.from_numpy(image),) for image in images):
-        prepared(*inputs)
+    if dynamic:  # once, so that the ranges of the weights are measured
+        prepared(*example)
+    else:
+        for image in images:
+            prepared(torch.from_numpy(image))
     return convert_pt2e(prepared)
 
 
@@ -150,7 +152,8 @@ class _Int8Table(nn.Module):
         self.register_buffer("rows", rows.round().to(torch.int8))  # (V, D)
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows, scales = (nn.functional.embedding(ids, table) for table in (self.rows, self.scales))
+        rows = nn.functional.embedding(ids, self.rows)
+        scales = nn.functional.embedding(ids, self.scales)
         return rows.to(scales.dtype) * scales
 
 
@@ -191,9 +194,8 @@ def open_tower(path: Path, threads: int = 0) -> Runner:
         ) from error
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        batches = zip(
-            *(torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()), strict=True
-        )
+        parts = [torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()]
+        batches = zip(*parts, strict=True)
         return np.concatenate([method.execute(batch)[0].numpy() for batch in batches])
 
     return run
