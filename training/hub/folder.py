@@ -108,10 +108,9 @@ def changed_code(folder: str | Path) -> list[str]:
             changed.append(name)
     for path in sorted(folder.glob("*config.json")):
         for value in (read_mapping(path, "folder").get("auto_map") or {}).values():
-            classes = [each for each in (value if isinstance(value, list) else [value]) if each]
-            changed += [
-                each for each in classes if f"{str(each).rpartition('.')[0]}.py" not in CODE
-            ]
+            for name in value if isinstance(value, list) else [value]:
+                if name and f"{str(name).rpartition('.')[0]}.py" not in CODE:
+                    changed.append(name)
     path = folder / MODULES_FILE
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != MODULES:
         changed.append(MODULES_FILE)
@@ -128,12 +127,11 @@ def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
         Texts of the recipes, the earliest first, each once.
     """
     texts = []
-    for folder in (Path(start) for start in starts if start is not None):
-        if not _is_finished(folder):
-            continue
-        paths = [*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE]
-        refuse_links(folder, paths)
-        texts += [path.read_text(encoding="utf-8") for path in paths]
+    for start in starts:
+        if start is not None and _is_finished(folder := Path(start)):
+            paths = [*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE]
+            refuse_links(folder, paths)
+            texts += [path.read_text(encoding="utf-8") for path in paths]
     return tuple(dict.fromkeys(texts))[-len(EARLIER_FILES) :]
 
 
@@ -183,9 +181,9 @@ def list_files(folder: str | Path) -> list[str]:
             f"{folder} is not a finished model folder: it has no {', '.join(missing)}. training/distill.py and "
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
-    card = (folder / README).read_text(encoding="utf-8") if (folder / README).is_file() else ""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    paths = published((file.relative_to(folder).as_posix() for file in files), card)
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    card = (folder / README).read_text(encoding="utf-8") if README in files else ""
+    paths = published(files, card)
     refuse_links(folder, (folder / path for path in paths))
     for path in paths:
         if path.endswith((".yaml", ".json")) and path != MODULES_FILE:

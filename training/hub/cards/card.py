@@ -158,13 +158,11 @@ def classify_example(
     from transformers import pipeline  # cards are rendered without PyTorch
 
     classify = pipeline("zero-shot-image-classification", model=str(folder))
-    answers = {
-        language: [
-            {"label": answer["label"], "score": round(answer["score"], 4)}
-            for answer in classify(
-                str(Path(folder) / image), candidate_labels=names, hypothesis_template="{}"
-            )
+    path = str(Path(folder) / image)
+    answers = {}
+    for language, names in labels.items():
+        found = classify(path, candidate_labels=names, hypothesis_template="{}")
+        answers[language] = [
+            {"label": each["label"], "score": round(each["score"], 4)} for each in found
         ]
-        for language, names in labels.items()
-    }
     return {"image": image, "labels": labels, "answers": answers}

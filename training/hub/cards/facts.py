@@ -121,11 +121,12 @@ class ModelFacts:
     @property
     def licenses(self) -> list[str]:
         """Licenses that apply to the weights, each once; `unknown` for an origin that states none."""
-        stated = [self.base_model_license or UNKNOWN] if self.base_model else []
+        names = []
+        if self.base_model:
+            names += split_licenses(self.base_model_license or UNKNOWN)
         if self.teacher_license or (self.teacher and not self.base_model):
-            stated.append(self.teacher_license or UNKNOWN)
-        parts = [part for name in stated for part in split_licenses(name)]
-        return list(dict.fromkeys(name.removeprefix(f"{OTHER_LICENSE}: ") for name in parts))
+            names += split_licenses(self.teacher_license or UNKNOWN)
+        return list(dict.fromkeys(name.removeprefix(f"{OTHER_LICENSE}: ") for name in names))
 
     @property
     def license(self) -> str | None:
@@ -173,9 +174,12 @@ class TrainingRun:
         """Training data: one source, its shards, or all sources of a mixture."""
         data = self.recipe["data"]
         found = [data.get("train"), *(source["train"] for source in data.get("sources") or [])]
-        names = []
-        for source in filter(None, found):
-            names += source if isinstance(source, list) else [source]
+        names: list[str] = []
+        for source in found:
+            if isinstance(source, list):
+                names += source
+            elif source:
+                names.append(source)
         return [portable(name) for name in names]
 
     @property
@@ -195,12 +199,13 @@ def read_runs(folder: Path) -> list[TrainingRun]:
 
 def matches_teacher(runs: Sequence[TrainingRun]) -> bool:
     """Whether the embeddings of images and texts were trained to match the teacher's, and nothing moved them later."""
-    if not runs or runs[-1].stage == ALIGN:
-        return not runs or bool(runs[-1].recipe.get("anchor_weight"))
-    # a loss of stage 1 compared embeddings, and not feature maps alone
-    towers = {
-        run.value("tower")
-        for run in runs
-        if run.value("logits_weight") or run.value("embedding_weight")
-    }
+    if not runs:
+        return True
+    if runs[-1].stage == ALIGN:
+        return bool(runs[-1].recipe.get("anchor_weight"))
+    towers = set()
+    for run in runs:
+        # a loss of stage 1 compared embeddings, and not feature maps alone
+        if run.value("logits_weight") or run.value("embedding_weight"):
+            towers.add(run.value("tower"))
     return "both" in towers or {"vision", "text"} <= towers

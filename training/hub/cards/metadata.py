@@ -77,14 +77,12 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     if results is None:
         return []
     # training/eval.py also measures baselines
-    measured = [entry["name"] for entry in results.meta.get("models", [])][:1]
-    rows = [
-        row
-        for row in results.rows
-        if row.language is not None
-        and is_final(row.model, row.stage)
-        and (not measured or row.model in measured)
-    ]
+    models = results.meta.get("models")
+    rows = []
+    for row in results.rows:
+        is_own = not models or row.model == models[0]["name"]
+        if is_own and row.language is not None and is_final(row.model, row.stage):
+            rows.append(row)
     several = {(name, language) for name, language, _ in with_several_protocols(rows)}
     found = []
     for row in rows:

@@ -47,11 +47,13 @@ def size_table(results: Results) -> str | None:
     header = ["model", *(metric.replace("_", " ") for metric in metrics)]
     lines = [header, ["---", *["---:"] * len(metrics)]]
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
-        cells = [", ".join(filter(None, (model, stage)))]
+        cells = [f"{model}, {stage}" if stage else model]
         for metric in metrics:
             value = results.mean(model=model, stage=stage, set=None, language=None, metric=metric)
-            number = "" if value is None else f"{value:,.{0 if value.is_integer() else 2}f}"
-            cells.append(number)
+            if value is None:
+                cells.append("")
+            else:
+                cells.append(f"{value:,.0f}" if value.is_integer() else f"{value:,.2f}")
         lines.append(cells)
     return markdown_table(lines)
 
@@ -75,19 +77,20 @@ def export_table(results: Results, published: Collection[str]) -> str | None:
         return None
     languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
     lost_columns = [f"top-1 lost, {language}" for language in languages]
-    header = ["file", "MB", "ms", "cosine with PyTorch", *lost_columns, ""]
-    lines = [header, ["---", *["---:"] * (3 + len(languages)), "---"]]
+    numbers = ["MB", "ms", "cosine with PyTorch", *lost_columns]
+    lines = [["file", *numbers, ""], ["---", *["---:"] * len(numbers), "---"]]
     for entry in verdicts:
-        cells = [""] * (3 + len(languages))
+        cells = [""] * len(numbers)
         if entry["bytes"]:
-            lost = entry["lost_points"]
-            cells = [
-                f"{entry['bytes'] / 1e6:.2f}",
-                f"{entry['ms']:.2f}" if entry["ms"] else "",
-                f"{entry['mean_cosine']:.5f}",
-                *(f"{lost[each]:+.2f}" if each in lost else "" for each in languages),
-            ]
-        note = "" if entry.get("checked", True) else "accuracy unchecked"
-        note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
+            ms = f"{entry['ms']:.2f}" if entry["ms"] else ""
+            cells = [f"{entry['bytes'] / 1e6:.2f}", ms, f"{entry['mean_cosine']:.5f}"]
+            for language in languages:
+                lost = entry["lost_points"].get(language)
+                cells.append("" if lost is None else f"{lost:+.2f}")
+        note = ""
+        if not entry["kept"]:
+            note = f"refused: {' '.join(entry['reasons'])}"
+        elif not entry.get("checked", True):
+            note = "accuracy unchecked"
         lines.append([f"`{entry['file']}`", *cells, note])
     return markdown_table(lines)
