@@ -21,7 +21,9 @@ COLORS = {
     "white": (1, 1, 1),
 }
 CHINESE = dict(zip("红绿蓝黄白", COLORS, strict=True))
-SIZE, DIMENSION, MAX_TEXT_LENGTH = 8, 16, 6
+SIZE = 8
+DIMENSION = 16
+MAX_TEXT_LENGTH = 6
 VISION_TOWER = """
 tower (float[batch, 3, 8, 8] pixel_values) => (float[batch, 16] embeds) {
     pooled = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (pixel_values)
@@ -93,7 +95,8 @@ def save_color_model(
     )  # each channel in each quarter
     table[1, 15] = 0.1  # an unknown word is no color
     table = np.roll(table, turn, 1)
-    last, second = np.array([-1]), np.array([1])
+    last = np.array([-1])
+    second = np.array([1])
     text = folder / "onnx" / "text_model.onnx"
     _save_tower(text, TEXT_TOWER, table=table, last=last, second=second)
     projection = np.roll(np.eye(12, DIMENSION, dtype=np.float32), turn, 1)

@@ -105,7 +105,9 @@ def run(capfdbinary):
         except SystemExit as stopped:
             assert stopped.code == 2
             printed, error = capfdbinary.readouterr()
-            assert not printed and error.startswith(b"dcclip: ") and error.count(b"\n") == 1
+            assert not printed
+            assert error.startswith(b"dcclip: ")
+            assert error.count(b"\n") == 1
             return error.decode()
         sys.stdout.flush()
         return os.fsdecode(capfdbinary.readouterr().out)

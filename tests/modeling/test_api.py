@@ -43,7 +43,8 @@ def red(tmp_path, paint) -> str:
 def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
     texts = ["红", "green"]
     status, answer = post({"task": "embed", "inputs": {"texts": texts, "images": [red]}})
-    assert status == 200 and answer.keys() == {"texts", "images"}
+    assert status == 200
+    assert answer.keys() == {"texts", "images"}
     np.testing.assert_allclose(answer["texts"], runtime.encode_texts(texts), atol=1e-6)
     expected = runtime.encode_images([base64.b64decode(red)])
     np.testing.assert_allclose(answer["images"], expected, atol=1e-6)
@@ -59,12 +60,14 @@ def test_embeddings_equal_the_runtime_in_both_languages(post, runtime, red):
 )
 def test_wrong_requests_name_the_field(post, body, field):
     status, answer = post(body)
-    assert status == 400 and field in answer["error"]
+    assert status == 400
+    assert field in answer["error"]
 
 
 def test_errors_are_in_the_language_of_the_request(post):
     status, answer = post({"task": "draw"}, Accept_Language="zh-CN,zh;q=0.9")
-    assert status == 400 and answer["error"].startswith("请求是")
+    assert status == 400
+    assert answer["error"].startswith("请求是")
 
 
 def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
@@ -74,7 +77,8 @@ def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch)
     assert post({}, Host="evil.example")[0] == 403
     monkeypatch.setattr(api, "MAX_BODY", 1000)
     status, answer = post(b"x" * 5_000_000)
-    assert status == 413 and "5,000,000" in answer["error"]
+    assert status == 413
+    assert "5,000,000" in answer["error"]
 
 
 def test_the_description_is_served(server):

@@ -92,4 +92,5 @@ def test_without_arguments_the_help_is_printed(capsys):
     with pytest.raises(SystemExit):
         command.main([])
     help_text = capsys.readouterr().out
-    assert "--version" in help_text and "None" not in help_text
+    assert "--version" in help_text
+    assert "None" not in help_text

@@ -52,7 +52,8 @@ def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
 
 
 def test_a_thread_waits_for_the_memory_of_another():
-    budget, order = Budget(100), list[str]()
+    budget = Budget(100)
+    order = list[str]()
 
     def wait():
         with budget.scope():
@@ -75,7 +76,8 @@ def test_a_process_decodes_to_the_same_pixels_and_date():
     file = file_of("PNG", exif=exif)
     taken, image = decoding._decode_in_process(file, None, ".png")
     expected = decode_photo(file, in_process=False)[1]
-    assert taken == "2021-05-09 10:00:00" and np.array_equal(np.asarray(image), expected)
+    assert taken == "2021-05-09 10:00:00"
+    assert np.array_equal(np.asarray(image), expected)
 
 
 def test_a_decoder_that_takes_too_long_is_ended(monkeypatch):

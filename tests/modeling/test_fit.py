@@ -7,13 +7,15 @@ from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
 
 
 def test_nouns_are_in_both_languages_and_each_once():
-    assert len({*NOUNS}) == len(NOUNS) == 132 and [*map(str.strip, NOUNS)] == NOUNS
+    assert len({*NOUNS}) == len(NOUNS) == 132
+    assert [*map(str.strip, NOUNS)] == NOUNS
     assert sum(map(str.isascii, NOUNS)) == 66
 
 
 def test_the_probability_is_logistic_in_the_standard_score_among_nouns():
     similarities = np.array([[0.0, 0.2], [0.1, 0.3]])  # mean 0.1 and 0.2, deviation 0.1
-    scores, numbers = np.array([0.3, 0.3]), (2, -1, -3, 1, -2, -4)
+    scores = np.array([0.3, 0.3])
+    numbers = (2, -1, -3, 1, -2, -4)
     spread = 3.717  # root of 2 ln(1000)
     for length, count, logits in (
         (5, 1, [1, -1]),
@@ -41,5 +43,6 @@ def test_a_name_is_compared_without_what_all_nouns_share():
     query, everything, right = np.array([[0.8, 0.6, 0], [1, 0, 0], [0, 1, 0]])
     assert query @ everything > query @ right
     name = centered(query, nouns, 1)
-    assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
+    assert name @ right > name @ everything
+    assert np.linalg.norm(name) == pytest.approx(1)
     np.testing.assert_allclose(centered(query, nouns, 20), query)

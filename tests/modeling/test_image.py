@@ -80,8 +80,11 @@ def test_images_of_a_model_that_squashes_them_are_not_cropped(processor):
         size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False
     )
     pixels = DCCLIPProcessor(squashing, processor.tokenizer)(images=image)["pixel_values"][0]
-    assert pixels.shape == (3, 64, 64) and (pixels[2] > 0.5).float().mean() == 0.25
-    assert squashes(squashing) and not squashes(processor.image_processor) and not squashes(None)
+    assert pixels.shape == (3, 64, 64)
+    assert (pixels[2] > 0.5).float().mean() == 0.25
+    assert squashes(squashing)
+    assert not squashes(processor.image_processor)
+    assert not squashes(None)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

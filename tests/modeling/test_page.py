@@ -95,7 +95,8 @@ def status(page) -> str:
 def test_all_photographs_are_shown_by_month(visit, window, total, month):
     page = visit(window)
     assert status(page) == total
-    assert page.locator("h2").first.text_content() == month and names(page)[0] == "199.png"
+    assert page.locator("h2").first.text_content() == month
+    assert names(page)[0] == "199.png"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -131,7 +132,8 @@ def test_details_are_shown_when_asked_for(visit):
     caption = page.locator("figcaption").first
     assert not caption.is_visible()
     page.get_by_role("button", name="Details").click()
-    assert caption.is_visible() and "2023-10-" in caption.text_content()
+    assert caption.is_visible()
+    assert "2023-10-" in caption.text_content()
 
 
 def test_what_fits_stands_above_a_line(browser, calibrated):
@@ -207,7 +209,8 @@ def test_the_large_view_closes_and_keeps_the_place(visit, way):
     wait_for_name(page, "20.png")
     page.go_back() if way == "back" else page.keyboard.press("Escape")
     page.locator("#viewer").wait_for(state="hidden")
-    assert page.evaluate("scrollY") == place and page.url.endswith("#q=red")
+    assert page.evaluate("scrollY") == place
+    assert page.url.endswith("#q=red")
     assert tile.evaluate("(tile) => document.activeElement === tile")
 
 

@@ -40,7 +40,9 @@ def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, 
         (photos / "a" / name).symlink_to(tmp_path / "elsewhere")
     (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
     first, *others = walked(photos)
-    assert first == "gone.jpg" and len(others) == 6 and others[-1] == "a/far/far.jpg"
+    assert first == "gone.jpg"
+    assert len(others) == 6
+    assert others[-1] == "a/far/far.jpg"
 
 
 @pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2"])
@@ -58,7 +60,8 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     exif.get_ifd(0x8769)[0x9003] = "2023:07:14 18:22:01"
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     photo = read(tmp_path / "a.jpg")
-    assert photo.taken == "2023-07-14 18:22:01" and photo.frames[0][1].size == (20, 40)
+    assert photo.taken == "2023-07-14 18:22:01"
+    assert photo.frames[0][1].size == (20, 40)
 
 
 def failure_of(path, **options) -> UnreadablePhotoError:
@@ -75,21 +78,25 @@ def test_failures_that_may_pass_are_told_apart(tmp_path):
         "/dev/zero": "not a regular file",
     }.items():
         failure = failure_of(path)
-        assert failure.cause == cause and not failure.is_lasting and failure.state is None
+        assert failure.cause == cause
+        assert not failure.is_lasting
+        assert failure.state is None
 
 
 def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
-    assert "pip install -U pillow pillow-heif" in failure.cause and not failure.is_lasting
+    assert "pip install -U pillow pillow-heif" in failure.cause
+    assert not failure.is_lasting
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(photos):
     path = photos / "red.jpg"
     with pytest.raises(UnreadablePhotoError, match="changed while it was read") as raised:
         read_photo(os.fsencode(path), lambda digest: path.write_bytes(b"later") < 0)
-    assert not raised.value.is_lasting and raised.value.state is None
+    assert not raised.value.is_lasting
+    assert raised.value.state is None
 
 
 def entry(tag: int, kind: int, count: int, value: int) -> bytes:
@@ -98,7 +105,8 @@ def entry(tag: int, kind: int, count: int, value: int) -> bytes:
 
 def raw_photo(preview: bytes) -> bytes:
     """A file as of a camera: an orientation, a date, a small thumbnail, sensor data, and a preview."""
-    small, date = jpeg((30, 20), "blue"), b"2023:05:12 09:30:12\0"
+    small = jpeg((30, 20), "blue")
+    date = b"2023:05:12 09:30:12\0"
     exif = struct.pack("<H", 1) + entry(0x9003, 2, len(date), 56) + bytes(4) + date  # at byte 38
     tags = struct.pack("<H", 2) + entry(0x0112, 3, 1, 6) + entry(0x8769, 4, 1, 38) + bytes(4)
     sensor = b"\xff\xd8\xff sensor \xff\xd8\xff"
@@ -120,7 +128,8 @@ def jpeg(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
 def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, start):
     (tmp_path / name).write_bytes(start + raw_photo(jpeg((60, 40), "red"))[4:])
     photo = read(tmp_path / name)
-    assert photo.frames[0][1].size == (40, 60) and photo.frames[0][1].getpixel((5, 5)) == (
+    assert photo.frames[0][1].size == (40, 60)
+    assert photo.frames[0][1].getpixel((5, 5)) == (
         254,
         0,
         0,
@@ -133,4 +142,5 @@ def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):
     (tmp_path / "gray.dng").write_bytes(jpeg((60, 40), "white", "L"))
     for name in ("a.dng", "gray.dng"):
         failure = failure_of(tmp_path / name)
-        assert failure.cause == "raw photograph without a preview" and failure.state
+        assert failure.cause == "raw photograph without a preview"
+        assert failure.state

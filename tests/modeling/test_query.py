@@ -36,7 +36,9 @@ TODAY = date(2026, 7, 15)  # a Wednesday
 )
 def test_dates_are_split_from_the_text(query, text, after, before):
     found, dates = split_dates(query, TODAY)
-    assert (found, dates.after, dates.before) == (text, after, before)
+    assert found == text
+    assert dates.after == after
+    assert dates.before == before
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,16 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     found = run("search", "red").splitlines()
     assert found[0] == f"0.998  2023-11-14  {indexed}/a copy.jpg  (copies: 1)"
     first, *others = json.loads(run("search", "red", "--json"))
-    assert first["copies"] == [f"{indexed}/red.jpg"] and len(others) == 4
+    assert first["copies"] == [f"{indexed}/red.jpg"]
+    assert len(others) == 4
 
 
 def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
     found = run("search", "red")
-    assert "red.jpg  (changed or gone)\n" in found and "white.png  (changed or gone)\n" in found
+    assert "red.jpg  (changed or gone)\n" in found
+    assert "white.png  (changed or gone)\n" in found
     assert "green.png\n" in found
 
 
@@ -83,7 +85,8 @@ def test_words_without_quotation_marks_are_one_text_and_some_exclude(run, indexe
 def test_nothing_found_is_said_on_stderr(indexed, capsys):
     command.main(["search", "red", "--before", "1999", "--json"])
     printed = capsys.readouterr()
-    assert printed.out == "[]\n" and printed.err.startswith("dcclip: note: no ")
+    assert printed.out == "[]\n"
+    assert printed.err.startswith("dcclip: note: no ")
 
 
 def test_a_folder_without_photographs_leaves_an_index_that_says_so(
@@ -102,7 +105,8 @@ def test_a_closed_pipe_ends_a_command_in_silence(indexed):
     os.close(reader)
     run = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
-    assert run.returncode == command.BROKEN_PIPE and not run.stderr
+    assert run.returncode == command.BROKEN_PIPE
+    assert not run.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
@@ -169,7 +173,8 @@ def test_a_forgotten_folder_leaves_by_any_of_its_paths(run, indexed, tmp_path):
     (tmp_path / "link").symlink_to(indexed)
     assert run("index", "--forget", indexed / "a").startswith("dcclip: folder: ")
     assert run("index", "--forget", tmp_path / "link") == "5 files removed\n"
-    assert run("search", "red") == "" and (indexed / "red.jpg").exists()
+    assert run("search", "red") == ""
+    assert (indexed / "red.jpg").exists()
     assert "folders, forget cannot be combined" in run("index", "--forget", indexed, indexed)
     assert "folder: got none, and the index has none yet" in run("index")
 
@@ -182,7 +187,8 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     monkeypatch.setattr(SearchServer, "serve_forever", lambda server: server.indexing.join())
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    index, port = str(tmp_path / "other"), str(free_port())
+    index = str(tmp_path / "other")
+    port = str(free_port())
     command.main([str(photos), "--index", index, "--exclude", "a", "--port", port])
     address, report = capsys.readouterr().out.splitlines()
     assert [address] == opened == [f"http://127.0.0.1:{port}/"]
@@ -200,7 +206,9 @@ def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
 
 def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     first, line, *others = run("search", "red").splitlines()
-    assert first.endswith("red.jpg") and line == "less likely:" and len(others) == 4
+    assert first.endswith("red.jpg")
+    assert line == "less likely:"
+    assert len(others) == 4
     (photos / "red.jpg").unlink()
     run("index")
     assert run("search", "red").startswith("no photograph seems to fit; the most similar ones:")
@@ -245,7 +253,8 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
         ("folder", ["index", tmp_path / "none"]),
         ("folder", ["index", photos, "--model", tmp_path]),
     ):
-        assert run(*arguments).startswith(f"dcclip: {field}: ") and not place.exists()
+        assert run(*arguments).startswith(f"dcclip: {field}: ")
+        assert not place.exists()
     run("index", photos, "--model", color_model)
     for field, arguments in (
         ("image", ["--image", color_model / "config.json"]),
@@ -267,7 +276,8 @@ def test_a_watch_updates_the_index_until_it_is_stopped(filled, photos, paint, mo
         yield
         raise KeyboardInterrupt
 
-    passing, waits = minutes(), []
+    passing = minutes()
+    waits = []
 
     def sleep(seconds):
         waits.append(seconds)

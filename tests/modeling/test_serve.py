@@ -36,7 +36,8 @@ def get(server):
 
 def search(get, query: str) -> dict:
     response, body = get(f"/search?{query}")
-    assert response.status == 200 and response.headers["Content-Type"] == "application/json"
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "application/json"
     return json.loads(body)
 
 
@@ -51,8 +52,10 @@ def id_of(get, name: str) -> str:
 def test_a_query_finds_photographs(get):
     answer = search(get, "q=%E7%BA%A2")  # 红
     first = answer["hits"][0]
-    assert first["name"] == "red.jpg" and first["score"] == pytest.approx(1, abs=0.01)
-    assert answer["total"] == 6 and answer["notes"] == []
+    assert first["name"] == "red.jpg"
+    assert first["score"] == pytest.approx(1, abs=0.01)
+    assert answer["total"] == 6
+    assert answer["notes"] == []
 
 
 @pytest.fixture
@@ -92,7 +95,8 @@ def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monke
     page = {"X_DCCLIP": "1"}
     assert get(path, "POST")[0].status == 403
     assert get(path, "POST", **page, Sec_Fetch_Site="cross-site")[0].status == 403
-    assert get("/open/99", "POST", **page)[0].status == 404 and not opened
+    assert get("/open/99", "POST", **page)[0].status == 404
+    assert not opened
     assert get(path, "POST", **page)[0].status == 200
     assert opened == [str(photos / "a" / "blue.jpg")]
     server.host = "192.168.1.2"
@@ -102,16 +106,20 @@ def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monke
 @pytest.mark.parametrize("kind", ["thumbnail", "photo"])
 def test_images_are_upright_jpeg_files_without_metadata(get, kind):
     response, body = get(f"/{kind}/{id_of(get, 'rotated.jpg')}")
-    assert response.status == 200 and response.headers["Content-Type"] == "image/jpeg"
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "image/jpeg"
     image = Image.open(io.BytesIO(body))
-    assert image.size == (30, 60) and not image.getexif() and b"camera" not in body
+    assert image.size == (30, 60)
+    assert not image.getexif()
+    assert b"camera" not in body
 
 
 def test_every_answer_has_the_security_headers(get):
     for path in ("/", "/page.js", "/search?q=red", "/thumbnail/1", "/none"):
         headers = get(path)[0].headers
         policy = headers["Content-Security-Policy"]
-        assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+        assert policy.startswith("default-src 'none'; ")
+        assert "unsafe" not in policy
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
@@ -137,7 +145,8 @@ def test_a_number_that_another_file_has_now_shows_nothing(get):
 @pytest.mark.parametrize("path", ["/photo/../../etc/passwd", "/photo/-1", "//etc/passwd"])
 def test_nothing_but_photographs_of_the_index_can_be_read(get, path):
     response, body = get(path)
-    assert response.status == 404 and set(json.loads(body)) == {"error"}
+    assert response.status == 404
+    assert set(json.loads(body)) == {"error"}
 
 
 def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
@@ -146,13 +155,15 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     assert get(address)[0].status == 404
     (photos / "red.jpg").symlink_to(paint(tmp_path / "private" / "secret.jpg", "white", width=99))
     response, body = get(address)
-    assert response.status == 404 and b"changed since it was indexed" in body
+    assert response.status == 404
+    assert b"changed since it was indexed" in body
 
 
 def test_what_takes_too_much_memory_is_not_shown(get, monkeypatch):
     monkeypatch.setattr(photos_module, "SHOWN_BYTES", 1000)
     response, body = get("/thumbnail/3")
-    assert response.status == 404 and b"too many pixels" in body
+    assert response.status == 404
+    assert b"too many pixels" in body
 
 
 def test_the_second_look_decodes_nothing(get, monkeypatch):
@@ -191,7 +202,8 @@ def video(server, photos):
 def test_a_part_of_a_video_is_sent(get, video, monkeypatch):
     address, content = video
     response, body = get(address, Range="bytes=100-199")
-    assert response.status == 206 and body == content[100:200]
+    assert response.status == 206
+    assert body == content[100:200]
     assert response.headers["Content-Range"] == f"bytes 100-199/{len(content)}"
     assert response.headers["Content-Type"] == "video/mp4"
     monkeypatch.setattr(serve, "RANGE_BYTES", 1000)
@@ -221,7 +233,8 @@ def test_bodies_in_flight_have_a_limit(upload, monkeypatch):
 
 def test_a_long_query_is_refused_before_it_is_parsed(get):
     response, body = get("/search?q=" + "1" * 1001)
-    assert response.status == 400 and "1,001 characters" in json.loads(body)["error"]
+    assert response.status == 400
+    assert "1,001 characters" in json.loads(body)["error"]
     assert get("/search?q=" + "1" * 60_000)[0].status == 414
 
 
@@ -239,7 +252,9 @@ def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
         server.indexing.join()
     state = json.loads(get("/status")[1])
     assert state.keys() == {"running", "done", "total", "seconds_left", "error", "files"}
-    assert state["files"] == 7 and state["done"] == state["total"] == 1 and not state["running"]
+    assert state["files"] == 7
+    assert state["done"] == state["total"] == 1
+    assert not state["running"]
 
 
 def test_an_indexing_that_fails_says_why(index, tmp_path, capsys):

@@ -15,7 +15,8 @@ from tests.modeling.conftest import names
 def screenshot(*words: str) -> Image.Image:
     """A chat of an app: the same frame, with other words."""
     image = Image.new("RGB", (540, 1080), (237, 237, 237))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(24)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(24)
     for line, text in enumerate(words):
         draw.rounded_rectangle((40, 60 + 90 * line, 480, 120 + 90 * line), 10, fill="white")
         draw.text((60, 75 + 90 * line), text, fill="black", font=font)

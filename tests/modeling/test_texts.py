@@ -53,8 +53,11 @@ def test_all_words_of_a_query_are_found(texts, query, is_found):
 def test_a_text_takes_the_place_of_an_earlier_one(texts):
     texts.add(b"/a.png", "1", "old")
     texts.add(b"/a.png", "2", "new")
-    assert not texts.find("old") and texts.find("new") == [(b"/a.png", "2")]
-    assert texts.has(b"/a.png", "2") and not texts.has(b"/a.png", "1") and len(texts) == 1
+    assert not texts.find("old")
+    assert texts.find("new") == [(b"/a.png", "2")]
+    assert texts.has(b"/a.png", "2")
+    assert not texts.has(b"/a.png", "1")
+    assert len(texts) == 1
 
 
 def test_a_damaged_file_is_begun_again(tmp_path):
@@ -105,7 +108,8 @@ def test_a_photograph_with_the_words_comes_first_on_the_page(written):
     with serving(SearchServer(written, port=0)) as server:
         answer = json.loads(ask(server, "/search?q=red")[1])
     assert [hit["name"] for hit in answer["hits"]][:2] == ["blue.jpg", "red.jpg"]
-    assert answer["fits"] == 2 and len(answer["hits"]) == 5
+    assert answer["fits"] == 2
+    assert len(answer["hits"]) == 5
 
 
 def test_the_words_of_a_file_that_has_changed_are_forgotten(written, photos):

@@ -167,7 +167,8 @@ def test_eager_and_sdpa_attention_agree(model, inputs):
 
 def test_an_attention_implementation_is_claimed_only_if_every_tower_has_it(towers, model):
     is_timm = towers[0] is WHOLE_MOBILENET
-    assert model._supports_sdpa and model._supports_flex_attn != is_timm
+    assert model._supports_sdpa
+    assert model._supports_flex_attn != is_timm
     if is_timm:
         with pytest.raises(ValueError, match="flex_attention"):
             model.set_attn_implementation("flex_attention")
@@ -207,13 +208,15 @@ def test_resized_token_embeddings_encode_old_texts_equally(model, tokens):
 
 
 def test_the_model_exports_with_any_batch_and_length(model, inputs):
-    batch, length = torch.export.Dim("batch", min=2), torch.export.Dim("length", min=2, max=32)
+    batch = torch.export.Dim("batch", min=2)
+    length = torch.export.Dim("length", min=2, max=32)
     text = {0: batch, 1: length}
     shapes = {"input_ids": text, "pixel_values": {0: batch}, "attention_mask": text}
     program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
     fewer = {name: value[:3] for name, value in inputs.items()}
     with torch.no_grad():
-        found, expected = program.module()(**fewer), model(**fewer)
+        found = program.module()(**fewer)
+        expected = model(**fewer)
     torch.testing.assert_close(found.text_embeds, expected.text_embeds, rtol=1e-4, atol=1e-4)
 
 
@@ -231,7 +234,8 @@ def test_a_saved_dtype_comes_back_with_auto(model, inputs, tmp_path):
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
     with torch.no_grad():
         output = loaded.eval()(**inputs | {"pixel_values": inputs["pixel_values"].to(dtype)})
-    assert output.logits_per_image.dtype == dtype and output.logits_per_image.isfinite().all()
+    assert output.logits_per_image.dtype == dtype
+    assert output.logits_per_image.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), -100.0])

@@ -47,8 +47,10 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert first(long_running, "red") == "red.jpg"
     assert upgrade_index(index, new_model, progress=search).embedded == 5
     assert found == ["blue.jpg", "green.png"] * 5
-    assert index.space.model == str(new_model) and first(index, "红") == "red.jpg"
-    assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
+    assert index.space.model == str(new_model)
+    assert first(index, "红") == "red.jpg"
+    assert first(long_running, "yellow") == "yellow.webp"
+    assert long_running.space == index.space
     assert long_running.add().unchanged == 5
     # the old vectors are gone now, and what the user has copied stays
     assert catalogs(index) == ["catalog-1-copy.sqlite", "catalog-2.sqlite"]
@@ -67,11 +69,14 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, 
     index.add(paint(tmp_path / "before" / "one.jpg", "blue", width=60).parent)
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop_after(3))
-    assert first(index, "red") == "red.jpg" and index.add().unchanged == 6
+    assert first(index, "red") == "red.jpg"
+    assert index.add().unchanged == 6
     assert catalogs(index) == ["catalog-1.sqlite", "catalog-2.sqlite"]
     index.forget(tmp_path / "before")
     report = upgrade_index(index, new_model)
-    assert (report.embedded, report.unchanged, len(index)) == (3, 2, 5)
+    assert report.embedded == 3
+    assert report.unchanged == 2
+    assert len(index) == 5
     assert first(index, "red") == "red.jpg"
 
 
@@ -80,7 +85,8 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model):
         upgrade_index(index, new_model, progress=stop_after(1))
     assert upgrade_index(index, color_model, truncate_dim=12).embedded == 5
     index.add()
-    assert catalogs(index) == ["catalog-3.sqlite"] and first(index, "white") == "white.png"
+    assert catalogs(index) == ["catalog-3.sqlite"]
+    assert first(index, "white") == "white.png"
 
 
 def test_the_command_upgrades(index, new_model, capsys):
@@ -88,4 +94,5 @@ def test_the_command_upgrades(index, new_model, capsys):
     command.main(["index", *folders, "--model_id", "some/model"])
     assert capsys.readouterr().out.startswith("5 files in the index: 5 embedded")
     with Index.open(index.folder) as upgraded:
-        assert upgraded.space.model == "some/model" and first(upgraded, "green") == "green.png"
+        assert upgraded.space.model == "some/model"
+        assert first(upgraded, "green") == "green.png"

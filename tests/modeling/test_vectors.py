@@ -45,7 +45,8 @@ def test_scores_are_cosines_of_the_stored_vectors(store, vectors):
 
 
 def test_rows_are_overwritten_and_added_in_any_order_and_others_stay(store, vectors):
-    reader, rows = VectorStore(store.catalog, DIMENSION), np.array([201, 7, 8, 9, COUNT + 200])
+    reader = VectorStore(store.catalog, DIMENSION)
+    rows = np.array([201, 7, 8, 9, COUNT + 200])
     before = reader.read(np.arange(COUNT))
     store.write(rows, -vectors[:5])
     np.testing.assert_allclose(reader.read(rows), -vectors[:5], atol=5e-3)

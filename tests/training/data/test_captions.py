@@ -30,11 +30,13 @@ def test_the_student_alone_reads_captions_in_other_words(train_rows, tokenizer, 
     batch = built.collate([(row, 0, 3, None) for row in range(32)])
     texts = [built.captions.read(row)["en"][0] for row in range(32)]
     given = [reword(text, "en", 0.5, built.captions.number_of(text), 3) for text in texts]
-    ids, teacher_ids = tokenize(tokenizer, given, 64), tokenize(other_tokenizer, texts, 64)
+    ids = tokenize(tokenizer, given, 64)
+    teacher_ids = tokenize(other_tokenizer, texts, 64)
     assert torch.equal(batch["input_ids"], ids["input_ids"])
     assert torch.equal(batch["teacher_input_ids"], teacher_ids["input_ids"])
     same = [a == b for a, b in zip(texts, given, strict=True)]
-    assert batch["aligned"].tolist() == same and 0 < sum(same) < 32
+    assert batch["aligned"].tolist() == same
+    assert 0 < sum(same) < 32
 
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
@@ -54,9 +56,11 @@ def test_texts_are_padded_on_the_right_whatever_the_tokenizer_prefers(tokenizer)
     other = copy.deepcopy(tokenizer)
     other.padding_side = "left"
     tokens = tokenize(other, ["owl", "a red apple and an owl"], 32)
-    ids, mask = tokens["input_ids"][0], tokens["attention_mask"][0].bool()
+    ids = tokens["input_ids"][0]
+    mask = tokens["attention_mask"][0].bool()
     assert ids[mask].tolist() == tokenizer("owl").input_ids
-    assert mask.tolist() == sorted(mask.tolist(), reverse=True) and not mask.all()
+    assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+    assert not mask.all()
 
 
 @pytest.mark.parametrize(
@@ -91,10 +95,12 @@ def test_different_captions_are_numbered_whatever_their_order_and_files():
         for tables in ([rows], parts)
     )
     texts = list(whole)
-    assert sorted(texts) == ["cat", "frog", "toad"] and list(split) == texts
+    assert sorted(texts) == ["cat", "frog", "toad"]
+    assert list(split) == texts
     assert [split.number_of(text) for text in texts] == [0, 1, 2]
     assert split.digest() == whole.digest()
-    assert (split.read(4), split.read(0)) == ({}, {"en": ["frog", "toad"]})
+    assert split.read(4) == {}
+    assert split.read(0) == {"en": ["frog", "toad"]}
 
 
 def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor):

@@ -50,7 +50,8 @@ def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows,
     batch = built.collate([(row, 3, 3, built[row]) for row in (5, 40)])
     texts = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
     assert torch.equal(batch["input_ids"], tokenize(tokenizer, texts, 32)["input_ids"])
-    assert batch["rows"].tolist() == [5, 40] and batch["view_ids"].tolist() == [3, 3]
+    assert batch["rows"].tolist() == [5, 40]
+    assert batch["view_ids"].tolist() == [3, 3]
     cell = train_rows.cast_column("image", Image(decode=False))[40]["image"]
     assert torch.equal(batch["images"][1], decode_image(cell, 64))
 
@@ -65,8 +66,10 @@ def test_fields_of_a_nested_column_are_captions(tokenizer, images):
 
 
 def test_images_kept_in_memory_are_equal(make_dataset):
-    kept, fresh = make_dataset(in_memory=True), make_dataset()
-    assert torch.equal(kept[7], fresh[7]) and torch.equal(kept[7], fresh[7])
+    kept = make_dataset(in_memory=True)
+    fresh = make_dataset()
+    assert torch.equal(kept[7], fresh[7])
+    assert torch.equal(kept[7], fresh[7])
 
 
 def test_a_fingerprint_knows_where_each_image_ends(make_dataset):

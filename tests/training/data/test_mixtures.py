@@ -16,7 +16,8 @@ def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
     """An English source of 24 rows with weight 3, and a Chinese one of 16 rows with weight 1."""
     folder = tmp_path_factory.mktemp("mixture")
     rows = train_rows.select_columns(["image", "en", "zh"])
-    english, chinese = rows.select(range(24)), rows.select(range(24, 40))
+    english = rows.select(range(24))
+    chinese = rows.select(range(24, 40))
     english.remove_columns("zh").rename_columns({"en": "text"}).to_parquet(folder / "en.parquet")
     chinese.remove_columns("en").rename_columns({"image": "jpg"}).to_parquet(folder / "zh.parquet")
     return [
@@ -41,7 +42,8 @@ def load(two_sources, tokenizer):
 def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     batches = load(stop=40, streaming=streaming)
     english = torch.stack([batch["language"] == 0 for batch in batches])
-    assert english.shape == (40, 8) and english.sum() == pytest.approx(240, abs=25)
+    assert english.shape == (40, 8)
+    assert english.sum() == pytest.approx(240, abs=25)
     assert torch.equal(english, torch.stack([batch["sources"] == 0 for batch in batches]))
     assert (english.any(1) & ~english.all(1)).sum() > 25  # most batches have both
     assert len({row for row, _ in keys_of(batches)}) == 40
@@ -59,7 +61,8 @@ def test_source_without_a_usable_row_raises_an_error_with_its_name(
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_images_are_squashed_for_a_model_that_squashes_them(streaming, images, tmp_path):
-    cell, path = make_cell(images[0].resize((96, 48))), str(tmp_path / "wide.parquet")
+    cell = make_cell(images[0].resize((96, 48)))
+    path = str(tmp_path / "wide.parquet")
     make_rows([cell]).to_parquet(path)
     pairs = open_pairs(DataConfig(train=path, streaming=streaming), None, 64, squash=True)
     (batch,) = make_loader(pairs, BatchPlan(1, 0, 0, 0, 1))

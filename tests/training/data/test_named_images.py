@@ -38,7 +38,8 @@ def test_training_reads_no_file_outside_its_data_by_default(table, tmp_path):
     config = DataConfig(train=table(str(tmp_path / "outside.png")))
     dataset = PairDataset([load_source(str(config.train))], config, None, 8)
     own, other = dataset.load_images([0, 1])
-    assert isinstance(own, torch.Tensor) and other == PATH_REFUSED
+    assert isinstance(own, torch.Tensor)
+    assert other == PATH_REFUSED
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_the_first_folder_is_the_class_of_an_image(make_images):
     folder = make_images("dog/1.png", "dog/more/2.JPG", "cat/3.avif")
     opened = open_source(str(folder))
     assert files_of(opened.rows, folder) == ["cat/3.avif", "dog/1.png", "dog/more/2.JPG"]
-    assert (opened.rows["label"][:], opened.form) == (["cat", "dog", "dog"], "class folders")
+    assert opened.rows["label"][:] == ["cat", "dog", "dog"]
+    assert opened.form == "class folders"
 
 
 @pytest.mark.parametrize("classes", [("bullet_train", "test_tube"), ("train", "boat")])
@@ -103,7 +104,8 @@ def test_a_text_file_of_the_same_name_is_the_caption(make_images):
 
 def test_images_next_to_class_folders_have_no_class(make_images):
     rows = load_source(str(make_images("dog/1.png", "cat/2.png", "train.png")))
-    assert rows.column_names == ["image"] and len(rows) == 3
+    assert rows.column_names == ["image"]
+    assert len(rows) == 3
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -116,7 +118,8 @@ def test_a_single_table_of_a_folder_names_its_images(make_images):
     write_csv(folder, "file_name,zh\nimages/2.png,青蛙\n")
     write_csv(folder, "\0", name="._titles.csv")
     rows = load_source(str(folder))
-    assert files_of(rows, folder) == ["images/2.png"] and rows["zh"][:] == ["青蛙"]
+    assert files_of(rows, folder) == ["images/2.png"]
+    assert rows["zh"][:] == ["青蛙"]
     write_csv(folder, "image,zh\nimages/1.png,猫\n", name="more.csv")
     with pytest.raises(ValueError, match=r"several tables: more\.csv, titles\.csv"):
         load_source(str(folder))
@@ -175,7 +178,8 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
         '{"image": "2.jpg", "en": "a\u2028b"}',
     ]
     rows = load_source(write_csv(tmp_path, "\n".join(lines), name="a.jsonl"))
-    assert rows["zh"][:] == [["苹果", "红苹果"], None] and rows["en"][:] == [None, "a\u2028b"]
+    assert rows["zh"][:] == [["苹果", "红苹果"], None]
+    assert rows["en"][:] == [None, "a\u2028b"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +260,8 @@ def test_the_digest_of_a_source_follows_its_files(tmp_path):
     for name in ("0.tar", "1.tar"):
         (tmp_path / name).write_bytes(b"x")
     pattern = str(tmp_path / "{0..1}.tar")
-    whole, paths = digest_sources(pattern), digest_sources(pattern, with_states=False)
+    whole = digest_sources(pattern)
+    paths = digest_sources(pattern, with_states=False)
     assert digest_sources(str(tmp_path / "*.tar")) == whole != digest_sources(pattern[:-8])
     (tmp_path / "1.tar").write_bytes(b"longer")
     assert digest_sources(pattern) != whole

@@ -52,7 +52,8 @@ def load(train_rows, tokenizer, tmp_path):
 )
 def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, cause):
     batch, skipped = load({3: change}, num_skipped=1, streaming=streaming)
-    assert len(batch["rows"]) == 7 and (streaming or 3 not in batch["rows"].tolist())
+    assert len(batch["rows"]) == 7
+    assert streaming or 3 not in batch["rows"].tolist()
     assert f"{cause}: " in str(skipped)
 
 
@@ -60,10 +61,12 @@ def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, c
 def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(load, streaming):
     change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
     batch, skipped = load(change, num_skipped=0, streaming=streaming)
-    assert len(batch["rows"]) == 8 and len(batch["owner"]) == 15
+    assert len(batch["rows"]) == 8
+    assert len(batch["owner"]) == 15
     assert list(skipped.captions) == ["caption in the wrong script (zh)"]
     batch, skipped = load(change, 0, streaming=streaming, skip_wrong_script=False)
-    assert len(batch["owner"]) == 16 and not skipped.captions
+    assert len(batch["owner"]) == 16
+    assert not skipped.captions
 
 
 def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():

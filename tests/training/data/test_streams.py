@@ -83,15 +83,19 @@ def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
 def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     keys = keys_of(list(open_loader(stop=12)))
     first, second = ([row for row, view in keys if view == epoch] for epoch in (0, 1))
-    assert len(first) == len(second) == NUM and set(first) == set(second) and len(set(first)) == NUM
-    assert first != second and first != sorted(first)
+    assert len(first) == len(second) == NUM
+    assert set(first) == set(second)
+    assert len(set(first)) == NUM
+    assert first != second
+    assert first != sorted(first)
     assert keys_of(list(open_loader(seed=1))) != keys[:NUM]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_stream_yields_the_batches_of_an_uninterrupted_one(open_loader, workers):
     loader = open_loader(workers=workers, stop=9)
-    whole, states = [], []
+    whole = []
+    states = []
     for batch in loader:
         whole.append(batch)
         states.append(json.loads(json.dumps(loader.state())))

@@ -128,7 +128,8 @@ def test_a_lower_resolution_averages_and_interpolates(view):
 
 def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch):
     augment = Augment(STRONG, seed=1)
-    together, order = augment(batch, augment.views(IDS, VIEWS)), torch.tensor([6, 1, 4])
+    together = augment(batch, augment.views(IDS, VIEWS))
+    order = torch.tensor([6, 1, 4])
     with torch.autocast("cpu", torch.bfloat16):
         alone = augment(batch[order], augment.views(IDS[order], VIEWS[order]))
     torch.testing.assert_close(alone, together[order])
@@ -136,7 +137,8 @@ def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch):
 
 
 def test_another_seed_or_view_draws_other_numbers():
-    first, second = Augment(STRONG, 1), Augment(STRONG, 2)
+    first = Augment(STRONG, 1)
+    second = Augment(STRONG, 2)
     draws = first.draws(IDS, VIEWS)
     assert not (draws == second.draws(IDS, VIEWS)).any()
     assert not (draws == first.draws(IDS, VIEWS + 1)).any()
@@ -149,4 +151,5 @@ def test_normalization_equals_the_image_processor(batch, images, size, tolerance
     processor = make_image_processor(size)
     expected = processor(images, return_tensors="pt")["pixel_values"]
     normalized = Normalize.from_processor(processor, size)(batch)
-    assert normalized.shape == expected.shape and (normalized - expected).abs().mean() < tolerance
+    assert normalized.shape == expected.shape
+    assert (normalized - expected).abs().mean() < tolerance

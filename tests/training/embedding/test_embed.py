@@ -95,7 +95,8 @@ def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_m
         index.add(tmp_path / "photos")
     expected = content(tmp_path / "index")
     expected = {f"key {Path(path).stem}": vector for path, vector in expected.items()}
-    assert content(tmp_path / "out" / "index") == expected and len(expected) == 20
+    assert content(tmp_path / "out" / "index") == expected
+    assert len(expected) == 20
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
     causes = {"unreadable: image does not decode": 1, "unreadable: no image": 1}
@@ -118,7 +119,8 @@ def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     teacher_folder, table, tmp_path, refusal
 ):
     found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
-    assert "has no file onnx/text_model" in found and not (tmp_path / "out").exists()
+    assert "has no file onnx/text_model" in found
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model, tmp_path, capsys):
@@ -149,7 +151,8 @@ def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_py
     ]
     printed = run_python(*launch, *arguments_of(tmp_path / "two", color_model, tars, *STREAMED))
     assert printed.stdout.count("embedded: 20") == 1
-    assert "images of process 1 of 2" in printed.stderr and "process 2" not in printed.stderr
+    assert "images of process 1 of 2" in printed.stderr
+    assert "process 2" not in printed.stderr
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
     assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
 
@@ -163,12 +166,14 @@ def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
 
 def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal):
     embed_into(tmp_path / "out", color_model, table)
-    before, other = rows_of(tmp_path / "out"), save_color_model(tmp_path / "other", turn=1)
+    before = rows_of(tmp_path / "out")
+    other = save_color_model(tmp_path / "other", turn=1)
     for run in ((other, table), (color_model, table, "--rows_per_shard", 8)):
         assert "embed: output_dir: " in refusal(embed.main, *arguments_of(tmp_path / "out", *run))
     shutil.rmtree(tmp_path / "out" / "index")
     embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
-    assert len(content(tmp_path / "out" / "index")) == 20 and rows_of(tmp_path / "out") == before
+    assert len(content(tmp_path / "out" / "index")) == 20
+    assert rows_of(tmp_path / "out") == before
 
 
 def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):
@@ -190,7 +195,8 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, proce
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
     # Pillow's resize rounds differently
     assert (found[:DAMAGED] * expected).sum(1).min() > 0.999
-    assert not found[DAMAGED : DAMAGED + 2].any() and found[DAMAGED + 2].any()
+    assert not found[DAMAGED : DAMAGED + 2].any()
+    assert found[DAMAGED + 2].any()
 
 
 def test_of_images_with_the_same_name_the_first_is_in_the_index(tars, color_model, tmp_path):

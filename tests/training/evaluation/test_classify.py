@@ -27,14 +27,17 @@ class Scripted:
 
 
 def test_many_names_are_encoded_in_parts_of_8192_texts():
-    names, templates = [f"name {number}" for number in range(3000)], ("{}", "a {}", "the {}")
+    names = [f"name {number}" for number in range(3000)]
+    templates = ("{}", "a {}", "the {}")
     texts = [template.format(name) for name in names for template in templates]
     vectors = torch.randn(3000, 3, 4, generator=torch.Generator().manual_seed(0))
     table = dict(zip(texts, vectors.flatten(0, 1).tolist(), strict=True))
     model = Scripted(table)
     found = class_embeddings(model, names, templates)
     torch.testing.assert_close(found, F.normalize(vectors.mean(1), dim=1))
-    assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2
+    assert sum(model.counts) == 9000
+    assert max(model.counts) <= 8192
+    assert len(model.counts) == 2
 
 
 @pytest.fixture
@@ -71,7 +74,8 @@ def test_roc_auc_scores_the_second_class(embeddings):
 
 
 def test_wrong_names_and_languages_are_reported_before_training(corpus, processor):
-    data, names = str(corpus / "unseen_style.parquet"), str(corpus / "class_names.json")
+    data = str(corpus / "unseen_style.parquet")
+    names = str(corpus / "class_names.json")
     wrong = EvalConfig(data=data, class_names="cifar-10")
     with pytest.raises(ValueError, match=r"label: eval\.data"):
         classify.make_evaluate(wrong, processor, DataConfig(train="a"))

@@ -79,7 +79,8 @@ def label_ids(rows: Dataset) -> torch.Tensor:
 
 def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
     results, _ = evaluated
-    model, rows = DualEncoder.from_pretrained(teacher_folder), rows_of(CIFAR_10)
+    model = DualEncoder.from_pretrained(teacher_folder)
+    rows = rows_of(CIFAR_10)
     found = []
     fields = {"model": str(teacher_folder), "set": CIFAR_TITLE}
     for language, names in ClassNames.read("cifar-10").names.items():
@@ -98,10 +99,13 @@ def test_results_describe_the_data_and_the_models(evaluated, data):
     eval_tasks = {(task["set"], task["protocol"]): task for task in written["meta"]["eval_tasks"]}
     assert len(eval_tasks) == 6
     task = eval_tasks["cifar-10", "elevater-zh"]
-    assert task["source"] in data[1] and len(task["revision"]) == 32 and task["images"] == NUM
+    assert task["source"] in data[1]
+    assert len(task["revision"]) == 32
+    assert task["images"] == NUM
     assert task["differs"] == [f"{NUM} images, the protocol's test has 10,000"]
     assert eval_tasks["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
-    assert eval_tasks["mnist", "elevater-en"]["missing"] and not task["missing"]
+    assert eval_tasks["mnist", "elevater-en"]["missing"]
+    assert not task["missing"]
 
 
 def test_the_table_has_the_metric_of_each_set_and_says_what_is_missing(evaluated, teacher_folder):
@@ -112,9 +116,8 @@ def test_the_table_has_the_metric_of_each_set_and_says_what_is_missing(evaluated
     cells = dict(zip(header.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
     fields = {"set": VOC_TITLE, "language": "zh", "metric": "11_point_map"}
     (value,) = results.values(model=str(teacher_folder), **fields)
-    assert len(cells) == 5 and cells[f"{VOC_TITLE} zh 11_point_map"].startswith(
-        f"{100 * value:.1f}"
-    )
+    assert len(cells) == 5
+    assert cells[f"{VOC_TITLE} zh 11_point_map"].startswith(f"{100 * value:.1f}")
     assert any(note.startswith("missing data: mnist (") for note in notes)
     assert f"cifar-10, elevater-zh: {NUM} images, the protocol's test has 10,000" in notes
     assert not results.values(metric="elevater_score")
@@ -137,7 +140,8 @@ def test_a_score_needs_all_twenty_sets_of_the_protocol():
         for number, task in enumerate(tasks)
     ]
     (score,) = Evaluation(options, tasks, complete).scores(rows)
-    assert score.value == pytest.approx(0.05 * 9.5) and score.protocol == "elevater-zh"
+    assert score.value == pytest.approx(0.05 * 9.5)
+    assert score.protocol == "elevater-zh"
     without = {name: whole for name, whole in complete.items() if name != "dtd"}
     for sets in (without, complete | {"dtd": Whole(["10 images"])}):
         assert not Evaluation(options, tasks, sets).scores(rows)
@@ -179,7 +183,8 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
     common += ["--output_dir", str(tmp_path / "out"), "--class_names"]
     plain = eval_script.main([*common, str(path)])
     both = eval_script.main([*common, "cifar-10", "--language", "zh"])
-    assert plain.rows == both.rows and {row.language for row in plain.rows} == {"zh"}
+    assert plain.rows == both.rows
+    assert {row.language for row in plain.rows} == {"zh"}
     assert "mine zh top5" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 

@@ -46,9 +46,12 @@ def folder(tmp_path_factory):
 
 def test_one_folder_per_class(folder):
     labeled = open_cifar(folder)
-    assert names_of(labeled) == sorted(EXPECTED) and labeled.rows.column_names == ["image"]
+    assert names_of(labeled) == sorted(EXPECTED)
+    assert labeled.rows.column_names == ["image"]
     assert labeled.differences == [f"{NUM} images, the protocol's test has 10,000"]
-    assert (labeled.source, labeled.split, labeled.revision) == (str(folder), None, None)
+    assert labeled.source == str(folder)
+    assert labeled.split is None
+    assert labeled.revision is None
 
 
 def test_lists_of_one_label_are_single_labels(tmp_path):
@@ -69,9 +72,11 @@ def test_lists_of_one_label_are_single_labels(tmp_path):
 def test_the_test_split_of_a_folder_is_read_unless_one_is_named(tmp_path):
     write_folders(tmp_path / "test", {"dog": ["1f415"]})
     write_folders(tmp_path / "val", {"dog": ["1f415", "1f436"]})
-    assert (open_cifar(tmp_path).split, len(open_cifar(tmp_path).labels)) == ("test", 1)
+    assert open_cifar(tmp_path).split == "test"
+    assert len(open_cifar(tmp_path).labels) == 1
     named = open_cifar(tmp_path, split="val")
-    assert (named.split, len(named.labels)) == ("val", 2)
+    assert named.split == "val"
+    assert len(named.labels) == 2
 
 
 def test_an_image_in_no_class_folder_is_refused(tmp_path):
@@ -107,13 +112,13 @@ def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeyp
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     labeled = open_cifar("hub")
-    assert names_of(labeled) == ["frog"] and (labeled.split, labeled.revision) == (
-        "test",
-        commit,
-    )
+    assert names_of(labeled) == ["frog"]
+    assert labeled.split == "test"
+    assert labeled.revision == commit
     assert labeled.source == SETS["cifar-10"].hub
     downloaded = open_cifar(snapshot)
-    assert names_of(downloaded) == ["frog"] and downloaded.split == "test"
+    assert names_of(downloaded) == ["frog"]
+    assert downloaded.split == "test"
 
 
 # labels to classes

@@ -26,7 +26,8 @@ def test_every_class_has_one_name_of_its_own_in_both_languages(name):
 @pytest.fixture(params=["names.json", "names.txt"])
 def plain_list(request, tmp_path) -> str:
     """A list of names in one language, in both formats."""
-    path, names = tmp_path / request.param, ["猫", "狗"]
+    path = tmp_path / request.param
+    names = ["猫", "狗"]
     text = json.dumps(names) if path.suffix == ".json" else "猫\n\n 狗 \n"
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -37,7 +38,8 @@ def test_a_plain_list_has_the_given_language_else_that_of_its_script(
     plain_list, languages, language
 ):
     names = ClassNames.read(plain_list, languages)
-    assert names.names == {language: ["猫", "狗"]} and names.key == language
+    assert names.names == {language: ["猫", "狗"]}
+    assert names.key == language
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,8 @@ CN_CLIP = {
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
     """Both packages in their own layout with other content; importing either fails."""
-    ours, cn_clip = tmp_path / "clip_benchmark" / "datasets", tmp_path / "cn_clip" / "eval"
+    ours = tmp_path / "clip_benchmark" / "datasets"
+    cn_clip = tmp_path / "cn_clip" / "eval"
     for folder in (ours, cn_clip):
         folder.mkdir(parents=True)
         (folder.parent / "__init__.py").write_text("raise ImportError\n")
@@ -88,9 +91,11 @@ def packages(tmp_path, monkeypatch):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_ours_cover_every_set_in_the_script_of_the_language(name, language):
     templates = templates_of(name, language, "ours")
-    assert templates.source == "ours" and len(set(templates.lines)) == len(templates.lines)
+    assert templates.source == "ours"
+    assert len(set(templates.lines)) == len(templates.lines)
     for line in templates.lines:
-        assert line.count("{}") == 1 and line.format("x") == line.replace("{}", "x")
+        assert line.count("{}") == 1
+        assert line.format("x") == line.replace("{}", "x")
         text = line.replace("{}", "")
         assert not re.search(r"[A-Za-z]" if language == "zh" else r"[^\x00-\x7f]", text), line
 
@@ -125,7 +130,8 @@ def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, 
 
 def test_classes_of_imagenet_have_their_wordnet_ids_and_names_in_both_languages(packages):
     names = imagenet_names(with_chinese=True).names
-    assert names["zh"] == ["类"] * 1000 and "zh" not in imagenet_names(False).names
+    assert names["zh"] == ["类"] * 1000
+    assert "zh" not in imagenet_names(False).names
     assert names["en"][:2] == ["missile", "missile"]  # equal class names are kept
     assert names["wordnet"][:2] == ["n01440764", "n01443537"]
 
@@ -146,10 +152,12 @@ def test_the_half_that_measures_is_not_the_half_for_training(languages):
 def test_texts_are_in_the_languages_of_the_model():
     both = general_pairs(["zh", "en"], held_out=False)
     assert both.languages == ("en", "zh")
-    assert not any(map(HAN.search, both.first)) and all(map(HAN.search, both.second))
+    assert not any(map(HAN.search, both.first))
+    assert all(map(HAN.search, both.second))
     chinese = general_pairs(["zh"], held_out=True)
     assert chinese.languages == ("zh", "zh")
     for name, prompt in zip(chinese.first, chinese.second, strict=True):
-        assert HAN.search(prompt.replace(name, "")) and not re.search("[A-Za-z]", prompt)
+        assert HAN.search(prompt.replace(name, ""))
+        assert not re.search("[A-Za-z]", prompt)
     with pytest.raises(ValueError, match="languages: "):
         general_pairs(["fr"], held_out=True)

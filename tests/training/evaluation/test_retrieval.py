@@ -59,7 +59,8 @@ def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieva
     flat = [row | {"en": [text]} for row in rows for text in row["en"]]
     flat = Dataset.from_list(flat, features=FEATURES)
     found = make_retrieval_set("toy", flat, {"en": "en", "zh": "zh"}, "image", "toy")
-    assert len(found.rows) == 4 and found.captions == retrieval_set.captions
+    assert len(found.rows) == 4
+    assert found.captions == retrieval_set.captions
     for language, pairs in retrieval_set.pairs.items():
         assert torch.equal(found.pairs[language], pairs)
 
@@ -86,7 +87,8 @@ def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(im
     # all captions of the last two images are wrong
     texts = torch.eye(4)[[0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]]
     for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,)):
-        assert (row.value, row.interval) == (0.5, pytest.approx(wilson_interval(0.5, 4)))
+        assert row.value == 0.5
+        assert row.interval == pytest.approx(wilson_interval(0.5, 4))
 
 
 @pytest.mark.parametrize("max_similarities", [1, 10**6])
@@ -163,7 +165,8 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
     for row in eval_script.main([*map(str, arguments)]).rows:
         values.setdefault(row.model, []).append(row.value)
     first, *others = values.values()
-    assert max(first) > 0 and others == [first, first]
+    assert max(first) > 0
+    assert others == [first, first]
 
 
 def test_truncated_embeddings_have_unit_length():

@@ -24,7 +24,9 @@ def rows(**columns) -> Dataset:
 )
 def test_captions_are_in_the_columns_en_and_zh_or_caption(columns, expected):
     found = find_columns(rows(**columns))
-    assert (found.image, found.captions, found.are_labels) == ("image", expected, False)
+    assert found.image == "image"
+    assert found.captions == expected
+    assert not found.are_labels
 
 
 def test_class_numbers_with_names_and_class_folders_are_labels():

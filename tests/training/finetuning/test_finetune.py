@@ -135,7 +135,8 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     assert results.values(stage="finetuned", set="validation", language="zh", metric="top1")
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert config.teacher is None
-    assert (config.base_model, config.base_model_license) == (start.name, "cc-by-nc-4.0")
+    assert config.base_model == start.name
+    assert config.base_model_license == "cc-by-nc-4.0"
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "not comparable with the embeddings of" in card
 
@@ -153,7 +154,8 @@ def test_an_interrupted_run_resumes_to_the_same_model(
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(TrainingState, "update", fail)
         run(start, titles, tmp_path / "mine", "--resume")
-    assert stopped.value.code == 1 and not (tmp_path / "mine" / "model.safetensors").exists()
+    assert stopped.value.code == 1
+    assert not (tmp_path / "mine" / "model.safetensors").exists()
     assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == [
         "checkpoint-000002"
     ]
@@ -197,7 +199,8 @@ def test_a_refused_run_leaves_the_finished_one_intact(
         )
     with pytest.raises(SystemExit) as stopped:
         run(start, data, folder, *arguments)
-    assert stopped.value.code == 2 and re.search(message, capsys.readouterr().err)
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
     (folder / "skipped.csv").unlink(missing_ok=True)  # the list of the refused data
     assert snapshot(folder) == before
 

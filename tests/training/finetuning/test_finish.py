@@ -76,7 +76,8 @@ def test_recall_at_1_and_top_1_of_every_set_but_the_own_are_kept():
 
 def test_the_report_names_the_largest_loss_and_not_a_mean():
     """The mean rises from 0.5 to 0.6, one accuracy falls from 1.0 to 0.944."""
-    start, end = (point(0, texts=0.0, images=1.0), point(1, texts=0.256, images=0.944))
+    start = point(0, texts=0.0, images=1.0)
+    end = point(1, texts=0.256, images=0.944)
     assert largest_loss(start, end) == ("images, en, top1", pytest.approx(0.056))
     text = describe(start, end, queries(texts=900, images=18))
     assert "Largest loss: 5.6 points, images, en, top1 (18 queries)." in text

@@ -25,16 +25,16 @@ def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epo
 
 
 def test_processes_share_the_images_of_one():
-    one, recipe = recipe_for(1000), recipe_for(1000, num_processes=3)
+    one = recipe_for(1000)
+    recipe = recipe_for(1000, num_processes=3)
     assert recipe.batch_size == 22
     images = recipe.max_steps * 22 * 3
     assert images == pytest.approx(one.max_steps * one.batch_size, rel=0.02)
 
 
 def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
-    assert (
-        recipe_for(100).teacher == "start" and recipe_for(100, anchor_weight=0.0).teacher == "start"
-    )
+    assert recipe_for(100).teacher == "start"
+    assert recipe_for(100, anchor_weight=0.0).teacher == "start"
     assert recipe_for(100, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0).teacher is None
 
 
@@ -51,5 +51,6 @@ def test_the_first_parts_of_any_image_tower_are_frozen(vision):
     prefixes = early_layers(model)
     names = [f"vision_model.{name}" for name, _ in model.vision_model.named_parameters()]
     frozen = [name for name in names if name.startswith(tuple(prefixes))]
-    assert frozen == names[: len(frozen)] and 0 < len(frozen) < len(names)
+    assert frozen == names[: len(frozen)]
+    assert 0 < len(frozen) < len(names)
     assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes)

@@ -49,7 +49,9 @@ def expected(titles: list[Row]) -> dict[str, list[str]]:
 def test_every_title_is_with_its_image(tmp_path, titles):
     prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", titles))
     assert pairs_of(prepared) == expected(titles)
-    assert (prepared.languages, prepared.num_training, prepared.num_validation) == (["zh"], 20, 4)
+    assert prepared.languages == ["zh"]
+    assert prepared.num_training == 20
+    assert prepared.num_validation == 4
     assert prepared.found == "24 rows of CSV file, image column: image, zh captions: zh"
     assert Prepared.load(prepared.folder) == prepared
     (prepared.folder / "summary.json").write_text('{"languages": ["en"]}', encoding="utf-8")
@@ -137,7 +139,8 @@ def test_splits_that_are_too_small_are_refused(number, share):
 
 def test_the_seed_chooses_the_images_of_the_split():
     first, again, other = (split_images(unlike(100), 15, seed)[1].tolist() for seed in (1, 1, 2))
-    assert len(first) == 15 and first == again != other
+    assert len(first) == 15
+    assert first == again != other
 
 
 def test_a_chain_of_near_duplicates_is_on_one_side():
@@ -147,7 +150,8 @@ def test_a_chain_of_near_duplicates_is_on_one_side():
     between = [np.cos(angle) * first + np.sin(angle) * last for angle in angles]
     chain = np.concatenate([each / np.linalg.norm(each, axis=1, keepdims=True) for each in between])
     training, validation = split_images(chain, 135)
-    assert sorted([*training, *validation]) == [*range(900)] and 120 < len(validation) <= 135
+    assert sorted([*training, *validation]) == [*range(900)]
+    assert 120 < len(validation) <= 135
     assert {*(validation + 300) % 900} == {*validation}
 
 

@@ -60,13 +60,15 @@ def vocabulary(source, english_and_chinese) -> Vocabulary:
 def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
     texts = [*names["en"][::4], *names["zh"][::4], *names["es"][::4], *names["ru"][::4]]
     kept = [(vocabulary.kept_ids[ids] >= 0).all().item() for ids in source(texts).input_ids]
-    assert sum(kept) >= 1_000 and len(kept) - sum(kept) >= 1_000
+    assert sum(kept) >= 1_000
+    assert len(kept) - sum(kept) >= 1_000
     assert vocabulary.aligned(texts, source) == kept
 
 
 def test_template_has_the_new_ids(vocabulary, source):
     for pair in (("red apple",), ("red apple", "红苹果"), ("a <mask> apple DC-CLIP",)):
-        new, old = vocabulary.tokenizer(*pair), source(*pair)
+        new = vocabulary.tokenizer(*pair)
+        old = source(*pair)
         assert vocabulary.to_source(torch.tensor(new.input_ids)).tolist() == old.input_ids
         assert {key: new[key] for key in new if key != "input_ids"} == {
             key: old[key] for key in old if key != "input_ids"
@@ -95,7 +97,8 @@ def test_score_of_an_unknown_character_is_unchanged():
         tokenizer, count_pieces(tokenizer, ["the"]), len(scores), ideograph_share=0.0
     )
     kept = set(vocabulary.tokenizer.get_vocab())
-    assert {"乙丙", "丁戊", "己庚", "丙丁戊己庚"} <= kept and "乙" not in kept
+    assert {"乙丙", "丁戊", "己庚", "丙丁戊己庚"} <= kept
+    assert "乙" not in kept
     assert vocabulary.tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
 
 
@@ -118,7 +121,8 @@ def test_command_writes_a_vocabulary(source, names, tmp_path, capsys):
     pq.write_table(pa.table({"en": names["en"][:3000], "zh": names["zh"][:3000]}), corpus)
     main(["--tokenizer", tokenizer, "--corpus", corpus, "--size", "2000", "--output_dir", output])
     vocabulary = Vocabulary.load(output)
-    assert len(vocabulary) == 2000 and vocabulary.corpus == "names.parquet"
+    assert len(vocabulary) == 2000
+    assert vocabulary.corpus == "names.parquet"
     assert f"{len(source):,} -> 2,000 pieces" in capsys.readouterr().out
 
 
@@ -137,7 +141,8 @@ def test_ideographs_outside_the_corpus_get_their_share(source):
 
 def test_special_tokens_and_settings_are_kept(vocabulary, source):
     cut = vocabulary.tokenizer
-    assert type(cut) is type(source) and cut.special_tokens_map == source.special_tokens_map
+    assert type(cut) is type(source)
+    assert cut.special_tokens_map == source.special_tokens_map
     assert cut.model_max_length == source.model_max_length
     assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
 
@@ -150,7 +155,8 @@ def test_a_saved_vocabulary_loads_as_it_was(vocabulary, source, texts, tmp_path)
     loaded = Vocabulary.load(tmp_path)
     assert torch.equal(loaded.source_ids, vocabulary.source_ids)
     assert torch.equal(loaded.kept_ids, vocabulary.kept_ids)
-    assert loaded.is_cut_of(source) and loaded.counts == vocabulary.counts
+    assert loaded.is_cut_of(source)
+    assert loaded.counts == vocabulary.counts
 
 
 def test_a_vocabulary_with_the_tokenizer_of_another_cut_is_refused(vocabulary, source, tmp_path):

@@ -106,7 +106,8 @@ def cosine_distance(first: Any, second: Any) -> float:
 
 def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> float:
     """Mean of both directions of the cross-entropy, averaged over the rows with a positive."""
-    logits, values = torch.tensor(scale * unit(first) @ unit(second).T), []
+    logits = torch.tensor(scale * unit(first) @ unit(second).T)
+    values = []
     for similarities, matches in ((logits, positive), (logits.T, positive.T)):
         rows = zip(similarities.log_softmax(1).numpy(), matches, strict=True)
         values.append(np.mean([-row[match].mean() for row, match in rows if match.any()]))

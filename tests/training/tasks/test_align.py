@@ -33,7 +33,9 @@ from training.tasks.photos import GeneralPhotos
 from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
-OWNER, LANGUAGE, ROWS = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 1, 0, 0, 1], [7, 8, 9, 7]
+OWNER = [0, 0, 1, 1, 2, 3, 3]
+LANGUAGE = [0, 1, 0, 1, 0, 0, 1]
+ROWS = [7, 8, 9, 7]
 CAPTIONS = [0, 1, 2, 3, 2, 5, 6]
 ENGLISH = np.array(LANGUAGE) == 0
 # whether caption t, or one equal to it, belongs to image b, or to one equal to it; (4, 7)
@@ -104,7 +106,8 @@ def test_the_anchor_compares_in_the_space_of_the_student(batch, student, targets
 def test_captions_of_every_two_languages_are_compared(student):
     batch = make_batch([0, 0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 1, 2], [1, 2, 3])
     losses = make_task(student, languages=("en", "zh", "fr"), text_text_weight=1.0)(batch)
-    text, values = encode(student, batch)[1], []
+    text = encode(student, batch)[1]
+    values = []
     for first, second in (([0, 3], [1, 4, 5]), ([0, 3], [2, 6]), ([1, 4, 5], [2, 6])):
         owners = batch["owner"].numpy()
         same = owners[first][:, None] == owners[second]
@@ -175,7 +178,8 @@ def test_each_batch_draws_other_texts_and_images_by_its_number_and_the_seed(
         task.before_batch(number)
         losses = task(batch)
         values += [losses["general"].item(), losses["photos_embedding"].item()]
-    assert values[:2] == values[2:4] and len(set(values)) == 6
+    assert values[:2] == values[2:4]
+    assert len(set(values)) == 6
 
 
 @torch.no_grad()
@@ -187,13 +191,15 @@ def test_similarities_to_class_names_follow_the_classifier(
     targets.image = Targets(random(4, 6, 1, 1, seed=5), targets.image.embedding)
     names = make_batch(list(range(2 * 9)), [0] * 2 * 9, [0])
     tokens = {name: names[name] for name in ("input_ids", "attention_mask")}
-    weight, bias = random(9, 6, seed=7), random(9, seed=8)
+    weight = random(9, 6, seed=7)
+    bias = random(9, seed=8)
     own = {"classes": ClassNames(weight, bias, tokens, batch_size=len(ROWS))}
     task = make_task(student, targets, own, class_weight=0.5)
     losses = task(batch)
     logits = targets.image.feature_map.mean((2, 3)).numpy() @ weight.numpy().T + bias.numpy()
     classes = sorted({*task.draw(9, num_random).tolist(), *logits.argmax(1).tolist()})
-    images, texts = unit(encode(student, batch)[0]), unit(encode(student, names)[1])
+    images = unit(encode(student, batch)[0])
+    texts = unit(encode(student, names)[1])
     english, chinese = (LOGIT_SCALE * images @ each[classes].T for each in np.split(texts, 2))
     logits = logits[:, classes]
     expected = (divergence(english, logits) + divergence(chinese, logits)) / 2

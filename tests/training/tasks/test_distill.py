@@ -27,7 +27,8 @@ from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
 
-IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
+IMAGE_WIDTH = 24
+TEXT_WIDTH = 20  # of the teacher's maps
 GRID = 4
 BANK = random(5, PROJECTION_DIM, seed=6)
 
@@ -84,7 +85,8 @@ def test_the_image_map_is_compared_at_every_position(batch):
     targets = make_targets()
     task = make_task(targets)
     maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map
-    adapted, teacher = task.adapters["vision"](maps).numpy(), targets.image.feature_map.numpy()
+    adapted = task.adapters["vision"](maps).numpy()
+    teacher = targets.image.feature_map.numpy()
     distances = [
         smooth_l1(adapted[image, :, row, column], teacher[image, :, row, column])
         for image, row, column in np.ndindex(2, GRID, GRID)
@@ -94,7 +96,8 @@ def test_the_image_map_is_compared_at_every_position(batch):
 
 @torch.no_grad()
 def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
-    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
+    targets = make_targets()
+    student = make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
     rotate(student, turn := rotation())
     losses = make_task(targets, student)(batch)
     teacher = {"vision": targets.image, "text": targets.text}
@@ -108,7 +111,8 @@ def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
 
 @torch.no_grad()
 def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
-    targets, turn = make_targets(), rotation()
+    targets = make_targets()
+    turn = rotation()
     rotate(student := make_model(VIT, NO_DROPOUT, seed=3), turn)
     weights = {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 2.0}
     losses = make_task(targets, student, tower="text", **weights)(batch)
@@ -141,7 +145,8 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     task.normalize = normalize
     task(task.augmented(batch))
     expected = task.augment(batch["images"], task.augment.views(batch["rows"], batch["view_ids"]))
-    assert torch.equal(targets.seen[0], expected) and torch.equal(seen[0], expected)
+    assert torch.equal(targets.seen[0], expected)
+    assert torch.equal(seen[0], expected)
 
 
 def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
@@ -149,9 +154,11 @@ def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
     make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     towers = {name for name in frozen if name.startswith(("vision_model.layers.1.", "text_model."))}
-    assert frozen - towers == {"logit_scale"} and towers  # stage 1 has no use for the logit scale
+    assert frozen - towers == {"logit_scale"}
+    assert towers  # stage 1 has no use for the logit scale
     assert not any(module.training for module in student.text_model.modules())
-    assert not student.vision_model.layers[1].training and student.vision_model.layers[10].training
+    assert not student.vision_model.layers[1].training
+    assert student.vision_model.layers[10].training
 
 
 TOWERS = ["vision_model", "visual_projection", "text_model", "text_projection"]

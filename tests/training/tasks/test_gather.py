@@ -38,7 +38,8 @@ from training.teachers.targets import LiveTargets, TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
-BATCH, CHUNK = 32, 8
+BATCH = 32
+CHUNK = 8
 HALF = BATCH // 2
 ALL_LOSSES = {
     "text_text_weight": 0.5,
@@ -94,7 +95,8 @@ def make_own_inputs(teacher: DualEncoder) -> dict[str, OwnInputs]:
     tokens = tokenize(teacher.tokenizer, [f"名字 name {number}" for number in range(600)], 32)
     images = 255 * random(64, 3, IMAGE_SIZE, IMAGE_SIZE).sigmoid()
     grid = IMAGE_SIZE // VIT["patch_size"]
-    maps, embeddings = random(64, VIT["hidden_size"], grid, grid), random(600, PROJECTION_DIM)
+    maps = random(64, VIT["hidden_size"], grid, grid)
+    embeddings = random(600, PROJECTION_DIM)
     weight = random(300, teacher.vision_width)
     return {
         "general": GeneralTexts(tokens, embeddings),

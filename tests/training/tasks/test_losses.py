@@ -16,7 +16,8 @@ def draw():
 def test_nothing_to_compare_gives_zero_and_not_nan(draw):
     assert feature_map_loss(draw(1, 3, 4), draw(1, 3, 4), torch.zeros(1, 3), dim=-1).item() == 0
     assert info_nce(draw(2, 4), draw(3, 4), torch.tensor(1.0), torch.zeros(2, 3).bool()).item() == 0
-    scale, positive = torch.tensor(3.0), torch.zeros(3, 0).bool()
+    scale = torch.tensor(3.0)
+    positive = torch.zeros(3, 0).bool()
     assert sigmoid_loss(draw(3, 4), draw(0, 4), scale, torch.tensor(0.0), positive).item() == 0
 
 

@@ -59,9 +59,12 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
 
 
 def test_scenes_are_varied_sentences_in_both_languages():
-    english, chinese = scenes("en", 1000), scenes("zh", 1000)
-    assert len(set(english)) > 970 < len(set(chinese)) and english[:9] == scenes("en", 9)
-    assert all(text.isascii() for text in english) and not re.search("[A-Za-z{}]", "".join(chinese))
+    english = scenes("en", 1000)
+    chinese = scenes("zh", 1000)
+    assert len(set(english)) > 970 < len(set(chinese))
+    assert english[:9] == scenes("en", 9)
+    assert all(text.isascii() for text in english)
+    assert not re.search("[A-Za-z{}]", "".join(chinese))
 
 
 @pytest.mark.parametrize("starts_from_teacher", [False, True])

@@ -102,7 +102,8 @@ def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
 
 def test_cached_texts_equal_live_ones(cache, vit_teacher, batch, monkeypatch):
     monkeypatch.setattr("training.teachers.targets.CPU_CHUNK", 3)
-    live, cached = LiveTargets(vit_teacher, SPEC).texts(batch), cache[1].texts(batch)
+    live = LiveTargets(vit_teacher, SPEC).texts(batch)
+    cached = cache[1].texts(batch)
     assert torch.equal(cache[1].texts(cache[1].read(batch)).embedding, cached.embedding)
     torch.testing.assert_close(cached.embedding, live.embedding, rtol=2e-3, atol=2e-3)
     mask = batch["attention_mask"].bool()
@@ -129,10 +130,8 @@ def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(
     cells[1] = {"bytes": b"broken", "path": None}
     config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
     rows = make_rows(cells, en=["frog", "cat", "dog", "fox"])
-    dataset, spec = (
-        PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64),
-        TargetSpec(("vision",), (8, 8)),
-    )
+    dataset = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
+    spec = TargetSpec(("vision",), (8, 8))
     cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
     batch = dataset.collate([(row, 0, 0, dataset[row]) for row in (0, 2, 3)])
     views = augmented(batch)
@@ -177,7 +176,8 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict
 
 
 def test_a_cache_of_other_targets_is_refused_and_kept(cache, changes, vit_teacher, dataset):
-    folder, arguments = cache[0], {"teacher": vit_teacher, "dataset": dataset}
+    folder = cache[0]
+    arguments = {"teacher": vit_teacher, "dataset": dataset}
     arguments |= {"augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
     for field, change in changes.items():
@@ -236,7 +236,8 @@ def test_two_processes_compute_different_shards_of_one_cache(
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(run)
     first, second = ({path.name for path in (tmp_path / f"by-{n}").iterdir()} for n in (0, 1))
-    assert len(first & second) == 0 and abs(len(first) - len(second)) <= 1
+    assert len(first & second) == 0
+    assert abs(len(first) - len(second)) <= 1
 
 
 def test_full_disk_keeps_finished_shards_and_the_build_resumes(

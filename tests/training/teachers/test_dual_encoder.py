@@ -55,6 +55,7 @@ def test_texts_that_are_too_long_are_cut_and_counted(altclip, caplog):
 def test_equal_texts_have_equal_embeddings_in_the_order_of_the_texts(altclip):
     texts = ["owl", "a red frog", "owl", "cat", "a red frog"]
     found = altclip.encode_texts(texts, batch_size=2)
-    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[4])
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[4])
     expected = torch.cat([altclip.encode_texts([text]) for text in texts])
     torch.testing.assert_close(found, expected)

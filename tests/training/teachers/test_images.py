@@ -61,7 +61,8 @@ def test_batches_are_complete_and_in_order(rows):
 
 
 def test_number_of_images_prepared_ahead_is_bounded(rows):
-    prepared, lock = [0], threading.Lock()
+    prepared = [0]
+    lock = threading.Lock()
 
     def count(image: Image.Image) -> torch.Tensor:
         with lock:

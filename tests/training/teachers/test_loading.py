@@ -49,4 +49,5 @@ def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):
     assert read_license(str(tmp_path), None) == "openrail and mit and cc-by-nc-4.0"
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")  # of the data
     assert read_license(str(tmp_path), None) == "cc-by-sa-4.0"
-    assert join_licenses([None]) == "unknown" and join_licenses([]) is None
+    assert join_licenses([None]) == "unknown"
+    assert join_licenses([]) is None

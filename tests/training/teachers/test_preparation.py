@@ -39,7 +39,8 @@ def test_siglip_takes_texts_in_lower_case_without_punctuation():
 
 
 def test_siglip_2_lower_cases_texts_unless_its_tokenizer_does(tokenizer):
-    lower, cased = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    lower = copy.deepcopy(tokenizer)
+    cased = copy.deepcopy(tokenizer)
     cased.backend_tokenizer.normalizer = normalizers.NFKC()
     for tokens, clean in ((cased, lower_case), (lower, None)):
         tokens.add_tokens([GEMMA_TOKEN])

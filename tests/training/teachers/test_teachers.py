@@ -69,12 +69,14 @@ def test_the_image_map_is_after_the_final_norm_and_has_no_cls_token(kind, teache
 def test_embeddings_equal_those_of_the_familys_own_forward(
     kind, folders, teachers, tokens, tokenizer, pixel_values
 ):
-    model, texts = AutoModel.from_pretrained(folders[kind]).eval(), tokens
+    model = AutoModel.from_pretrained(folders[kind]).eval()
+    texts = tokens
     if kind == "siglip":  # every text takes all positions
         padding = (0, NUM_POSITIONS - max(LENGTHS))
         texts = {"input_ids": F.pad(tokens["input_ids"], padding, value=tokenizer.pad_token_id)}
     output = model(**texts, pixel_values=pixel_values)
-    image, text = teachers[kind].image_targets(pixel_values), teachers[kind].text_targets(**tokens)
+    image = teachers[kind].image_targets(pixel_values)
+    text = teachers[kind].text_targets(**tokens)
     for found, expected in ((image, output.image_embeds), (text, output.text_embeds)):
         unit = F.normalize(found.embedding, dim=1)
         torch.testing.assert_close(unit, expected, rtol=1e-4, atol=1e-5)
@@ -85,7 +87,8 @@ def test_embeddings_equal_those_of_the_familys_own_forward(
 def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
     ids = F.pad(tokens["input_ids"], (0, 5), value=tokenizer.pad_token_id)
     mask = F.pad(tokens["attention_mask"], (0, 5))
-    short, long = teachers[kind].text_targets(**tokens), teachers[kind].text_targets(ids, mask)
+    short = teachers[kind].text_targets(**tokens)
+    long = teachers[kind].text_targets(ids, mask)
     torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
     states = short.feature_map[tokens["attention_mask"] == 1]
     torch.testing.assert_close(long.feature_map[mask == 1], states, rtol=1e-4, atol=1e-5)
@@ -96,8 +99,10 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_values):
     teacher = teachers[kind]
-    images, texts = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
-    assert images.feature_map.shape[1] == teacher.vision_width and teacher.image_size == IMAGE_SIZE
+    images = teacher.image_targets(pixel_values)
+    texts = teacher.text_targets(**tokens)
+    assert images.feature_map.shape[1] == teacher.vision_width
+    assert teacher.image_size == IMAGE_SIZE
     assert texts.feature_map.shape == (3, max(LENGTHS), teacher.text_width)
     assert images.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
     expected = {"altclip": NUM_POSITIONS - 2, "dcclip": 32}
@@ -106,7 +111,8 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
 
 def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_values):
     teacher = teachers["altclip"]
-    image, text = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
+    image = teacher.image_targets(pixel_values)
+    text = teacher.text_targets(**tokens)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(teacher.image_targets(pixel_values).embedding, image.embedding)
         assert torch.equal(teacher.text_targets(**tokens).embedding, text.embedding)
@@ -116,7 +122,8 @@ def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values
     backend = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     teacher = DualEncoder.from_pretrained(folders["clip"])
-    image, text = teacher.image_targets(pixel_values), teacher.text_targets(**tokens)
+    image = teacher.image_targets(pixel_values)
+    text = teacher.text_targets(**tokens)
     teacher.compile()
     found = teacher.image_targets(pixel_values)
     torch.testing.assert_close(found.feature_map, image.feature_map)
@@ -167,7 +174,8 @@ def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_tower
 
 
 def test_a_fingerprint_depends_on_the_names_of_the_weights():
-    first, second = torch.tensor([1.0]), torch.tensor([2.0])
+    first = torch.tensor([1.0])
+    second = torch.tensor([2.0])
     digest = digest_tensors({"a": first, "b": second})
     assert digest == digest_tensors({"b": second, "a": first})
     assert digest != digest_tensors({"a": second, "b": first})
@@ -175,7 +183,8 @@ def test_a_fingerprint_depends_on_the_names_of_the_weights():
 
 
 def test_a_hub_checkpoint_keeps_its_commit_when_there_is_a_newer_one(folders):
-    cached, commits = Path(HF_HUB_CACHE, "models--tiny--clip"), ["01234567" * 5, "76543210" * 5]
+    cached = Path(HF_HUB_CACHE, "models--tiny--clip")
+    commits = ["01234567" * 5, "76543210" * 5]
     for commit in commits:
         shutil.copytree(folders["clip"], cached / "snapshots" / commit)
     (cached / "refs").mkdir()
