@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from PIL import Image
 
 from modeling_dcclip import command
 from modeling_dcclip.search import index as index_module
-from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import save_color_model
 
 RGB = {
@@ -25,12 +23,12 @@ RGB = {
 }
 
 
-def names(hits: Iterable[Hit]) -> list[str]:
+def names(hits):
     """Names of the files that were found."""
     return [os.path.basename(hit.path) for hit in hits]
 
 
-def film(path: Path, *colors: str, half: bool = False) -> Path:
+def film(path, *colors, half=False):
     """A video that shows each color for ten seconds; with `half`, the right half is black."""
     av = pytest.importorskip("av")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +47,13 @@ def film(path: Path, *colors: str, half: bool = False) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def english(monkeypatch: pytest.MonkeyPatch):
+def english(monkeypatch):
     """Messages in English, whatever the locale."""
     monkeypatch.setenv("LANGUAGE", "en")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def preview_cache(tmp_path_factory: pytest.TempPathFactory):
+def preview_cache(tmp_path_factory):
     """Previews stay out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -63,16 +61,16 @@ def preview_cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def color_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def color_model(tmp_path_factory):
     """Folder of the model. Tests must not write into it."""
     return save_color_model(tmp_path_factory.mktemp("colors") / "model")
 
 
 @pytest.fixture(scope="session")
-def paint() -> Callable[..., Path]:
+def paint():
     """Write an image of one color. The width makes its content another one."""
 
-    def write(path: Path, color: str, width: int = 24, **save: object) -> Path:
+    def write(path, color, width=24, **save):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (width, 16), RGB[color]).save(path, **save)
         return path
@@ -81,7 +79,7 @@ def paint() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
+def photos(tmp_path, paint):
     """A folder with one image of each color, in three formats and two levels."""
     folder = tmp_path / "photos"
     for path, color in {
@@ -99,7 +97,7 @@ def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
 def run(capfdbinary):
     """Run a command, and return what it printed; a failure is its message of one line."""
 
-    def call(*arguments: object) -> str:
+    def call(*arguments):
         try:
             command.main([*map(str, arguments)])
         except SystemExit as stopped:

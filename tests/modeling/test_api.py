@@ -14,7 +14,7 @@ from tests.local_server import ask, serving
 
 
 @pytest.fixture(scope="module")
-def runtime(color_model) -> Runtime:
+def runtime(color_model):
     return Runtime(color_model)
 
 
@@ -26,7 +26,7 @@ def server(runtime):
 
 @pytest.fixture
 def post(server):
-    def send(body, path: str = "/api", **headers: str):
+    def send(body, path="/api", **headers):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = {"Content_Type": "application/json"}
         response, answer = ask(server, path, "POST", content, **kind | headers)
@@ -36,7 +36,7 @@ def post(server):
 
 
 @pytest.fixture
-def red(tmp_path, paint) -> str:
+def red(tmp_path, paint):
     return base64.b64encode(paint(tmp_path / "red.png", "red").read_bytes()).decode()
 
 

@@ -17,11 +17,11 @@ SIZE = (160, 120)
 PIXELS = SIZE[0] * SIZE[1]
 
 
-def file_of(file_format: str, **options) -> io.BytesIO:
+def file_of(file_format, **options):
     return io.BytesIO(encoded(Image.effect_noise(SIZE, 50).convert("RGB"), file_format, **options))
 
 
-def assert_refused(file: io.BytesIO, **options):
+def assert_refused(file, **options):
     with pytest.raises(UnreadablePhotoError, match="too many pixels") as raised:
         decode_photo(file, **options)
     assert raised.value.is_lasting
@@ -53,7 +53,7 @@ def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
 
 def test_a_thread_waits_for_the_memory_of_another():
     budget = Budget(100)
-    order = list[str]()
+    order = []
 
     def wait():
         with budget.scope():

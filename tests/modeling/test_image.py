@@ -21,7 +21,7 @@ from modeling_dcclip.runtime_dcclip import open_rgb
 from tests.tiny import encoded
 
 
-def ramp(dtype: str, largest: float) -> np.ndarray:
+def ramp(dtype, largest):
     return (np.linspace(0, 1, 16).reshape(4, 4) * largest).astype(dtype)
 
 

@@ -140,7 +140,7 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 16)
     vectors = np.random.default_rng(0).standard_normal((120, 4), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected: list[list[int]] = []
+    expected = []
     for row in range(120):
         near = [group for group in expected if vectors[group[0]] @ vectors[row] >= 0.9]
         near[0].append(row) if near else expected.append([row])
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_entered_keeps_its_photographs(filled, photos, m
 def unplugged(index, photos, tmp_path, paint):
     """Function that indexes a link to a disk, or to a photograph on it, and removes the disk."""
 
-    def unplug(name: str, target: str):
+    def unplug(name, target):
         paint(tmp_path / "disk" / "far.jpg", "blue", width=80)
         (photos / name).symlink_to(tmp_path / target)
         index.add(photos)
@@ -436,7 +436,7 @@ def test_an_index_closes_after_the_statement_of_another_thread(tmp_path):
     began = threading.Event()
     found = []
 
-    def pause() -> int:
+    def pause():
         began.set()
         time.sleep(0.2)
         return 1

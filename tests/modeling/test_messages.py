@@ -5,7 +5,6 @@ import json
 import pickle
 import re
 import string
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from modeling_dcclip.messages import (
 PACKAGE = Path(modeling_dcclip.__file__).parent
 SOURCES = [PACKAGE / "command.py", PACKAGE / "handler.py", PACKAGE / "messages.py"]
 SOURCES += [*(PACKAGE / "search").glob("*.py")]
-CATALOG: dict[str, str] = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
+CATALOG = json.loads((PACKAGE / "zh.json").read_text(encoding="utf-8"))
 # functions and errors whose text people read
 SPEAKERS = {
     "Message",
@@ -48,7 +47,7 @@ FOREIGN = re.compile(
 WORDS = re.compile("[a-z]{3}")
 
 
-def spoken(tree: ast.AST) -> Iterator[str]:
+def spoken(tree):
     """The texts that a module passes to its speakers, and its help texts."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -83,7 +82,7 @@ def test_every_entry_is_a_text_of_the_code():
     assert not [entry for entry in {*CATALOG} - constants if not FOREIGN.search(entry)]
 
 
-def fields(template: str) -> list[str]:
+def fields(template):
     """What is put into a template, such as `{:,}` and `%(value)r`."""
     found = [str(each[1:]) for each in string.Formatter().parse(template) if each[1] is not None]
     return sorted(found + re.findall(r"%(?:\(\w+\))?[sr]", template))

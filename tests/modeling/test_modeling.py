@@ -30,7 +30,7 @@ VISIONS = {
 
 
 @pytest.fixture(scope="module")
-def model() -> DCCLIPModel:
+def model():
     return make_model(MOBILENET)
 
 

@@ -46,7 +46,7 @@ def address(color_model, photographs, tmp_path_factory):
 @pytest.fixture
 def visit(browser, address):
     """Function that opens the page in a window, at an address below it; no script of it may fail."""
-    visits: list[Visit] = []
+    visits = []
 
     def open_page(window=DESKTOP, hash=""):
         visits.append(Visit(browser, address + hash, **window))
@@ -62,7 +62,7 @@ def visit(browser, address):
         assert all(url.startswith(address) for url in each.requests)
 
 
-def search(page, text: str):
+def search(page, text):
     """Type a query, and wait for its answer."""
     page.get_by_role("searchbox").fill(text)
     with page.expect_response("**/search?*"):
@@ -70,17 +70,17 @@ def search(page, text: str):
     page.locator("#grid:not(.loading)").wait_for()
 
 
-def names(page) -> list[str]:
+def names(page):
     return page.locator("figcaption span:first-child").all_text_contents()
 
 
-def wait_for_name(page, name: str):
+def wait_for_name(page, name):
     page.wait_for_function(
         "(name) => document.querySelector('#name').textContent === name", arg=name
     )
 
 
-def status(page) -> str:
+def status(page):
     return page.locator("#status").text_content()
 
 

@@ -11,7 +11,7 @@ from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from tests.tiny import encoded
 
 
-def walked(folder) -> list[str]:
+def walked(folder):
     return [os.path.relpath(os.fsdecode(state.path), folder) for state in Walk(folder)]
 
 
@@ -64,7 +64,7 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     assert photo.frames[0][1].size == (20, 40)
 
 
-def failure_of(path, **options) -> UnreadablePhotoError:
+def failure_of(path, **options):
     with pytest.raises(UnreadablePhotoError) as raised:
         read(path, **options)
     return raised.value
@@ -99,11 +99,11 @@ def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(photos):
     assert raised.value.state is None
 
 
-def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+def entry(tag, kind, count, value):
     return struct.pack("<HHI", tag, kind, count) + struct.pack("<I", value)
 
 
-def raw_photo(preview: bytes) -> bytes:
+def raw_photo(preview):
     """A file as of a camera: an orientation, a date, a small thumbnail, sensor data, and a preview."""
     small = jpeg((30, 20), "blue")
     date = b"2023:05:12 09:30:12\0"
@@ -113,7 +113,7 @@ def raw_photo(preview: bytes) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + tags + exif + small + sensor + preview
 
 
-def jpeg(size: tuple[int, int], color: str, mode: str = "RGB") -> bytes:
+def jpeg(size, color, mode="RGB"):
     return encoded(Image.new(mode, size, color), "JPEG")
 
 

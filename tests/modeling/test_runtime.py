@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
@@ -26,12 +25,12 @@ PROCESSORS = {
 
 
 @pytest.fixture(scope="module")
-def runtime(exported) -> Runtime:
+def runtime(exported):
     return Runtime(exported, threads=1)
 
 
 @pytest.fixture
-def full(exported, tmp_path) -> Runtime:
+def full(exported, tmp_path):
     """The runtime on a folder with the fp32 files of both towers alone."""
     (tmp_path / "full" / "onnx").mkdir(parents=True)
     names = [path.name for path in exported.iterdir() if path.name not in ("onnx", "results.json")]
@@ -41,7 +40,7 @@ def full(exported, tmp_path) -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def odd_images(images) -> list[Image.Image]:
+def odd_images(images):
     """Images of unusual sizes and modes: transparent, gray, palette, smaller than the model's input."""
     wide = images[2].resize((331, 90))
     transparent = images[3].resize((500, 375))

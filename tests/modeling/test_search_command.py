@@ -185,7 +185,7 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     """The options of both commands may follow it."""
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
     monkeypatch.setattr(SearchServer, "serve_forever", lambda server: server.indexing.join())
-    opened: list[str] = []
+    opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     index = str(tmp_path / "other")
     port = str(free_port())

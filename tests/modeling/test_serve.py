@@ -34,18 +34,18 @@ def get(server):
     return partial(ask, server)
 
 
-def search(get, query: str) -> dict:
+def search(get, query):
     response, body = get(f"/search?{query}")
     assert response.status == 200
     assert response.headers["Content-Type"] == "application/json"
     return json.loads(body)
 
 
-def found(get, query: str) -> list[str]:
+def found(get, query):
     return [hit["name"] for hit in search(get, query)["hits"]]
 
 
-def id_of(get, name: str) -> str:
+def id_of(get, name):
     return next(hit["id"] for hit in search(get, "")["hits"] if hit["name"] == name)
 
 
@@ -89,7 +89,7 @@ def test_months_count_what_the_timeline_shows(get, dated):
 
 
 def test_only_the_page_on_this_machine_opens_a_folder(get, server, photos, monkeypatch):
-    opened: list[str] = []
+    opened = []
     monkeypatch.setattr(serve, "_file_manager", lambda path: opened.append(path) or ["true"])
     path = f"/open/{id_of(get, 'blue.jpg')}"
     page = {"X_DCCLIP": "1"}
@@ -269,7 +269,7 @@ def serve_index(index, monkeypatch):
     """Function that runs `dcclip serve` on an index up to where it waits for requests."""
     monkeypatch.setattr(SearchServer, "serve_forever", lambda server: None)
 
-    def run(*options: str):
+    def run(*options):
         command.main(["serve", "--index", str(index.folder), *options])
 
     return run

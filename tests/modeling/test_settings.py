@@ -17,7 +17,7 @@ from tests.modeling.conftest import names
 
 
 @pytest.fixture
-def folder(tmp_path, color_model, photos, paint) -> Path:
+def folder(tmp_path, color_model, photos, paint):
     """Folder of an index of two folders, one of which leaves out what is private."""
     paint(photos / "private" / "secret.jpg", "red", width=70)
     paint(tmp_path / "more" / "more.jpg", "blue", width=80)
@@ -27,16 +27,16 @@ def folder(tmp_path, color_model, photos, paint) -> Path:
     return tmp_path / "index"
 
 
-def found(folder: Path) -> list[str]:
+def found(folder):
     with Index.open(folder) as index:
         return sorted(names(index.search("red")))
 
 
-def cut_in_half(path: Path):
+def cut_in_half(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def change(path: Path, statement: str):
+def change(path, statement):
     with sqlite3.connect(path) as catalog:
         catalog.execute(statement)
 

@@ -12,7 +12,7 @@ from modeling_dcclip.search.signatures import shows_the_same, signature
 from tests.modeling.conftest import names
 
 
-def screenshot(*words: str) -> Image.Image:
+def screenshot(*words):
     """A chat of an app: the same frame, with other words."""
     image = Image.new("RGB", (540, 1080), (237, 237, 237))
     draw = ImageDraw.Draw(image)
@@ -23,19 +23,19 @@ def screenshot(*words: str) -> Image.Image:
     return image
 
 
-def landscape() -> Image.Image:
+def landscape():
     noise = np.random.default_rng(0).normal(128, 60, (9, 12, 3)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(noise).resize((960, 720), Image.Resampling.BICUBIC)
 
 
-def recompressed(image: Image.Image, quality: int, scale: float) -> Image.Image:
+def recompressed(image, quality, scale):
     content = io.BytesIO()
     size = (round(image.width * scale), round(image.height * scale))
     image.resize(size).save(content, "JPEG", quality=quality)
     return Image.open(content)
 
 
-def same(first: Image.Image, second: Image.Image) -> bool:
+def same(first, second):
     return shows_the_same(*map(signature, (first, second)))
 
 

@@ -39,17 +39,17 @@ TOWERS = {
 
 
 @pytest.fixture(params=TOWERS)
-def towers(request) -> tuple[dict, dict]:
+def towers(request):
     return TOWERS[request.param]
 
 
 @pytest.fixture
-def model(towers) -> DCCLIPModel:
+def model(towers):
     return make_model(*towers, vision_pooling="tower")  # which uses every parameter
 
 
 @pytest.fixture
-def tokens(inputs) -> dict[str, torch.Tensor]:
+def tokens(inputs):
     return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
 

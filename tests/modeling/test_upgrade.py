@@ -1,7 +1,6 @@
 """An index that is embedded again with a new model: searchable throughout, resumable, and never half changed."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from tests.modeling.conftest import names
 
 
 @pytest.fixture(scope="module")
-def new_model(tmp_path_factory) -> Path:
+def new_model(tmp_path_factory):
     """A model of a different embedding space."""
     return save_color_model(tmp_path_factory.mktemp("new") / "model", turn=3)
 
@@ -26,19 +25,19 @@ def index(filled):
         yield index
 
 
-def first(index: Index, text: str) -> str:
+def first(index, text):
     return names(index.search(text, top=1))[0]
 
 
-def catalogs(index: Index) -> list[str]:
+def catalogs(index):
     return sorted(path.name for path in index.folder.glob("catalog-*.sqlite"))
 
 
 def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model):
     shutil.copy(index.folder / "catalog-1.sqlite", index.folder / "catalog-1-copy.sqlite")
-    found: list[str] = []
+    found = []
 
-    def search(done: int, total: int):
+    def search(done, total):
         with Index.open(index.folder) as other:  # as another process
             found.append(first(other, "blue"))
         found.append(first(index, "green"))
@@ -56,8 +55,8 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
     assert catalogs(index) == ["catalog-1-copy.sqlite", "catalog-2.sqlite"]
 
 
-def stop_after(count: int):
-    def stop(done: int, total: int):
+def stop_after(count):
+    def stop(done, total):
         if done == count:
             raise KeyboardInterrupt
 

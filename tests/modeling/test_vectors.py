@@ -19,13 +19,13 @@ def small_blocks(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
+def vectors():
     vectors = np.random.default_rng(0).standard_normal((COUNT, DIMENSION))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
-def store(tmp_path, vectors) -> VectorStore:
+def store(tmp_path, vectors):
     store = VectorStore(Catalog(tmp_path / "catalog.sqlite", create=True), DIMENSION)
     for start in range(0, COUNT, 90):
         part = vectors[start : start + 90]

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +21,12 @@ from tests.modeling.conftest import RGB, film, names
 pytest.importorskip("av")
 
 
-def color_at(image: Image.Image, x: int = 3, y: int = 3) -> str:
+def color_at(image, x=3, y=3):
     pixel = np.array(image.getpixel((x, y)))
     return min(RGB, key=lambda name: np.abs(pixel - RGB[name]).sum())
 
 
-def cause(path: Path) -> str:
+def cause(path):
     with pytest.raises(UnreadablePhotoError) as raised:
         read_photo(os.fsencode(path), lambda digest: False)
     return raised.value.cause

@@ -1,5 +1,4 @@
 import pytest
-from datasets import Dataset
 
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
@@ -9,9 +8,7 @@ from training.data import CaptionTokenizer, PairDataset
 def make_dataset(train_rows, tokenizer):
     """Function that makes a `PairDataset` with images of 64 pixels; keyword arguments are fields of `DataConfig`."""
 
-    def make(
-        rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields
-    ) -> PairDataset:
+    def make(rows=None, languages=("en", "zh"), **fields):
         columns = {language: language for language in languages}
         config = DataConfig(train="tiny", caption_columns=columns, **fields)
         return PairDataset(

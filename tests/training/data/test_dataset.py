@@ -73,7 +73,7 @@ def test_images_kept_in_memory_are_equal(make_dataset):
 
 
 def test_a_fingerprint_knows_where_each_image_ends(make_dataset):
-    def fingerprint(*contents: bytes) -> str:
+    def fingerprint(*contents):
         cells = [{"bytes": content, "path": None} for content in contents]
         return make_dataset(make_rows(cells, en=["a", "b"]), ("en",)).image_fingerprint()
 

@@ -13,7 +13,7 @@ CONFIG = DataConfig(train="unused")
 SIZE = 32
 
 
-def write(path, images) -> str:
+def write(path, images):
     Dataset.from_dict({"image": images}, features=Features({"image": Image()})).to_parquet(path)
     return str(path)
 

@@ -12,7 +12,7 @@ from training.engine.inputs import open_pairs
 
 
 @pytest.fixture(scope="module")
-def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
+def two_sources(train_rows, tmp_path_factory):
     """An English source of 24 rows with weight 3, and a Chinese one of 16 rows with weight 1."""
     folder = tmp_path_factory.mktemp("mixture")
     rows = train_rows.select_columns(["image", "en", "zh"])
@@ -30,7 +30,7 @@ def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
 
 @pytest.fixture
 def load(two_sources, tokenizer):
-    def build(stop: int, streaming: bool) -> list[dict]:
+    def build(stop, streaming):
         config = DataConfig(sources=two_sources, shuffle_buffer=8, streaming=streaming)
         pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
         return list(make_loader(pairs, BatchPlan(8, 0, 0, 0, stop)))

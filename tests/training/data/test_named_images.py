@@ -15,7 +15,7 @@ def table(tmp_path, images):
     """Function that writes a parquet file with an image of its own and one that it names, and returns its name."""
     images[0].save(tmp_path / "outside.png")
 
-    def write(path: str) -> str:
+    def write(path):
         own = {"bytes": (tmp_path / "outside.png").read_bytes(), "path": None}
         rows = Dataset.from_dict({"image": [own, {"bytes": None, "path": path}]})
         rows = rows.cast_column("image", Image(decode=False))

@@ -16,7 +16,7 @@ from training.data.reader import Reading, digest_sources, open_source, open_stre
 def make_images(tmp_path, images):
     """Function that writes small images of these names to a folder, and returns the folder."""
 
-    def make(*names: str, folder: str = "photos") -> Path:
+    def make(*names, folder="photos"):
         for number, name in enumerate(names):
             path = tmp_path / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,16 +26,16 @@ def make_images(tmp_path, images):
     return make
 
 
-def files_of(rows: Dataset, folder: Path) -> list[str]:
+def files_of(rows, folder):
     cells = rows.cast_column("image", Image(decode=False))["image"]
     return [Path(cell["path"]).relative_to(folder).as_posix() for cell in cells]
 
 
-def labels_of(folder: Path, **reading) -> list[str]:
+def labels_of(folder, **reading):
     return open_source(str(folder), Reading(**reading)).rows["label"][:]
 
 
-def write_csv(folder: Path, text: str, encoding: str = "utf-8", name: str = "titles.csv") -> str:
+def write_csv(folder, text, encoding="utf-8", name="titles.csv"):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode(encoding))

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture
-def mixture(train_rows, tmp_path) -> DataConfig:
+def mixture(train_rows, tmp_path):
     """Two streams with different columns, each with an image that does not decode."""
     sources = []
     for number, language in enumerate(("en", "zh")):
@@ -33,7 +33,7 @@ def mixture(train_rows, tmp_path) -> DataConfig:
 
 
 @pytest.fixture
-def recipe(tmp_path, teacher_folder, mixture, processor) -> AlignRecipe:
+def recipe(tmp_path, teacher_folder, mixture, processor):
     student = save_untrained(tmp_path / "student", processor, VIT)
     options = {"max_steps": 4, "save_every": 2, "batch_size": 4, "chunk_size": 2, "data": mixture}
     fields = recipe_fields(tmp_path / "whole", "", **options)

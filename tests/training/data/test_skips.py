@@ -26,7 +26,7 @@ MODES = pytest.mark.parametrize("streaming", [False, True])
 def load(train_rows, tokenizer, tmp_path):
     """Change some of eight samples; return one batch of the usable ones, and the skip report."""
 
-    def build(changes: dict[int, dict[str, bytes]], num_skipped: int, **fields):
+    def build(changes, num_skipped, **fields):
         samples = read_samples(train_rows, 8)
         for number, change in changes.items():
             samples[number] |= change

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from tests.tiny import encoded
 from tests.training.data.shards import assert_equal_batches, keys_of, read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, make_loader
+from training.data import BatchPlan, CaptionTokenizer, PairStream, make_loader
 from training.data.batch import text_id
 
 pytestmark = pytest.mark.slow
@@ -20,18 +20,18 @@ COLUMNS = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.
 
 
 @pytest.fixture(scope="module")
-def samples(train_rows) -> list[dict[str, bytes]]:
+def samples(train_rows):
     return read_samples(train_rows, NUM)
 
 
 @pytest.fixture(scope="module")
-def shards(samples, tmp_path_factory) -> str:
+def shards(samples, tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("shards"), samples, 3)
 
 
 @pytest.fixture
 def open_loader(shards, tokenizer):
-    def build(states=(), batch_size=8, seed=0, start=0, stop=6, process=(), **fields) -> Loader:
+    def build(states=(), batch_size=8, seed=0, start=0, stop=6, process=(), **fields):
         plan = BatchPlan(batch_size, seed, 0, start, stop, *process)
         defaults = {"train": shards, "streaming": True, "shuffle_buffer": 10}
         config = DataConfig(**defaults | COLUMNS | fields)
@@ -47,7 +47,7 @@ def test_fields_of_json_files_in_a_shard_are_captions(samples, open_loader):
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, names))
 
 
-def stream_of_two() -> IterableDataset:
+def stream_of_two():
     """Function that a recipe can name as a source. It returns a stream without features."""
 
     def generate():

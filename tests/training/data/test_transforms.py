@@ -35,7 +35,7 @@ VIEWS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
 
 
 @pytest.fixture(scope="module")
-def batch(train_rows) -> torch.Tensor:
+def batch(train_rows):
     cells = train_rows.cast_column("image", Image(decode=False))
     return torch.stack([decode_image(cells[row]["image"], SIZE) for row in range(0, 80, 10)])
 
@@ -44,7 +44,7 @@ def batch(train_rows) -> torch.Tensor:
 def view(monkeypatch):
     """Function that augments images with given draws in 0..1, one value per image; all others change nothing."""
 
-    def run(images: torch.Tensor, config: AugmentConfig, **draws: list[float]) -> torch.Tensor:
+    def run(images, config, **draws):
         table = torch.full((len(images), NUM_DRAWS), 0.5)
         for name in ("flip", "blurred", "reduced"):
             table[:, COLUMNS[name]] = 1
@@ -58,11 +58,11 @@ def view(monkeypatch):
     return run
 
 
-def only(**ranges: float) -> AugmentConfig:
+def only(**ranges):
     return replace(NOTHING, **ranges)
 
 
-def assert_equal(found: torch.Tensor, expected: torch.Tensor):
+def assert_equal(found, expected):
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-2)
 
 

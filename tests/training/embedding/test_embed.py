@@ -27,17 +27,17 @@ from training.utils.results import Results
 DAMAGED = 5  # number of the damaged image, the second of its batch
 
 
-def arguments_of(output_dir: object, model: object, data: object, *more: object) -> list[str]:
+def arguments_of(output_dir, model, data, *more):
     options = {"model": model, "data": data, "output_dir": output_dir, "batch_size": 4}
     named = [f"--{name}={value}" for name, value in options.items()]
     return [*named, *map(str, more)]
 
 
-def embed_into(*arguments: object):
+def embed_into(*arguments):
     embed.main(arguments_of(*arguments))
 
 
-def rows_of(output_dir: Path) -> list[dict]:
+def rows_of(output_dir):
     return [
         row
         for path in sorted((output_dir / "shards").iterdir())
@@ -45,11 +45,11 @@ def rows_of(output_dir: Path) -> list[dict]:
     ]
 
 
-def counts_of(output_dir: Path) -> dict[str, float]:
+def counts_of(output_dir):
     return {row.metric: row.value for row in Results.read(output_dir / "results.json").rows}
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def content(folder):
     """Bytes of the vector of each image of an index, by name."""
     with Index.open(folder) as index, index.catalog.reading():
         return {
@@ -59,7 +59,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def cells(train_rows) -> list[dict | None]:
+def cells(train_rows):
     """Twenty images; among them, a damaged file and a row without an image."""
     images = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
     found = [{"bytes": cell["bytes"], "path": None} for cell in images]
@@ -67,7 +67,7 @@ def cells(train_rows) -> list[dict | None]:
 
 
 @pytest.fixture
-def table(cells, tmp_path) -> Path:
+def table(cells, tmp_path):
     """A parquet file of them, with a name for each."""
     rows = Dataset.from_dict(
         {"image": cells, "key": [f"key {number}" for number in range(len(cells))]}
@@ -77,7 +77,7 @@ def table(cells, tmp_path) -> Path:
 
 
 @pytest.fixture
-def tars(train_rows, tmp_path) -> str:
+def tars(train_rows, tmp_path):
     return write_shards(tmp_path / "tars", read_samples(train_rows, 20), 5)
 
 

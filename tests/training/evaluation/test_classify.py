@@ -11,14 +11,14 @@ from training.teachers import DualEncoder
 
 
 @pytest.fixture(scope="module")
-def model(teacher_folder) -> DualEncoder:
+def model(teacher_folder):
     return DualEncoder.from_pretrained(teacher_folder)
 
 
 class Scripted:
     """A model that embeds texts by a table and records how many it encodes at once."""
 
-    def __init__(self, table: dict[str, list[float]]):
+    def __init__(self, table):
         self.table, self.counts = table, []
 
     def encode_texts(self, texts):

@@ -2,14 +2,12 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
-from datasets import Dataset
 
 from tests.training.evaluation.drawings import (
     CIFAR_10,
@@ -43,7 +41,7 @@ VOC_TITLE = f"voc-2007-classification ({len(VOC)} of 4,952 images)"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> list[str]:
+def data(tmp_path_factory):
     """Two small sets of real drawings; the third set of `SETS` is missing."""
     folder = tmp_path_factory.mktemp("sets")
     write_folders(folder / "cifar", CIFAR_10)
@@ -60,20 +58,20 @@ def data(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def arguments(teacher_folder, data, tmp_path_factory) -> list[str]:
+def arguments(teacher_folder, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("templates") / "templates.json"
     path.write_text(json.dumps(TEMPLATES), encoding="utf-8")
     return ["--model", str(teacher_folder), *PROTOCOL, *SETS, *data, "--templates", str(path)]
 
 
 @pytest.fixture(scope="module")
-def evaluated(arguments, altclip_folder, tmp_path_factory) -> tuple[Results, Path]:
+def evaluated(arguments, altclip_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     more = ["--model", str(altclip_folder)]
     return eval_script.main([*arguments, *more, "--output_dir", str(folder)]), folder
 
 
-def label_ids(rows: Dataset) -> torch.Tensor:
+def label_ids(rows):
     return class_ids(rows["label"], ClassLookup(ClassNames.read("cifar-10"), {}, ""))
 
 

@@ -35,7 +35,7 @@ def open_cifar(location, **fields):
     return open_set("cifar-10", Source(str(location), **fields), NAMES, SETS["cifar-10"])
 
 
-def names_of(labeled) -> list[str]:
+def names_of(labeled):
     return [NAMES.names["en"][number] for number in labeled.labels.tolist()]
 
 
@@ -57,7 +57,7 @@ def test_one_folder_per_class(folder):
 def test_lists_of_one_label_are_single_labels(tmp_path):
     rows = rows_of(CIFAR_10)
 
-    def open_lists(labels: list[list[str]]):
+    def open_lists(labels):
         lists = rows.remove_columns("label").add_column("label", labels)
         return open_cifar(write_parquet(tmp_path / "rows.parquet", lists))
 
@@ -194,7 +194,7 @@ def test_an_unreachable_hub_is_contacted_once_for_all_sets(monkeypatch):
     requests = []
 
     class Session:
-        def head(self, url: str, timeout: float):
+        def head(self, url, timeout):
             requests.append(url)
             raise OSError("Name or service not known")
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import vision_evaluation.evaluators as official
-from torch import Tensor
 
 from training.evaluation.metrics import (
     eleven_point_map,
@@ -17,22 +16,20 @@ from training.evaluation.metrics import (
 )
 
 
-def report(evaluator, scores: Tensor, targets: Tensor) -> float:
+def report(evaluator, scores, targets):
     """Result of the official code; one evaluator reports one number."""
     evaluator.add_predictions(scores.numpy(), targets.numpy())
     return next(iter(evaluator.get_report().values()))
 
 
-def equals(value: float):
+def equals(value):
     return pytest.approx(value, abs=1e-9)
 
 
 KINDS = ["float32", "float16", "ties", "softmax"]
 
 
-def make_scores(
-    kind: str, num_samples: int, num_classes: int, generator: torch.Generator
-) -> Tensor:
+def make_scores(kind, num_samples, num_classes, generator):
     scores = torch.randn(num_samples, num_classes, generator=generator, dtype=torch.float64)
     return {
         "float32": scores.float(),
@@ -43,7 +40,7 @@ def make_scores(
 
 
 @pytest.fixture(params=KINDS)
-def cases(request) -> list[tuple[Tensor, Tensor]]:
+def cases(request):
     """Scores and labels of many shapes: one sample, one class, absent classes, few and many samples per class."""
     generator = torch.Generator().manual_seed(KINDS.index(request.param))
     shapes = [(1, 1), (1, 4), (2, 2), (5, 8), (10, 3), (40, 6), (100, 2), (90, 12)] * 2

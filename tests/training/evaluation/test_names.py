@@ -24,7 +24,7 @@ def test_every_class_has_one_name_of_its_own_in_both_languages(name):
 
 
 @pytest.fixture(params=["names.json", "names.txt"])
-def plain_list(request, tmp_path) -> str:
+def plain_list(request, tmp_path):
     """A list of names in one language, in both formats."""
     path = tmp_path / request.param
     names = ["猫", "狗"]

@@ -12,7 +12,6 @@ from training.engine.rotation import rotate
 from training.evaluation.encoder import Embeddings
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import (
-    RetrievalSet,
     make_retrieval_set,
     open_retrieval_set,
     ranks,
@@ -28,7 +27,7 @@ FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh":
 
 
 @pytest.fixture(scope="module")
-def rows(images) -> Dataset:
+def rows(images):
     """Four images with several English captions, one of which two images share, and one Chinese or none."""
     en = [["frog", "a green frog"], ["cat", " cat "], ["owl", "bird"], ["duck", "bird"]]
     return Dataset.from_dict(
@@ -37,7 +36,7 @@ def rows(images) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def retrieval_set(rows) -> RetrievalSet:
+def retrieval_set(rows):
     return make_retrieval_set("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
 
 
@@ -116,7 +115,7 @@ def test_queries_without_a_correct_candidate_are_left_out():
 def test_retrieval_alone_is_measured_and_described(
     corpus, teacher_folder, altclip_folder, tmp_path, capsys, monkeypatch
 ):
-    loaded: list[weakref.ref] = []
+    loaded = []
     load = DualEncoder.from_pretrained
 
     def note(name, **options):
@@ -161,7 +160,7 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
     arguments = ["--model", tmp_path / "teacher", "--text_model", tmp_path / "student"]
     arguments += ["--output_dir", tmp_path / "out"]
     arguments += ["--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
-    values: dict[str, list[float]] = {}
+    values = {}
     for row in eval_script.main([*map(str, arguments)]).rows:
         values.setdefault(row.model, []).append(row.value)
     first, *others = values.values()

@@ -10,7 +10,7 @@ CHINESE = ["红色连衣裙", "Nike 跑步鞋", "羊毛围巾", "皮带"]
 ENGLISH = ["a red dress", "running shoes", "a scarf", "a belt"]
 
 
-def rows(**columns) -> Dataset:
+def rows(**columns):
     return Dataset.from_dict({"image": FILES} | columns)
 
 

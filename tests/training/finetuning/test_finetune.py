@@ -5,13 +5,11 @@ import re
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
-from datasets import Dataset
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel
@@ -30,12 +28,12 @@ STEPS = ["--max_steps", "3", "--learning_rate", "3e-3"]
 
 
 @pytest.fixture(scope="module")
-def rows(train_rows) -> Dataset:
+def rows(train_rows):
     return distinct_rows(train_rows, NUM_IMAGES)
 
 
 @pytest.fixture(scope="module")
-def start(processor, tmp_path_factory) -> Path:
+def start(processor, tmp_path_factory):
     """A finished model, distilled from a teacher with a license of its own."""
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
@@ -47,7 +45,7 @@ def start(processor, tmp_path_factory) -> Path:
     return folder
 
 
-def run(start: Path, data: Path, output_dir: Path, *arguments: str):
+def run(start, data, output_dir, *arguments):
     paths = ["--model", str(start), "--data", str(data), "--output_dir", str(output_dir)]
     finetune.main([*paths, *STEPS, *arguments])
 
@@ -65,13 +63,13 @@ def few_photographs():
 
 
 @pytest.fixture(scope="module")
-def titles(rows, tmp_path_factory) -> Path:
+def titles(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("newcomer")
     return write_csv(folder / "titles.csv", write_images(folder, rows))
 
 
 @pytest.fixture(scope="module")
-def finetuned(start, titles) -> tuple[Path, str]:
+def finetuned(start, titles):
     """The newcomer's command, without any further option but the number of steps, and what it prints."""
     AcceleratorState._reset_state(reset_partial_state=True)
     folder = titles.with_name("mine")
@@ -173,7 +171,7 @@ def test_an_interrupted_run_resumes_to_the_same_model(
         assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
+def snapshot(folder):
     paths = (path for path in folder.rglob("*") if path.is_file() and ".dcclip" not in path.parts)
     return {str(path): path.read_bytes() for path in paths}
 

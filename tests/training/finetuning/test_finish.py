@@ -25,13 +25,13 @@ def test_weights_are_interpolated_and_counts_are_not():
     assert found["count"] == 7
 
 
-def point(weight: float, **values: float) -> Point:
+def point(weight, **values):
     """A point with one accuracy of each set."""
     fields = {"model": "student", "metric": "top1", "language": "en"}
     return Point(weight, [Row(set=name, value=value, **fields) for name, value in values.items()])
 
 
-def queries(**numbers: int) -> dict[str, int]:
+def queries(**numbers):
     return {f"{name}, en, top1": number for name, number in numbers.items()}
 
 

@@ -24,10 +24,10 @@ class Fake:
 
     name = "fake"
 
-    def __init__(self, table: dict[str, list[float]]):
+    def __init__(self, table):
         self.table = table
 
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+    def encode_texts(self, texts):
         return F.normalize(torch.tensor([self.table[text] for text in texts]), dim=-1)
 
 
@@ -39,13 +39,11 @@ def test_general_texts_are_measured_in_both_directions():
     assert values == {"en": 0.5, "zh": 1.0}
 
 
-def row(value: float, name: str = "validation", language: str = "en") -> Row:
+def row(value, name="validation", language="en"):
     return Row(model="student", metric="top1", value=value, set=name, language=language)
 
 
-def images_of(
-    pairs: list[tuple[int, int]], captions: list[str], names: list[str], num_images: int
-) -> CaptionedImages:
+def images_of(pairs, captions, names, num_images):
     """A set that no file holds: its pairs are (image, caption) numbers."""
     made = SimpleNamespace(
         captions={"en": captions},

@@ -8,7 +8,7 @@ from training.finetuning.plan import early_layers, make_recipe
 from training.finetuning.splits import Prepared
 
 
-def recipe_for(num_images: int, num_processes: int = 1, **fields):
+def recipe_for(num_images, num_processes=1, **fields):
     prepared = Prepared(Path("data"), ["zh"], num_images, 10, False, "", [])
     options = FinetuneOptions(model="start", data="", output_dir="mine", **fields)
     return make_recipe(options, prepared, make_model(VIT), num_processes)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
 from PIL import Image
 
-from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
+from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training.data import load_source
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared, prepare, split_images, validation_size
@@ -16,23 +15,23 @@ NUM_IMAGES = 24
 
 
 @pytest.fixture(scope="module")
-def rows(train_rows) -> Dataset:
+def rows(train_rows):
     return distinct_rows(train_rows, NUM_IMAGES)
 
 
 @pytest.fixture
-def titles(tmp_path, rows) -> list[Row]:
+def titles(tmp_path, rows):
     """Images in the folder `images`, named as in a CSV file in `tmp_path`."""
     return write_images(tmp_path, rows, "images/{}.png".format)
 
 
-def run(tmp_path: Path, data: Path, **options) -> Prepared:
+def run(tmp_path, data, **options):
     fields = {"model": "", "data": str(data), "output_dir": str(tmp_path / "mine")}
     folder = tmp_path / "prepared"
     return prepare(FinetuneOptions(**fields, **options), folder, lambda rows: np.eye(len(rows)))
 
 
-def pairs_of(prepared: Prepared) -> dict[str, list[str]]:
+def pairs_of(prepared):
     """Chinese captions of all images by file name."""
     found = {}
     for path in (prepared.training, prepared.validation):
@@ -42,7 +41,7 @@ def pairs_of(prepared: Prepared) -> dict[str, list[str]]:
     return found
 
 
-def expected(titles: list[Row]) -> dict[str, list[str]]:
+def expected(titles):
     return {Path(path).name: [title] for path, title in titles}
 
 
@@ -117,7 +116,7 @@ def test_data_without_captions_or_with_one_class_are_refused(tmp_path, rows, tit
         run(tmp_path, same)
 
 
-def unlike(number: int) -> np.ndarray:
+def unlike(number):
     """Unit vectors of images that do not resemble each other."""
     vectors = np.random.default_rng(1).standard_normal((number, 256)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

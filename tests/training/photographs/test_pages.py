@@ -24,7 +24,7 @@ def write(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pages, "_Page", make_page)
 
-    def write(num: int, held_out: bool, seed: int = 0) -> tuple[list[dict], set[int]]:
+    def write(num, held_out, seed=0):
         designs.clear()
         background = Image.new("RGB", (64, 48), (90, 120, 60))
         pages.write_pages(

@@ -24,7 +24,7 @@ SIZE = 3000
 
 
 @pytest.fixture(scope="module")
-def names() -> dict[str, list[str]]:
+def names():
     """Names of emoji, by language."""
     names_by_language = {}
     for language in LANGUAGES:
@@ -38,12 +38,12 @@ def names() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def english_and_chinese(names) -> list[str]:
+def english_and_chinese(names):
     return [*names["en"], *names["zh"]]
 
 
 @pytest.fixture(scope="module")
-def source(names) -> XLMRobertaTokenizer:
+def source(names):
     """Of all fourteen languages, with a token that is not in the model."""
     # without skin tones, which repeat the same words
     texts = [text for texts in names.values() for text in texts[::3] if ":" not in text]
@@ -53,7 +53,7 @@ def source(names) -> XLMRobertaTokenizer:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(source, english_and_chinese) -> Vocabulary:
+def vocabulary(source, english_and_chinese):
     return cut_vocabulary(source, count_pieces(source, english_and_chinese), SIZE)
 
 

@@ -1,12 +1,9 @@
 """Stage 2: every loss of a small batch equals a plain loop."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from modeling_dcclip import DCCLIPModel
 from tests.tiny import NO_DROPOUT, PROJECTION_DIM, SMALL, VIT, make_model
 from tests.training.tasks.hand_made import (
     NORMALIZE,
@@ -23,12 +20,10 @@ from tests.training.tasks.hand_made import (
     unit,
 )
 from training.config import AlignRecipe, DataConfig, SourceConfig
-from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
 from training.tasks.classes import LOGIT_SCALE, ClassNames
 from training.tasks.general import GeneralTexts
-from training.tasks.loss import OwnInputs
 from training.tasks.photos import GeneralPhotos
 from training.teachers.family import Targets
 
@@ -44,33 +39,33 @@ POSITIVE = np.array([[(row, caption) in OWN for caption in CAPTIONS] for row in 
 
 
 @pytest.fixture
-def batch() -> Batch:
+def batch():
     return make_batch(OWNER, LANGUAGE, ROWS, caption_ids=torch.tensor(CAPTIONS))
 
 
 @pytest.fixture
-def student() -> DCCLIPModel:
+def student():
     return make_model(VIT, NO_DROPOUT, seed=3)
 
 
 @pytest.fixture
-def targets() -> FixedTargets:
+def targets():
     return FixedTargets(random(4, PROJECTION_DIM, seed=3), random(7, PROJECTION_DIM, seed=4))
 
 
 def make_task(
-    student: DCCLIPModel,
-    targets: FixedTargets | None = None,
-    own_inputs: dict[str, OwnInputs] | None = None,
-    languages: tuple[str, ...] = ("en", "zh"),
-    **fields: Any,
-) -> AlignTask:
+    student,
+    targets=None,
+    own_inputs=None,
+    languages=("en", "zh"),
+    **fields,
+):
     defaults = {"output_dir": "", "student": "s", "data": data_config(*languages)}
     recipe = AlignRecipe(**defaults | fields)
     return AlignTask(student, augment(), NORMALIZE, targets, recipe, own_inputs).eval()
 
 
-def scale_of(student: DCCLIPModel) -> float:
+def scale_of(student):
     return student.logit_scale.exp().item()
 
 
@@ -135,7 +130,7 @@ def test_losses_are_means_over_widths(batch):
     assert losses["contrastive_en"].item() == pytest.approx(np.mean(each), rel=1e-4)
 
 
-def make_own_inputs(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, OwnInputs]]:
+def make_own_inputs(student, number):
     """General texts and photos, and the batch that they were made of."""
     beyond = make_batch(list(range(number)), [0] * number, list(range(number)))
     maps = student.get_image_features(NORMALIZE(beyond["images"])).feature_map.detach() + 0.1
@@ -231,7 +226,7 @@ def test_the_logit_scale_is_clamped_after_a_step(student, before, after):
 def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     student = make_model(VIT, text, seed=3)
 
-    def embed() -> torch.Tensor:
+    def embed():
         torch.manual_seed(0)
         return student.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
 

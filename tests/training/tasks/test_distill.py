@@ -1,12 +1,9 @@
 """Stage 1: every loss of a small batch equals a plain loop, and the parts of a task that both stages share."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from modeling_dcclip import DCCLIPModel
 from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, XLM_ROBERTA, make_model, student_config
 from tests.training.tasks.hand_made import (
     LENGTH,
@@ -23,7 +20,6 @@ from tests.training.tasks.hand_made import (
     unit,
 )
 from training.config import DistillRecipe
-from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
 
@@ -34,19 +30,17 @@ BANK = random(5, PROJECTION_DIM, seed=6)
 
 
 @pytest.fixture
-def batch() -> Batch:
+def batch():
     """Two images, and three captions of 3, 4 and 5 tokens; the vocabulary splits the second in other pieces."""
     return make_batch([0, 0, 1], [0, 1, 0], [7, 9], aligned=torch.tensor([True, False, True]))
 
 
-def make_targets(text_length: int = LENGTH) -> FixedTargets:
+def make_targets(text_length=LENGTH):
     maps = random(2, IMAGE_WIDTH, GRID, GRID, seed=1), random(3, text_length, TEXT_WIDTH, seed=2)
     return FixedTargets(random(2, PROJECTION_DIM, seed=3), random(3, PROJECTION_DIM, seed=4), *maps)
 
 
-def make_task(
-    targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields: Any
-) -> DistillTask:
+def make_task(targets=None, student=None, **fields):
     options = {"output_dir": "", "data": data_config(), "teacher": "t"}
     recipe = DistillRecipe(student=student_config(), **options, **fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
@@ -57,7 +51,7 @@ def make_task(
     return task.eval()
 
 
-def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
+def smooth_l1(student, teacher):
     """Mean over channels of one position, after the teacher's LayerNorm; quadratic up to a difference of 2."""
     whitened = (teacher - teacher.mean()) / np.sqrt(teacher.var() + 1e-5)
     difference = np.abs(student - whitened)
@@ -136,9 +130,9 @@ def test_the_teacher_and_the_student_see_the_same_view(batch):
     targets = make_targets()
     task = make_task(targets)
     task.augment = augment(rotate=40.0, zoom=0.5)
-    seen: list[torch.Tensor] = []
+    seen = []
 
-    def normalize(images: torch.Tensor) -> torch.Tensor:
+    def normalize(images):
         seen.append(images)
         return NORMALIZE(images)
 

@@ -1,10 +1,7 @@
 """One batch of 32 = 2 processes x 16 = 4 chunks of 8 = 2 processes x 2 chunks of 8: the loss and every gradient."""
 
-from collections.abc import Callable
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,16 +21,14 @@ from tests.tiny import (
 from tests.training.tasks.hand_made import random
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
-from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.engine.loop import freeze_unreached
 from training.tasks import AlignTask
 from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
-from training.tasks.loss import OwnInputs
 from training.tasks.photos import GeneralPhotos
 from training.tasks.spread import forward_backward
-from training.teachers import TOWERS, DualEncoder
+from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -48,7 +43,7 @@ ALL_LOSSES = {
     "photo_weight": 0.6,
     "class_weight": 0.8,
 }
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES = {
     "infonce": {},
     "all losses": ALL_LOSSES,
     "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
@@ -56,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def dataset(train_rows, tokenizer) -> PairDataset:
+def dataset(train_rows, tokenizer):
     """Real images. Some have only a Chinese caption, two English captions in turn, or the caption of another image."""
     rows = train_rows.select(range(BATCH))
     english = [[text, f"a {text}"] for text in rows["en"]]
@@ -68,14 +63,14 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 
 
 @pytest.fixture(scope="module")
-def keys() -> list[tuple[int, int]]:
+def keys():
     """(row, view) of the batch; rows 0 to 5 occur twice, in two views and so with two captions."""
     return [(row, 0) for row in range(BATCH - 6)] + [(row, 1) for row in range(6)]
 
 
 @pytest.fixture(scope="module")
-def make_task(teacher, dataset) -> Callable[..., AlignTask]:
-    def make(vision: dict = VIT, text: dict = NO_DROPOUT, **fields) -> AlignTask:
+def make_task(teacher, dataset):
+    def make(vision=VIT, text=NO_DROPOUT, **fields):
         model = make_model(vision, text, seed=3)
         recipe = AlignRecipe(output_dir="", student="s", data=dataset.config, **fields)
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
@@ -90,7 +85,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
 
 
 @cache
-def make_own_inputs(teacher: DualEncoder) -> dict[str, OwnInputs]:
+def make_own_inputs(teacher):
     """General texts, images with the maps of a model unlike the student, and a classifier of 300 classes."""
     tokens = tokenize(teacher.tokenizer, [f"名字 name {number}" for number in range(600)], 32)
     images = 255 * random(64, 3, IMAGE_SIZE, IMAGE_SIZE).sigmoid()
@@ -105,18 +100,18 @@ def make_own_inputs(teacher: DualEncoder) -> dict[str, OwnInputs]:
     }
 
 
-def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
+def collate(dataset, keys):
     batch = dataset.collate([(row, view, view, dataset[row]) for row, view in keys])
     batch.pop("skipped")
     return batch
 
 
-def prepared(task: AlignTask) -> tuple[Accelerator, torch.nn.Module]:
+def prepared(task):
     accelerator = Accelerator(cpu=True)
     return accelerator, accelerator.prepare(task)
 
 
-def gradients(task: AlignTask, batch: Batch) -> dict[str, torch.Tensor]:
+def gradients(task, batch):
     """The losses, and the gradients of all parameters by name, of one pass of this process."""
     accelerator, model = prepared(task)
     losses = forward_backward(model, task, task.augmented(batch), accelerator)
@@ -124,7 +119,7 @@ def gradients(task: AlignTask, batch: Batch) -> dict[str, torch.Tensor]:
     return found | {f"loss/{name}": accelerator.reduce(losses[name], "mean") for name in losses}
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+def assert_same(found, expected):
     assert found.keys() == expected.keys()
     largest = max(value.abs().max().item() for value in expected.values() if value.ndim)
     for name, value in expected.items():
@@ -135,7 +130,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 @pytest.fixture(scope="module")
-def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
+def whole(make_task, dataset, keys):
     """Losses and gradients of one process with the whole batch at once, by recipe."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return {
@@ -145,7 +140,7 @@ def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
+def two_processes(make_task, dataset, keys, tmp_path_factory):
     """Losses and gradients of two processes with half of the batch each, at once and in chunks."""
     folder = tmp_path_factory.mktemp("two")
 

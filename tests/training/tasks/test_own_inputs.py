@@ -25,12 +25,12 @@ from training.text.scenes import scenes
 CPU = torch.device("cpu")
 
 
-def make_recipe(**fields) -> AlignRecipe:
+def make_recipe(**fields):
     return AlignRecipe(**{"output_dir": "", "student": "s", "data": data_config()} | fields)
 
 
 @pytest.fixture
-def models(teacher, tokenizer) -> Models:
+def models(teacher, tokenizer):
     """A student whose image processor normalizes unlike its teacher's."""
     student = make_model(VIT, NO_DROPOUT, seed=3, languages=["zh"])
     processor = make_image_processor()
@@ -39,7 +39,7 @@ def models(teacher, tokenizer) -> Models:
 
 
 @pytest.fixture
-def targets(teacher) -> LiveTargets:
+def targets(teacher):
     return LiveTargets(teacher, TargetSpec(TOWERS))
 
 

@@ -14,7 +14,7 @@ from tests.variants import ignored_fields
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment
-from training.teachers import TOWERS, DualEncoder, Targets
+from training.teachers import TOWERS, DualEncoder
 from training.teachers import cache as build
 from training.teachers import cached_targets as shards
 from training.teachers.cache import _Captions, _Images, build_target_cache, teacher_folder
@@ -28,7 +28,7 @@ NUM_VIEWS = 2
 
 
 @pytest.fixture(scope="module")
-def vit_teacher(tokenizer, teacher) -> DualEncoder:
+def vit_teacher(tokenizer, teacher):
     """Its feature map is finer than that of some students; its text tower has dropout, which is off in eval mode."""
     model = make_model(
         VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3
@@ -51,7 +51,7 @@ def small_shards():
 
 
 @pytest.fixture(scope="module")
-def dataset(train_rows, tokenizer) -> PairDataset:
+def dataset(train_rows, tokenizer):
     """Images larger than those that the teacher takes."""
     rows = train_rows.select(range(40))
     return PairDataset(rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 80)
@@ -73,17 +73,17 @@ def copied(cache, vit_teacher, dataset, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def batch(dataset) -> dict:
+def batch(dataset):
     return dataset.collate(
         [(row, row % NUM_VIEWS, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)]
     )
 
 
-def augmented(batch: dict) -> torch.Tensor:
+def augmented(batch):
     return AUGMENT(batch["images"], AUGMENT.views(batch["rows"], batch["view_ids"]))
 
 
-def assert_close(found: Targets, expected: Targets, tolerance: float = 2e-3):
+def assert_close(found, expected, tolerance=2e-3):
     """Half precision rounds."""
     for name in ("feature_map", "embedding"):
         pair = getattr(found, name), getattr(expected, name)
@@ -148,7 +148,7 @@ def test_the_keys_name_everything_that_the_targets_depend_on(vit_teacher, datase
 
 
 @pytest.fixture(scope="module")
-def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict]:
+def changes(vit_teacher, dataset, train_rows, other_tokenizer):
     """Other arguments of `build_target_cache`, by the field of a key that differs."""
     rows, others = (train_rows.select(range(start, start + 40)) for start in (0, 40))
     tokens = dataset.tokens
@@ -156,10 +156,10 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer) -> dict[str, dict
     images = make_image_processor()
     images.image_std = [0.5, 0.5, 0.5]
 
-    def data(rows, tokens=tokens, size=80) -> dict[str, PairDataset]:
+    def data(rows, tokens=tokens, size=80):
         return {"dataset": PairDataset(rows, dataset.config, tokens, size)}
 
-    def remade(**fields) -> dict[str, DualEncoder]:
+    def remade(**fields):
         parts = {name: getattr(vit_teacher, name) for name in ("tokenizer", "image_processor")}
         parts = SimpleNamespace(**parts | fields)
         return {"teacher": DualEncoder(vit_teacher.model, parts, vit_teacher.name)}

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wide_rows(images) -> Dataset:
+def wide_rows(images):
     """Images that are not square, like photographs."""
     images = [image.resize((97 + 9 * number, 80)) for number, image in enumerate(images[:3])]
     return Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
 
 
 @pytest.fixture(scope="module")
-def altclip(altclip_folder) -> DualEncoder:
+def altclip(altclip_folder):
     return DualEncoder.from_pretrained(altclip_folder)
 
 

@@ -43,17 +43,17 @@ def folder(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def model(folder) -> EmbeddingGemma2Model:
+def model(folder):
     return EmbeddingGemma2Model.from_pretrained(folder).eval()
 
 
 @pytest.fixture(scope="module")
-def teacher(folder) -> DualEncoder:
+def teacher(folder):
     return DualEncoder.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
-def pixels() -> torch.Tensor:
+def pixels():
     """Two images, (2, 3, 64, 64) uint8."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)

@@ -17,11 +17,11 @@ from training.teachers.images import (
 
 
 @pytest.fixture(scope="module")
-def rows(corpus) -> Dataset:
+def rows(corpus):
     return load_source(str(corpus / "train.parquet"))
 
 
-def shrink(image: Image.Image) -> torch.Tensor:
+def shrink(image):
     return torch.from_numpy(np.array(image.resize((8, 8))))
 
 
@@ -64,7 +64,7 @@ def test_number_of_images_prepared_ahead_is_bounded(rows):
     prepared = [0]
     lock = threading.Lock()
 
-    def count(image: Image.Image) -> torch.Tensor:
+    def count(image):
         with lock:
             prepared[0] += 1
         return shrink(image)

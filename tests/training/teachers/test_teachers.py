@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, T5Config
@@ -27,18 +26,18 @@ LENGTHS = (9, 4, 6)
 
 
 @pytest.fixture(scope="module")
-def folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
+def folders(tokenizer, tmp_path_factory):
     """A checkpoint of every kind. Tests must not write into them."""
     return {kind: save_teacher(kind, tmp_path_factory.mktemp(kind), tokenizer) for kind in TEACHERS}
 
 
 @pytest.fixture(scope="module")
-def teachers(folders) -> dict[str, DualEncoder]:
+def teachers(folders):
     return {kind: DualEncoder.from_pretrained(str(folder)) for kind, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
-def tokens(tokenizer) -> dict[str, Tensor]:
+def tokens(tokenizer):
     """Three texts of different lengths, each ended by the last token id, where the tiny CLIP pools."""
     texts = [torch.arange(10 * row, 10 * row + length) + 5 for row, length in enumerate(LENGTHS)]
     for text in texts:
@@ -48,7 +47,7 @@ def tokens(tokenizer) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def pixel_values() -> Tensor:
+def pixel_values():
     return torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
 
