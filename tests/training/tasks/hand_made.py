@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,7 +36,7 @@ def make_batch(owner: list[int], language: list[int], rows: list[int], **fields:
     ids = torch.randint(3, 600, mask.shape, generator=generator)
     shape = (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    batch: dict[str, Tensor] = {
+    batch = {
         "rows": torch.tensor(rows),
         "view_ids": torch.arange(len(rows)),
         "images": images,
@@ -46,11 +47,15 @@ def make_batch(owner: list[int], language: list[int], rows: list[int], **fields:
         "caption_ids": torch.arange(len(owner)),
         "language": torch.tensor(language),
     }
-    return batch | fields  # type: ignore[return-value]
+    return batch | fields
 
 
-def augment(seed: int = 0, **fields: Any) -> Augment:
-    return Augment(AugmentConfig(**fields) if fields else STILL, seed)
+def tokens_of(batch: Batch) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def augment() -> Augment:
+    return Augment(STILL, 0)
 
 
 class FixedTargets:
@@ -58,15 +63,10 @@ class FixedTargets:
 
     num_views = 0
 
-    def __init__(
-        self,
-        image: Tensor,
-        text: Tensor,
-        image_map: Tensor | None = None,
-        text_map: Tensor | None = None,
-    ):
-        self.image, self.text = Targets(image_map, image), Targets(text_map, text)
-        self.seen: list[Tensor] = []
+    def __init__(self, image, text, image_map=None, text_map=None):
+        self.image = Targets(image_map, image)
+        self.text = Targets(text_map, text)
+        self.seen = []
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
         self.seen.append(images)
@@ -107,17 +107,27 @@ def cosine_distance(first: Any, second: Any) -> float:
 def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> float:
     """Mean of both directions of the cross-entropy, averaged over the rows with a positive."""
     logits = torch.tensor(scale * unit(first) @ unit(second).T)
-    values = []
-    for similarities, matches in ((logits, positive), (logits.T, positive.T)):
-        rows = zip(similarities.log_softmax(1).numpy(), matches, strict=True)
-        values.append(np.mean([-row[match].mean() for row, match in rows if match.any()]))
-    return float(np.mean(values))
+    return (cross_entropy(logits, positive) + cross_entropy(logits.T, positive.T)) / 2
+
+
+def cross_entropy(logits: Tensor, positive: np.ndarray) -> float:
+    losses = []
+    for row, matches in zip(logits.log_softmax(1).numpy(), positive, strict=True):
+        if matches.any():
+            losses.append(-row[matches].mean())
+    return float(np.mean(losses))
 
 
 def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
     """Kullback-Leibler divergence from the teacher's to the student's logits, (N, C), averaged over rows."""
-    logs, teacher_logs = (torch.as_tensor(each).log_softmax(1) for each in (student, teacher))
+    logs = torch.as_tensor(student).log_softmax(1)
+    teacher_logs = torch.as_tensor(teacher).log_softmax(1)
     return (teacher_logs.exp() * (teacher_logs - logs)).sum(1).mean().item()
+
+
+def assert_equal(loss: Tensor, expected: float, rel: float = 1e-4):
+    """A loss in float32 equals its plain computation."""
+    assert loss.item() == pytest.approx(expected, rel=rel)
 
 
 def save_classifier(path: Path, width: int, names: dict[str, list[str]]) -> str:

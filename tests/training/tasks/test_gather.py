@@ -63,9 +63,20 @@ def dataset(train_rows, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def keys():
-    """(row, view) of the batch; rows 0 to 5 occur twice, in two views and so with two captions."""
-    return [(row, 0) for row in range(BATCH - 6)] + [(row, 1) for row in range(6)]
+def make_batch(dataset):
+    """Function that makes the batch or a part of it.
+
+    Rows 0 to 5 occur twice, in two views and so with two captions.
+    """
+    keys = [(row, 0) for row in range(BATCH - 6)] + [(row, 1) for row in range(6)]
+
+    def make(start=0, stop=BATCH):
+        samples = [(row, view, view, dataset[row]) for row, view in keys[start:stop]]
+        batch = dataset.collate(samples)
+        batch.pop("skipped")
+        return batch
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +111,6 @@ def make_own_inputs(teacher):
     }
 
 
-def collate(dataset, keys):
-    batch = dataset.collate([(row, view, view, dataset[row]) for row, view in keys])
-    batch.pop("skipped")
-    return batch
-
-
 def prepared(task):
     accelerator = Accelerator(cpu=True)
     return accelerator, accelerator.prepare(task)
@@ -130,24 +135,21 @@ def assert_same(found, expected):
 
 
 @pytest.fixture(scope="module")
-def whole(make_task, dataset, keys):
+def whole(make_task, make_batch):
     """Losses and gradients of one process with the whole batch at once, by recipe."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return {
-        name: gradients(make_task(**fields), collate(dataset, keys))
-        for name, fields in RECIPES.items()
-    }
+    return {name: gradients(make_task(**fields), make_batch()) for name, fields in RECIPES.items()}
 
 
 @pytest.fixture(scope="module")
-def two_processes(make_task, dataset, keys, tmp_path_factory):
+def two_processes(make_task, make_batch, tmp_path_factory):
     """Losses and gradients of two processes with half of the batch each, at once and in chunks."""
     folder = tmp_path_factory.mktemp("two")
 
     def work():
         torch.set_num_threads(1)
         rank = Accelerator(cpu=True).process_index
-        batch = collate(dataset, keys[rank * HALF :][:HALF])
+        batch = make_batch(rank * HALF, (rank + 1) * HALF)
         for name, size in product(RECIPES, (0, CHUNK)):
             found = gradients(make_task(**RECIPES[name], chunk_size=size), batch)
             save_file(found, folder / f"{name}, {size}, {rank}.safetensors")
@@ -159,10 +161,10 @@ def two_processes(make_task, dataset, keys, tmp_path_factory):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(
-    whole, make_task, dataset, keys, name
+    whole, make_task, make_batch, name
 ):
     task = make_task(**RECIPES[name], chunk_size=CHUNK)
-    assert_same(gradients(task, collate(dataset, keys)), whole[name])
+    assert_same(gradients(task, make_batch()), whole[name])
 
 
 @pytest.mark.parametrize("size", [0, CHUNK])
@@ -174,8 +176,8 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(
         assert_same(load_file(two_processes / f"{name}, {size}, {rank}.safetensors"), whole[name])
 
 
-def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset, keys):
-    batch = collate(dataset, keys)
+def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, make_batch):
+    batch = make_batch()
     runs = []
     for _ in range(2):
         task = make_task(text=XLM_ROBERTA, **RECIPES["all losses"], chunk_size=CHUNK)
@@ -185,14 +187,15 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, dataset
     assert runs[0]["loss/loss"] != whole["all losses"]["loss/loss"]  # without dropout
 
 
-def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, dataset, keys):
+def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, make_batch):
     # a whole backbone has a head after the feature map
     tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
 
     def work():
         torch.set_num_threads(1)
         accelerator = Accelerator(cpu=True)
-        batch = collate(dataset, keys[accelerator.process_index * HALF :][:HALF])
+        rank = accelerator.process_index
+        batch = make_batch(rank * HALF, (rank + 1) * HALF)
         batch = tasks[0].augmented(batch)
         for task in tasks:
             freeze_unreached(task, batch)

@@ -14,17 +14,20 @@ def draw():
 
 
 def test_nothing_to_compare_gives_zero_and_not_nan(draw):
-    assert feature_map_loss(draw(1, 3, 4), draw(1, 3, 4), torch.zeros(1, 3), dim=-1).item() == 0
-    assert info_nce(draw(2, 4), draw(3, 4), torch.tensor(1.0), torch.zeros(2, 3).bool()).item() == 0
     scale = torch.tensor(3.0)
-    positive = torch.zeros(3, 0).bool()
-    assert sigmoid_loss(draw(3, 4), draw(0, 4), scale, torch.tensor(0.0), positive).item() == 0
+    bias = torch.tensor(0.0)
+    no_pair = torch.zeros(2, 3).bool()
+    no_text = torch.zeros(3, 0).bool()
+    assert feature_map_loss(draw(1, 3, 4), draw(1, 3, 4), torch.zeros(1, 3), dim=-1) == 0
+    assert info_nce(draw(2, 4), draw(3, 4), scale, no_pair) == 0
+    assert sigmoid_loss(draw(3, 4), draw(0, 4), scale, bias, no_text) == 0
 
 
 def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkeypatch):
     positive = draw(7, 10) > 0.5
-    embeddings = [F.normalize(draw(number, 6), dim=-1) for number in (7, 10)]
-    leaves = [tensor.requires_grad_() for tensor in (*embeddings, torch.tensor(10.0))]
+    images = F.normalize(draw(7, 6), dim=-1).requires_grad_()
+    texts = F.normalize(draw(10, 6), dim=-1).requires_grad_()
+    leaves = [images, texts, torch.tensor(10.0, requires_grad=True)]
     whole = info_nce(*leaves, positive)
     gradients = torch.autograd.grad(whole, leaves)
     monkeypatch.setattr(losses, "MAX_PAIRS", 25)
