@@ -9,6 +9,8 @@ from PIL import Image as PILImage
 from tests.tiny import encoded
 from training.data import BatchPlan, KeyedBatchSampler
 
+BROKEN = {"bytes": b"broken", "path": None}
+
 
 def make_cell(image: PILImage.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
     """An undecoded image as `datasets` stores it."""
@@ -16,7 +18,10 @@ def make_cell(image: PILImage.Image, kind: str = "PNG", **options: Any) -> dict[
 
 
 def make_rows(cells: list, **captions: list) -> Dataset:
-    """Rows with captions of any type. Columns are added one by one, so that pyarrow does not convert them."""
+    """Rows of images or undecoded images, with captions of any type.
+
+    Columns are added one by one, so that pyarrow does not convert them.
+    """
     rows = Dataset.from_dict({"image": cells}, features=Features({"image": Image(decode=False)}))
     rows = rows.cast_column("image", Image())
     for language, column in captions.items():

@@ -89,11 +89,13 @@ def test_each_caption_is_usable_or_has_a_cause(cell, texts, causes):
 
 def test_different_captions_are_numbered_whatever_their_order_and_files():
     rows = Dataset.from_dict({"en": [["frog", "toad"], ["cat"], [], ["frog"], ["青蛙"]]})
-    parts = [rows.select(range(2)), rows.select(range(2, 5))]
-    whole, split = (
-        CaptionTable(tables, [{"en": "en"}] * len(tables), True, SkipReport(total=5, max_share=1))
-        for tables in ([rows], parts)
-    )
+
+    def table_of(*parts):
+        skips = SkipReport(total=5, max_share=1)
+        return CaptionTable(parts, [{"en": "en"}] * len(parts), True, skips)
+
+    whole = table_of(rows)
+    split = table_of(rows.select(range(2)), rows.select(range(2, 5)))
     texts = list(whole)
     assert sorted(texts) == ["cat", "frog", "toad"]
     assert list(split) == texts
@@ -103,13 +105,13 @@ def test_different_captions_are_numbered_whatever_their_order_and_files():
     assert split.read(0) == {"en": ["frog", "toad"]}
 
 
-def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor):
+def test_training_and_the_processor_tokenize_a_text_alike(caption_tokens, processor):
     """The normalizer in tokenizer.json handles Unicode form, width, case and white space for every caller."""
     text = " Ｒｅｄ　ＡＰＰＬＥ e\u0301clair"
-    trained = CaptionTokenizer(tokenizer, 32)([text])["input_ids"]
+    trained = caption_tokens([text])["input_ids"]
     assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
     plain = unicodedata.normalize("NFKC", text).lower().strip()
-    assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
+    assert torch.equal(trained, caption_tokens([plain])["input_ids"])
 
 
 def test_only_texts_that_lose_tokens_count_as_truncated(tokenizer):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
+from tests.tiny import encoded
 from tests.training.data.rows import make_cell
 from training.data import decode_image, decode_images, open_image
 from training.data.images import read_image
@@ -36,15 +37,25 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
     assert difference.abs().double().mean() < 1
 
 
-def test_an_image_that_cannot_be_used_gives_the_cause(images, tmp_path, monkeypatch):
-    whole = make_cell(images[0])["bytes"]
+def test_a_damaged_image_does_not_decode(images):
+    whole = encoded(images[0])
     for damaged in (whole[: len(whole) // 2], b"no image at all", b""):
         assert read_image({"bytes": damaged, "path": None}) == "image does not decode"
+
+
+def test_a_path_that_leads_to_no_file_gives_the_cause(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    gone, pipe = ({"bytes": None, "path": str(tmp_path / name)} for name in ("x.png", "pipe.png"))
-    assert read_image(gone) == "image file is missing"
-    assert read_image(pipe) == "image is not a file"
-    assert read_image(None) == read_image({"bytes": None, "path": None}) == "no image"
+    causes = {"gone.png": "image file is missing", "pipe.png": "image is not a file"}
+    for name, cause in causes.items():
+        assert read_image({"bytes": None, "path": str(tmp_path / name)}) == cause
+
+
+def test_a_cell_without_an_image_gives_the_cause():
+    assert read_image(None) == "no image"
+    assert read_image({"bytes": None, "path": None}) == "no image"
     assert decode_image("image is a URL", 64) == "image is a URL"
+
+
+def test_a_decompression_bomb_is_not_decoded(images, monkeypatch):
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)
     assert decode_image(make_cell(images[0]), 64) == "decompression bomb"

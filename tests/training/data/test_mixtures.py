@@ -7,7 +7,7 @@ from datasets import Dataset
 from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import keys_of
 from training.config import DataConfig, SourceConfig
-from training.data import BatchPlan, CaptionTokenizer, decode_image, make_loader
+from training.data import BatchPlan, decode_image, make_loader
 from training.engine.inputs import open_pairs
 
 
@@ -15,32 +15,29 @@ from training.engine.inputs import open_pairs
 def two_sources(train_rows, tmp_path_factory):
     """An English source of 24 rows with weight 3, and a Chinese one of 16 rows with weight 1."""
     folder = tmp_path_factory.mktemp("mixture")
-    rows = train_rows.select_columns(["image", "en", "zh"])
-    english = rows.select(range(24))
-    chinese = rows.select(range(24, 40))
-    english.remove_columns("zh").rename_columns({"en": "text"}).to_parquet(folder / "en.parquet")
-    chinese.remove_columns("en").rename_columns({"image": "jpg"}).to_parquet(folder / "zh.parquet")
+    english = train_rows.select(range(24)).select_columns(["image", "en"])
+    english.rename_column("en", "text").to_parquet(folder / "en.parquet")
+    chinese = train_rows.select(range(24, 40)).select_columns(["image", "zh"])
+    chinese.rename_column("image", "jpg").to_parquet(folder / "zh.parquet")
     return [
-        SourceConfig(train=str(folder / "en.parquet"), caption_columns={"en": "text"}, weight=3),
         SourceConfig(
-            train=str(folder / "zh.parquet"), caption_columns={"zh": "zh"}, image_column="jpg"
+            train=str(folder / "en.parquet"),
+            caption_columns={"en": "text"},
+            weight=3,
+        ),
+        SourceConfig(
+            train=str(folder / "zh.parquet"),
+            caption_columns={"zh": "zh"},
+            image_column="jpg",
         ),
     ]
 
 
-@pytest.fixture
-def load(two_sources, tokenizer):
-    def build(stop, streaming):
-        config = DataConfig(sources=two_sources, shuffle_buffer=8, streaming=streaming)
-        pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
-        return list(make_loader(pairs, BatchPlan(8, 0, 0, 0, stop)))
-
-    return build
-
-
 @pytest.mark.parametrize("streaming", [False, True])
-def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
-    batches = load(stop=40, streaming=streaming)
+def test_sources_are_mixed_by_weight_with_their_own_columns(two_sources, caption_tokens, streaming):
+    config = DataConfig(sources=two_sources, shuffle_buffer=8, streaming=streaming)
+    pairs = open_pairs(config, caption_tokens, 64)
+    batches = list(make_loader(pairs, BatchPlan(8, 0, 0, 0, 40)))
     english = torch.stack([batch["language"] == 0 for batch in batches])
     assert english.shape == (40, 8)
     assert english.sum() == pytest.approx(240, abs=25)
@@ -50,13 +47,13 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
 
 
 def test_source_without_a_usable_row_raises_an_error_with_its_name(
-    tokenizer, tmp_path, two_sources
+    caption_tokens, tmp_path, two_sources
 ):
     Dataset.from_dict({"text": ["", " "]}).to_parquet(tmp_path / "empty.parquet")
     empty = SourceConfig(train=str(tmp_path / "empty.parquet"), caption_columns={"en": "text"})
     config = DataConfig(sources=[two_sources[0], empty], max_skip_share=1.0)
     with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
-        open_pairs(config, CaptionTokenizer(tokenizer, 32), None)
+        open_pairs(config, caption_tokens, None)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -68,14 +68,17 @@ def test_folders_named_after_splits_are_splits(make_images):
 
 
 def test_a_split_that_is_named_must_exist(make_images):
-    splits = make_images("train/dog/1.png", "val/dog/2.png", folder="splits")
+    splits = make_images("train/dog/1.png", "val/dog/2.png")
     with pytest.raises(ValueError, match=r"^data: .*split 'test', only train, val\. Name one"):
         labels_of(splits, split="test")
     with pytest.raises(ValueError, match=r"^data: .*split 'test', only train, val"):
         labels_of(splits, usual_split="test")
-    classes = str(make_images("dog/1.png", "cat/2.png", folder="classes"))
+
+
+def test_a_folder_of_classes_has_no_split_to_name(make_images):
+    classes = str(make_images("dog/1.png", "cat/2.png"))
     assert len(load_source(classes)) == 2
-    with pytest.raises(ValueError, match=r"^data: .*classes' has no splits, got split 'val'"):
+    with pytest.raises(ValueError, match=r"^data: .*photos' has no splits, got split 'val'"):
         load_source(classes, "val")
 
 
@@ -120,7 +123,12 @@ def test_a_single_table_of_a_folder_names_its_images(make_images):
     rows = load_source(str(folder))
     assert files_of(rows, folder) == ["images/2.png"]
     assert rows["zh"][:] == ["青蛙"]
-    write_csv(folder, "image,zh\nimages/1.png,猫\n", name="more.csv")
+
+
+def test_a_folder_of_several_tables_is_refused(make_images):
+    folder = make_images("1.png")
+    for name in ("titles.csv", "more.csv"):
+        write_csv(folder, "image,zh\n1.png,猫\n", name=name)
     with pytest.raises(ValueError, match=r"several tables: more\.csv, titles\.csv"):
         load_source(str(folder))
 
@@ -130,6 +138,10 @@ def test_parquet_files_of_a_folder_are_read_by_their_splits(tmp_path):
         Dataset.from_dict({"en": [name]}).to_parquet(tmp_path / f"{name}.parquet")
     assert load_source(str(tmp_path))["en"][:] == ["train"]
     assert load_source(str(tmp_path), "test")["en"][:] == ["test"]
+
+
+def test_parquet_files_next_to_an_output_folder_are_refused(tmp_path):
+    Dataset.from_dict({"en": ["a"]}).to_parquet(tmp_path / "train.parquet")
     (tmp_path / "out" / ".dcclip").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds '.*out', which a command of this project wrote"):
         load_source(str(tmp_path))
@@ -260,9 +272,16 @@ def test_the_digest_of_a_source_follows_its_files(tmp_path):
     for name in ("0.tar", "1.tar"):
         (tmp_path / name).write_bytes(b"x")
     pattern = str(tmp_path / "{0..1}.tar")
-    whole = digest_sources(pattern)
-    paths = digest_sources(pattern, with_states=False)
-    assert digest_sources(str(tmp_path / "*.tar")) == whole != digest_sources(pattern[:-8])
+    before = digest_sources(pattern)
+    assert digest_sources(str(tmp_path / "*.tar")) == before
+    assert digest_sources(str(tmp_path / "0.tar")) != before
     (tmp_path / "1.tar").write_bytes(b"longer")
-    assert digest_sources(pattern) != whole
-    assert digest_sources(pattern, with_states=False) == paths
+    assert digest_sources(pattern) != before
+
+
+def test_the_digest_of_paths_does_not_follow_the_content(tmp_path):
+    path = tmp_path / "0.tar"
+    path.write_bytes(b"x")
+    before = digest_sources(str(path), with_states=False)
+    path.write_bytes(b"longer")
+    assert digest_sources(str(path), with_states=False) == before

@@ -11,27 +11,25 @@ from training.data.sampling import CYCLE, MixtureSchedule, data_loader, num_work
 
 
 @pytest.mark.parametrize("num_views", [0, 3])
-def test_start_at_any_step_continues_the_uninterrupted_run(num_views):
-    whole = list(sample_batches(range(27), num_views=num_views, stop=12))
-    for start in (1, 5, 11):
-        assert (
-            list(sample_batches(range(27), num_views=num_views, start=start, stop=12))
-            == whole[start:]
-        )
+@pytest.mark.parametrize("start", [1, 5, 11])
+def test_start_at_any_step_continues_the_uninterrupted_run(num_views, start):
+    whole = sample_batches(range(27), num_views=num_views, stop=12)
+    resumed = sample_batches(range(27), num_views=num_views, start=start, stop=12)
+    assert resumed == whole[start:]
 
 
-def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
-    for epoch in range(4):
-        batches = sample_batches(range(16), num_views=3, start=2 * epoch, stop=2 * epoch + 2)
-        assert sorted(key for batch in batches for key in batch) == [
-            (row, (epoch + row) % 3) for row in range(16)
-        ]
+@pytest.mark.parametrize("epoch", range(4))
+def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch(epoch):
+    batches = sample_batches(range(16), num_views=3, start=2 * epoch, stop=2 * epoch + 2)
+    expected = [(row, (epoch + row) % 3) for row in range(16)]
+    assert sorted(chain.from_iterable(batches)) == expected
 
 
 def test_sources_of_one_length_have_orders_of_their_own():
     sampler = KeyedBatchSampler([np.arange(24)] * 2, [1.0, 1.0], BatchPlan(8, 0, 0, 0, 6))
     keys = list(chain.from_iterable(sampler))
-    first, second = ([key.row for key in keys if key.source == source] for source in (0, 1))
+    first = [key.row for key in keys if key.source == 0]
+    second = [key.row for key in keys if key.source == 1]
     assert first[:10] != second[:10]
 
 
@@ -42,13 +40,13 @@ def test_weight_too_small_to_be_drawn_raises_an_error():
 
 def test_processes_share_each_global_batch_of_a_mixture():
     rows = [np.arange(24), np.arange(24, 40)]
-    weights = [3.0, 1.0]
-    alone = list(KeyedBatchSampler(rows, weights, BatchPlan(8, 0, 0, 0, 12)))
-    parts = [
-        list(KeyedBatchSampler(rows, weights, BatchPlan(4, 0, 0, 0, 12, rank, 2)))
-        for rank in (0, 1)
-    ]
-    assert [left + right for left, right in zip(*parts, strict=True)] == alone
+
+    def batches(size, *process):
+        plan = BatchPlan(size, 0, 0, 0, 12, *process)
+        return list(KeyedBatchSampler(rows, [3.0, 1.0], plan))
+
+    shares = zip(batches(4, 0, 2), batches(4, 1, 2), strict=True)
+    assert [left + right for left, right in shares] == batches(8)
 
 
 def test_a_gpu_gets_decoding_processes_unless_a_number_is_given(monkeypatch):
@@ -65,9 +63,10 @@ def test_a_gpu_gets_decoding_processes_unless_a_number_is_given(monkeypatch):
 def test_every_epoch_is_another_permutation_with_a_view_of_its_own():
     rows = list(range(3, 43))  # 40 rows, 5 steps an epoch
     keys = list(chain.from_iterable(sample_batches(rows, stop=10)))
-    assert [view for _, view in keys] == [0] * 40 + [1] * 40
-    first, second = ([row for row, _ in keys[start : start + 40]] for start in (0, 40))
-    assert sorted(first) == sorted(second) == rows
+    first = [row for row, view in keys[:40] if view == 0]
+    second = [row for row, view in keys[40:] if view == 1]
+    assert sorted(first) == rows
+    assert sorted(second) == rows
     assert first != second
 
 

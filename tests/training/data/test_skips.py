@@ -6,13 +6,11 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from tests.training.data.rows import make_cell, make_rows
+from tests.training.data.rows import make_rows
 from tests.training.data.shards import read_samples, write_shards
 from training.config import DataConfig
 from training.data import (
     BatchPlan,
-    CaptionTokenizer,
-    PairDataset,
     SkipError,
     make_loader,
 )
@@ -23,17 +21,21 @@ MODES = pytest.mark.parametrize("streaming", [False, True])
 
 
 @pytest.fixture
-def load(train_rows, tokenizer, tmp_path):
+def load(train_rows, caption_tokens, tmp_path):
     """Change some of eight samples; return one batch of the usable ones, and the skip report."""
 
     def build(changes, num_skipped, **fields):
         samples = read_samples(train_rows, 8)
         for number, change in changes.items():
             samples[number] |= change
-        source = write_shards(tmp_path / "shards", samples, 1)
-        columns = {"en": "en.txt", "zh": "zh.txt"}
-        fields |= {"image_column": "png", "caption_columns": columns, "max_skip_share": 0.9}
-        pairs = open_pairs(DataConfig(train=source, **fields), CaptionTokenizer(tokenizer, 32), 64)
+        config = DataConfig(
+            train=write_shards(tmp_path / "shards", samples, 1),
+            image_column="png",
+            caption_columns={"en": "en.txt", "zh": "zh.txt"},
+            max_skip_share=0.9,
+            **fields,
+        )
+        pairs = open_pairs(config, caption_tokens, 64)
         # read on, because an unusable sample may be the last of its epoch
         batch, _ = make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 2))
         return batch, pairs.skipped
@@ -57,20 +59,30 @@ def test_every_cause_is_counted_and_batches_stay_full(load, streaming, change, c
     assert f"{cause}: " in str(skipped)
 
 
+WRONG_SCRIPT = {
+    2: {"zh.txt": b"a frog"},
+    4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()},
+}
+
+
 @MODES
 def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(load, streaming):
-    change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
-    batch, skipped = load(change, num_skipped=0, streaming=streaming)
+    batch, skipped = load(WRONG_SCRIPT, num_skipped=0, streaming=streaming)
     assert len(batch["rows"]) == 8
     assert len(batch["owner"]) == 15
     assert list(skipped.captions) == ["caption in the wrong script (zh)"]
-    batch, skipped = load(change, 0, streaming=streaming, skip_wrong_script=False)
+
+
+@MODES
+def test_captions_in_any_script_are_used_where_the_check_is_off(load, streaming):
+    batch, skipped = load(WRONG_SCRIPT, 0, streaming=streaming, skip_wrong_script=False)
     assert len(batch["owner"]) == 16
     assert not skipped.captions
 
 
 def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():
-    whole, part = (SkipReport(max_share=0.01, total=100) for _ in range(2))
+    whole = SkipReport(max_share=0.01, total=100)
+    part = SkipReport(max_share=0.01, total=100)
     whole.add(0, "damaged")
     part.add(1, "damaged")
     whole.merge([part.state()])
@@ -90,34 +102,30 @@ def test_skips_of_all_processes_do_not_stop_a_run_that_has_ended():
         ),
     ],
 )
-def test_a_language_never_vanishes_silently(images, tokenizer, column, message):
-    rows = make_rows(
-        [make_cell(image) for image in images[:3]], en=["fox", "frog", "dog"], zh=column
-    )
+def test_a_language_never_vanishes_silently(images, make_dataset, column, message):
+    rows = make_rows(images[:3], en=["fox", "frog", "dog"], zh=column)
     with pytest.raises(ValueError, match=message):
-        PairDataset(
-            rows, DataConfig(train="tiny", max_skip_share=0.2), CaptionTokenizer(tokenizer, 32), 64
-        )
+        make_dataset(rows, max_skip_share=0.2)
 
 
 def test_a_language_that_vanishes_in_a_stream_stops_the_run():
-    report, total = (StreamSkipReport(max_share=0.1) for _ in range(2))
+    report = StreamSkipReport(max_share=0.1)
     report.add_captions("zh", 0, ["caption is not a string"] * MIN_SEEN)
+    total = StreamSkipReport(max_share=0.1)
     total.merge([json.loads(json.dumps(report.state()))])
     with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be"):
         total.check_languages(MIN_SEEN)
 
 
-def test_captions_that_are_not_utf_8_are_refused(tokenizer):
+def test_captions_that_are_not_utf_8_are_refused(make_dataset):
     buffers = pa.array([b"fox", b"\xff\xfe", b"dog"]).buffers()
     rows = Dataset(pa.table({"en": pa.Array.from_buffers(pa.string(), 3, buffers)}))
-    config = DataConfig(train="tiny", caption_columns={"en": "en"})
     with pytest.raises(ValueError, match="in rows 0 to 2 of the columns en is not UTF-8"):
-        PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), None)
+        make_dataset(rows, ("en",), image_size=None)
 
 
 def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(
-    train_rows, tokenizer, tmp_path
+    train_rows, caption_tokens, tmp_path
 ):
     samples = read_samples(train_rows, 50)
     for number in range(5):
@@ -129,7 +137,7 @@ def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(
         image_column="png",
         caption_columns={"en": "en.txt"},
     )
-    pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
+    pairs = open_pairs(config, caption_tokens, 64)
     message = r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of"
     with pytest.raises(SkipError, match=message):
         list(make_loader(pairs, BatchPlan(10, 0, 0, 0, 45)))

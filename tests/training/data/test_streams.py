@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from tests.tiny import encoded
 from tests.training.data.shards import assert_equal_batches, keys_of, read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, PairStream, make_loader
+from training.data import BatchPlan, PairStream, make_loader
 from training.data.batch import text_id
 
 pytestmark = pytest.mark.slow
@@ -30,12 +30,11 @@ def shards(samples, tmp_path_factory):
 
 
 @pytest.fixture
-def open_loader(shards, tokenizer):
+def open_loader(shards, caption_tokens):
     def build(states=(), batch_size=8, seed=0, start=0, stop=6, process=(), **fields):
-        plan = BatchPlan(batch_size, seed, 0, start, stop, *process)
         defaults = {"train": shards, "streaming": True, "shuffle_buffer": 10}
-        config = DataConfig(**defaults | COLUMNS | fields)
-        return make_loader(PairStream(config, CaptionTokenizer(tokenizer, 32), 64), plan, states)
+        pairs = PairStream(DataConfig(**defaults | COLUMNS | fields), caption_tokens, 64)
+        return make_loader(pairs, BatchPlan(batch_size, seed, 0, start, stop, *process), states)
 
     return build
 
@@ -43,27 +42,56 @@ def open_loader(shards, tokenizer):
 def test_fields_of_json_files_in_a_shard_are_captions(samples, open_loader):
     columns = {"en": "json.en", "zh": "json.zh"}
     (batch,) = open_loader(batch_size=NUM, stop=1, caption_columns=columns)
-    names = [sample[f"{language}.txt"].decode() for sample in samples for language in columns]
-    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, names))
+    expected = []
+    for sample in samples:
+        for language in ("en", "zh"):
+            expected.append(text_id(sample[f"{language}.txt"].decode()))
+    assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
+
+
+TWO_COLUMNS = {"image_column": "image", "caption_columns": {"en": "en", "zh": "zh"}}
 
 
 def stream_of_two():
     """Function that a recipe can name as a source. It returns a stream without features."""
 
     def generate():
-        image = encoded(PILImage.new("RGB", (64, 64), "red"))
-        for en, zh in (("frog", "青蛙"), ("cat", "猫")):
-            yield {"image": {"bytes": image, "path": None}, "en": en, "zh": zh}
+        image = {"bytes": encoded(PILImage.new("RGB", (64, 64), "red")), "path": None}
+        yield {"image": image, "en": "frog", "zh": "青蛙"}
+        yield {"image": image, "en": "cat", "zh": "猫"}
 
     return IterableDataset.from_generator(generate)
 
 
 def test_a_function_may_return_a_stream(open_loader):
     source = "tests.training.data.test_streams:stream_of_two"
-    columns = {"image_column": "image", "caption_columns": {"en": "en", "zh": "zh"}}
-    (batch,) = open_loader(train=source, batch_size=2, stop=1, **columns)
+    (batch,) = open_loader(train=source, batch_size=2, stop=1, **TWO_COLUMNS)
     expected = [text_id(text) for text in ("frog", "青蛙", "cat", "猫")]
     assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
+
+
+@pytest.fixture
+def two_captions(train_rows, tmp_path, open_loader):
+    """Batches of two epochs of one image with two captions, one of which is too long, and their loader."""
+    texts = ["a frog", ("frog " * 40).strip()]
+    path = str(tmp_path / "a.parquet")
+    rows = train_rows.select([0]).select_columns(["image"])
+    rows.add_column("en", [texts]).to_parquet(path)
+    columns = {"image_column": "image", "caption_columns": {"en": "en"}}
+    loader = open_loader(train=path, batch_size=1, stop=2, **columns)
+    return texts, list(loader), loader
+
+
+def test_captions_and_views_take_turns_by_epoch(two_captions):
+    texts, batches, _ = two_captions
+    for epoch, batch in enumerate(batches):
+        assert batch["view_ids"].item() == epoch
+        assert batch["caption_ids"].item() == text_id(texts[epoch])
+
+
+def test_cut_captions_of_a_stream_are_counted(two_captions):
+    _, _, loader = two_captions
+    assert loader.skipped.captions == {"cut to 32 tokens": 1}
 
 
 def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
@@ -82,13 +110,17 @@ def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
 
 def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     keys = keys_of(list(open_loader(stop=12)))
-    first, second = ([row for row, view in keys if view == epoch] for epoch in (0, 1))
-    assert len(first) == len(second) == NUM
-    assert set(first) == set(second)
+    first = [row for row, view in keys if view == 0]
+    second = [row for row, view in keys if view == 1]
     assert len(set(first)) == NUM
+    assert sorted(first) == sorted(second)
+    assert len(first) == NUM
     assert first != second
     assert first != sorted(first)
-    assert keys_of(list(open_loader(seed=1))) != keys[:NUM]
+
+
+def test_the_order_of_a_stream_depends_on_the_seed(open_loader):
+    assert keys_of(list(open_loader(seed=1))) != keys_of(list(open_loader()))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -122,10 +154,10 @@ def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(
     """This includes more workers than shards, and a number of workers that does not divide the shards."""
     keys = []
     for rank in range(num_processes):
-        process = rank, num_processes
+        process = (rank, num_processes)
         keys += keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
     assert len(set(keys)) == len(keys)
-    assert {row for row, _ in keys} == {row for row, _ in keys_of(list(open_loader()))}
+    assert len({row for row, _ in keys}) == NUM
 
 
 def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_loader):
