@@ -1,10 +1,10 @@
 """Export a finished model to files that run without PyTorch, each checked for accuracy in both languages.
 
-export.py            one export: trace, quantise, check
+export.py            one export: trace, quantize, check
 formats.py           options, and the table of export formats: a new format is one entry
 gate.py              the accuracy gate: encode the data with each file, and time it
 gate_data.py         images, class names and calibration images of the gate
-graphs.py            ONNX: write and quantise graphs
+graphs.py            ONNX: write and quantize graphs
 immich_layout.py     the folder that Immich's server loads
 open_clip_layout.py  the folder that open_clip loads
 output.py            the output folder: files, results and card

@@ -1,4 +1,4 @@
-"""ONNX: write towers as graphs with the input and output names of transformers.js, quantise and run them."""
+"""ONNX: write towers as graphs with the input and output names of transformers.js, quantize and run them."""
 
 import warnings
 from collections.abc import Iterable

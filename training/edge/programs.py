@@ -1,4 +1,4 @@
-"""ExecuTorch: write, quantise and run towers as programs for native apps. XNNPACK runs them on the CPU.
+"""ExecuTorch: write, quantize and run towers as programs for native apps. XNNPACK runs them on the CPU.
 
 ExecuTorch is in an extra of its own, so the functions import it.
 """
@@ -53,7 +53,7 @@ def write_tower(
             ).to_executorch()
     except (
         Exception
-    ) as error:  # the exceptions of exporter, quantiser and backend have no common base class
+    ) as error:  # the exceptions of exporter, quantizer and backend have no common base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         remedy = ", or only fp32 with --variants fp32" if variant != "fp32" else ""
         target = f"lowered to an ExecuTorch program in {variant}"
@@ -69,10 +69,10 @@ def to_int8(
     shapes: dict[str, Any],
     images: Iterable[np.ndarray],
 ) -> nn.Module:
-    """Quantise a tower: weights in int8 per channel, embedding tables in int8 per row.
+    """Quantize a tower: weights in int8 per channel, embedding tables in int8 per row.
 
     Activations of the image tower have ranges measured on calibration images. Activations of the text tower are
-    quantised at run time by their own range.
+    quantized at run time by their own range.
 
     Args:
         module: The tower. It is not changed.
@@ -82,7 +82,7 @@ def to_int8(
         images: Prepared calibration images, (1, 3, S, S) float32 each.
 
     Returns:
-        The quantised tower, with the same inputs and output.
+        The quantized tower, with the same inputs and output.
     """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         get_symmetric_quantization_config,
@@ -92,7 +92,7 @@ def to_int8(
     dynamic = tower == "text"
     if dynamic:
         module = copy.deepcopy(module)
-        _quantise_tables(module)
+        _quantize_tables(module)
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     graph = torch.export.export(module, example, dynamic_shapes=shapes).module()
     prepared = prepare_pt2e(graph, _make_quantizer().set_global(config))
@@ -157,12 +157,12 @@ class _Int8Table(nn.Module):
         return rows.to(scales.dtype) * scales
 
 
-def _quantise_tables(module: nn.Module):
+def _quantize_tables(module: nn.Module):
     for name, child in module.named_children():
         if isinstance(child, nn.Embedding):
             setattr(module, name, _Int8Table(child))
         else:
-            _quantise_tables(child)
+            _quantize_tables(child)
 
 
 def open_tower(path: Path, threads: int = 0) -> Runner:

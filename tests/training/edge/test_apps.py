@@ -98,8 +98,8 @@ def test_int8_ranges_are_measured_after_the_clamp():
     )  # the first channel is always 0 after the clamp
     module = nn.Sequential(*convolutions, nn.ReLU6()).eval()
     images = torch.randn(2, 3, 8, 8)
-    quantised = programs.to_int8(
+    quantized = programs.to_int8(
         module, "vision", (images,), ({0: Dim("batch_size")},), [images.numpy()]
     )
     with torch.no_grad():
-        torch.testing.assert_close(quantised(images), module(images), atol=6 / 127, rtol=0)
+        torch.testing.assert_close(quantized(images), module(images), atol=6 / 127, rtol=0)
