@@ -181,10 +181,9 @@ class AlignTask(Task):
         languages = []
         for number in range(len(self.languages)):
             index = np.flatnonzero(torch.cat(language).numpy() == number)
-            own = np.searchsorted(index, [own_texts.start, own_texts.stop])
-            languages.append(
-                Captions(self.on_device(torch.from_numpy(index)), slice(*own.tolist()))
-            )
+            first, stop = np.searchsorted(index, [own_texts.start, own_texts.stop]).tolist()
+            on_device = self.on_device(torch.from_numpy(index))
+            languages.append(Captions(on_device, slice(first, stop)))
         return LossInputs(
             embeddings={name: outputs.pop(name) for name in PAIR if name in outputs},
             width=self.widths[-1],
@@ -202,11 +201,10 @@ class AlignTask(Task):
 
     def _losses(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Losses at one width by name; a batch without some of the languages has the same total weight."""
-        in_language = {
-            f"_{language}": inputs.in_language(captions)
-            for language, captions in zip(self.languages, inputs.languages, strict=True)
-            if len(captions.index)
-        }
+        in_language = {}
+        for language, captions in zip(self.languages, inputs.languages, strict=True):
+            if len(captions.index):
+                in_language[f"_{language}"] = inputs.in_language(captions)
         own_inputs = dict(self.own_inputs.items())
         values: dict[str, Tensor] = {}
         total: Any = 0

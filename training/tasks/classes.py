@@ -89,7 +89,8 @@ class ClassNames(OwnInputs):
         """Embeddings of the names of classes, (n,) int64, in all languages, (n, N, D)."""
         starts = self.num_classes * torch.arange(self.num_languages)
         index = (classes[:, None] + task.on_device(starts)).flatten()
-        ids, mask = (self.get_buffer(name)[index] for name in ("input_ids", "attention_mask"))
+        ids = self.get_buffer("input_ids")[index]
+        mask = self.get_buffer("attention_mask")[index]
         if on_host is None:
             lengths = torch.full((len(ids),), ids.shape[1])
         else:
@@ -104,7 +105,8 @@ class ClassNames(OwnInputs):
     def forward(self, inputs: LossInputs) -> Tensor:
         """The mean divergence over images and languages."""
         # the other processes drew the same classes
-        names, classes = (inputs.extra[name][: self.num_drawn] for name in ("names", "classes"))
+        names = inputs.extra["names"][: self.num_drawn]
+        classes = inputs.extra["classes"][: self.num_drawn]
         is_copy = None
         if "top" in inputs.extra:
             names = torch.cat([names, inputs.extra["top_names"]])
@@ -122,5 +124,5 @@ class ClassNames(OwnInputs):
 def read_classifier(path: str) -> tuple[Tensor, Tensor, dict[str, list[str]]]:
     """Read a classifier: its weight (C, D), its bias (C,), both float32, and the names of its classes by language."""
     with safe_open(path, "pt") as file:
-        weight, bias = (file.get_tensor(name).float() for name in ("weight", "bias"))
-        return weight, bias, json.loads(file.metadata()["names"])
+        names = json.loads(file.metadata()["names"])
+        return file.get_tensor("weight").float(), file.get_tensor("bias").float(), names

@@ -48,7 +48,8 @@ class GeneralTexts(OwnInputs):
         """Embeddings of student and teacher of drawn texts, `general` and `teacher_general` (n, D)."""
         drawn = task.draw(len(self.lengths), NUM_TEXTS)
         index = task.on_device(drawn)
-        ids, mask = (self.get_buffer(name)[index] for name in ("input_ids", "attention_mask"))
+        ids = self.get_buffer("input_ids")[index]
+        mask = self.get_buffer("attention_mask")[index]
         return {
             "general": task.encode_texts(ids, mask, self.lengths[drawn])[1].float(),
             "teacher_general": task.to_student_space(self.get_buffer("targets")[index]),

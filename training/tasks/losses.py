@@ -95,9 +95,8 @@ def map_distances(student: Tensor, teacher: Tensor) -> Tensor:
     Relations: stage 1 compares maps through an adapter and after whitening, because its towers differ.
     """
     student, teacher = student.float().flatten(1), teacher.float().flatten(1)
-    return (student - teacher).square().sum(1) / teacher.square().sum(1).clamp_min(
-        torch.finfo(torch.float32).tiny
-    )
+    norms = teacher.square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (student - teacher).square().sum(1) / norms
 
 
 def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float) -> Tensor:
@@ -118,15 +117,12 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
 
     Source: Hinton et al., arXiv 1503.02531, with the texts of the bank as classes.
     """
-    bank = F.normalize(bank.float(), dim=-1)
-    scaled, teacher_scaled = (
-        logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher)
-    )
+    bank = _unit(bank)
+    scaled, teacher_scaled = logit_scale * _unit(student), logit_scale * _unit(teacher)
 
     def value(rows: slice) -> Tensor:
-        logs, teacher_logs = (
-            (each[rows] @ bank.T).log_softmax(1) for each in (scaled, teacher_scaled)
-        )
+        logs = (scaled[rows] @ bank.T).log_softmax(1)
+        teacher_logs = (teacher_scaled[rows] @ bank.T).log_softmax(1)
         return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
 
     total = _sum_over_rows(value, bank.device, len(scaled), len(bank))
@@ -157,19 +153,14 @@ def class_loss(
     Relations: `bank_loss` has a fixed bank, whose embeddings the teacher gives. Here both towers learn, from a teacher
         that has no names at all.
     """
-    similarities = (
-        logit_scale * F.normalize(student.float(), dim=-1) @ F.normalize(names.float(), dim=-1).mT
-    )
+    similarities = logit_scale * _unit(student) @ _unit(names).mT  # (N, B, C)
     logits = logits.float()
     if left_out is not None:
         similarities = similarities.masked_fill(left_out, LOWEST_LOGIT)
         logits = logits.masked_fill(left_out, LOWEST_LOGIT)
-    target = logits.log_softmax(-1).expand_as(similarities)
-    return (
-        F.kl_div(similarities.log_softmax(-1), target, reduction="none", log_target=True)
-        .sum(-1)
-        .mean()
-    )
+    logs = similarities.log_softmax(-1)
+    target = logits.log_softmax(-1).expand_as(logs)
+    return F.kl_div(logs, target, reduction="none", log_target=True).sum(-1).mean()
 
 
 def positives(
@@ -186,13 +177,10 @@ def positives(
     Returns:
         (B, T) bool.
     """
-    images, captions = (
-        torch.from_numpy(np.unique(ids.numpy(), return_inverse=True)[1])
-        for ids in (rows, caption_ids)
-    )
-    owners, images, captions = (
-        numbers.to(device, non_blocking=True) for numbers in (images[owner], images, captions)
-    )
+    image_numbers = _distinct(rows)
+    owners = image_numbers[owner].to(device, non_blocking=True)
+    images = image_numbers.to(device, non_blocking=True)
+    captions = _distinct(caption_ids).to(device, non_blocking=True)
     # indexed by distinct image and distinct caption
     table = torch.zeros(len(images), len(captions), dtype=torch.bool, device=device)
     table[owners, captions] = True
@@ -291,6 +279,15 @@ def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) 
 
     total = _sum_over_rows(value, first.device, *positive.shape)
     return total / (counts > 0).sum().clamp_min(1)
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(embeddings.float(), dim=-1)
+
+
+def _distinct(ids: Tensor) -> Tensor:
+    """Number of each id among the distinct ones."""
+    return torch.from_numpy(np.unique(ids.numpy(), return_inverse=True)[1])
 
 
 def _sum_over_rows(

@@ -41,10 +41,9 @@ IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images", "image_targets
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the images and tokens of a batch to a device, without waiting for it. Ids and lengths stay on the host."""
-    moved = {
-        name: value if name in HOST_FIELDS else value.to(device, non_blocking=True)
-        for name, value in cast(dict[str, Tensor], batch).items()
-    }
+    moved = dict(cast(dict[str, Tensor], batch))
+    for name in moved.keys() - HOST_FIELDS:
+        moved[name] = moved[name].to(device, non_blocking=True)
     return cast(Batch, moved)
 
 
@@ -124,13 +123,11 @@ def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
     per_image = np.bincount(batch["owner"].numpy(), minlength=len(batch["rows"]))
     counts = np.add.reduceat(per_image, range(0, len(per_image), chunk_size)).tolist()
     fields = cast(dict[str, Tensor], batch)
-    pieces = {
-        name: value.split(chunk_size if name in IMAGE_FIELDS else counts)
-        for name, value in fields.items()
-    }
-    chunks = [
-        {name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))
-    ]
+    chunks: list[dict[str, Tensor]] = [{} for _ in counts]
+    for name, value in fields.items():
+        parts = value.split(chunk_size if name in IMAGE_FIELDS else counts)
+        for chunk, part in zip(chunks, parts, strict=True):
+            chunk[name] = part
     for number, chunk in enumerate(chunks):
         chunk["owner"] = chunk["owner"] - number * chunk_size
     return cast(list[Batch], chunks)
@@ -223,9 +220,8 @@ def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Outputs of all chunks, (n, ...) each, to (N, ...). A scalar is the same in every chunk. The last chunk may have
     further outputs.
     """
-    return {
-        name: torch.cat([part[name] for part in parts])
-        if value.ndim and name in parts[0]
-        else value
-        for name, value in parts[-1].items()
-    }
+    outputs = dict(parts[-1])
+    for name, value in outputs.items():
+        if value.ndim and name in parts[0]:
+            outputs[name] = torch.cat([part[name] for part in parts])
+    return outputs
