@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import and_
 from typing import Any, TypedDict
 
 import torch
@@ -114,8 +113,8 @@ def make_batch(
         batch["images"] = torch.stack(images)
     if tokens is None:
         return batch
-    texts, reworded, numbers = list[str](), list[str](), list[int]()
-    owners, spoken = list[int](), list[int]()
+    texts, reworded = [], []
+    numbers, owners, spoken = [], [], []
     for owner, sample in enumerate(samples):
         for language, text in sample.captions.items():
             number = caption_id(text)
@@ -256,26 +255,22 @@ class CaptionTokenizer:
         Returns:
             Their number. No other caption may be tokenized afterwards.
         """
-        if self.vocabulary is not None:
-            self.unaligned = frozenset(
-                text
-                for part in chunks(texts)
-                for text, same in zip(
-                    part, self.vocabulary.aligned(part, self.teacher), strict=True
-                )
-                if not same
-            )
-        return len(self.unaligned or ())
+        if self.vocabulary is None:
+            return 0
+        unaligned: set[str] = set()
+        for part in chunks(texts):
+            split_alike = self.vocabulary.aligned(part, self.teacher)
+            unaligned.update(text for text, same in zip(part, split_alike, strict=True) if not same)
+        self.unaligned = frozenset(unaligned)
+        return len(unaligned)
 
     def count_truncated(self, texts: list[str]) -> int:
         """Count the texts that are longer than `max_text_length` and therefore truncated."""
         if not texts:
             return 0
         # not verbose: transformers would announce indexing errors, but these tokens are only counted
-        return sum(
-            len(ids) > self.max_text_length
-            for ids in self.tokenizer(texts, verbose=False).input_ids
-        )
+        input_ids = self.tokenizer(texts, verbose=False).input_ids
+        return sum(len(ids) > self.max_text_length for ids in input_ids)
 
     def __call__(self, texts: list[str], reworded: list[str] | None = None) -> Batch:
         """Tokenize T captions.
@@ -303,7 +298,7 @@ class CaptionTokenizer:
                 split_alike = self.vocabulary.aligned(texts, self.teacher)
             else:
                 split_alike = [text not in self.unaligned for text in texts]
-            aligned = [*map(and_, aligned, split_alike)]
+            aligned = [same and alike for same, alike in zip(aligned, split_alike, strict=True)]
         if self.vocabulary is not None or is_reworded:
             batch["aligned"] = torch.tensor(aligned)
         if self.vocabulary is not None and all(aligned):

@@ -146,18 +146,14 @@ class PairDataset(torch.utils.data.Dataset):
         """
         if self.image_size is None:
             return [None] * len(rows)
-        absent = [
-            row
-            for row in dict.fromkeys(rows)
-            if not (self.config.in_memory and self._in_memory[row])
-        ]
+        keeps = self.config.in_memory
+        absent = [row for row in dict.fromkeys(rows) if not (keeps and self._in_memory[row])]
         images = decode_images([self._cell(row) for row in absent], self.image_size, self.squash)
         decoded = dict(zip(absent, images, strict=True))
-        if self.config.in_memory:
-            for row, image in decoded.items():
-                if isinstance(image, Tensor):
-                    self._memory[row] = image
-                    self._in_memory[row] = True
+        for row, image in decoded.items():
+            if keeps and isinstance(image, Tensor):
+                self._memory[row] = image
+                self._in_memory[row] = True
         return [decoded[row] if row in decoded else self._memory[row] for row in rows]
 
     def _cell(self, row: int) -> dict[str, Any] | str | None:

@@ -288,9 +288,8 @@ def _downscale(images: Tensor, reductions: Sequence[int]):
         small = F.interpolate(
             torch.stack(chosen), size=max(1, size // factor), mode="bilinear", antialias=True
         )
-        for image, changed in zip(
-            chosen, F.interpolate(small, size=size, mode="bicubic"), strict=True
-        ):
+        large = F.interpolate(small, size=size, mode="bicubic")
+        for image, changed in zip(chosen, large, strict=True):
             image.copy_(changed)
 
 

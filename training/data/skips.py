@@ -136,7 +136,10 @@ class StreamSkipReport(_Captions):
         """Replace the counts by the sum over workers or training processes, including this one."""
         self.num_seen = sum(state["seen"] for state in states)
         for name in COUNTS:
-            setattr(self, name, sum((Counter(state[name]) for state in states), Counter[str]()))
+            total: Counter[str] = Counter()
+            for state in states:
+                total.update(state[name])
+            setattr(self, name, total)
 
     def __str__(self) -> str:
         text = self._list(self.samples)

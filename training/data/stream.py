@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import compress
 from typing import Any
 
 import fsspec.asyn
@@ -60,22 +59,19 @@ class PairStream:
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
-        self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
-        self.image_columns = [
-            source.image_column or config.image_column for source in config.mixture
-        ]
-        self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
-        self.shards = [
-            Shards(
-                open_stream(source.train, source.split, subset=source.subset),
-                number,
-                str(source.train),
-                self.image_columns[number] if image_size is not None else None,
-                self.caption_columns[number].values() if tokens is not None else (),
-            )
-            for number, source in enumerate(config.mixture)
-        ]
+        self.caption_columns, self.image_columns = [], []
+        self.rules, self.shards = [], []
+        for number, source in enumerate(config.mixture):
+            captions = source.caption_columns or {}
+            image = source.image_column or config.image_column
+            self.caption_columns.append(captions)
+            self.image_columns.append(image)
+            self.rules.append(rules_for(source.train, config.allow_paths))
+            rows = open_stream(source.train, source.split, subset=source.subset)
+            images = image if image_size is not None else None
+            texts = captions.values() if tokens is not None else ()
+            self.shards.append(Shards(rows, number, str(source.train), images, texts))
 
     def identity(self) -> str:
         """Return a short description of the streams, which a resumed run compares: the shards of each source."""
@@ -91,12 +87,12 @@ class PairStream:
         """
         skipped.check_languages(MIN_SEEN)
         found = [self._captions(raw, skipped) for raw in raw_samples]
-        is_usable = [bool(captions) or self.tokens is None for captions, _ in found]
-        images = iter(self._images(list(compress(raw_samples, is_usable))))
+        usable = [raw for raw, (_, cause) in zip(raw_samples, found, strict=True) if cause is None]
+        images = iter(self._images(usable))
         samples: list[Sample | None] = []
-        for raw, (captions, causes), usable in zip(raw_samples, found, is_usable, strict=True):
+        for raw, (captions, cause) in zip(raw_samples, found, strict=True):
             skipped.num_seen += 1
-            image = next(images) if usable else causes[0]
+            image = next(images) if cause is None else cause
             if isinstance(image, str):
                 skipped.add(raw.row, image, self.shards[raw.source].name)
                 samples.append(None)
@@ -107,19 +103,23 @@ class PairStream:
 
     def _captions(
         self, raw: RawSample, skipped: StreamSkipReport
-    ) -> tuple[dict[str, list[str]], list[str]]:
-        """Usable captions by language, and the cause of each other one."""
-        columns = self.caption_columns[raw.source] if self.tokens is not None else {}
+    ) -> tuple[dict[str, list[str]], str | None]:
+        """Usable captions by language, and if there are none although the run needs them, the first cause."""
+        if self.tokens is None:
+            return {}, None
+        columns = self.caption_columns[raw.source]
         cells = {language: get_cell(raw.cells, column) for language, column in columns.items()}
-        return read_captions(cells, self.config.skip_wrong_script, skipped)
+        captions, causes = read_captions(cells, self.config.skip_wrong_script, skipped)
+        return captions, None if captions else causes[0]
 
     def _images(self, raw_samples: Sequence[RawSample]) -> Sequence[Tensor | str | None]:
         """Images, or the cause of each that does not decode; None without images."""
         if self.image_size is None:
             return [None] * len(raw_samples)
-        cells = [
-            self.rules[raw.source](raw.cells[self.image_columns[raw.source]]) for raw in raw_samples
-        ]
+        cells = []
+        for raw in raw_samples:
+            cell = raw.cells[self.image_columns[raw.source]]
+            cells.append(self.rules[raw.source](cell))
         return decode_images(cells, self.image_size, self.squash)
 
     def collate(self, samples: Sequence[Sample], skipped: StreamSkipReport) -> Batch:
