@@ -1,6 +1,7 @@
 """Zero-shot classification: encode class names, score images against them, and evaluate during training."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,12 +149,9 @@ def class_embeddings(
     means = []
     for start in range(0, len(names), classes_at_once):
         part = names[start : start + classes_at_once]
-        embeddings = model.encode_texts(
-            [template.format(name) for name in part for template in templates]
-        )
-        means.append(
-            embeddings.unflatten(0, (len(part), len(templates))).mean(1)
-        )  # (C * T, D) -> (C, T, D) -> (C, D)
+        texts = [template.format(name) for name in part for template in templates]
+        embeddings = model.encode_texts(texts)  # (C * T, D)
+        means.append(embeddings.unflatten(0, (len(part), -1)).mean(1))  # (C, D)
     return F.normalize(torch.cat(means), dim=-1)
 
 
@@ -183,13 +181,14 @@ def make_evaluate(
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = DualEncoder(model, processor, "student")
-        images, metrics = student.encode_images(labeled.rows), dict[str, float]()
+        images = student.encode_images(labeled.rows)
+        metrics: dict[str, float] = {}
+        by_metric = defaultdict(list)
         for language, classes in names.items():
             found = measure(images, class_embeddings(student, classes), labeled.labels, wanted)
-            metrics |= {f"{name}_{language}": value for name, value in found.values.items()}
-        means = {
-            name: [metrics[f"{name}_{language}"] for language in names] for name in found.values
-        }
-        return metrics | {name: statistics.fmean(values) for name, values in means.items()}
+            for name, value in found.values.items():
+                metrics[f"{name}_{language}"] = value
+                by_metric[name].append(value)
+        return metrics | {name: statistics.fmean(values) for name, values in by_metric.items()}
 
     return run

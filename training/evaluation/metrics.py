@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+Z = 1.959964  # two-sided 95 % quantile of the normal distribution
+
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """Share of samples whose label is among the k highest scores; with k = 1, "accuracy" in ELEVATER.
@@ -31,10 +33,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """
     _require_finite(scores)
     own = labels.to(scores.device).long()[:, None]  # (N, 1)
-    columns, label_scores = (
-        torch.arange(scores.shape[1], device=scores.device),
-        scores.gather(1, own),
-    )
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    label_scores = scores.gather(1, own)
     ahead = (scores > label_scores).sum(1) + ((scores == label_scores) & (columns < own)).sum(1)
     return int((ahead < k).sum()) / len(scores)
 
@@ -58,9 +58,8 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
     Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
     """
     _require_finite(scores)
-    present, labels, counts = (
-        labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
-    )
+    labels = labels.to(scores.device).long()
+    present, labels, counts = labels.unique(return_inverse=True, return_counts=True)
     predicted = scores[:, present].argmax(1)  # the first of several maxima
     hits = labels[predicted == labels].bincount(minlength=len(present))
     return (hits.double() / counts).mean().item()
@@ -104,9 +103,8 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
 def _average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """11-point average precision of one class: scores (N,) and labels (N,) bool to a scalar in float64."""
     scores, order = scores.sort(descending=True)
-    last_of_tie = torch.cat(
-        [scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)]
-    ).nonzero()[:, 0]
+    is_last = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
+    last_of_tie = is_last.nonzero()[:, 0]
     found = positive[order].cumsum(0)[last_of_tie].double()
     precision = found / (last_of_tie + 1)
     best_from_here = precision.flip(0).cummax(0).values.flip(0)
@@ -135,16 +133,15 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
     """
     _require_finite(scores)
     is_positive = labels.to(scores.device).bool()
-    positive, negative = scores[is_positive, 1], scores[~is_positive, 1].sort().values
+    positive = scores[is_positive, 1]
+    negative = scores[~is_positive, 1].sort().values
     if not (len(positive) and len(negative)):
         raise ValueError(
             f"labels: all {len(labels)} are {int(is_positive[0])}, need both 0 and 1. Add samples of the other class."
         )
-    below = (
-        torch.searchsorted(negative, positive).sum()
-        + torch.searchsorted(negative, positive, right=True).sum()
-    )
-    return int(below) / (2 * len(positive) * len(negative))
+    below = torch.searchsorted(negative, positive)
+    below_or_tied = torch.searchsorted(negative, positive, right=True)
+    return int(below.sum() + below_or_tied.sum()) / (2 * len(positive) * len(negative))
 
 
 def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
@@ -171,34 +168,30 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
     Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
     """
     _require_finite(scores)
-    queries, candidates = (
-        pairs.to(scores.device).long().unique(dim=0).unbind(1)
-    )  # a repeated pair counts once
+    # a repeated pair counts once
+    queries, candidates = pairs.to(scores.device).long().unique(dim=0).unbind(1)
     own = scores[queries, candidates]
     best = scores.new_zeros(len(scores)).scatter_reduce(0, queries, own, "amax", include_self=False)
     num_correct_as_high = queries[own == best[queries]].bincount(minlength=len(scores))
     return (scores >= best[:, None]).sum(1) - num_correct_as_high
 
 
-def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
     """95 % confidence interval of a share.
 
     Args:
         share: Observed share, in 0..1.
         count: Number of independent trials, at least 1.
-        z: Quantile of the normal distribution.
 
     Returns:
         Lower and upper bound, in 0..1.
 
     Source: Wilson, JASA 22 (1927).
     """
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-        / (1 + z * z / count)
-    )
+    scale = 1 + Z * Z / count
+    center = (share + Z * Z / (2 * count)) / scale
+    deviation = math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    half = Z * deviation / scale
     return max(0.0, center - half), min(1.0, center + half)
 
 
@@ -217,12 +210,16 @@ def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
 
     Source: Kish, Survey Sampling (1965), for the effective number; Wilson, JASA 22 (1927).
     """
-    successes, sizes = (groups.bincount(weights).double() for weights in (hits.double(), None))
-    share, count = float(successes.sum() / len(hits)), float(len(hits))
-    variance = float((successes - share * sizes).square().sum()) / count**2  # of the share
+    successes = groups.bincount(hits.double())
+    sizes = groups.bincount().double()
+    count = len(hits)
+    share = float(successes.sum()) / count
     if share in (0.0, 1.0):  # nothing is known about the variance
-        return wilson_interval(share, float((sizes > 0).sum()))
-    return wilson_interval(share, min(count, share * (1 - share) / variance) if variance else count)
+        return wilson_interval(share, int((sizes > 0).sum()))
+    variance = float((successes - share * sizes).square().sum()) / count**2  # of the share
+    if variance == 0:
+        return wilson_interval(share, count)
+    return wilson_interval(share, min(count, share * (1 - share) / variance))
 
 
 def _require_finite(scores: Tensor):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -197,7 +197,6 @@ def score(
     texts: Tensor,
     model: str,
     ks: Sequence[int] = KS,
-    stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
     """Recall at k in both directions, in one language of a set.
@@ -212,18 +211,18 @@ def score(
         texts: Embeddings of the captions, (T, D), L2-normalized.
         model: Model name, written to the rows.
         ks: Values of k; those greater than the number of candidates are left out.
-        stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
 
     Returns:
         Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`. Their intervals take into account that
         captions of an image are found or missed together.
     """
-    pairs, rows = retrieval_set.pairs[language], list[Row]()
-    found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
+    pairs = retrieval_set.pairs[language]
+    found_texts = ranks(images, texts, pairs)
+    found_images = ranks(texts, images, pairs.flip(1))
     # the captions of an image are a group, unless a caption has several images
     image_of_text = pairs[:, 0] if len(pairs) == len(texts) else torch.arange(len(texts))
-    fields: dict[str, Any] = {"set": retrieval_set.name, "language": language, "stage": stage}
+    rows = []
     for direction, found, num_candidates, groups in (
         ("image_to_text", found_texts, len(texts), torch.arange(len(found_texts))),
         ("text_to_image", found_images, len(images), image_of_text),
@@ -231,9 +230,17 @@ def score(
         for k in ks:
             if k <= num_candidates:
                 hits = found < k
-                row = Row(model=model, metric=f"{direction}_R@{k}", value=0.0, protocol=PROTOCOL)
-                value, interval = int(hits.sum()) / len(hits), grouped_interval(hits, groups)
-                rows.append(replace(row, value=value, interval=interval, seed=seed, **fields))
+                row = Row(
+                    model=model,
+                    metric=f"{direction}_R@{k}",
+                    value=int(hits.sum()) / len(hits),
+                    set=retrieval_set.name,
+                    protocol=PROTOCOL,
+                    language=language,
+                    seed=seed,
+                    interval=grouped_interval(hits, groups),
+                )
+                rows.append(row)
     return rows
 
 
@@ -242,13 +249,12 @@ def measure(
     retrieval_set: RetrievalSet,
     name: str,
     ks: Sequence[int] = KS,
-    stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
     """Encode a set with a model, and `score` it in every language. `name` is the model name in the rows."""
-    images, rows = model.encode_images(retrieval_set.rows), list[Row]()
+    images = model.encode_images(retrieval_set.rows)
+    rows: list[Row] = []
     for language, captions in retrieval_set.captions.items():
-        rows += score(
-            retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed
-        )
+        texts = model.encode_texts(captions)
+        rows += score(retrieval_set, language, images, texts, name, ks, seed)
     return rows

@@ -1,8 +1,9 @@
 """One evaluation: the tasks and data that the options name, all models on all of them, and the files of the result."""
 
 import gc
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -147,10 +148,9 @@ def protocol_tasks(
             forms = {protocol: templates_of(name, language, templates)}
             if bare_names:
                 forms[protocol + BARE] = BARE_NAME
-            tasks += [
-                EvalTask(name, form, language, class_names, sources[language], lines)
-                for form, lines in forms.items()
-            ]
+            source = sources[language]
+            for form, lines in forms.items():
+                tasks.append(EvalTask(name, form, language, class_names, source, lines))
     return tasks
 
 
@@ -170,10 +170,8 @@ def _own_tasks(options: EvalOptions, sets: Sequence[str]) -> list[EvalTask]:
             forms = {CLASS_NAMES: read_templates(options.templates, language, name)}
             if options.bare_names:
                 forms[CLASS_NAMES + BARE] = BARE_NAME
-        tasks += [
-            EvalTask(name, form, language, class_names, source, lines)
-            for form, lines in forms.items()
-        ]
+        for form, lines in forms.items():
+            tasks.append(EvalTask(name, form, language, class_names, source, lines))
     return tasks
 
 
@@ -181,8 +179,9 @@ def _named_sources(field: str, entries: Sequence[str], names_itself: bool) -> di
     """Locations by name, from entries NAME=SOURCE; with `names_itself`, a source alone is also its name."""
     found: dict[str, str] = {}
     for entry in entries:
-        name, _, location = entry.partition("=")
-        location = entry if names_itself and "=" not in entry else location
+        name, separator, location = entry.partition("=")
+        if names_itself and not separator:
+            location = entry
         if not location or name in found:
             raise ValueError(
                 f"{field}: {entry!r} names no source, or a name twice. Give NAME=SOURCE, each name once."
@@ -266,18 +265,22 @@ class Evaluation:
         Raises:
             ValueError: A model, image or label cannot be used, or the embeddings of two models differ in width.
         """
-        options, rows, models = self.options, list[Row](), list[dict[str, Any]]()
+        options = self.options
+        rows: list[Row] = []
+        models: list[dict[str, Any]] = []
         other = None
         if options.text_model is not None:
             other, description = self.encode(options.text_model, state)
         for name in options.model:
             own, found = self.encode(name, state)
             models.append(found)
-            for measured in (*map(own.truncated, options.widths), own):
-                rows += self.measure(measured, measured)
+            for width in options.widths:
+                truncated = own.truncated(width)
+                rows += self.measure(truncated, truncated)
+            rows += self.measure(own, own)
             if other is not None:
-                pair = own.comparable_with(other), other.comparable_with(own)
-                rows += self.measure(*pair) + self.measure(*reversed(pair))
+                first, second = own.comparable_with(other), other.comparable_with(own)
+                rows += self.measure(first, second) + self.measure(second, first)
         if other is not None:  # a card describes the first model of the results
             models.append(description)
         meta = make_meta(
@@ -351,8 +354,10 @@ class Evaluation:
 
         The images are of one model, the texts of the same or a different one.
         """
-        name, rows = joint_name(images.name, texts.name), list[Row]()
-        predictions: dict[str, dict[str, Tensor]] = {}  # by title of the set and by language
+        name = joint_name(images.name, texts.name)
+        rows: list[Row] = []
+        # by title of the set and by language
+        predictions: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for task in self._available():
             labels = self.sets[task.set].labels
             found, classes = images.tensors[task.set], texts.tensors[task.classes_key]
@@ -366,13 +371,15 @@ class Evaluation:
                 model=name, set=title, protocol=task.protocol, language=task.language
             )
             if not task.protocol.endswith(BARE):
-                predictions.setdefault(title, {})[task.language] = measured.predictions
+                predictions[title][task.language] = measured.predictions
         for title, by_language in predictions.items():
             if len(by_language) > 1:
                 columns = torch.stack([*by_language.values()], 1).tolist()
                 share = Agreement().compute(predictions=columns)[AGREEMENT]
-                row = Row(model=name, metric=AGREEMENT, value=share, set=title)
-                rows.append(replace(row, language=", ".join(by_language)))
+                languages = ", ".join(by_language)
+                rows.append(
+                    Row(model=name, metric=AGREEMENT, value=share, set=title, language=languages)
+                )
         for each in self.retrieval_sets:
             found = images.tensors["images", each.name]
             for language in each.captions:
@@ -389,11 +396,11 @@ class Evaluation:
         whole = [name for name in ELEVATER if name in self.sets and not self.sets[name].differences]
         if len(whole) < len(ELEVATER):
             return []
-        values: dict[tuple[str, str], list[float]] = {}
+        values = defaultdict(list)
         for row in rows:
             in_score = row.set in ELEVATER and row.metric == ELEVATER[row.set].metric
             if row.protocol in PROTOCOLS and in_score:
-                values.setdefault((row.model, row.protocol), []).append(row.value)
+                values[row.model, row.protocol].append(row.value)
         return [
             Row(
                 model=model,
@@ -441,9 +448,9 @@ class Evaluation:
 
     def _missing_sets(self) -> list[str]:
         """The missing sets, grouped by their reason."""
-        groups: dict[str, list[str]] = {}
+        groups = defaultdict(list)
         for name, reason in self.missing.items():
-            groups.setdefault(reason, []).append(name)
+            groups[reason].append(name)
         return [f"{', '.join(names)} ({reason})" for reason, names in groups.items()]
 
 
@@ -465,20 +472,20 @@ def _encode_classes(
     model: DualEncoder, state: PartialState, names: Sequence[str], lines: Sequence[str]
 ) -> Tensor:
     """Embeddings of candidate classes, (C, D) float32, L2-normalized."""
-    return encode_shared(
-        state,
-        len(names),
-        lambda numbers: class_embeddings(model, [names[each] for each in numbers], lines),
-    )
+
+    def encode(numbers: Sequence[int]) -> Tensor:
+        return class_embeddings(model, [names[each] for each in numbers], lines)
+
+    return encode_shared(state, len(names), encode)
 
 
 def _encode_captions(model: DualEncoder, state: PartialState, captions: Sequence[str]) -> Tensor:
     """Embeddings of captions, (T, D) float32, L2-normalized. Equal captions have the same, so that they tie."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(captions))}
-    unique = list(places)
-    embeddings = encode_shared(
-        state,
-        len(unique),
-        lambda numbers: model.encode_texts([unique[each] for each in numbers]),
-    )
-    return embeddings[[places[text] for text in captions]]
+    known: dict[str, int] = {}
+    places = [known.setdefault(text, len(known)) for text in captions]
+    unique = list(known)
+
+    def encode(numbers: Sequence[int]) -> Tensor:
+        return model.encode_texts([unique[each] for each in numbers])
+
+    return encode_shared(state, len(unique), encode)[places]

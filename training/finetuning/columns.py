@@ -35,13 +35,11 @@ class Columns:
 
     def captions_of(self, rows: Dataset) -> dict[str, list[list[str]]]:
         """Usable captions of each row by language. A column of two languages is divided by script."""
-        found = {language: texts_of(rows, column) for language, column in self.captions.items()}
-        if len({*self.captions.values()}) < len(self.captions):
-            for language, cells in found.items():
-                found[language] = [
-                    [text for text in texts if language_of(text) == language] for texts in cells
-                ]
-        return found
+        is_divided = len({*self.captions.values()}) < len(self.captions)
+        return {
+            language: texts_of(rows, column, language if is_divided else None)
+            for language, column in self.captions.items()
+        }
 
 
 def find_columns(
@@ -83,13 +81,16 @@ def find_columns(
     return Columns(image_column, captions, are_labels)
 
 
-def texts_of(rows: Dataset, column: str) -> list[list[str]]:
-    """Usable texts of each cell of a column, without repetitions; class names as words."""
-    feature, texts = rows.features[column], []
+def texts_of(rows: Dataset, column: str, language: str | None = None) -> list[list[str]]:
+    """Usable texts of each cell of a column in one language or all, without repetitions; class names as words."""
+    feature, found = rows.features[column], []
     for cell in rows[column]:
         if isinstance(feature, ClassLabel):
             cell = None if cell is None or cell < 0 else feature.names[cell]
         if column == LABEL and isinstance(cell, str):
             cell = cell.replace("_", " ")
-        texts.append(list(dict.fromkeys(usable_captions(cell)[0])))
-    return texts
+        texts = list(dict.fromkeys(usable_captions(cell)[0]))
+        if language is not None:
+            texts = [text for text in texts if language_of(text) == language]
+        found.append(texts)
+    return found

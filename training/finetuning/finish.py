@@ -74,13 +74,12 @@ def interpolate(
         end: Weights at the end of training by the same names.
         weight: Weight of the end, 0..1.
     """
-    shares = {name: TEXT_SHARE if name.startswith("text_") else 1.0 for name in end}
-    return {
-        name: start[name].lerp(tensor, shares[name] * weight)
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in end.items()
-    }
+    weights = dict(end)
+    for name, tensor in end.items():
+        if tensor.is_floating_point():
+            share = TEXT_SHARE if name.startswith("text_") else 1.0
+            weights[name] = start[name].lerp(tensor, share * weight)
+    return weights
 
 
 def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float) -> Point:
@@ -125,9 +124,10 @@ def describe(start: Point, chosen: Point, queries: Mapping[str, int]) -> str:
     name, loss = largest_loss(start, chosen)
     fell = f"{_percent(max(0.0, loss))} points, {name} ({queries[name]} queries)"
     sentences = [sentence, f"Largest loss: {fell}."]
-    for name, share in {each.partition(",")[0]: 1 / queries[each] for each in queries}.items():
-        if share > MAX_GENERAL_LOSS:
-            points = _percent(share)
+    sizes = {name.partition(",")[0]: number for name, number in queries.items()}
+    for name, number in sizes.items():
+        if 1 / number > MAX_GENERAL_LOSS:
+            points = _percent(1 / number)
             sentences.append(f"{name.capitalize()} cannot show a loss below {points} points.")
     return " ".join(sentences)
 
@@ -170,6 +170,8 @@ def finish(
     name, loss = largest_loss(start, chosen)
     before, after = start.embeddings, chosen.embeddings
     assert before is not None and after is not None
+    texts_before = torch.cat([*before.captions.values()])
+    texts_after = torch.cat([*after.captions.values()])
     facts = {
         "data": portable(options.data),
         "found": prepared.found,
@@ -184,9 +186,7 @@ def finish(
         "largest_loss": {"name": name, "value": loss, "queries": queries[name]},
         "cosine_to_start": {
             "images": mean_cosine(before.images, after.images),
-            "texts": mean_cosine(
-                *(torch.cat([*each.captions.values()]) for each in (before, after))
-            ),
+            "texts": mean_cosine(texts_before, texts_after),
         },
     }
     command = command_of("python training/finetune.py", options)

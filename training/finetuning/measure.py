@@ -86,12 +86,10 @@ class CaptionedImages:
                 names[language] = sorted({text for cell in cells for text in cell or []})
         found = make_retrieval_set(name, rows, columns, "image", name)
         for language, texts in found.captions.items():
-            numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            numbers: dict[str, int] = {}
+            own = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
             captions[language] = list(numbers)
-            images = found.pairs[language][:, 0]
-            pairs[language] = torch.stack(
-                [images, torch.tensor([numbers[each] for each in texts])], 1
-            )
+            pairs[language] = torch.stack([found.pairs[language][:, 0], own], 1)
         return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
 
     def encode(self, model: DualEncoder) -> Embeddings:
@@ -174,7 +172,8 @@ class Measurer:
             The rows, and the embeddings of the validation split.
         """
         wrapped = DualEncoder(model.eval(), self.processor, MODEL).to(self.device)
-        rows, found = general_rows(wrapped, self.general), dict[str, Embeddings]()
+        rows = general_rows(wrapped, self.general)
+        found: dict[str, Embeddings] = {}
         for each in self.sets:
             found[each.name] = each.encode(wrapped)
             rows += each.score(wrapped, found[each.name])
@@ -191,16 +190,21 @@ def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:
     """Share of the general texts whose nearest text in the other form is the correct one, in both directions."""
     first, second = model.encode_texts(general.texts).chunk(2)
     pairs = torch.arange(len(first))[:, None].expand(-1, 2)
+    directions = ((first, second), (second, first))
     rows = []
-    for language, ranks in zip(
-        general.languages,
-        (retrieval.ranks(first, second, pairs), retrieval.ranks(second, first, pairs)),
-        strict=True,
-    ):
+    for language, (queries, candidates) in zip(general.languages, directions, strict=True):
+        ranks = retrieval.ranks(queries, candidates, pairs)
         recall = float((ranks == 0).double().mean())
-        interval = wilson_interval(recall, len(first))
-        row = Row(model=MODEL, metric="text_to_text_R@1", value=recall, interval=interval)
-        rows.append(replace(row, set=GENERAL, protocol="text to text", language=language))
+        row = Row(
+            model=MODEL,
+            metric="text_to_text_R@1",
+            value=recall,
+            set=GENERAL,
+            protocol="text to text",
+            language=language,
+            interval=wilson_interval(recall, len(first)),
+        )
+        rows.append(row)
     return rows
 
 

@@ -115,9 +115,10 @@ def _language_of(names: Sequence[str]) -> str:
     """Language of a plain list of names, by the script of all of them; en if no language fits."""
     if any(is_written_in(name, "en") for name in names):
         return "en"
-    return next(
-        (other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), "en"
-    )
+    for language in LANGUAGES:
+        if all(is_written_in(name, language) for name in names):
+            return language
+    return "en"
 
 
 @dataclass(frozen=True)
