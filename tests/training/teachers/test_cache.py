@@ -1,3 +1,4 @@
+import os
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests.tiny import VIT, XLM_ROBERTA, make_image_processor, make_model
-from tests.training.data.rows import make_cell, make_rows
+from tests.training.data.rows import BROKEN, make_rows
 from tests.variants import ignored_fields
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
@@ -30,14 +31,33 @@ NUM_VIEWS = 2
 @pytest.fixture(scope="module")
 def vit_teacher(tokenizer, teacher):
     """Its feature map is finer than that of some students; its text tower has dropout, which is off in eval mode."""
-    model = make_model(
-        VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3
-    )
-    return DualEncoder(
-        model.eval(),
-        SimpleNamespace(tokenizer=tokenizer, image_processor=teacher.image_processor),
-        "tiny-vit",
-    )
+    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.5}
+    model = make_model(VIT, text, vision_pooling="cls", seed=3).eval()
+    parts = SimpleNamespace(tokenizer=tokenizer, image_processor=teacher.image_processor)
+    return DualEncoder(model, parts, "tiny-vit")
+
+
+@pytest.fixture(scope="module")
+def build_cache(vit_teacher, dataset):
+    """Function that builds or opens a cache in a folder; keyword arguments change what it is made of."""
+    defaults = {
+        "teacher": vit_teacher,
+        "dataset": dataset,
+        "augment": AUGMENT,
+        "spec": SPEC,
+        "num_views": NUM_VIEWS,
+    }
+
+    def make(folder, **changes):
+        return build_target_cache(folder, **defaults | changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder of the cache. Tests must not write into it."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,85 +78,90 @@ def dataset(train_rows, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def cache(vit_teacher, dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+def cache(build_cache, folder):
+    return build_cache(folder)
 
 
 @pytest.fixture
-def copied(cache, vit_teacher, dataset, tmp_path):
-    """One of many shards of a copy of the cache, and a function that opens this copy."""
-    folder = shutil.copytree(cache[0], tmp_path / "copied")
-    (shard,) = folder.rglob("view-001-00003.safetensors")
-    arguments = folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS
-    return shard, lambda: build_target_cache(*arguments)
+def copied(cache, folder, tmp_path):
+    """A copy of the cache."""
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+@pytest.fixture
+def shard(copied):
+    """One of many shards of the copy."""
+    (path,) = copied.rglob("view-001-00003.safetensors")
+    return path
 
 
 @pytest.fixture(scope="module")
 def batch(dataset):
-    return dataset.collate(
-        [(row, row % NUM_VIEWS, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)]
-    )
+    keys = [(3, 1), (30, 0), (12, 0), (7, 1), (21, 1)]
+    return dataset.collate([(row, view, view, dataset[row]) for row, view in keys])
 
 
-def augmented(batch):
+@pytest.fixture(scope="module")
+def views(batch):
     return AUGMENT(batch["images"], AUGMENT.views(batch["rows"], batch["view_ids"]))
 
 
 def assert_close(found, expected, tolerance=2e-3):
     """Half precision rounds."""
-    for name in ("feature_map", "embedding"):
-        pair = getattr(found, name), getattr(expected, name)
-        torch.testing.assert_close(*pair, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
-    views = augmented(batch)
+def assert_equal_targets(found, expected):
+    assert_close(found.feature_map, expected.feature_map)
+    assert_close(found.embedding, expected.embedding)
+
+
+def test_cached_images_equal_live_ones(cache, vit_teacher, batch, views):
     live = LiveTargets(vit_teacher, SPEC).images(views, batch)
-    assert_close(cache[1].images(views, batch), live)
-    assert_close(cache[1].images(views, cache[1].read(batch)), live)  # by the loader
-    other = cache[1].images(views, batch | {"view_ids": 1 - batch["view_ids"]})
+    assert_equal_targets(cache.images(views, batch), live)
+    assert_equal_targets(cache.images(views, cache.read(batch)), live)  # by the loader
+
+
+def test_another_view_has_other_targets(cache, batch, views):
+    first = cache.images(views, batch)
+    other = cache.images(views, batch | {"view_ids": 1 - batch["view_ids"]})
     # far more than the tolerance
-    assert (other.feature_map - live.feature_map).abs().mean() > 0.02
+    assert (other.feature_map - first.feature_map).abs().mean() > 0.02
 
 
 def test_cached_texts_equal_live_ones(cache, vit_teacher, batch, monkeypatch):
     monkeypatch.setattr("training.teachers.targets.CPU_CHUNK", 3)
     live = LiveTargets(vit_teacher, SPEC).texts(batch)
-    cached = cache[1].texts(batch)
-    assert torch.equal(cache[1].texts(cache[1].read(batch)).embedding, cached.embedding)
-    torch.testing.assert_close(cached.embedding, live.embedding, rtol=2e-3, atol=2e-3)
+    cached = cache.texts(batch)
+    assert torch.equal(cache.texts(cache.read(batch)).embedding, cached.embedding)
+    assert_close(cached.embedding, live.embedding)
     mask = batch["attention_mask"].bool()
     assert cached.feature_map.shape == live.feature_map.shape
-    torch.testing.assert_close(
-        cached.feature_map[mask], live.feature_map[mask], rtol=4e-3, atol=4e-3
-    )
+    assert_close(cached.feature_map[mask], live.feature_map[mask], tolerance=4e-3)
 
 
-def test_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
-    spec = TargetSpec(TOWERS, grid=(2, 2), token_maps=True)
-    build_target_cache(
-        tmp_path, DualEncoder.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1
-    )
+def test_finished_cache_needs_no_tower_of_the_teacher(build_cache, tmp_path, teacher_folder):
+    options = {"spec": replace(SPEC, grid=(2, 2)), "num_views": 1}
+    whole = DualEncoder.from_pretrained(str(teacher_folder))
+    build_cache(tmp_path, teacher=whole, **options)
     without = DualEncoder.from_pretrained(str(teacher_folder), towers=())
     without.with_towers = None  # loading a tower would fail
-    build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
+    build_cache(tmp_path, teacher=without, **options)
 
 
 def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(
-    vit_teacher, images, tokenizer, tmp_path
+    build_cache, vit_teacher, images, tokenizer, tmp_path
 ):
-    cells = [make_cell(image) for image in images[:4]]
-    cells[1] = {"bytes": b"broken", "path": None}
-    config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
+    cells = [images[0], BROKEN, images[2], images[3]]
     rows = make_rows(cells, en=["frog", "cat", "dog", "fox"])
+    config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
     dataset = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
     spec = TargetSpec(("vision",), (8, 8))
-    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
+    cached = build_cache(tmp_path, dataset=dataset, spec=spec, num_views=1)
     batch = dataset.collate([(row, 0, 0, dataset[row]) for row in (0, 2, 3)])
-    views = augmented(batch)
+    views = AUGMENT(batch["images"], AUGMENT.views(batch["rows"], batch["view_ids"]))
     live = LiveTargets(vit_teacher, spec).images(views, batch)
-    assert_close(cached.images(views, cached.read(batch)), live)
+    assert_equal_targets(cached.images(views, cached.read(batch)), live)
     assert cached.views[0]["feature_map"].shape == (4, 32, 4, 4)
 
 
@@ -150,80 +175,74 @@ def test_the_keys_name_everything_that_the_targets_depend_on(vit_teacher, datase
 @pytest.fixture(scope="module")
 def changes(vit_teacher, dataset, train_rows, other_tokenizer):
     """Other arguments of `build_target_cache`, by the field of a key that differs."""
-    rows, others = (train_rows.select(range(start, start + 40)) for start in (0, 40))
+    rows = train_rows.select(range(40))
     tokens = dataset.tokens
     cleaned = CaptionTokenizer(tokens.tokenizer, 32, tokens.tokenizer, clean=str.lower)
+    others = PairDataset(train_rows.select(range(40, 80)), dataset.config, tokens, 80)
     images = make_image_processor()
     images.image_std = [0.5, 0.5, 0.5]
 
-    def data(rows, tokens=tokens, size=80):
-        return {"dataset": PairDataset(rows, dataset.config, tokens, size)}
-
     def remade(**fields):
         parts = {name: getattr(vit_teacher, name) for name in ("tokenizer", "image_processor")}
-        parts = SimpleNamespace(**parts | fields)
-        return {"teacher": DualEncoder(vit_teacher.model, parts, vit_teacher.name)}
+        return DualEncoder(vit_teacher.model, SimpleNamespace(**parts | fields), vit_teacher.name)
 
     return {
         "seed": {"augment": replace(AUGMENT, seed=6)},
-        "images": data(others),
-        "image_size": data(rows, size=48),
-        "image_std": remade(image_processor=images),
-        "captions": data(others) | {"spec": replace(SPEC, towers=("text",))},
-        "cleaning": data(rows, cleaned),
-        "tokenizer": remade(tokenizer=other_tokenizer),
+        "images": {"dataset": others},
+        "image_size": {"dataset": PairDataset(rows, dataset.config, tokens, 48)},
+        "image_std": {"teacher": remade(image_processor=images)},
+        "captions": {"dataset": others, "spec": replace(SPEC, towers=("text",))},
+        "cleaning": {"dataset": PairDataset(rows, dataset.config, cleaned, 80)},
+        "tokenizer": {"teacher": remade(tokenizer=other_tokenizer)},
     }
 
 
-def test_a_cache_of_other_targets_is_refused_and_kept(cache, changes, vit_teacher, dataset):
-    folder = cache[0]
-    arguments = {"teacher": vit_teacher, "dataset": dataset}
-    arguments |= {"augment": AUGMENT, "spec": SPEC, "num_views": NUM_VIEWS}
-    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
+def test_a_cache_of_other_targets_is_refused_and_kept(cache, folder, changes, build_cache):
+    def times():
+        return {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
+
+    before = times()
     for field, change in changes.items():
         with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .*[(; ]{field}: "):
-            build_target_cache(folder, **arguments | change)
-    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")} == before
+            build_cache(folder, **change)
+    assert times() == before
 
 
-def test_a_damaged_key_is_named(vit_teacher, dataset, tmp_path):
+def test_a_damaged_key_is_named(vit_teacher, build_cache, tmp_path):
     folder = teacher_folder(tmp_path, vit_teacher)
     folder.mkdir()
     (folder / "images.json").write_text("")
     with pytest.raises(TargetCacheError, match=r"^teacher_cache: .*images\.json"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+        build_cache(tmp_path)
 
 
-def test_a_run_without_maps_uses_a_cache_that_has_them(cache, vit_teacher, dataset, batch):
-    spec = TargetSpec(TOWERS)
-    found = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, spec, NUM_VIEWS)
-    read, expected = found.read(batch), cache[1].read(batch)
+def test_a_run_without_maps_uses_a_cache_that_has_them(cache, folder, build_cache, batch):
+    read = build_cache(folder, spec=TargetSpec(TOWERS)).read(batch)
     assert read.keys() == {"image_targets", "text_targets"}
-    assert torch.equal(read["image_targets"], expected["image_targets"])
+    assert torch.equal(read["image_targets"], cache.read(batch)["image_targets"])
 
 
-def test_a_cache_above_the_limit_is_refused_with_its_size(vit_teacher, dataset, tmp_path):
+def test_a_cache_above_the_limit_is_refused_with_its_size(build_cache, tmp_path):
     with pytest.raises(TargetCacheError, match=r"take up to .* GB, more than teacher_cache_gb"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS, max_gb=1e-6)
+        build_cache(tmp_path, max_gb=1e-6)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_the_announced_size_is_that_of_the_files(vit_teacher, dataset, tmp_path, caplog):
-    spec = replace(SPEC, grid=(2, 2))
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, NUM_VIEWS)
+def test_the_announced_size_is_that_of_the_files(build_cache, tmp_path, caplog):
+    build_cache(tmp_path, spec=replace(SPEC, grid=(2, 2)))
     (message,) = [record for record in caplog.records if "takes up to" in record.message]
-    files = [load_file(file) for file in tmp_path.rglob("*.safetensors")]
-    size = sum(tensor.nbytes for tensors in files for tensor in tensors.values())
+    size = 0
+    for file in tmp_path.rglob("*.safetensors"):
+        size += sum(tensor.nbytes for tensor in load_file(file).values())
     assert message.args[1] * 1e9 == pytest.approx(size, rel=0.1)
 
 
 @pytest.mark.slow
-def test_two_processes_compute_different_shards_of_one_cache(
-    vit_teacher, dataset, tmp_path, monkeypatch
-):
+def test_two_processes_compute_different_shards_of_one_cache(build_cache, tmp_path, monkeypatch):
     def note(tensors, path):
-        (tmp_path / f"by-{PartialState().process_index}").mkdir(exist_ok=True)
-        (tmp_path / f"by-{PartialState().process_index}" / path.name).touch()
+        own = tmp_path / f"by-{PartialState().process_index}"
+        own.mkdir(exist_ok=True)
+        (own / path.name).touch()
         shards.save(tensors, path)
 
     monkeypatch.setattr(build, "save", note)
@@ -231,17 +250,18 @@ def test_two_processes_compute_different_shards_of_one_cache(
     def run():
         torch.set_num_threads(1)
         PartialState(cpu=True)
-        build_target_cache(tmp_path / "cache", vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+        build_cache(tmp_path / "cache")
 
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(run)
-    first, second = ({path.name for path in (tmp_path / f"by-{n}").iterdir()} for n in (0, 1))
-    assert len(first & second) == 0
+    first = set(os.listdir(tmp_path / "by-0"))
+    second = set(os.listdir(tmp_path / "by-1"))
+    assert first.isdisjoint(second)
     assert abs(len(first) - len(second)) <= 1
 
 
 def test_full_disk_keeps_finished_shards_and_the_build_resumes(
-    vit_teacher, dataset, tmp_path, monkeypatch
+    vit_teacher, build_cache, tmp_path, monkeypatch
 ):
     save_file = shards.save_file
     written = []
@@ -253,37 +273,34 @@ def test_full_disk_keeps_finished_shards_and_the_build_resumes(
         written.append(path)
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr(shards, "save_file", save_until_full)
-    with pytest.raises(OSError, match="Finished shards are kept: free some space"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
-    assert [file.name for file in (teacher_folder(tmp_path, vit_teacher) / "images").iterdir()] == [
-        "view-000-00000.safetensors"
-    ]
-    monkeypatch.undo()
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "save_file", save_until_full)
+        with pytest.raises(OSError, match="Finished shards are kept: free some space"):
+            build_cache(tmp_path)
+    kept = os.listdir(teacher_folder(tmp_path, vit_teacher) / "images")
+    assert kept == ["view-000-00000.safetensors"]
+    build_cache(tmp_path)
 
 
-def test_a_shard_that_cannot_be_opened_is_named_at_once(copied):
-    shard, open_cache = copied
+def test_a_shard_that_cannot_be_opened_is_named_at_once(copied, shard, build_cache):
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(TargetCacheError, match=shard.name):
-        open_cache()
+        build_cache(copied)
 
 
-def test_a_changed_shard_is_found_in_the_background_and_named(copied, batch):
-    shard, open_cache = copied
+def test_a_changed_shard_is_found_in_the_background_and_named(copied, shard, build_cache, batch):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    targets = open_cache()
+    targets = build_cache(copied)
     with pytest.raises(TargetCacheError, match=f"{shard.name} is damaged: checksum mismatch"):
         targets.check()
         targets._checking.join()
         targets.texts(batch)
 
 
-def test_whole_shards_pass_the_check(copied):
-    targets = copied[1]()
+def test_whole_shards_pass_the_check(copied, build_cache):
+    targets = build_cache(copied)
     targets.check()
     targets._checking.join()
     targets.check()

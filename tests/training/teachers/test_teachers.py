@@ -51,6 +51,9 @@ def pixel_values():
     return torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
 
+assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "clip", "metaclip_2", "siglip"])
 def test_the_image_map_is_after_the_final_norm_and_has_no_cls_token(kind, teachers, pixel_values):
@@ -59,8 +62,7 @@ def test_the_image_map_is_after_the_final_norm_and_has_no_cls_token(kind, teache
     if kind != "siglip":  # the others normalize the CLS token alone
         tokens = tower.post_layernorm(tokens)[:, 1:]
     found = teachers[kind].image_targets(pixel_values).feature_map
-    expected = tokens.movedim(1, 2).unflatten(2, (GRID, GRID))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert_close(found, tokens.movedim(1, 2).unflatten(2, (GRID, GRID)))
 
 
 @torch.no_grad()
@@ -74,11 +76,10 @@ def test_embeddings_equal_those_of_the_familys_own_forward(
         padding = (0, NUM_POSITIONS - max(LENGTHS))
         texts = {"input_ids": F.pad(tokens["input_ids"], padding, value=tokenizer.pad_token_id)}
     output = model(**texts, pixel_values=pixel_values)
-    image = teachers[kind].image_targets(pixel_values)
-    text = teachers[kind].text_targets(**tokens)
-    for found, expected in ((image, output.image_embeds), (text, output.text_embeds)):
-        unit = F.normalize(found.embedding, dim=1)
-        torch.testing.assert_close(unit, expected, rtol=1e-4, atol=1e-5)
+    image = teachers[kind].image_targets(pixel_values).embedding
+    text = teachers[kind].text_targets(**tokens).embedding
+    assert_close(F.normalize(image, dim=1), output.image_embeds)
+    assert_close(F.normalize(text, dim=1), output.text_embeds)
     assert teachers[kind].logit_scale == pytest.approx(model.logit_scale.item())
 
 
@@ -88,9 +89,8 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
     mask = F.pad(tokens["attention_mask"], (0, 5))
     short = teachers[kind].text_targets(**tokens)
     long = teachers[kind].text_targets(ids, mask)
-    torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
-    states = short.feature_map[tokens["attention_mask"] == 1]
-    torch.testing.assert_close(long.feature_map[mask == 1], states, rtol=1e-4, atol=1e-5)
+    assert_close(long.embedding, short.embedding)
+    assert_close(long.feature_map[mask == 1], short.feature_map[tokens["attention_mask"] == 1])
     # equal embeddings would hide an error
     assert not torch.allclose(short.embedding[0], short.embedding[1], atol=1e-2)
 
@@ -100,12 +100,17 @@ def test_stated_sizes_are_those_of_the_targets(kind, teachers, tokens, pixel_val
     teacher = teachers[kind]
     images = teacher.image_targets(pixel_values)
     texts = teacher.text_targets(**tokens)
-    assert images.feature_map.shape[1] == teacher.vision_width
     assert teacher.image_size == IMAGE_SIZE
+    assert images.feature_map.shape[1] == teacher.vision_width
+    assert images.embedding.shape[1] == teacher.projection_dim
     assert texts.feature_map.shape == (3, max(LENGTHS), teacher.text_width)
-    assert images.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
+    assert texts.embedding.shape[1] == teacher.projection_dim
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_the_longest_text_is_that_of_the_family(kind, teachers):
     expected = {"altclip": NUM_POSITIONS - 2, "dcclip": 32}
-    assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
+    assert teachers[kind].max_text_length == expected.get(kind, NUM_POSITIONS)
 
 
 def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_values):
@@ -117,17 +122,19 @@ def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_va
         assert torch.equal(teacher.text_targets(**tokens).embedding, text.embedding)
 
 
-def test_a_compiled_teacher_gives_the_same_targets(folders, tokens, pixel_values, monkeypatch):
+def test_a_compiled_teacher_gives_the_same_targets(
+    folders, teachers, tokens, pixel_values, monkeypatch
+):
     backend = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    teacher = DualEncoder.from_pretrained(folders["clip"])
-    image = teacher.image_targets(pixel_values)
-    text = teacher.text_targets(**tokens)
-    teacher.compile()
-    found = teacher.image_targets(pixel_values)
-    torch.testing.assert_close(found.feature_map, image.feature_map)
-    torch.testing.assert_close(found.embedding, image.embedding)
-    torch.testing.assert_close(teacher.text_targets(**tokens).embedding, text.embedding)
+    compiled = DualEncoder.from_pretrained(folders["clip"])
+    compiled.compile()
+    found = compiled.image_targets(pixel_values)
+    expected = teachers["clip"].image_targets(pixel_values)
+    assert_close(found.feature_map, expected.feature_map)
+    assert_close(found.embedding, expected.embedding)
+    text = teachers["clip"].text_targets(**tokens).embedding
+    assert_close(compiled.text_targets(**tokens).embedding, text)
     assert backend.frame_count >= 2  # both towers
 
 
@@ -139,7 +146,12 @@ def test_one_tower_equals_that_of_the_whole_teacher(kind, folders, teachers, tok
     text = DualEncoder.from_pretrained(folders[kind], ("text",))
     expected = teachers[kind].text_targets(**tokens).embedding
     assert torch.equal(text.text_targets(**tokens).embedding, expected)
-    assert not vision.state_dict().keys() & {*text.state_dict()} - {"logit_scale", "logit_bias"}
+    shared = vision.state_dict().keys() & text.state_dict().keys()
+    assert shared <= {"logit_scale", "logit_bias"}
+
+
+def test_a_tower_that_was_not_loaded_is_named(folders, tokens):
+    vision = DualEncoder.from_pretrained(folders["clip"], ("vision",))
     with pytest.raises(ValueError, match=r"^towers: the text tower"):
         vision.text_targets(**tokens)
 
@@ -158,16 +170,23 @@ def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(
     assert torch.equal(found.embedding, teachers["altclip"].text_targets(**tokens).embedding)
 
 
+def revision_of(folder, *towers):
+    return DualEncoder.from_pretrained(str(folder), towers).revision
+
+
 def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_towers(
     folders, tmp_path
 ):
     folder = shutil.copytree(folders["clip"], tmp_path / "copy")
-    revision = DualEncoder.from_pretrained(str(folders["clip"]), ()).revision
-    assert DualEncoder.from_pretrained(str(folder), ("text",)).revision == revision
+    revision = revision_of(folders["clip"])
+    assert revision_of(folder, "text") == revision
     weights = load_file(folder / "model.safetensors")
     weights["visual_projection.weight"][0, 0] += 1e-3
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert DualEncoder.from_pretrained(str(folder), ("text",)).revision != revision
+    assert revision_of(folder, "text") != revision
+
+
+def test_a_folder_without_weights_has_no_digest(tmp_path):
     with pytest.raises(ValueError, match=r"has no weights \(model\*\.safetensors or "):
         digest_folder(tmp_path)
 
@@ -183,16 +202,19 @@ def test_a_fingerprint_depends_on_the_names_of_the_weights():
 
 def test_a_hub_checkpoint_keeps_its_commit_when_there_is_a_newer_one(folders):
     cached = Path(HF_HUB_CACHE, "models--tiny--clip")
-    commits = ["01234567" * 5, "76543210" * 5]
-    for commit in commits:
+    first = "01234567" * 5
+    second = "76543210" * 5
+    for commit in (first, second):
         shutil.copytree(folders["clip"], cached / "snapshots" / commit)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(commits[0])
+    main = cached / "refs" / "main"
+    main.parent.mkdir()
+    main.write_text(first)
     teacher = DualEncoder.from_pretrained("tiny/clip", ())
-    (cached / "refs" / "main").write_text(commits[1])
-    assert teacher.with_towers(("text",)).revision == teacher.revision == commits[0]
-    assert DualEncoder.from_pretrained("tiny/clip", ()).revision == commits[1]
-    assert DualEncoder.from_pretrained(f"tiny/clip@{commits[0]}", ()).revision == commits[0]
+    main.write_text(second)
+    assert teacher.revision == first
+    assert teacher.with_towers(("text",)).revision == first
+    assert revision_of("tiny/clip") == second
+    assert revision_of(f"tiny/clip@{first}") == first
 
 
 @pytest.mark.parametrize(
@@ -209,9 +231,12 @@ def test_license_is_from_the_card_or_else_from_the_family(metadata, expected, fo
     assert DualEncoder.from_pretrained(str(folder), ()).license == expected
 
 
-def test_unknown_teachers_are_refused_by_name(tmp_path):
+def test_unknown_teachers_are_refused_by_name():
     with pytest.raises(ValueError, match=r"^teacher: 'no/where'"):
         DualEncoder.from_pretrained("no/where", (), field="teacher")
+
+
+def test_a_model_of_no_family_is_refused_with_the_families(tmp_path):
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^teacher: .*'t5'.*altclip, chinese_clip"):
         DualEncoder.from_pretrained(str(tmp_path), (), field="teacher")
