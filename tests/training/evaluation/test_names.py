@@ -19,17 +19,17 @@ def test_every_class_has_one_name_of_its_own_in_both_languages(name):
     names = ClassNames.read(name).names
     for texts in names.values():
         assert len({text.replace(" ", "") for text in texts}) == ELEVATER[name].num_classes
-        assert all(text == text.strip() and text for text in texts)
+        assert [text.strip() for text in texts] == texts
+        assert all(texts)
     assert all(HAN.search(text) for text in names["zh"])
 
 
 @pytest.fixture(params=["names.json", "names.txt"])
 def plain_list(request, tmp_path):
     """A list of names in one language, in both formats."""
+    contents = {"names.json": json.dumps(["猫", "狗"]), "names.txt": "猫\n\n 狗 \n"}
     path = tmp_path / request.param
-    names = ["猫", "狗"]
-    text = json.dumps(names) if path.suffix == ".json" else "猫\n\n 狗 \n"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(contents[request.param], encoding="utf-8")
     return str(path)
 
 
@@ -49,14 +49,14 @@ def test_a_plain_list_has_the_given_language_else_that_of_its_script(
         ("a.txt", "cat\ncat\n", "class 1 of .* has the en name 'cat'"),
         (
             "a.json",
-            [{"en": "cat", "zh": "猫"}, {"en": "dog"}],
+            json.dumps([{"en": "cat", "zh": "猫"}, {"en": "dog"}]),
             "class 1 of .* has the zh name None",
         ),
     ],
 )
 def test_class_lists_of_a_wrong_form_are_refused_with_their_path(tmp_path, name, content, message):
     path = tmp_path / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"class_names: (?s:.)*{message}") as error:
         ClassNames.read(path)
     assert str(path) in str(error.value)
@@ -88,16 +88,40 @@ def packages(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVAL_SETS)
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_ours_cover_every_set_in_the_script_of_the_language(name, language):
+@pytest.mark.parametrize(("language", "foreign"), [("en", r"[^\x00-\x7f]"), ("zh", "[A-Za-z]")])
+def test_ours_cover_every_set_in_the_script_of_the_language(name, language, foreign):
     templates = templates_of(name, language, "ours")
     assert templates.source == "ours"
     assert len(set(templates.lines)) == len(templates.lines)
     for line in templates.lines:
         assert line.count("{}") == 1
         assert line.format("x") == line.replace("{}", "x")
-        text = line.replace("{}", "")
-        assert not re.search(r"[A-Za-z]" if language == "zh" else r"[^\x00-\x7f]", text), line
+        assert not re.search(foreign, line.replace("{}", "")), line
+
+
+@pytest.fixture
+def write_templates(tmp_path):
+    """Function that writes a file of templates, and returns its name."""
+
+    def write(content):
+        (tmp_path / "templates.json").write_text(content, encoding="utf-8")
+        return str(tmp_path / "templates.json")
+
+    return write
+
+
+def test_a_file_can_have_templates_for_all_sets(write_templates):
+    path = write_templates('{"zh": ["画着{}"]}')
+    assert templates_of("mnist", "zh", path).lines == ("画着{}",)
+    with pytest.raises(ValueError, match=r"templates: .*'en'"):
+        templates_of("mnist", "en", path)
+
+
+def test_a_file_can_have_templates_by_set(write_templates):
+    path = write_templates('{"en": {"mnist": ["digit {}"]}}')
+    assert templates_of("mnist", "en", path).lines == ("digit {}",)
+    with pytest.raises(ValueError, match=r"templates: .*dtd"):
+        templates_of("dtd", "en", path)
 
 
 def test_packages_take_precedence_and_are_named_as_the_source(packages):
@@ -108,32 +132,18 @@ def test_packages_take_precedence_and_are_named_as_the_source(packages):
     assert templates_of("cifar-10", "zh").source == "ours"  # not in the package
 
 
-def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
-    path = tmp_path / "templates.json"
-    path.write_text(json.dumps({"zh": ["画着{}"]}), encoding="utf-8")
-    assert templates_of("mnist", "zh", str(path)).lines == ("画着{}",)
-    with pytest.raises(ValueError, match=r"templates: .*'en'"):
-        templates_of("mnist", "en", str(path))
-    path.write_text(json.dumps({"en": {"mnist": ["digit {}"]}}), encoding="utf-8")
-    assert templates_of("mnist", "en", str(path)).lines == ("digit {}",)
-    with pytest.raises(ValueError, match=r"templates: .*dtd"):
-        templates_of("dtd", "en", str(path))
-
-
 @pytest.mark.parametrize("content", ['{"zh": ["{}和{}"]}', '{"zh": "一张{}的照片。"}', "["])
-def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, content):
-    path = tmp_path / "templates.json"
-    path.write_text(content, encoding="utf-8")
+def test_templates_without_exactly_one_place_for_the_name_are_refused(write_templates, content):
     with pytest.raises(ValueError, match=r"templates: .*templates\.json"):
-        templates_of("mnist", "zh", str(path))
+        templates_of("mnist", "zh", write_templates(content))
 
 
 def test_classes_of_imagenet_have_their_wordnet_ids_and_names_in_both_languages(packages):
     names = imagenet_names(with_chinese=True).names
     assert names["zh"] == ["类"] * 1000
-    assert "zh" not in imagenet_names(False).names
     assert names["en"][:2] == ["missile", "missile"]  # equal class names are kept
     assert names["wordnet"][:2] == ["n01440764", "n01443537"]
+    assert "zh" not in imagenet_names(with_chinese=False).names
 
 
 @pytest.mark.parametrize("name", ELEVATER)
@@ -143,21 +153,30 @@ def test_aliases_lead_to_classes(name):
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
 def test_the_half_that_measures_is_not_the_half_for_training(languages):
-    training, held_out = (general_pairs(languages, held_out=value) for value in (False, True))
+    training = general_pairs(languages, held_out=False)
+    held_out = general_pairs(languages, held_out=True)
     assert set(training.texts).isdisjoint(held_out.texts)
     for pairs in (training, held_out):  # one right answer for each
-        assert len({*pairs.first}) == len({*pairs.second}) == len(pairs.first) > 200
+        assert len(pairs.first) > 200
+        assert len({*pairs.first}) == len(pairs.first)
+        assert len({*pairs.second}) == len(pairs.first)
 
 
-def test_texts_are_in_the_languages_of_the_model():
-    both = general_pairs(["zh", "en"], held_out=False)
-    assert both.languages == ("en", "zh")
-    assert not any(map(HAN.search, both.first))
-    assert all(map(HAN.search, both.second))
-    chinese = general_pairs(["zh"], held_out=True)
-    assert chinese.languages == ("zh", "zh")
-    for name, prompt in zip(chinese.first, chinese.second, strict=True):
+def test_pairs_of_a_bilingual_model_are_translations():
+    pairs = general_pairs(["zh", "en"], held_out=False)
+    assert pairs.languages == ("en", "zh")
+    assert not any(map(HAN.search, pairs.first))
+    assert all(map(HAN.search, pairs.second))
+
+
+def test_pairs_of_a_chinese_model_are_names_in_chinese_sentences():
+    pairs = general_pairs(["zh"], held_out=True)
+    assert pairs.languages == ("zh", "zh")
+    for name, prompt in zip(pairs.first, pairs.second, strict=True):
         assert HAN.search(prompt.replace(name, ""))
         assert not re.search("[A-Za-z]", prompt)
+
+
+def test_a_language_without_general_texts_is_refused():
     with pytest.raises(ValueError, match="languages: "):
         general_pairs(["fr"], held_out=True)

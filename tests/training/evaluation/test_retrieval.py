@@ -1,4 +1,6 @@
 import weakref
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
@@ -29,15 +31,25 @@ FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh":
 @pytest.fixture(scope="module")
 def rows(images):
     """Four images with several English captions, one of which two images share, and one Chinese or none."""
-    en = [["frog", "a green frog"], ["cat", " cat "], ["owl", "bird"], ["duck", "bird"]]
-    return Dataset.from_dict(
-        {"image": images[:4], "en": en, "zh": ["青蛙", "猫", None, "鸭"]}, features=FEATURES
-    )
+    cells = {
+        "image": images[:4],
+        "en": [["frog", "a green frog"], ["cat", " cat "], ["owl", "bird"], ["duck", "bird"]],
+        "zh": ["青蛙", "猫", None, "鸭"],
+    }
+    return Dataset.from_dict(cells, features=FEATURES)
 
 
 @pytest.fixture(scope="module")
 def retrieval_set(rows):
     return make_retrieval_set("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
+
+
+def english_set(images, captions):
+    """A set of images with lists of English captions."""
+    images = images[: len(captions)]
+    cells = {"image": images, "en": captions, "zh": [None] * len(images)}
+    rows = Dataset.from_dict(cells, features=FEATURES)
+    return make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
 
 
 def test_captions_are_paired_with_their_images(retrieval_set):
@@ -66,23 +78,22 @@ def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieva
 
 def test_an_equal_caption_of_another_image_is_a_miss(images):
     """The two images with the caption `bird` have the embeddings of each other's text."""
-    cells = {"image": images[:3], "en": [["bird"], ["bird"], ["cat"]], "zh": [None] * 3}
-    rows = Dataset.from_dict(cells, features=FEATURES)
-    toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
+    toy = english_set(images, [["bird"], ["bird"], ["cat"]])
     # the second image is nearest to `bird`
     encoded = torch.tensor([[0.6, 0.8, 0], [1.0, 0, 0], [0, 0, 1.0]])
     texts = torch.eye(3)[[0, 0, 2]]
     found = {row.metric: row.value for row in score(toy, "en", encoded, texts, "m", (1, 2))}
-    assert found["text_to_image_R@1"] == 2 / 3
-    assert found["image_to_text_R@1"] == 1 / 3  # equal captions tie
-    assert found["text_to_image_R@2"] == found["image_to_text_R@2"] == 1
+    assert found == {
+        "text_to_image_R@1": 2 / 3,
+        "image_to_text_R@1": 1 / 3,  # equal captions tie
+        "text_to_image_R@2": 1,
+        "image_to_text_R@2": 1,
+    }
 
 
 def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(images):
     captions = [[f"{number} {word}" for word in ("one", "two", "three")] for number in range(4)]
-    cells = {"image": images[:4], "en": captions, "zh": [None] * 4}
-    rows = Dataset.from_dict(cells, features=FEATURES)
-    toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
+    toy = english_set(images, captions)
     # all captions of the last two images are wrong
     texts = torch.eye(4)[[0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]]
     for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,)):
@@ -96,13 +107,65 @@ def test_ranks_equal_an_independent_count_in_chunks_of_any_size(max_similarities
     queries = torch.randint(-1, 2, (23, 5), generator=generator).float()  # many ties
     candidates = torch.randint(-1, 2, (40, 5), generator=generator).float()
     is_right = torch.rand(23, 40, generator=generator) < 0.1
-    expected = [
-        int((row[~right] >= row[right].max()).sum())
-        for row, right in zip(queries @ candidates.T, is_right, strict=True)
-        if right.any()
-    ]
+    expected = []
+    for row, right in zip(queries @ candidates.T, is_right, strict=True):
+        if right.any():
+            expected.append((row[~right] >= row[right].max()).sum().item())
     found = ranks(queries, candidates, is_right.nonzero(), max_similarities)
     assert found.tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def measured(corpus, teacher_folder, altclip_folder, tmp_path_factory):
+    """Results of two models and of their combinations, their folder, and what was printed.
+
+    A model is loaded when no other is in memory, because large ones may not fit together.
+    """
+    folder = tmp_path_factory.mktemp("out")
+    arguments = ["--model", str(teacher_folder), "--text_model", str(altclip_folder)]
+    arguments += ["--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
+    loaded = []
+    load = DualEncoder.from_pretrained
+
+    def note(name, **options):
+        assert not any(model() for model in loaded)
+        model = load(name, **options)
+        loaded.append(weakref.ref(model))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(DualEncoder, "from_pretrained", note)
+        results = eval_script.main([*arguments, "--output_dir", str(folder)])
+    return results, folder, printed.getvalue()
+
+
+def test_two_models_are_measured_alone_and_combined(measured, teacher_folder, altclip_folder):
+    results, _, _ = measured
+    assert {row.model for row in results.rows} == {
+        str(teacher_folder),
+        f"{teacher_folder} images, {altclip_folder} texts",
+        f"{altclip_folder} images, {teacher_folder} texts",
+    }
+
+
+def test_results_of_retrieval_alone_describe_their_data(
+    measured, corpus, teacher_folder, altclip_folder
+):
+    _, folder, _ = measured
+    written = Results.read(folder / "results.json")
+    described = open_retrieval_set("drawings", str(corpus / "unseen_style.parquet")).describe()
+    # without the folders of its path
+    assert written.meta["retrieval"] == [described | {"source": "unseen_style.parquet"}]
+    names = [model["name"] for model in written.meta["models"]]
+    assert names == [teacher_folder.name, altclip_folder.name]
+    assert len(eval_results(written)) == 8  # R@1 and R@5 of the first model
+
+
+def test_the_table_of_retrieval_is_written_and_printed(measured):
+    _, folder, printed = measured
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert "drawings en image_to_text_R@1" in table
+    assert table.strip() in printed
 
 
 def test_queries_without_a_correct_candidate_are_left_out():
@@ -110,40 +173,6 @@ def test_queries_without_a_correct_candidate_are_left_out():
     found = ranks(queries, queries, torch.tensor([[3, 3], [1, 0]]))
     # for query 1, all others rank before the correct candidate or tie with it; query 3 ranks its own first
     assert found.tolist() == [3, 0]
-
-
-def test_retrieval_alone_is_measured_and_described(
-    corpus, teacher_folder, altclip_folder, tmp_path, capsys, monkeypatch
-):
-    loaded = []
-    load = DualEncoder.from_pretrained
-
-    def note(name, **options):
-        assert not any(model() for model in loaded)  # large models may not fit in memory together
-        model = load(name, **options)
-        loaded.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(DualEncoder, "from_pretrained", note)
-    place = corpus / "unseen_style.parquet"
-    arguments = ["--model", str(teacher_folder), "--text_model", str(altclip_folder)]
-    arguments += ["--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
-    results = eval_script.main(arguments)
-    assert {row.model for row in results.rows} == {
-        str(teacher_folder),
-        f"{teacher_folder} images, {altclip_folder} texts",
-        f"{altclip_folder} images, {teacher_folder} texts",
-    }
-    written = Results.read(tmp_path / "results.json")
-    described = open_retrieval_set("drawings", str(place)).describe()
-    # without the folders of its path
-    assert written.meta["retrieval"] == [described | {"source": "unseen_style.parquet"}]
-    names = [model["name"] for model in written.meta["models"]]
-    assert names == [teacher_folder.name, altclip_folder.name]
-    assert len(eval_results(written)) == 8  # R@1 and R@5 of the first model
-    table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "drawings en image_to_text_R@1" in table
-    assert table.strip() in capsys.readouterr().out
 
 
 def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor, tmp_path):
@@ -157,11 +186,14 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
     for model, name in ((teacher, "teacher"), (student, "student")):
         model.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
-    arguments = ["--model", tmp_path / "teacher", "--text_model", tmp_path / "student"]
-    arguments += ["--output_dir", tmp_path / "out"]
-    arguments += ["--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]
+    options = {
+        "model": tmp_path / "teacher",
+        "text_model": tmp_path / "student",
+        "output_dir": tmp_path / "out",
+        "retrieval": f"drawings={corpus / 'unseen_style.parquet'}",
+    }
     values = {}
-    for row in eval_script.main([*map(str, arguments)]).rows:
+    for row in eval_script.main([f"--{name}={value}" for name, value in options.items()]).rows:
         values.setdefault(row.model, []).append(row.value)
     first, *others = values.values()
     assert max(first) > 0
@@ -177,18 +209,14 @@ def test_truncated_embeddings_have_unit_length():
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
-    rows = Dataset.from_dict(
-        {"image": images[:2], "caption": ["frog " * 40, "cat"]},
-        features=Features({"image": ImageFeature(), "caption": Value("string")}),
-    )
-    rows.to_parquet(tmp_path / "pairs.parquet")
-    arguments = [
-        "--model",
-        str(teacher_folder),
-        "--retrieval",
-        f"pairs={tmp_path / 'pairs.parquet'}",
-    ]
-    results = eval_script.main(
-        [*arguments, "--caption_columns.en", "caption", "--output_dir", str(tmp_path)]
-    )
+    cells = {"image": images[:2], "caption": ["frog " * 40, "cat"]}
+    features = Features({"image": ImageFeature(), "caption": Value("string")})
+    Dataset.from_dict(cells, features=features).to_parquet(tmp_path / "pairs.parquet")
+    options = {
+        "model": teacher_folder,
+        "retrieval": f"pairs={tmp_path / 'pairs.parquet'}",
+        "caption_columns.en": "caption",
+        "output_dir": tmp_path,
+    }
+    results = eval_script.main([f"--{name}={value}" for name, value in options.items()])
     assert results.meta["models"][0]["texts_cut"] == {"pairs, en": 1}
