@@ -44,13 +44,19 @@ def test_a_few_texts_in_a_different_language_are_not_a_language():
     assert find_columns(table).captions == {"zh": "caption"}
 
 
-def test_a_shared_column_is_divided_by_script_and_others_are_not():
-    cells = [["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None]
-    shared = find_columns(rows(x=cells), caption_columns={"zh": "x", "en": "x"})
-    expected = {"zh": [["红色连衣裙"], [], [], []], "en": [["a red dress"], ["DVD"], [], []]}
-    assert shared.captions_of(rows(x=cells)) == expected
-    alone = find_columns(rows(x=cells), caption_columns={"zh": "x"})
-    assert alone.captions_of(rows(x=cells))["zh"][:2] == [["红色连衣裙", "a red dress"], ["DVD"]]
+def test_a_column_of_two_languages_is_divided_by_script():
+    table = rows(x=[["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None])
+    found = find_columns(table, caption_columns={"zh": "x", "en": "x"})
+    assert found.captions_of(table) == {
+        "zh": [["红色连衣裙"], [], [], []],
+        "en": [["a red dress"], ["DVD"], [], []],
+    }
+
+
+def test_a_column_of_one_language_is_not_divided():
+    table = rows(x=[["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None])
+    found = find_columns(table, caption_columns={"zh": "x"}).captions_of(table)
+    assert found == {"zh": [["红色连衣裙", "a red dress"], ["DVD"], [], []]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A newcomer's first command: a CSV of Chinese titles and a folder of images, and variants of it."""
 
-import json
 import re
 from contextlib import redirect_stdout
 from functools import partial
@@ -23,13 +22,12 @@ from training.utils.results import Results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
-NUM_IMAGES = 24
 STEPS = ["--max_steps", "3", "--learning_rate", "3e-3"]
 
 
 @pytest.fixture(scope="module")
 def rows(train_rows):
-    return distinct_rows(train_rows, NUM_IMAGES)
+    return distinct_rows(train_rows, 24)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +35,8 @@ def start(processor, tmp_path_factory):
     """A finished model, distilled from a teacher with a license of its own."""
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
-    model = make_model(
-        MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0"
-    )
+    origin = {"teacher": "some/teacher", "teacher_license": "cc-by-nc-4.0"}
+    model = make_model(MOBILENET, NO_DROPOUT, seed=3, **origin)
     model.config.fit = [1.0] * 6
     save_student(folder, model, processor)
     return folder
@@ -53,11 +50,10 @@ def run(start, data, output_dir, *arguments):
 @pytest.fixture(scope="module", autouse=True)
 def few_photographs():
     """2,048 crops, ten points of a curve, and 80 large views that are decoded for each take seconds in each run."""
+    smallest = free_photos.HELD_OUT_PHOTOS[-3:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(free_photos, "photo_crops", partial(free_photos.photo_crops, number=64))
-        patch.setattr(
-            free_photos, "HELD_OUT_PHOTOS", free_photos.HELD_OUT_PHOTOS[-3:]
-        )  # the smallest
+        patch.setattr(free_photos, "HELD_OUT_PHOTOS", smallest)
         patch.setattr(finish, "WEIGHTS", (0.5, 1.0))
         yield
 
@@ -78,9 +74,7 @@ def finetuned(start, titles):
     return folder, printed.getvalue()
 
 
-def test_output_starts_with_license_and_columns_and_ends_with_table_and_folder(
-    finetuned, start, inputs
-):
+def test_output_starts_with_license_and_columns_and_ends_with_table_and_folder(finetuned, start):
     folder, printed = finetuned
     assert printed.startswith(
         f"License of the finished model, inherited from {start}: cc-by-nc-4.0.\n24 rows of CSV file"
@@ -90,38 +84,60 @@ def test_output_starts_with_license_and_columns_and_ends_with_table_and_folder(
     assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
     assert "Held-out photographs cannot show a loss below 33.3 points." in printed
     assert printed.splitlines()[-1].startswith(f"  {folder}: ")
-    with torch.no_grad():
-        assert (
-            DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
-        )
 
 
-def test_results_have_both_models_on_both_sets(finetuned):
+@torch.no_grad()
+def test_the_finished_model_encodes_and_has_no_fit(finetuned, inputs):
+    model = DCCLIPModel.from_pretrained(finetuned[0]).eval()
+    assert model(**inputs).logits_per_image.isfinite().all()
+    assert model.config.fit is None
+
+
+@pytest.mark.parametrize("stage", ["start", "finetuned"])
+def test_results_have_both_models_on_both_sets(finetuned, stage):
+    rows = Results.read(finetuned[0] / "results.json").rows
+    names = {(row.set, row.language, row.metric) for row in rows if row.stage == stage}
+    assert ("validation", "zh", "text_to_image_R@1") in names
+    assert ("general texts", "en", "text_to_text_R@1") in names
+    assert ("general texts", "zh", "text_to_text_R@1") in names
+
+
+def test_results_have_the_command_and_the_distance_to_the_start(finetuned):
     results = Results.read(finetuned[0] / "results.json")
-    for stage in ("start", "finetuned"):
-        names = {(row.set, row.language, row.metric) for row in results.rows if row.stage == stage}
-        assert ("validation", "zh", "text_to_image_R@1") in names
-        assert {
-            ("general texts", language, "text_to_text_R@1") for language in ("en", "zh")
-        } <= names
     assert results.meta["command"].startswith("python training/finetune.py --model")
-    assert (finetuned[0] / "results.png").exists()
-    assert json.loads((finetuned[0] / "config.json").read_text(encoding="utf-8"))["fit"] is None
     assert results.meta["finetune"]["cosine_to_start"]["images"] > 0.5
+    assert (finetuned[0] / "results.png").exists()
 
 
 def test_the_finished_model_is_the_chosen_point(finetuned, start):
     folder, _ = finetuned
     facts = Results.read(folder / "results.json").meta["finetune"]
     curve = {point["weight"]: point for point in facts["curve"]}
-    assert [*curve] == [0, 0.5, 1]
+    assert list(curve) == [0, 0.5, 1]
     assert curve[facts["weight"]]["validation"] >= curve[0]["validation"]
-    before, end, after = (
-        load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder)
-    )
-    name = "text_projection.weight"
+
+    def projection(path):
+        return load_file(path / "model.safetensors")["text_projection.weight"]
+
     weight = finish.TEXT_SHARE * facts["weight"]
-    torch.testing.assert_close(after[name], before[name].lerp(end[name], weight))
+    expected = projection(start).lerp(projection(folder / "tuned"), weight)
+    torch.testing.assert_close(projection(folder), expected)
+
+
+def interrupt(start, titles, output_dir):
+    """Run until the disk fails in the third step, and return the exit code."""
+    update = TrainingState.update
+
+    def fail(state):
+        if state.progress.step == 2:
+            raise OSError("the disk is gone")
+        return update(state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(TrainingState, "update", fail)
+        run(start, titles, output_dir, "--resume")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return stopped.value.code
 
 
 def test_class_folders_without_an_anchor(start, rows, tmp_path):
@@ -139,68 +155,56 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     assert "not comparable with the embeddings of" in card
 
 
-def test_an_interrupted_run_resumes_to_the_same_model(
-    start, titles, finetuned, tmp_path, monkeypatch, capsys
-):
-    update = TrainingState.update
+def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, tmp_path):
+    folder = tmp_path / "mine"
+    assert interrupt(start, titles, folder) == 1
+    assert not (folder / "model.safetensors").exists()
+    assert [*(folder / "tuned").glob("checkpoint-*")] == [folder / "tuned" / "checkpoint-000002"]
+    run(start, titles, folder, "--resume")
+    for name in ("tuned/model.safetensors", "model.safetensors"):
+        assert (folder / name).read_bytes() == (finetuned[0] / name).read_bytes()
 
-    def fail(state):
-        if state.progress.step == 2:
-            raise OSError("the disk is gone")
-        return update(state)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(TrainingState, "update", fail)
-        run(start, titles, tmp_path / "mine", "--resume")
-    assert stopped.value.code == 1
-    assert not (tmp_path / "mine" / "model.safetensors").exists()
-    assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == [
-        "checkpoint-000002"
-    ]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(SystemExit):  # and leaves the data of the interrupted run
+def test_an_interrupted_run_is_not_overwritten(start, titles, tmp_path, capsys):
+    interrupt(start, titles, tmp_path / "mine")
+    with pytest.raises(SystemExit):
         run(start, titles, tmp_path / "mine", "--validation_share", "0.4")
     assert "has checkpoint-000002 of an earlier run" in capsys.readouterr().err
-    AcceleratorState._reset_state(reset_partial_state=True)
-    run(start, titles, tmp_path / "mine", "--resume")
-    for name in ("tuned", "."):
-        unbroken, resumed = (
-            load_file(path / name / "model.safetensors")
-            for path in (finetuned[0], tmp_path / "mine")
-        )
-        assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
 
 def snapshot(folder):
-    paths = (path for path in folder.rglob("*") if path.is_file() and ".dcclip" not in path.parts)
-    return {str(path): path.read_bytes() for path in paths}
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and ".dcclip" not in path.parts:
+            found[path] = path.read_bytes()
+    return found
 
 
-@pytest.mark.parametrize(
-    ("number", "arguments", "message"),
-    [
-        (NUM_IMAGES - 2, ["--resume"], "finetune: resume: "),
-        (NUM_IMAGES, ["--resume", "--anchor_weight", "2"], r"anchor_weight: .*, now 2\.0"),
-    ],
-)
-def test_a_refused_run_leaves_the_finished_one_intact(
-    number, arguments, message, finetuned, start, rows, capsys
-):
-    """Other data, too few images, and other options."""
+@pytest.fixture
+def assert_refused(finetuned, start, capsys):
+    """Function that runs a command again: it ends with a message and changes no file of the finished run."""
     folder, _ = finetuned
-    before = snapshot(folder)
-    data = folder.with_name("titles.csv")
-    if number < NUM_IMAGES:
-        written = write_images(folder.parent / "other", rows)[:number]
-        data = write_csv(
-            folder.parent / "other" / "titles.csv", [*written, ("gone.png", "没有图片")]
-        )
-    with pytest.raises(SystemExit) as stopped:
-        run(start, data, folder, *arguments)
-    assert stopped.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
-    (folder / "skipped.csv").unlink(missing_ok=True)  # the list of the refused data
-    assert snapshot(folder) == before
+
+    def check(message, data, *arguments):
+        before = snapshot(folder)
+        with pytest.raises(SystemExit) as stopped:
+            run(start, data, folder, *arguments)
+        assert stopped.value.code == 2
+        assert re.search(message, capsys.readouterr().err)
+        (folder / "skipped.csv").unlink(missing_ok=True)  # the list of the refused data
+        assert snapshot(folder) == before
+
+    return check
+
+
+def test_a_run_on_other_data_leaves_the_finished_one_intact(assert_refused, rows, tmp_path):
+    titles = [*write_images(tmp_path, rows)[:-2], ("gone.png", "没有图片")]
+    data = write_csv(tmp_path / "titles.csv", titles)
+    assert_refused("finetune: resume: ", data, "--resume")
+
+
+def test_a_run_with_other_options_leaves_the_finished_one_intact(assert_refused, titles):
+    assert_refused(r"anchor_weight: .*, now 2\.0", titles, "--resume", "--anchor_weight", "2")
 
 
 def test_two_processes_share_the_batch_of_one(start, titles, tmp_path, capfd):

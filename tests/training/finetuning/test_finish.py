@@ -48,17 +48,18 @@ SAME = (0.5, 0.5, 0.5)
     ],
 )
 def test_the_best_point_that_keeps_every_accuracy_is_chosen(validation, texts, images, weight):
-    points = [
-        point(place, validation=own, texts=text, images=image)
-        for place, own, text, image in zip((0, 0.5, 1), validation, texts, images, strict=True)
-    ]
+    values = zip((0, 0.5, 1), validation, texts, images, strict=True)
+    points = []
+    for place, own, text, image in values:
+        points.append(point(place, validation=own, texts=text, images=image))
     assert choose(points, queries(texts=1000, images=1000), 0.01).weight == weight
 
 
 def test_one_query_of_a_small_set_may_be_lost():
     points = [
-        point(weight, validation=weight, photos=kept / 8)
-        for weight, kept in ((0, 8), (0.5, 7), (1, 6))
+        point(0, validation=0, photos=8 / 8),
+        point(0.5, validation=0.5, photos=7 / 8),
+        point(1, validation=1, photos=6 / 8),
     ]
     assert choose(points, queries(photos=8), 0.01).weight == 0.5
 
@@ -68,10 +69,8 @@ def test_recall_at_1_and_top_1_of_every_set_but_the_own_are_kept():
     metrics = ("text_to_image_R@1", "text_to_image_R@5", "top1", "top5")
     rows = [Row(metric=metric, set="photographs", **fields) for metric in metrics]
     rows.append(Row(metric="top1", set="validation", **fields))
-    assert [*kept_values(rows)] == [
-        "photographs, zh, text to image R@1",
-        "photographs, zh, top1",
-    ]
+    expected = ["photographs, zh, text to image R@1", "photographs, zh, top1"]
+    assert list(kept_values(rows)) == expected
 
 
 def test_the_report_names_the_largest_loss_and_not_a_mean():

@@ -39,10 +39,6 @@ def test_general_texts_are_measured_in_both_directions():
     assert values == {"en": 0.5, "zh": 1.0}
 
 
-def row(value, name="validation", language="en"):
-    return Row(model="student", metric="top1", value=value, set=name, language=language)
-
-
 def images_of(pairs, captions, names, num_images):
     """A set that no file holds: its pairs are (image, caption) numbers."""
     made = SimpleNamespace(
@@ -54,30 +50,34 @@ def images_of(pairs, captions, names, num_images):
     return CaptionedImages("validation", made, {"en": names})
 
 
+def values_of(made, table, images):
+    """Values by metric, for images with these embeddings."""
+    embeddings = Embeddings(torch.tensor(images), {"en": torch.zeros(len(images), len(images[0]))})
+    return {row.metric: row.value for row in made.score(Fake(table), embeddings)}
+
+
 def test_an_image_may_have_several_labels():
     """Image 0 is a cat and a pet, image 1 a dog, image 2 has no name; the model sees a cat and two pets."""
     table = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "pet": [0.0, 0.0, 1.0]}
-    made = images_of([(0, 0), (0, 1), (1, 2)], ["cat", "pet", "dog"], ["cat", "dog", "pet"], 3)
-    images = F.normalize(torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
-    rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 3)}))
-    assert {row.metric: row.value for row in rows} == {"top1": 0.5}
-    assert made.num_queries(rows[0]) == 2
+    made = images_of([(0, 0), (0, 1), (1, 2)], ["cat", "pet", "dog"], list(table), 3)
+    images = [[0.8, 0.0, 0.6], [0.0, 0.6, 0.8], [0.0, 0.0, 1.0]]
+    assert values_of(made, table, images) == {"top1": 0.5}
 
 
-def test_queries_are_texts_with_an_image_or_images_with_a_text():
-    made = images_of([(0, 0), (1, 1), (2, 1)], ["a", "b"], [], 4)
-    by_text, by_image = (
-        replace(row(0.5), metric=f"{each}_R@1") for each in ("text_to_image", "image_to_text")
-    )
-    assert made.num_queries(by_text) == 2
-    assert made.num_queries(by_image) == 3
+@pytest.mark.parametrize(
+    ("metric", "number"),
+    [("text_to_image_R@1", 2), ("image_to_text_R@1", 3), ("top1", 3)],
+)
+def test_queries_are_texts_with_an_image_or_images_with_a_text(metric, number):
+    made = images_of([(0, 0), (0, 1), (1, 1), (2, 1)], ["a", "b"], [], 4)
+    row = Row(model="student", metric=metric, value=0.5, set="validation", language="en")
+    assert made.num_queries(row) == number
 
 
 def test_a_title_of_several_images_is_one_text(images):
-    rows = Dataset.from_dict(
-        {"image": [encoded(each) for each in images[:3]], "en": [["a"], ["a"], ["b"]]}
-    )
-    made = CaptionedImages.of("validation", rows.cast_column("image", Image(decode=False)), ["en"])
+    cells = {"image": [encoded(each) for each in images[:3]], "en": [["a"], ["a"], ["b"]]}
+    rows = Dataset.from_dict(cells).cast_column("image", Image(decode=False))
+    made = CaptionedImages.of("validation", rows, ["en"])
     assert made.pairs.captions == {"en": ["a", "b"]}
     assert made.pairs.pairs["en"].tolist() == [[0, 0], [1, 0], [2, 1]]
     perfect = Embeddings(torch.eye(2)[[0, 0, 1]], {"en": torch.eye(2)})
@@ -94,19 +94,19 @@ def test_labels_in_the_order_of_their_names_are_compared():
         "gnu": [-1.0, -1.0],
     }
     made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], list(table), 3)
-    images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 2)}))
-    assert {row.metric: row.value for row in rows} == {"top1": pytest.approx(2 / 3), "top5": 1.0}
+    images = [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    expected = {"top1": pytest.approx(2 / 3), "top5": 1.0}
+    assert values_of(made, table, images) == expected
 
 
 def test_the_views_of_a_photograph_are_one_query():
     """Two photographs of two views each, of which three are named correctly: the interval is that of two queries."""
     names = ["cat", "dog"]
-    made = images_of([(0, 0), (1, 0), (2, 1), (3, 1)], names, names, 4)
+    whole = images_of([(0, 0), (1, 0), (2, 1), (3, 1)], names, names, 4)
+    made = replace(whole, views=2)
     images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    (found,) = replace(made, views=2).score(
-        Fake({"cat": [1.0, 0.0], "dog": [0.0, 1.0]}), Embeddings(images, {"en": images})
-    )
+    model = Fake({"cat": [1.0, 0.0], "dog": [0.0, 1.0]})
+    (found,) = made.score(model, Embeddings(images, {"en": images}))
     assert found.value == 0.75
     assert found.interval == wilson_interval(0.75, 2)
-    assert replace(made, views=2).num_queries(found) == 2
+    assert made.num_queries(found) == 2

@@ -11,12 +11,10 @@ from training.data import load_source
 from training.finetuning.finetune_options import FinetuneOptions
 from training.finetuning.splits import Prepared, prepare, split_images, validation_size
 
-NUM_IMAGES = 24
-
 
 @pytest.fixture(scope="module")
 def rows(train_rows):
-    return distinct_rows(train_rows, NUM_IMAGES)
+    return distinct_rows(train_rows, 24)
 
 
 @pytest.fixture
@@ -27,8 +25,8 @@ def titles(tmp_path, rows):
 
 def run(tmp_path, data, **options):
     fields = {"model": "", "data": str(data), "output_dir": str(tmp_path / "mine")}
-    folder = tmp_path / "prepared"
-    return prepare(FinetuneOptions(**fields, **options), folder, lambda rows: np.eye(len(rows)))
+    options = FinetuneOptions(**fields, **options)
+    return prepare(options, tmp_path / "prepared", lambda rows: np.eye(len(rows)))
 
 
 def pairs_of(prepared):
@@ -52,10 +50,47 @@ def test_every_title_is_with_its_image(tmp_path, titles):
     assert prepared.num_training == 20
     assert prepared.num_validation == 4
     assert prepared.found == "24 rows of CSV file, image column: image, zh captions: zh"
+
+
+def test_prepared_data_are_loaded_unless_their_summary_is_damaged(tmp_path, titles):
+    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", titles))
     assert Prepared.load(prepared.folder) == prepared
     (prepared.folder / "summary.json").write_text('{"languages": ["en"]}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"^resume: "):
         Prepared.load(prepared.folder)
+
+
+@pytest.fixture
+def partly_unusable(tmp_path, titles):
+    """The same data with a damaged image, one without a title, a second title, and two missing images."""
+    (tmp_path / titles[0][0]).write_bytes(b"no image")
+    rows = [
+        titles[0],
+        (titles[1][0], ""),
+        *titles[2:],
+        (titles[2][0], "另一个标题"),
+        ("https://x.org/a.png", "x"),
+        ("gone.png", "y"),
+    ]
+    return run(tmp_path, write_csv(tmp_path / "titles.csv", rows))
+
+
+def test_rows_that_cannot_be_used_are_counted(partly_unusable):
+    for cause in ("image does not decode", "no caption", "image file is missing"):
+        assert f"1 rows left out, {cause}." in partly_unusable.notes
+
+
+def test_titles_of_one_image_are_merged(partly_unusable, titles):
+    assert pairs_of(partly_unusable)["2.png"] == [titles[2][1], "另一个标题"]
+    merged = "1 rows with a copy of an earlier image were merged with it."
+    assert partly_unusable.notes[-1] == merged
+
+
+def test_rows_that_cannot_be_used_are_listed(partly_unusable, tmp_path):
+    listed = (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8").splitlines()
+    assert listed[0] == "row,image,cause"
+    assert listed[1] == f"0,{tmp_path}/images/0.png,image does not decode"
+    assert len(listed) == 5
 
 
 def test_columns_and_encoding_are_named(tmp_path, titles):
@@ -64,25 +99,10 @@ def test_columns_and_encoding_are_named(tmp_path, titles):
     assert pairs_of(run(tmp_path, path, encoding="gb18030", **columns)) == expected(titles)
 
 
-def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path, titles):
-    (tmp_path / titles[0][0]).write_bytes(b"no image")
-    more = [(titles[2][0], "另一个标题"), ("https://x.org/a.png", "x"), ("gone.png", "y")]
-    changed = [titles[0], (titles[1][0], ""), *titles[2:], *more]
-    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", changed))
-    assert pairs_of(prepared)["2.png"] == [titles[2][1], "另一个标题"]
-    for cause in ("image does not decode", "no caption", "image file is missing"):
-        assert f"1 rows left out, {cause}." in prepared.notes
-    assert prepared.notes[-1] == "1 rows with a copy of an earlier image were merged with it."
-    listed = (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8").splitlines()
-    assert listed[:2] == ["row,image,cause", f"0,{tmp_path}/images/0.png,image does not decode"]
-    assert len(listed) == 5
-
-
 def test_data_without_a_usable_row_are_refused_with_the_cause(tmp_path):
     path = write_csv(tmp_path / "gone.csv", [("/home/other/x.png", "猫")])
-    with pytest.raises(
-        ValueError, match=r"data: 0 usable images .* 1 rows left out, image file is"
-    ):
+    message = r"data: 0 usable images .* 1 rows left out, image file is"
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, path)
     assert "/home/other/x.png" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
 
@@ -99,6 +119,23 @@ def test_images_outside_the_folder_of_the_data_are_left_out_unless_allowed(tmp_p
     assert "elsewhere.png" in pairs_of(run(tmp_path, path, allow_paths=True))
 
 
+def test_images_without_captions_are_refused(tmp_path, rows):
+    write_images(tmp_path / "cats", rows, "cats/{}.png".format)
+    write_images(tmp_path / "cats", rows.select([0]))
+    with pytest.raises(ValueError, match=r"^data: which columns .* without images beside them"):
+        run(tmp_path, tmp_path / "cats")
+
+
+def test_images_of_one_class_are_refused(tmp_path, titles):
+    same = write_csv(tmp_path / "same.csv", [(path, "青蛙") for path, _ in titles])
+    with pytest.raises(ValueError, match=r"all images have the same zh text, '青蛙'"):
+        run(tmp_path, same)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def test_images_in_parquet_files_are_copied(tmp_path, rows):
     rows.to_parquet(tmp_path / "a.parquet")
     prepared = run(tmp_path, tmp_path / "a.parquet")
@@ -107,19 +144,9 @@ def test_images_in_parquet_files_are_copied(tmp_path, rows):
     assert load_source(str(prepared.training))[0]["image"].size == (64, 64)
 
 
-def test_data_without_captions_or_with_one_class_are_refused(tmp_path, rows, titles):
-    write_images(tmp_path / "beside", rows, lambda number: f"{'cats/' * (number > 0)}{number}.png")
-    with pytest.raises(ValueError, match=r"^data: which columns .* without images beside them"):
-        run(tmp_path, tmp_path / "beside")
-    same = write_csv(tmp_path / "same.csv", [(path, "青蛙") for path, _ in titles])
-    with pytest.raises(ValueError, match=r"all images have the same zh text, '青蛙'"):
-        run(tmp_path, same)
-
-
 def unlike(number):
     """Unit vectors of images that do not resemble each other."""
-    vectors = np.random.default_rng(1).standard_normal((number, 256)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit(np.random.default_rng(1).standard_normal((number, 256)).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -137,21 +164,25 @@ def test_splits_that_are_too_small_are_refused(number, share):
 
 
 def test_the_seed_chooses_the_images_of_the_split():
-    first, again, other = (split_images(unlike(100), 15, seed)[1].tolist() for seed in (1, 1, 2))
+    def validation(seed):
+        return split_images(unlike(100), 15, seed)[1].tolist()
+
+    first = validation(1)
     assert len(first) == 15
-    assert first == again != other
+    assert validation(1) == first
+    assert validation(2) != first
 
 
 def test_a_chain_of_near_duplicates_is_on_one_side():
     """Of three images each has a cosine above 0.9 with the next; their rows are in different chunks."""
-    first, last = unlike(600).reshape(2, 300, 256)
-    angles = np.deg2rad([0, 20, 40])
-    between = [np.cos(angle) * first + np.sin(angle) * last for angle in angles]
-    chain = np.concatenate([each / np.linalg.norm(each, axis=1, keepdims=True) for each in between])
-    training, validation = split_images(chain, 135)
-    assert sorted([*training, *validation]) == [*range(900)]
+    vectors = unlike(600)
+    chain = []
+    for angle in np.deg2rad([0, 20, 40]):
+        chain.append(unit(np.cos(angle) * vectors[:300] + np.sin(angle) * vectors[300:]))
+    training, validation = split_images(np.concatenate(chain), 135)
+    assert sorted([*training, *validation]) == list(range(900))
     assert 120 < len(validation) <= 135
-    assert {*(validation + 300) % 900} == {*validation}
+    assert set((validation + 300) % 900) == set(validation)
 
 
 def test_a_model_that_takes_all_images_for_the_same_groups_none():
