@@ -15,6 +15,7 @@ from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 from tests.tiny import encoded
+from tests.training.data.rows import BROKEN, make_rows
 from tests.training.data.shards import read_samples, write_shards
 from tests.variants import ignored_fields
 from training import embed
@@ -38,11 +39,10 @@ def embed_into(*arguments):
 
 
 def rows_of(output_dir):
-    return [
-        row
-        for path in sorted((output_dir / "shards").iterdir())
-        for row in pq.read_table(path).to_pylist()
-    ]
+    rows = []
+    for path in sorted((output_dir / "shards").iterdir()):
+        rows += pq.read_table(path).to_pylist()
+    return rows
 
 
 def counts_of(output_dir):
@@ -51,11 +51,11 @@ def counts_of(output_dir):
 
 def content(folder):
     """Bytes of the vector of each image of an index, by name."""
+    found = {}
     with Index.open(folder) as index, index.catalog.reading():
-        return {
-            file.path: index.store.read(np.array([file.row])).tobytes()
-            for file in index.catalog.files()
-        }
+        for file in index.catalog.files():
+            found[file.path] = index.store.read(np.array([file.row])).tobytes()
+    return found
 
 
 @pytest.fixture
@@ -63,17 +63,27 @@ def cells(train_rows):
     """Twenty images; among them, a damaged file and a row without an image."""
     images = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
     found = [{"bytes": cell["bytes"], "path": None} for cell in images]
-    return [*found[:DAMAGED], {"bytes": b"no", "path": None}, None, *found[DAMAGED:]]
+    return [*found[:DAMAGED], BROKEN, None, *found[DAMAGED:]]
 
 
 @pytest.fixture
 def table(cells, tmp_path):
     """A parquet file of them, with a name for each."""
-    rows = Dataset.from_dict(
-        {"image": cells, "key": [f"key {number}" for number in range(len(cells))]}
-    )
-    rows.cast_column("image", Image(decode=False)).to_parquet(path := tmp_path / "images.parquet")
+    path = tmp_path / "images.parquet"
+    keys = [f"key {number}" for number in range(len(cells))]
+    make_rows(cells, key=keys).to_parquet(path)
     return path
+
+
+@pytest.fixture
+def photos(cells, tmp_path):
+    """A folder of the images that can be read, named by their numbers."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, cell in enumerate(cells):
+        if number not in (DAMAGED, DAMAGED + 1):
+            (folder / f"{number}.png").write_bytes(cell["bytes"])
+    return folder
 
 
 @pytest.fixture
@@ -84,35 +94,39 @@ def tars(train_rows, tmp_path):
 STREAMED = ("--streaming", "--image_column", "png", "--name_column", "__key__")
 
 
-def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_model, tmp_path):
-    embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--rows_per_shard", 6)
-    assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
-    (tmp_path / "photos").mkdir()
-    for number, cell in enumerate(cells):
-        if number not in (DAMAGED, DAMAGED + 1):
-            (tmp_path / "photos" / f"{number}.png").write_bytes(cell["bytes"])
+def test_an_index_has_the_vectors_that_dcclip_index_writes(table, photos, color_model, tmp_path):
+    embed_into(tmp_path / "out", color_model, table, "--name_column", "key")
     with Index.open(tmp_path / "index", color_model, create=True) as index:
-        index.add(tmp_path / "photos")
-    expected = content(tmp_path / "index")
-    expected = {f"key {Path(path).stem}": vector for path, vector in expected.items()}
-    assert content(tmp_path / "out" / "index") == expected
+        index.add(photos)
+    expected = {}
+    for path, vector in content(tmp_path / "index").items():
+        expected[f"key {Path(path).stem}"] = vector
     assert len(expected) == 20
+    assert content(tmp_path / "out" / "index") == expected
+
+
+def test_images_are_counted_by_what_became_of_them(table, color_model, tmp_path):
+    embed_into(tmp_path / "out", color_model, table, "--rows_per_shard", 6)
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
     counts = counts_of(tmp_path / "out")
     assert counts.pop("images_per_s") > 0
-    causes = {"unreadable: image does not decode": 1, "unreadable: no image": 1}
-    assert counts == {"embedded": 20} | causes
+    assert counts == {
+        "embedded": 20,
+        "unreadable: image does not decode": 1,
+        "unreadable: no image": 1,
+    }
 
 
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "a").mkdir(parents=True)
     for name, color in {"a/one": "red", "a/two": "blue", "three": "lime"}.items():
-        (path := tmp_path / "photos" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
-        PILImage.new("RGB", (20, 16), color).save(path)
-    embed_into(tmp_path / "out", color_model, tmp_path / "photos")
+        PILImage.new("RGB", (20, 16), color).save(photos / f"{name}.png")
+    embed_into(tmp_path / "out", color_model, photos)
     with Index.open(tmp_path / "out" / "index") as index:
-        assert [hit.path for hit in index.search("红", top=1)] == [
-            str(tmp_path / "photos" / "a" / "one.png")
-        ]
-        assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
+        (hit,) = index.search("红", top=1)
+        assert hit.path == str(photos / "a" / "one.png")
+        assert index.add(photos).unchanged == 3  # size and time are those of the files
 
 
 def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
@@ -123,6 +137,10 @@ def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     assert not (tmp_path / "out").exists()
 
 
+def times(output_dir):
+    return {path.name: path.stat().st_mtime_ns for path in (output_dir / "shards").iterdir()}
+
+
 def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model, tmp_path, capsys):
     damaged = tmp_path / "tars" / "0002.tar"
     whole = damaged.read_bytes()
@@ -131,30 +149,56 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
         embed_into(tmp_path / "out", color_model, tars, *STREAMED)
     assert stopped.value.code == 1
     assert "1 of 5 shards could not be read" in capsys.readouterr().err
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "shards").iterdir()}
-    assert sorted(path.stem for path in finished) == ["00000", "00001", "00003", "00004"]
+    finished = times(tmp_path / "out")
+    assert sorted(Path(name).stem for name in finished) == ["00000", "00001", "00003", "00004"]
     damaged.write_bytes(whole)
     embed_into(tmp_path / "out", color_model, tars, *STREAMED)
     assert counts_of(tmp_path / "out")["embedded"] == 20
-    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert finished.items() < times(tmp_path / "out").items()
 
 
 @pytest.mark.stress
 def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
     embed_into(tmp_path / "one", color_model, tars, *STREAMED)
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "training/embed.py",
-    ]
-    printed = run_python(*launch, *arguments_of(tmp_path / "two", color_model, tars, *STREAMED))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = arguments_of(tmp_path / "two", color_model, tars, *STREAMED)
+    printed = run_python(*launch, "training/embed.py", *arguments)
     assert printed.stdout.count("embedded: 20") == 1
     assert "images of process 1 of 2" in printed.stderr
     assert "process 2" not in printed.stderr
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
     assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
+
+
+@pytest.fixture
+def embedded(table, color_model, tmp_path):
+    """A folder with the embeddings of the table."""
+    embed_into(tmp_path / "out", color_model, table)
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory):
+    """A model of a different embedding space."""
+    return save_color_model(tmp_path_factory.mktemp("other") / "model", turn=1)
+
+
+def test_embeddings_of_different_models_are_kept_apart(embedded, table, other_model, refusal):
+    found = refusal(embed.main, *arguments_of(embedded, other_model, table))
+    assert "embed: output_dir: " in found
+
+
+def test_embeddings_with_different_options_are_kept_apart(embedded, table, color_model, refusal):
+    arguments = arguments_of(embedded, color_model, table, "--rows_per_shard", 8)
+    assert "embed: output_dir: " in refusal(embed.main, *arguments)
+
+
+def test_an_index_is_written_again_from_the_shards(embedded, table, color_model):
+    before = times(embedded)
+    shutil.rmtree(embedded / "index")
+    embed_into(embedded, color_model, table)
+    assert len(content(embedded / "index")) == 20
+    assert times(embedded) == before
 
 
 def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
@@ -164,23 +208,10 @@ def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
     assert ignored_fields(make_key, key) == [f"options.{name}" for name in without_effect]
 
 
-def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, refusal):
-    embed_into(tmp_path / "out", color_model, table)
-    before = rows_of(tmp_path / "out")
-    other = save_color_model(tmp_path / "other", turn=1)
-    for run in ((other, table), (color_model, table, "--rows_per_shard", 8)):
-        assert "embed: output_dir: " in refusal(embed.main, *arguments_of(tmp_path / "out", *run))
-    shutil.rmtree(tmp_path / "out" / "index")
-    embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
-    assert len(content(tmp_path / "out" / "index")) == 20
-    assert rows_of(tmp_path / "out") == before
-
-
-def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):
-    embed_into(tmp_path / "out", color_model, table)
-    with Index.open(tmp_path / "out" / "index") as index:
+def test_images_of_no_folder_are_not_lost_by_an_upgrade(embedded, other_model):
+    with Index.open(embedded / "index") as index:
         with pytest.raises(ValueError, match="upgrade: 20 images of the index"):
-            upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
+            upgrade_index(index, other_model)
         assert len(index) == 20
 
 
@@ -188,9 +219,9 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, proce
     embed_into(tmp_path / "out", teacher_folder, table, "--format", "parquet")
     assert not (tmp_path / "out" / "index").exists()
     found = np.array([row["vector"] for row in rows_of(tmp_path / "out")])
-    model = DCCLIPModel.from_pretrained(teacher_folder).eval()
     images = processor(images=[open_image(cell) for cell in cells[:DAMAGED]], return_tensors="pt")
     with torch.no_grad():
+        model = DCCLIPModel.from_pretrained(teacher_folder).eval()
         expected = model.get_image_features(**images).pooler_output
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
     # Pillow's resize rounds differently
@@ -213,9 +244,10 @@ def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
         {"bytes": None, "path": str(secret)},
         {"bytes": secret.read_bytes(), "path": None},
     ]
-    Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
-    embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
+    table = tmp_path / "rows.parquet"
+    Dataset.from_dict({"image": cells}).to_parquet(table)
+    embed_into(tmp_path / "out", color_model, table)
     refused = "unreadable: image is a path outside the data, and allow_paths is off"
     assert counts_of(tmp_path / "out")[refused] == 1
-    embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
-    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000001"}
+    embed_into(tmp_path / "all", color_model, table, "--allow_paths")
+    assert content(tmp_path / "all" / "index").keys() == {str(secret), "00000/000001"}
