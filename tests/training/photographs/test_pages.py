@@ -13,36 +13,50 @@ SENTENCES = {"en": ["Where is the receipt?", "Wait!"], "zh": ["收据在哪里�
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
+def write(tmp_path):
+    """Function that writes pages, and returns their rows."""
     pytest.importorskip("segno", reason='pip install -e ".[photos]"')
-    designs = []
-    page = pages._Page
 
-    def make_page(rng, sentences, design, *more):
-        designs.append(design)
-        return page(rng, sentences, design, *more)
-
-    monkeypatch.setattr(pages, "_Page", make_page)
-
-    def write(num, held_out, seed=0):
-        designs.clear()
+    def write(num, held_out=False, seed=0):
+        path = tmp_path / "pages.parquet"
         background = Image.new("RGB", (64, 48), (90, 120, 60))
-        pages.write_pages(
-            tmp_path / "pages.parquet", num, SENTENCES, [background], held_out=held_out, seed=seed
-        )
-        return pq.read_table(tmp_path / "pages.parquet").to_pylist(), set(designs)
+        pages.write_pages(path, num, SENTENCES, [background], held_out=held_out, seed=seed)
+        return pq.read_table(path).to_pylist()
 
     return write
 
 
-def test_kinds_take_turns_and_the_last_design_is_held_out(write):
-    rows, designs = write(24, held_out=False)
+@pytest.fixture
+def designs(monkeypatch):
+    """Numbers of the designs that are drawn."""
+    drawn = set()
+    page = pages._Page
+
+    def make_page(rng, sentences, design, *more):
+        drawn.add(design)
+        return page(rng, sentences, design, *more)
+
+    monkeypatch.setattr(pages, "_Page", make_page)
+    return drawn
+
+
+def test_the_last_design_is_held_out(write, designs):
+    write(24)
     assert designs == {0, 1}
-    assert write(8, held_out=True)[1] == {2}
+    designs.clear()
+    write(8, held_out=True)
+    assert designs == {2}
+
+
+def test_kinds_take_turns(write):
+    rows = write(24)
     for language, kinds in pages.KINDS.items():
-        assert [row[language][0] for row in rows] == 3 * kinds
         assert len(set(kinds)) == 8
-    code = next(row for row in rows if row["en"][0] == "a QR code")
+        assert [row[language][0] for row in rows] == 3 * kinds
+
+
+def test_a_code_is_black_and_white(write):
+    code = next(row for row in write(8) if row["en"][0] == "a QR code")
     with Image.open(io.BytesIO(code["image"]["bytes"])) as image:
         levels = np.asarray(image.convert("L"))
     assert (levels < 64).mean() > 0.05
@@ -50,8 +64,7 @@ def test_kinds_take_turns_and_the_last_design_is_held_out(write):
 
 
 def test_a_seed_determines_the_pages(write):
-    first, again, other = (write(8, held_out=False, seed=seed)[0] for seed in (0, 0, 1))
-    assert first == again
-    assert all(
-        a["image"]["bytes"] != b["image"]["bytes"] for a, b in zip(first, other, strict=True)
-    )
+    first = write(8)
+    assert write(8) == first
+    for row, other in zip(first, write(8, seed=1), strict=True):
+        assert row["image"]["bytes"] != other["image"]["bytes"]
