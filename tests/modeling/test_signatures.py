@@ -18,14 +18,16 @@ def screenshot(*words):
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(24)
     for line, text in enumerate(words):
-        draw.rounded_rectangle((40, 60 + 90 * line, 480, 120 + 90 * line), 10, fill="white")
-        draw.text((60, 75 + 90 * line), text, fill="black", font=font)
+        top = 60 + 90 * line
+        draw.rounded_rectangle((40, top, 480, top + 60), 10, fill="white")
+        draw.text((60, top + 15), text, fill="black", font=font)
     return image
 
 
 def landscape():
-    noise = np.random.default_rng(0).normal(128, 60, (9, 12, 3)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(noise).resize((960, 720), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(128, 60, (9, 12, 3))
+    image = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+    return image.resize((960, 720), Image.Resampling.BICUBIC)
 
 
 def recompressed(image, quality, scale):
@@ -36,7 +38,7 @@ def recompressed(image, quality, scale):
 
 
 def same(first, second):
-    return shows_the_same(*map(signature, (first, second)))
+    return shows_the_same(signature(first), signature(second))
 
 
 LUNCH = ("Lunch at twelve?", "Yes, the usual place", "See you there")
@@ -75,8 +77,8 @@ def chats(index, tmp_path):
 def test_a_recompressed_copy_is_one_result_with_its_photograph(chats):
     hits = chats.search("white")
     assert len(hits) == 3
-    (both,) = [{hit.path, *hit.copies} for hit in hits if hit.copies]
-    assert {*map(os.path.basename, both)} == COPIES
+    (both,) = [hit for hit in hits if hit.copies]
+    assert {*names([both]), *map(os.path.basename, both.copies)} == COPIES
 
 
 def test_screenshots_whose_words_differ_are_not_duplicates(chats):

@@ -45,6 +45,10 @@ def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
     _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
     found = [(seconds, color_at(image)) for seconds, image in frames]
     assert found == [(0, "red"), (10, "green"), (20, "blue")]
+
+
+def test_a_thumbnail_of_a_video_is_the_frame_at_its_time(tmp_path):
+    path = film(tmp_path / "a.mp4", "red", "green", "blue")
     assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
 
 
@@ -77,35 +81,57 @@ def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
     assert max(image.getpixel((24, 60))) < 60
 
 
-def test_what_cannot_be_read_has_a_cause(tmp_path, monkeypatch):
-    path = film(tmp_path / "a.mp4", "red")
-    (tmp_path / "cut.mp4").write_bytes(b"no video" * 99)
-    # a list opens the other file
-    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+def test_a_damaged_video_has_a_cause(tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(b"no video" * 99)
+    assert cause(path) == "damaged"
+
+
+def test_a_list_of_videos_opens_no_other_file(tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", "red")
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile a.mp4\n")
     monkeypatch.chdir(tmp_path)
-    assert [cause(tmp_path / name) for name in ("cut.mp4", "list.mp4")] == ["damaged"] * 2
-    content = film(tmp_path / "codec.mkv", "red").read_bytes()
-    (tmp_path / "codec.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
-    assert cause(tmp_path / "codec.mkv") == "damaged"
+    assert cause(path) == "damaged"
+
+
+def test_an_unknown_codec_has_a_cause(tmp_path):
+    path = film(tmp_path / "codec.mkv", "red")
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
+    assert cause(path) == "damaged"
+
+
+def test_a_video_of_too_many_pixels_has_a_cause(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 100)
-    assert cause(path) == "too many pixels"
+    assert cause(film(tmp_path / "a.mp4", "red")) == "too many pixels"
+
+
+def test_without_its_package_a_video_has_a_cause(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", "red")
     monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)
     assert "pip install av" in cause(path)
 
 
-def test_a_video_is_one_hit_with_the_time_of_its_best_frame(filmed, photos):
-    for color, seconds in {"red": 0.0, "green": 10.0, "blue": 20.0}.items():
-        hits = filmed.search(color)
-        assert len(hits) == 6
-        assert [hit.seconds for hit in hits if hit.seconds is not None] == [seconds]
+@pytest.mark.parametrize(("color", "seconds"), [("red", 0.0), ("green", 10.0), ("blue", 20.0)])
+def test_a_video_is_one_hit_with_the_time_of_its_best_frame(filmed, color, seconds):
+    hits = filmed.search(color)
+    assert len(hits) == 6
+    assert [hit.seconds for hit in hits if hit.seconds is not None] == [seconds]
+
+
+def test_the_time_of_a_frame_is_in_minutes_and_seconds(filmed):
     (hit,) = filmed.search("green", path="*.mp4")
     assert hit.time == "0:10"
     assert replace(hit, seconds=3725.9).time == "62:05"
-    for seconds, name in {hit.seconds: "green.png", None: "red.jpg"}.items():
-        assert {*names(filmed.search(like=[(hit.id, seconds)], top=2))} == {"clip.mp4", name}
 
 
-def test_copies_moves_changes_and_removal_keep_the_frames_whole(filmed, photos):
+@pytest.mark.parametrize(("seconds", "name"), [(10.0, "green.png"), (None, "red.jpg")])
+def test_a_frame_is_an_example(filmed, seconds, name):
+    (hit,) = filmed.search("green", path="*.mp4")
+    assert {*names(filmed.search(like=[(hit.id, seconds)], top=2))} == {"clip.mp4", name}
+
+
+def test_copies_and_moves_of_a_video_keep_its_frames(filmed, photos):
     shutil.copy(photos / "clip.mp4", photos / "copy.mp4")
     assert filmed.add().copies == 1
     (photos / "clip.mp4").unlink()
@@ -114,8 +140,11 @@ def test_copies_moves_changes_and_removal_keep_the_frames_whole(filmed, photos):
     assert report.moved == 1
     assert report.removed == 1
     assert filmed.catalog.num_rows == 8
+
+
+def test_the_rows_of_a_changed_video_are_used_again(filmed, photos):
     # two frames, written while the old ones may still be read
-    film(photos / "moved.mp4", "white", "blue")
+    film(photos / "clip.mp4", "white", "blue")
     filmed.add()
     assert filmed.catalog.num_rows == 10
     assert filmed.catalog.free_rows().size == 3
