@@ -83,7 +83,8 @@ class Shards:
         image_column: str | None,
         caption_columns: Iterable[str],
     ):
-        self.number, self.name = number, name
+        self.number = number
+        self.name = name
         try:
             first = next(iter(rows.decode(False) if rows.features else rows), None)
         except Exception as error:  # each file format raises other types
@@ -94,7 +95,8 @@ class Shards:
             ) from error
         if first is None:
             raise ValueError(f"data: {name!r} has no rows.")
-        images, texts = [image_column] if image_column else [], list(caption_columns)
+        images = [image_column] if image_column else []
+        texts = list(caption_columns)
         columns = [*images, *texts]
         for column in columns:
             if get_cell(first, column, MISSING) is MISSING:
@@ -172,7 +174,8 @@ def read_samples(
     """
     # if there are more workers than shards, a unit is every num_parts-th sample of a shard
     num_parts = -(-num_workers // len(shards))
-    num_units, num_empty = len(shards) * num_parts, 0
+    num_units = len(shards) * num_parts
+    num_empty = 0
     for number in count(unit):
         epoch, position = divmod(worker + number * num_workers, num_units)
         order = np.random.default_rng((*key, SHARD_STREAM, epoch)).permutation(num_units)
@@ -235,7 +238,10 @@ def shuffled_samples(
     for number in count(position.block):
         while read_ahead():
             pass
-        first, block, following, num_bytes = following[0], dict(enumerate(following)), [], 0
+        first = following[0]
+        block = dict(enumerate(following))
+        following = []
+        num_bytes = 0
         order = np.random.default_rng((*key, worker, BLOCK_STREAM, number)).permutation(len(block))
         for given, index in enumerate(order.tolist(), start=1):
             sample = block.pop(index)
@@ -246,7 +252,9 @@ def shuffled_samples(
 
 def _encoded_size(sample: RawSample) -> int:
     """Size of the images and files of a sample in bytes, as they are stored."""
-    cells = [
-        cell.get("bytes") if isinstance(cell, dict) else cell for cell in sample.cells.values()
-    ]
-    return sum(len(cell) for cell in cells if isinstance(cell, bytes))
+    size = 0
+    for cell in sample.cells.values():
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(content, bytes):
+            size += len(content)
+    return size

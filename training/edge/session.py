@@ -17,9 +17,8 @@ def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = (
-        3  # errors only: ONNX Runtime warns of every constant that it folds
-    )
+    # errors only: ONNX Runtime warns of every constant that it folds
+    options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class

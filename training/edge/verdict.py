@@ -14,9 +14,8 @@ from training.evaluation.metrics import right_ranks
 ALLOWED_POINTS = {"fp32": 0.0, "int8": 1.0}
 TOLERANCE = {"int8": 0.0}  # largest slow-down against fp32, as a fraction
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
-MIN_COSINE = (
-    0.999  # of every embedding in fp32: a runtime or a tool may round pixels and sums differently
-)
+# of every embedding in fp32: a runtime or a tool may round pixels and sums differently
+MIN_COSINE = 0.999
 TOP = 10  # images that a query of the retrieval finds
 
 
@@ -90,7 +89,8 @@ class Verdict:
         if not self.kept:
             return f"{self.file}: not written. {' '.join(self.reasons)}"
         text = f"{self.file}: {self.bytes / 1e6:.2f} MB ({self.bytes_share:.2f} of fp32)"
-        text += f", {self.ms:.2f} ms ({self.ms_share:.2f} of fp32)" if self.ms else ""
+        if self.ms:
+            text += f", {self.ms:.2f} ms ({self.ms_share:.2f} of fp32)"
         text += f", cosine with PyTorch {self.mean_cosine:.5f}"
         if not self.checked:
             return f"{text}, accuracy unchecked"
@@ -161,7 +161,10 @@ def compare(
     }
     if labels is None or not cosines.isfinite().all():
         return fields
-    top1, lost, recall, lost_recall = {}, {}, {}, {}
+    top1 = {}
+    lost = {}
+    recall = {}
+    lost_recall = {}
     for language in reference.classes:
         top1_before, recall_before = _accuracy(reference, language, labels)
         top1[language], recall[language] = _accuracy(encoded, language, labels)

@@ -71,10 +71,15 @@ def save_final(output_dir: Path, write: Write):
     with _saving(output_dir / "model", write) as scratch:
         set_modes(scratch)
         sync(scratch)
-        old, new = output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE
+        old = output_dir / WEIGHTS_FILE
+        new = scratch / WEIGHTS_FILE
         if not (old.is_file() and filecmp.cmp(old, new, shallow=False)):
-            for path in (output_dir / name for name in derived_names(output_dir)):
-                remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+            for name in derived_names(output_dir):
+                path = output_dir / name
+                if path.is_dir():
+                    remove_folder(path)
+                else:
+                    path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
         sync(output_dir, deep=False)
@@ -131,7 +136,8 @@ def open_output_dir(
     replaces = options.overwrite or (options.resume and bool(checkpoints))
     if not replaces:
         kept = [path.name for path in checkpoints[-1:]]
-        kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
+        if (output_dir / WEIGHTS_FILE).exists():
+            kept.append(WEIGHTS_FILE)
         kept += derived_names(output_dir)
         if kept:
             resume = "add --resume to continue it, " if checkpoints else ""

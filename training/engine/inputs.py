@@ -107,7 +107,9 @@ def open_inputs(
     Raises:
         ValueError: The data cannot be opened, or are a stream although the recipe has a `teacher_cache`.
     """
-    student, teacher, cache = models.student, models.teacher, recipe.teacher_cache
+    student = models.student
+    teacher = models.teacher
+    cache = recipe.teacher_cache
     largest = max(student.config.image_size, teacher.image_size if teacher is not None else 0)
     dataset = open_pairs(
         recipe.data, tokens, largest if images else None, squashes(models.processor.image_processor)

@@ -45,10 +45,15 @@ class Log:
         accelerator: Accelerator,
         num_rows: int | None = None,
     ):
-        self.path, self.recipe, self.accelerator = path, recipe, accelerator
-        self.description, self.start = description, start
+        self.path = path
+        self.recipe = recipe
+        self.accelerator = accelerator
+        self.description = description
+        self.start = start
         self.is_main = accelerator.is_main_process
-        self.num_images, self.start_s, self.end_s = 0, time.perf_counter(), 0.0
+        self.num_images = 0
+        self.start_s = time.perf_counter()
+        self.end_s = 0.0
         self.wait_s = 0.0  # for the loader
         self._unchecked: tuple[int, dict[str, Tensor], Any, list[int]] | None = None
         if recipe.trackers:
@@ -156,7 +161,8 @@ class Log:
             copied = torch.accelerator.current_stream().record_event()
         self._unchecked = step, on_host, copied, rows
         self.num_images += len(rows) * self.accelerator.num_processes
-        done, last = step + 1, self.recipe.max_steps
+        done = step + 1
+        last = self.recipe.max_steps
         if done % self.recipe.log_every == 0 or done == last:
             if done - self.start <= self.recipe.log_every:
                 per_step = self.seconds / (done - self.start)

@@ -106,7 +106,8 @@ def train(
     output_dir = Path(recipe.output_dir)
 
     def write(folder: Path):
-        model, steps = state.exported_model(), state.progress.step
+        model = state.exported_model()
+        steps = state.progress.step
         save_model(folder, model, processor, recipe, earlier=earlier, num_steps=steps)
 
     loader = make_loader(dataset, replace(plan, start=start), state.progress.data)
@@ -153,8 +154,14 @@ def train(
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
     result = TrainingResult(log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped))
-    rounded = {"seconds": round(result.seconds, 1), "data_wait": round(result.data_wait, 3)}
-    log.write({"event": "finished", "step": step} | rounded | {"skipped": result.skipped})
+    entry = {
+        "event": "finished",
+        "step": step,
+        "seconds": round(result.seconds, 1),
+        "data_wait": round(result.data_wait, 3),
+        "skipped": result.skipped,
+    }
+    log.write(entry)
     return result
 
 

@@ -39,14 +39,14 @@ def run_script(
     """
     command = command_name(prog)
     with user_errors(command, extra="train"):
-        if not (arguments := sys.argv[1:] if argv is None else argv):
+        arguments = sys.argv[1:] if argv is None else argv
+        if not arguments:
             arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
             print(
                 f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True
             )
-        sys.path.append(
-            os.getcwd()
-        )  # a user's modules; `python training/X.py` has the script's folder alone
+        # a user's modules; `python training/X.py` has the script's folder alone
+        sys.path.append(os.getcwd())
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[])
         extensions, arguments = parser.parse_known_args(arguments)

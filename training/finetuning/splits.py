@@ -29,11 +29,15 @@ from training.utils.reading import read_mapping
 from training.utils.rng import keyed_uniform
 
 DATA_FOLDER = "data"
-TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
-    "train.parquet", "validation.parquet", "summary.json", "skipped.csv"
-)  # fmt: skip
+TRAIN_FILE = "train.parquet"
+VALIDATION_FILE = "validation.parquet"
+SUMMARY_FILE = "summary.json"
+SKIPPED_FILE = "skipped.csv"
 IMAGES_AT_ONCE = 256
-MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
+# images
+MIN_TRAINING = 12
+MIN_VALIDATION = 4
+MAX_VALIDATION = 1000
 DEFAULT_SHARE = 0.15
 # cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, at
 # least 95 % of brightened, mirrored, framed, compressed, rotated or slightly cropped copies are above it, 90 % of
@@ -163,6 +167,7 @@ def same_splits(first: Path, second: Path) -> bool:
 
 def _languages(columns: Columns, pairs: _Pairs) -> list[str]:
     """Languages of the captions; refuses data in which nothing can be told apart."""
+    languages = []
     for language in columns.captions:
         texts = {text for each in pairs.captions for text in each.get(language, [])}
         if len(texts) == 1:
@@ -170,7 +175,9 @@ def _languages(columns: Columns, pairs: _Pairs) -> list[str]:
                 f"data: all images have the same {language} text, {texts.pop()!r}, so there is nothing to tell apart. "
                 "Add images of other classes, or name other columns with --caption_columns."
             )
-    return [each for each in columns.captions if any(each in texts for texts in pairs.captions)]
+        if texts:
+            languages.append(language)
+    return languages
 
 
 def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
@@ -182,7 +189,8 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
     def examine(value: Any) -> tuple[str, bytes, str | None]:
         """Path and digest of an image, and why it cannot be used."""
         cell = embedded_cell(rules(value))
-        image, content = read_image(cell), b"" if isinstance(cell, str) else cell["bytes"]
+        image = read_image(cell)
+        content = b"" if isinstance(cell, str) else cell["bytes"]
         name = (value or {}).get("path") or ""
         return name, hashlib.blake2b(content).digest(), image if isinstance(image, str) else None
 
@@ -243,7 +251,8 @@ def split_images(
     """
     for members in (group_images(embeddings), np.arange(len(embeddings))):
         sizes = np.bincount(members)
-        is_chosen, num_chosen = np.zeros(len(sizes), bool), 0
+        is_chosen = np.zeros(len(sizes), bool)
+        num_chosen = 0
         order = keyed_uniform(seed, np.arange(len(sizes)), num=1)[:, 0].argsort(kind="stable")
         for group in order.tolist():
             if num_chosen + sizes[group] <= num_validation:
@@ -295,9 +304,7 @@ def _write_rows(
     with atomic_write(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
         for start in range(0, len(numbers), IMAGES_AT_ONCE):
             part = numbers[start : start + IMAGES_AT_ONCE]
-            cells = images[[pairs.rows[number] for number in part]]["image"]
-            rows = [
-                {each: pairs.captions[number].get(each, []) for each in languages} | {"image": cell}
-                for number, cell in zip(part, cells, strict=True)
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            columns = {"image": images[[pairs.rows[number] for number in part]]["image"]}
+            for language in languages:
+                columns[language] = [pairs.captions[number].get(language, []) for number in part]
+            writer.write_table(pa.Table.from_pydict(columns, schema=schema))

@@ -49,9 +49,13 @@ class Target:
     def command(self, folder: str | Path) -> str:
         """The command that publishes a folder to this target."""
         parts = ["python", "training/publish.py", str(folder), "--repo_id", self.repo_id]
-        parts += ["--private"] if self.private else []
-        parts += ["--revision", self.revision] if self.revision != DEFAULT_BRANCH else []
-        return shlex.join(parts + (["--tag", self.tag] if self.tag else []))
+        if self.private:
+            parts.append("--private")
+        if self.revision != DEFAULT_BRANCH:
+            parts += ["--revision", self.revision]
+        if self.tag:
+            parts += ["--tag", self.tag]
+        return shlex.join(parts)
 
 
 @dataclass(frozen=True)
@@ -237,10 +241,10 @@ def _retry(call: Callable[[], Result], what: str) -> Result:
             return call()
         except (ConnectionError, HTTPError) as error:
             response = error.response if isinstance(error, HfHubHTTPError) else None
-            if response is not None and not (
-                response.status_code in TEMPORARY or response.status_code >= 500
-            ):
-                raise
+            if response is not None:
+                status = response.status_code
+                if status < 500 and status not in TEMPORARY:
+                    raise
             wait_s = 2.0 ** (attempt - 1)
             logger.warning(
                 "%s: %s; attempt %d of %d in %.0f s",

@@ -77,9 +77,8 @@ class DistillLoss:
 
 
 def _map(inputs: TowerInputs) -> Tensor:
-    assert (
-        inputs.student_map is not None and inputs.teacher_map is not None
-    )  # the row has needs_map
+    # the row has needs_map
+    assert inputs.student_map is not None and inputs.teacher_map is not None
     dim = 1 if inputs.tower == "vision" else -1
     return feature_map_loss(inputs.student_map, inputs.teacher_map, inputs.mask, dim=dim)
 
@@ -141,11 +140,12 @@ class DistillTask(Task):
         learning = tuple(name for tower in recipe.towers for name in LEARNING[tower])
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
         self.losses = distill_losses(recipe)
-        self.recipe, self.towers = recipe, recipe.towers
-        self.bank, self.logit_scale = bank, logit_scale
-        config: Any = (
-            student.config
-        )  # a built student has widths; the type of the config allows None
+        self.recipe = recipe
+        self.towers = recipe.towers
+        self.bank = bank
+        self.logit_scale = logit_scale
+        # a built student has widths; the type of the config allows None
+        config: Any = student.config
         self.adapters = nn.ModuleDict()
         for tower in self.towers:
             if tower in map_widths and any(loss.needs_map for loss in self.losses):
@@ -185,7 +185,8 @@ class DistillTask(Task):
                 student_map = self.adapters["vision"](outputs.feature_map)
                 teacher_map = targets.required_map
         else:
-            targets, mask = self.targets.texts(batch), batch["attention_mask"]
+            targets = self.targets.texts(batch)
+            mask = batch["attention_mask"]
             states, embeddings = self.encode_texts(batch["input_ids"], mask, batch["lengths"])
             if "text" in self.adapters:  # (T, L, C) each
                 student_map = self.adapters["text"](states)

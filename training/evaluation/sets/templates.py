@@ -15,7 +15,9 @@ from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import IMAGENET, OURS, SETS
 from training.utils.files import packaged_file
 
-CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
+CLIP_BENCHMARK = "clip-benchmark"
+CN_CLIP = "cn-clip"
+TIMM = "timm"
 SOURCES = ("auto", OURS)
 FORMS = (
     f"Give {' or '.join(SOURCES)}, or a JSON file of "
@@ -86,9 +88,11 @@ def _installed_templates(name: str, language: str) -> Templates | None:
         path = packaged_file("clip_benchmark", "datasets/en_zeroshot_classification_templates.json")
         lines = path and _read_json(path).get(SETS[name].clip_benchmark or "")
         return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
-    file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
+    file = "eval/cvinw_zeroshot_templates.py"
+    group = SETS[name].cn_clip
     if name == IMAGENET:
-        file, group = "eval/imagenet_zeroshot_templates.py", "openai_imagenet_template"
+        file = "eval/imagenet_zeroshot_templates.py"
+        group = "openai_imagenet_template"
     path = packaged_file("cn_clip", file)
     lines = path and _read_python(path).get(group)
     return Templates(tuple(lines), f"{CN_CLIP} ({group})") if lines else None
@@ -111,27 +115,22 @@ def imagenet_names(with_chinese: bool) -> ClassNames:
     if not imagenet_is_installed():
         raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
     # timm has the WordNet ids, which image folders are named after, and the names that the data set on the Hub uses
-    wordnet = (
-        _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
-    )
-    lines = (
-        _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    ids = _installed(TIMM, "data/_info/imagenet_synsets.txt")
+    wordnet = ids.read_text(encoding="utf-8").split()
+    listed = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt")
+    lines = listed.read_text(encoding="utf-8").splitlines()
     lemmas = dict(line.split("\t", 1) for line in lines)
+    english = _read_json(_installed(CLIP_BENCHMARK, _IMAGENET_NAMES))
     names = {
         "wordnet": wordnet,
-        "en": _read_json(_installed(CLIP_BENCHMARK, _IMAGENET_NAMES))["imagenet1k"],
+        "en": english["imagenet1k"],
         "synonyms": [lemmas[number] for number in wordnet],
     }
     if with_chinese:
-        names["zh"] = _read_json(_installed(CLIP_BENCHMARK, "datasets/cn_classnames.json"))[
-            "imagenet1k"
-        ]
-    return ClassNames(
-        names, "wordnet"
-    )  # not keyed by "en", which has `missile` and `sunglasses` twice
+        chinese = _read_json(_installed(CLIP_BENCHMARK, "datasets/cn_classnames.json"))
+        names["zh"] = chinese["imagenet1k"]
+    # not keyed by "en", which has `missile` and `sunglasses` twice
+    return ClassNames(names, "wordnet")
 
 
 def _installed(package: str, file: str) -> Path:

@@ -68,11 +68,11 @@ def export_table(results: Results, published: Collection[str]) -> str | None:
     Returns:
         The table; None if nothing was exported.
     """
-    verdicts: list[dict[str, Any]] = [
-        entry
-        for entry in results.meta.get("export", {}).get("verdicts", [])
-        if not entry["kept"] or any(path.startswith(entry["file"]) for path in published)
-    ]
+    verdicts: list[dict[str, Any]] = []
+    for entry in results.meta.get("export", {}).get("verdicts", []):
+        is_published = any(path.startswith(entry["file"]) for path in published)
+        if is_published or not entry["kept"]:
+            verdicts.append(entry)
     if not verdicts:
         return None
     languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
