@@ -113,8 +113,11 @@ def make_batch(
         batch["images"] = torch.stack(images)
     if tokens is None:
         return batch
-    texts, reworded = [], []
-    numbers, owners, spoken = [], [], []
+    texts = []
+    reworded = []
+    numbers = []
+    owners = []
+    spoken = []
     for owner, sample in enumerate(samples):
         for language, text in sample.captions.items():
             number = caption_id(text)
@@ -135,7 +138,9 @@ def select_captions(captions: dict[str, list[str]], epoch: int) -> dict[str, str
     return {language: texts[epoch % len(texts)] for language, texts in captions.items()}
 
 
-NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
+NO_CAPTION = "no caption"
+EMPTY = "empty caption"
+NO_LETTERS = "caption without letters or digits"
 NOT_UNICODE = "caption is not valid Unicode"
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates
 WRONG_SCRIPT = "caption in the wrong script"
@@ -155,7 +160,8 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
     """
     if cell is None or cell == []:
         return [], [NO_CAPTION]
-    texts, causes = [], []
+    texts = []
+    causes = []
     for text in cell if isinstance(cell, list) else [cell]:
         if not isinstance(text, str):
             causes.append(NO_CAPTION if text is None else "caption is not a string")
@@ -228,9 +234,11 @@ class CaptionTokenizer:
         vocabulary: Vocabulary | None = None,
         clean: Callable[[str], str] | None = None,
     ):
-        self.tokenizer, self.teacher_tokenizer = tokenizer, teacher_tokenizer
+        self.tokenizer = tokenizer
+        self.teacher_tokenizer = teacher_tokenizer
         self.vocabulary = vocabulary
-        self.max_text_length, self.clean = max_text_length, clean
+        self.max_text_length = max_text_length
+        self.clean = clean
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
 

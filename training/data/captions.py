@@ -38,13 +38,15 @@ class CaptionTable:
         check_scripts: bool,
         skipped: SkipReport,
     ):
-        self.columns, self.check_scripts = columns, check_scripts
+        self.columns = columns
+        self.check_scripts = check_scripts
         self.tables = [
             table.select_columns(list(dict.fromkeys(own.values()))).with_format("arrow")[:]
             for table, own in zip(tables, columns, strict=True)
         ]
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
-        ids, rows = array("q"), array("q")
+        ids = array("q")
+        rows = array("q")
         for source, (start, stop) in enumerate(pairwise(self.starts.tolist())):
             for first in range(start, stop, ROWS_AT_ONCE):
                 found = self._cells(source, first, min(first + ROWS_AT_ONCE, stop))
@@ -60,7 +62,8 @@ class CaptionTable:
 
     def _cells(self, source: int, start: int, stop: int) -> list[dict[str, Any]]:
         """Caption cells of consecutive rows of a source, by language."""
-        own, offset = self.columns[source], start - int(self.starts[source])
+        own = self.columns[source]
+        offset = start - int(self.starts[source])
         try:
             found = self.tables[source].slice(offset, stop - start).to_pylist()
         except UnicodeDecodeError as error:

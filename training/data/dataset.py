@@ -68,7 +68,10 @@ class PairDataset(torch.utils.data.Dataset):
         image_size: int | None,
         squash: bool = False,
     ):
-        self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
+        self.config = config
+        self.tokens = tokens
+        self.image_size = image_size
+        self.squash = squash
         self.languages = config.languages
         given = [rows] if isinstance(rows, Dataset) else rows
         tables: list[Dataset] = []
@@ -251,7 +254,8 @@ class _Rows(torch.utils.data.Dataset):
     """
 
     def __init__(self, pairs: PairDataset, plan: BatchPlan):
-        self.pairs, self.plan = pairs, plan
+        self.pairs = pairs
+        self.plan = plan
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[Attempt]:
         """Load the sample of each key: all attempts, of which the last one is usable."""

@@ -42,7 +42,8 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
     Raises:
         ValueError: The source cannot be loaded, has no images, or has one that cannot be used.
     """
-    column, rows = config.image_column, load_source(source, field="photos")
+    column = config.image_column
+    rows = load_source(source, field="photos")
     rows = require_allowed(rows, source, column, allow_paths=config.allow_paths, field="photos")
     numbers = evenly_spaced_rows(len(rows), MAX_IMAGES)
     rows = rows.select(numbers)
@@ -70,7 +71,8 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (N, 3, S, S) uint8.
     """
-    augment, parts = Augment(VARIETY, seed), []
+    augment = Augment(VARIETY, seed)
+    parts = []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
         views = augment(images[numbers], augment.views(numbers, torch.zeros_like(numbers)))
         draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=2))

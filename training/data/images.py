@@ -31,7 +31,8 @@ from training.utils.rng import keyed_uniform
 
 NO_IMAGE = "no image"
 ROWS_AT_ONCE = 256
-BOMB, UNDECODABLE = "decompression bomb", "image does not decode"
+BOMB = "decompression bomb"
+UNDECODABLE = "image does not decode"
 # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 THREADED_FROM = 128
 
@@ -146,7 +147,9 @@ def digest_images(rows: Dataset, column: str = "image", rules: CellRules | None 
 
 
 NUM_DRAWS = 22  # random numbers for each view
-MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
+# factors of a lower resolution
+MIN_REDUCTION = 2
+MAX_REDUCTION = 8
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,8 @@ class Augment:
             image_ids: (B,) int64, key of each image, such as its row number.
             view_ids: (B,) int64, number of the view of each image.
         """
-        config, draws = self.config, self.draws(image_ids, view_ids)
+        config = self.config
+        draws = self.draws(image_ids, view_ids)
         blurs = draws[:, 10].where(draws[:, 9] < config.blur, 0.0)
         spread = (MAX_REDUCTION / MIN_REDUCTION) ** draws[:, 21]  # log-uniform
         reductions = (MIN_REDUCTION * spread).round().where(draws[:, 20] < config.downscale, 1.0)
@@ -226,12 +230,14 @@ class Augment:
         return torch.from_numpy(uniform).float()
 
     def _warps(self, draws: Tensor) -> Tensor:
-        config, (zoom, rotate, stretch, right, down, flip) = self.config, draws.T
+        config = self.config
+        zoom, rotate, stretch, right, down, flip = draws.T
         scale = torch.exp2(-config.zoom * _signed(zoom))
         aspect = torch.exp2(config.stretch * _signed(stretch) / 2)
         angle = math.radians(config.rotate) * _signed(rotate)
         mirror = torch.where(flip < config.flip, -1.0, 1.0)
-        cosine, sine = angle.cos() * scale, angle.sin() * scale
+        cosine = angle.cos() * scale
+        sine = angle.sin() * scale
         shift = 2 * config.shift  # grid coordinates range from -1 to 1
         rows = [
             torch.stack([cosine * aspect * mirror, -sine / aspect, shift * _signed(right)], 1),

@@ -323,8 +323,8 @@ def _open_folder(folder: Path, reading: Reading) -> Opened:
     listed = folder / CLASS_NAMES_FILE
     if not listed.is_file():
         return opened
-    lines = map(str.strip, _read_text(listed, reading).splitlines())
-    return replace(opened, class_names=list(filter(None, lines)))
+    lines = _read_text(listed, reading).splitlines()
+    return replace(opened, class_names=[line.strip() for line in lines if line.strip()])
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -389,9 +389,11 @@ def _open_images(folder: Path, files: list[Path], reading: Reading) -> Opened:
     parts = [image.relative_to(folder.absolute()).parts for image in images]
     form = "images"
     if sum(text is not None for text in texts) > len(texts) / 2:
-        columns["caption"], form = texts, "images with text files"
+        columns["caption"] = texts
+        form = "images with text files"
     elif all(len(each) > 1 for each in parts):
-        columns["label"], form = [each[0] for each in parts], "class folders"
+        columns["label"] = [each[0] for each in parts]
+        form = "class folders"
     return Opened(_dataset(columns, "image", folder, reading), form)
 
 
@@ -590,7 +592,8 @@ def require_allowed(
     """
     rows = require_columns(rows, [image_column], texts, source, field)
     rows = rows.cast_column(image_column, Image(decode=False))
-    rules, first = rules_for(source, allow_paths), 0
+    rules = rules_for(source, allow_paths)
+    first = 0
     # the content of images that are not named is not read
     for table in rows.select_columns([image_column]).with_format("arrow").iter(ROWS_AT_ONCE):
         cells = table.column(0).combine_chunks()
@@ -629,7 +632,8 @@ def require_columns(
     Raises:
         ValueError: A column is missing or of a wrong type.
     """
-    images, texts = list(images), list(texts)
+    images = list(images)
+    texts = list(texts)
     if any("." in name and name not in rows.column_names for name in texts):
         for name in images:  # which stay whole
             if isinstance(kind := rows.features.get(name), dict) and "bytes" in kind:

@@ -21,7 +21,9 @@ SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 CYCLE = 10_000  # draws of a mixture; every source has exactly its share of them
 # added to the seed, so that different uses of one seed draw different random numbers
-MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
+MIXTURE_STREAM = 1 << 20
+SHARD_STREAM = 1 << 21
+BLOCK_STREAM = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class MixtureSchedule:
                 f"data.sources: weight {weights[int(counts.argmin())]} is less than 1/{CYCLE} of the sum of all. "
                 "Remove the source or raise its weight."
             )
-        self.counts, self.key = counts, key
+        self.counts = counts
+        self.key = key
         self._cycle = lru_cache(maxsize=2)(self._shuffle)
 
     def __call__(self, number: int) -> tuple[int, int]:

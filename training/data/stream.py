@@ -57,11 +57,16 @@ class PairStream:
         image_size: int | None,
         squash: bool = False,
     ):
-        self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
+        self.config = config
+        self.tokens = tokens
+        self.image_size = image_size
+        self.squash = squash
         self.languages = config.languages
         self.skipped = StreamSkipReport(max_share=config.max_skip_share)
-        self.caption_columns, self.image_columns = [], []
-        self.rules, self.shards = [], []
+        self.caption_columns = []
+        self.image_columns = []
+        self.rules = []
+        self.shards = []
         for number, source in enumerate(config.mixture):
             captions = source.caption_columns or {}
             image = source.image_column or config.image_column
@@ -149,7 +154,10 @@ class StreamBatches(torch.utils.data.IterableDataset):
         self, pairs: PairStream, plan: BatchPlan, num_workers: int, states: Sequence[dict[str, Any]]
     ):
         super().__init__()
-        self.pairs, self.plan, self.num_workers, self.states = pairs, plan, num_workers, states
+        self.pairs = pairs
+        self.plan = plan
+        self.num_workers = num_workers
+        self.states = states
 
     def __iter__(self) -> Iterator[WorkerBatch]:
         info = torch.utils.data.get_worker_info()
@@ -163,8 +171,10 @@ class StreamBatches(torch.utils.data.IterableDataset):
 
     def _open_streams(self, worker: int) -> MixtureSchedule:
         """Open the streams of a worker at their positions, and return the order of the sources."""
-        config, plan = self.pairs.config, self.plan
-        self.worker, self.skipped = worker, StreamSkipReport(max_share=config.max_skip_share)
+        config = self.pairs.config
+        plan = self.plan
+        self.worker = worker
+        self.skipped = StreamSkipReport(max_share=config.max_skip_share)
         self.positions = [StreamPosition() for _ in self.pairs.shards]
         # the state is empty for a worker that has not made a batch yet
         if self.states and (state := self.states[worker]):

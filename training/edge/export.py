@@ -44,7 +44,8 @@ def export(options: ExportOptions) -> list[Verdict]:
         student.config.truncate_dim = config.truncate_dim
     data = GateData.from_options(options)
     model = DualEncoder(student.eval(), processor, options.folder)
-    folder, output_dir = Path(options.folder), Path(options.output_dir)
+    folder = Path(options.folder)
+    output_dir = Path(options.output_dir)
     is_own = output_dir.resolve() == folder.resolve()
     names = [options.format] if is_own else [options.format, RESULTS_FILE, *copied_names(folder)]
     overwrite = options.overwrite or (is_own and holds_only_exports(folder, options.format))
@@ -73,7 +74,9 @@ def export(options: ExportOptions) -> list[Verdict]:
 
 def _write_files(options: ExportOptions, gate: Gate, scratch: Path) -> list[Verdict]:
     """Write and check the files of both towers, or of one, in all number formats."""
-    export_format, data, student = gate.format, gate.data, gate.student
+    export_format = gate.format
+    data = gate.data
+    student = gate.student
     towers = TOWERS if options.towers == "both" else (options.towers,)
     requested = options.variants or tuple(export_format.variants)
     # fp32 is always written: the other variants are made from it and compared with it

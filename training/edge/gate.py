@@ -36,7 +36,10 @@ class Gate:
     def __init__(
         self, student: DualEncoder, data: GateData, export_format: Format, threads: int = 1
     ):
-        self.student, self.data, self.format, self.threads = student, data, export_format, threads
+        self.student = student
+        self.data = data
+        self.format = export_format
+        self.threads = threads
         self.reference = Encoded(student.encode_images(data.images), _encode_names(student, data))
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
@@ -89,7 +92,8 @@ class Gate:
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
-        open_tower, inputs = self.format.functions.open_tower, self._inputs(tower)
+        open_tower = self.format.functions.open_tower
+        inputs = self._inputs(tower)
         runs = {
             "fp32": partial(_run, open_tower(fp32, self.threads), inputs),
             "variant": partial(_run, open_tower(path, self.threads), inputs),
@@ -123,7 +127,8 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
     tool = layout.functions.ToolEncoder(target, Path(model.name))
     # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
     processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
-    found, expected = [], []
+    found = []
+    expected = []
     for row in data.images.cast_column("image", Image(decode=False)):
         image = open_image(row["image"])
         # the upper left square: tools round the margins of a center crop differently

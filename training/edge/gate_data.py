@@ -32,9 +32,12 @@ from training.utils.reading import read_mapping
 
 NUM_CALIBRATION = 128
 MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
-NUM_NOISE, NOISE_EDGE = 8, 256
+NUM_NOISE = 8
+NOISE_EDGE = 256
 # the splits that training/finetune.py leaves in a model's folder
-SPLITS_FOLDER, TRAINING_FILE, VALIDATION_FILE = "data", "train.parquet", "validation.parquet"
+SPLITS_FOLDER = "data"
+TRAINING_FILE = "train.parquet"
+VALIDATION_FILE = "validation.parquet"
 EMOJI = "training.corpus.emoji:"  # functions that load the embedded corpus
 
 
@@ -80,7 +83,8 @@ class GateData:
             labeled = open_set("gate", source, names)
             images = labeled.rows if calibration is None else calibration
             return cls(labeled.rows, labeled.labels, names, images, options.data)
-        splits, recipe = Path(options.folder, SPLITS_FOLDER), Path(options.folder, RECIPE_FILE)
+        splits = Path(options.folder, SPLITS_FOLDER)
+        recipe = Path(options.folder, RECIPE_FILE)
         if (splits / VALIDATION_FILE).is_file():
             return cls._validation(splits, calibration)
         if recipe.is_file() and is_of_emoji(read_mapping(recipe, "folder")):
@@ -171,7 +175,8 @@ def make_noise() -> Dataset:
 
 def _calibration(options: ExportOptions) -> Dataset:
     """Rows of `calibration`, whose images may be opened."""
-    source, column = str(options.calibration), options.image_column or "image"
+    source = str(options.calibration)
+    column = options.image_column or "image"
     reading = Reading(
         split=options.split, usual_split="test", image_column=column, field="calibration"
     )

@@ -195,10 +195,12 @@ def _last_product(model: onnx.ModelProto) -> onnx.NodeProto:
 
 def _store_weight_in_int8(model: onnx.ModelProto, node: onnx.NodeProto):
     """Store the matrix of a product in int8 with a scale for each output channel, and multiply in fp32."""
-    name, graph = node.input[1], model.graph
+    name = node.input[1]
+    graph = model.graph
     (tensor,) = (tensor for tensor in graph.initializer if tensor.name == name)
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    axis, weight = (0 if transposed else 1), numpy_helper.to_array(tensor)
+    axis = 0 if transposed else 1
+    weight = numpy_helper.to_array(tensor)
     scale = np.maximum(np.abs(weight).max(1 - axis) / 127, np.finfo(np.float32).tiny)
     rounded = np.round(weight / np.expand_dims(scale, 1 - axis)).astype(np.int8)
     graph.initializer.remove(tensor)

@@ -21,7 +21,8 @@ from training.edge.towers import TextTower, VisionTower
 from training.utils.files import write_json
 from training.utils.reading import read_mapping
 
-TEXT_INPUT, IMAGE_INPUT = "text", "image"
+TEXT_INPUT = "text"
+IMAGE_INPUT = "image"
 
 
 class _PaddedTextTower(TextTower):
@@ -48,17 +49,20 @@ def write(folder: Path, student: DCCLIPModel, target: Path):
         ValueError: Immich has no such image preprocessing, or a tower cannot be traced.
     """
     config = read_mapping(folder / "config.json", "folder")
-    size, length = config["image_size"], config["max_text_length"]
+    size = config["image_size"]
+    length = config["max_text_length"]
     image_processor = read_mapping(folder / "preprocessor_config.json", "folder")
     preprocess = preprocess_config(image_processor, size)
     pad = read_mapping(folder / "tokenizer_config.json", "folder")["pad_token"]
     pad_id = int(config["text_config"]["pad_token_id"])
-    textual, visual = target / "textual", target / "visual"
+    textual = target / "textual"
+    visual = target / "visual"
     textual.mkdir(parents=True)
     visual.mkdir()
     tokens = torch.full((1, length), pad_id + 1, dtype=torch.int32)
     images = torch.zeros(1, 3, size, size)
-    text_path, image_path = textual / "model.onnx", visual / "model.onnx"
+    text_path = textual / "model.onnx"
+    image_path = visual / "model.onnx"
     write_graph(_PaddedTextTower(student, pad_id), "text", (tokens,), None, text_path, [TEXT_INPUT])
     write_graph(VisionTower(student), "vision", (images,), None, image_path, [IMAGE_INPUT])
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")

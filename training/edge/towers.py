@@ -66,14 +66,13 @@ def trace_inputs(
         batch = {0: Dim("image_batch_size", max=max_batch)}
         images = torch.zeros(2, 3, config.image_size, config.image_size)
         return VisionTower(student).eval(), (images,), {"pixel_values": batch}
-    length, pad = (
-        min(7, config.max_text_length),
-        getattr(config.text_config, "pad_token_id", None) or 0,
-    )
+    length = min(7, config.max_text_length)
+    pad = getattr(config.text_config, "pad_token_id", None) or 0
     # with a batch of one text, or without padding, the tracer would take these values as constant
     input_ids = torch.full((2, length), pad + 1)
     attention_mask = torch.ones_like(input_ids)
-    input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = pad, 0
+    input_ids[1, length // 2 + 1 :] = pad
+    attention_mask[1, length // 2 + 1 :] = 0
     dynamic = {
         0: Dim("text_batch_size", max=max_batch),
         1: Dim("sequence_length", max=config.max_text_length),
@@ -105,10 +104,12 @@ class ExportedTowers:
         runners: A `Runner` for each tower. A tower whose method is never called may be missing.
     """
 
-    device, dtype = torch.device("cpu"), torch.float32
+    device = torch.device("cpu")
+    dtype = torch.float32
 
     def __init__(self, config: PreTrainedConfig, **runners: Runner):
-        self.config, self.runners = config, runners
+        self.config = config
+        self.runners = runners
 
     def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
         """As `DCCLIPModel.get_image_features`, but with L2-normalized embeddings."""

@@ -122,7 +122,8 @@ def require_equal_widths(
     Raises:
         ValueError: The embeddings differ in width.
     """
-    image_dim, text_dim = image_embeddings.shape[1], text_embeddings.shape[1]
+    image_dim = image_embeddings.shape[1]
+    text_dim = text_embeddings.shape[1]
     if image_dim != text_dim:
         raise ValueError(
             f"text_model: {texts!r} has embeddings of {text_dim} dimensions, {images!r} of {image_dim}: they cannot "

@@ -129,14 +129,17 @@ def make_retrieval_set(
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     images = images if image_column == "image" else images.rename_column(image_column, "image")
     numbers: dict[str, int] = {}  # of images, by digest
-    first_rows, image_numbers = [], []
+    first_rows = []
+    image_numbers = []
     for row, cell in enumerate(images):
         digest = Digest().add(encoded_bytes(cell["image"])).hex()
         if digest not in numbers:
             numbers[digest] = len(numbers)
             first_rows.append(row)
         image_numbers.append(numbers[digest])
-    captions, pairs, unusable = {}, {}, {}
+    captions = {}
+    pairs = {}
+    unusable = {}
     for language, column in caption_columns.items():
         found: dict[tuple[int, str], None] = {}  # a caption that an image has twice counts once
         left_out = 0

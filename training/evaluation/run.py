@@ -279,7 +279,8 @@ class Evaluation:
                 rows += self.measure(truncated, truncated)
             rows += self.measure(own, own)
             if other is not None:
-                first, second = own.comparable_with(other), other.comparable_with(own)
+                first = own.comparable_with(other)
+                second = other.comparable_with(own)
                 rows += self.measure(first, second) + self.measure(second, first)
         if other is not None:  # a card describes the first model of the results
             models.append(description)
@@ -326,7 +327,8 @@ class Evaluation:
             squash = True if self.options.protocol and SETS[set_name].squashed else None
             tensors[set_name] = _encode_images(model, state, labeled.rows, set_name, squash)
         for task in self._available():
-            names, lines = task.candidates, task.templates.lines
+            names = task.candidates
+            lines = task.templates.lines
             if task.classes_key not in tensors:
                 tensors[task.classes_key] = _encode_classes(model, state, names, lines)
             texts = [line.format(candidate) for candidate, line in product(names, lines)]
@@ -336,7 +338,8 @@ class Evaluation:
             for language, captions in each.captions.items():
                 tensors[each.name, language] = _encode_captions(model, state, captions)
                 cut[f"{each.name}, {language}"] = model.count_truncated(captions)
-        facts = {"name": name, "weights": weights_fingerprint(model.model)} | described
+        facts = {"name": name, "weights": weights_fingerprint(model.model), **described}
+        facts["texts_cut"] = {key: number for key, number in cut.items() if number}
         embeddings = Embeddings(
             name,
             model.revision,
@@ -347,7 +350,7 @@ class Evaluation:
         )
         del model
         gc.collect()  # before the next model is loaded: two large models may not fit in memory together
-        return embeddings, facts | {"texts_cut": {key: num for key, num in cut.items() if num}}
+        return embeddings, facts
 
     def measure(self, images: Embeddings, texts: Embeddings) -> list[Row]:
         """Rows of all tasks, of the agreement of languages, and of retrieval.
@@ -360,7 +363,8 @@ class Evaluation:
         predictions: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for task in self._available():
             labels = self.sets[task.set].labels
-            found, classes = images.tensors[task.set], texts.tensors[task.classes_key]
+            found = images.tensors[task.set]
+            classes = texts.tensors[task.classes_key]
             require_equal_widths(images.name, found, texts.name, classes)
             try:
                 measured = measure(found, classes, labels, task_metrics(labels, task.metric))

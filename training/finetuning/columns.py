@@ -10,7 +10,8 @@ from training.text.writing_systems import LANGUAGES, language_of
 
 MAX_PROBED = 1000  # cells from which the languages of a column are found
 MIN_SHARE = 0.2  # of the captions of a column, to be one of its languages
-CAPTION, LABEL = "caption", "label"  # columns of images with text files, and of class folders
+CAPTION = "caption"  # column of images with text files
+LABEL = "label"  # column of class folders
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def find_columns(
 
 def texts_of(rows: Dataset, column: str, language: str | None = None) -> list[list[str]]:
     """Usable texts of each cell of a column in one language or all, without repetitions; class names as words."""
-    feature, found = rows.features[column], []
+    feature = rows.features[column]
+    found = []
     for cell in rows[column]:
         if isinstance(feature, ClassLabel):
             cell = None if cell is None or cell < 0 else feature.names[cell]

@@ -31,11 +31,11 @@ from training.utils.cli import command_of
 from training.utils.files import portable, write_text
 from training.utils.results import Results, Row, make_meta
 
-START, FINETUNED = "start", "finetuned"
+START = "start"
+FINETUNED = "finetuned"
 WEIGHTS = tuple(0.15 * number for number in range(1, 7))  # at 1, recall on photographs fell further
-TEXT_SHARE = (
-    0.7  # of these weights for the text tower, whose change costs photographs more than it gains
-)
+# of these weights for the text tower, whose change costs photographs more than it gains
+TEXT_SHARE = 0.7
 TOLERANCE = 1e-9  # of a comparison of numbers of queries
 
 
@@ -168,7 +168,8 @@ def finish(
     save = partial(save_model, student=model, processor=processor, recipe=recipe)
     save_final(output_dir, save)
     name, loss = largest_loss(start, chosen)
-    before, after = start.embeddings, chosen.embeddings
+    before = start.embeddings
+    after = chosen.embeddings
     assert before is not None and after is not None
     texts_before = torch.cat([*before.captions.values()])
     texts_after = torch.cat([*after.captions.values()])

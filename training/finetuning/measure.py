@@ -21,7 +21,8 @@ from training.finetuning.splits import Prepared
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
-VALIDATION, GENERAL = "validation", "general texts"
+VALIDATION = "validation"
+GENERAL = "general texts"
 HELD_OUT = "held-out photographs"
 # recall at 1 and top-1: what shows a loss first
 KEPT_METRICS = ("_R@1", "top1")  # endings
@@ -79,7 +80,9 @@ class CaptionedImages:
             views: Number of rows for each photograph.
         """
         columns = {language: language for language in languages if any(rows[language])}
-        names, captions, pairs = {}, {}, {}
+        names = {}
+        captions = {}
+        pairs = {}
         if training is not None:
             for language in columns:
                 cells = [*training[language], *rows[language]]
@@ -111,7 +114,8 @@ class CaptionedImages:
 
     def _classify(self, model: DualEncoder, images: Tensor, language: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
-        names, captions = self.names[language], self.pairs.captions[language]
+        names = self.names[language]
+        captions = self.pairs.captions[language]
         numbers = torch.tensor([names.index(caption) for caption in captions])
         pairs = self.pairs.pairs[language]
         labels = torch.zeros(len(images), len(names), dtype=torch.int8)
@@ -119,7 +123,8 @@ class CaptionedImages:
         labeled = labels.any(1)
         metrics = ["top1"]  # correct if it is one of them
         if (labels.sum(1) <= 1).all():
-            labels, metrics = labels.argmax(1), ["top1", "top5"]
+            labels = labels.argmax(1)
+            metrics = ["top1", "top5"]
         classes = class_embeddings(model, names)
         measured = measure(images[labeled], classes, labels[labeled], metrics)
         rows = measured.rows(model=MODEL, set=self.name, protocol=CLASS_NAMES, language=language)
@@ -151,8 +156,11 @@ class Measurer:
         device: torch.device,
         seed: int,
     ):
-        self.processor, self.device, self.seed = processor, device, seed
-        photos, validation = load_held_out(), load_source(str(prepared.validation))
+        self.processor = processor
+        self.device = device
+        self.seed = seed
+        photos = load_held_out()
+        validation = load_source(str(prepared.validation))
         languages = [each for each in model.config.languages if each in photos.column_names]
         training = load_source(str(prepared.training)) if prepared.are_labels else None
         self.sets = [

@@ -12,7 +12,8 @@ from training.finetuning.splits import Prepared
 TUNED_FOLDER = "tuned"
 # images of a run over 1,000 different ones; it grows with the square root of their number
 IMAGES_PER_1000 = 8_000
-MIN_BATCH, MAX_BATCH = 4, 64
+MIN_BATCH = 4
+MAX_BATCH = 64
 FROZEN_SHARE = 0.85  # of the parts of the image tower
 WARMUP_SHARE = 0.1
 NUM_CHECKPOINTS = 10

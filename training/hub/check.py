@@ -42,7 +42,8 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
     folder = Path(folder)
     with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
         image = Path(home) / "image.png"
-        down, around = Image.linear_gradient("L"), Image.radial_gradient("L")
+        down = Image.linear_gradient("L")
+        around = Image.radial_gradient("L")
         Image.merge("RGB", [down, around, down.rotate(90)]).save(image)
         expected = _load_here(folder, image)
         loaded = _load_isolated(folder, image, python, Path(home))

@@ -17,7 +17,8 @@ CODE = (
     "processing_dcclip.py",
     "runtime_dcclip.py",
 )
-README, MODULES_FILE = "README.md", "modules.json"
+README = "README.md"
+MODULES_FILE = "modules.json"
 SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
 REQUIRED = (
     "config.json",

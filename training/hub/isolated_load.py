@@ -46,7 +46,8 @@ def main(folder: str, image_path: str, texts_json: str):
     from PIL import Image
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    image, texts = Image.open(image_path), json.loads(texts_json)
+    image = Image.open(image_path)
+    texts = json.loads(texts_json)
     trusted: Any = {"trust_remote_code": True, "dtype": torch.float32}
     model = AutoModel.from_pretrained(folder, **trusted).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)

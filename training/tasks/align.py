@@ -55,8 +55,10 @@ class AlignTask(Task):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, targets is not None)
         self.towers = recipe.teacher_towers
-        self.recipe, self.languages = recipe, recipe.data.languages
-        self.chunk_size, self.seed = recipe.chunk_size, recipe.seed
+        self.recipe = recipe
+        self.languages = recipe.data.languages
+        self.chunk_size = recipe.chunk_size
+        self.seed = recipe.seed
         self.freeze_batch_norm = recipe.freeze_batch_norm
         if recipe.dropout is not None:
             for module in student.text_model.modules():

@@ -45,7 +45,8 @@ def _sigmoid(inputs: LossInputs) -> Tensor:
 
 def _text_text(inputs: LossInputs) -> Tensor:
     """Mean over all pairs of languages of InfoNCE between their captions."""
-    text, values = inputs.unit["text"], []
+    text = inputs.unit["text"]
+    values = []
     positive = inputs.positive.float()
     for first, second in combinations(inputs.languages, 2):
         same_image = positive[:, first.index].T @ positive[:, second.index] > 0

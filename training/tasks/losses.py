@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 # similarities in memory at once, 16 MiB and 512 MiB in float32
-MAX_PAIRS, MAX_PAIRS_ON_GPU = 2**22, 2**27
+MAX_PAIRS = 2**22
+MAX_PAIRS_ON_GPU = 2**27
 SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
 LOWEST_LOGIT = -1e9  # its probability is 0, and its gradient is finite
 ALL = slice(None)
@@ -94,7 +95,8 @@ def map_distances(student: Tensor, teacher: Tensor) -> Tensor:
 
     Relations: stage 1 compares maps through an adapter and after whitening, because its towers differ.
     """
-    student, teacher = student.float().flatten(1), teacher.float().flatten(1)
+    student = student.float().flatten(1)
+    teacher = teacher.float().flatten(1)
     norms = teacher.square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
     return (student - teacher).square().sum(1) / norms
 
@@ -118,7 +120,8 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     Source: Hinton et al., arXiv 1503.02531, with the texts of the bank as classes.
     """
     bank = _unit(bank)
-    scaled, teacher_scaled = logit_scale * _unit(student), logit_scale * _unit(teacher)
+    scaled = logit_scale * _unit(student)
+    teacher_scaled = logit_scale * _unit(teacher)
 
     def value(rows: slice) -> Tensor:
         logs = (scaled[rows] @ bank.T).log_softmax(1)
@@ -218,7 +221,8 @@ def info_nce(
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
     """
-    image, text = image_embeds.float(), text_embeds.float()
+    image = image_embeds.float()
+    text = text_embeds.float()
     images, texts = own
     return (
         _cross_entropy(logit_scale * image[images], text, positive, images)
@@ -256,7 +260,8 @@ def sigmoid_loss(
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
-    image, text = logit_scale * image_embeds[own].float(), text_embeds.float()
+    image = logit_scale * image_embeds[own].float()
+    text = text_embeds.float()
     positive = positive[own]
 
     def value(rows: slice) -> Tensor:
@@ -271,7 +276,8 @@ def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) 
     divided by the number of all rows with a positive.
     """
     counts = positive.sum(1)
-    positive, own_counts = positive[own], counts[own].clamp_min(1)
+    positive = positive[own]
+    own_counts = counts[own].clamp_min(1)
 
     def value(rows: slice) -> Tensor:
         logits = first[rows] @ second.T

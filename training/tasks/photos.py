@@ -44,7 +44,8 @@ class GeneralPhotos(OwnInputs):
             from training.corpus.free_photos import photo_crops
 
             images = vary_images(photo_crops(size))
-        embeddings, maps = [], []
+        embeddings = []
+        maps = []
         for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False):
             pixels = part.to(device).float()
             if recipe.starts_from_teacher and isinstance(targets, LiveTargets):
@@ -59,7 +60,8 @@ class GeneralPhotos(OwnInputs):
         """Embeddings of student and teacher of drawn images, `photo` and `teacher_photo` (n, D), and `photo_map` (n,),
         the distance of each feature map.
         """
-        images, targets = self.get_buffer("images"), self.get_buffer("targets")
+        images = self.get_buffer("images")
+        targets = self.get_buffer("targets")
         drawn = task.on_device(task.draw(len(images), NUM_IMAGES))
         student = task.student.get_image_features(task.normalize(images[drawn]))
         outputs = {

@@ -47,8 +47,11 @@ class Task(nn.Module):
         frozen: list[str],
     ):
         super().__init__()
-        self.student, self.augment, self.normalize = student, augment, normalize
-        self.targets, self.learning = targets, learning
+        self.student = student
+        self.augment = augment
+        self.normalize = normalize
+        self.targets = targets
+        self.learning = learning
         # whole names, so that `layers.1` does not freeze `layers.10`
         self.frozen = tuple(f"{name.removesuffix('.')}." for name in frozen)
         names = [name for name, _ in student.named_parameters()]

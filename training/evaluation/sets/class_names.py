@@ -20,8 +20,16 @@ FORMS = (
     "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
 )
 # everyday sets whose names are the general texts
-GENERAL_SETS = ("caltech-101", "cifar-100", "dtd", "food-101", "oxford-flower-102", "oxford-iiit-pets",
-                "resisc45_clip", "voc-2007-classification")  # fmt: skip
+GENERAL_SETS = (
+    "caltech-101",
+    "cifar-100",
+    "dtd",
+    "food-101",
+    "oxford-flower-102",
+    "oxford-iiit-pets",
+    "resisc45_clip",
+    "voc-2007-classification",
+)
 GENERAL_TEMPLATES = "cifar-100"  # the set whose templates suit photographs of any object
 
 
@@ -159,7 +167,8 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
         pairs |= dict(zip(by_language["en"], by_language["zh"], strict=True))
     unique = {zh: en for en, zh in reversed(pairs.items())}  # a pair has no second translation
     half = sorted((en.strip(), zh) for zh, en in unique.items())[held_out::2]
-    english, chinese = [en for en, _ in half], [zh for _, zh in half]
+    english = [en for en, _ in half]
+    chinese = [zh for _, zh in half]
     if {"en", "zh"} <= set(languages):
         return GeneralPairs(english, chinese, ("en", "zh"))
     language = next((code for code in languages if code in ("en", "zh")), None)

@@ -98,7 +98,8 @@ def open_set(
         MissingDataError: The set's own data set on the Hub cannot be loaded.
     """
     location, opened = _open_source(name, source, eval_set)
-    rows, context = opened.rows, f"{name} ({location})"
+    rows = opened.rows
+    context = f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image, *_ = _usual_columns(rows, source.image_column, IMAGE_COLUMNS, context)
     columns = _usual_columns(rows, source.label_column, LABEL_COLUMNS, context)
@@ -235,7 +236,8 @@ class ClassLookup:
         self._alike: dict[str, list[int]] = {}
         # names in the language of the key take precedence
         for language in sorted(class_names.names, key=lambda name: name == class_names.key):
-            exact, alike = defaultdict(list), defaultdict(list)
+            exact = defaultdict(list)
+            alike = defaultdict(list)
             for number, name in enumerate(class_names.names[language]):
                 exact[name.strip()].append(number)
                 alike[normalize_name(name)].append(number)
@@ -273,7 +275,8 @@ class ClassLookup:
         """
         found: list[int | str] = []
         for number, name in enumerate(names):
-            ids, occurrence = self._candidates(name), names[:number].count(name)
+            ids = self._candidates(name)
+            occurrence = names[:number].count(name)
             found.append(ids[occurrence] if occurrence < len(ids) else name)
         return found
 

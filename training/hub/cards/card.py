@@ -82,7 +82,8 @@ def write_card(
     new = _render(folder, CardDetails(), repo_id, revision, title or (heading and heading[1]))
     blocks = {match[1]: match[0] for match in BLOCK.finditer(new)}
     try:
-        kept, fresh = ModelCard(old), ModelCard(new)
+        kept = ModelCard(old)
+        fresh = ModelCard(new)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(
             f"{README}: the metadata is damaged ({error}). Repair it, or remove the file."
@@ -98,7 +99,8 @@ def _render(
 ) -> str:
     results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
     meta = results.meta if results is not None else {}
-    facts, runs = ModelFacts.from_folder(folder), read_runs(folder)
+    facts = ModelFacts.from_folder(folder)
+    runs = read_runs(folder)
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     example = {"image": "image.png", "labels": DEFAULT_LABELS, "answers": {}}
     example |= meta.get("example", {})

@@ -17,7 +17,8 @@ from training.utils.files import expanded, portable
 from training.utils.ranges import EmbeddingWidth, Pixels, TextLength
 from training.utils.reading import check_value, read_mapping
 
-WEIGHTS_FILE, CONFIG_NAME = "model.safetensors", "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_NAME = "config.json"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 APACHE = "apache-2.0"
@@ -26,7 +27,8 @@ FILE = re.compile(r"\.(parquet|tar|csv|tsv|jsonl|ndjson|json|txt|zip|arrow)$", r
 LOCAL_FOLDERS = ("runs/", "training/")
 DISTILL_FIELDS = {entry.name: entry.default for entry in fields(DistillRecipe)}
 ALIGN_FIELDS = {entry.name for entry in fields(AlignRecipe)}
-DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
+DISTILL = "feature-map distillation"
+ALIGN = "contrastive alignment"
 
 
 def is_hub_id(name: str) -> bool:

@@ -8,7 +8,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from training.hub.cards.facts import ModelFacts, TrainingRun, is_hub_id
 from training.utils.results import Results, with_several_protocols
 
-TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
+TASK = "zero-shot-image-classification"
+RETRIEVAL_TASK = "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
