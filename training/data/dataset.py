@@ -74,22 +74,26 @@ class PairDataset(torch.utils.data.Dataset):
         self.squash = squash
         self.languages = config.languages
         given = [rows] if isinstance(rows, Dataset) else rows
-        tables: list[Dataset] = []
+        tables = []
+        columns = []
         self.images: list[tuple[Dataset, str]] = []
+        self.rules = []
         for table, source in zip(given, config.mixture, strict=True):
             column = source.image_column or config.image_column
+            captions = source.caption_columns or {}
             images = [column] if image_size is not None else []
-            texts = (source.caption_columns or {}).values() if tokens is not None else ()
-            tables.append(require_columns(table, images, texts, str(source.train)))
+            texts = captions.values() if tokens is not None else ()
+            table = require_columns(table, images, texts, str(source.train))
             if images:
-                cells = tables[-1].select_columns(images).cast_column(column, Image(decode=False))
+                cells = table.select_columns(images).cast_column(column, Image(decode=False))
                 self.images.append((cells, column))
+            tables.append(table)
+            columns.append(captions)
+            self.rules.append(rules_for(source.train, config.allow_paths))
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
         self.skipped = SkipReport(total=len(self), max_share=config.max_skip_share)
-        self.rules = [rules_for(source.train, config.allow_paths) for source in config.mixture]
         self.captions: CaptionTable | None = None
         if tokens is not None:
-            columns = [source.caption_columns or {} for source in config.mixture]
             self.captions = CaptionTable(tables, columns, config.skip_wrong_script, self.skipped)
             self._check_languages()
             self._count_lengths(tokens, self.captions)

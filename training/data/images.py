@@ -10,10 +10,8 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import repeat
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +100,9 @@ def decode_image(cell: Cell | str | None, size: int, squash: bool = False) -> Te
     if squash:
         return _resize(image, size, size)
     image = crop_to_aspect(image)
-    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
+    short = min(image.size)
+    width = max(size, int(image.width * size / short))
+    height = max(size, int(image.height * size / short))
     left, top = (width - size) // 2, (height - size) // 2
     return _resize(image, width, height)[:, top : top + size, left : left + size]
 
@@ -124,11 +124,12 @@ def decode_images(
     cells: Sequence[Cell | str | None], size: int, squash: bool = False
 ) -> list[Tensor | str]:
     """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses."""
+    decode = partial(decode_image, size=size, squash=squash)
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
-        return [decode_image(cell, size, squash) for cell in cells]
+        return [decode(cell) for cell in cells]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(decode_image, cells, repeat(size), repeat(squash)))
+        return list(pool.map(decode, cells))
 
 
 def encoded_bytes(cell: Cell | str | None) -> bytes:
@@ -185,9 +186,14 @@ class Views:
 
     def split(self, size: int) -> "list[Views]":
         """Views of the chunks of a batch, with `size` images each; the last chunk may have fewer."""
-        fields: tuple[Any, ...] = (self.warp, self.color, self.blurs, self.reductions)
-        starts = range(0, len(self.blurs), size)
-        return [Views(*(each[start : start + size] for each in fields)) for start in starts]
+        chunks = []
+        for start in range(0, len(self.blurs), size):
+            part = slice(start, start + size)
+            views = Views(
+                self.warp[part], self.color[part], self.blurs[part], self.reductions[part]
+            )
+            chunks.append(views)
+        return chunks
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ class Augment:
     def _colors(self, draws: Tensor, tints: Tensor) -> Tensor:
         """Saturation, tint, contrast and brightness. Each is affine in the channels, so one product does it."""
         config = self.config
-        contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws.T)
+        contrast, saturation, brightness = _signed(draws).T[:, :, None, None]  # (B, 1, 1) each
         factor = torch.exp2(config.saturation * saturation)
         identity = torch.eye(3)
         matrix = factor * identity + (1 - factor) / 3

@@ -311,20 +311,22 @@ def _open_folder(folder: Path, reading: Reading) -> Opened:
     tables = [file for file in files if file.parent == within and _suffix(file.name) in TABLES]
     if shards := [str(file) for file in files if _suffix(file.name) == ".tar"]:
         rows = _load(name, reading, "webdataset", data_files=shards, split="train")
-        opened = Opened(rows, "tar shards", split)
+        opened = Opened(rows, "tar shards")
     elif len(tables) > 1:
         names = ", ".join(file.name for file in tables)
         raise ValueError(
             f"{reading.field}: {name!r} has several tables: {names}. Name one of them."
         )
+    elif tables:
+        opened = _open_table(tables[0], reading)
     else:
-        opened = _open_table(tables[0], reading) if tables else _open_images(within, files, reading)
-        opened = replace(opened, split=split)
+        opened = _open_images(within, files, reading)
+    class_names = None
     listed = folder / CLASS_NAMES_FILE
-    if not listed.is_file():
-        return opened
-    lines = _read_text(listed, reading).splitlines()
-    return replace(opened, class_names=[line.strip() for line in lines if line.strip()])
+    if listed.is_file():
+        lines = _read_text(listed, reading).splitlines()
+        class_names = [line.strip() for line in lines if line.strip()]
+    return replace(opened, split=split, class_names=class_names)
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -470,8 +472,13 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
     digest = Digest()
     for name in _numbered(_names(source)):
         path = expanded(name)
-        named = [path] if path.exists() else sorted(map(Path, glob(str(path))))
-        for file in list_files(path)[0] if path.is_dir() else named:
+        if path.is_dir():
+            files, _ = list_files(path)
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(Path(each) for each in glob(str(path)))
+        for file in files:
             state = file.stat()
             states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
             digest.add(os.fsencode(file), states)

@@ -69,9 +69,8 @@ def rotate_student(
             for tower, values in embeddings.items():
                 unit = F.normalize(values.double().cpu(), dim=-1)  # (B, D)
                 moments[tower] = moments.get(tower, 0) + unit.T @ unit
-        rotation = principal_axes(
-            sum((each / each.trace() for each in moments.values()), torch.zeros(()))
-        )
+        shares = [moment / moment.trace() for moment in moments.values()]
+        rotation = principal_axes(torch.stack(shares).sum(0))
     rotate(task.student, rotation)
 
 
