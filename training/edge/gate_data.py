@@ -78,8 +78,13 @@ class GateData:
             names = ClassNames.read(options.class_names)
             for language in LANGUAGES:
                 names.in_language(language)
-            columns = options.split, options.image_column, options.label_column
-            source = Source(options.data, *columns, options.allow_paths)
+            source = Source(
+                options.data,
+                options.split,
+                options.image_column,
+                options.label_column,
+                options.allow_paths,
+            )
             labeled = open_set("gate", source, names)
             images = labeled.rows if calibration is None else calibration
             return cls(labeled.rows, labeled.labels, names, images, options.data)

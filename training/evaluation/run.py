@@ -191,9 +191,18 @@ def _named_sources(field: str, entries: Sequence[str], names_itself: bool) -> di
 
 
 def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
-    columns = options.split, options.image_column, options.caption_columns, options.allow_paths
-    named = _named_sources("retrieval", options.retrieval, True)
-    return [open_retrieval_set(name, location, *columns) for name, location in named.items()]
+    found = []
+    for name, location in _named_sources("retrieval", options.retrieval, True).items():
+        opened = open_retrieval_set(
+            name,
+            location,
+            options.split,
+            options.image_column,
+            options.caption_columns,
+            options.allow_paths,
+        )
+        found.append(opened)
+    return found
 
 
 @dataclass(frozen=True)
@@ -240,12 +249,19 @@ class Evaluation:
                 f"data: {unused} are not among the sets {', '.join(class_names)}. Name sets with --sets."
             )
         retrieval_sets = _open_retrieval_sets(options)
-        columns = options.split, options.image_column, options.label_column, options.allow_paths
         sets: dict[str, LabeledSet] = {}
         # those that `data` names first, so that a wrong source is reported before a download
         ordered = sorted(class_names, key=lambda name: name not in sources)
         for name in tqdm(ordered, desc="test sets", unit="set", leave=False):
-            source = Source(sources[name], *columns) if name in sources else Source(HUB)
+            source = Source(HUB)
+            if name in sources:
+                source = Source(
+                    sources[name],
+                    options.split,
+                    options.image_column,
+                    options.label_column,
+                    options.allow_paths,
+                )
             eval_set = SETS[name] if options.protocol else None
             try:
                 sets[name] = open_set(name, source, class_names[name], eval_set)

@@ -94,11 +94,14 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
     """
     start = points[0].general
 
-    def keeps(name: str, value: float) -> bool:
-        lost = max(0.0, start[name] - value) * queries[name]
-        return lost - math.sqrt(lost) <= max_loss * queries[name] + TOLERANCE
+    def keeps(point: Point) -> bool:
+        for name, value in point.general.items():
+            lost = max(0.0, start[name] - value) * queries[name]
+            if lost - math.sqrt(lost) > max_loss * queries[name] + TOLERANCE:
+                return False
+        return True
 
-    kept = [each for each in points if all(keeps(*item) for item in each.general.items())]
+    kept = filter(keeps, points)
     return max(kept, key=lambda point: (point.validation, -point.weight))
 
 
@@ -159,8 +162,10 @@ def finish(
     for weight in WEIGHTS:
         model.load_state_dict(interpolate(weights, end, weight))
         points.append(Point(weight, *measurer.measure(model, FINETUNED)))
-    kept = [row for row in start.rows if name_of(row) in start.general]
-    queries = {name_of(row): measurer.num_queries(row) for row in kept}
+    queries = {}
+    for row in start.rows:
+        if name_of(row) in start.general:
+            queries[name_of(row)] = measurer.num_queries(row)
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
     model.load_state_dict(interpolate(weights, end, chosen.weight))
     output_dir = Path(options.output_dir)

@@ -86,8 +86,16 @@ class Prepared:
         Raises:
             ValueError: The summary is missing or damaged.
         """
-        kinds = {"num_training": int, "num_validation": int, "are_labels": bool, "found": str}
-        summary = read_mapping(folder / SUMMARY_FILE, "resume", languages=list, notes=list, **kinds)
+        summary = read_mapping(
+            folder / SUMMARY_FILE,
+            "resume",
+            languages=list,
+            num_training=int,
+            num_validation=int,
+            are_labels=bool,
+            found=str,
+            notes=list,
+        )
         return cls(folder, *(summary[each.name] for each in fields(cls) if each.name != "folder"))
 
     def __str__(self) -> str:
@@ -145,11 +153,17 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
         training, validation = split_images(embeddings, num_validation, options.seed)
     except ValueError as error:
         raise ValueError(" ".join([str(error), *notes])) from error
-    for name, chosen in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
-        _write_rows(folder / name, images, pairs, chosen.tolist(), languages)
-    found = f"{len(rows):,} rows of {opened.form}, {columns.describe()}"
-    sizes = len(training), len(validation)
-    prepared = Prepared(folder, languages, *sizes, columns.are_labels, found, notes)
+    _write_rows(folder / TRAIN_FILE, images, pairs, training.tolist(), languages)
+    _write_rows(folder / VALIDATION_FILE, images, pairs, validation.tolist(), languages)
+    prepared = Prepared(
+        folder=folder,
+        languages=languages,
+        num_training=len(training),
+        num_validation=len(validation),
+        are_labels=columns.are_labels,
+        found=f"{len(rows):,} rows of {opened.form}, {columns.describe()}",
+        notes=notes,
+    )
     summary = asdict(prepared)
     del summary["folder"]
     text = json.dumps(summary, indent=1, ensure_ascii=False)

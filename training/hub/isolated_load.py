@@ -29,10 +29,15 @@ def embed(model: Any, processor: Any, image: Any, texts: list[str]) -> dict[str,
     """
     import torch
 
-    length = model.config.max_text_length
-    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
+    inputs = processor(
+        images=image,
+        text=texts,
+        truncation=True,
+        max_length=model.config.max_text_length,
+        return_tensors="pt",
+    )
     with torch.no_grad():
-        outputs = model(**processor(images=image, text=texts, **options))
+        outputs = model(**inputs)
     return {
         "text_embeds": outputs.text_embeds.tolist(),
         "image_embeds": outputs.image_embeds.tolist(),
