@@ -101,7 +101,7 @@ def open_set(
     rows = opened.rows
     context = f"{name} ({location})"
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
-    image, *_ = _usual_columns(rows, source.image_column, IMAGE_COLUMNS, context)
+    image = _usual_columns(rows, source.image_column, IMAGE_COLUMNS, context)[0]
     columns = _usual_columns(rows, source.label_column, LABEL_COLUMNS, context)
     labels = _labels(rows, columns, lookup, opened.class_names)
     has_several = eval_set is not None and eval_set.several_labels
@@ -121,13 +121,18 @@ def open_set(
 
 def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[str, Opened]:
     """Open a set; its own data set on the Hub has an error of its own."""
-    is_default = source.location == HUB and eval_set is not None
-    own = eval_set.hub if eval_set is not None else None
-    location = str(own) if is_default else source.location
-    is_own = eval_set is not None and location.partition("@")[0] == own
+    location = source.location
+    usual_split = "test"
+    is_default = False
+    if eval_set is not None:
+        is_default = location == HUB
+        if is_default:
+            location = eval_set.hub
+        if location.partition("@")[0] == eval_set.hub:
+            usual_split = eval_set.split
     reading = Reading(
         split=source.split,
-        usual_split=eval_set.split if eval_set is not None and is_own else "test",
+        usual_split=usual_split,
         image_column=source.image_column or "image",
         field=f"data: {name}",
     )
@@ -201,8 +206,9 @@ def _find_differences(labels: Tensor, class_names: ClassNames, eval_set: EvalSet
             f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}"
         )
     if (labels.ndim == 2) != eval_set.several_labels:
-        numbers = ("several labels", "one label")
-        found, expected = numbers if labels.ndim == 2 else reversed(numbers)
+        found, expected = "several labels", "one label"
+        if labels.ndim == 1:
+            found, expected = expected, found
         differences.append(f"{found} per image, the protocol has {expected}")
     names = class_names.names[class_names.key]
     counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=len(names))
