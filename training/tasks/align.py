@@ -106,8 +106,9 @@ class AlignTask(Task):
         """
         teacher = None if encode_only else self.teacher_outputs(batch)
         outputs = self._encode(batch)
-        for own in self.own_inputs.values():
-            if (known := teacher or own_teacher) is not None:
+        known = teacher or own_teacher
+        if known is not None:
+            for own in self.own_inputs.values():
                 outputs |= own.encode(self, known)
         return outputs if teacher is None else self.compute_losses(outputs | teacher, batch)
 

@@ -149,11 +149,11 @@ class DistillTask(Task):
         self.adapters = nn.ModuleDict()
         for tower in self.towers:
             if tower in map_widths and any(loss.needs_map for loss in self.losses):
-                width = getattr(config, f"{tower}_width"), map_widths[tower]
-                # a 1x1 convolution over tokens is a linear layer
-                self.adapters[tower] = (
-                    nn.Conv2d(*width, 1) if tower == "vision" else nn.Linear(*width)
-                )
+                width = getattr(config, f"{tower}_width")
+                if tower == "vision":
+                    self.adapters[tower] = nn.Conv2d(width, map_widths[tower], 1)
+                else:  # a 1x1 convolution over tokens is a linear layer
+                    self.adapters[tower] = nn.Linear(width, map_widths[tower])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch by name; `loss` is their weighted sum."""

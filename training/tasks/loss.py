@@ -69,10 +69,10 @@ class LossInputs:
 
     def in_language(self, captions: Captions) -> "LossInputs":
         """The same batch with the captions of one language only."""
-        embeddings = {
-            name: value[captions.index] if name.endswith("text") else value
-            for name, value in self.embeddings.items()
-        }
+        embeddings = dict(self.embeddings)
+        for name, value in self.embeddings.items():
+            if name.endswith("text"):
+                embeddings[name] = value[captions.index]
         positive = self.positive[:, captions.index]
         return replace(self, embeddings=embeddings, positive=positive, own_texts=captions.own)
 

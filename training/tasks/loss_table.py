@@ -50,8 +50,14 @@ def _text_text(inputs: LossInputs) -> Tensor:
     positive = inputs.positive.float()
     for first, second in combinations(inputs.languages, 2):
         same_image = positive[:, first.index].T @ positive[:, second.index] > 0
-        pair = text[first.index], text[second.index]
-        values.append(info_nce(*pair, inputs.logit_scale, same_image, (first.own, second.own)))
+        value = info_nce(
+            text[first.index],
+            text[second.index],
+            inputs.logit_scale,
+            same_image,
+            (first.own, second.own),
+        )
+        values.append(value)
     return inputs.num_processes * torch.stack(values).mean()
 
 

@@ -108,8 +108,9 @@ def gather_on_host(value: Any) -> list[Any]:
 
 def gather_sizes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     """Number of rows of each tensor in each process; all processes have tensors of the same names."""
-    rows = gather_on_host([len(value) if value.ndim else 0 for value in tensors.values()])
-    return {name: list(sizes) for name, *sizes in zip(tensors, *rows, strict=True)}
+    sizes = {name: len(value) if value.ndim else 0 for name, value in tensors.items()}
+    by_process = gather_on_host(sizes)
+    return {name: [each[name] for each in by_process] for name in sizes}
 
 
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:

@@ -34,13 +34,11 @@ def size_table(results: Results) -> str | None:
     Returns:
         The table; None if the run did not measure size and latency.
     """
-    rows = [
-        row
-        for row in results.rows
-        if row.language is None
-        and row.set is None
-        and (row.model == "teacher" or is_final(row.model, row.stage))
-    ]
+    rows = []
+    for row in results.rows:
+        is_shown = row.model == "teacher" or is_final(row.model, row.stage)
+        if is_shown and row.language is None and row.set is None:
+            rows.append(row)
     if not rows:
         return None
     metrics = list(dict.fromkeys(row.metric for row in rows))
