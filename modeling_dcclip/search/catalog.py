@@ -111,7 +111,8 @@ class Database:
     """
 
     def __init__(self, path: Path, script: str):
-        self._path, self._lock = path, threading.RLock()
+        self._path = path
+        self._lock = threading.RLock()
         for each in (path, path.with_name(f"{path.name}-journal")):
             require_own_file(each)
         with self._errors_reported():
@@ -359,17 +360,17 @@ class Catalog(Database):
             self.execute(
                 "DELETE FROM failures WHERE path IN (SELECT path FROM seen JOIN files USING (path, size, mtime_ns))"
             )
-        counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
-        found, unchanged, pending = (self.value(f"SELECT count(*) FROM {each}") for each in counted)
-        return found, unchanged, pending
+        return (
+            self.value("SELECT count(*) FROM seen"),
+            self.value("SELECT count(*) FROM seen JOIN files USING (path, size, mtime_ns)"),
+            self.value("SELECT count(*) FROM pending"),
+        )
 
     def pending(self) -> Iterator[bytes]:
         """Paths of the files that are new or changed, in order, read in parts."""
+        query = "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT 1000"
         position = 0
-        while found := self.execute(
-            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT 1000",
-            position,
-        ):
+        while found := self.execute(query, position):
             yield from (path for _, path in found)
             position = found[-1][0]
 
@@ -381,9 +382,9 @@ class Catalog(Database):
         A content is a digest, a date, a signature and the times of the further frames in seconds. Call it within
         `writing()`, before any row is freed.
         """
-        end, query = self.num_rows, "SELECT row FROM free_rows ORDER BY row LIMIT ?"
+        end = self.num_rows
         count = sum(1 + len(times) for *_, times in contents)
-        rows = self.column(query, count)
+        rows = self.column("SELECT row FROM free_rows ORDER BY row LIMIT ?", count)
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
@@ -398,8 +399,10 @@ class Catalog(Database):
 
     def signatures(self, rows: Iterable[int]) -> dict[int, bytes]:
         """The signatures of rows that have one."""
-        query = "SELECT row, pixels FROM signatures WHERE row = ?"
-        return dict(found for row in rows for found in self.execute(query, int(row)))
+        found: dict[int, bytes] = {}
+        for row in rows:
+            found.update(self.execute("SELECT row, pixels FROM signatures WHERE row = ?", int(row)))
+        return found
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
@@ -429,11 +432,9 @@ class Catalog(Database):
         Returns the numbers of files that were removed, and of those that were moved: their content has a new path.
         """
         with self.writing():
+            below = f"SELECT path FROM files WHERE {_BELOW}"
             for path in unreadable:
-                self.execute(
-                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}",
-                    *_range(path),
-                )
+                self.execute(f"INSERT OR IGNORE INTO seen (path) {below}", *_range(path))
             rows: list[int] = []
             for folder in folders:
                 limits = _range(os.fsencode(folder))
@@ -441,10 +442,9 @@ class Catalog(Database):
                 rows += self.column(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)
                 self.execute(f"DELETE FROM failures WHERE {missing}", *limits)
             self._free(rows)
-            moved = sum(
-                min(number, self.value(_COUNT_ENTERED, row))
-                for row, number in Counter(rows).items()
-            )
+            moved = 0
+            for row, number in Counter(rows).items():
+                moved += min(number, self.value(_COUNT_ENTERED, row))
         return len(rows) - moved, moved
 
     def count_below(self, folder: Path) -> int:

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 import webbrowser
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -42,8 +42,10 @@ SHOWN_FAILURES = 3  # of each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
 THUMBNAIL_LINES = 8  # of the terminal
 # seconds between two updates of a watch; if an update that found no change takes long, this many times its duration
-WATCH_S, WATCH_SHARE = 60.0, 20
-PORT, PORTS = 8420, 20  # the page's port, and how many after it are tried if it is taken
+WATCH_S = 60.0
+WATCH_SHARE = 20
+PORT = 8420
+PORTS = 20  # how many are tried from `PORT` on if it is taken
 SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
 USES_MODEL = "everyone who reaches this address can use the model"
 
@@ -148,12 +150,15 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
             "the index was damaged ({}), and all its photographs were embedded again",
             Message(report.lost),
         )
-    for cause, number in Counter(cause for _, cause in report.failures).most_common():
-        say("unreadable: {} ({})", _files(number), Message(cause))
-        for path in [path for path, each in report.failures if each == cause][:SHOWN_FAILURES]:
+    failed = defaultdict(list)
+    for path, cause in report.failures:
+        failed[cause].append(path)
+    for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
+        say("unreadable: {} ({})", _files(len(paths)), Message(cause))
+        for path in paths[:SHOWN_FAILURES]:
             print_line(f"  {path}")
-        if number > SHOWN_FAILURES:
-            say("  and {:,} more; --json lists all of them", number - SHOWN_FAILURES)
+        if len(paths) > SHOWN_FAILURES:
+            say("  and {:,} more; --json lists all of them", len(paths) - SHOWN_FAILURES)
     for folder in report.unreadable:
         say("cannot be read: {!r} (its indexed photographs are kept)", folder)
     for folder in report.missing:
@@ -331,7 +336,8 @@ def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
     status: dict[str, Any] = {"index": str(options.index)}
     with Index.open(options.index) as index:
-        catalog, folders = index.catalog, index.folders
+        catalog = index.catalog
+        folders = index.folders
         status |= {
             "model": index.settings.model,
             "dimensions": index.space.dimension,

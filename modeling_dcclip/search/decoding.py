@@ -24,10 +24,8 @@ SLOW_BYTES = 2**29  # an image that takes more memory is decoded in a process
 SLOW_FORMATS = ("JPEG2000",)
 # memory of a decoder with the converted image, per pixel, as measured
 BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 20, "AVIF": 11, "HEIF": 9, "GIF": 9}
-PLAIN_BYTES, WIDE_BYTES = (
-    8,
-    28,
-)  # per pixel of other formats, and of gray values of more than 8 bits
+PLAIN_BYTES = 8  # per pixel of other formats
+WIDE_BYTES = 28  # per pixel of gray values of more than 8 bits
 COEFFICIENT_BYTES = 4  # per pixel of a progressive JPEG at its full size
 
 
@@ -40,7 +38,9 @@ class Budget:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._used, self._changed, self._mine = 0, threading.Condition(), threading.local()
+        self._used = 0
+        self._changed = threading.Condition()
+        self._mine = threading.local()
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -160,7 +160,8 @@ def _decode_in_process(
 
 def main():
     """Decode the image on stdin, and write a line of JSON and the pixels to stdout."""
-    content, request = io.BytesIO(sys.stdin.buffer.read()), json.loads(sys.argv[2])
+    content = io.BytesIO(sys.stdin.buffer.read())
+    request = json.loads(sys.argv[2])
     try:
         taken, image = decode_photo(content, **request, in_process=False)
     except UnreadablePhotoError as error:

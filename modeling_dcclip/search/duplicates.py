@@ -62,15 +62,15 @@ def find_duplicates(
     warn_of_outdated(len(indexed) - sum(map(len, files.values())))
     groups = [dict.fromkeys(files[row], 1.0) for row in files.keys() - {*photos}]
     is_current = np.array([row in files for row in photos], bool)
-    signatures = [*map(pixels.get, photos)]
+    signatures = [pixels.get(row) for row in photos]
     for group in _group(vectors, is_current, signatures, threshold, progress):
         groups.append({file: score for place, score in group for file in files[photos[place]]})
     listed = []
     for scores in groups:
-        if len(distinct := distinct_files([*scores])) > 1:
-            listed.append(
-                [Duplicate(each.path, scores[each], each.state.size) for each in distinct]
-            )
+        distinct = distinct_files([*scores])
+        if len(distinct) > 1:
+            found = [Duplicate(each.path, scores[each], each.state.size) for each in distinct]
+            listed.append(found)
     return listed
 
 
@@ -94,7 +94,8 @@ def _group(
             group = [(first, 1.0)]
             near = start + np.flatnonzero(row >= threshold)
             for second in near[(near > first) & is_free[near]].tolist():
-                one, two = pixels[first], pixels[second]
+                one = pixels[first]
+                two = pixels[second]
                 if one is None or two is None or shows_the_same(one, two):
                     group.append((second, min(float(row[second - start]), 1.0)))
                     is_free[second] = False

@@ -83,7 +83,8 @@ class UnreadablePhotoError(ValueError):
 
     def __init__(self, cause: str, is_lasting: bool = True):
         super().__init__(cause)
-        self.cause, self.is_lasting = Message(cause), is_lasting
+        self.cause = Message(cause)
+        self.is_lasting = is_lasting
         self.state: FileState | None = None  # the state that fails, if it lasts
 
 
@@ -107,7 +108,8 @@ class Walk:
     others: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[FileState]:
-        waiting, visited = [os.fsencode(self.folder)], set[tuple[int, int]]()
+        waiting = [os.fsencode(self.folder)]
+        visited = set[tuple[int, int]]()
         while waiting:
             folder = waiting.pop()
             try:

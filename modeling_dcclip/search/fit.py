@@ -13,12 +13,11 @@ NOUNS = (
     .replace("\t", "\n")
     .split("\n")
 )
-LINE, NEAR = (
-    0.5,
-    0.93,
-)  # lowest probability of a fitting photograph, and its lowest share of the best one's
+LINE = 0.5  # lowest probability of a fitting photograph
+NEAR = 0.93  # its lowest share of the best one's
 FIRST = 20  # photographs whose list has no gaps
-SHORT, LONG = 5, 8  # tokens of a name at most, and of a sentence at least
+SHORT = 5  # tokens of a name at most
+LONG = 8  # tokens of a sentence at least
 
 
 def name_share(num_tokens: int) -> float:

@@ -94,7 +94,8 @@ class Index:
         model_id: str | None = None,
     ):
         self.folder = folder
-        self._model, self._model_id = model, model_id
+        self._model = model
+        self._model_id = model_id
         # what was wrong with data that the next update computes again
         self._lost: str | None = None
         self._lock = threading.RLock()
@@ -111,7 +112,8 @@ class Index:
     def refresh(self):
         """Switch to the result of an upgrade, or to an index that replaced this one. Searches call this method."""
         with self._lock:
-            current, settings = self.settings, read_settings(self.folder)
+            current = self.settings
+            settings = read_settings(self.folder)
             if (settings.id, settings.data) != (current.id, current.data):
                 self._load(settings)
             self.settings = settings
@@ -154,7 +156,8 @@ class Index:
         if create and not has_index(folder):
             runtime = open_model(model, truncate_dim)
             return cls(folder, create_index(folder, runtime, Space.of(runtime, model_id)), runtime)
-        settings, lost = read_settings(folder), None
+        settings = read_settings(folder)
+        lost = None
         if truncate_dim not in (None, settings.space.dimension):
             raise UserError(
                 "truncate_dim: the index {!r} has {} dimensions, not {}. Choose a new folder with --index.",
@@ -223,7 +226,8 @@ class Index:
         The map is (D_model, D_index) float32, and None if the spaces are the same. None instead of both tells that the
         embeddings cannot be compared.
         """
-        rotations, dimension = self.space.rotations(space), self.space.dimension
+        rotations = self.space.rotations(space)
+        dimension = self.space.dimension
         if rotations is None or space.dimension < dimension:
             return None
         if rotations[0] == rotations[1]:
@@ -284,7 +288,8 @@ class Index:
                 progress=progress,
                 exclude=exclude,
             )
-            report.lost, self._lost = self._lost, None
+            report.lost = self._lost
+            self._lost = None
             return report
 
     def forget(self, folder: str | Path) -> int:
@@ -358,45 +363,51 @@ class Index:
         chosen = Filter(after, before, path)
         self.refresh()
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
-        calibration, length, nouns = None, 0, query[None]
+        calibration = None
+        length = 0
+        nouns = query[None]
         if text or without or images or not like:
             with self._lock:  # one thread at a time uses the tokenizer
                 query = self._to_space(embed_query(self.runtime, text, without, images))
-                calibration = self.runtime.fit if text and not images and not like else None
+                if text and not images and not like:
+                    calibration = self.runtime.fit
                 if calibration is not None:
-                    nouns, tokens = self.nouns, self.runtime.count_tokens
-                    length = tokens(text) - tokens("")
+                    nouns = self.nouns
+                    length = self.runtime.count_tokens(text) - self.runtime.count_tokens("")
         with self.catalog.reading():
             for number, seconds in like:
-                if (file := self.catalog.file(number, seconds)) is None:
+                file = self.catalog.file(number, seconds)
+                if file is None:
                     raise UserError("id: the index has no file {}.", number)
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
             ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
-            first, allowed = self.catalog.content_rows(count), self._allowed(count, chosen)
+            first = self.catalog.content_rows(count)
+            allowed = self._allowed(count, chosen)
             scores = self.store.scores(ranked, count)
             scores[~allowed[first]] = -np.inf
             groups = self._best(scores, first, skip + top)
-            rows = np.array([row for row, *_ in groups], np.int64)
+            rows = np.array([group[0] for group in groups], np.int64)
             scores = scores[rows]
             fits = None
             if calibration is not None:
-                vectors, searched = self.store.read(rows), max(int(allowed.sum()), 1)
+                vectors = self.store.read(rows)
+                searched = max(int(allowed.sum()), 1)
                 fits = fit_probability(
                     vectors @ query, vectors @ nouns.T, length, searched, calibration
                 )
             groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        found = [[*chain.from_iterable(files[row] for row in group)] for group in groups]
+        found = [[file for row in group for file in files[row]] for group in groups]
         hits = _hits(found, scores[skip:])
-        if fits is None:
-            return hits
-        return [
-            replace(hit, fit=float(fit), fits=bool(is_fitting))
-            for hit, fit, is_fitting in zip(hits, fits[skip:], fitting(fits)[skip:], strict=True)
-        ]
+        if fits is not None:
+            listed = fitting(fits)
+            for place, hit in enumerate(hits):
+                fit = float(fits[skip + place])
+                hits[place] = replace(hit, fit=fit, fits=bool(listed[skip + place]))
+        return hits
 
     def _best(self, scores: np.ndarray, first: np.ndarray, count: int) -> list[list[int]]:
         """Rows with the highest finite scores, highest first, of each video its best frame alone.
@@ -406,13 +417,14 @@ class Index:
         asked = count
         while True:
             rows = largest(scores, asked)
-            rows = rows[np.sort(np.unique(first[rows], return_index=True)[1])]
+            _, places = np.unique(first[rows], return_index=True)
+            rows = rows[np.sort(places)]
             groups = {row: [row] for row in rows.tolist()}
             vectors = self.store.read(rows)
             near = rows[np.argwhere(np.triu(vectors @ vectors.T >= NEAR_COSINE, 1))]  # (N, 2)
             pixels = self.catalog.signatures(np.unique(near))
             for above, below in near.tolist():
-                is_known = above in pixels and below in pixels and {above, below} <= {*groups}
+                is_known = {above, below} <= pixels.keys() & groups.keys()
                 if is_known and shows_the_same(pixels[above], pixels[below]):
                     groups[above] += groups.pop(below)
             if len(groups) >= count or np.count_nonzero(np.isfinite(scores)) <= asked:
@@ -453,8 +465,8 @@ class Index:
         chosen = chosen or Filter()
         self.refresh()
         with self.catalog.reading():
-            rows = [row for row, _ in self.catalog.timeline(chosen)[skip : skip + top]]
-            return self.hits(rows, chosen)
+            shown = self.catalog.timeline(chosen)[skip : skip + top]
+            return self.hits([row for row, _ in shown], chosen)
 
     def hits(self, rows: Sequence[int], chosen: Filter) -> list[Hit]:
         """The photographs of rows that pass a filter, with score 0."""

@@ -27,7 +27,9 @@ from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.signatures import signature
 from modeling_dcclip.search.vectors import VectorStore
 
-COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
+# a commit after so many files or seconds: what a kill may lose
+COMMIT_FILES = 512
+COMMIT_S = 5.0
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
 SHOWN_EXTENSIONS = 5  # of files that are not indexed
 
@@ -111,11 +113,13 @@ def update(
     began = time.monotonic()
     require_folders(named)
     report = Report()
-    missing = {*recorded} - {*filter(os.path.isdir, recorded)}  # Path.is_dir fails if a disk does
+    # Path.is_dir fails if a disk does
+    missing = {folder for folder in recorded if not os.path.isdir(folder)}
     known = {*recorded, *named} - missing
     # of an index whose data are lost, all
     wanted = named if named and catalog.num_rows else known
-    folders, replaced = [], []
+    folders = []
+    replaced = []
     for folder in sorted(known):
         if known.isdisjoint(folder.parents):
             if any(each.is_relative_to(folder) for each in wanted):
@@ -148,15 +152,17 @@ def update(
     save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
-    report.unreadable = [*map(os.fsdecode, unreadable)]
-    report.removed, report.moved = catalog.remove_missing(
-        folders, [*unreadable, *map(os.fsencode, [*missing, *empty])]
-    )
-    report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
+    gone = [*empty, *missing]
+    kept = [*unreadable, *map(os.fsencode, gone)]
+    report.removed, report.moved = catalog.remove_missing(folders, kept)
+    report.embedded = entered["embedded"]
+    report.copies = entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
     report.failures = catalog.failures()
-    report.missing = sorted(map(str, [*empty, *missing] if not named else empty))
-    report.others = sum((walk.others for walk in walks), Counter())
+    report.unreadable = [os.fsdecode(path) for path in unreadable]
+    report.missing = sorted(map(str, empty if named else gone))
+    for walk in walks:
+        report.others += walk.others
     report.seconds = time.monotonic() - began
     return report
 
@@ -210,21 +216,19 @@ def _embed_pending(
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []
     entered: Counter[str] = Counter()
-    done, committed = 0, time.monotonic()
+    done = 0
+    committed = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's, about damaged files; they are listed as failures
+        # Pillow's, about damaged files; they are listed as failures
+        warnings.simplefilter("ignore")
         for outcome in _read_all(catalog.pending(), read):
             batch.append(outcome)
             done += 1
-            if (
-                done == pending
-                or len(batch) >= COMMIT_FILES
-                or time.monotonic() - committed > COMMIT_S
-            ):
+            is_full = len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S
+            if is_full or done == pending:
                 entered += _commit(catalog, store, batch, read)
-                batch, committed = [], time.monotonic()
+                batch = []
+                committed = time.monotonic()
             if progress is not None:
                 progress(done, pending)
     return entered
@@ -283,9 +287,8 @@ def _commit(
         files = [each for each in batch if each.state is not None]
         unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
         embedded = enter(catalog, store, batch)
-        return Counter(
-            embedded=embedded, unchanged=unchanged, known=len(files) - embedded - unchanged
-        )
+        known = len(files) - embedded - unchanged
+        return Counter(embedded=embedded, unchanged=unchanged, known=known)
 
 
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
@@ -295,11 +298,12 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         if outcome.vectors and not catalog.knows(outcome.digest):
             new.setdefault(outcome.digest, outcome)
     if new:
-        contents = [
-            (digest, each.taken, each.pixels, each.seconds[1:]) for digest, each in new.items()
-        ]
-        vectors = chain.from_iterable(outcome.vectors for outcome in new.values())
-        store.write(catalog.allocate(contents), np.stack([*vectors]))
+        contents = []
+        vectors = []
+        for digest, each in new.items():
+            contents.append((digest, each.taken, each.pixels, each.seconds[1:]))
+            vectors += each.vectors
+        store.write(catalog.allocate(contents), np.stack(vectors))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

@@ -23,7 +23,8 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 TIMEOUT_S = 30  # of a connection that sends or takes nothing
 # for a whole request, and then for its answer, however slowly the bytes come
-REQUEST_S, ANSWER_S = 60, 600
+REQUEST_S = 60
+ANSWER_S = 600
 MAX_ADDRESS = 2**14  # characters; a Chinese character of a query takes nine
 MAX_IN_FLIGHT = 2**28  # bytes of all bodies that are in memory
 MAX_DRAINED = (
@@ -52,7 +53,8 @@ class LocalServer(ThreadingHTTPServer):
         self.names = {"localhost", *(name.lower() for name in names)}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.deadlines: dict[socket.socket, float] = {}
-        self._in_flight, self._lock = 0, threading.Lock()
+        self._in_flight = 0
+        self._lock = threading.Lock()
         self.last_request = time.monotonic()
         super().__init__((host, port), handler)
 
@@ -107,7 +109,8 @@ class LocalHandler(BaseHTTPRequestHandler):
     """Handler that refuses other sites, and answers with fixed headers and errors as JSON."""
 
     server: LocalServer
-    server_version, sys_version = "dcclip", ""
+    server_version = "dcclip"
+    sys_version = ""
     timeout = TIMEOUT_S
     get: Callable[[], None]
     post: Callable[[], None]

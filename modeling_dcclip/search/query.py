@@ -26,14 +26,15 @@ NEGATION = re.compile(
     r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I
 )
 
-
-LOOKED = (
-    200  # best photographs among which those that fit are counted, on the page and in the terminal
-)
-MAX_CHARACTERS, MAX_TERMS = 1000, 16  # of a query
+# best photographs among which those that fit are counted, on the page and in the terminal
+LOOKED = 200
+# of a query
+MAX_CHARACTERS = 1000
+MAX_TERMS = 16
 
 # a text of at most so many words, or Chinese characters, is searched bare and in a sentence
-NAME_WORDS, NAME_CHARACTERS = 2, 4
+NAME_WORDS = 2
+NAME_CHARACTERS = 4
 ARTICLE = re.compile(r"(?:an?|the)\s+", re.I)
 
 SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
@@ -143,9 +144,8 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
         return query, None
     try:
         first, last = _period(match, today)
-        dates = Dates(
-            match[0].strip().rstrip("的"), _parse_date("after", first), _parse_date("before", last)
-        )
+        words = match[0].strip().rstrip("的")
+        dates = Dates(words, _parse_date("after", first), _parse_date("before", last))
     except ValueError:  # such as 2021-13
         return query, None
     return f"{query[: match.start()]} {query[match.end() :]}".strip(f"的 {PUNCTUATION}"), dates
@@ -167,7 +167,8 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
     if "iso" in found:
         return found["iso"], found["iso"]
     if "relative_part" in found:
-        part, month = found["relative_part"], f"{today:%Y-%m}"
+        part = found["relative_part"]
+        month = f"{today:%Y-%m}"
         periods = [_part_of(today.year - years, part) for years in range(3)]
         if found["relative"] == "last":
             return next((first, last) for first, last in periods if last < month)
@@ -212,7 +213,8 @@ def understand(
         query, dates = split_dates(query, date.today())
         if dates is not None:
             chosen = replace(chosen, after=dates.after, before=dates.before)
-    return *split_query(query), chosen, dates
+    text, without = split_query(query)
+    return text, without, chosen, dates
 
 
 def _require_short(query: str):
@@ -234,9 +236,8 @@ def split_query(query: str) -> tuple[str, list[str]]:
         return ""
 
     text, *others = NEGATION.split(LEFT_OUT.sub(leave_out, query))
-    return text.strip().rstrip(PUNCTUATION), [
-        word for each in [*without, *others] if (word := each.strip(PUNCTUATION))
-    ]
+    words = [each.strip(PUNCTUATION) for each in [*without, *others]]
+    return text.strip().rstrip(PUNCTUATION), [word for word in words if word]
 
 
 def embed_query(
@@ -285,15 +286,18 @@ def _phrasings(text: str) -> list[str]:
     """Texts whose mean embedding stands for a text: a name of a word or two is found better bare and in a sentence."""
     name = ARTICLE.sub("", text, count=1) if ARTICLE.match(text) else text
     if text.isascii():
-        is_name, sentence = len(name.split()) <= NAME_WORDS, f"a photo of a {name}"
+        is_name = len(name.split()) <= NAME_WORDS
+        sentence = f"a photo of a {name}"
     else:
-        is_name, sentence = len(name) <= NAME_CHARACTERS, f"一张{name}的照片"
+        is_name = len(name) <= NAME_CHARACTERS
+        sentence = f"一张{name}的照片"
     return [text, sentence] if is_name else [text]
 
 
 def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
-    if runtime.count_tokens(text) > (limit := runtime.max_text_length):
+    limit = runtime.max_text_length
+    if runtime.count_tokens(text) > limit:
         message = Message("{} is longer than {} tokens and was truncated", shown, limit)
         warnings.warn(message, QueryWarning, stacklevel=3)
     if unknown := runtime.unknown_parts(text):
@@ -306,9 +310,11 @@ def _warn(runtime: Runtime, text: str):
 def _parse_date(name: str, text: str) -> str:
     """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
     match = DATE.fullmatch("".join(text.split()))
-    parts = (
-        [f"{int(part):0{max(2, len(part))}}" for part in match.groups() if part] if match else []
-    )
+    parts = []
+    for part in match.groups() if match else ():
+        if part:
+            width = max(2, len(part))
+            parts.append(f"{int(part):0{width}}")
     try:
         date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
     except (ValueError, TypeError) as error:

@@ -15,7 +15,9 @@ from PIL import Image
 
 from modeling_dcclip.image_dcclip import ORIENTATION
 
-EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
+EXIF_IFD = 0x8769
+DATE_TIME = 0x0132
+DATE_TIME_ORIGINAL = 0x9003
 JPEG_START = b"\xff\xd8\xff"
 CHUNK_BYTES = 2**20  # that are searched at once; a file starts with its EXIF data in so many
 JPEG_HEADER_BYTES = 2**18
@@ -39,7 +41,8 @@ def open_preview(file: BinaryIO) -> Image.Image:
         raise Image.UnidentifiedImageError("no preview")
     image = _open_jpeg(_read_at(file, max(found)[1], PREVIEW_BYTES))
     with suppress(Exception):  # a damaged header, of a preview that may be sound
-        exif, header = image.getexif(), _header(_read_at(file, 0, CHUNK_BYTES))
+        exif = image.getexif()
+        header = _header(_read_at(file, 0, CHUNK_BYTES))
         taken = header.get_ifd(EXIF_IFD).get(DATE_TIME_ORIGINAL, header.get(DATE_TIME))
         for tag, value in ((ORIENTATION, header.get(ORIENTATION)), (DATE_TIME, taken)):
             if value is not None:
@@ -49,9 +52,11 @@ def open_preview(file: BinaryIO) -> Image.Image:
 
 def _jpeg_starts(file: BinaryIO) -> Iterator[int]:
     """Positions of what may be JPEG files in a file."""
-    tail, end = b"", 0
+    tail = b""
+    end = 0
     while chunk := file.read(CHUNK_BYTES):
-        block, end = tail + chunk, end + len(chunk)
+        block = tail + chunk
+        end += len(chunk)
         for match in re.finditer(re.escape(JPEG_START), block):
             yield end - len(block) + match.start()
         tail = block[1 - len(JPEG_START) :]

@@ -37,14 +37,17 @@ from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
 
-TOP, MAX_TOP = 60, 200  # photographs in an answer, and at most
+# photographs in an answer, and at most
+TOP = 60
+MAX_TOP = 200
 IDLE_S = 5.0  # without a request, before other work is done
 WAIT_S = 1.0  # for a file manager that fails
 # id, and time of the frame of a video
 PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
 RANGE_BYTES = 2**22  # of a video in one answer; the browser asks for more
-MAX_EXAMPLE, EXAMPLES = 2**25, 32  # bytes of an example image, and how many the server remembers
+MAX_EXAMPLE = 2**25  # bytes of an example image
+EXAMPLES = 32  # that the server remembers
 LASTING = "private, max-age=31536000, immutable"  # of what has its version in its address
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -67,7 +70,10 @@ class Indexing(Background):
         report: Callable[[Report, int], None],
     ):
         super().__init__()
-        self._index, self._folders, self._exclude, self._report = index, folders, exclude, report
+        self._index = index
+        self._folders = folders
+        self._exclude = exclude
+        self._report = report
         self._done = self._total = 0
         self._began = 0.0  # when the first file was done
         self._error = ""
@@ -87,7 +93,8 @@ class Indexing(Background):
         if self.stopping.is_set():
             raise KeyboardInterrupt
         self._began = self._began or time.monotonic()
-        self._done, self._total = done, total
+        self._done = done
+        self._total = total
 
     def state(self) -> dict[str, Any]:
         """How far it is, for the page."""
@@ -122,7 +129,8 @@ class SearchServer(LocalServer):
         port: int = 8420,
         indexing: Indexing | None = None,
     ):
-        self.index, self.indexing = index, indexing
+        self.index = index
+        self.indexing = indexing
         # warnings are caught for the process, so one query at a time
         self.query_lock = threading.Lock()
         self.examples: OrderedDict[str, Image.Image] = OrderedDict()
@@ -230,7 +238,8 @@ class _PageHandler(LocalHandler):
             warnings.simplefilter("always", QueryWarning)
             hits = find(index, text, without, images, like, chosen, top, skip)
         is_query = bool(text or without or like or images)
-        fits, more = None, len(hits) == top
+        fits = None
+        more = len(hits) == top
         if is_query and skip < LOOKED:
             fitting = [hit for hit in hits if hit.fits]
             if hits and hits[0].fit is not None:
@@ -324,10 +333,8 @@ class _PageHandler(LocalHandler):
 
 
 def _filter(parameters: dict[str, str]) -> Filter:
-    after, before, path = (
-        parameters.get(name, "").strip() or None for name in ("after", "before", "path")
-    )
-    return Filter(after, before, path)
+    names = ("after", "before", "path")
+    return Filter(*(parameters.get(name, "").strip() or None for name in names))
 
 
 def _photograph(text: str) -> tuple[int, float]:

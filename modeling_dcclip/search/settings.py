@@ -27,8 +27,11 @@ from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
 
-FORMAT, VERSION = "dcclip-index", 5
-SETTINGS, BACKUP, UPGRADE = "settings.json", "settings.backup.json", "upgrade.json"
+FORMAT = "dcclip-index"
+VERSION = 5
+SETTINGS = "settings.json"
+BACKUP = "settings.backup.json"
+UPGRADE = "upgrade.json"
 LOCK = ".lock"
 MAX_BYTES = 2**24  # of a settings file
 

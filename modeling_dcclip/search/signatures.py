@@ -21,6 +21,7 @@ def signature(image: Image.Image) -> bytes | None:
 
 def shows_the_same(first: bytes, second: bytes) -> bool:
     """Whether the images of two signatures have the same pixels, but for their size and compression."""
-    pixels, others = (np.frombuffer(each, np.uint8).astype(int) for each in (first, second))
+    pixels = np.frombuffer(first, np.uint8).astype(int)
+    others = np.frombuffer(second, np.uint8).astype(int)
     shift = (pixels - others).mean()
     return max(abs(shift), np.abs(pixels - others - shift).max()) <= MAX_DIFFERENCE

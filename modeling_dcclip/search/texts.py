@@ -36,7 +36,8 @@ CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(words, path UNINDEXED, versi
 """
 CHARACTERS = "[\u3400-\u9fff]"  # of Chinese, which has no spaces between words
 WORD = r"[^\W\u3400-\u9fff]+"
-RUN, TOKEN = re.compile(f"{CHARACTERS}+|{WORD}"), re.compile(f"{CHARACTERS}|{WORD}")
+RUN = re.compile(f"{CHARACTERS}+|{WORD}")
+TOKEN = re.compile(f"{CHARACTERS}|{WORD}")
 EDGE = 2048  # pixels of the longer side of a photograph that is read
 MOST = 60  # photographs that a word finds
 CHECK_S = 1.0  # between two looks at whether something else happens
@@ -162,7 +163,8 @@ def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
     if not len(rows):
         return []
-    looks, parts = index.embed_texts(LOOKS), []
+    looks = index.embed_texts(LOOKS)
+    parts = []
     for start in range(0, len(rows), AT_ONCE):
         vectors = index.store.read(rows[start : start + AT_ONCE])
         parts.append(standardize((vectors @ looks.T).max(1), vectors @ index.nouns.T))
@@ -187,7 +189,8 @@ class TextReader(Background):
 
     def __init__(self, index: Index, is_busy: Callable[[], bool]):
         super().__init__()
-        self._index, self._is_busy = index, is_busy
+        self._index = index
+        self._is_busy = is_busy
         self._process: subprocess.Popen | None = None
 
     def __exit__(self, *error: object):
@@ -214,7 +217,8 @@ class TextReader(Background):
     def _read(self, texts: Texts, waiting: list[tuple[bytes, str]]):
         command = [sys.executable, "-m", "modeling_dcclip.search.texts"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             self._process = process
             is_ready = process.stdout.readline()
             for path, version in waiting if is_ready else ():

@@ -24,7 +24,8 @@ class VectorStore:
     """
 
     def __init__(self, catalog: Catalog, dimension: int):
-        self.catalog, self.dimension = catalog, dimension
+        self.catalog = catalog
+        self.dimension = dimension
         self._checksums: dict[int, int] = {}  # of the segments in memory
         self._codes = np.zeros((0, dimension), np.int8)
         self._scales = np.zeros(0, np.float32)
@@ -46,7 +47,7 @@ class VectorStore:
         codes = np.rint(vectors / scales[:, None]).astype(np.int8)
         numbers, places = np.divmod(rows, SEGMENT_ROWS)
         for number in np.unique(numbers).tolist():
-            stored_codes, stored_scales = (each.copy() for each in self._segment(number))
+            stored_codes, stored_scales = map(np.copy, self._segment(number))
             is_in = numbers == number
             stored_codes[places[is_in]] = codes[is_in]
             stored_scales[places[is_in]] = scales[is_in]
@@ -111,26 +112,28 @@ class VectorStore:
         if current == self._checksums:
             return
         rows = (max(current, default=-1) + 1) * SEGMENT_ROWS
-        codes, scales = np.zeros((rows, self.dimension), np.int8), np.zeros(rows, np.float32)
-        kept = min(rows, len(scales), len(self._scales))
-        codes[:kept], scales[:kept] = self._codes[:kept], self._scales[:kept]
+        codes = np.zeros((rows, self.dimension), np.int8)
+        scales = np.zeros(rows, np.float32)
+        kept = min(rows, len(self._scales))
+        codes[:kept] = self._codes[:kept]
+        scales[:kept] = self._scales[:kept]
         for number, checksum in current.items():
             if checksum != self._checksums.get(number):
                 part = slice(number * SEGMENT_ROWS, (number + 1) * SEGMENT_ROWS)
                 codes[part], scales[part] = self._segment(number)
-        self._codes, self._scales, self._checksums = codes, scales, current
+        self._codes = codes
+        self._scales = scales
+        self._checksums = current
 
     def _segment(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes (R, D) and scales (R,) of a segment; zeros if it is new."""
         size = SEGMENT_ROWS * self.dimension
-        stored = self.catalog.execute(
-            "SELECT vectors, checksum FROM segments WHERE number = ?", number
-        )
-        content, checksum = stored[0] if stored else (bytes(size + SEGMENT_ROWS * 4), None)
-        if len(content) != size + SEGMENT_ROWS * 4 or (
-            stored and checksum != zlib.crc32(content, number)
-        ):
-            raise self.catalog.damage("vectors have a wrong checksum")
+        content = bytes(size + SEGMENT_ROWS * 4)
+        query = "SELECT vectors, checksum FROM segments WHERE number = ?"
+        for stored, checksum in self.catalog.execute(query, number):
+            if len(stored) != len(content) or checksum != zlib.crc32(stored, number):
+                raise self.catalog.damage("vectors have a wrong checksum")
+            content = stored
         codes = np.frombuffer(content, np.int8, size).reshape(SEGMENT_ROWS, self.dimension)
         return codes, np.frombuffer(content, np.float32, offset=size)
 

@@ -74,7 +74,8 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
             if pixels > MAX_PIXELS:
                 raise UnreadablePhotoError("too many pixels")
             MEMORY.take(BYTES_PER_PIXEL * pixels)
-            codec.skip_frame, codec.thread_count = "NONKEY", 1
+            codec.skip_frame = "NONKEY"
+            codec.thread_count = 1
             yield container, stream
     except UnreadablePhotoError:
         raise
