@@ -94,20 +94,6 @@ def test_cut_captions_of_a_stream_are_counted(two_captions):
     assert loader.skipped.captions == {"cut to 32 tokens": 1}
 
 
-def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
-    train_rows, tmp_path, open_loader
-):
-    texts = ["a frog", ("frog " * 40).strip()]
-    rows = train_rows.select([0]).select_columns(["image"]).add_column("en", [texts])
-    rows.to_parquet(path := str(tmp_path / "a.parquet"))
-    columns = {"image_column": "image", "caption_columns": {"en": "en"}}
-    loader = open_loader(train=path, batch_size=1, stop=2, **columns)
-    for epoch, batch in enumerate(loader):
-        assert batch["view_ids"].item() == epoch
-        assert batch["caption_ids"].item() == text_id(texts[epoch])
-    assert loader.skipped.captions == {"cut to 32 tokens": 1}
-
-
 def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     keys = keys_of(list(open_loader(stop=12)))
     first = [row for row, view in keys if view == 0]

@@ -94,17 +94,6 @@ def test_a_language_without_class_names_is_reported_before_training(config, proc
         classify.make_evaluate(config, processor, french)
 
 
-def test_wrong_names_and_languages_are_reported_before_training(corpus, processor):
-    data = str(corpus / "unseen_style.parquet")
-    names = str(corpus / "class_names.json")
-    wrong = EvalConfig(data=data, class_names="cifar-10")
-    with pytest.raises(ValueError, match=r"label: eval\.data"):
-        classify.make_evaluate(wrong, processor, DataConfig(train="a"))
-    french = DataConfig(train="a", caption_columns={"fr": "text"})
-    with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        classify.make_evaluate(EvalConfig(data=data, class_names=names), processor, french)
-
-
 def test_metrics_of_training_are_means_over_the_languages(config, teacher):
     evaluate = classify.make_evaluate(config, teacher.processor, DataConfig(train="a.parquet"))
     metrics = evaluate(teacher.model)
