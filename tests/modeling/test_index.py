@@ -142,8 +142,12 @@ def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = []
     for row in range(120):
-        near = [group for group in expected if vectors[group[0]] @ vectors[row] >= 0.9]
-        near[0].append(row) if near else expected.append([row])
+        for group in expected:
+            if vectors[group[0]] @ vectors[row] >= 0.9:
+                group.append(row)
+                break
+        else:
+            expected.append([row])
     groups = duplicates._group(vectors, np.ones(120, bool), [None] * 120, 0.9, None)
     assert [[row for row, _ in group] for group in groups] == expected
     assert 2 < max(map(len, expected)) < 100
@@ -266,26 +270,25 @@ def test_an_index_whose_only_folder_is_empty_or_gone_keeps_its_photographs(fille
 def test_patterns_leave_files_and_folders_out_until_there_are_others(
     filled, photos, color_model, patterns, left
 ):
-    for run in (
-        lambda: filled.add(photos, exclude=patterns),
-        lambda: filled.add(photos),
-        lambda: upgrade_index(filled, color_model, truncate_dim=12),
-    ):
-        run()
-        assert {*names(filled.catalog.files())} == left
+    filled.add(photos, exclude=patterns)
+    assert {*names(filled.catalog.files())} == left
+    filled.add(photos)
+    assert {*names(filled.catalog.files())} == left
+    upgrade_index(filled, color_model, truncate_dim=12)
+    assert {*names(filled.catalog.files())} == left
     filled.add(exclude=[""])
     assert len(filled) == 5
     assert filled.folders == {photos: []}
 
 
 def test_an_index_goes_on_with_a_model_of_the_same_files_without_weights(tmp_path, photos):
-    bundled, checkout = (
-        save_color_model(tmp_path / name, "teacher") for name in ("bundled", "checkout")
-    )
+    bundled = save_color_model(tmp_path / "bundled", "teacher")
+    with Index.open(tmp_path / "index", bundled, create=True) as index:
+        assert index.add(photos / "a").embedded == 2
+    checkout = save_color_model(tmp_path / "checkout", "teacher")
     (checkout / "model.safetensors").write_bytes(b"not in the wheel")
-    for model, folder, embedded in ((bundled, photos / "a", 2), (checkout, photos, 3)):
-        with Index.open(tmp_path / "index", model, create=True) as index:
-            assert index.add(folder).embedded == embedded
+    with Index.open(tmp_path / "index", checkout, create=True) as index:
+        assert index.add(photos).embedded == 3
 
 
 @pytest.fixture
@@ -375,29 +378,36 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
     assert teacher.rotations(replace(stranger, teacher="some/teacher"))
 
 
-def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(
-    tmp_path, color_model, photos
+@pytest.fixture
+def student(tmp_path):
+    return save_color_model(tmp_path / "student", "some/teacher", turn=7, rotated=True)
+
+
+def assert_finds_red(folder, model):
+    with Index.open(folder, model, model_id="some/teacher") as index:
+        (hit,) = index.search("红", top=1)
+    assert Path(hit.path).name == "red.jpg"
+    assert hit.score == pytest.approx(1, abs=0.02)
+
+
+def test_a_rotated_student_searches_the_index_of_its_teacher(
+    tmp_path, color_model, student, photos
 ):
-    gone, student = (
-        save_color_model(tmp_path / f"student {turn}", "some/teacher", turn=turn, rotated=True)
-        for turn in (3, 7)
-    )
-    of_teacher = tmp_path / "of teacher"
-    of_student = tmp_path / "of student"
-    with Index.open(of_teacher, color_model, create=True, model_id="some/teacher") as index:
+    folder = tmp_path / "index"
+    with Index.open(folder, color_model, create=True, model_id="some/teacher") as index:
         index.add(photos)
-    with Index.open(of_student, gone, create=True, truncate_dim=9) as index:
+    assert_finds_red(folder, student)
+
+
+def test_the_index_of_a_rotated_student_is_searched_by_its_relatives(
+    tmp_path, color_model, student, photos
+):
+    gone = save_color_model(tmp_path / "gone", "some/teacher", turn=3, rotated=True)
+    with Index.open(tmp_path / "index", gone, create=True, truncate_dim=9) as index:
         index.add(photos)
     shutil.rmtree(gone)  # its rotation is in the index
-    for folder, model in (
-        (of_teacher, student),
-        (of_student, student),
-        (of_student, color_model),
-    ):
-        with Index.open(folder, model, model_id="some/teacher") as index:
-            (hit,) = index.search("红", top=1)
-            assert Path(hit.path).name == "red.jpg"
-            assert hit.score == pytest.approx(1, abs=0.02)
+    assert_finds_red(tmp_path / "index", student)
+    assert_finds_red(tmp_path / "index", color_model)
 
 
 def test_a_truncated_index_is_searched_with_its_width(tmp_path, color_model, photos):
@@ -407,6 +417,11 @@ def test_a_truncated_index_is_searched_with_its_width(tmp_path, color_model, pho
         (hit,) = index.search("red", top=1)
         assert hit.score == pytest.approx(1, abs=0.02)
         assert index.space.dimension == 8
+
+
+def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color_model, photos):
+    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
+        index.add(photos)
     with pytest.raises(ValueError, match=r"dimensions: 4\) has a different .*dimensions: 8\)"):
         Index.open(tmp_path / "index", Runtime(color_model, truncate_dim=4))
 

@@ -207,7 +207,10 @@ def test_the_large_view_closes_and_keeps_the_place(visit, way):
     tile.click()
     place = page.evaluate("scrollY")
     wait_for_name(page, "20.png")
-    page.go_back() if way == "back" else page.keyboard.press("Escape")
+    if way == "back":
+        page.go_back()
+    else:
+        page.keyboard.press("Escape")
     page.locator("#viewer").wait_for(state="hidden")
     assert page.evaluate("scrollY") == place
     assert page.url.endswith("#q=red")

@@ -128,12 +128,9 @@ def jpeg(size, color, mode="RGB"):
 def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path, name, start):
     (tmp_path / name).write_bytes(start + raw_photo(jpeg((60, 40), "red"))[4:])
     photo = read(tmp_path / name)
-    assert photo.frames[0][1].size == (40, 60)
-    assert photo.frames[0][1].getpixel((5, 5)) == (
-        254,
-        0,
-        0,
-    )
+    image = photo.frames[0][1]
+    assert image.size == (40, 60)
+    assert image.getpixel((5, 5)) == (254, 0, 0)
     assert photo.taken == "2023-05-12 09:30:12"
 
 

@@ -34,7 +34,7 @@ def indexed(filled, photos):
     return photos
 
 
-def test_index_reports_what_it_did(run, photos, color_model, paint):
+def test_index_reports_what_it_embedded_and_what_it_could_not_read(run, photos, color_model):
     (photos / "broken.jpg").write_bytes(b"no")
     found = run("index", photos, "--model", color_model)
     assert re.fullmatch(
@@ -42,18 +42,23 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
         rf"unreadable: 1 file \(not an image, or damaged\)\n  {photos}/broken.jpg\n",
         found,
     )
-    (photos / "broken.jpg").unlink()
-    for name in ("a.psd", "b.txt"):
-        (photos / name).touch()
-    (photos / "red.jpg").rename(photos / "moved.jpg")
-    (photos / "white.png").unlink()
-    paint(photos / "new.jpg", "blue", width=40)
-    shutil.copy(photos / "green.png", photos / "copy.png")
-    os.utime(photos / "green.png", (1e9, 1e9))
-    found = run("index")  # the index knows model and folders
-    assert found.startswith(
+
+
+def test_index_reports_what_has_changed(run, indexed, paint):
+    (indexed / "red.jpg").rename(indexed / "moved.jpg")
+    (indexed / "white.png").unlink()
+    paint(indexed / "new.jpg", "blue", width=40)
+    shutil.copy(indexed / "green.png", indexed / "copy.png")
+    os.utime(indexed / "green.png", (1e9, 1e9))
+    assert run("index").startswith(  # the index knows model and folders
         "6 files in the index: 1 embedded, 3 unchanged, 1 copied, 1 moved, 1 removed ("
     )
+
+
+def test_index_reports_files_of_other_types(run, indexed):
+    for name in ("a.psd", "b.txt"):
+        (indexed / name).touch()
+    found = run("index")
     assert found.endswith(" s)\nfiles of other types are not indexed: 2 (.psd, .txt)\n")
 
 

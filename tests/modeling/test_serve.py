@@ -78,7 +78,7 @@ def test_results_are_sorted_by_date(get, dated):
     assert found(get, "q=red&sort=date&before=2026-09") == expected
 
 
-@pytest.mark.parametrize("query", ["skip=x", "after=2023-13", "example=none"])
+@pytest.mark.parametrize("query", ["skip=x", "after=2023-13", "example=none", f"q={1001 * '1'}"])
 def test_malformed_parameters_are_refused(get, query):
     assert get(f"/search?{query}")[0].status == 400
 
@@ -254,10 +254,7 @@ def test_bodies_in_flight_have_a_limit(upload, monkeypatch):
     assert upload()[0].status == 503
 
 
-def test_a_long_query_is_refused_before_it_is_parsed(get):
-    response, body = get("/search?q=" + "1" * 1001)
-    assert response.status == 400
-    assert "1,001 characters" in json.loads(body)["error"]
+def test_a_long_address_is_refused_before_it_is_parsed(get):
     assert get("/search?q=" + "1" * 60_000)[0].status == 414
 
 

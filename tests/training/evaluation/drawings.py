@@ -8,15 +8,32 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 CIFAR_10 = {
-    "airplane": ["2708", "1f6e9"], "automobile": ["1f697", "1f699"], "bird": ["1f426", "1f985"],
-    "cat": ["1f408", "1f431"], "deer": ["1f98c"], "dog": ["1f415", "1f436"], "frog": ["1f438"],
-    "horse": ["1f40e", "1f434"], "ship": ["1f6a2", "26f4"], "truck": ["1f69a", "1f69b"],
-}  # fmt: skip
+    "airplane": ["2708", "1f6e9"],
+    "automobile": ["1f697", "1f699"],
+    "bird": ["1f426", "1f985"],
+    "cat": ["1f408", "1f431"],
+    "deer": ["1f98c"],
+    "dog": ["1f415", "1f436"],
+    "frog": ["1f438"],
+    "horse": ["1f40e", "1f434"],
+    "ship": ["1f6a2", "26f4"],
+    "truck": ["1f69a", "1f69b"],
+}
 VOC = {
-    "aeroplane": "2708", "bicycle": "1f6b2", "bird": "1f426", "boat": "26f5", "bus": "1f68c", "car": "1f697",
-    "cat": "1f408", "cow": "1f404", "dog": "1f415", "horse": "1f40e", "person": "1f9d1", "sheep": "1f411",
+    "aeroplane": "2708",
+    "bicycle": "1f6b2",
+    "bird": "1f426",
+    "boat": "26f5",
+    "bus": "1f68c",
+    "car": "1f697",
+    "cat": "1f408",
+    "cow": "1f404",
+    "dog": "1f415",
+    "horse": "1f40e",
+    "person": "1f9d1",
+    "sheep": "1f411",
     "train": "1f686",
-}  # fmt: skip
+}
 
 
 def drawing(code: str) -> Path:

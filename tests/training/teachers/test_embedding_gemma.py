@@ -9,11 +9,28 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 
 from training.teachers import DualEncoder
 
-LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-TEXT = LAYERS | {"hidden_size": 24, "intermediate_size": 32, "hidden_size_per_layer_input": 4, "embedding_dim": 20,
-                 "global_head_dim": 16, "sliding_window_pattern": 2}  # fmt: skip
-VISION = LAYERS | {"model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 32, "patch_size": 2,
-                   "num_key_value_heads": 2, "pooling_kernel_size": 2, "position_embedding_size": 64}  # fmt: skip
+LAYERS = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 32,
+}
+TEXT = LAYERS | {
+    "hidden_size": 24,
+    "hidden_size_per_layer_input": 4,
+    "embedding_dim": 20,
+    "global_head_dim": 16,
+    "sliding_window_pattern": 2,
+}
+VISION = LAYERS | {
+    "model_type": "gemma4_vision",
+    "hidden_size": 16,
+    "patch_size": 2,
+    "num_key_value_heads": 2,
+    "pooling_kernel_size": 2,
+    "position_embedding_size": 64,
+}
 SIZE = 64  # 16 soft tokens, each of 2 * 2 patches of 2 * 2 pixels, along an edge
 
 
