@@ -10,7 +10,7 @@ from transformers import CONFIG_NAME
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
-from training.hub.cards.facts import model_name
+from training.hub.cards.facts import read_config
 from training.hub.files import (
     BINARY,
     CODE,
@@ -73,10 +73,7 @@ def save_model(
     """
     folder = Path(folder)
     student.save_pretrained(folder)
-    config = read_mapping(folder / CONFIG_NAME, "config")
-    for name in ("teacher", "base_model"):
-        config[name] = config.get(name) and model_name(config[name])
-    write_json(folder / CONFIG_NAME, config)
+    write_json(folder / CONFIG_NAME, read_config(folder))
     reset_call_state(processor.tokenizer)
     processor.save_pretrained(folder)
     save_recipe(recipe, folder, get_world_size() if is_initialized() else 1, num_steps)

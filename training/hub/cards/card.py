@@ -11,7 +11,6 @@ import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.facts import (
     ModelFacts,
     data_license,
@@ -21,13 +20,12 @@ from training.hub.cards.facts import (
 )
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.tables import accuracy_table, export_table, protocols, size_table
-from training.hub.files import published, requirements
+from training.hub.files import README, published, requirements
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import portable, write_text
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = Path(__file__).with_name("template.jinja")
-README = "README.md"
 BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 GENERATED = ("metrics", "model-index")  # metadata of results, which a model may have no longer
 DEFAULT_LABELS = {"en": ["a cat", "a dog"], "zh": ["猫", "狗"]}
@@ -109,13 +107,13 @@ def _render(
     if facts.base_model is not None and len(runs) == 1:  # a later stage has recipes of its own
         finetuned = {"kept": []} | meta.get("finetune", {})
         sources = [portable(finetuned.get("data", sources[0]))]
+    recipe = runs[-1].recipe if runs else {}
     if title is None:
-        name = Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name
-        title = name or "DC-CLIP"
+        title = Path(recipe.get("output_dir", folder)).name or "DC-CLIP"
     data = front_matter(
         facts, runs, results, title, sources, example if "example" in meta else None, repo_id
     )
-    captions = runs[-1].recipe["data"].get("caption_columns", {}) if runs else {}
+    captions = recipe.get("data", {}).get("caption_columns", {})
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     environment.filters["literal"] = partial(json.dumps, ensure_ascii=False)
     content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -130,7 +128,7 @@ def _render(
         revision=revision or "main",
         requirements=requirements(),
         finetuned=finetuned,
-        anchored=bool(runs and runs[-1].recipe.get("anchor_weight")),
+        anchored=bool(recipe.get("anchor_weight")),
         runs=runs,
         stages=list(dict.fromkeys(run.stage for run in runs if run.stage)),
         matches_teacher=matches_teacher(runs),

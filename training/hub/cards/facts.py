@@ -49,6 +49,18 @@ def model_name(name: str) -> str:
     return heading[1] if heading is not None else public_name(name)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, with the names of teacher and base model for other people.
+
+    Raises:
+        ValueError: config.json is damaged.
+    """
+    config = read_mapping(folder / CONFIG_NAME, "config")
+    for name in ("teacher", "base_model"):
+        config[name] = config.get(name) and model_name(config[name])
+    return config
+
+
 def data_license(source: str) -> str | None:
     """License of training data, from the card of a folder, or of a data set that was loaded from the Hub."""
     card: Any = Path(source, "README.md")
@@ -108,9 +120,7 @@ class ModelFacts:
             ValueError: config.json is damaged.
         """
         folder = Path(folder)
-        config = read_mapping(folder / CONFIG_NAME, "config")
-        for name in ("teacher", "base_model"):
-            config[name] = config.get(name) and model_name(config[name])
+        config = read_config(folder)
         size = (folder / WEIGHTS_FILE).stat().st_size
         config |= {"parameters": count_parameters(folder), "bytes": size}
         return check_value(cls, config, CONFIG_NAME)
