@@ -133,9 +133,8 @@ class Shards:
         batches = (rows.skip(start) if start else rows).iter(batch_size=READ_SIZE)
         try:
             for batch in batches:
-                names = list(batch)
                 for cells in zip(*batch.values(), strict=True):
-                    yield dict(zip(names, cells, strict=True))
+                    yield dict(zip(batch, cells, strict=True))
         except Exception as error:  # each file format raises other types
             raise ValueError(
                 f"data: shard {shard} of {self.name!r} cannot be read on ({type(error).__name__}: {error}). Fix or "

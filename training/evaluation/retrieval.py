@@ -127,7 +127,7 @@ def make_retrieval_set(
         ValueError: A language has no captions.
     """
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    images = images if image_column == "image" else images.rename_column(image_column, "image")
+    images = images.rename_columns({image_column: "image"})
     numbers: dict[str, int] = {}  # of images, by digest
     first_rows = []
     image_numbers = []

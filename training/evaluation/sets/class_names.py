@@ -65,9 +65,9 @@ class ClassNames:
         try:
             classes: Any = _read_classes(path)
             if isinstance(classes[0], str):
-                language = languages[0] if languages else _language_of(classes)
-                classes = [{language: name} for name in classes]
-            names = {each: [entry.get(each) for entry in classes] for each in classes[0]}
+                names = {languages[0] if languages else _language_of(classes): classes}
+            else:
+                names = {each: [entry.get(each) for entry in classes] for each in classes[0]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"class_names: cannot read {str(path)!r} ({error!r}). Give {FORMS}, or the id of a set of "

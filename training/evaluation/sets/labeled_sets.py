@@ -114,7 +114,7 @@ def open_set(
         allow_paths=source.allow_paths,
         field=f"data: {name}",
     )
-    images = images if image == "image" else images.rename_column(image, "image")
+    images = images.rename_columns({image: "image"})
     differences = _find_differences(labels, class_names, eval_set) if eval_set else []
     return LabeledSet(name, images, labels, location, opened.split, opened.revision, differences)
 
