@@ -174,8 +174,10 @@ class Catalog(Database):
         self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         if not create and not os.path.exists(path):
             raise DamagedIndexError(path, "it is missing")
-        creation = f"BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
-        super().__init__(path, f"PRAGMA synchronous = FULL; {creation if create else ''}")
+        script = "PRAGMA synchronous = FULL;"
+        if create:
+            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
+        super().__init__(path, script)
         for function in (search_text, date_in_name):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         if self.column(f"SELECT value = ({_SUMS}) FROM sums") != [1]:

@@ -126,22 +126,24 @@ def update(
                 folders.append(folder)
         elif folder in recorded and not {*folder.parents}.isdisjoint(folders):
             replaced.append(folder)
-    # what a folder leaves out may be private
-    if exclude is not None and (inside := {*named} - {*folders}):
-        raise UserError(
-            "exclude: {!r} is inside an indexed folder. Name that folder instead.",
-            str(min(inside)),
-        )
     excluded = {each: recorded.get(each, []) for each in folders}
     if exclude is not None:
+        inside = {*named} - {*folders}
+        if inside:
+            raise UserError(
+                "exclude: {!r} is inside an indexed folder. Name that folder instead.",
+                str(min(inside)),
+            )
         excluded |= dict.fromkeys(named or folders, patterns_of(exclude))
-    elif private := [folder for folder in replaced if recorded[folder]]:
-        raise UserError(
-            "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
-            "empty one.",
-            str(private[0]),
-            ", ".join(map(repr, recorded[private[0]])),
-        )
+    else:
+        for folder in replaced:
+            if recorded[folder]:  # what it leaves out may be private
+                raise UserError(
+                    "exclude: {!r} was indexed without {}. Repeat the patterns for the new folder, or pass an "
+                    "empty one.",
+                    str(folder),
+                    ", ".join(map(repr, recorded[folder])),
+                )
     walks = [Walk(folder, patterns) for folder, patterns in excluded.items()]
     report.found, report.unchanged, pending = catalog.compare(chain.from_iterable(walks))
     empty = [folder for folder in folders if not catalog.count_seen(folder)]

@@ -49,7 +49,9 @@ class LocalServer(ThreadingHTTPServer):
 
     def __init__(self, handler: type["LocalHandler"], host: str = "127.0.0.1", port: int = 8420):
         self.host = host.lower()
-        names = {socket.gethostname(), socket.getfqdn()} if self.host in EVERYWHERE else {self.host}
+        names = {self.host}
+        if self.host in EVERYWHERE:
+            names = {socket.gethostname(), socket.getfqdn()}
         self.names = {"localhost", *(name.lower() for name in names)}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.deadlines: dict[socket.socket, float] = {}

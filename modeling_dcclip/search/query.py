@@ -171,9 +171,9 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         month = f"{today:%Y-%m}"
         periods = [_part_of(today.year - years, part) for years in range(3)]
         if found["relative"] == "last":
-            return next((first, last) for first, last in periods if last < month)
+            return next(period for period in periods if period[1] < month)
         # in January, this winter is the one that began in December
-        return periods[periods[1][1] >= month]
+        return periods[1] if periods[1][1] >= month else periods[0]
     if "ago" in found:
         ago = found["ago"]
         year = today.year - (int(ago) if ago.isdecimal() else NUMBERS[ago])
@@ -190,11 +190,13 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
 
 def _part_of(year: int, part: str) -> tuple[str, str]:
     """First and last month of a season, or of a month by its name. A winter begins in December."""
-    month = SEASONS.get(part)
-    if month is None:
-        month = next(n for n, name in enumerate(MONTHS, 1) if name.startswith(part[:3]))
-        return f"{year}-{month:02}", f"{year}-{month:02}"
-    return f"{year}-{month:02}", f"{year + month // 12}-{(month + 1) % 12 + 1:02}"
+    if part in SEASONS:
+        month = SEASONS[part]
+        end = f"{year + month // 12}-{(month + 1) % 12 + 1:02}"
+        return f"{year}-{month:02}", end
+    names = [name[:3] for name in MONTHS]
+    text = f"{year}-{names.index(part[:3]) + 1:02}"
+    return text, text
 
 
 def understand(
