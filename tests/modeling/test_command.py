@@ -34,12 +34,19 @@ def label(run, monkeypatch, color_model, image):
     return partial(run, "label")
 
 
-def test_label_prints_scores_as_text_or_json(label, color_model, image):
-    expected = Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
+@pytest.fixture
+def scores(color_model, image):
+    return Runtime(color_model).zero_shot(image, LABELS, "a {} photo")
+
+
+def test_label_prints_scores(label, image, scores):
     found = label(image, *LABELS, "--template", "a {} photo")
-    assert found.splitlines() == [f"{score:.3f}  {name}" for name, score in expected]
-    found = json.loads(label(image, *LABELS, "--json", "--template", "a {} photo"))
-    assert [each["label"] for each in found] == [name for name, _ in expected]
+    assert found.splitlines() == [f"{score:.3f}  {name}" for name, score in scores]
+
+
+def test_label_prints_json(label, image, scores):
+    found = json.loads(label(image, *LABELS, "--template", "a {} photo", "--json"))
+    assert [each["label"] for each in found] == [name for name, _ in scores]
 
 
 def test_help_needs_no_packages(run_python):

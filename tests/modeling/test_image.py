@@ -108,8 +108,9 @@ def test_transparent_images_are_flattened_onto_white(mode):
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     image.putpixel((1, 0), (255, 0, 0, 128))
     image = image.quantize(4) if mode == "P" else image.convert(mode)
-    expected = Image.alpha_composite(Image.new("RGBA", (2, 1), "white"), image.convert("RGBA"))
-    assert to_rgb(image).tobytes() == expected.convert("RGB").tobytes()
+    white = Image.new("RGBA", (2, 1), "white")
+    expected = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    assert to_rgb(image).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -26,22 +26,29 @@ def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epo
 
 def test_processes_share_the_images_of_one():
     one = recipe_for(1000)
-    recipe = recipe_for(1000, num_processes=3)
-    assert recipe.batch_size == 22
-    images = recipe.max_steps * 22 * 3
+    three = recipe_for(1000, num_processes=3)
+    assert three.batch_size == 22
+    images = three.max_steps * three.batch_size * 3
     assert images == pytest.approx(one.max_steps * one.batch_size, rel=0.02)
 
 
-def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
-    assert recipe_for(100).teacher == "start"
-    assert recipe_for(100, anchor_weight=0.0).teacher == "start"
-    assert recipe_for(100, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0).teacher is None
+@pytest.mark.parametrize("weights", [{}, {"anchor_weight": 0.0}])
+def test_the_starting_model_is_the_teacher(weights):
+    assert recipe_for(100, **weights).teacher == "start"
+
+
+def test_without_an_anchor_there_is_no_teacher():
+    weights = {"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0}
+    assert recipe_for(100, **weights).teacher is None
 
 
 def test_a_batch_that_is_larger_than_the_data_is_refused():
     message = r"batch_size: is 16 in each of 4 processes, but there are only 40 .* at most 10"
     with pytest.raises(ValueError, match=message):
         recipe_for(40, num_processes=4, batch_size=16)
+
+
+def test_the_default_batch_fits_a_few_images_on_many_processes():
     assert recipe_for(12, num_processes=8).batch_size == 1
 
 
@@ -53,4 +60,5 @@ def test_the_first_parts_of_any_image_tower_are_frozen(vision):
     frozen = [name for name in names if name.startswith(tuple(prefixes))]
     assert frozen == names[: len(frozen)]
     assert 0 < len(frozen) < len(names)
-    assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes)
+    for prefix in prefixes:
+        assert any(name.startswith(prefix) for name in names)

@@ -42,14 +42,16 @@ def test_a_processor_whose_statistics_do_not_suffice_normalizes_itself():
     assert prepared.describe()["stated_by"] == "the model's own EfficientNetImageProcessor"
 
 
-@pytest.mark.parametrize("squashes", [True, False])
-def test_images_are_squashed_by_default_if_the_model_squashes_them(squashes):
-    size = {"height": 8, "width": 8} if squashes else {"shortest_edge": 8}
-    processor = CLIPImageProcessor(size=size, crop_size=8, do_center_crop=not squashes)
-    prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
+SQUASHING = CLIPImageProcessor(size={"height": 8, "width": 8}, do_center_crop=False)
+CROPPING = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8)
+
+
+@pytest.mark.parametrize(("processor", "squashes"), [(SQUASHING, True), (CROPPING, False)])
+def test_images_are_squashed_by_default_if_the_model_squashes_them(processor, squashes):
+    fit = ImagePreparation.of(CLIPConfig(), processor, "model").fit
     image = Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))
-    assert torch.equal(prepared.fit(image), prepared.fit(image, squash=squashes))
-    assert not torch.equal(prepared.fit(image), prepared.fit(image, squash=not squashes))
+    assert torch.equal(fit(image), fit(image, squash=squashes))
+    assert not torch.equal(fit(image), fit(image, squash=not squashes))
 
 
 def test_batches_are_complete_and_in_order(rows):
