@@ -13,8 +13,9 @@ NOUNS = (
     .replace("\t", "\n")
     .split("\n")
 )
-LINE = 0.5  # lowest probability of a fitting photograph
-NEAR = 0.93  # its lowest share of the best one's
+LINE = 0.5  # lowest probability of a photograph that is listed
+NEAR = 0.7  # its lowest standard score, as a share of the mean of the `BEST` highest
+BEST = 3  # photographs of that mean
 FIRST = 20  # photographs whose list has no gaps
 SHORT = 5  # tokens of a name at most
 LONG = 8  # tokens of a sentence at least
@@ -43,38 +44,49 @@ def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarra
     return query / max(np.linalg.norm(query), 1e-6)
 
 
-def fit_probability(
-    scores: np.ndarray,
-    similarities: np.ndarray,
-    num_tokens: int,
-    num_photos: int,
-    calibration: Sequence[float],
-) -> np.ndarray:
-    """Probability that a photograph shows what a text says, if no other matches the text better.
+def judge(
+    scores: np.ndarray, share: float, num_photos: int, calibration: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell how likely photographs show what a text says, and which of them are listed.
+
+    By chance, the k-th best of N photographs is about as similar as the best of N / k. So hundreds of photographs that
+    show a noun support each other. Those are listed that are more likely than not and about as similar as the best
+    ones; of the first ones, also those that rank above such a photograph. More photographs change nothing in the list
+    of the first ones.
 
     Args:
-        scores: Cosine similarities of the photographs to the text, (K,).
-        similarities: Their cosine similarities to `NOUNS`, (K, N).
-        num_tokens: Number of tokens of the text.
-        num_photos: Number of photographs that were searched, at least 1.
+        scores: Standard scores of photographs, (K,), in the order of the search.
+        share: How far the text is a name, 0 to 1, as `name_share`.
+        num_photos: Number of photographs that were searched, N, at least K.
         calibration: `DCCLIPConfig.fit` of the model: three numbers for `logistic` of names, and three of sentences. A
             photograph is more similar to a sentence of which it shows a part than to a wrong name.
 
     Returns:
-        Values in 0..1, (K,).
+        Probabilities, (K,), and whether each photograph is listed, (K,).
     """
-    return logistic(
-        standardize(scores, similarities), name_share(num_tokens), num_photos, calibration
-    )
+    ranks = np.arange(1, len(scores) + 1)
+    probabilities = logistic(scores, share, num_photos / ranks, calibration)
+    best = np.sort(scores[:FIRST])[-BEST:]
+    listed = (probabilities >= LINE) & (scores >= NEAR * best.sum() / max(len(best), 1))
+    listed[:FIRST] = np.logical_or.accumulate(listed[:FIRST][::-1])[::-1]
+    return probabilities, listed
 
 
 def logistic(
-    scores: np.ndarray, share: np.ndarray | float, num_photos: int, calibration: Sequence[float]
+    scores: np.ndarray, share: float, num_photos: np.ndarray, calibration: Sequence[float]
 ) -> np.ndarray:
-    """Probability of standard scores, of the same shape: a logistic function that depends on the number searched.
+    """Probability of the best of some photographs, a logistic function of its score that depends on their number.
 
-    The best of many photographs that do not fit has a higher score than the best of few. `share` tells how far the
-    text is a name: one value, or one for each row of scores.
+    The best of many photographs that do not fit has a higher score than the best of few.
+
+    Args:
+        scores: Standard scores, (K,).
+        share: How far the text is a name, 0 to 1.
+        num_photos: Numbers of photographs, at least 1, (K,).
+        calibration: As in `judge`.
+
+    Returns:
+        Values in 0..1, (K,).
     """
     slope, growth, offset = (
         share * name + (1 - share) * other
@@ -84,21 +96,9 @@ def logistic(
     return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
 
-def expected_maximum(count: np.ndarray | int) -> np.ndarray:
+def expected_maximum(count: np.ndarray) -> np.ndarray:
     """About how many standard deviations the largest of `count` normal values is above their mean."""
     return np.sqrt(2 * np.log(count))
-
-
-def fitting(probabilities: np.ndarray) -> np.ndarray:
-    """Which photographs of each query are listed, (..., K) in the order of the search.
-
-    These are more likely than not and about as likely as the best of the first ones; of the first ones, also those
-    that rank above another of them. More photographs change nothing in the list of the first ones.
-    """
-    best = probabilities[..., :FIRST].max(-1, keepdims=True, initial=0)
-    near = probabilities >= np.maximum(LINE, NEAR * best)
-    near[..., :FIRST] = np.logical_or.accumulate(near[..., :FIRST][..., ::-1], -1)[..., ::-1]
-    return near
 
 
 def standardize(scores: np.ndarray, similarities: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
-from modeling_dcclip.search.fit import NOUNS, centered, fit_probability, fitting
+from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
@@ -60,7 +60,7 @@ class Hit:
         seconds: Time of the key frame of a video that is most similar, from its start; None for a photograph.
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
-        fits: Whether the photograph is above the line; see `fitting`. True without a probability.
+        fits: Whether the photograph is above the line; see `judge` in fit.py. True without a probability.
     """
 
     path: str
@@ -390,24 +390,23 @@ class Index:
             groups = self._best(scores, first, skip + top)
             rows = np.array([group[0] for group in groups], np.int64)
             scores = scores[rows]
-            fits = None
+            judged = None
             if calibration is not None:
                 vectors = self.store.read(rows)
-                searched = max(int(allowed.sum()), 1)
-                fits = fit_probability(
-                    vectors @ query, vectors @ nouns.T, length, searched, calibration
-                )
+                standard = standardize(vectors @ query, vectors @ nouns.T)
+                judged = judge(standard, name_share(length), int(allowed.sum()), calibration)
             groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
         found = [[file for row in group for file in files[row]] for group in groups]
         hits = _hits(found, scores[skip:])
-        if fits is not None:
-            listed = fitting(fits)
-            for place, hit in enumerate(hits):
-                fit = float(fits[skip + place])
-                hits[place] = replace(hit, fit=fit, fits=bool(listed[skip + place]))
-        return hits
+        if judged is None:
+            return hits
+        probabilities, listed = (values[skip:].tolist() for values in judged)
+        return [
+            replace(hit, fit=fit, fits=is_listed)
+            for hit, fit, is_listed in zip(hits, probabilities, listed, strict=True)
+        ]
 
     def _best(self, scores: np.ndarray, first: np.ndarray, count: int) -> list[list[int]]:
         """Rows with the highest finite scores, highest first, of each video its best frame alone.

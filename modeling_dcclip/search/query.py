@@ -279,12 +279,12 @@ def embed_query(
     for term, weight in terms.items():
         _require_short(term)
         _warn(runtime, term)
-        mean = runtime.encode_texts(_phrasings(term), truncate=True).mean(0)
+        mean = runtime.encode_texts(phrasings(term), truncate=True).mean(0)
         total += weight * mean / np.linalg.norm(mean)
     return total / max(np.linalg.norm(total), 1e-6)
 
 
-def _phrasings(text: str) -> list[str]:
+def phrasings(text: str) -> list[str]:
     """Texts whose mean embedding stands for a text: a name of a word or two is found better bare and in a sentence."""
     name = ARTICLE.sub("", text, count=1) if ARTICLE.match(text) else text
     if text.isascii():
