@@ -52,11 +52,16 @@ torch.set_num_threads(1)  # tiny models gain nothing from more
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
-    """Leave out the tests marked `stress`, unless the command line names the marker."""
+    """Leave out the tests marked `stress`, unless the command line names the marker.
+
+    Files with slow tests start first, because one that starts last would keep one core busy alone.
+    """
     if "stress" not in config.option.markexpr:
         stress = [item for item in items if item.get_closest_marker("stress")]
         items[:] = [item for item in items if not item.get_closest_marker("stress")]
         config.hook.pytest_deselected(items=stress)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_sessionfinish():
