@@ -53,6 +53,7 @@ def make_task(
     from training.data import PairStream
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
+    from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 
     student, processor, teacher = models.student, models.processor, models.teacher
@@ -86,12 +87,16 @@ def make_task(
     inputs = open_inputs(
         recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers
     )
-    assert inputs.targets is not None  # because there is a teacher
+    targets = inputs.targets
+    assert targets is not None  # because there is a teacher
+    weight = next((loss.weight for loss in losses if loss.needs_bank), None)
+    captions: list[str] = []
+    if (weight or recipe.named_targets) and not isinstance(inputs.dataset, PairStream):
+        captions = list(inputs.dataset.captions or ())
+    if recipe.named_targets is not None:
+        targets = NamedTargets(targets, recipe.named_targets, captions)
     bank = None
-    if weight := next((loss.weight for loss in losses if loss.needs_bank), None):
-        captions = (
-            [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.captions or ())
-        )
+    if weight:
         if len(captions) < 2:
             raise ValueError(
                 f"{weight}: its loss compares with the captions of the data, but the data are a stream or have fewer "
@@ -105,7 +110,7 @@ def make_task(
         student,
         inputs.augment,
         inputs.normalize,
-        inputs.targets,
+        targets,
         recipe,
         map_widths,
         bank,

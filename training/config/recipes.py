@@ -135,6 +135,8 @@ class DistillRecipe(TrainingRecipe):
         embedding_weight: Weight of the cosine distance between embeddings, which trains the student's projections.
         logits_weight: Weight of the divergence between the teacher's and the student's similarities to the captions of
             the data; of more than 4,096 captions, evenly spaced ones are taken.
+        named_targets: Safetensors file with embeddings in the teacher's space that replace those of the teacher for
+            some captions, such as names: `embedding` (N, D), and N texts in its metadata.
     """
 
     student: StudentConfig
@@ -142,12 +144,18 @@ class DistillRecipe(TrainingRecipe):
     map_weight: Weight = 1.0
     embedding_weight: Weight = 1.0
     logits_weight: Weight = 0.0
+    named_targets: str | None = None
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""
         yield from super().problems()
         if self.teacher is None:
             yield "teacher: none is named. Name a folder or Hub id."
+        if self.named_targets is not None and ("text" not in self.towers or self.data.streaming):
+            yield (
+                "named_targets: are targets of numbered captions, but the recipe trains no text tower or streams its "
+                "data. Leave named_targets out, set tower to text or data.streaming to false."
+            )
         if self.prefixes and not self.embedding_weight:
             yield (
                 "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight "
