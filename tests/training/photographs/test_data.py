@@ -23,8 +23,10 @@ def test_class_names_are_in_the_order_of_their_ids_and_corrected(tmp_path, class
     }
     source = tmp_path / "names.json"
     source.write_text(json.dumps(names), encoding="utf-8")
-    data.write_classifier(source, tmp_path / "out", 0)
+    data.write_class_names([source], tmp_path / "out", 0)
     assert classifier == {tmp_path / "out": {"en": ["dog", "leopard"], "zh": ["狗", "豹"]}}
+    texts = pq.read_table(tmp_path / "class_names.parquet").to_pylist()
+    assert texts == [{"en": "dog", "zh": "狗"}, {"en": "leopard", "zh": "豹"}]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ def test_a_file_of_class_names_that_cannot_be_used_is_named(tmp_path, content, m
     source = tmp_path / "names.json"
     source.write_text(content)
     with pytest.raises(ValueError, match=rf"^photos: .*{message}"):
-        data.write_classifier(source, tmp_path / "out", 0)
+        data.write_class_names([source], tmp_path / "out", 0)
 
 
 def test_chinese_nouns_join_the_english_names_of_their_synset(tmp_path):
@@ -48,7 +50,7 @@ def test_chinese_nouns_join_the_english_names_of_their_synset(tmp_path):
         "# other",
     ]
     source.write_text("\n".join(lines), encoding="utf-8")
-    data.write_names(source, tmp_path / "names.parquet", 0)
+    data.write_names([source], tmp_path / "names.parquet", 0)
     rows = pq.read_table(tmp_path / "names.parquet").to_pylist()
     assert {"en": ["dog", "domestic dog"], "zh": ["狗", "家犬"]} in rows
 
@@ -57,10 +59,10 @@ def test_a_file_without_chinese_nouns_is_refused(tmp_path):
     source = tmp_path / "wordnet.tab"
     source.write_text("<html>404</html>")
     with pytest.raises(ValueError, match=r"^photos: .*wordnet\.tab has no Chinese names"):
-        data.write_names(source, tmp_path / "names.parquet", 0)
+        data.write_names([source], tmp_path / "names.parquet", 0)
 
 
 def test_what_has_no_source_is_left_out_and_named(tmp_path, capsys):
     data.prepare(tmp_path, tmp_path, 0)
-    assert "wordnet_zh_cow.tab is missing, so names.parquet is left out" in capsys.readouterr().out
+    assert "wordnet_zh_cow.tab is missing for names.parquet" in capsys.readouterr().out
     assert not (tmp_path / "names.parquet").exists()

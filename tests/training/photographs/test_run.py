@@ -11,7 +11,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import NO_DROPOUT, VIT, make_model
-from training.config import StudentConfig
+from training.config import AlignRecipe, StudentConfig
 from training.corpus.free_photos import FREE_PHOTOS
 from training.photographs import data, run
 from training.photographs.__main__ import MODULES, main
@@ -58,23 +58,32 @@ def test_recipes_read_the_files_that_are_there_and_name_the_missing_ones(
         shutil.copy(photographs, tmp_path / f"{name}.parquet")
     (tmp_path / "out/data").mkdir(parents=True)
     shutil.copy(photographs, tmp_path / "out/data/names.parquet")  # was prepared
-    recipe = open_run(tmp_path)._recipe(stage("distill"))
+    recipe = open_run(tmp_path)._recipe(stage("tower_distill"))
     files = ["photos_flickr8k_train", "out/data/names", "sentences_tatoeba_en_zh"]
     expected = [str(tmp_path / f"{name}.parquet") for name in files]
     assert [source.train for source in recipe.data.sources] == expected
     assert (
-        "photos_bing_train.parquet is missing; distill runs without it" in capsys.readouterr().out
+        "photos_bing_train.parquet is missing; tower_distill runs without it"
+        in capsys.readouterr().out
     )
 
 
 def test_recipes_follow_each_other_in_the_output_folder(tmp_path, photographs):
     shutil.copy(photographs, tmp_path / "photos_flickr8k_train.parquet")
     here = open_run(tmp_path)
-    teacher, distill, align = (here._recipe(each) for each in STAGES)
-    assert Path(teacher.student) == here.folder / "towers"
-    assert distill.teacher == align.teacher == teacher.output_dir
-    assert align.student == distill.output_dir
-    assert align.classifier is None and align.class_weight == 0  # no classifier was prepared
+    recipes = {each.name: here._recipe(each) for each in STAGES}
+    assert Path(recipes["tower_teacher"].student) == here.folder / "towers"
+    assert recipes["tower_align"].classifier is None  # no classifier was prepared
+    assert recipes["tiny_distill"].named_targets is None
+    teacher = recipes["teacher"].output_dir
+    for student in ("tiny", "nano"):
+        image, text, align = (
+            recipes[f"{student}_{name}"] for name in ("image", "distill", "align")
+        )
+        assert image.teacher == text.teacher == teacher
+        assert text.student.vision_init == image.output_dir
+        assert align.student == text.output_dir
+    assert len({recipe.output_dir for recipe in recipes.values()}) == len(STAGES)
 
 
 def test_a_damaged_training_file_is_named_before_training(tmp_path):
@@ -84,7 +93,9 @@ def test_a_damaged_training_file_is_named_before_training(tmp_path):
 
 
 def test_a_folder_without_training_files_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^photos: .*has none of the files that .*teacher\.yaml"):
+    with pytest.raises(
+        ValueError, match=r"^photos: .*has none of the files that .*tower_teacher\.yaml"
+    ):
         open_run(tmp_path)._recipe(STAGES[0])
 
 
@@ -95,30 +106,42 @@ def test_a_folder_without_validation_files_is_refused(tmp_path):
 
 def test_a_finished_step_with_other_values_is_refused_by_their_names(tmp_path):
     here = open_run(tmp_path)
-    here.steps["align"] = {"seconds": 1, "recipe": {"seed": 0, "max_steps": 2}}
-    with pytest.raises(ValueError, match=r"^output_dir: .* run of align .* of max_steps\."):
-        here._step("align", {"seed": 0, "max_steps": 3}, lambda: None)
+    here.steps["tower_align"] = {"seconds": 1, "recipe": {"seed": 0, "max_steps": 2}}
+    with pytest.raises(ValueError, match=r"^output_dir: .* run of tower_align .* of max_steps\."):
+        here._step("tower_align", {"seed": 0, "max_steps": 3}, lambda: None)
+
+
+def test_a_stage_mixes_the_weights_of_earlier_runs_into_its_own(tmp_path):
+    here = open_run(tmp_path)
+    weights = {"first": 1.0, "second": 2.0, "trained": 4.0}
+    for name, value in weights.items():
+        (here.folder / name).mkdir(parents=True)
+        tensors = {"weight": torch.full((2,), value), "count": torch.tensor(int(value))}
+        save_file(tensors, here.folder / name / "model.safetensors")
+    mixed = run.Stage("trained", AlignRecipe, "align", shares={"first": 0.5, "second": 0.25})
+    here._average(mixed, here.folder / "trained/model.safetensors")
+    found = load_file(here.folder / "trained/model.safetensors")
+    assert found["weight"].tolist() == [2.0, 2.0]  # 0.5 * 1 + 0.25 * 2 + 0.25 * 4
+    assert found["count"] == 4
 
 
 @pytest.fixture
 def tiny(monkeypatch, processor):
     """Tiny towers with random weights, a classifier on them, and recipes that fit."""
     read = run._read_recipe
-    student = StudentConfig(
-        vision_config=VISION,
-        text_config=TEXT,
-        vision_init="teacher",
-        text_init="teacher",
-        max_text_length=32,
-    )
-    changes = {
-        "teacher": {"freeze": ["vision_model", "text_model.embeddings"]},
-        "distill": {"student": student},
-        "align": {"freeze": []},
-    }
+    student = StudentConfig(vision_config=VISION, text_config=TEXT, max_text_length=32)
 
     def read_recipe(stage: run.Stage) -> run.Recipe:
-        return replace(read(stage), batch_size=8, **changes[stage.name])
+        recipe = replace(read(stage), batch_size=8)
+        if isinstance(recipe, AlignRecipe):
+            is_cached = stage.name == "tower_teacher"
+            return replace(recipe, freeze=["vision_model"] if is_cached else [])
+        inits = {
+            name: value.replace("pip:efficientnet-lite0", "random")
+            for name in ("vision_init", "text_init")
+            if (value := getattr(recipe.student, name))
+        }
+        return replace(recipe, freeze=[], student=replace(student, **inits))
 
     def save_towers(folder: Path, seed: int):
         make_model(VISION, TEXT).save_pretrained(folder)
@@ -131,9 +154,13 @@ def tiny(monkeypatch, processor):
         }
         save_file(tensors, path, metadata={"names": json.dumps(names)})
 
+    stages = [each for each in STAGES if not each.name.startswith("nano")]  # one student
+    monkeypatch.setattr(run, "STAGES", stages)
     monkeypatch.setattr(run, "_read_recipe", read_recipe)
     monkeypatch.setattr(run, "save_towers", save_towers)
     monkeypatch.setattr(data, "save_classifier", save_classifier)
+    monkeypatch.setattr(data, "write_classes", lambda sources, classifier, path: None)
+    monkeypatch.setattr(data, "synsets", lambda: [("n02084071", ["dog"]), ("n02121620", ["cat"])])
     monkeypatch.setattr(data, "NUM_PAGES", 16)
     monkeypatch.setattr(data, "NUM_VALIDATION_PAGES", 8)
 
@@ -150,16 +177,18 @@ def test_every_step_on_a_few_photographs_and_a_continued_run(photographs, tiny, 
     Dataset.from_dict(sentences).to_parquet(photos / "sentences_tatoeba_en_zh.parquet")
     names = {name: {"en": name, "zh": name} for name in ("dog", "cat", "cup")}
     (photos / "imagenet_class_names_en_zh.json").write_text(json.dumps(names))
+    (photos / "wordnet_zh_cow.tab").write_text("02084071-n\tcmn:lemma\t狗\n", encoding="utf-8")
     command = ["--photos", str(photos), "--max_steps", "2", "--output_dir", str(folder)]
     main(command)
-    lines = (folder / "aligned/log.jsonl").read_text().splitlines()
+    lines = (folder / "tower_aligned/log.jsonl").read_text().splitlines()
     assert {"classes", "anchor_text", "contrastive_zh"} <= set(json.loads(lines[1]))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found = {(row["model"], row["language"], row["metric"]) for row in results["rows"]}
-    for model in ("teacher", "distill", "align"):
+    for model in [each.name for each in run.STAGES]:
         for language in ("en", "zh"):
             for metric in ("image_to_text_R@1", "text_to_image_R@1", "top1"):
                 assert (model, language, metric) in found
+    assert "named_targets.safetensors" in (folder / "tiny_distilled/recipe.yaml").read_text()
     model = folder / "dcclip-tiny-photo"
     exported = json.loads((model / "results.json").read_text(encoding="utf-8"))["meta"]["export"]
     assert exported["runs"][0]["data"].endswith("validation.parquet")
@@ -167,12 +196,12 @@ def test_every_step_on_a_few_photographs_and_a_continued_run(photographs, tiny, 
 
     weights = load_file(model / "model.safetensors")
     state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    for step in ("align", "dcclip-tiny-photo"):  # as if killed at the end of stage 2
+    for step in ("tiny_align", "dcclip-tiny-photo"):  # as if killed at the end of stage 2
         del state["steps"][step]
     (folder / "run.json").write_text(json.dumps(state))
     capsys.readouterr()
     main(command)
-    assert "distill: finished" in capsys.readouterr().out
+    assert "tiny_distill: finished" in capsys.readouterr().out
     again = load_file(model / "model.safetensors")
     assert weights.keys() == again.keys()
     assert all(weights[name].equal(again[name]) for name in weights)

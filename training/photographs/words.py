@@ -1,0 +1,215 @@
+"""Photographs whose captions are names: the nouns of their captions, and the classes that Lite2 sees in them."""
+
+import io
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from tqdm.auto import tqdm
+
+from training.students.pretrained import LITE2
+from training.text.writing_systems import LANGUAGES
+
+LONGEST_NAME = 3  # words
+MIN_PHOTOS = 3  # of a noun; names of fewer photographs are mostly accidents
+CLASSIFIER_SIZE = 192  # height and width in pixels, close to the photographs' own
+MIN_PROBABILITY = 0.25
+MAX_CLASSES = 3  # of a photograph
+BATCH_SIZE = 64
+IRREGULAR = {
+    "calves": "calf",
+    "children": "child",
+    "feet": "foot",
+    "geese": "goose",
+    "knives": "knife",
+    "leaves": "leaf",
+    "loaves": "loaf",
+    "men": "man",
+    "mice": "mouse",
+    "oxen": "ox",
+    "people": "person",
+    "shelves": "shelf",
+    "teeth": "tooth",
+    "wolves": "wolf",
+    "women": "woman",
+}
+# nouns of WordNet that captions use in a different sense, or that no photograph shows
+NOT_SHOWN = frozenset(
+    Path(__file__)
+    .with_name("not_shown.txt")
+    .read_text(encoding="utf-8")
+    .replace("\n", " ")
+    .strip()
+    .split(", ")
+)
+
+
+def synsets() -> Iterator[tuple[str, list[str]]]:
+    """WordNet 3.0's number and English lemmas of each synset of ImageNet-21k, as timm lists them."""
+    table = files("timm.data") / "_info/imagenet_synset_to_lemma.txt"
+    for line in table.read_text(encoding="utf-8").splitlines():
+        synset, lemmas = line.split("\t")
+        yield synset, lemmas.split(", ")
+
+
+def write_nouns(sources: Sequence[Path], path: Path):
+    """Write photographs whose captions are the nouns of their captions.
+
+    English nouns are the names of ImageNet-21k's synsets, in the singular; Chinese ones are what jieba tags as common
+    nouns. A noun stands as often as the captions of its photograph have it. Rare ones are left out.
+
+    Args:
+        sources: Parquet files with the columns `image`, `en` and `zh`, captions or lists of captions.
+        path: Parquet file to write, with the column `image` and the lists `en` and `zh`.
+    """
+    rows = []
+    for source in sources:
+        for row in pq.read_table(source, columns=["image", *LANGUAGES]).to_pylist():
+            named = {language: count_nouns(row[language], language) for language in LANGUAGES}
+            if any(named.values()):
+                rows.append((row["image"], named))
+    photos = {
+        language: Counter(noun for _, named in rows for noun in named[language])
+        for language in LANGUAGES
+    }
+    table = []
+    for image, named in rows:
+        captions = {
+            language: [noun for noun in nouns.elements() if photos[language][noun] >= MIN_PHOTOS]
+            for language, nouns in named.items()
+        }
+        if any(captions.values()):
+            table.append({"image": image} | captions)
+    pq.write_table(pa.Table.from_pylist(table), path)
+
+
+def count_nouns(captions: str | list[str] | None, language: str) -> Counter[str]:
+    """How many captions of a photograph have each noun."""
+    listed = [captions] if isinstance(captions, str) else captions or []
+    find = _chinese_nouns if language == "zh" else _english_nouns
+    return Counter(noun for caption in listed for noun in sorted(find(caption)))
+
+
+def _chinese_nouns(text: str) -> set[str]:
+    import jieba.posseg
+
+    jieba.setLogLevel(logging.ERROR)
+    return {pair.word for pair in jieba.posseg.cut(text) if pair.flag == "n"}
+
+
+def _english_nouns(text: str) -> set[str]:
+    """The longest names at each word."""
+    words, found, start = re.findall("[a-z]+", text.lower()), set[str](), 0
+    while start < len(words):
+        for length in range(min(LONGEST_NAME, len(words) - start), 0, -1):
+            if noun := _as_noun(words[start : start + length]):
+                found |= {noun, "people"} if words[start] == "people" else {noun}
+                start += length
+                break
+        else:
+            start += 1
+    return found - NOT_SHOWN
+
+
+def _as_noun(words: list[str]) -> str | None:
+    """The name in the singular; None if the words are none."""
+    names, last = _english_names(), words[-1]
+    if len(words) == 1:
+        return _singular(last)
+    for each in (last, _singular(last) or last):
+        name = " ".join([*words[:-1], each])
+        if name in names:
+            return name
+        if last.endswith("s") and name[:-1] in names:
+            return name[:-1]
+    return None
+
+
+def _singular(word: str) -> str | None:
+    names = _english_names()
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if word in names and not word.endswith("s"):
+        return word
+    for suffix, ending in (("ies", "y"), ("es", ""), ("s", "")):
+        stem = word.removesuffix(suffix)
+        if word.endswith(suffix) and len(stem) > 1 and stem + ending in names:
+            return stem + ending
+    return word if word in names else None
+
+
+@cache
+def _english_names() -> frozenset[str]:
+    return frozenset(lemma for _, lemmas in synsets() for lemma in lemmas if lemma == lemma.lower())
+
+
+@torch.inference_mode()
+def write_classes(sources: Sequence[Path], classifier: Path, path: Path):
+    """Write photographs whose captions are the classes that EfficientNet-Lite2 sees in them.
+
+    Args:
+        sources: Parquet files with the column `image`; captions are not read.
+        classifier: File as `AlignRecipe.classifier`, with the names of the classes.
+        path: Parquet file to write, with the column `image` and the lists `en` and `zh`, best class first.
+    """
+    with safe_open(classifier, "pt") as file:
+        names = json.loads(file.metadata()["names"])
+    model = timm.create_model(LITE2.architecture)
+    model.load_state_dict(LITE2.weights())
+    model.eval()
+    rows = []
+    images = [
+        image
+        for source in sources
+        for image in pq.read_table(source, columns=["image"])["image"].to_pylist()
+    ]
+    for start in tqdm(range(0, len(images), BATCH_SIZE), desc="classes of photographs"):
+        part = images[start : start + BATCH_SIZE]
+        pixels = np.stack([_pixels(image["bytes"]) for image in part])
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            probabilities = model(inputs).float().softmax(1)
+        for image, values in zip(part, probabilities, strict=True):
+            order = values.argsort(descending=True)[:MAX_CLASSES]
+            classes = [number for number in order.tolist() if values[number] > MIN_PROBABILITY]
+            if classes:
+                captions = {
+                    language: [names[language][number] for number in classes]
+                    for language in LANGUAGES
+                }
+                rows.append({"image": image} | captions)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    """A photograph squashed to a square, (S, S, 3) uint8."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return np.asarray(image.resize((CLASSIFIER_SIZE, CLASSIFIER_SIZE), Image.Resampling.BICUBIC))
+
+
+def simplified_pieces(vocabulary: Mapping[str, int]) -> dict[int, int]:
+    """Find the pieces in traditional Chinese whose simplified form, by OpenCC, is also a piece.
+
+    Args:
+        vocabulary: Ids of the pieces of a tokenizer.
+
+    Returns:
+        Id of the simplified piece by id of the traditional one.
+    """
+    from opencc import OpenCC
+
+    simplify = OpenCC("t2s").convert
+    others = {number: vocabulary.get(simplify(piece)) for piece, number in vocabulary.items()}
+    return {number: other for number, other in others.items() if other not in (None, number)}
