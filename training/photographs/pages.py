@@ -6,6 +6,7 @@ photograph. Designs differ in hue, font and layout; the last one is for validati
 
 import colorsys
 import io
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,9 @@ Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 GRAY: Color = (150, 150, 150)
 PENS: tuple[Color, ...] = ((30, 40, 150), (170, 30, 30), (20, 110, 50), (30, 30, 30))
+BOX_WITH_ARROW = np.array(
+    [[0, 0], [70, 0], [70, 36], [0, 36], [0, 0], [70, 18], [110, 18], [102, 12]]
+)
 # Noto CJK, SIL Open Font License
 _FONTS = (
     PackagedFile(
@@ -78,13 +82,16 @@ class _Page:
 
     def sentence(self, longest: int = 80) -> str:
         """A random text, cut to a length."""
-        return self.sentences[int(self.rng.integers(len(self.sentences)))][:longest]
+        number = int(self.rng.integers(len(self.sentences)))
+        return self.sentences[number][:longest]
 
     def lines(self, text: str, size: float, width: float) -> list[str]:
         """Break a text at spaces, or between characters if it has none."""
-        font, gap = _font(self.path, round(size)), " " if " " in text else ""
+        font = _font(self.path, round(size))
+        gap = " " if " " in text else ""
+        words = text.split(" ") if gap else text
         lines = [""]
-        for word in text.split(" ") if gap else text:
+        for word in words:
             longer = f"{lines[-1]}{gap}{word}" if lines[-1] else word
             if lines[-1] and font.getlength(longer) > width:
                 lines.append(word)
@@ -101,7 +108,7 @@ class _Page:
         *,
         width: float = SIZE,
         color: Color | None = None,
-        most: int = 99,
+        most: int = 1,
     ) -> float:
         """Draw at most `most` lines of a text, and return the height where they end."""
         for line in self.lines(text, size, width)[:most]:
@@ -126,71 +133,89 @@ def _color(hue: float, saturation: float, value: float) -> Color:
 
 def _phone(page: _Page) -> float:
     """Draw the top of a screen, sometimes a dark one, and return the height where its content begins."""
-    if page.rng.random() < 0.25:
+    rng = page.rng
+    if rng.random() < 0.25:
         page.ink = (230, 230, 230)
         page.fill((24, 24, 24))
-    page.text(8, 3, f"{page.rng.integers(24)}:{page.rng.integers(10, 60)}", 9)
+    page.text(8, 3, f"{rng.integers(24)}:{rng.integers(10, 60)}", 9)
     page.box(page.width - 28, 5, 18, 8, GRAY)
-    page.text((8, 60, 30)[page.design], 18, page.sentence(9), 13, most=1)
+    left = (8, 60, 30)[page.design]
+    page.text(left, 18, page.sentence(9), 13)
     page.box(0, 40, page.width, 1, page.accent)
     return 50
 
 
 def _chat(page: _Page):
+    rng = page.rng
     y = _phone(page)
+    bubble_radius = (8, 3, 14)[page.design]
+    portrait_radius = (0, 11, 11)[page.design]
     while y < page.height - 60:
-        own, text, size = page.rng.random() < 0.5, page.sentence(60), page.rng.uniform(9, 12)
+        is_own = rng.random() < 0.5
+        text = page.sentence(60)
+        size = rng.uniform(9, 12)
         width = min(page.width * 0.62, len(text) * size)
-        left = page.width - width - 44 if own else 36
         height = 10 + LINE * size * len(page.lines(text, size, width))
-        radius = (8, 3, 14)[page.design]
-        page.box(left - 8, y, width + 16, height, page.accent if own else GRAY, radius)
-        page.text(left, y + 4, text, size, width=width, color=WHITE)
-        picture = _color(page.rng.random(), 0.5, 0.7)
-        page.box(page.width - 30 if own else 4, y, 22, 22, picture, 11 * (page.design != 0))
-        y += height + page.rng.uniform(6, 16)
+        left, color, portrait_left = 36.0, GRAY, 4
+        if is_own:
+            left, color, portrait_left = page.width - width - 44, page.accent, page.width - 30
+        page.box(left - 8, y, width + 16, height, color, bubble_radius)
+        page.text(left, y + 4, text, size, width=width, color=WHITE, most=99)
+        portrait = _color(rng.random(), 0.5, 0.7)
+        page.box(portrait_left, y, 22, 22, portrait, portrait_radius)
+        y += height + rng.uniform(6, 16)
     page.box(8, page.height - 30, page.width - 16, 22, GRAY, 8)
 
 
 def _settings(page: _Page):
+    rng = page.rng
     y = _phone(page)
     while y < page.height - 24:
-        page.box(8, y + 2, 16, 16, _color(page.rng.random(), 0.6, 0.8), 4)
-        page.text(32, y + 3, page.sentence(12), 11, width=page.width * 0.55, most=1)
-        on = page.rng.random() < 0.5
-        page.box(page.width - 36, y + 4, 26, 13, page.accent if on else GRAY, 6)
-        page.box(page.width - (24 if on else 35), y + 5, 11, 11, WHITE, 5)
-        y += page.rng.uniform(24, 27)
+        page.box(8, y + 2, 16, 16, _color(rng.random(), 0.6, 0.8), 4)
+        page.text(32, y + 3, page.sentence(12), 11, width=page.width * 0.55)
+        color, knob_left = GRAY, page.width - 35
+        if rng.random() < 0.5:  # switched on
+            color, knob_left = page.accent, page.width - 24
+        page.box(page.width - 36, y + 4, 26, 13, color, 6)
+        page.box(knob_left, y + 5, 11, 11, WHITE, 5)
+        y += rng.uniform(24, 27)
         page.box(8, y - 1, page.width, 1, GRAY)
 
 
 def _receipt(page: _Page):
-    y = page.text(page.width * 0.2, 10, page.sentence(10), 15, most=1)
-    y = page.text(10, y, f"{page.rng.integers(10**9):010} {page.rng.integers(10, 28)}:30", 8)
+    rng = page.rng
+    y = page.text(page.width * 0.2, 10, page.sentence(10), 15)
+    y = page.text(10, y, f"{rng.integers(10**9):010} {rng.integers(10, 28)}:30", 8)
     rule = ("-", "=", "* ")[page.design] * 60
-    y, total = page.text(8, y, rule, 9, width=page.width - 16, most=1), 0.0
-    for _ in range(page.rng.integers(4, 14)):
-        price = page.rng.uniform(1, 200)
+    y = page.text(8, y, rule, 9, width=page.width - 16)
+    total = 0.0
+    for _ in range(rng.integers(4, 14)):
+        price = rng.uniform(1, 200)
         total += price
         page.text(page.width - 52, y, f"{price:.2f}", 10)
-        y = page.text(10, y, page.sentence(9), 10, width=page.width - 66, most=1)
-    page.text(page.width - 80, y + 8, f"{'¥$'[page.design % 2]}{total:.2f}", 15)
-    for x in np.cumsum(page.rng.uniform(3, 8, 100)):  # a bar code
+        y = page.text(10, y, page.sentence(9), 10, width=page.width - 66)
+    currency = "¥$¥"[page.design]
+    page.text(page.width - 80, y + 8, f"{currency}{total:.2f}", 15)
+    for x in np.cumsum(rng.uniform(3, 8, 100)):  # a bar code
         if 20 < x < page.width - 20:
-            page.box(x, page.height - 34, page.rng.uniform(1, 3), 22, page.ink)
+            page.box(x, page.height - 34, rng.uniform(1, 3), 22, page.ink)
 
 
 def _document(page: _Page):
-    margin, size = page.rng.uniform(20, 36), page.rng.uniform(7, 10)
+    rng = page.rng
+    margin = rng.uniform(20, 36)
+    size = rng.uniform(7, 10)
     width = page.width - 2 * margin
-    left = margin + 40 * (page.design == 2)
-    y = page.text(left, margin, page.sentence(16), 16, width=width, most=2)
-    while y < page.height - margin - 2 * size:
-        sentences = [page.sentence() for _ in range(page.rng.integers(2, 7))]
-        paragraph = (" " if " " in sentences[0] else "").join(sentences)
-        most = int((page.height - margin - y) / size / LINE)
+    end = page.height - margin
+    indent = (0, 0, 40)[page.design]
+    y = page.text(margin + indent, margin, page.sentence(16), 16, width=width, most=2)
+    while y < end - 2 * size:
+        sentences = [page.sentence() for _ in range(rng.integers(2, 7))]
+        space = " " if " " in sentences[0] else ""
+        paragraph = space.join(sentences)
+        most = int((end - y) / size / LINE)
         y = page.text(margin, y, paragraph, size, width=width, most=most) + size
-    if page.rng.random() < 0.3:  # a seal
+    if rng.random() < 0.3:  # a seal
         right, bottom = page.width - 40, page.height - 40
         page.draw.ellipse((right - 60, bottom - 60, right, bottom), None, PENS[1], 3)
 
@@ -202,42 +227,47 @@ def _code(page: _Page):
         page.fill(page.accent)
     modules = segno.make(f"{page.sentence(60)}{page.rng.integers(10**9)}").matrix
     edge = round(min(page.width, page.height) * page.rng.uniform(0.5, 0.8))
-    square = Image.fromarray(255 - 255 * np.array([*map(list, modules)], np.uint8))
+    square = Image.fromarray(255 - 255 * np.array(modules, np.uint8))
     square = square.resize((edge, edge), Image.Resampling.NEAREST).convert("RGB")
-    left, top = (page.width - edge) // 2, (page.height - edge) // (2, 2, 3)[page.design]
+    left = (page.width - edge) // 2
+    top = (page.height - edge) // (2, 2, 3)[page.design]
     page.box(left - 12, top - 12, edge + 24, edge + 24, WHITE, 6)
     page.image.paste(square, (left, top))
-    page.text(left, top + edge + 16, page.sentence(18), 12, width=edge, most=1)
+    page.text(left, top + edge + 16, page.sentence(18), 12, width=edge)
 
 
 def _slide(page: _Page):
-    if page.rng.random() < 0.3:
+    rng = page.rng
+    if rng.random() < 0.3:
         page.fill(page.accent)
         page.ink = WHITE
     bars = ((0, 0, SIZE, 46), (0, 0, 14, SIZE), (0, page.height - 18, SIZE, 18))
     page.box(*bars[page.design], page.accent)
-    page.text(26, 12, page.sentence(22), 20, most=1)
+    page.text(26, 12, page.sentence(22), 20)
     y = 62.0
-    for _ in range(page.rng.integers(2, 6)):
+    for _ in range(rng.integers(2, 6)):
         point = "•–▪"[page.design] + page.sentence(40)
-        width = page.width * page.rng.uniform(0.5, 0.9)
+        width = page.width * rng.uniform(0.5, 0.9)
         y = page.text(34, y, point, 13, width=width, most=2) + 6
-    if page.rng.random() < 0.4:  # a picture
-        color = _color(page.rng.random(), 0.4, 0.8)
+    if rng.random() < 0.4:  # a picture
+        color = _color(rng.random(), 0.4, 0.8)
         page.box(page.width * 0.62, 80, page.width * 0.3, page.height * 0.4, color)
 
 
 def _whiteboard(page: _Page):
     rng = page.rng
-    frame, thickness = _color(0, 0, rng.uniform(0.35, 0.8)), int(rng.integers(4, 10))
+    frame = _color(0, 0, rng.uniform(0.35, 0.8))
+    thickness = int(rng.integers(4, 10))
     page.draw.rectangle((0, 0, page.width - 1, page.height - 1), None, frame, thickness)
     for _ in range(rng.integers(4, 10)):
         pen = PENS[rng.integers(len(PENS))]
-        x, y = rng.uniform(12, page.width * 0.7), rng.uniform(12, page.height - 40)
-        if rng.random() < 0.35:  # a box with an arrow, by hand
-            box = [[0, 0], [70, 0], [70, 36], [0, 36], [0, 0], [70, 18], [110, 18], [102, 12]]
-            points = np.array(box) * rng.uniform(0.6, 1.3) + rng.normal(0, 2, (8, 2)) + (x, y)
-            page.draw.line([tuple(point) for point in points], pen, 2)
+        x = rng.uniform(12, page.width * 0.7)
+        y = rng.uniform(12, page.height - 40)
+        if rng.random() < 0.35:
+            points = BOX_WITH_ARROW * rng.uniform(0.6, 1.3)
+            points += rng.normal(0, 2, points.shape)  # by hand
+            points += (x, y)
+            page.draw.line(points.flatten().tolist(), pen, 2)
             continue
         size = rng.uniform(12, 24)
         for letter in page.sentence(14):
@@ -246,17 +276,19 @@ def _whiteboard(page: _Page):
 
 
 def _table(page: _Page):
+    rng = page.rng
     page.fill(WHITE)
-    columns, height = int(page.rng.integers(3, 8)), page.rng.uniform(15, 24)
+    columns = int(rng.integers(3, 8))
+    height = rng.uniform(15, 24)
     width = page.width / columns
-    for row in range(round(page.height / height) + 1):
-        for column in range(columns):
-            x, y = column * width, row * height
-            color = page.accent if row == 0 else WHITE
-            page.draw.rectangle((x, y, x + width, y + height), color, GRAY)
-            is_head = row == 0 or column == 0
-            words = page.sentence(6) if is_head else f"{page.rng.uniform(1, 200):.2f}"
-            page.text(x + 3, y + 2, words, height * 0.5, width=width - 4, most=1)
+    rows = round(page.height / height) + 1
+    for row, column in itertools.product(range(rows), range(columns)):
+        x, y = column * width, row * height
+        color = page.accent if row == 0 else WHITE
+        page.draw.rectangle((x, y, x + width, y + height), color, GRAY)
+        is_head = row == 0 or column == 0
+        words = page.sentence(6) if is_head else f"{rng.uniform(1, 200):.2f}"
+        page.text(x + 3, y + 2, words, height * 0.5, width=width - 4)
 
 
 # function, lowest and highest ratio of width to height, captions in English and Chinese
@@ -317,13 +349,16 @@ def _photographed(
     page: Image.Image, rng: np.random.Generator, background: Image.Image
 ) -> Image.Image:
     """A page as a camera sees it: tilted, in uneven light, on a blurred photograph."""
-    width, height = (round(side * rng.uniform(1.2, 1.6)) for side in page.size)
+    width = round(page.width * rng.uniform(1.2, 1.6))
+    height = round(page.height * rng.uniform(1.2, 1.6))
     blur = ImageFilter.GaussianBlur(rng.uniform(2, 8))
     scene = background.convert("RGB").resize((width, height)).filter(blur)
     scene.paste(page, ((width - page.width) // 2, (height - page.height) // 2))
     # points near the corners of the scene become the corners of the image
     corners = np.array([[0.1, 0.1], [0.1, 0.9], [0.9, 0.9], [0.9, 0.1]])
-    quad = tuple(((corners + rng.uniform(-0.09, 0.09, (4, 2))) * (width, height)).flatten())
+    corners += rng.uniform(-0.09, 0.09, corners.shape)
+    corners *= (width, height)
+    quad = corners.flatten().tolist()
     bilinear = Image.Resampling.BILINEAR
     scene = scene.transform(scene.size, Image.Transform.QUAD, quad, bilinear)
     left, right, top, bottom = rng.uniform(0.7, 1.1, 4)
@@ -358,7 +393,9 @@ def write_pages(
     rows = []
     for number in range(num):
         rng = np.random.default_rng([seed, held_out, number])
-        design = len(fonts) - 1 if held_out else int(rng.integers(len(fonts) - 1))
+        design = len(fonts) - 1
+        if not held_out:
+            design = int(rng.integers(design))
         language = list(sentences)[rng.integers(len(sentences))]
         draw, ratios, *captions = _KINDS[number % len(_KINDS)]
         page = _Page(rng, sentences[language], design, fonts[design], rng.uniform(*ratios))
@@ -366,7 +403,8 @@ def write_pages(
         image = page.image
         if draw not in _ON_SCREEN and rng.random() < 0.5:
             image = _photographed(image, rng, backgrounds[int(rng.integers(len(backgrounds)))])
-        image.save(file := io.BytesIO(), "JPEG", quality=int(rng.integers(60, 95)))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(rng.integers(60, 95)))
         row: dict[str, object] = {"image": {"bytes": file.getvalue(), "path": None}}
         for name, texts in zip(LANGUAGES, captions, strict=True):
             row[name] = texts.split("; ")
