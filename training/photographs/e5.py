@@ -64,18 +64,26 @@ def parse_e5(data: bytes) -> E5:
     """Decode the bytes of `e5-small-q4.bin`, whose SHA-256 was checked."""
     cursor = _Cursor(data, 8)  # after the magic number and the version
     width, num_layers, num_heads, feed_forward, *_ = (cursor.number("<i4") for _ in range(7))
-    epsilon, _ = float(cursor.array("<f4", 1)[0]), cursor.number("<i4")
+    epsilon = float(cursor.array("<f4", 1)[0])
+    cursor.number("<i4")  # block
     num_pieces = cursor.number("<i4")
     special = {name: cursor.number("<i4") for name in ("bos", "eos", "pad", "unk")}
     num_bytes = cursor.number("<u8")
-    offsets, scores = cursor.array("<u4", num_pieces + 1), cursor.array("<f4", num_pieces)
+    offsets = cursor.array("<u4", num_pieces + 1).tolist()
+    scores = cursor.array("<f4", num_pieces)
     blob = cursor.bytes(num_bytes)
-    edges = offsets.tolist()
-    pieces = [blob[start:stop].decode() for start, stop in itertools.pairwise(edges)]
     return E5(
-        width, num_layers, num_heads, feed_forward, epsilon, pieces, scores, special,
-        _read_replacements(cursor), _read_tensors(cursor),
-    )  # fmt: skip
+        width,
+        num_layers,
+        num_heads,
+        feed_forward,
+        epsilon,
+        [blob[start:stop].decode() for start, stop in itertools.pairwise(offsets)],
+        scores,
+        special,
+        _read_replacements(cursor),
+        _read_tensors(cursor),
+    )
 
 
 class _Cursor:
@@ -96,7 +104,8 @@ class _Cursor:
 
 
 def _read_replacements(cursor: _Cursor) -> dict[int, str]:
-    num_entries, _ = cursor.number("<i4"), cursor.number("<u4")
+    num_entries = cursor.number("<i4")
+    cursor.number("<u4")  # bytes
     replacements = {}
     for _ in range(num_entries):
         code_point, count = cursor.number("<u4"), cursor.number("u1")
@@ -108,9 +117,10 @@ def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
     tensors = {}
     for _ in range(cursor.number("<i4")):
         name = cursor.bytes(cursor.number("<u2")).decode()
-        _, count, offset, num_bytes = (
-            cursor.number(dtype) for dtype in ("u1", "<u4", "<u8", "<u8")
-        )
+        cursor.number("u1")  # type
+        count = cursor.number("<u4")
+        offset = cursor.number("<u8")
+        num_bytes = cursor.number("<u8")
         raw = np.frombuffer(cursor.data, np.uint8, num_bytes, offset)
         tensors[name] = raw.view("<f4") if num_bytes == 4 * count else dequantize(raw)
     return tensors
@@ -144,12 +154,11 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
         return values if width is None else values.reshape(-1, width)
 
     width = e5.width
-    positions = tensor("emb.pos", width)
+    unused = torch.zeros(POSITION_OFFSET, width)
+    positions = torch.cat([unused, tensor("emb.pos", width)])
     state = {
         "embeddings.word_embeddings.weight": tensor("emb.word", width)[: len(e5.pieces)],
-        "embeddings.position_embeddings.weight": torch.cat(
-            [torch.zeros(POSITION_OFFSET, width), positions]
-        ),
+        "embeddings.position_embeddings.weight": positions,
         "embeddings.token_type_embeddings.weight": tensor("emb.type", width)[:1],
         "embeddings.LayerNorm.weight": tensor("emb.ln.w"),
         "embeddings.LayerNorm.bias": tensor("emb.ln.b"),
@@ -161,9 +170,11 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
     }  # fmt: skip
     for layer in range(e5.num_layers):
         for name, short in names.items():
-            columns = (
-                None if "Norm" in name else e5.feed_forward if name == "output.dense" else width
-            )
+            columns: int | None = width
+            if "Norm" in name:
+                columns = None
+            elif name == "output.dense":
+                columns = e5.feed_forward
             state[f"encoder.layer.{layer}.{name}.weight"] = tensor(f"l{layer}.{short}.w", columns)
             state[f"encoder.layer.{layer}.{name}.bias"] = tensor(f"l{layer}.{short}.b")
     return state

@@ -75,23 +75,20 @@ def write_nouns(sources: Sequence[Path], path: Path):
         path: Parquet file to write, with the column `image` and the lists `en` and `zh`.
     """
     rows = []
+    num_photos = {language: Counter[str]() for language in LANGUAGES}
     for source in sources:
         for row in pq.read_table(source, columns=["image", *LANGUAGES]).to_pylist():
-            named = {language: count_nouns(row[language], language) for language in LANGUAGES}
-            if any(named.values()):
-                rows.append((row["image"], named))
-    photos = {
-        language: Counter(noun for _, named in rows for noun in named[language])
-        for language in LANGUAGES
-    }
+            for language in LANGUAGES:
+                row[language] = count_nouns(row[language], language)
+                num_photos[language].update(row[language].keys())
+            rows.append(row)
     table = []
-    for image, named in rows:
-        captions = {
-            language: [noun for noun in nouns.elements() if photos[language][noun] >= MIN_PHOTOS]
-            for language, nouns in named.items()
-        }
-        if any(captions.values()):
-            table.append({"image": image} | captions)
+    for row in rows:
+        for language, counts in num_photos.items():
+            nouns = row[language].elements()
+            row[language] = [noun for noun in nouns if counts[noun] >= MIN_PHOTOS]
+        if any(row[language] for language in LANGUAGES):
+            table.append(row)
     pq.write_table(pa.Table.from_pylist(table), path)
 
 
@@ -99,7 +96,10 @@ def count_nouns(captions: str | list[str] | None, language: str) -> Counter[str]
     """How many captions of a photograph have each noun."""
     listed = [captions] if isinstance(captions, str) else captions or []
     find = _chinese_nouns if language == "zh" else _english_nouns
-    return Counter(noun for caption in listed for noun in sorted(find(caption)))
+    counts = Counter[str]()
+    for caption in listed:
+        counts.update(sorted(find(caption)))  # sorted: their order is the order of the file
+    return counts
 
 
 def _chinese_nouns(text: str) -> set[str]:
@@ -111,11 +111,15 @@ def _chinese_nouns(text: str) -> set[str]:
 
 def _english_nouns(text: str) -> set[str]:
     """The longest names at each word."""
-    words, found, start = re.findall("[a-z]+", text.lower()), set[str](), 0
+    words = re.findall("[a-z]+", text.lower())
+    found = set[str]()
+    start = 0
     while start < len(words):
         for length in range(min(LONGEST_NAME, len(words) - start), 0, -1):
             if noun := _as_noun(words[start : start + length]):
-                found |= {noun, "people"} if words[start] == "people" else {noun}
+                found.add(noun)
+                if words[start] == "people":
+                    found.add("people")
                 start += length
                 break
         else:
@@ -170,11 +174,9 @@ def write_classes(sources: Sequence[Path], classifier: Path, path: Path):
     model.load_state_dict(LITE2.weights())
     model.eval()
     rows = []
-    images = [
-        image
-        for source in sources
-        for image in pq.read_table(source, columns=["image"])["image"].to_pylist()
-    ]
+    images = []
+    for source in sources:
+        images += pq.read_table(source, columns=["image"])["image"].to_pylist()
     for start in tqdm(range(0, len(images), BATCH_SIZE), desc="classes of photographs"):
         part = images[start : start + BATCH_SIZE]
         pixels = np.stack([_pixels(image["bytes"]) for image in part])
@@ -185,11 +187,10 @@ def write_classes(sources: Sequence[Path], classifier: Path, path: Path):
             order = values.argsort(descending=True)[:MAX_CLASSES]
             classes = [number for number in order.tolist() if values[number] > MIN_PROBABILITY]
             if classes:
-                captions = {
-                    language: [names[language][number] for number in classes]
-                    for language in LANGUAGES
-                }
-                rows.append({"image": image} | captions)
+                row = {"image": image}
+                for language in LANGUAGES:
+                    row[language] = [names[language][number] for number in classes]
+                rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
@@ -211,5 +212,9 @@ def simplified_pieces(vocabulary: Mapping[str, int]) -> dict[int, int]:
     from opencc import OpenCC
 
     simplify = OpenCC("t2s").convert
-    others = {number: vocabulary.get(simplify(piece)) for piece, number in vocabulary.items()}
-    return {number: other for number, other in others.items() if other not in (None, number)}
+    simplified = {}
+    for piece, number in vocabulary.items():
+        other = vocabulary.get(simplify(piece))
+        if other not in (None, number):
+            simplified[number] = other
+    return simplified
