@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas
 import torch
@@ -230,10 +230,9 @@ class Experiment:
         self.examples = {"vision": self._images(pairs), "text": self._texts(pairs)}
         self.captions = {each: self._captions(pairs[each]) for each in LANGUAGES}
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
-        self.labeled = {
-            name: load_source(str(self.photos / file), field="photos")
-            for name, file in LABELED.items()
-        }
+        self.labeled = {}
+        for name, file in LABELED.items():
+            self.labeled[name] = load_source(str(self.photos / file), field="photos")
 
     # data
 
@@ -249,26 +248,22 @@ class Experiment:
         """Photographs with captions first, then others."""
         others = load_source(str(self.photos / MORE_PHOTOS), field="photos")
         others = others.select(evenly_spaced_rows(len(others), NUM_PHOTOS))
-        parts = [
-            rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-            for rows in (pairs, others)
-        ]
-        rows = concatenate_datasets(parts)
+        rows = concatenate_datasets([_undecoded(pairs), _undecoded(others)])
         size = self.options.image_size
         small = ImagePreparation(size, self.normalize, "", squashes=True)
         large = self.teacher.images
-        grid = (math.ceil(size / 32), math.ceil(size / 32))  # of both image towers
+        edge = math.ceil(size / 32)  # of the feature maps of both image towers
 
         def make() -> dict[str, Tensor]:
             pixels = torch.cat(list(prepared_batches(rows, "image", 64, small.fit)))
             maps, embeddings = [], []
             for batch in prepared_batches(rows, "image", 64, large.fit):
                 targets = self.teacher.image_targets(large.normalize(batch))
-                resampled = resample_map(targets.required_map, grid).flatten(2)
+                resampled = resample_map(targets.required_map, (edge, edge)).flatten(2)
                 maps.append(resampled.transpose(1, 2).half())  # (B, H x W, C)
                 embeddings.append(targets.embedding.half())
             return {
-                "inputs": pixels.contiguous(),
+                "inputs": pixels,
                 "maps": torch.cat(maps),
                 "embeddings": torch.cat(embeddings),
             }
@@ -277,37 +272,42 @@ class Experiment:
 
     def _texts(self, pairs: Dataset) -> Examples:
         """Evenly spaced texts of each source and language: captions, and texts without photographs."""
-        sources = [load_source(str(self.photos / name), field="photos") for name in MORE_TEXTS]
-        pairs = pairs.select(range(NUM_HELD_OUT, len(pairs)))
-        columns = [rows[each] for rows in (pairs, *sources) for each in LANGUAGES]
-        texts = []
-        for column in columns:
-            found = [text for cell in column for text in usable_captions(cell)[0]]
-            count = min(NUM_TEXTS // len(columns), len(found))
-            texts += [found[row] for row in evenly_spaced_rows(len(found), count)]
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
-        texts = [texts[number] for number in order]
+        sources = [pairs.select(range(NUM_HELD_OUT, len(pairs)))]
+        for name in MORE_TEXTS:
+            sources.append(load_source(str(self.photos / name), field="photos"))
+        most = NUM_TEXTS // (len(sources) * len(LANGUAGES))
+        texts: list[str] = []
+        for rows, language in itertools.product(sources, LANGUAGES):
+            found = []
+            for cell in rows[language]:
+                found += usable_captions(cell)[0]
+            numbers = evenly_spaced_rows(len(found), min(most, len(found)))
+            texts += [found[number] for number in numbers]
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
+        texts = [texts[number] for number in order.tolist()]
 
         def make() -> dict[str, Tensor]:
             ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
-            targets = [
-                self.teacher.text_targets(part, (part != self.pad).long())
-                for part in ids.split(256)
-            ]
-            maps = torch.cat([each.required_map.half() for each in targets])
-            embeddings = torch.cat([each.embedding.half() for each in targets])
-            return {"inputs": ids, "maps": maps, "embeddings": embeddings}
+            maps, embeddings = [], []
+            for part in ids.split(256):
+                targets = self.teacher.text_targets(part, self._mask(part))
+                maps.append(targets.required_map.half())
+                embeddings.append(targets.embedding.half())
+            return {"inputs": ids, "maps": torch.cat(maps), "embeddings": torch.cat(embeddings)}
 
         return Examples(**self._cached("texts", make))
 
     def _captions(self, cells: Sequence[list[str]]) -> Tensor:
         """Token ids of the captions of each photograph, (N, NUM_CAPTIONS, L); fewer are repeated."""
-        texts = [
-            text for cell in cells for text in itertools.islice(itertools.cycle(cell), NUM_CAPTIONS)
-        ]
+        texts = []
+        for cell in cells:
+            texts += (cell * NUM_CAPTIONS)[:NUM_CAPTIONS]
         ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
         ids = F.pad(ids, (0, MAX_LENGTH - ids.shape[1]), value=self.pad)
         return ids.unflatten(0, (-1, NUM_CAPTIONS))
+
+    def _mask(self, ids: Tensor) -> Tensor:
+        return (ids != self.pad).long()
 
     # models
 
@@ -346,7 +346,7 @@ class Experiment:
         if tower == "vision":
             images = model.get_image_features(self.normalize(inputs))
             return images.feature_map.flatten(2).transpose(1, 2), images.pooler_output, None
-        mask = (inputs != self.pad).long()
+        mask = self._mask(inputs)
         length = int(mask.sum(1).max())
         texts = model.get_text_features(inputs[:, :length], mask[:, :length])
         return texts.last_hidden_state, texts.pooler_output, mask[:, :length]
@@ -361,8 +361,8 @@ class Experiment:
         more: Iterable[Tensor],
         towers: Iterable[str],
         start: str,
-        loss: Callable[[int], Tensor],
-        steps: int,
+        loss: Callable[[Tensor], Tensor],
+        batches: Sequence[Tensor],
         rate: float,
     ):
         """Train towers.
@@ -372,8 +372,8 @@ class Experiment:
             more: Further parameters to train.
             towers: Names of the towers.
             start: Name of the start, whose frozen layers are not trained.
-            loss: Loss of a step.
-            steps: Number of steps.
+            loss: Loss of the rows of a batch.
+            batches: Row numbers of the batch of each step.
             rate: Peak learning rate.
         """
         frozen = STARTS[start].frozen
@@ -387,14 +387,16 @@ class Experiment:
                 module.eval()
         trained = [each for each in (*model.parameters(), *more) if each.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+        steps = len(batches)
         warmup = math.ceil(steps / 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2,
-        )
-        for step in range(steps):
+
+        def share_of_rate(step: int) -> float:
+            return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
+        for rows in batches:
             optimizer.zero_grad()
-            loss(step).backward()
+            loss(rows).backward()
             nn.utils.clip_grad_norm_(trained, 3.0)
             optimizer.step()
             schedule.step()
@@ -417,8 +419,7 @@ class Experiment:
             rows = torch.arange(NUM_HELD_OUT, len(self.examples[tower].inputs))
             steps = self.options.distill_steps
             batches = draw_batches(rows, self.batch_sizes[tower], steps, seed)
-            more = adapter.parameters()
-            self.fit(model, more, [tower], start, lambda step: loss(batches[step]), steps, rate)
+            self.fit(model, adapter.parameters(), [tower], start, loss, batches, rate)
             with torch.no_grad():
                 parts = torch.arange(NUM_HELD_OUT).split(HELD_OUT_AT_ONCE)
                 value = torch.stack([loss(part) for part in parts]).mean()
@@ -456,8 +457,8 @@ class Experiment:
 
     def stage2_loss(
         self, model: DCCLIPModel, steps: int, seed: int, share: int = 1
-    ) -> Callable[[int], Tensor]:
-        """InfoNCE in both languages, on a share of the pairs that the seed draws."""
+    ) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+        """Batches from a share of the pairs that the seed draws, and their InfoNCE in both languages."""
         generator = torch.Generator().manual_seed(seed)
         num_pairs = len(self.captions["en"]) - NUM_HELD_OUT
         pairs = torch.randperm(num_pairs, generator=generator)[: num_pairs // share] + NUM_HELD_OUT
@@ -465,8 +466,7 @@ class Experiment:
         batches = draw_batches(pairs, size, steps, seed)
         own = torch.eye(size, dtype=torch.bool)
 
-        def loss(step: int) -> Tensor:
-            rows = batches[step]
+        def loss(rows: Tensor) -> Tensor:
             images = self.examples["vision"].inputs[rows]
             flipped = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
             image = self.embed(model, "vision", torch.where(flipped, images.flip(3), images))
@@ -476,27 +476,29 @@ class Experiment:
             parts = self.embed(model, "text", texts).split(size)
             return torch.stack([info_nce(image, part, scale, own) for part in parts]).mean()
 
-        return loss
+        return batches, loss
 
     # arms
 
     def train(self, arm: Arm, start: str, seed: int, rate: float = 0.0) -> DualEncoder:
         """Train an arm with tuned rates, or stage 2 with a given one."""
         model, processor = self.student(start, seed)
-        for tower in PREFIXES if arm.target else ():
-            first_rate = self.first_rate(arm, start, tower)
-            weights = self.distill(start_of(tower, start), tower, str(arm.target), first_rate, seed)
-            del weights[HELD_OUT_LOSS]
-            model.load_state_dict(weights, strict=False)
+        if arm.target is not None:
+            for tower in PREFIXES:
+                own_start = start_of(tower, start)
+                first_rate = self.first_rate(arm.target, own_start, tower)
+                weights = self.distill(own_start, tower, arm.target, first_rate, seed)
+                del weights[HELD_OUT_LOSS]
+                model.load_state_dict(weights, strict=False)
         if arm.aligned:
             steps = self.steps(arm, start)
-            loss = self.stage2_loss(model, steps, seed, arm.share)
-            self.fit(model, [], PREFIXES, start, loss, steps, rate or self.second_rate(arm, start))
+            batches, loss = self.stage2_loss(model, steps, seed, arm.share)
+            rate = rate or self.second_rate(arm, start)
+            self.fit(model, [], PREFIXES, start, loss, batches, rate)
         return DualEncoder(model.eval(), processor, arm.name)
 
-    def first_rate(self, arm: Arm, start: str, tower: str) -> float:
+    def first_rate(self, target: str, start: str, tower: str) -> float:
         """The rate of stage 1 with the lowest loss on held-out data."""
-        target, start = str(arm.target), start_of(tower, start)
 
         def score(rate: float) -> float:
             run = self.distill(start, tower, target, rate, TUNING_SEED)
@@ -524,8 +526,11 @@ class Experiment:
         return max(scores, key=scores.__getitem__)
 
     def _record(self, name: str, start: str, values: dict[str, float]):
-        fields: dict[str, Any] = {"model": name, "protocol": start, "stage": TUNING}
-        self.study.add([Row(metric=metric, value=values[metric], **fields) for metric in values])
+        rows = []
+        for metric, value in values.items():
+            row = Row(model=name, metric=metric, value=value, protocol=start, stage=TUNING)
+            rows.append(row)
+        self.study.add(rows)
 
     def steps(self, arm: Arm, start: str) -> int:
         """Steps of stage 2 of an arm."""
@@ -534,12 +539,13 @@ class Experiment:
             return second if arm.target else first + second
         if not self.study.has(model=COSTS, protocol=start):
             self._record(COSTS, start, self.measure_costs(start))
-        cost = {name: self._cost(name, start) for name in (*PREFIXES, "pairs")}
-        total = first * (cost["vision"] + cost["text"]) + second * cost["pairs"]
-        for tower in PREFIXES:
-            batches = len(self.examples[tower].inputs) / self.batch_sizes[tower]
-            total += self._cost(f"teacher, {tower}", start) * batches
-        return round(total / cost["pairs"])
+        step = self._cost("pairs", start)
+        total = second * step
+        for tower, size in self.batch_sizes.items():
+            batches = len(self.examples[tower].inputs) / size
+            total += first * self._cost(tower, start)
+            total += batches * self._cost(f"teacher, {tower}", start)
+        return round(total / step)
 
     def _cost(self, name: str, start: str) -> float:
         return self.study.results.mean(model=COSTS, protocol=start, metric=name) or 0.0
@@ -553,19 +559,17 @@ class Experiment:
         size = self.teacher.image_size
         pixels = torch.rand(self.batch_sizes["vision"], 3, size, size)
         ids = self.examples["text"].inputs[: self.batch_sizes["text"]]
-        align_loss = self.stage2_loss(model, 1, TUNING_SEED)
+        batches, align_loss = self.stage2_loss(model, 1, TUNING_SEED)
         calls: dict[str, Callable[[], object]] = {
-            "pairs": partial(self.fit, model, [], PREFIXES, start, align_loss, 1, 1e-5),
+            "pairs": partial(self.fit, model, [], PREFIXES, start, align_loss, batches, 1e-5),
             "teacher, vision": lambda: self.teacher.image_targets(pixels),
-            "teacher, text": lambda: self.teacher.text_targets(ids, (ids != self.pad).long()),
+            "teacher, text": lambda: self.teacher.text_targets(ids, self._mask(ids)),
         }
         for tower, size in self.batch_sizes.items():
             adapter, loss = self.stage1_loss(model, tower, BEST)
-            more, batch = [*adapter.parameters()], [torch.arange(size)]
-            distill_loss = partial(
-                lambda step, loss, batch: loss(batch[step]), loss=loss, batch=batch
-            )
-            calls[tower] = partial(self.fit, model, more, [tower], start, distill_loss, 1, 1e-5)
+            more = list(adapter.parameters())
+            batches = [torch.arange(size)]
+            calls[tower] = partial(self.fit, model, more, [tower], start, loss, batches, 1e-5)
         times = interleaved_ms(calls, COST_ROUNDS)
         return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
@@ -607,6 +611,10 @@ class Experiment:
         return [replace(row, protocol=start) for row in rows]
 
 
+def _undecoded(rows: Dataset) -> Dataset:
+    return rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+
+
 def tower_weights(model: DCCLIPModel, tower: str) -> dict[str, Tensor]:
     """Weights of a tower and of its projection."""
     weights = model.state_dict()
@@ -642,11 +650,15 @@ CLAIMS = (
 SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
 
 
+def rows_of_arms(results: Results) -> list[Row]:
+    """Results of the arms, without the teacher's and those of tuning."""
+    return [row for row in results.rows if row.set in SETS and row.seed is not None]
+
+
 def by_seed(results: Results, *keys: str) -> pandas.Series:
     """Values of the arms by start, arm, set, further keys, and seed: means over what is not a key."""
-    rows = [vars(row) for row in results.rows if row.set in SETS and row.seed is not None]
-    keys = ("protocol", "model", "set", *keys, "seed")
-    return pandas.DataFrame(rows).groupby([*keys])["value"].mean()
+    rows = pandas.DataFrame(map(vars, rows_of_arms(results)))
+    return rows.groupby(["protocol", "model", "set", *keys, "seed"])["value"].mean()
 
 
 def table(results: Results) -> str:
@@ -654,15 +666,16 @@ def table(results: Results) -> str:
     values = by_seed(results, "language")
     lines = [["Start, arm", *(f"{title}, en / zh" for title in SETS.values())]]
     lines.append(["---", *["---:"] * len(SETS)])
-    rows = [row for row in results.rows if row.set in SETS and row.seed is not None]
-    for start, name in dict.fromkeys((row.protocol, row.model) for row in rows):
-        cells = [
-            " / ".join(
-                mean_and_spread([*values.get((start, name, of, each), [])]) for each in LANGUAGES
-            )
-            for of in SETS
-        ]
-        lines.append([f"{start}: {name}", *cells])
+    arms = dict.fromkeys((row.protocol, row.model) for row in rows_of_arms(results))
+    for start, name in arms:
+        cells = [f"{start}: {name}"]
+        for of in SETS:
+            figures = []
+            for language in LANGUAGES:
+                found = values.get((start, name, of, language), [])
+                figures.append(mean_and_spread(list(found)))
+            cells.append(" / ".join(figures))
+        lines.append(cells)
     return markdown_table(lines)
 
 
@@ -672,16 +685,16 @@ def verdicts(results: Results) -> str:
     A claim holds if its interval is above 0, and is refuted if it is below 0. Otherwise the study leaves it open.
     """
     values = by_seed(results)
+    none = pandas.Series(dtype=float)
     lines = [["Claim, start", *SETS.values()], ["---", *["---:"] * len(SETS)]]
     for (claim, better, worse), start in itertools.product(CLAIMS, STARTS):
-        cells = []
+        cells = [f"{claim}, {start}"]
         for of in SETS:
-            first, second = (
-                values.get((start, arm.name, of), pandas.Series(dtype=float))
-                for arm in (better, worse)
-            )
-            cells.append(_verdict((100 * (first - second)).dropna()))
-        lines.append([f"{claim}, {start}", *cells])
+            first = values.get((start, better.name, of), none)
+            second = values.get((start, worse.name, of), none)
+            differences = 100 * (first - second)
+            cells.append(_verdict(differences.dropna()))
+        lines.append(cells)
     return markdown_table(lines)
 
 
@@ -690,20 +703,28 @@ def _verdict(differences: pandas.Series) -> str:
         return "-"
     mean, error = differences.mean(), differences.sem()
     half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-    outcome = "yes" if mean > half else "no" if mean < -half else "open"
+    outcome = "open"
+    if mean > half:
+        outcome = "yes"
+    elif mean < -half:
+        outcome = "no"
     return f"{mean:+.1f} ± {half:.1f}: {outcome}"
 
 
 def plot(results: Results, folder: Path):
     """Draw recall at 10 of all arms, a panel for each start: the mean, and the range over seeds."""
     rows = []
-    for (start, name, of, language), values in by_seed(results, "language").groupby(
-        level=[0, 1, 2, 3]
-    ):
-        if of == "flickr8k":
-            row = Row(model=f"image tower: {start}", metric=SETS[of], set=name, value=values.mean())
-            ends = values.min(), values.max()
-            rows.append(replace(row, interval=ends, language=language))
+    recalls = by_seed(results, "language").xs("flickr8k", level="set")
+    for (start, name, language), values in recalls.groupby(["protocol", "model", "language"]):
+        row = Row(
+            model=f"image tower: {start}",
+            metric=SETS["flickr8k"],
+            value=values.mean(),
+            interval=(values.min(), values.max()),
+            set=name,
+            language=language,
+        )
+        rows.append(row)
     Results({}, rows).plot(folder)
 
 
