@@ -111,16 +111,17 @@ def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, 
             quantize(fp32, tower, folder / f"{tower}-onnx-int8.onnx", images)
     # models built from a config share the demo's tokenizer
     tokenizer = load_tokenizer(str(TEACHER_FOLDER) if name in NAMES else name)
-    texts = {
-        language: tokenizer(each, truncation=True, max_length=max_length)["input_ids"]
-        for language, each in sample_texts().items()
-    }
+    texts = {}
+    for language, queries in sample_texts().items():
+        encoded = tokenizer(queries, truncation=True, max_length=max_length)
+        texts[language] = encoded["input_ids"]
+    num_bytes = {}
+    for backend in backends:
+        paths = folder.glob(f"*-{backend}.onnx*")
+        num_bytes[backend] = sum(path.stat().st_size for path in paths)
     return {
         "parameters": sum(each.numel() for each in model.parameters()),
-        "bytes": {
-            backend: sum(path.stat().st_size for path in folder.glob(f"*-{backend}.onnx*"))
-            for backend in backends
-        },
+        "bytes": num_bytes,
         "image_size": size,
         "texts": texts,
     }
@@ -128,10 +129,11 @@ def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, 
 
 def sample_texts() -> dict[str, list[str]]:
     """Zero-shot queries in each language for the same classes, evenly spaced over ELEVATER's sets."""
-    sets = [ClassNames.read(name).names for name in SETS]
     texts = {}
     for language, template in TEMPLATES.items():
-        names = [name for by_language in sets for name in by_language[language]]
+        names: list[str] = []
+        for each in SETS:
+            names += ClassNames.read(each).in_language(language)
         rows = evenly_spaced_rows(len(names), NUM_TEXTS)
         texts[language] = [template.format(names[row]) for row in rows]
     return texts

@@ -68,18 +68,20 @@ def run(options: Options):
 def measure_model(study: Study, options: Options, model: str):
     """Measure one model on every backend; its graphs are deleted afterwards."""
     name = model if model in NAMES else Path(model).resolve().name
-    protocols = {each: protocol_of(each, options.threads) for each in options.backends}
-    missing = [each for each in protocols if not study.has(model=name, protocol=protocols[each])]
+    missing = {}
+    for backend in options.backends:
+        protocol = protocol_of(backend, options.threads)
+        if not study.has(model=name, protocol=protocol):
+            missing[backend] = protocol
     if not missing:
         return
     folder = study.folder / ".scratch" / name
     shutil.rmtree(folder, ignore_errors=True)
     # a new process, so that the memory of the largest model is freed
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        facts = pool.submit(write_graphs, model, folder, missing).result()
+        facts = pool.submit(write_graphs, model, folder, list(missing)).result()
     settings = {"folder": str(folder), "threads": options.threads, "repeats": options.repeats}
-    parameters = Row(model=name, metric="parameters", value=facts["parameters"])
-    for backend in missing:
+    for backend, protocol in missing.items():
         spec = facts | settings | {"backend": backend, "began": time.monotonic()}
         child = subprocess.run(
             [sys.executable, "-m", "training.studies.probe", json.dumps(spec)],
@@ -88,11 +90,13 @@ def measure_model(study: Study, options: Options, model: str):
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": str(options.threads)},
         )
-        size = Row(model=name, protocol=backend, metric="bytes", value=facts["bytes"][backend])
         measured = json.loads(child.stdout)
-        rows = [Row(model=name, protocol=protocols[backend], **each) for each in measured]
-        known = study.has(model=name, metric="parameters")
-        study.add([*rows, size] if known else [*rows, size, parameters])
+        rows = [Row(model=name, protocol=protocol, **each) for each in measured]
+        size = facts["bytes"][backend]
+        rows.append(Row(model=name, protocol=backend, metric="bytes", value=size))
+        if not study.has(model=name, metric="parameters"):
+            rows.append(Row(model=name, metric="parameters", value=facts["parameters"]))
+        study.add(rows)
     shutil.rmtree(folder)
 
 

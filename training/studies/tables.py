@@ -90,9 +90,10 @@ def models_table(language: str = "en") -> str:
         figures = _figures(results, name)
         is_shipped = (REPO_ROOT / "model_cards" / name).is_dir()
         title = f"[**{name}**](model_cards/{name})" if is_shipped else name
-        english, chinese, *names = (f"{figure:.0f}" for figure in figures)
+        recalls = _joined(figures[:2], 0)
+        names = _joined(figures[2:], 0)
         kept = fmean(own / of for own, of in zip(figures, of_teacher, strict=True))
-        cells = [f"{english} / {chinese} %", f"{' / '.join(names)} %", f"{100 * kept:.0f} %"]
+        cells = [f"{recalls} %", f"{names} %", f"{100 * kept:.0f} %"]
         lines.append([title, *_costs(budget, name), *cells])
     altclip = "[AltCLIP](https://huggingface.co/BAAI/AltCLIP)"
     lines.append([altclip, *_costs(budget, "altclip"), "-", "-", "-"])
@@ -112,17 +113,21 @@ def _measured(results: Results) -> list[str]:
 
 def _figures(results: Results, model: str) -> list[float]:
     """Recall and accuracy of names in percent, each in English and in Chinese."""
-    measures = ((FLICKR, FIND), (IMAGENET, TOP1))
-    return [value for measure in measures for value in _percents(results, model, *measure)]
+    return _percents(results, model, FLICKR, FIND) + _percents(results, model, IMAGENET, TOP1)
 
 
 def _percents(results: Results, model: str, name: str, metric: str) -> list[float]:
-    fields = {"model": model, "set": name, "metric": metric}
-    return [
-        100 * value
-        for each in LANGUAGES
-        if (value := results.mean(**fields, language=each)) is not None
-    ]
+    percents = []
+    for language in LANGUAGES:
+        value = results.mean(model=model, set=name, metric=metric, language=language)
+        if value is not None:
+            percents.append(100 * value)
+    return percents
+
+
+def _joined(percents: list[float], digits: int) -> str:
+    """Values in English and Chinese, such as `61.2 / 58.0`."""
+    return " / ".join(f"{value:.{digits}f}" for value in percents)
 
 
 def budget_table() -> str:
@@ -149,12 +154,11 @@ def photographs_table(language: str = "en") -> str:
     models = _measured(results)
     title = {"en": "%, English / Chinese", "zh": "%，英 / 中"}[language]
     lines = [[title, *models], ["---", *["---:"] * len(models)]]
-    for measure, titles in MEASURES.items():
-        cells = [
-            " / ".join(f"{value:.1f}" for value in _percents(results, model, *measure)) or "-"
-            for model in models
-        ]
-        lines.append([titles[language == "zh"], *cells])
+    for (name, metric), (english, chinese) in MEASURES.items():
+        cells = [chinese if language == "zh" else english]
+        for model in models:
+            cells.append(_joined(_percents(results, model, name, metric), 1) or "-")
+        lines.append(cells)
     return markdown_table(lines)
 
 
