@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,8 @@ def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb:
     stored = [path.stat().st_size for path in paths if path.exists()]
     if len(stored) == len(paths):
         return
-    size, free = sum(part.num_bytes() for part in parts) / GB, shutil.disk_usage(folder).free / GB
+    size = sum(part.num_bytes() for part in parts) / GB
+    free = shutil.disk_usage(folder).free / GB
     log.warning("teacher_cache: %s takes up to %.3g GB; %.3g GB are free", folder, size, free)
     remedy = "lower teacher_views, or leave teacher_cache out to run the teacher at every step"
     if size > max_gb:
@@ -210,16 +210,21 @@ class _Images:
         spec: TargetSpec,
         num_views: int,
     ):
-        self.teacher, self.dataset, self.augment = teacher, dataset, augment
-        self.grid, self.num_views = spec.grid, num_views
-        self.shards = {
-            folder / "images" / f"view-{view:03d}-{number:05d}.safetensors": (view, rows)
-            for view in range(num_views)
-            for number, rows in enumerate(_chunks(range(len(dataset)), ROWS_PER_SHARD))
-        }
+        self.teacher = teacher
+        self.dataset = dataset
+        self.augment = augment
+        self.grid = spec.grid
+        self.num_views = num_views
+        self.shards: dict[Path, tuple[int, Sequence[int]]] = {}
+        parts = _chunks(range(len(dataset)), ROWS_PER_SHARD)
+        for view in range(num_views):
+            for number, rows in enumerate(parts):
+                path = folder / "images" / f"view-{view:03d}-{number:05d}.safetensors"
+                self.shards[path] = (view, rows)
 
     def key(self) -> ImageKey:
-        processor, dataset = self.teacher.image_processor, self.dataset
+        processor = self.teacher.image_processor
+        dataset = self.dataset
         assert dataset.image_size is not None
         return ImageKey(
             _teacher_key(self.teacher),
@@ -244,22 +249,23 @@ class _Images:
     def compute(self, paths: Sequence[Path], batch_size: int, device: torch.device | str):
         teacher = self.teacher.with_towers(("vision",)).to(device)
         normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-        batches = [
-            (path, self.shards[path][0], rows)
-            for path in paths
-            for rows in _chunks(self.shards[path][1], batch_size)
-        ]
+        batches = []
+        for path in paths:
+            view, rows = self.shards[path]
+            batches += [(view, part) for part in _chunks(rows, batch_size)]
         # the workers decode the next images meanwhile
         decode = partial(_decode_views, self.dataset, self.augment)
         workers = num_workers(self.dataset.config)
         loader = data_loader(batches, workers, batch_size=None, collate_fn=decode)
         is_quiet = not PartialState().is_main_process
-        progress = tqdm(zip(batches, loader, strict=True), "teacher targets", len(batches),
-                        unit="batch", disable=is_quiet)  # fmt: skip
-        for path, group in groupby(progress, key=lambda each: each[0][0]):
+        decoded = iter(
+            tqdm(loader, "teacher targets", len(batches), unit="batch", disable=is_quiet)
+        )
+        for path in paths:
             rows = self.shards[path][1]
             tensors: dict[str, Tensor] = {}  # rows that do not decode stay zero
-            for _, (ids, images, changes) in group:
+            for _ in _chunks(rows, batch_size):
+                ids, images, changes = next(decoded)
                 if not len(ids):
                     continue
                 images = self.augment(images.to(device), changes.to(device))
@@ -280,14 +286,18 @@ class _Images:
 
 
 def _decode_views(
-    dataset: PairDataset, augment: Augment, batch: tuple[Path, int, Sequence[int]]
+    dataset: PairDataset, augment: Augment, batch: tuple[int, Sequence[int]]
 ) -> tuple[Tensor, Tensor, Views]:
     """Rows (B,) int64 that decode, their images (B, 3, S, S) uint8, and the changes of their views."""
-    _, view, rows = batch
-    images = zip(rows, dataset.load_images(rows), strict=True)
-    decoded = {row: image for row, image in images if isinstance(image, Tensor)}
-    ids = torch.tensor(list(decoded), dtype=torch.long)
-    pixels = torch.stack([*decoded.values()]) if decoded else torch.empty(0)
+    view, rows = batch
+    decoded = []
+    images = []
+    for row, image in zip(rows, dataset.load_images(rows), strict=True):
+        if isinstance(image, Tensor):
+            decoded.append(row)
+            images.append(image)
+    ids = torch.tensor(decoded, dtype=torch.long)
+    pixels = torch.stack(images) if images else torch.empty(0)
     return ids, pixels, augment.views(ids, torch.full_like(ids, view))
 
 
@@ -300,7 +310,9 @@ class _Captions:
 
     def __init__(self, folder: Path, teacher: DualEncoder, dataset: PairDataset, spec: TargetSpec):
         assert dataset.tokens is not None and dataset.captions is not None
-        self.teacher, self.dataset, self.token_maps = teacher, dataset, spec.token_maps
+        self.teacher = teacher
+        self.dataset = dataset
+        self.token_maps = spec.token_maps
         self.tokens: CaptionTokenizer = dataset.tokens
         self.texts = list(dataset.captions)
         self.shards = {
@@ -309,7 +321,8 @@ class _Captions:
         }
 
     def key(self) -> CaptionKey:
-        tokens, tokenizer = self.tokens, self.teacher.tokenizer
+        tokens = self.tokens
+        tokenizer = self.teacher.tokenizer
         # which can change while the weights stay
         name = digest(read_pipeline(tokenizer)) if tokenizer.is_fast else type(tokenizer).__name__
         unaligned = Digest().add(*sorted(tokens.unaligned or ())).hex()
@@ -340,7 +353,8 @@ class _Captions:
         self, teacher: DualEncoder, texts: list[str], batch_size: int, device: torch.device | str
     ) -> dict[str, Tensor]:
         encoded = self.tokens.tokenize_for_teacher(texts)
-        mask, lengths = encoded["attention_mask"], encoded["attention_mask"].sum(1)
+        mask = encoded["attention_mask"]
+        lengths = mask.sum(1)
         unaligned = self.tokens.unaligned or frozenset()
         states: list[Tensor] = [torch.empty(0)] * len(texts)
 
@@ -351,8 +365,8 @@ class _Captions:
             if self.token_maps:
                 maps = targets.required_map.half().cpu()
                 for index, tokens in zip(indices.tolist(), maps, strict=True):
-                    is_aligned = texts[index] not in unaligned
-                    states[index] = tokens[: int(lengths[index]) if is_aligned else 0]
+                    num_tokens = 0 if texts[index] in unaligned else int(lengths[index])
+                    states[index] = tokens[:num_tokens]
             return (targets.embedding.half().cpu(),)
 
         (embeddings,) = encode_by_length(lengths, batch_size, encode)

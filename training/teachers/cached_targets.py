@@ -23,7 +23,8 @@ from training.utils.files import atomic_write, write_json
 from training.utils.keys import differences, make_key
 from training.utils.reading import read_mapping
 
-ROWS_PER_SHARD, CAPTIONS_PER_SHARD = 2048, 16384
+ROWS_PER_SHARD = 2048
+CAPTIONS_PER_SHARD = 16384
 CHECKSUM = "digest"
 REMEDY = "Remove this file, and run the same command to compute it again."
 
@@ -133,7 +134,9 @@ class CachedTargets:
         num_views: int,
         device: torch.device | str = "cpu",
     ):
-        self.spec, self.num_views, self.device = spec, num_views, torch.device(device)
+        self.spec = spec
+        self.num_views = num_views
+        self.device = torch.device(device)
         # memory-mapped: only the rows of the current batches stay in memory
         self.views = [open_shard(path) for path in images]
         self.captions = [open_shard(path) for path in captions]
@@ -173,21 +176,31 @@ class CachedTargets:
 
     def _read_images(self, batch: Batch) -> Batch:
         shards_per_view = len(self.views) // self.num_views
-        places = [
-            (self.views[view * shards_per_view + row // ROWS_PER_SHARD], row % ROWS_PER_SHARD)
-            for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)
-        ]
-        fields: Batch = {"image_targets": torch.stack([each["embedding"][n] for each, n in places])}
-        if self.spec.grid is not None:  # (B, D, H, W)
-            fields["image_maps"] = torch.stack([each["feature_map"][n] for each, n in places])
+        embeddings = []
+        maps = []
+        for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True):
+            shard = self.views[view * shards_per_view + row // ROWS_PER_SHARD]
+            place = row % ROWS_PER_SHARD
+            embeddings.append(shard["embedding"][place])
+            if self.spec.grid is not None:
+                maps.append(shard["feature_map"][place])
+        fields: Batch = {"image_targets": torch.stack(embeddings)}
+        if maps:
+            fields["image_maps"] = torch.stack(maps)  # (B, D, H, W)
         return fields
 
     def _read_texts(self, batch: Batch) -> Batch:
-        keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
-        places = [(self.captions[shard], number) for shard, number in keys]
-        fields: Batch = {"text_targets": torch.stack([each["embedding"][n] for each, n in places])}
-        if self.spec.token_maps:
-            states = [each["states"][each["start"][n] : each["start"][n + 1]] for each, n in places]
+        embeddings = []
+        states = []
+        for number in batch["caption_ids"].tolist():
+            shard = self.captions[number // CAPTIONS_PER_SHARD]
+            place = number % CAPTIONS_PER_SHARD
+            embeddings.append(shard["embedding"][place])
+            if self.spec.token_maps:
+                start, stop = shard["start"][place : place + 2]
+                states.append(shard["states"][start:stop])
+        fields: Batch = {"text_targets": torch.stack(embeddings)}
+        if states:
             fields["text_maps"] = pad_sequence(states, batch_first=True)  # (T, L, D)
         return fields
 
