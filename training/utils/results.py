@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
@@ -29,10 +29,11 @@ from training.utils.reading import check_value, read_mapping
 if TYPE_CHECKING:
     import pandas
 
-RESULTS_FILE, PLOT_FILE = "results.json", "results.png"
+RESULTS_FILE = "results.json"
+PLOT_FILE = "results.png"
 MAX_COLUMNS = 8  # of a table that people read
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
-
+PERCENTS = ("title", "label", "measure", "language", "value", "low", "high")  # columns
 
 Key = tuple[str | None, str | None, str]  # set, language and metric of a row
 
@@ -80,7 +81,7 @@ class Results:
         """Write the file `name` to a folder atomically, without absolute paths, and return its path."""
         path = Path(folder) / name
         names = _portable_names(self.rows)
-        rows = [asdict(row) | {"model": names[row.model]} for row in self.rows]
+        rows = [asdict(replace(row, model=names[row.model])) for row in self.rows]
         content = {"meta": portable_values(self.meta), "rows": rows}
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
@@ -115,7 +116,8 @@ class Results:
             means = means.T
         lines = [["model", *means.columns], ["---"] * (1 + means.shape[1])]
         for name, values in means.iterrows():
-            lines.append([name, *("" if isnan(value) else f"{value:.1f}" for value in values)])
+            cells = ["" if isnan(value) else f"{value:.1f}" for value in values]
+            lines.append([name, *cells])
         return markdown_table(lines)
 
     def plot(self, folder: str | Path) -> Path:
@@ -126,13 +128,14 @@ class Results:
         from matplotlib.figure import Figure  # without pyplot, which looks for a display
 
         rows = self._percents()
-        titles, measures, languages = (
-            list(rows[name].unique()) for name in ("title", "measure", "language")
-        )
+        titles = list(rows["title"].unique())
+        measures = list(rows["measure"].unique())
+        languages = list(rows["language"].unique())
         figure = Figure((3 + 2 * len(titles), 1.2 + 0.3 * len(measures)), layout="constrained")
         axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for (title, language), drawn in rows.groupby(["title", "language"], sort=False):
-            number, panel = languages.index(language), axes[titles.index(title)]
+            number = languages.index(language)
+            panel = axes[titles.index(title)]
             panel.errorbar(
                 drawn["value"],
                 drawn["measure"].map(measures.index) + 0.2 * number,
@@ -159,30 +162,21 @@ class Results:
         """
         import pandas
 
-        names, several = _portable_names(self.rows), with_several_protocols(self.rows)
-        rows = []
+        names = _portable_names(self.rows)
+        several = with_several_protocols(self.rows)
+        percents = []
         for row in self.rows:
             if row.language is None:
                 continue
             is_one = (row.set, row.language, row.metric) not in several
-            parts = [row.set, row.language, row.metric, None if is_one else row.protocol]
-            label = " ".join(filter(None, parts))
-            del parts[1]
-            low, high = row.interval or (row.value, row.value)
-            rows.append(
-                {
-                    "title": ", ".join(filter(None, (names[row.model], row.stage))),
-                    "label": label,
-                    "measure": ", ".join(filter(None, parts)).replace("_", " "),
-                    "language": row.language,
-                    "value": 100 * row.value,
-                    "low": 100 * low,
-                    "high": 100 * high,
-                }
-            )
-        return pandas.DataFrame(
-            rows, columns=("title", "label", "measure", "language", "value", "low", "high")
-        )
+            protocol = None if is_one else row.protocol
+            title = ", ".join(filter(None, (names[row.model], row.stage)))
+            label = " ".join(filter(None, (row.set, row.language, row.metric, protocol)))
+            measure = ", ".join(filter(None, (row.set, row.metric, protocol))).replace("_", " ")
+            bounds = row.interval or (row.value, row.value)
+            numbers = [100 * number for number in (row.value, *bounds)]
+            percents.append((title, label, measure, row.language, *numbers))
+        return pandas.DataFrame(percents, columns=PERCENTS)
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
@@ -192,10 +186,13 @@ def markdown_table(lines: Iterable[Sequence[str]]) -> str:
 
 def with_several_protocols(rows: Iterable[Row]) -> set[Key]:
     """Set, language and metric of the rows that were measured by several protocols, so that their values differ."""
-    protocols: dict[Key, set[str | None]] = {}
+    first: dict[Key, str | None] = {}
+    several = set()
     for row in rows:
-        protocols.setdefault((row.set, row.language, row.metric), set()).add(row.protocol)
-    return {key for key, names in protocols.items() if len(names) > 1}
+        key = (row.set, row.language, row.metric)
+        if first.setdefault(key, row.protocol) != row.protocol:
+            several.add(key)
+    return several
 
 
 def portable_values(value: Any) -> Any:
@@ -207,10 +204,10 @@ def _portable_names(rows: Iterable[Row]) -> dict[str, str]:
     """Portable names of models, with as many parts of their folders as it takes to tell them apart."""
     models = {row.model for row in rows}
     for num_parts in range(1, 100):
-        names = {
-            model: ", ".join(portable(each, num_parts) for each in model.split(", "))
-            for model in models
-        }
+        names = {}
+        for model in models:
+            parts = [portable(each, num_parts) for each in model.split(", ")]
+            names[model] = ", ".join(parts)
         if len({*names.values()}) == len(names):
             break
     return names
@@ -222,15 +219,18 @@ def make_meta(
     """Return the `meta` of a results file: command (default: this process's), commit, seed, package versions, data and
     date, and `more` entries.
     """
+    versions = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        versions[name] = importlib.metadata.version(name)
     return {
         "command": command or " ".join(sys.argv),
         "commit": _commit(),
         "seed": seed,
-        "versions": {"python": sys.version.split()[0]}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions,
         "data": data,
         "date": datetime.now(UTC).date().isoformat(),
-    } | more
+        **more,
+    }
 
 
 def _commit() -> str | None:
