@@ -34,7 +34,10 @@ from training.utils.reading import check_value, parse_yaml, read_mapping
 from training.utils.trust import check_no_code, check_no_trust
 
 Options = TypeVar("Options")
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
+# exit codes
+USER_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 # the other processes of a run get this error from torch's gloo or NCCL when one has ended
 LOST_PROCESS = re.compile(
@@ -124,7 +127,8 @@ class OptionParser(argparse.ArgumentParser):
             ValueError: An option is unknown, missing or invalid. The message names it.
         """
         arguments = sys.argv[1:] if argv is None else list(argv)
-        for flag in (argument.partition("=")[0] for argument in arguments):
+        for argument in arguments:
+            flag = argument.partition("=")[0]
             is_key = flag.rpartition(".")[0].removeprefix("--") in self._mappings
             if is_key and flag not in self._option_string_actions:
                 self.add_argument(flag, type=parse_yaml, default=argparse.SUPPRESS)
@@ -151,10 +155,12 @@ class OptionParser(argparse.ArgumentParser):
         return check_value(self._options_class, values)
 
     def _add_fields(self, options_class: Any, prefix: str = "", positional: Sequence[str] = ()):
-        helps, hints = help_texts(options_class), get_type_hints(options_class, include_extras=True)
+        helps = help_texts(options_class)
+        hints = get_type_hints(options_class, include_extras=True)
         group = self.add_argument_group(prefix.rstrip(".") or "options of this command")
         for option in fields(options_class):
-            name, kinds = f"{prefix}{option.name}", _alternatives(hints[option.name])
+            name = f"{prefix}{option.name}"
+            kinds = _alternatives(hints[option.name])
             self._options[name] = kinds
             default = _default(option)
             if any(get_origin(kind) is dict for kind in kinds):
@@ -190,9 +196,8 @@ class OptionParser(argparse.ArgumentParser):
         kinds = self._options.get(name, [])
         parent, _, key = name.rpartition(".")
         if parent in self._mappings:
-            self._values[parent] = (self._values.get(parent) or self._mappings[parent]) | {
-                key: value
-            }
+            mapping = self._values.get(parent) or self._mappings[parent]
+            self._values[parent] = mapping | {key: value}
         elif not kinds:
             raise ValueError(f"{name}: is not an option. See --help for all options.")
         elif not any(map(is_dataclass, kinds)):
@@ -202,7 +207,8 @@ class OptionParser(argparse.ArgumentParser):
         else:
             if isinstance(value, str):
                 file = folder / value
-                value, folder = read_mapping(file, name), file.parent
+                value = read_mapping(file, name)
+                folder = file.parent
             if not isinstance(value, dict):
                 raise ValueError(f"{name}: expected fields with values or a file, got {value!r}.")
             for field, item in value.items():
@@ -220,11 +226,16 @@ def _alternatives(hint: Any) -> list[Any]:
 
 def _convert(kinds: Sequence[Any], text: str) -> Any:
     """Value of an argument: a string where the types have strings, else YAML."""
-    items = [item for kind in kinds if get_origin(kind) in (list, tuple) for item in get_args(kind)]
-    takes_text = any(kind is str or get_origin(kind) is Literal for kind in [*kinds, *items])
-    is_list = bool(items) and text.startswith("[") and text.endswith("]")
+    items: list[Any] = []
+    for kind in kinds:
+        if get_origin(kind) in (list, tuple):
+            items += get_args(kind)
+    is_list = items and text.startswith("[") and text.endswith("]")
     is_none = NoneType in kinds and text == "null"
-    return parse_yaml(text) if is_list or is_none or not takes_text else text
+    takes_text = any(kind is str or get_origin(kind) is Literal for kind in [*kinds, *items])
+    if takes_text and not is_list and not is_none:
+        return text
+    return parse_yaml(text)
 
 
 def _default(option: Field) -> Any:
@@ -257,9 +268,8 @@ def exit_with_error(command: str, error: BaseException | str, code: int) -> NoRe
 def one_line(error: BaseException | str) -> str:
     """Message of an error as one line, without the traceback that a decoding process adds to it."""
     text = str(error).strip()
-    if (
-        text.startswith("Caught ") and WORKER_TRACEBACK in text
-    ):  # torch's DataLoader wraps the errors of its workers
+    # torch's DataLoader wraps the errors of its workers
+    if text.startswith("Caught ") and WORKER_TRACEBACK in text:
         last = text.rpartition("\n")[2]
         text = re.sub(r"^[\w.]+: ", "", last)
     return " ".join(text.split()) or type(error).__name__
@@ -314,15 +324,20 @@ def command_of(program: str, options: Any) -> str:
             for key, item in value.items():
                 parts += [f"--{option.name}.{key}", str(item)]
             continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        parts += [f"--{option.name}", *map(str, values)]
+        parts.append(f"--{option.name}")
+        if isinstance(value, list):
+            parts += map(str, value)
+        elif value is not True:
+            parts.append(str(value))
     return shlex.join(parts)
 
 
 def print_ending(written: Mapping[str, str]):
     """Print what a command wrote, by path, in the main process."""
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join(["", *(f"  {path}: {meaning}" for path, meaning in written.items())]))
+        print()
+        for path, meaning in written.items():
+            print(f"  {path}: {meaning}")
 
 
 def hide_library_bars():

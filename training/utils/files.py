@@ -53,7 +53,8 @@ def relative_path(name: str) -> str:
         last part in `ELSEWHERE`, which is no file: it has to be named again. All but absolute paths are returned
         unchanged.
     """
-    path, here = Path(name.removeprefix("file://")), Path.cwd()
+    path = Path(name.removeprefix("file://"))
+    here = Path.cwd()
     if not path.is_absolute():
         return name
     if len(Path(os.path.commonpath([path, here])).parts) > 1:
@@ -82,8 +83,11 @@ def map_strings(change: Callable[[str], str], value: Any) -> Any:
 def packaged_file(module: str, name: str) -> Path | None:
     """Path of a file in an installed package, which is not imported; None if there is none."""
     spec = importlib.util.find_spec(module)
-    folders = (spec and spec.submodule_search_locations) or []
-    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
+    for folder in (spec and spec.submodule_search_locations) or []:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    return None
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def _json_value(value: Any) -> Any:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe every value that differs between two keys, such as `augment.flip: 0.0, now 0.5`."""
-    flat_before, flat_now = _flat(before), _flat(now)
+    flat_before = _flat(before)
+    flat_now = _flat(now)
     return [
         f"{name}: {flat_before.get(name)!r}, now {flat_now.get(name)!r}"
         for name in flat_before | flat_now

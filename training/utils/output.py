@@ -24,7 +24,8 @@ try:
 except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-RECORD_FILE, LOCK_FILE = "names.json", "lock"
+RECORD_FILE = "names.json"
+LOCK_FILE = "lock"
 MAX_NAMED = 5  # files that an error message names
 
 
@@ -58,25 +59,28 @@ def claim_folder(
     """
     if not str(folder).strip() or Path(folder).is_file():
         raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
-    folder, names = Path(folder), list(names)
+    folder = Path(folder)
+    names = list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
         # of numbered files
         pattern = re.sub(r"\{\d+\.\.\d+\}", "*", os.path.expanduser(str(value or "")))
-        for path in (Path(each).resolve() for each in iglob(pattern, recursive=True)):
+        for found in iglob(pattern, recursive=True):
+            path = Path(found).resolve()
             if path == folder.resolve() or written & {path, *path.parents}:
                 raise ValueError(
                     f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. "
                     "Choose another folder."
                 )
     known = recorded_names(folder)
-    found = [
+    foreign = [
         name for name in names if os.path.lexists(folder / name) and known.get(name) != command
     ]
-    if found and not overwrite:
+    if foreign and not overwrite:
+        remedy = f", or add {flag} to replace them" if flag else ""
         raise ValueError(
-            f"{field}: {str(folder)!r} has {listed(found)}, which {command} did not write and would overwrite. "
-            f"Choose another folder{f', or add {flag} to replace them' if flag else ''}."
+            f"{field}: {str(folder)!r} has {listed(foreign)}, which {command} did not write and would overwrite. "
+            f"Choose another folder{remedy}."
         )
     created = not folder.exists()
     (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -132,11 +136,11 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
         ValueError: The folder, which `field` names, has files of the user.
     """
     known = recorded_names(folder)
-    foreign = [
-        name
-        for name in _files(folder)
-        if known.keys().isdisjoint({name, *map(str, Path(name).parents)})
-    ]
+    foreign = []
+    for name in _files(folder):
+        parents = [str(parent) for parent in Path(name).parents]
+        if known.keys().isdisjoint([name, *parents]):
+            foreign.append(name)
     if foreign:
         raise ValueError(
             f"{field}: {str(folder)!r} would be replaced, but has {listed(foreign)}, which no command of ours wrote. "
@@ -146,18 +150,19 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
 
 def _files(folder: Path) -> list[str]:
     """Relative paths of all files in a folder but our record."""
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in paths
-        if not {CLAIM_FOLDER, "__pycache__"} & {*path.parts}
-    )
+    names = []
+    for path in folder.rglob("*"):
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and {CLAIM_FOLDER, "__pycache__"}.isdisjoint(path.parts):
+            names.append(path.relative_to(folder).as_posix())
+    return sorted(names)
 
 
 def listed(names: list[str]) -> str:
     """The first names of a list, for an error message."""
-    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
-    return ", ".join([*names[:MAX_NAMED], *more])
+    text = ", ".join(names[:MAX_NAMED])
+    num_more = len(names) - MAX_NAMED
+    return f"{text}, and {num_more} more" if num_more > 0 else text
 
 
 @contextmanager
@@ -168,11 +173,14 @@ def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
             f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2."
         )
     path = folder / CLAIM_FOLDER / LOCK_FILE
+    mode = fcntl.LOCK_EX
+    if not wait:
+        mode |= fcntl.LOCK_NB
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             # unlike flock, forked decoding processes do not inherit it, so a killed run never blocks its successor
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.lockf(descriptor, mode)
         except OSError as error:
             holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
             raise ValueError(

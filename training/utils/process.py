@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
-LONGEST_WAIT = timedelta(
-    days=3
-)  # of a process for the others, such as for the targets of a large set
+# parameters of mallopt(3)
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+# of a process for the others, such as for the targets of a large set
+LONGEST_WAIT = timedelta(days=3)
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
@@ -51,13 +52,13 @@ def use_all_cores():
 
     try:
         launcher = psutil.Process(os.getppid())
-        command, environment = launcher.cmdline(), launcher.environ()
+        command = launcher.cmdline()
+        environment = launcher.environ()
     except psutil.Error:
         return
     is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
-    is_chosen = (
-        "num_cpu_threads" in " ".join(command).replace("-", "_") or "OMP_NUM_THREADS" in environment
-    )
+    options = " ".join(command).replace("-", "_")
+    is_chosen = "num_cpu_threads" in options or "OMP_NUM_THREADS" in environment
     if is_launcher and not is_chosen:
         import torch
 

@@ -1,7 +1,7 @@
 """What may run code of others: only what the user has typed, never what a file says."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, a source of data
@@ -47,10 +47,9 @@ def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """All strings in options, each with the dotted name of its option."""
     if isinstance(value, str):
         yield name, value
-    items: Iterable[tuple[str, Any]] = ()
-    if isinstance(value, Mapping):
-        items = ((f"{name}.{key}".lstrip("."), item) for key, item in value.items())
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(item, f"{name}.{key}".lstrip("."))
     elif isinstance(value, list):
-        items = ((name, item) for item in value)
-    for key, item in items:
-        yield from _strings(item, key)
+        for item in value:
+            yield from _strings(item, name)
