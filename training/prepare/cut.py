@@ -56,7 +56,8 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
     read_unigram(tokenizer)  # fail before the corpus is counted
     with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
-        for chunk in chunks(tqdm(filter(str.strip, texts), "counting pieces", unit=" sentences")):
+        sentences = tqdm(filter(str.strip, texts), "counting pieces", unit=" sentences")
+        for chunk in chunks(sentences):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             ids = [number for encoding in encodings for number in encoding.ids]
             counts += np.bincount(ids, minlength=len(counts))
@@ -72,7 +73,7 @@ def _required(
     pipeline: dict[str, Any],
     pieces: list[str],
     counts: np.ndarray,
-):
+) -> np.ndarray:
     """Pieces that the tokenizer or a character of the corpus depends on, (V_source,) bool."""
     model = pipeline["model"]
     required = np.zeros(len(pieces), dtype=bool)
@@ -82,8 +83,11 @@ def _required(
         required[token["ids"]] = True
     # The score of an unknown character is the lowest score minus ten. The piece with the lowest score is kept, so that
     # this value does not change and a path through a removed character never wins.
-    required[int(np.argmin([score for _, score in model["vocab"]]))] = True
-    single = {METASPACE, *_ASCII, *map(METASPACE.__add__, _ASCII)}
+    scores = [score for _, score in model["vocab"]]
+    required[np.argmin(scores)] = True
+    single = {METASPACE}
+    for character in _ASCII:
+        single |= {character, METASPACE + character}
     for number in np.flatnonzero(counts).tolist():
         single.update(pieces[number])
     for number, piece in enumerate(pieces):
@@ -127,25 +131,33 @@ def cut_vocabulary(
     # pieces of the model, then added tokens, which have no score
     pieces = [*tokenizer.convert_ids_to_tokens(list(range(source_size)))]
     vocabulary = pipeline["model"]["vocab"]
-    scores = np.pad([score for _, score in vocabulary], (0, source_size - len(vocabulary)))
-    scripts = [{script_of(each) for each in piece} for piece in pieces]
-    is_supported = [found <= {*SUPPORTED_SCRIPTS, None} for found in scripts]
-    tiers = np.where(is_supported, Tier.SUPPORTED, Tier.OTHER)
+    scores = np.zeros(source_size)
+    scores[: len(vocabulary)] = [score for _, score in vocabulary]
+    tiers = np.full(source_size, Tier.OTHER)
+    is_ideograph = np.zeros(source_size, dtype=bool)
+    for number, piece in enumerate(pieces):
+        scripts = {script_of(character) for character in piece}
+        if scripts <= {*SUPPORTED_SCRIPTS, None}:
+            tiers[number] = Tier.SUPPORTED
+        is_ideograph[number] = len(piece) == 1 and scripts == {"Han"}
     tiers[counts > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts)] = Tier.REQUIRED
-    if (least := int((tiers == Tier.REQUIRED).sum())) > size:
+    least = int((tiers == Tier.REQUIRED).sum())
+    if least > size:
         raise ValueError(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
             f"{least} pieces. Set at least {least}, and more for words."
         )
-    is_single = np.array([len(piece) == 1 and script_of(piece) == "Han" for piece in pieces])
-    ideographs = np.flatnonzero((tiers == Tier.SUPPORTED) & is_single)
-    best_first = ideographs[np.argsort(-scores[ideographs], kind="stable")]
-    tiers[best_first[: int(ideograph_share * size)]] = Tier.IDEOGRAPH
-    source_ids = np.sort(np.lexsort((-scores, -counts, tiers))[:size])
+    ideographs = np.flatnonzero((tiers == Tier.SUPPORTED) & is_ideograph)
+    by_score = ideographs[np.argsort(-scores[ideographs], kind="stable")]
+    tiers[by_score[: int(ideograph_share * size)]] = Tier.IDEOGRAPH
+    best_first = np.lexsort((-scores, -counts, tiers))
+    source_ids = np.sort(best_first[:size])
     kept_ids = np.full(source_size, -1, dtype=np.int64)
     kept_ids[source_ids] = np.arange(size)
-    kept = {tier.name.lower(): int((tiers[source_ids] == tier).sum()) for tier in Tier}
+    kept = {"pieces": int(counts.sum())}
+    for tier in Tier:
+        kept[tier.name.lower()] = int((tiers[source_ids] == tier).sum())
     return Vocabulary(
         rebuild(tokenizer, cut_pipeline(pipeline, source_ids.tolist())),
         torch.from_numpy(source_ids),
@@ -153,5 +165,5 @@ def cut_vocabulary(
         source=source or tokenizer.name_or_path,
         source_digest=digest(pipeline),
         corpus=corpus,
-        counts={"pieces": int(counts.sum())} | kept,
+        counts=kept,
     )

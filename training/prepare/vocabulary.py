@@ -52,9 +52,9 @@ def read_corpus(names: list[str], columns: list[str]) -> list[str]:
                 f"corpus: {name!r} has none of the columns {', '.join(columns)}, only {', '.join(rows.column_names)}. "
                 "Name the right ones: --columns COLUMN."
             )
-        corpus += (
-            text for each in found for cell in rows[each] for text in usable_captions(cell)[0]
-        )
+        for column in found:
+            for cell in rows[column]:
+                corpus += usable_captions(cell)[0]
     return corpus
 
 

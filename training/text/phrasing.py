@@ -43,16 +43,11 @@ def reword(text: str, language: str, share: float, *keys: int) -> str:
 
 def _mistype(text: str, place: float, which: float) -> str:
     """Swap two letters of a text, leave one out, or double one; unchanged without two letters after the first."""
-    pairs = [
-        position for position in range(1, len(text) - 1) if text[position : position + 2].isalpha()
-    ]
-    if not pairs:
+    starts = [start for start in range(1, len(text) - 1) if text[start : start + 2].isalpha()]
+    if not starts:
         return text
-    position = pairs[int(place * len(pairs))]
-    before, first, second, after = (
-        text[:position],
-        text[position],
-        text[position + 1],
-        text[position + 2 :],
-    )
-    return before + (second + first, second, first + first + second)[int(which * 3)] + after
+    start = starts[int(place * len(starts))]
+    first = text[start]
+    second = text[start + 1]
+    mistyped = (second + first, second, first + first + second)[int(which * 3)]
+    return text[:start] + mistyped + text[start + 2 :]

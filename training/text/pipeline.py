@@ -23,10 +23,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZER_FILE = "tokenizer.json"
 CALL_STATE = ("padding", "truncation")  # keys of tokenizer.json that the last call has set
-LOADING_OPTIONS = (
-    "is_local",
-    "local_files_only",
-)  # options of from_pretrained that transformers would save
+# options of from_pretrained that transformers would save
+LOADING_OPTIONS = ("is_local", "local_files_only")
 
 
 @contextmanager
@@ -41,7 +39,8 @@ def untruncated(tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenizer]:
         in the last bit.
     """
     backend = tokenizer.backend_tokenizer
-    padding, truncation = backend.padding, backend.truncation
+    padding = backend.padding
+    truncation = backend.truncation
     backend.no_padding()
     backend.no_truncation()
     try:
@@ -73,7 +72,8 @@ def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
             "tokenizer of the same model, which has a tokenizer.json."
         )
     pipeline = read_pipeline(tokenizer)
-    model, processor = pipeline["model"], pipeline["post_processor"] or {}
+    model = pipeline["model"]
+    processor = pipeline["post_processor"] or {}
     problems = {
         f"has a model of type {model.get('type')!r}, not Unigram": model.get("type") != "Unigram",
         "has no unknown piece (unk_id)": model.get("unk_id") is None,
@@ -93,13 +93,15 @@ def _comparable(pipeline: dict[str, Any]) -> dict[str, Any]:
     model = pipeline["model"]
     if model.get("type") != "Unigram":
         return pipeline
-    scores = np.array([score for _, score in model["vocab"]], dtype=np.float32).tolist()
-    return pipeline | {"model": model | {"vocab": [[piece for piece, _ in model["vocab"]], scores]}}
+    pieces, scores = zip(*model["vocab"], strict=True)
+    rounded = np.array(scores, dtype=np.float32).tolist()
+    return pipeline | {"model": model | {"vocab": [pieces, rounded]}}
 
 
 def digest(pipeline: dict[str, Any]) -> str:
     """Return a SHA-256 digest of a pipeline. Tokenizers with equal digests return the same ids for every text."""
-    return hashlib.sha256(json.dumps(_comparable(pipeline), sort_keys=True).encode()).hexdigest()
+    text = json.dumps(_comparable(pipeline), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -112,22 +114,16 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
     Returns:
         The pipeline with these pieces. The new id of a piece is its place in `kept`.
     """
-    model, processor = pipeline["model"], copy.deepcopy(pipeline["post_processor"])
     new_ids = {old: new for new, old in enumerate(kept)}
+    model = dict(pipeline["model"])
+    model["unk_id"] = new_ids[model["unk_id"]]
+    # the pieces of the model come first; added tokens that are not in the model follow
+    model["vocab"] = [piece for number, piece in enumerate(model["vocab"]) if number in new_ids]
+    processor = copy.deepcopy(pipeline["post_processor"])
     for token in processor["special_tokens"].values():
         token["ids"] = [new_ids[number] for number in token["ids"]]
-    return pipeline | {
-        "added_tokens": [
-            token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]
-        ],
-        "post_processor": processor,
-        # the pieces of the model come first; added tokens that are not in the model follow
-        "model": model
-        | {
-            "unk_id": new_ids[model["unk_id"]],
-            "vocab": [piece for number, piece in enumerate(model["vocab"]) if number in new_ids],
-        },
-    }
+    added = [token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]]
+    return pipeline | {"added_tokens": added, "post_processor": processor, "model": model}
 
 
 def save_with_pipeline(
@@ -141,9 +137,8 @@ def save_with_pipeline(
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
-    content = json.dumps(
-        pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":")
-    )
+    stored = pipeline | dict.fromkeys(CALL_STATE)
+    content = json.dumps(stored, ensure_ascii=False, separators=(",", ":"))
     (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
 
 
@@ -165,8 +160,10 @@ def rebuild(
     rebuilt.name_or_path = ""
     for option in LOADING_OPTIONS:
         rebuilt.init_kwargs.pop(option, None)
-    expected, loaded = _comparable(pipeline), _comparable(read_pipeline(rebuilt))
-    if different := [key for key in expected if loaded[key] != expected[key]]:
+    expected = _comparable(pipeline)
+    loaded = _comparable(read_pipeline(rebuilt))
+    different = [key for key in expected if loaded[key] != expected[key]]
+    if different:
         raise ValueError(
             f"tokenizer: {type(tokenizer).__name__} changes {', '.join(different)} when it loads a tokenizer.json. "
             "Load the source as PreTrainedTokenizerFast, which keeps all of it."

@@ -24,9 +24,9 @@ def scenes(language: str, count: int) -> list[str]:
     parts = json.loads((Path(__file__).parent / "scenes.json").read_text(encoding="utf-8"))
     sentences = []
     for form, *draws in keyed_uniform(0, np.arange(count), num=1 + len(parts)).tolist():
-        chosen = {
-            name: choices[int(draw * len(choices))][language]
-            for (name, choices), draw in zip(parts.items(), draws, strict=True)
-        }
-        sentences.append(FORMS[language][np.searchsorted(FORM_SHARES, form)].format(**chosen))
+        chosen = {}
+        for (name, choices), draw in zip(parts.items(), draws, strict=True):
+            chosen[name] = choices[int(draw * len(choices))][language]
+        pattern = FORMS[language][np.searchsorted(FORM_SHARES, form)]
+        sentences.append(pattern.format(**chosen))
     return sentences

@@ -81,15 +81,15 @@ class Vocabulary:
         Returns:
             For each text, whether the source's ids equal `to_source` of the cut's ids.
         """
-        source_ids, same = self.source_ids.numpy(), list[bool]()
+        source_ids = self.source_ids.numpy()
+        same = []
         with untruncated(self.tokenizer) as cut, untruncated(source_tokenizer) as source:
             for chunk in chunks(texts):
-                pairs = zip(
-                    cut.encode_batch_fast(chunk), source.encode_batch_fast(chunk), strict=True
-                )
-                same += [
-                    source_ids[np.array(new.ids, int)].tolist() == old.ids for new, old in pairs
-                ]
+                ours = cut.encode_batch_fast(chunk)
+                theirs = source.encode_batch_fast(chunk)
+                for new, old in zip(ours, theirs, strict=True):
+                    ids = source_ids[np.array(new.ids, int)]
+                    same.append(ids.tolist() == old.ids)
         return same
 
     def save(self, folder: str | Path):
@@ -124,7 +124,8 @@ class Vocabulary:
         folder = Path(folder)
         try:
             meta = read_mapping(folder / META_FILE, "vocabulary")
-            ids, tokenizer = load_file(folder / IDS_FILE), AutoTokenizer.from_pretrained(folder)
+            ids = load_file(folder / IDS_FILE)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
             origin = {name: meta[name] for name in ("source", "source_digest", "corpus", "counts")}
             loaded = cls(tokenizer, ids["source_ids"], ids["kept_ids"], **origin)
         except Exception as error:  # tokenizers raises Exception itself
