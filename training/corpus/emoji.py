@@ -87,8 +87,9 @@ def read_concepts() -> list[Concept]:
         # without and with the variation selector
         for spelling in (sequence, sequence.replace("\ufe0f", "")):
             for style, folder in folders.items():
-                name = "-".join(format(ord(character), DIGITS[style]) for character in spelling)
-                if (path := folder / f"{name}.svg").is_file():
+                codes = [format(ord(character), DIGITS[style]) for character in spelling]
+                path = folder / f"{'-'.join(codes)}.svg"
+                if path.is_file():
                     found[style] = path
         if len(found) == len(STYLES):
             en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
@@ -147,17 +148,27 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     if folder.is_dir():
         return folder
     concepts = read_concepts()[::every]
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+
+    def make_row(job: tuple[Concept, str]) -> dict:
+        concept, style = job
+        svg = concept.svg_files[style].read_text(encoding="utf-8")
+        return {
+            "image": {"bytes": render(svg, size), "path": None},
+            "en": concept.en,
+            "zh": concept.zh,
+            "label": concept.en,
+            "style": style,
+            "group": concept.emoji,
+        }
+
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rendered = pool.map(
-            lambda job: render(job[0].svg_files[job[1]].read_text(encoding="utf-8"), size), jobs
+        progress = tqdm(
+            pool.map(make_row, jobs), total=len(jobs), desc="render corpus", unit="image"
         )
-        images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
-    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    for (concept, style), image in zip(jobs, images, strict=True):
-        texts = {"en": concept.en, "zh": concept.zh, "label": concept.en}
-        row = {"image": {"bytes": image, "path": None}, **texts}
-        rows[concept.split(style)].append(row | {"style": style, "group": concept.emoji})
+        for (concept, style), row in zip(jobs, progress, strict=True):
+            rows[concept.split(style)].append(row)
     names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
     with scratch_folder(folder) as scratch:
         for split, split_rows in rows.items():

@@ -135,10 +135,12 @@ def load_held_out() -> "Dataset":
         image = photo.open()
         width, height = image.size
         views = [image]
-        for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1)):  # in eighths
-            corner, x, y = (left * width / 8, top * height / 8), 0.75 * width, 0.75 * height
-            views.append(image.crop((*corner, corner[0] + x, corner[1] + y)))
-        views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (image, views[-1])]
+        for x, y in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1)):  # in eighths
+            left = x * width / 8
+            top = y * height / 8
+            views.append(image.crop((left, top, left + 0.75 * width, top + 0.75 * height)))
+        for view in (image, views[-1]):
+            views.append(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         texts = {name: [text] for name, text in photo.query.items()}
         rows += [{"image": view, **texts} for view in views]
     return Dataset.from_list(rows)
@@ -173,11 +175,10 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
         photo = photos[row % len(photos)]
         area = photo.width * photo.height * MIN_AREA ** (1 - area)
         ratio = math.exp((2 * aspect - 1) * math.log(MAX_ASPECT))
-        width, height = (
-            min(photo.width, math.sqrt(area * ratio)),
-            min(photo.height, math.sqrt(area / ratio)),
-        )
-        left, top = right * (photo.width - width), down * (photo.height - height)
+        width = min(photo.width, math.sqrt(area * ratio))
+        height = min(photo.height, math.sqrt(area / ratio))
+        left = right * (photo.width - width)
+        top = down * (photo.height - height)
         box = (left, top, left + width, top + height)
         crop = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
         if mirror < 0.5:

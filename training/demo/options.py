@@ -1,7 +1,7 @@
 """Options and recipes of the demo, without torch and transformers, so that the plan appears at once."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -33,10 +33,10 @@ def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
     """Load the recipes of both stages."""
     distill_recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
     align_recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
+    fields: dict[str, Any] = {"seed": options.seed}
     if options.max_steps is not None:
-        distill_recipe = replace(distill_recipe, max_steps=options.max_steps)
-        align_recipe = replace(align_recipe, max_steps=options.max_steps)
-    return replace(distill_recipe, seed=options.seed), replace(align_recipe, seed=options.seed)
+        fields["max_steps"] = options.max_steps
+    return replace(distill_recipe, **fields), replace(align_recipe, **fields)
 
 
 def make_plan(options: DemoOptions) -> str:

@@ -42,7 +42,8 @@ STAGE_FOLDERS = ("untrained", "distilled", "aligned")
 CACHE_FOLDER = "teacher_targets"
 MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
-EXAMPLE_FILE, EXAMPLE_SET = "example.png", "unseen_style"
+EXAMPLE_FILE = "example.png"
+EXAMPLE_SET = "unseen_style"
 CARD = Path(__file__).with_name("card.yaml")
 METRICS = ("top1", "top5")
 NUM_CANDIDATES = 3  # class names of the card's example
@@ -58,7 +59,8 @@ class Demo:
     """
 
     def __init__(self, options: DemoOptions):
-        self.options, self.output_dir = options, Path(options.output_dir)
+        self.options = options
+        self.output_dir = Path(options.output_dir)
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
         self.models: dict[ModelKey, str] = {}
@@ -121,7 +123,8 @@ class Demo:
             data = replace(data, train=str(self.held_out.corpus / "train.parquet"))
         cache = str(self.output_dir / CACHE_FOLDER)
         fields: dict[str, Any] = {"data": data, "teacher_cache": cache}
-        distilled, aligned = (str(self.output_dir / name) for name in ("distilled", "aligned"))
+        distilled = str(self.output_dir / "distilled")
+        aligned = str(self.output_dir / "aligned")
         return (
             replace(distill_recipe, output_dir=distilled, **fields),
             replace(align_recipe, output_dir=aligned, student=distilled, **fields),
@@ -147,19 +150,21 @@ class Demo:
         encoded, _ = self.evaluation.encode(folder, find_processes())
         encoded = replace(encoded, name=name)
         rows = self._measure(encoded, encoded, stage)
-        values = ", ".join(
-            f"{row.set} {row.language} {100 * row.value:.0f} %"
-            for row in rows
-            if row.metric == "top5"
-        )
+        shown = []
+        for row in rows:
+            if row.metric == "top5":
+                shown.append(f"{row.set} {row.language} {100 * row.value:.0f} %")
         title = ", ".join(filter(None, (name, stage)))
-        print(f"{title}: top-5 {values}".replace("_", " "), flush=True)
+        print(f"{title}: top-5 {', '.join(shown)}".replace("_", " "), flush=True)
         if stage in ("distilled", "aligned"):
             self.cross_rows += self._measure(encoded, self.teacher, stage)
             self.cross_rows += self._measure(self.teacher, encoded, stage)
         weights = Path(folder) / "model.safetensors"
-        size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
-        self.rows += rows + [self._row(name, stage, *item) for item in size.items()]
+        self.rows += [
+            *rows,
+            self._row(name, stage, "parameters", count_parameters(folder)),
+            self._row(name, stage, "bytes", weights.stat().st_size),
+        ]
         return encoded
 
     def _measure(self, images: Embeddings, texts: Embeddings, stage: str | None) -> list[Row]:
@@ -186,9 +191,11 @@ class Demo:
 
     def _add_example(self, folder: Path, results: Results) -> CardDetails:
         """Save the example image, and add its candidate labels, the correct one first, and their scores."""
-        names = self.held_out.class_names.names
-        ids = list(dict.fromkeys(self.held_out.sets[EXAMPLE_SET].labels.tolist()))[:NUM_CANDIDATES]
-        labels = {language: [texts[label] for label in ids] for language, texts in names.items()}
+        numbers = dict.fromkeys(self.held_out.sets[EXAMPLE_SET].labels.tolist())
+        candidates = list(numbers)[:NUM_CANDIDATES]
+        labels = {}
+        for language, names in self.held_out.class_names.names.items():
+            labels[language] = [names[number] for number in candidates]
         self._example().save(folder / EXAMPLE_FILE)
         results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
         return CardDetails(**yaml.safe_load(CARD.read_text(encoding="utf-8")))
@@ -236,6 +243,5 @@ def measure_latency(
         tokens = model.processor.tokenizer([TIMED_TEXT], return_tensors="pt")
         calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=pixels)
         calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
-    return {
-        name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()
-    }
+    measured = interleaved_ms(calls)
+    return {name: round(statistics.median(times), 2) for name, times in measured.items()}
