@@ -68,7 +68,9 @@ class Embedder:
     """
 
     def __init__(self, model: str, device: torch.device, threads: int, rules: CellRules):
-        self.threads, self.rules, self.device = threads, rules, device
+        self.threads = threads
+        self.rules = rules
+        self.device = device
         self.runtime = Runtime(model, threads=1)
         # fewer than `projection_dim` if the config has `truncate_dim`
         self.dimension = self.runtime.dimension
@@ -110,17 +112,23 @@ class Embedder:
         if isinstance(found, str):
             return {"name": name, "error": found}
         content = found["bytes"]
-        row = {"name": name, "size": len(content), "taken": _date(content)}
-        row["digest"] = hashlib.blake2b(content, digest_size=16).digest()  # as in an index
         path = cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else None
-        row["mtime_ns"] = os.stat(path).st_mtime_ns if path else 0
+        row = {
+            "name": name,
+            "digest": hashlib.blake2b(content, digest_size=16).digest(),  # as in an index
+            "size": len(content),
+            "mtime_ns": os.stat(path).st_mtime_ns if path else 0,
+            "taken": _date(content),
+        }
         try:
             if self.weights is not None:
-                return row | {"vector": self.runtime.preprocess(content)}
-            return row | {"vector": self.runtime.encode_images([content])[0]}
+                row["vector"] = self.runtime.preprocess(content)
+            else:
+                row["vector"] = self.runtime.encode_images([content])[0]
         except ValueError as error:
             is_damaged = str(error).startswith("image: ")
-            return row | {"error": UNDECODABLE if is_damaged else NOT_FINITE}
+            row["error"] = UNDECODABLE if is_damaged else NOT_FINITE
+        return row
 
     @torch.inference_mode()
     def _encode(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -133,13 +141,17 @@ class Embedder:
 
     def _table(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         vectors = np.zeros((len(rows), self.dimension), np.float32)
-        if readable := [number for number, row in enumerate(rows) if "vector" in row]:
-            vectors[readable] = self._encode([rows[number]["vector"] for number in readable])
+        is_readable = ["vector" in row for row in rows]
+        if any(is_readable):
+            vectors[is_readable] = self._encode([row["vector"] for row in rows if "vector" in row])
         for row, vector in zip(rows, vectors, strict=True):
             if not np.isfinite(vector).all():
-                row["error"], vector[:] = NOT_FINITE, 0
+                row["error"] = NOT_FINITE
+                vector[:] = 0
         columns = schema(self.dimension)
-        table = {name: [row.get(name) for row in rows] for name in columns.names}
+        table: dict[str, Any] = {}
+        for name in columns.names:
+            table[name] = [row.get(name) for row in rows]
         # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
         table["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
         return pa.table(table, columns)

@@ -35,7 +35,9 @@ from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
 
-SHARDS, INDEX, KEY = "shards", "index", b"key"
+SHARDS = "shards"
+INDEX = "index"
+KEY = b"key"
 FILES = (SHARDS, INDEX, RESULTS_FILE)
 ROW_GROUP = 8192  # rows in memory at once
 REPEATED = "another image has the same name"
@@ -75,7 +77,8 @@ def embed(options: EmbedOptions) -> Results | None:
             model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    state, folder = find_processes(), Path(options.output_dir)
+    state = find_processes()
+    folder = Path(options.output_dir)
     shards, num_rows = _open(options)
     cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     rules = rules_for(options.data, options.allow_paths)
@@ -99,9 +102,11 @@ def embed(options: EmbedOptions) -> Results | None:
         )
         columns = schema(embedder.dimension).with_metadata({KEY: digest_key(make_key(key))})
         paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
-        missing = [number for number, path in enumerate(paths) if not path.exists()]
-        for path in filter(Path.exists, paths):
-            if (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
+        missing = []
+        for number, path in enumerate(paths):
+            if not path.exists():
+                missing.append(number)
+            elif (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
                 raise ValueError(
                     f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
                     "Choose a different folder."
@@ -168,10 +173,14 @@ def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator
     """Name and cell of each image of a shard."""
     for row, cells in enumerate(shards.read(number, 0)):
         cell = cells[options.image_column]
-        name = cell.get("path") if isinstance(cell, dict) and cell.get("bytes") is None else None
+        name = None
         if options.name_column:
             name = get_cell(cells, options.name_column)
-        yield (f"{number:05d}/{row:06d}" if name is None else str(name)), cell
+        elif isinstance(cell, dict) and cell.get("bytes") is None:
+            name = cell.get("path")
+        if name is None:
+            name = f"{number:05d}/{row:06d}"
+        yield str(name), cell
 
 
 def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -> Results:
@@ -185,8 +194,9 @@ def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -
             f"data: no image of {' '.join(options.data)!r} could be read ({dict(errors)}). Name other data."
         )
     values: dict[str, float] = {"embedded": embedded, "images_per_s": images_per_s}
-    values |= {f"unreadable: {cause}": number for cause, number in errors.items()}
-    rows = [Row(model=options.model, metric=each, value=values[each]) for each in values]
+    for cause, number in errors.items():
+        values[f"unreadable: {cause}"] = number
+    rows = [Row(model=options.model, metric=name, value=value) for name, value in values.items()]
     return Results(make_meta(" ".join(options.data), None), rows)
 
 
