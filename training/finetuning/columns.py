@@ -75,10 +75,9 @@ def find_columns(
         raise ValueError(
             f"caption_columns: fine-tuning knows {' and '.join(LANGUAGES)}, not {', '.join(unknown)}. Name one."
         )
-    features = [rows.features[name] for name in captions.values()]
-    are_labels = {*captions.values()} == {LABEL} or all(
-        isinstance(feature, ClassLabel) for feature in features
-    )
+    used = {*captions.values()}
+    are_classes = all(isinstance(rows.features[name], ClassLabel) for name in used)
+    are_labels = are_classes or used == {LABEL}
     return Columns(image_column, captions, are_labels)
 
 

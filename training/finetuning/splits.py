@@ -7,9 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -86,17 +86,10 @@ class Prepared:
         Raises:
             ValueError: The summary is missing or damaged.
         """
-        summary = read_mapping(
-            folder / SUMMARY_FILE,
-            "resume",
-            languages=list,
-            num_training=int,
-            num_validation=int,
-            are_labels=bool,
-            found=str,
-            notes=list,
-        )
-        return cls(folder, *(summary[each.name] for each in fields(cls) if each.name != "folder"))
+        types = get_type_hints(cls)
+        del types["folder"]
+        summary = read_mapping(folder / SUMMARY_FILE, "resume", **types)
+        return cls(folder, **{name: summary[name] for name in types})
 
     def __str__(self) -> str:
         images = (
@@ -113,6 +106,22 @@ class _Pairs:
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
     num_merged: int = 0  # rows whose image is a copy of an earlier one
+    numbers: dict[bytes, int] = field(
+        default_factory=dict
+    )  # place in `rows` by digest of the image
+
+    def add(self, row: int, digest: bytes, captions: dict[str, list[str]]):
+        """Add an image with its captions. A copy of an earlier image adds its captions to that one's."""
+        if digest not in self.numbers:
+            self.numbers[digest] = len(self.rows)
+            self.rows.append(row)
+            self.captions.append(captions)
+            return
+        self.num_merged += 1
+        merged = self.captions[self.numbers[digest]]
+        for language, texts in captions.items():
+            known = merged.setdefault(language, [])
+            known += [text for text in texts if text not in known]
 
 
 def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
@@ -197,33 +206,26 @@ def _languages(columns: Columns, pairs: _Pairs) -> list[str]:
 def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
     """Decode the image of each row with threads, and read its captions."""
     pairs = _Pairs()
-    by_digest: dict[bytes, int] = {}
     texts = columns.captions_of(rows)
 
     def examine(value: Any) -> tuple[str, bytes, str | None]:
         """Path and digest of an image, and why it cannot be used."""
         cell = embedded_cell(rules(value))
         image = read_image(cell)
+        cause = image if isinstance(image, str) else None
         content = b"" if isinstance(cell, str) else cell["bytes"]
-        name = (value or {}).get("path") or ""
-        return name, hashlib.blake2b(content).digest(), image if isinstance(image, str) else None
+        path = (value or {}).get("path") or ""
+        return path, hashlib.blake2b(content).digest(), cause
 
     with ThreadPoolExecutor() as pool:
         for start in tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="images", leave=False):
             cells = rows[start : start + IMAGES_AT_ONCE][columns.image]
-            for number, (name, digest, cause) in enumerate(pool.map(examine, cells), start):
-                captions = {each: found[number] for each, found in texts.items() if found[number]}
+            for row, (path, digest, cause) in enumerate(pool.map(examine, cells), start):
+                captions = {language: own[row] for language, own in texts.items() if own[row]}
                 if cause is not None or not captions:
-                    pairs.skipped.append((number, name, cause or "no caption"))
-                elif digest in by_digest:
-                    pairs.num_merged += 1
-                    for language, found in captions.items():
-                        known = pairs.captions[by_digest[digest]].setdefault(language, [])
-                        known += [text for text in found if text not in known]
+                    pairs.skipped.append((row, path, cause or "no caption"))
                 else:
-                    by_digest[digest] = len(pairs.rows)
-                    pairs.rows.append(number)
-                    pairs.captions.append(captions)
+                    pairs.add(row, digest, captions)
     return pairs
 
 
@@ -279,14 +281,16 @@ def split_images(
 
 def group_images(embeddings: np.ndarray) -> np.ndarray:
     """Number of the group of near-duplicates of each image, (N,)."""
-    numbers = members = np.arange(len(embeddings))
-    for start in range(0, len(embeddings), IMAGES_AT_ONCE):
-        one, other = np.nonzero(
-            embeddings[start : start + IMAGES_AT_ONCE] @ embeddings.T > MAX_COSINE
-        )
-        first_of_group = np.unique(members, return_index=True)[1][members]
-        edges = np.append(numbers, start + one), np.append(first_of_group, other)
-        graph = csr_array((np.ones(len(edges[0]), bool), edges), (len(numbers), len(numbers)))
+    count = len(embeddings)
+    members = np.arange(count)
+    for start in range(0, count, IMAGES_AT_ONCE):
+        cosines = embeddings[start : start + IMAGES_AT_ONCE] @ embeddings.T
+        one, other = np.nonzero(cosines > MAX_COSINE)
+        # edges: each image to the first of its group so far, and the new pairs
+        _, first_of_group = np.unique(members, return_index=True)
+        tails = np.append(np.arange(count), start + one)
+        heads = np.append(first_of_group[members], other)
+        graph = csr_array((np.ones(len(tails), bool), (tails, heads)), (count, count))
         _, members = connected_components(graph, directed=False)
     return members
 
@@ -313,12 +317,16 @@ def _write_rows(
     path: Path, images: Dataset, pairs: _Pairs, numbers: Sequence[int], languages: list[str]
 ):
     """Write images by their numbers in `pairs`: files as absolute paths, others as copies."""
-    texts = {language: List(Value("string")) for language in languages}
-    schema = Features({"image": Image()} | texts).arrow_schema
+    features = Features({"image": Image()})
+    for language in languages:
+        features[language] = List(Value("string"))
+    schema = features.arrow_schema
     with atomic_write(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
         for start in range(0, len(numbers), IMAGES_AT_ONCE):
             part = numbers[start : start + IMAGES_AT_ONCE]
-            columns = {"image": images[[pairs.rows[number] for number in part]]["image"]}
+            rows = [pairs.rows[number] for number in part]
+            captions = [pairs.captions[number] for number in part]
+            columns = {"image": images[rows]["image"]}
             for language in languages:
-                columns[language] = [pairs.captions[number].get(language, []) for number in part]
+                columns[language] = [texts.get(language, []) for texts in captions]
             writer.write_table(pa.Table.from_pydict(columns, schema=schema))
