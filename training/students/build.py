@@ -74,8 +74,10 @@ def build_student(
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer)
     tokenizer = copy.deepcopy(tokenizer)  # the teacher's tokenizer keeps its own maximum length
-    image_size, projection_dim = given("image_size", teacher), given("projection_dim", teacher)
-    mean, std = given("image_mean", statistics), given("image_std", statistics)
+    image_size = given("image_size", teacher)
+    projection_dim = given("projection_dim", teacher)
+    mean = given("image_mean", statistics)
+    std = given("image_std", statistics)
     if teacher is not None and projection_dim != teacher.projection_dim:
         raise ValueError(
             f"student.projection_dim is {projection_dim}, the teacher {teacher.name!r} embeds in "
@@ -100,8 +102,10 @@ def build_student(
         with torch.no_grad():
             model.logit_scale.fill_(teacher.logit_scale)
     for tower in TOWERS:
-        if (init := getattr(config, f"{tower}_init")) != RANDOM:
-            source, tokens = open_source(init, tower, teacher), None
+        init = getattr(config, f"{tower}_init")
+        if init != RANDOM:
+            source = open_source(init, tower, teacher)
+            tokens = None
             if source.tokenizer is not None:
                 tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)
             inherit_weights(model, source, tokens)
@@ -212,10 +216,8 @@ def tower_config(
         )
     special: dict[str, Any] = {}
     if tokenizer is not None:
-        special = {
-            f"{token}_token_id": getattr(tokenizer, f"{token}_token_id")
-            for token in ("pad", "bos", "eos")
-        }
+        for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            special[token] = getattr(tokenizer, token)
         special["vocab_size"] = len(tokenizer)
     fields = inherited | special | given
     if "model_type" not in fields:

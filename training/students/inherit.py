@@ -15,10 +15,8 @@ from modeling_dcclip import DCCLIPModel
 from training.students.sources import SourceTower
 from training.teachers.family import first_position
 
-_PROJECTIONS = {
-    "vision": "visual_projection.weight",
-    "text": "text_projection.weight",
-}  # of the student
+# of the student
+_PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}
 # prefixes of weight names that depend on the class around the tower
 _WRAPPER = re.compile(r"^(?:(?:model|vision_model|text_model|bert|roberta)\.)+")
 _LAYER = re.compile(r"^(?:encoder\.|transformer\.)?layers?\.(\d+)\.")
@@ -68,16 +66,17 @@ def inherit_weights(
     weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
     is_cut = _is_transformer(source.config) and _is_transformer(tower.config)
     cutter = _Cutter(source, tower, tokens) if is_cut else None
-    random, num_inherited = list[str](), 0
+    random: list[str] = []
+    num_inherited = 0
     for full_name, target in student.state_dict().items():
         if full_name == _PROJECTIONS[source.tower]:
+            name = "projection"
             # with a transformation between, the projection's input is not the residual stream
-            name, tensor = "projection", source.projection
-            if "transformation.weight" in weights:
-                tensor = None
+            tensor = None if "transformation.weight" in weights else source.projection
         elif full_name.startswith(f"{source.tower}_model."):
             name = _canonical(full_name.removeprefix(f"{source.tower}_model."))
-            tensor = weights.get(cutter.source_name(name) if cutter is not None else name)
+            source_name = name if cutter is None else cutter.source_name(name)
+            tensor = weights.get(source_name)
         else:
             continue
         value = None
@@ -95,8 +94,8 @@ def inherit_weights(
             f"student.{source.tower}_init: no weight of {source.name!r} agrees with the student in name and "
             f"shape. Give the student the source's layers, or set student.{source.tower}_init to 'random'."
         )
-    text = "%s tower from %s: %d weights inherited, %d random"
-    logger.info(text, source.tower, source.name, num_inherited, len(random))
+    counts = f"{num_inherited} weights inherited, {len(random)} random"
+    logger.info("%s tower from %s: %s", source.tower, source.name, counts)
     return random
 
 
@@ -125,11 +124,12 @@ class _Cutter:
     """Cuts the weights of a transformer to the shapes of a smaller one."""
 
     def __init__(self, source: SourceTower, tower: PreTrainedModel, tokens: Tensor | None):
-        self.source, self.config, self.tokens = source.config, tower.config, tokens
+        self.source = source.config
+        self.config = tower.config
+        self.tokens = tokens
         self.embedding = _embedding_name(tower) if source.tower == "text" else None
-        self.layers = evenly_spaced(
-            self.source.num_hidden_layers, self.config.num_hidden_layers
-        ).tolist()
+        layers = evenly_spaced(self.source.num_hidden_layers, self.config.num_hidden_layers)
+        self.layers = layers.tolist()
 
     def source_name(self, name: str) -> str:
         """Name of a weight in the source's layer."""
@@ -149,8 +149,10 @@ class _Cutter:
             rows = torch.arange(len(target)) + first
         if rows is not None:
             return self._take_rows(tensor, target, rows)
-        roles = next((roles for pattern, roles in _ROLES if pattern.search(name)), _WIDTHS)
-        return self._cut(tensor, target.shape, roles)
+        for pattern, roles in _ROLES:
+            if pattern.search(name):
+                return self._cut(tensor, target.shape, roles)
+        return self._cut(tensor, target.shape, _WIDTHS)
 
     def _cut(self, tensor: Tensor, shape: tuple[int, ...], roles: tuple[str, ...]) -> Tensor | None:
         """Select along each dimension that is larger than the student's; None if no rule applies."""
@@ -204,6 +206,5 @@ def _is_transformer(config: PreTrainedConfig) -> bool:
 
 def _embedding_name(tower: PreTrainedModel) -> str:
     table = tower.get_input_embeddings()
-    return _canonical(
-        next(f"{name}.weight" for name, module in tower.named_modules() if module is table)
-    )
+    name = next(name for name, module in tower.named_modules() if module is table)
+    return _canonical(f"{name}.weight")

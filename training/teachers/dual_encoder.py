@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,10 @@ class DualEncoder:
         towers: Sequence[str] = TOWERS,
         commit: str | None = None,
     ):
-        self.model, self.processor, self.name, self.commit = model, processor, name, commit
+        self.model = model
+        self.processor = processor
+        self.name = name
+        self.commit = commit
         self.family = FAMILIES.get(model.config.model_type, GENERIC)
         self.towers = tuple(tower for tower in TOWERS if tower in towers)
         self._is_checkpoint = False
@@ -280,9 +283,10 @@ class DualEncoder:
         Raises:
             ValueError: The text tower is not loaded.
         """
-        length, limit = input_ids.shape[1], self.family.max_text_length(self.config)
+        length = input_ids.shape[1]
         if attention_mask is not None and self._attends_padding:
             padding = self.tokenizer.pad_token_id
+            limit = self.family.max_text_length(self.config)
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
             input_ids = F.pad(input_ids, (0, limit - length), value=padding)  # (B, limit)
             attention_mask = None
@@ -306,9 +310,11 @@ class DualEncoder:
     @torch.inference_mode()
     def embed_texts(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Encode the output of `tokenize` to (T, D) float32, L2-normalized."""
-        ids, mask = tokens["input_ids"].to(self.model.device), tokens.get("attention_mask")
-        outputs = self._text_outputs(ids, None if mask is None else mask.to(ids.device))
-        return self._normalized(outputs)
+        ids = tokens["input_ids"].to(self.model.device)
+        mask = tokens.get("attention_mask")
+        if mask is not None:
+            mask = mask.to(ids.device)
+        return self._normalized(self._text_outputs(ids, mask))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Encode texts, in batches of similar length. Equal texts are encoded once and have equal embeddings.
@@ -362,9 +368,8 @@ class DualEncoder:
         """
         parts = []
         with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
-            for images in prepared_batches(
-                rows, column, batch_size, lambda image: self.images.fit(image, squash)
-            ):
+            fit = partial(self.images.fit, squash=squash)
+            for images in prepared_batches(rows, column, batch_size, fit):
                 pixels = self.images.normalize(images.to(self.model.device))
                 parts.append(self.embed_images(pixels).cpu())
                 progress.update(len(images))
@@ -385,13 +390,13 @@ class DualEncoder:
             ValueError: The tower is not loaded.
         """
         self._require(tower)
-        weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower][:2]
+        weights = self.state_dict()
+        module, projection = self.family.tower_modules[tower][:2]
         prefix = f"{module}."
-        own = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in weights.items()
-            if name.startswith(prefix)
-        }
+        own = {}
+        for name, tensor in weights.items():
+            if name.startswith(prefix):
+                own[name.removeprefix(prefix)] = tensor
         return own, weights.get(f"{projection}.weight")
 
     def _image_outputs(self, pixel_values: Tensor) -> Any:

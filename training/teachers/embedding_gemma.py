@@ -27,7 +27,9 @@ def image_size(config: PreTrainedConfig) -> int:
 
 def image_outputs(model: Any, pixel_values: Tensor) -> SimpleNamespace:
     """Encode square images, (B, 3, S, S) in 0..1, in the layout of transformers' processor for an image alone."""
-    config, text, vision = model.config, model.config.text_config, model.config.vision_config
+    config = model.config
+    text = config.text_config
+    vision = config.vision_config
     patches, positions = _patches(pixel_values, vision.patch_size)
     num_tokens = patches.shape[1] // vision.pooling_kernel_size**2
     image = [config.image_token_id] * num_tokens

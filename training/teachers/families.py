@@ -50,9 +50,8 @@ FAMILIES: dict[str, Family] = {
     "altclip": Family(
         model_class=AltCLIPModel,
         image_map=clip_image_map,
-        text_width=attrgetter(
-            "text_config.project_dim"
-        ),  # its token states are projected to the joint width
+        # its token states are projected to the joint width
+        text_width=attrgetter("text_config.project_dim"),
         text_preparation=TextPreparation(77),  # FlagAI, examples/AltCLIP
         license="creativeml-openrail-m",
         standalone_towers={
@@ -69,9 +68,8 @@ FAMILIES: dict[str, Family] = {
     "clip": Family(
         model_class=CLIPModel,
         image_map=clip_image_map,
-        text_preparation=TextPreparation(
-            77, end_token=config_end_token
-        ),  # openai/CLIP, clip/clip.py
+        # openai/CLIP, clip/clip.py
+        text_preparation=TextPreparation(77, end_token=config_end_token),
     ),
     "dcclip": Family(
         model_class=DCCLIPModel,

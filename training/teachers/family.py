@@ -49,9 +49,8 @@ def patch_map(tokens: Tensor) -> Tensor:
     Patches come last, row by row. Tokens before the largest square are prefix tokens, such as CLS, and are dropped.
     """
     edge = math.isqrt(tokens.shape[1])
-    return (
-        tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))
-    )  # (B, H * W, D) -> (B, D, H, W)
+    patches = tokens[:, -edge * edge :]
+    return patches.transpose(1, 2).unflatten(2, (edge, edge))  # (B, H * W, D) -> (B, D, H, W)
 
 
 def first_position(text_config: PreTrainedConfig) -> int:

@@ -73,16 +73,15 @@ class ImagePreparation:
             ValueError: The input is not square, or neither config nor image processor states its size.
         """
         size = _image_size(config, image_processor, name, size)
-        stated_by, whole = (
-            "the model's statistics, the protocol's resizing",
-            squashes(image_processor),
-        )
+        stated_by = "the model's statistics, the protocol's resizing"
+        whole = squashes(image_processor)
         by_processor = partial(_normalize_by, image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
             generator = torch.Generator()
             probe = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
-            found, expected = normalize(probe), by_processor(probe)
+            found = normalize(probe)
+            expected = by_processor(probe)
             is_patched = expected.ndim != found.ndim
             if is_patched or torch.allclose(found, expected, atol=1e-4):
                 return cls(size, normalize, stated_by, whole)
@@ -102,7 +101,8 @@ class ImagePreparation:
         Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use. Of an image whose
         longer side is more than 32 times the shorter one, the middle is taken first.
         """
-        size, bicubic = self.image_size, InterpolationMode.BICUBIC
+        size = self.image_size
+        bicubic = InterpolationMode.BICUBIC
         if self.squashes if squash is None else squash:
             image = resize(image, [size, size], bicubic)
         else:

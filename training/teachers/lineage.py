@@ -16,7 +16,9 @@ from training.utils.reading import read_mapping
 
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
-SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licenses of several models
+# in the licenses of several models
+SEPARATOR = " and "
+UNKNOWN = "unknown"
 OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
 
 
@@ -47,14 +49,13 @@ def digest_folder(folder: str | Path) -> str:
     Raises:
         ValueError: The folder has no weight files.
     """
-    files = next(
-        (found for pattern in WEIGHT_FILES if (found := sorted(Path(folder).glob(pattern)))), None
+    for pattern in WEIGHT_FILES:
+        files = sorted(Path(folder).glob(pattern))
+        if files:
+            return digest_files(files)
+    raise ValueError(
+        f"teacher: {str(folder)!r} has no weights ({' or '.join(WEIGHT_FILES)}). Name a checkpoint."
     )
-    if files is None:
-        raise ValueError(
-            f"teacher: {str(folder)!r} has no weights ({' or '.join(WEIGHT_FILES)}). Name a checkpoint."
-        )
-    return digest_files(files)
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -91,13 +92,14 @@ def read_license(name: str, commit: str | None) -> str | None:
     license = None
     with suppress(OSError):  # no card, or offline and not in the cache
         license = card_license(find("README.md"))
+    if license not in (None, OTHER_LICENSE):
+        return license
     with suppress(OSError):
-        if license in (None, OTHER_LICENSE) and (config := find("config.json")).is_file():
+        config = find("config.json")
+        if config.is_file():
             fields = read_mapping(config, "teacher")
-            origins = [
-                fields[key] for key in ("teacher_license", "base_model_license") if fields.get(key)
-            ]
-            license = join_licenses(origins) or license
+            origins = [fields.get("teacher_license"), fields.get("base_model_license")]
+            license = join_licenses([each for each in origins if each]) or license
     return license
 
 

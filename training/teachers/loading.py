@@ -126,9 +126,11 @@ def load_model(
         ValueError: The checkpoint has no weights, or lacks some, so that a part of the model would be
             random.
     """
-    needed = {module for tower in towers for module in family.tower_modules[tower]}
-    all_modules = {module for modules in family.tower_modules.values() for module in modules}
-    absent = {*family.unused_modules, *(all_modules - needed)}
+    absent = set(family.unused_modules)
+    for modules in family.tower_modules.values():
+        absent.update(modules)
+    for tower in towers:
+        absent.difference_update(family.tower_modules[tower])
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
     revision = commit or "main"
     try:
@@ -174,10 +176,7 @@ def load_any_model(
     Raises:
         ValueError: It cannot be loaded, lacks weights or a tower, or comes with code that is not trusted.
     """
-    fields: dict[str, Any] = {
-        "trust_remote_code": trust_remote_code,
-        "revision": commit or "main",
-    }
+    fields: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
     try:
         model, report = AutoModel.from_pretrained(name, dtype=dtype, **REPORTED, **fields)
         processor = AutoProcessor.from_pretrained(name, **fields)
@@ -213,9 +212,9 @@ def check_vocabulary(
         ValueError: It has more tokens than the text tower, or far fewer. Some towers have a few unused ones.
     """
     size = getattr(getattr(config, "text_config", config), "vocab_size", None)
-    if isinstance(size, int) and not (
-        tokenizer.vocab_size <= size and len(tokenizer) >= MIN_VOCABULARY * size
-    ):
+    if not isinstance(size, int):
+        return
+    if tokenizer.vocab_size > size or len(tokenizer) < MIN_VOCABULARY * size:
         raise ValueError(
             f"{field}: the tokenizer of {name!r} has {len(tokenizer):,} tokens, its text tower {size:,}. It belongs "
             "to a different model. Copy the tokenizer files of this one."
@@ -228,7 +227,9 @@ def check_complete(field: str, name: str, model_class: type, report: Mapping[str
     Raises:
         ValueError: The report of `from_pretrained` has a weight that is missing or has a different shape.
     """
-    if missing := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
+    missing = {*report["missing_keys"]}
+    missing.update(key for key, *_ in report["mismatched_keys"])
+    if missing:
         raise ValueError(
             f"{field}: {name!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
             f"{min(missing)!r}: they would be random. Name a finished checkpoint of the whole model."
@@ -245,10 +246,8 @@ def check_weights(
     """
     check_complete(field, name, type(model), report)
     damaged = {key for key, weight in model.state_dict().items() if not weight.isfinite().all()}
-    for problem, keys in (
-        ("has no place in the model", report["unexpected_keys"]),
-        ("is not finite", damaged),
-    ):
+    problems = {"has no place in the model": report["unexpected_keys"], "is not finite": damaged}
+    for problem, keys in problems.items():
         if keys:
             raise ValueError(
                 f"{field}: {min(keys)!r} in the weights of {name!r} {problem} ({len(keys)} weights). Copy the folder "
@@ -281,9 +280,7 @@ def _without(model_class: type[PreTrainedModel], absent: Collection[str]) -> typ
                 super()._init_weights(module)
 
     # transformers renames weights of old checkpoints by the name of the class, and only for its own classes
-    Partial.__name__, Partial.__qualname__, Partial.__module__ = (
-        model_class.__name__,
-        model_class.__qualname__,
-        model_class.__module__,
-    )
+    Partial.__name__ = model_class.__name__
+    Partial.__qualname__ = model_class.__qualname__
+    Partial.__module__ = model_class.__module__
     return Partial

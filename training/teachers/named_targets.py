@@ -27,7 +27,8 @@ class NamedTargets:
     """
 
     def __init__(self, targets: TargetSource, path: str, captions: Sequence[str]):
-        self.targets, self.num_views = targets, targets.num_views
+        self.targets = targets
+        self.num_views = targets.num_views
         try:
             with safe_open(path, "pt") as file:
                 self.embeddings = file.get_tensor("embedding").float()
@@ -54,10 +55,9 @@ class NamedTargets:
         targets = self.targets.texts(batch)
         places = self.places[batch["caption_ids"]]
         stated = self.embeddings[places.clamp_min(0)].to(targets.embedding)
-        is_stated = (places >= 0).to(stated.device)
-        return Targets(
-            targets.feature_map, torch.where(is_stated[:, None], stated, targets.embedding)
-        )
+        is_stated = (places >= 0)[:, None].to(stated.device)
+        embeddings = torch.where(is_stated, stated, targets.embedding)
+        return Targets(targets.feature_map, embeddings)
 
 
 def save_named_targets(path: Path, texts: Sequence[str], embeddings: Tensor):

@@ -58,7 +58,8 @@ class TextPreparation:
         """
         if self.end_token is None:
             return
-        end, ids = self.end_token(config, tokenizer), tokenizer("a").input_ids
+        end = self.end_token(config, tokenizer)
+        ids = tokenizer("a").input_ids
         if ids[-1] != end:
             raise ValueError(
                 f"{model} was trained on texts that end with token {end}, which its tokenizer does not add: 'a' is "
@@ -78,7 +79,8 @@ class TextPreparation:
             The arguments of `get_text_features`: `input_ids` and, if the model gets a mask, `attention_mask`, both
             (T, L) int64; and the number of texts that were cut.
         """
-        texts = [self.clean(text) if self.clean else text for text in texts]
+        if self.clean is not None:
+            texts = [self.clean(text) for text in texts]
         tokens = tokenizer(
             texts,
             padding="max_length" if self.pad_to_max else "longest",
@@ -88,8 +90,9 @@ class TextPreparation:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        full = (tokens["attention_mask"].sum(1) == self.max_length).nonzero()[:, 0].tolist()
-        uncut = tokenizer([texts[row] for row in full], verbose=False).input_ids if full else []
+        is_full = tokens["attention_mask"].sum(1) == self.max_length
+        full = [texts[row] for row in is_full.nonzero()[:, 0].tolist()]
+        uncut = tokenizer(full, verbose=False).input_ids if full else []
         num_cut = sum(len(ids) > self.max_length for ids in uncut)
         names = ["input_ids", "attention_mask"] if self.mask_padding else ["input_ids"]
         return {name: tokens[name] for name in names}, num_cut

@@ -14,7 +14,9 @@ from training.teachers.dual_encoder import DualEncoder, encode_by_length
 from training.teachers.family import Targets
 
 MAX_BANK = 4096  # texts in a bank
-CPU_CHUNK, GPU_CHUNK = 32, 512  # a CPU pays for every padded token, a GPU for every small batch
+# a CPU pays for every padded token, a GPU for every small batch
+CPU_CHUNK = 32
+GPU_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,13 @@ def encode_chunks(
         The tensors of all chunks, (N, ...), in the order of the texts.
     """
     tokens = lengths.numpy()
+    chunk = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
 
     def encode_part(indices: Tensor) -> tuple[Tensor, ...]:
         # the last text of a chunk is its longest
         return encode(indices.to(device, non_blocking=True), int(tokens[indices.numpy()[-1]]))
 
-    return encode_by_length(lengths, CPU_CHUNK if device.type == "cpu" else GPU_CHUNK, encode_part)
+    return encode_by_length(lengths, chunk, encode_part)
 
 
 class LiveTargets:
@@ -109,7 +112,8 @@ class LiveTargets:
     num_views = 0
 
     def __init__(self, teacher: DualEncoder, spec: TargetSpec):
-        self.teacher, self.spec = teacher, spec
+        self.teacher = teacher
+        self.spec = spec
         if "vision" in spec.towers:
             self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
