@@ -120,7 +120,12 @@ def test_a_boolean_is_a_flag_with_or_without_a_value(write, values, expected):
         ({"mixed_precision": "fp8"}, "mixed_precision: Input should be 'no', 'bf16' or 'fp16'"),
         ({"data": {"train": 5}}, "data.train: "),
         ({"data": {"train": "x", "caption_columns": {"EN": "en"}}}, "data.caption_columns.EN"),
+        ({"data": {"train": "x", "caption_columns": {}}}, "data.caption_columns: "),
         ({"data": {"sources": ["a.parquet"]}}, "data.sources.0: "),
+        (
+            {"data": {"sources": [{"train": "y", "caption_columns": {}}]}},
+            "data.sources.0.caption_columns: ",
+        ),
         ({"data": {"sources": [{"train": "y", "wieght": 1}]}}, "data.sources.0.wieght: "),
         ({"own_weight": 1}, "own_weight: is not an option."),
         ({"augment": {"zooom": 1}}, "augment.zooom: is not an option."),
