@@ -49,8 +49,9 @@ class UserError(ValueError):
 
 def user_language() -> str:
     """Language of the user's locale, `zh` or `en`, by the rules of gettext."""
-    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    chosen = next(filter(None, names), locale.getlocale()[0] or "C")
+    chosen = locale.getlocale()[0] or "C"
+    for name in ("LANG", "LC_MESSAGES", "LC_ALL"):  # the last that is set takes precedence
+        chosen = os.environ.get(name) or chosen
     if chosen.partition(".")[0] not in ("C", "POSIX"):
         chosen = os.environ.get("LANGUAGE") or chosen
     # Windows: Chinese (Simplified)_China
@@ -69,9 +70,10 @@ def translate(message: str, language: str | None = None) -> str:
     if not isinstance(message, Message) or not message.values:
         return _catalog().get(message, str(message))
     chinese = _catalog().get(message.template, message.template)
-    return chinese.format(
-        *(translate(each, "zh") if isinstance(each, Message) else each for each in message.values)
-    )
+    values = []
+    for value in message.values:
+        values.append(translate(value, "zh") if isinstance(value, Message) else value)
+    return chinese.format(*values)
 
 
 @cache

@@ -55,9 +55,8 @@ def convert(
         ValueError: open_clip cannot represent the image tower, the text tower or the image preprocessing.
     """
     folder = Path(folder)
-    output_dir = Path(
-        output_dir or folder / ("open_clip_hub" if repo_id else "open_clip")
-    ).resolve()
+    output_dir = output_dir or folder / ("open_clip_hub" if repo_id else "open_clip")
+    output_dir = Path(output_dir).resolve()
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     preprocess = preprocess_config(
         _read(folder / "preprocessor_config.json"), model.config.image_size
@@ -72,13 +71,10 @@ def convert(
     for name in ("auto_map", "processor_class"):  # of the model folder's code
         tokenizer_config.pop(name, None)
     _write(output_dir / "tokenizer_config.json", tokenizer_config)
-    config["text_cfg"] |= dict.fromkeys(
-        ("hf_model_name", "hf_tokenizer_name"), repo_id or str(output_dir)
-    )
-    save_file(
-        {name: value.contiguous() for name, value in network.state_dict().items()},
-        output_dir / WEIGHTS_FILE,
-    )
+    location = repo_id or str(output_dir)
+    config["text_cfg"] |= {"hf_model_name": location, "hf_tokenizer_name": location}
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, output_dir / WEIGHTS_FILE)
     _write(output_dir / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocess})
     return output_dir
 
