@@ -118,35 +118,36 @@ class GateData:
         The images of the training split are the default of `calibration`.
         """
         rows = load_source(str(folder / VALIDATION_FILE))
-        languages = [language for language in LANGUAGES if language in rows.column_names]
-        first = {
-            language: [texts[0] if texts else "" for texts in rows[language]]
-            for language in languages
-        }
-
-        def complete(names: list[str]) -> list[int]:
-            return [row for row in range(len(rows)) if all(first[name][row] for name in names)]
-
+        first: dict[str, list[str]] = {}
+        for language in LANGUAGES:
+            if language in rows.column_names:
+                first[language] = [texts[0] if texts else "" for texts in rows[language]]
         # rows without a caption in one of the languages have no class there
-        if len(complete(languages)) < 2:
-            languages = [max(languages, key=lambda language: len(complete([language])))]
-        kept = complete(languages)
+        kept = [row for row, names in enumerate(zip(*first.values(), strict=True)) if all(names)]
+        if len(kept) < 2:
+            best = max(first, key=lambda language: sum(map(bool, first[language])))
+            first = {best: first[best]}
+            kept = [row for row, name in enumerate(first[best]) if name]
         chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
         numbers: dict[tuple[str, ...], int] = {}  # of classes, by their names
         labels = []
         for row in chosen:
-            key = tuple(first[language][row] for language in languages)
+            key = tuple(names[row] for names in first.values())
             labels.append(numbers.setdefault(key, len(numbers)))
-        names = {
-            language: [key[place] for key in numbers] for place, language in enumerate(languages)
-        }
+        class_names = {}
+        for place, language in enumerate(first):
+            class_names[language] = [key[place] for key in numbers]
         images = rows.select(chosen).select_columns(["image"])
         if calibration is None:
             training = folder / TRAINING_FILE
             calibration = load_source(str(training)) if training.exists() else images
-        class_names = ClassNames(names, languages[0])
-        source = str(folder / VALIDATION_FILE)
-        return cls(images, torch.tensor(labels), class_names, calibration, source)
+        return cls(
+            images,
+            torch.tensor(labels),
+            ClassNames(class_names, next(iter(first))),
+            calibration,
+            str(folder / VALIDATION_FILE),
+        )
 
     @classmethod
     def _unchecked(cls, calibration: Dataset | None) -> "GateData":

@@ -51,9 +51,8 @@ def write_tower(
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={"logit_scale": student.logit_scale.exp().item()},
             ).to_executorch()
-    except (
-        Exception
-    ) as error:  # the exceptions of exporter, quantizer and backend have no common base class
+    # the exceptions of exporter, quantizer and backend have no common base class
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         remedy = ", or only fp32 with --variants fp32" if variant != "fp32" else ""
         target = f"lowered to an ExecuTorch program in {variant}"
@@ -195,7 +194,9 @@ def open_tower(path: Path, threads: int = 0) -> Runner:
 
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
         parts = [torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()]
-        batches = zip(*parts, strict=True)
-        return np.concatenate([method.execute(batch)[0].numpy() for batch in batches])
+        embeddings = []
+        for batch in zip(*parts, strict=True):
+            embeddings.append(method.execute(batch)[0].numpy())
+        return np.concatenate(embeddings)
 
     return run

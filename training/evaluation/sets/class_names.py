@@ -165,8 +165,10 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
     for name in GENERAL_SETS:
         by_language = ClassNames.read(name).names
         pairs |= dict(zip(by_language["en"], by_language["zh"], strict=True))
-    unique = {zh: en for en, zh in reversed(pairs.items())}  # a pair has no second translation
-    half = sorted((en.strip(), zh) for zh, en in unique.items())[held_out::2]
+    unique: dict[str, str] = {}
+    for en, zh in pairs.items():
+        unique.setdefault(zh, en.strip())  # a pair has no second translation
+    half = sorted((en, zh) for zh, en in unique.items())[held_out::2]
     english = [en for en, _ in half]
     chinese = [zh for _, zh in half]
     if {"en", "zh"} <= set(languages):

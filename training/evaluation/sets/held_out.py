@@ -33,5 +33,8 @@ class HeldOut:
         """
         corpus = build_corpus(DEFAULT_CACHE, every=every)
         names = ClassNames.read(corpus / "class_names.json")
-        sources = {name: Source(str(corpus / f"{name}.parquet")) for name in TEST_SETS}
-        return cls(corpus, names, {name: open_set(name, sources[name], names) for name in sources})
+        sets = {}
+        for name in TEST_SETS:
+            source = Source(str(corpus / f"{name}.parquet"))
+            sets[name] = open_set(name, source, names)
+        return cls(corpus, names, sets)

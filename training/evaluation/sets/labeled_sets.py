@@ -317,9 +317,11 @@ def class_ids(
     if not any(isinstance(cell, list) for cell in cells):
         return torch.tensor([find(cell) for cell in cells])
     labels = [cell if isinstance(cell, list) else [cell] for cell in cells]
-    if classes and all(len(cell) == len(classes) and {*cell} <= {0, 1} for cell in labels):
-        labels = [[number for number, flag in enumerate(cell) if flag] for cell in labels]
+    are_flags = classes and all(len(cell) == len(classes) and {*cell} <= {0, 1} for cell in labels)
     targets = torch.zeros(len(labels), lookup.count, dtype=torch.int8)
     for row, cell in enumerate(labels):
-        targets[row, [find(label) for label in cell]] = 1
+        if are_flags:
+            cell = [number for number, flag in enumerate(cell) if flag]
+        for label in cell:
+            targets[row, find(label)] = 1
     return targets

@@ -144,8 +144,7 @@ def _installed(package: str, file: str) -> Path:
 @cache
 def _read_json(path: Path) -> dict[str, list[str]]:
     """Lists of `clip-benchmark` by set, with its `{c}` replaced by `{}`."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {name: [line.replace("{c}", "{}") for line in lines] for name, lines in content.items()}
+    return json.loads(path.read_text(encoding="utf-8").replace("{c}", "{}"))
 
 
 @cache
@@ -158,10 +157,9 @@ def _read_python(path: Path) -> dict[str, list[str]]:
         if isinstance(node, ast.Lambda):
             node = node.body
         if isinstance(node, ast.JoinedStr):
-            return "".join(
-                "{}" if isinstance(part, ast.FormattedValue) else template(part)
-                for part in node.values
-            )
+            return "".join(map(template, node.values))
+        if isinstance(node, ast.FormattedValue):
+            return "{}"
         return str(ast.literal_eval(node))
 
     lists = {}
