@@ -197,7 +197,8 @@ def finish(
     }
     command = command_of("python training/finetune.py", options)
     meta = make_meta(options.data, options.seed, command, finetune=facts)
-    results = Results(meta, [*start.rows, *(replace(row, stage=FINETUNED) for row in chosen.rows)])
+    finished = [replace(row, stage=FINETUNED) for row in chosen.rows]
+    results = Results(meta, [*start.rows, *finished])
     results.write(output_dir)
     results.plot(output_dir)
     text = f"{results.table()}\n\n{describe(start, chosen, queries)}"

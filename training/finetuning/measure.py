@@ -81,17 +81,17 @@ class CaptionedImages:
         """
         columns = {language: language for language in languages if any(rows[language])}
         names = {}
-        captions = {}
-        pairs = {}
         if training is not None:
             for language in columns:
                 cells = [*training[language], *rows[language]]
                 names[language] = sorted({text for cell in cells for text in cell or []})
         found = make_retrieval_set(name, rows, columns, "image", name)
+        captions = {}
+        pairs = {}
         for language, texts in found.captions.items():
-            numbers: dict[str, int] = {}
-            own = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
-            captions[language] = list(numbers)
+            captions[language] = list(dict.fromkeys(texts))
+            numbers = {text: number for number, text in enumerate(captions[language])}
+            own = torch.tensor([numbers[text] for text in texts])
             pairs[language] = torch.stack([found.pairs[language][:, 0], own], 1)
         return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
 

@@ -343,8 +343,13 @@ class DualEncoder:
         with tqdm(total=len(unique), desc="texts", unit="text", leave=False) as progress:
             (embeddings,) = encode_by_length(lengths, batch_size, encode)
         if num_cut:
-            cut = "%s: %d of %d texts are longer than %d tokens and were cut"
-            log.warning(cut, self.name, num_cut, len(unique), self.texts.max_length)
+            log.warning(
+                "%s: %d of %d texts are longer than %d tokens and were cut",
+                self.name,
+                num_cut,
+                len(unique),
+                self.texts.max_length,
+            )
         numbers = {text: number for number, text in enumerate(unique)}
         return embeddings[[numbers[text] for text in texts]]
 
