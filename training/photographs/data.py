@@ -1,6 +1,7 @@
 """Training files that are prepared from a folder of data: names of classes and things, words of photographs, pages."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -102,20 +103,12 @@ def write_names(sources: Sequence[Path], path: Path, seed: int):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def write_training_pages(sources: Sequence[Path], path: Path, seed: int):
-    """Draw pages with sentences of a parquet file, for training."""
-    _write_pages(sources, path, NUM_PAGES, held_out=False, seed=seed)
-
-
-def write_validation_pages(sources: Sequence[Path], path: Path, seed: int):
-    """Draw pages in the design that is held out."""
-    _write_pages(sources, path, NUM_VALIDATION_PAGES, held_out=True, seed=seed)
-
-
-def _write_pages(sources: Sequence[Path], path: Path, num: int, *, held_out: bool, seed: int):
+def write_drawn_pages(sources: Sequence[Path], path: Path, seed: int, held_out: bool = False):
+    """Draw pages with sentences of a parquet file: for training, or in the design that is held out."""
     (source,) = sources
     sentences = pq.read_table(source, columns=list(LANGUAGES)).to_pydict()
     backgrounds = [photo.open() for photo in FREE_PHOTOS]
+    num = NUM_VALIDATION_PAGES if held_out else NUM_PAGES
     write_pages(path, num, sentences, backgrounds, held_out=held_out, seed=seed)
 
 
@@ -128,6 +121,6 @@ PREPARED: dict[str, tuple[tuple[str, ...], Callable[[Sequence[Path], Path, int],
         (CLASS_NAMES, *PHOTOGRAPHS),
         lambda sources, path, seed: write_classes(sources[1:], path.with_name(CLASSIFIER), path),
     ),
-    PAGES: ((SENTENCES,), write_training_pages),
-    VALIDATION_PAGES: ((SENTENCES,), write_validation_pages),
+    PAGES: ((SENTENCES,), write_drawn_pages),
+    VALIDATION_PAGES: ((SENTENCES,), partial(write_drawn_pages, held_out=True)),
 }
