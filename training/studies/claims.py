@@ -226,15 +226,16 @@ class Experiment:
         size = options.batch_size
         self.batch_sizes = {"vision": size, "text": size * len(LANGUAGES)}
         self.normalize = Normalize(options.image_size, tuple(IMAGE_MEAN), tuple(IMAGE_STD))
-        pairs = load_source(str(self.photos / PAIRS), field="photos")
+        pairs = self._load(PAIRS)
         self.examples = {"vision": self._images(pairs), "text": self._texts(pairs)}
         self.captions = {each: self._captions(pairs[each]) for each in LANGUAGES}
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
-        self.labeled = {}
-        for name, file in LABELED.items():
-            self.labeled[name] = load_source(str(self.photos / file), field="photos")
+        self.labeled = {name: self._load(file) for name, file in LABELED.items()}
 
     # data
+
+    def _load(self, file: str) -> Dataset:
+        return load_source(str(self.photos / file), field="photos")
 
     def _cached(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = self.cache / f"{name}.safetensors"
@@ -246,7 +247,7 @@ class Experiment:
 
     def _images(self, pairs: Dataset) -> Examples:
         """Photographs with captions first, then others."""
-        others = load_source(str(self.photos / MORE_PHOTOS), field="photos")
+        others = self._load(MORE_PHOTOS)
         others = others.select(evenly_spaced_rows(len(others), NUM_PHOTOS))
         rows = concatenate_datasets([_undecoded(pairs), _undecoded(others)])
         size = self.options.image_size
@@ -274,7 +275,7 @@ class Experiment:
         """Evenly spaced texts of each source and language: captions, and texts without photographs."""
         sources = [pairs.select(range(NUM_HELD_OUT, len(pairs)))]
         for name in MORE_TEXTS:
-            sources.append(load_source(str(self.photos / name), field="photos"))
+            sources.append(self._load(name))
         most = NUM_TEXTS // (len(sources) * len(LANGUAGES))
         texts: list[str] = []
         for rows, language in itertools.product(sources, LANGUAGES):

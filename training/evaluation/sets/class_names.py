@@ -67,7 +67,9 @@ class ClassNames:
             if isinstance(classes[0], str):
                 names = {languages[0] if languages else _language_of(classes): classes}
             else:
-                names = {each: [entry.get(each) for entry in classes] for each in classes[0]}
+                names = {}
+                for language in classes[0]:
+                    names[language] = [entry.get(language) for entry in classes]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"class_names: cannot read {str(path)!r} ({error!r}). Give {FORMS}, or the id of a set of "
