@@ -86,7 +86,7 @@ def test_the_metadata_name_language_task_lineage_and_data(folder):
     assert data.base_model == ["a/tower"]
     assert data.datasets == ["some/images"]
     assert data.pipeline_tag == "zero-shot-image-classification"
-    assert data.license == "other"
+    assert data.license == "cc-by-nc-4.0"  # MIT restricts no further
     assert data.eval_results is None
 
 
@@ -260,6 +260,11 @@ NO_ORIGIN = {"teacher": None, "teacher_license": None}
             {"teacher_license": "mit and apache-2.0"},
             "mit",
             "The terms of `mit` and of `apache-2.0` apply to them and to every model that is",
+        ),
+        (
+            {"teacher_license": "cc-by-sa-4.0 and cc-by-nc-4.0"},
+            "other",
+            "The terms of `cc-by-sa-4.0` and of `cc-by-nc-4.0` apply",
         ),
         ({"teacher_license": "other: tongyi"}, "other", "The terms of `tongyi` apply"),
         (

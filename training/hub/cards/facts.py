@@ -22,6 +22,7 @@ CONFIG_NAME = "config.json"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
 APACHE = "apache-2.0"
+MIT = "mit"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILE = re.compile(r"\.(parquet|tar|csv|tsv|jsonl|ndjson|json|txt|zip|arrow)$", re.IGNORECASE)
 LOCAL_FOLDERS = ("runs/", "training/")
@@ -142,14 +143,14 @@ class ModelFacts:
 
     @property
     def license(self) -> str | None:
-        """Identifier for the Hub, which has one for a model: the only license that is not Apache-2.0, or `other`.
+        """Identifier for the Hub, which has one for a model: the only license stricter than MIT, or `other`.
 
         None if the weights come from no other model: their owner chooses a license.
         """
         named = "".join(filter(None, (self.teacher_license, self.base_model_license)))
-        others = [name for name in self.licenses if name != APACHE]
+        others = [name for name in self.licenses if name not in (MIT, APACHE)]
         if not others:
-            return APACHE if self.licenses else None
+            return MIT if MIT in self.licenses else APACHE if self.licenses else None
         is_listed = len(others) == 1 and UNKNOWN not in others and OTHER_LICENSE not in named
         return others[0] if is_listed else OTHER_LICENSE
 
