@@ -13,12 +13,6 @@ from safetensors.torch import save_file
 from training.photographs import words
 
 
-@pytest.fixture(autouse=True)
-def _packages():
-    for module in ("jieba", "opencc"):
-        pytest.importorskip(module, reason='pip install -e ".[photos]"')
-
-
 @pytest.mark.parametrize(
     ("caption", "nouns"),
     [
