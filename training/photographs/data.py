@@ -103,6 +103,13 @@ def write_names(sources: Sequence[Path], path: Path, seed: int):
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+def write_seen_classes(sources: Sequence[Path], path: Path, seed: int):
+    """Write photographs, of the sources after the class names, with the classes that are seen in them."""
+    _, *photographs = sources
+    if photographs:
+        write_classes(photographs, path.with_name(CLASSIFIER), path)
+
+
 def write_drawn_pages(sources: Sequence[Path], path: Path, seed: int, held_out: bool = False):
     """Draw pages with sentences of a parquet file: for training, or in the design that is held out."""
     (source,) = sources
@@ -117,10 +124,7 @@ PREPARED: dict[str, tuple[tuple[str, ...], Callable[[Sequence[Path], Path, int],
     CLASSIFIER: ((CLASS_NAMES,), write_class_names),
     NAMES: (("wordnet_zh_cow.tab",), write_names),
     NOUNS: (CAPTIONED, lambda sources, path, seed: write_nouns(sources, path)),
-    "classes.parquet": (
-        (CLASS_NAMES, *PHOTOGRAPHS),
-        lambda sources, path, seed: write_classes(sources[1:], path.with_name(CLASSIFIER), path),
-    ),
+    "classes.parquet": ((CLASS_NAMES, *PHOTOGRAPHS), write_seen_classes),
     PAGES: ((SENTENCES,), write_drawn_pages),
     VALIDATION_PAGES: ((SENTENCES,), partial(write_drawn_pages, held_out=True)),
 }

@@ -1,8 +1,7 @@
-"""Photographs whose captions are names: the nouns of their captions, and the classes that Lite2 sees in them."""
+"""Words of photographs: nouns of captions, classes that Lite2 sees, and traditional Chinese pieces of a vocabulary."""
 
-import io
-import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,16 +9,18 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
 import torch
-from PIL import Image
-from safetensors import safe_open
+from datasets import Image, concatenate_datasets
 from tqdm.auto import tqdm
 
+from training.data import load_source
+from training.data.images import Normalize
 from training.students.pretrained import LITE2
+from training.tasks.classes import read_classifier
+from training.teachers.images import ImagePreparation, prepared_batches
 from training.text.writing_systems import LANGUAGES
 
 LONGEST_NAME = 3  # words
@@ -168,36 +169,33 @@ def write_classes(sources: Sequence[Path], classifier: Path, path: Path):
         classifier: File as `AlignRecipe.classifier`, with the names of the classes.
         path: Parquet file to write, with the column `image` and the lists `en` and `zh`, best class first.
     """
-    with safe_open(classifier, "pt") as file:
-        names = json.loads(file.metadata()["names"])
+    names = read_classifier(str(classifier))[2]
     model = timm.create_model(LITE2.architecture)
     model.load_state_dict(LITE2.weights())
     model.eval()
-    rows = []
-    images = []
+    parts = []
     for source in sources:
-        images += pq.read_table(source, columns=["image"])["image"].to_pylist()
-    for start in tqdm(range(0, len(images), BATCH_SIZE), desc="classes of photographs"):
-        part = images[start : start + BATCH_SIZE]
-        pixels = np.stack([_pixels(image["bytes"]) for image in part])
-        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        photographs = load_source(str(source), field="photos").select_columns(["image"])
+        parts.append(photographs.cast_column("image", Image(decode=False)))
+    images = concatenate_datasets(parts)
+    normalize = Normalize(CLASSIFIER_SIZE, tuple(LITE2.image_mean), tuple(LITE2.image_std))
+    squashed = ImagePreparation(CLASSIFIER_SIZE, normalize, "", squashes=True)
+    batches = prepared_batches(images, "image", BATCH_SIZE, squashed.fit)
+    probabilities = []
+    for pixels in tqdm(
+        batches, desc="classes of photographs", total=math.ceil(len(images) / BATCH_SIZE)
+    ):
         with torch.autocast("cpu", torch.bfloat16):
-            probabilities = model(inputs).float().softmax(1)
-        for image, values in zip(part, probabilities, strict=True):
-            order = values.argsort(descending=True)[:MAX_CLASSES]
-            classes = [number for number in order.tolist() if values[number] > MIN_PROBABILITY]
-            if classes:
-                row = {"image": image}
-                for language in LANGUAGES:
-                    row[language] = [names[language][number] for number in classes]
-                rows.append(row)
+            probabilities.append(model(normalize(pixels)).float().softmax(1))
+    rows = []
+    for row, values in zip(images, torch.cat(probabilities), strict=True):
+        order = values.argsort(descending=True)[:MAX_CLASSES]
+        classes = [number for number in order.tolist() if values[number] > MIN_PROBABILITY]
+        if classes:
+            for language in LANGUAGES:
+                row[language] = [names[language][number] for number in classes]
+            rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _pixels(data: bytes) -> np.ndarray:
-    """A photograph squashed to a square, (S, S, 3) uint8."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    return np.asarray(image.resize((CLASSIFIER_SIZE, CLASSIFIER_SIZE), Image.Resampling.BICUBIC))
 
 
 def simplified_pieces(vocabulary: Mapping[str, int]) -> dict[int, int]:

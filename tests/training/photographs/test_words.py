@@ -41,7 +41,10 @@ def test_captions_become_their_nouns_as_often_as_they_have_them(tmp_path, monkey
     ]
 
 
-def test_photographs_get_their_probable_classes_best_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "as_bytes", [False, True]
+)  # the column of an image feature, and of files alone
+def test_photographs_get_their_probable_classes_best_first(tmp_path, monkeypatch, as_bytes):
     class Sees(torch.nn.Module):
         def forward(self, pixels):
             return torch.tensor([[0.0, 5.0, 5.5], [1.0, 1.1, 1.0]])  # sure of two; of none
@@ -51,10 +54,11 @@ def test_photographs_get_their_probable_classes_best_first(tmp_path, monkeypatch
     monkeypatch.setattr(words, "MIN_PROBABILITY", 0.36)
     names = {"en": ["cat", "cup", "mug"], "zh": ["猫", "杯子", "马克杯"]}
     metadata = {"names": json.dumps(names)}
-    save_file({"weight": torch.zeros(3, 1)}, tmp_path / "classifier", metadata)
+    tensors = {"weight": torch.zeros(3, 1), "bias": torch.zeros(3)}
+    save_file(tensors, tmp_path / "classifier", metadata)
     buffer = io.BytesIO()
     Image.new("RGB", (8, 4)).save(buffer, "PNG")
-    image = {"bytes": buffer.getvalue(), "path": None}
+    image = buffer.getvalue() if as_bytes else {"bytes": buffer.getvalue(), "path": None}
     pq.write_table(pa.table({"image": [image, image]}), tmp_path / "photos.parquet")
     paths = [tmp_path / "photos.parquet"], tmp_path / "classifier", tmp_path / "classes.parquet"
     words.write_classes(*paths)
