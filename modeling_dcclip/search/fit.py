@@ -58,42 +58,22 @@ def judge(
         scores: Standard scores of photographs, (K,), in the order of the search.
         share: How far the text is a name, 0 to 1, as `name_share`.
         num_photos: Number of photographs that were searched, N, at least K.
-        calibration: `DCCLIPConfig.fit` of the model: three numbers for `logistic` of names, and three of sentences. A
-            photograph is more similar to a sentence of which it shows a part than to a wrong name.
+        calibration: `DCCLIPConfig.fit` of the model: slope, growth with the number of photographs, and offset of the
+            logit, for names and then for sentences. A photograph is more similar to a sentence of which it shows a
+            part than to a wrong name.
 
     Returns:
         Probabilities, (K,), and whether each photograph is listed, (K,).
     """
+    names, sentences = np.reshape(calibration, (2, 3))
+    slope, growth, offset = share * names + (1 - share) * sentences
     ranks = np.arange(1, len(scores) + 1)
-    probabilities = logistic(scores, share, num_photos / ranks, calibration)
+    logits = slope * scores + growth * expected_maximum(num_photos / ranks) + offset
+    probabilities = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
     best = np.sort(scores[:FIRST])[-BEST:]
     listed = (probabilities >= LINE) & (scores >= NEAR * best.sum() / max(len(best), 1))
     listed[:FIRST] = np.logical_or.accumulate(listed[:FIRST][::-1])[::-1]
     return probabilities, listed
-
-
-def logistic(
-    scores: np.ndarray, share: float, num_photos: np.ndarray, calibration: Sequence[float]
-) -> np.ndarray:
-    """Probability of the best of some photographs, a logistic function of its score that depends on their number.
-
-    The best of many photographs that do not fit has a higher score than the best of few.
-
-    Args:
-        scores: Standard scores, (K,).
-        share: How far the text is a name, 0 to 1.
-        num_photos: Numbers of photographs, at least 1, (K,).
-        calibration: As in `judge`.
-
-    Returns:
-        Values in 0..1, (K,).
-    """
-    slope, growth, offset = (
-        share * name + (1 - share) * other
-        for name, other in zip(calibration[:3], calibration[3:], strict=True)
-    )
-    logits = slope * scores + growth * expected_maximum(num_photos) + offset
-    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
 
 def expected_maximum(count: np.ndarray) -> np.ndarray:

@@ -191,11 +191,14 @@ def _list_measures(
 
 def _encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
     """Embeddings of names, (N, D), as a search embeds them."""
-    texts = [text for name in names for text in phrasings(name)]
-    owners = torch.tensor([number for number, name in enumerate(names) for _ in phrasings(name)])
-    sums = torch.zeros(len(names), model.projection_dim).index_add_(
-        0, owners, model.encode_texts(texts)
-    )
+    texts = []
+    owners = []
+    for number, name in enumerate(names):
+        found = phrasings(name)
+        texts += found
+        owners += [number] * len(found)
+    sums = torch.zeros(len(names), model.projection_dim)
+    sums.index_add_(0, torch.tensor(owners, dtype=torch.long), model.encode_texts(texts))
     return nn.functional.normalize(sums, dim=-1).numpy()
 
 
@@ -270,7 +273,7 @@ def _length(model: DualEncoder, text: str) -> int:
 
 
 def _logistic(examples: np.ndarray) -> list[float]:
-    """Slope, growth and offset of `logistic` that make the labels of examples most likely.
+    """Slope, growth and offset of `judge` that make the labels of examples most likely.
 
     Both labels have the same total weight, among few photographs and among many.
     """

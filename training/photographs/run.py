@@ -89,6 +89,13 @@ LOWER_LAYERS = (
     "[text_model.embeddings, text_model.encoder.layer.0, text_model.encoder.layer.1, "
     "text_model.encoder.layer.2, text_model.encoder.layer.3]"
 )
+# of the two steps in which the teacher's text tower learns embeddings
+TEACHER_TEXTS = {
+    "student": str(CONFIGS / "students/photographs_teacher.yaml"),
+    "named_targets": "null",
+    "map_weight": "0",
+    "freeze": LOWER_LAYERS,
+}
 STAGES = (
     # the image tower learns captions with a light text tower, half of its lower layers frozen
     Stage("tower_teacher", AlignRecipe, "tower_teacher"),
@@ -99,13 +106,10 @@ STAGES = (
         "teacher_distill",
         DistillRecipe,
         "distill_text",
-        options={
+        options=TEACHER_TEXTS
+        | {
             "output_dir": f"{ROOT}teacher_distilled",
             "teacher": f"{ROOT}tower_aligned",
-            "student": str(CONFIGS / "students/photographs_teacher.yaml"),
-            "named_targets": "null",
-            "map_weight": "0",
-            "freeze": LOWER_LAYERS,
             "max_steps": "1000",
             "learning_rate": "4e-4",
         },
@@ -116,16 +120,13 @@ STAGES = (
         "teacher",
         DistillRecipe,
         "distill_text",
-        options={
+        options=TEACHER_TEXTS
+        | {
             "output_dir": f"{ROOT}dcclip-photo-teacher",
             "teacher": f"{ROOT}teacher_aligned",
-            "student": str(CONFIGS / "students/photographs_teacher.yaml"),
             "student.vision_init": f"{ROOT}teacher_aligned",
             "student.text_init": f"{ROOT}teacher_aligned",
             "student.tokenizer": "model_cards/dcclip-tiny-photo",
-            "named_targets": "null",
-            "map_weight": "0",
-            "freeze": LOWER_LAYERS,
             "max_steps": "160",
             "learning_rate": "2e-4",
             "warmup_steps": "20",
@@ -350,15 +351,15 @@ class Run:
         https://arxiv.org/abs/2203.05482).
         """
         weights = load_file(path)
-        shares = {path: 1 - sum(stage.shares.values())}
-        shares |= {self.folder / name / WEIGHTS_FILE: share for name, share in stage.shares.items()}
-        sums = {name: 0 * each for name, each in weights.items() if each.is_floating_point()}
-        for source, share in shares.items():
-            for name, each in load_file(source).items():
-                if name in sums:
-                    sums[name] += share * each
+        averaged = [name for name, each in weights.items() if each.is_floating_point()]
+        for name in averaged:
+            weights[name] *= 1 - sum(stage.shares.values())
+        for run, share in stage.shares.items():
+            other = load_file(self.folder / run / WEIGHTS_FILE)
+            for name in averaged:
+                weights[name] += share * other[name]
         with atomic_write(path) as scratch:
-            save_file(weights | sums, scratch, {"format": "pt"})
+            save_file(weights, scratch, {"format": "pt"})
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
