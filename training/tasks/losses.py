@@ -75,7 +75,7 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Requirements: student and teacher embeddings have the same width.
 
     Relations: it trains the projections in stage 1 and keeps the student in the teacher's space in stage 2. CN-CLIP
-        distils with the same loss.
+        distills with the same loss.
     """
     distances = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
     return distances.mean() if len(distances) else distances.sum()
