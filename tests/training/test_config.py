@@ -90,6 +90,13 @@ def test_the_student_can_be_a_separate_file(write):
     assert recipe.student.max_text_length == 12
 
 
+def test_a_file_of_a_section_replaces_all_of_it(write):
+    argv = [*write(), "--student", f"{FOLDER}/students/photographs_teacher.yaml"]
+    student = parse_recipe(DistillRecipe, argv).student
+    assert student.text_config is None
+    assert student.image_size == 320
+
+
 def test_the_file_of_a_section_is_relative_to_the_recipe_that_names_it(write, tmp_path):
     (tmp_path / "crops.yaml").write_text("zoom: 0.375\n", encoding="utf-8")
     assert parse_recipe(DistillRecipe, write(augment="crops.yaml")).augment.zoom == 0.375

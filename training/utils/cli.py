@@ -66,7 +66,8 @@ class OptionParser(argparse.ArgumentParser):
 
     A list takes several values after one flag, or the flag several times. A boolean is a bare flag, or takes true or
     false. A field of a section is written `--data.train`, a key of a mapping `--columns.zh NAME`. `--config FILE`
-    reads options from YAML, where a section may be a file, relative to the YAML file. The command line overrides it.
+    reads options from YAML, where a section may be a file, relative to the YAML file. The command line overrides it;
+    a file there replaces the whole section.
 
     Args:
         options_class: Dataclass whose docstring has an `Args:` entry for every field.
@@ -209,6 +210,10 @@ class OptionParser(argparse.ArgumentParser):
                 file = folder / value
                 value = read_mapping(file, name)
                 folder = file.parent
+                # a file is the whole section: nothing of an earlier file stays
+                earlier = [each for each in self._values if each.startswith(f"{name}.")]
+                for each in earlier:
+                    del self._values[each]
             if not isinstance(value, dict):
                 raise ValueError(f"{name}: expected fields with values or a file, got {value!r}.")
             for field, item in value.items():

@@ -75,6 +75,9 @@ def test_recipes_follow_each_other_in_the_output_folder(tmp_path, photographs):
     assert Path(recipes["tower_teacher"].student) == here.folder / "towers"
     assert recipes["tower_align"].classifier is None  # no classifier was prepared
     assert recipes["tiny_distill"].named_targets is None
+    for name in ("teacher_distill", "teacher"):  # the towers are as large as those they start from
+        student = recipes[name].student
+        assert (student.text_config, student.vision_config, student.image_size) == (None, None, 320)
     teacher = recipes["teacher"].output_dir
     for student in ("tiny", "nano"):
         image, text, align = (
