@@ -13,7 +13,6 @@ import json
 import math
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,9 +125,14 @@ def _fitting_network(model: Any, text_folder: str) -> tuple[dict[str, Any], Cust
     """The open_clip network that gives the model's embeddings, with its config."""
     config = _network_config(model.config, text_folder)
     network = CustomTextCLIP(**config).eval()
-    with suppress(RuntimeError):  # a weight has a different shape
-        missing, _ = network.load_state_dict(_weights(network, model), strict=False)
-        if not missing and _agrees(network, model):
+    weights = _weights(network, model)
+    fits = [
+        name in weights and weights[name].shape == each.shape
+        for name, each in network.state_dict().items()
+    ]
+    if all(fits):
+        network.load_state_dict(weights, strict=False)
+        if _agrees(network, model):
             return config, network
     raise ValueError(
         f"vision_config: {model.config.vision_config.architecture!r} as it is used here has no counterpart "
