@@ -100,7 +100,7 @@ def build_student(
     model = _build_model(model_config)
     if teacher is not None:
         with torch.no_grad():
-            model.logit_scale.fill_(teacher.logit_scale)
+            model.logit_scale.fill_(teacher.with_towers((), torch.float32).logit_scale)
     for tower in TOWERS:
         init = getattr(config, f"{tower}_init")
         if init != RANDOM:

@@ -59,7 +59,8 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         if init == TEACHER:
-            owner = _require(teacher, tower).with_towers((tower,))
+            # a teacher in half precision would round the student's initial weights
+            owner = _require(teacher, tower).with_towers((tower,), torch.float32)
         else:
             owner = DualEncoder.from_pretrained(init, (tower,), field=f"student.{tower}_init")
         weights, projection = owner.tower_weights(tower)

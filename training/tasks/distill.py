@@ -147,6 +147,8 @@ class DistillTask(Task):
         # a built student has widths; the type of the config allows None
         config: Any = student.config
         self.adapters = nn.ModuleDict()
+        # opening the data may have drawn random numbers, as the first run of a cache does
+        torch.manual_seed(recipe.seed)
         for tower in self.towers:
             if tower in map_widths and any(loss.needs_map for loss in self.losses):
                 width = getattr(config, f"{tower}_width")

@@ -191,7 +191,7 @@ def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb:
 
 
 def _teacher_key(teacher: DualEncoder) -> TeacherKey:
-    return TeacherKey(teacher.revision, str(teacher.model.dtype).removeprefix("torch."))
+    return TeacherKey(teacher.revision, str(teacher.dtype).removeprefix("torch."))
 
 
 class _Images:

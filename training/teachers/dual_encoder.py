@@ -53,6 +53,7 @@ class DualEncoder:
         family: Row of the model's family; `GENERIC` for a family without a row, which can be evaluated but not taught
             from.
         towers: Loaded towers, in the order of `TOWERS`.
+        dtype: Precision of the weights. A model without its towers may have no weights that tell it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class DualEncoder:
         self.family = FAMILIES.get(model.config.model_type, GENERIC)
         self.towers = tuple(tower for tower in TOWERS if tower in towers)
         self._is_checkpoint = False
+        self.dtype = next((each.dtype for each in model.parameters()), torch.float32)
 
     @classmethod
     def from_pretrained(
@@ -122,18 +124,25 @@ class DualEncoder:
             raise unknown_family(field, name, model_type)
         encoder = cls(model.eval().requires_grad_(False), processor, name, towers, commit)
         encoder._is_checkpoint = True
+        encoder.dtype = dtype
         return encoder.to(device)
 
-    def with_towers(self, towers: Sequence[str]) -> "DualEncoder":
+    def with_towers(
+        self, towers: Sequence[str], dtype: torch.dtype | None = None
+    ) -> "DualEncoder":
         """This model with other towers.
 
-        A checkpoint is loaded again, in the same precision and on the same device. A model in memory has all of its
-        towers, and is returned unchanged.
+        A checkpoint is loaded again, on the CPU. A model in memory has all of its towers, and is returned unchanged.
+
+        Args:
+            towers: Towers to load, some of `vision` and `text`.
+            dtype: Precision of the weights. Default: that of this model.
         """
-        if not self._is_checkpoint or set(towers) == set(self.towers):
+        dtype = dtype or self.dtype
+        is_same = dtype == self.dtype and set(towers) == set(self.towers)
+        if is_same or not self._is_checkpoint:
             return self
-        model = self.model
-        return self.from_pretrained(self.name, towers, model.dtype, model.device, self.commit)
+        return self.from_pretrained(self.name, towers, dtype, revision=self.commit)
 
     def to(self, device: torch.device | str) -> "DualEncoder":
         """Move the weights to a device, in the fastest memory layout for convolutions."""
@@ -192,8 +201,10 @@ class DualEncoder:
 
     @property
     def max_text_length(self) -> int:
-        """Longest text in tokens that both the model and the tokenizer allow."""
-        return min(self.family.max_text_length(self.config), self.tokenizer.model_max_length)
+        """Longest text in tokens that the model and the tokenizer allow, and that the model was trained on."""
+        length = min(self.family.max_text_length(self.config), self.tokenizer.model_max_length)
+        trained = self.family.prepare_texts(self.tokenizer)
+        return length if trained is None else min(length, trained.max_length)
 
     @property
     def logit_scale(self) -> float:

@@ -63,6 +63,17 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert not getattr(student.config.vision_config, "label_names", None)
 
 
+def test_a_teacher_in_half_precision_gives_its_exact_weights(teacher_folder):
+    exact, half = (
+        DualEncoder.from_pretrained(str(teacher_folder), towers=(), dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    config = StudentConfig(vision_init="teacher", text_init="teacher", max_text_length=32)
+    expected = build_student(config, LANGUAGES, exact)[0].state_dict()
+    for name, found in build_student(config, LANGUAGES, half)[0].state_dict().items():
+        assert torch.equal(found, expected[name]), name
+
+
 def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
     config = load_size("tiny", projection_dim=None, max_text_length=32)
     assert isinstance(config, StudentConfig)

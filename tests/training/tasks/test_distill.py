@@ -51,11 +51,16 @@ def make_task(targets=None, student=None, **fields):
     options = {"output_dir": "", "data": data_config(), "teacher": "t"}
     recipe = DistillRecipe(student=student_config(), **options, **fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
-    torch.manual_seed(0)
     widths = {"vision": IMAGE_WIDTH, "text": TEXT_WIDTH}
     targets = targets or make_targets()
     task = DistillTask(student, augment(), NORMALIZE, targets, recipe, widths, BANK, 30.0)
     return task.eval()
+
+
+def test_adapters_start_with_the_seed_of_the_recipe():
+    first, same, other = (make_task(seed=seed).adapters["text"].weight for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 def smooth_l1(student, teacher):

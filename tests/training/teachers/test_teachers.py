@@ -113,6 +113,15 @@ def test_the_longest_text_is_that_of_the_family(kind, teachers):
     assert teachers[kind].max_text_length == expected.get(kind, NUM_POSITIONS)
 
 
+def test_a_student_learns_no_texts_that_are_longer_than_those_of_the_training(
+    teachers, monkeypatch
+):
+    teacher = teachers["chinese_clip"]
+    monkeypatch.setattr(teacher.config.text_config, "max_position_embeddings", 512)
+    monkeypatch.setattr(teacher.tokenizer, "model_max_length", 512)
+    assert teacher.max_text_length == teacher.texts.max_length == 52
+
+
 def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_values):
     teacher = teachers["altclip"]
     image = teacher.image_targets(pixel_values)
