@@ -58,6 +58,8 @@ def open_student(
         dict.fromkeys([*student.config.languages, *recipe.data.languages])
     )
     student.config.fit = None  # it was calibrated for other weights
+    if not recipe.anchor_weight:
+        student.config.teacher_weights = None  # nothing keeps its embeddings in the teacher's space
     if teacher is not None and student.config.teacher != teacher.name:
         earlier = (
             [student.config.teacher_license]

@@ -135,10 +135,6 @@ def open_student(
     name, config = recipe.student, student.config
     config.base_model = Path(name).resolve().name if Path(name).is_dir() else name
     config.base_model_license = base_license(name, student)
-    if not recipe.anchor_weight:
-        config.teacher = config.teacher_weights = (
-            None  # its embeddings can no longer be compared with the teacher's
-        )
     return student, processor
 
 

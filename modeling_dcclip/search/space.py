@@ -20,7 +20,7 @@ class Space:
         files: Fingerprint of the files that encode: both ONNX files, the tokenizer and the preprocessing, 16
             hexadecimal digits.
         teacher: Name of the teacher whose space it has; None if it has no teacher.
-        teacher_weights: Fingerprint of the teacher's weights; None if the model does not tell.
+        teacher_weights: Fingerprint of the teacher's weights; None if the embeddings are not in the teacher's space.
         dimension: Number of dimensions D of the embeddings.
         rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
         projection_dim: Number of dimensions before the embeddings were truncated.
@@ -75,20 +75,16 @@ class Space:
             return None
         if self.weights == other.weights:
             return None, None
-        if self.teacher is not None and other.teacher is not None and self._has_teacher_of(other):
+        if self.teacher_weights is not None and self.teacher_weights == other.teacher_weights:
             return self.rotation, other.rotation
         if self._taught(other):
             return None, other.rotation
         return (self.rotation, None) if other._taught(self) else None
 
-    def _has_teacher_of(self, other: "Space") -> bool:
-        """Whether two students have the same teacher, by weights or, if one does not tell, by name."""
-        if None in (self.teacher_weights, other.teacher_weights):
-            return self.teacher == other.teacher
-        return self.teacher_weights == other.teacher_weights
-
     def _taught(self, student: "Space") -> bool:
-        """Whether this is a student's teacher, by weights or by name."""
+        """Whether a student has the space of this model: by weights, or by name if they are a commit of the Hub."""
+        if student.teacher_weights is None:
+            return False
         return self.weights == student.teacher_weights or self.model == student.teacher
 
 

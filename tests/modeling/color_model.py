@@ -72,6 +72,7 @@ def save_color_model(
         "text_config": {"pad_token_id": 0},
         "languages": ["zh", "en"],
         "teacher": teacher,
+        "teacher_weights": "a commit" if teacher else None,
     }
     if rotated:
         config["rotation"] = f"turn {turn}"

@@ -378,6 +378,14 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
     assert teacher.rotations(replace(stranger, teacher="some/teacher"))
 
 
+def test_a_student_that_has_left_its_teachers_space_shares_none():
+    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
+    left = Space("left", "2" * 16, "", "some/teacher", None, 16, None, 16)
+    assert teacher.rotations(left) is None
+    assert left.rotations(teacher) is None
+    assert left.rotations(replace(left, weights="3" * 16)) is None
+
+
 @pytest.fixture
 def student(tmp_path):
     return save_color_model(tmp_path / "student", "some/teacher", turn=7, rotated=True)

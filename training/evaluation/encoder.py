@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +17,13 @@ class Embeddings:
     Args:
         name: Hub id or folder of the model, written to results.
         weights: Digest or commit of its weights.
-        teacher: Name of its teacher, if it is a student.
-        teacher_weights: Digest or commit of the teacher's weights, if it is known.
+        teacher_weights: Digest or commit of the teacher's weights; None if the model is not in the teacher's space.
         rotation: Rotation of its embeddings from its teacher's space, (D, D), if it has one.
         tensors: Embeddings by what they are of, (N, D) float32 each, L2-normalized.
     """
 
     name: str
     weights: str | None
-    teacher: str | None
     teacher_weights: str | None
     rotation: Tensor | None
     tensors: dict[Hashable, Tensor]
@@ -58,10 +55,8 @@ class Embeddings:
         return replace(self, tensors={key: each @ rotation.T for key, each in self.tensors.items()})
 
     def _taught(self, student: "Embeddings") -> bool:
-        """Whether this is the teacher of a student: by weights, or by name where the student does not tell them."""
-        if student.teacher_weights is not None:
-            return student.teacher_weights == self.weights
-        return student.teacher is not None and Path(student.teacher).name == Path(self.name).name
+        """Whether a student has the space of this model."""
+        return student.teacher_weights is not None and student.teacher_weights == self.weights
 
 
 def encode_shared(

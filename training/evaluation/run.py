@@ -359,7 +359,6 @@ class Evaluation:
         embeddings = Embeddings(
             name,
             model.revision,
-            getattr(model.config, "teacher", None),
             getattr(model.config, "teacher_weights", None),
             getattr(model.model, "rotation", None),
             tensors,

@@ -137,8 +137,10 @@ def test_stage_2_keeps_a_license_that_a_student_inherited(
     assert config.teacher_license == "cc-by-nc-4.0 and unknown"
     assert config.fit is None  # it was calibrated for other weights
     assert (config.teacher, config.teacher_weights) == (teacher.name, teacher.revision)
-    config = open_student(align_recipe(student=student), teacher)[0].config
-    assert config.teacher is None  # its embeddings need not be those of the teacher
+    moved = save_untrained(tmp_path / "moved", processor, teacher="some", teacher_weights="0" * 16)
+    config = open_student(align_recipe(student=moved), teacher)[0].config
+    # its embeddings need not be those of the teacher
+    assert (config.teacher, config.teacher_weights) == ("some", None)
 
 
 def test_a_student_with_a_cut_vocabulary_learns_the_same_token_states_with_and_without_a_cache(

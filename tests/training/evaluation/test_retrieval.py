@@ -202,7 +202,7 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
 
 def test_truncated_embeddings_have_unit_length():
     whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    leading = Embeddings("m", None, None, None, None, {"set": whole}).truncated(4)
+    leading = Embeddings("m", None, None, None, {"set": whole}).truncated(4)
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)

@@ -35,7 +35,8 @@ def start(processor, tmp_path_factory):
     """A finished model, distilled from a teacher with a license of its own."""
     folder = tmp_path_factory.mktemp("start")
     # dropout would differ between processes
-    origin = {"teacher": "some/teacher", "teacher_license": "cc-by-nc-4.0"}
+    origin = {"teacher": "some/teacher", "teacher_weights": "0" * 16}
+    origin["teacher_license"] = "cc-by-nc-4.0"
     model = make_model(MOBILENET, NO_DROPOUT, seed=3, **origin)
     model.config.fit = [1.0] * 6
     save_student(folder, model, processor)
@@ -148,7 +149,7 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     results = Results.read(tmp_path / "mine" / "results.json")
     assert results.values(stage="finetuned", set="validation", language="zh", metric="top1")
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
-    assert config.teacher is None
+    assert config.teacher_weights is None  # it has left its teacher's space
     assert config.base_model == start.name
     assert config.base_model_license == "cc-by-nc-4.0"
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
