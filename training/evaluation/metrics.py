@@ -192,7 +192,8 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
     center = (share + Z * Z / (2 * count)) / scale
     deviation = math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
     half = Z * deviation / scale
-    return max(0.0, center - half), min(1.0, center + half)
+    # rounding can leave the share itself outside
+    return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))
 
 
 def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:

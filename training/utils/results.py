@@ -82,7 +82,12 @@ class Results:
         path = Path(folder) / name
         names = _portable_names(self.rows)
         rows = [asdict(replace(row, model=names[row.model])) for row in self.rows]
-        content = {"meta": portable_values(self.meta), "rows": rows}
+        meta = dict(self.meta)
+        if "models" in meta:
+            meta["models"] = [
+                each | {"name": names.get(each["name"], each["name"])} for each in meta["models"]
+            ]
+        content = {"meta": portable_values(meta), "rows": rows}
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
@@ -135,11 +140,14 @@ class Results:
         axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for (title, language), drawn in rows.groupby(["title", "language"], sort=False):
             number = languages.index(language)
+            # the mean over seeds can be outside their range by a rounding error
+            below = (drawn["value"] - drawn["low"]).clip(lower=0)
+            above = (drawn["high"] - drawn["value"]).clip(lower=0)
             panel = axes[titles.index(title)]
             panel.errorbar(
                 drawn["value"],
                 drawn["measure"].map(measures.index) + 0.2 * number,
-                xerr=[drawn["value"] - drawn["low"], drawn["high"] - drawn["value"]],
+                xerr=[below, above],
                 fmt=f"oC{number}",
                 markersize=4,
                 label=language,

@@ -117,6 +117,13 @@ def test_wilson_interval_of_a_published_example():
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [10, 69])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_interval_has_its_share(share, count):
+    low, high = wilson_interval(share, count)
+    assert low <= share <= high
+
+
 def test_grouped_interval_is_that_of_the_trials_or_of_the_groups():
     hits = torch.tensor([True, False, False, True, True, False, True, True])
     groups = torch.arange(8)

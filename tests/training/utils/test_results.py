@@ -35,9 +35,11 @@ def test_read_returns_what_was_written(results, tmp_path):
 def test_a_file_has_no_absolute_path(results, tmp_path):
     results.meta["command"] = "python it.py --model /home/me/models/one"
     models = ("/home/me/one/model", "/home/me/two/model", "/home/me/three images, a/four texts")
+    results.meta["models"] = [{"name": name} for name in models[:2]]
     results.rows = [replace(ROWS[0], model=name) for name in models]
     found = Results.read(results.write(tmp_path))
     assert found.meta["command"] == "python it.py --model one"
+    assert found.meta["models"] == [{"name": "one/model"}, {"name": "two/model"}]
     assert [row.model for row in found.rows] == [
         "one/model",
         "two/model",
