@@ -22,6 +22,7 @@ from training.data import (
     load_source,
     open_image,
     require_allowed,
+    usable_captions,
 )
 from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
@@ -121,7 +122,7 @@ class GateData:
         first: dict[str, list[str]] = {}
         for language in LANGUAGES:
             if language in rows.column_names:
-                first[language] = [texts[0] if texts else "" for texts in rows[language]]
+                first[language] = [(usable_captions(cell)[0] or [""])[0] for cell in rows[language]]
         # rows without a caption in one of the languages have no class there
         kept = [row for row, names in enumerate(zip(*first.values(), strict=True)) if all(names)]
         if len(kept) < 2:

@@ -72,15 +72,18 @@ def write_nouns(sources: Sequence[Path], path: Path):
     nouns. A noun stands as often as the captions of its photograph have it. Rare ones are left out.
 
     Args:
-        sources: Parquet files with the columns `image`, `en` and `zh`, captions or lists of captions.
+        sources: Parquet files with the column `image`, and `en`, `zh` or both, captions or lists of captions.
         path: Parquet file to write, with the column `image` and the lists `en` and `zh`.
     """
     rows = []
     num_photos = {language: Counter[str]() for language in LANGUAGES}
     for source in sources:
-        for row in pq.read_table(source, columns=["image", *LANGUAGES]).to_pylist():
+        columns = [
+            name for name in ("image", *LANGUAGES) if name in pq.read_schema(source).names
+        ]
+        for row in pq.read_table(source, columns=columns).to_pylist():
             for language in LANGUAGES:
-                row[language] = count_nouns(row[language], language)
+                row[language] = count_nouns(row.get(language), language)
                 num_photos[language].update(row[language].keys())
             rows.append(row)
     table = []

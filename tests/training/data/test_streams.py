@@ -70,6 +70,14 @@ def test_a_function_may_return_a_stream(open_loader):
     assert sorted(batch["caption_ids"].tolist()) == sorted(expected)
 
 
+def test_a_streamed_table_names_its_images_in_any_column(samples, tmp_path, open_loader):
+    (tmp_path / "frog.png").write_bytes(samples[0]["png"])
+    (tmp_path / "table.csv").write_text("photo,en\nfrog.png,frog\n", encoding="utf-8")
+    columns = {"image_column": "photo", "caption_columns": {"en": "en"}}
+    (batch,) = open_loader(train=str(tmp_path / "table.csv"), batch_size=1, stop=1, **columns)
+    assert batch["caption_ids"].tolist() == [text_id("frog")]
+
+
 @pytest.fixture
 def two_captions(train_rows, tmp_path, open_loader):
     """Batches of two epochs of one image with two captions, one of which is too long, and their loader."""

@@ -39,6 +39,11 @@ def test_captions_become_their_nouns_as_often_as_they_have_them(tmp_path, monkey
         {"image": b"1", "en": ["dog", "dog"], "zh": ["孩子"]},
         {"image": b"2", "en": ["dog"], "zh": ["孩子"]},
     ]
+    del table["zh"]
+    pq.write_table(pa.table(table), tmp_path / "captions.parquet")
+    words.write_nouns([tmp_path / "captions.parquet"], tmp_path / "nouns.parquet")
+    rows = pq.read_table(tmp_path / "nouns.parquet").to_pylist()
+    assert [(row["en"], row["zh"]) for row in rows] == [(["dog", "dog"], []), (["dog"], [])]
 
 
 @pytest.mark.parametrize(
