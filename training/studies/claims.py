@@ -6,8 +6,8 @@ Examples:
 
 Stage 1 trains each tower apart, on photographs with and without captions and on texts with and without images. Stage 2
 is InfoNCE alone. Every arm of a start and a seed has the same initial weights, and the learning rate of each stage is
-tuned in every arm: stage 1 on the held-out loss of its own target, stage 2 on the recall of held-out photographs.
-Held-out data are a part of the training data; results are measured on validation and test sets.
+tuned in every arm with all pairs: stage 1 on the held-out loss of its own target, stage 2 on the recall of held-out
+photographs. Held-out data are a part of the training data; results are measured on validation and test sets.
 
 The text tower starts at random. The image tower starts from ImageNet's weights, and its lower layers keep them; or it
 is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much time, the
@@ -52,7 +52,7 @@ from training.teachers.preparation import square_image_processor
 from training.teachers.targets import resample_map
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write
-from training.utils.keys import digest_file, no_key
+from training.utils.keys import digest_file, digest_key, no_key
 from training.utils.process import interleaved_ms
 from training.utils.ranges import Count, Pixels, Positive, Seed
 from training.utils.results import Results, Row, markdown_table
@@ -219,7 +219,7 @@ class Experiment:
     def __init__(self, options: Options, study: Study, teacher: DualEncoder):
         self.options, self.study = options, study
         self.photos = Path(options.photos).expanduser()
-        self.cache = study.folder / "cache"
+        self.cache = study.folder / "cache" / digest_key(study.results.meta["settings"])[:16]
         self.cache.mkdir(parents=True, exist_ok=True)
         self.teacher, self.tokenizer = teacher, teacher.tokenizer
         self.pad = self.tokenizer.pad_token_id
@@ -508,8 +508,8 @@ class Experiment:
         return self._best_rate(f"{target}, stage 1 of {tower}", start, score)
 
     def second_rate(self, arm: Arm, start: str) -> float:
-        """The rate of stage 2 with the highest recall on held-out photographs, for all pairs and equal steps."""
-        arm = replace(arm, share=1, equal_time=False)
+        """The rate of stage 2 with the highest recall on held-out photographs, with all pairs."""
+        arm = replace(arm, share=1)
 
         def score(rate: float) -> float:
             return self.held_out_recall(self.train(arm, start, TUNING_SEED, rate).model)

@@ -73,6 +73,10 @@ def test_every_arm_is_trained_once_with_rates_that_are_tuned(
     main(command)
     assert Results.read(folder / RESULTS_FILE).rows == results.rows
 
+    (folder / RESULTS_FILE).unlink()
+    with pytest.raises(TypeError):  # no tower that was trained for more steps is used
+        main([*command, "--distill_steps", "1"])
+
 
 def test_batches_of_an_epoch_have_every_row_at_most_once():
     batches = draw_batches(torch.arange(10), 4, 5, seed=0)

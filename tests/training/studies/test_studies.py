@@ -37,6 +37,11 @@ def test_rows_of_other_settings_are_refused(tmp_path):
         Study("budget", Options(output_dir=str(tmp_path), repeats=3), "noise", weights="a")
 
 
+def test_the_budget_refuses_models_of_one_name(refusal):
+    message = refusal(main, "budget", "--models", "one/aligned", "two/aligned")
+    assert "models: several have the name 'aligned'" in message
+
+
 @pytest.mark.slow
 def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeypatch):
     # the graphs are written in this process, which has imported what it takes
