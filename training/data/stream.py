@@ -73,9 +73,7 @@ class PairStream:
             self.caption_columns.append(captions)
             self.image_columns.append(image)
             self.rules.append(rules_for(source.train, config.allow_paths))
-            rows = open_stream(
-                source.train, source.split, subset=source.subset, image_column=image
-            )
+            rows = open_stream(source.train, source.split, subset=source.subset, image_column=image)
             images = image if image_size is not None else None
             texts = captions.values() if tokens is not None else ()
             self.shards.append(Shards(rows, number, str(source.train), images, texts))

@@ -78,9 +78,7 @@ def write_nouns(sources: Sequence[Path], path: Path):
     rows = []
     num_photos = {language: Counter[str]() for language in LANGUAGES}
     for source in sources:
-        columns = [
-            name for name in ("image", *LANGUAGES) if name in pq.read_schema(source).names
-        ]
+        columns = [name for name in ("image", *LANGUAGES) if name in pq.read_schema(source).names]
         for row in pq.read_table(source, columns=columns).to_pylist():
             for language in LANGUAGES:
                 row[language] = count_nouns(row.get(language), language)

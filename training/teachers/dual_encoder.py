@@ -127,9 +127,7 @@ class DualEncoder:
         encoder.dtype = dtype
         return encoder.to(device)
 
-    def with_towers(
-        self, towers: Sequence[str], dtype: torch.dtype | None = None
-    ) -> "DualEncoder":
+    def with_towers(self, towers: Sequence[str], dtype: torch.dtype | None = None) -> "DualEncoder":
         """This model with other towers.
 
         A checkpoint is loaded again, on the CPU. A model in memory has all of its towers, and is returned unchanged.
