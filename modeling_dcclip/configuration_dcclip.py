@@ -47,8 +47,8 @@ class DCCLIPConfig(PreTrainedConfig):
         text_width: Width of a token's hidden state and of the pooled text vector before the projection.
         languages: ISO 639-1 codes of the languages that the model was trained on.
         teacher: Hub id or name of the model that this model was distilled from.
-        teacher_weights: Digest of the teacher's weights, or its commit on the Hub. None if the embeddings are not in the
-            teacher's space, such as after an alignment without an anchor.
+        teacher_weights: Digest of the teacher's weights, or its commit on the Hub. None if the embeddings are not in
+            the teacher's space, such as after an alignment without an anchor.
         teacher_license: License of the teacher's weights, which also applies to the student's.
         prefixes: Numbers of leading dimensions at which the embedding was trained too, ascending, each at most
             `projection_dim`.

@@ -48,12 +48,11 @@ class DCCLIPProcessor(ProcessorMixin):
             are given.
 
         Raises:
-            ValueError: `text` is an empty list, or a file does not decode; the message names it.
+            ValueError: `images` or `text` is an empty list, or a file does not decode; the message names it.
         """
-        if isinstance(text, (list, tuple)) and not text:
-            raise ValueError(
-                "text: got an empty list. Pass at least one text, or None for images alone."
-            )
+        for name, values in {"images": images, "text": text}.items():
+            if isinstance(values, (list, tuple)) and not values:
+                raise ValueError(f"{name}: got an empty list. Pass at least one item, or None.")
         for name in ("text_kwargs", "images_kwargs"):
             if kwargs.get(name) is None:
                 kwargs.pop(name, None)

@@ -77,19 +77,35 @@ def run_index(options: argparse.Namespace):
                     truncate_dim=options.truncate_dim,
                 )
         _print_report(report, len(index), options)
-        if report.missing:
+        if options.watch:
+            with suppress(KeyboardInterrupt):  # how a user ends it
+                _watch(index, options)
+        elif report.missing:
             sys.exit(1)
-        wait_s = WATCH_S
-        with suppress(KeyboardInterrupt):  # how a user ends it
-            while options.watch:
-                time.sleep(wait_s)
-                with suppress(BusyError):  # another process writes to the index
-                    report = index.add()
-                    if report.embedded + report.copies + report.moved + report.removed:
-                        _print_report(report, len(index), options)
-                        sys.stdout.flush()
-                    else:
-                        wait_s = max(WATCH_S, WATCH_SHARE * report.seconds)
+
+
+def _watch(index: Index, options: argparse.Namespace):
+    """Update the index again and again, and print what has changed."""
+    wait_s = WATCH_S
+    failure = ""
+    while True:
+        time.sleep(wait_s)
+        try:
+            report = index.add()
+        except BusyError:  # another process writes to the index
+            continue
+        except (ValueError, OSError) as error:  # such as a disk that is not mounted
+            message = message_of(error)
+            if message != failure:  # printed once, not at every update
+                print_error(message)
+            failure = message
+            continue
+        failure = ""
+        if report.embedded + report.copies + report.moved + report.removed:
+            _print_report(report, len(index), options)
+            sys.stdout.flush()
+        else:
+            wait_s = max(WATCH_S, WATCH_SHARE * report.seconds)
 
 
 def _open_to_add(options: argparse.Namespace) -> Index:
@@ -183,7 +199,12 @@ def run_search(options: argparse.Namespace):
         limits = Filter(options.after, options.before, options.path)
         text, without, chosen, dates = understand(query, limits)
         if dates is not None:
-            print_note("{!r} is understood as the dates {} to {}", *vars(dates).values())
+            print_note(
+                "{!r} is understood as the dates {} to {}",
+                dates.words,
+                dates.after or "…",
+                dates.before or "…",
+            )
         without += options.without
         images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)

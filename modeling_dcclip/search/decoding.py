@@ -69,7 +69,6 @@ def decode_photo(
     file: BinaryIO,
     edge: int | None = None,
     extension: str = "",
-    max_bytes: int = MAX_BYTES,
     in_process: bool = True,
 ) -> tuple[str | None, Image.Image]:
     """Decode an open image file; of a raw photograph, by its extension, the preview.
@@ -78,7 +77,6 @@ def decode_photo(
         file: File to read from its start.
         edge: Length of the shorter side that is enough, in pixels; see `read_photo`.
         extension: Extension of the file in lower case, with its dot.
-        max_bytes: Memory that decoding may take.
         in_process: Whether slow formats are decoded in a process.
 
     Returns:
@@ -95,7 +93,7 @@ def decode_photo(
             if edge is not None:
                 reduce_jpeg(image, edge)
             needed = _decoded_bytes(image, pixels)
-            if needed > max_bytes:
+            if needed > MAX_BYTES:
                 raise Image.DecompressionBombError
             MEMORY.take(needed)
             if in_process and (image.format in SLOW_FORMATS or needed > SLOW_BYTES):

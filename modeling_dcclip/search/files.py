@@ -153,8 +153,13 @@ class Walk:
         whole, below = map(search_text, (path, os.path.relpath(path, os.fsencode(self.folder))))
         for pattern in self.excluded:
             glob = pattern.rstrip("/").replace("[", "[[]")
-            part = below if "/" in pattern else below.rpartition("/")[2]
-            if fnmatchcase(part, glob.lstrip("/")) or fnmatchcase(whole, glob):
+            if os.path.isabs(pattern):
+                parts = [f"/{below}", whole]
+            elif "/" in pattern:
+                parts = [below, f"/{below}"]  # so that */work is any folder of this name
+            else:
+                parts = [below.rpartition("/")[2]]
+            if any(fnmatchcase(part, glob) for part in parts):
                 return True
         return False
 

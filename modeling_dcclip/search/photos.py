@@ -24,7 +24,6 @@ from modeling_dcclip.search.files import (
 from modeling_dcclip.search.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
-SHOWN_BYTES = 400_000_000  # of memory that decoding a photograph for a page may take
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 
@@ -109,7 +108,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
         if extension in VIDEOS:
             image = read_frame(file, seconds, edge)
         else:
-            _, image = decode_photo(file, edge, extension, SHOWN_BYTES)
+            _, image = decode_photo(file, edge, extension)
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()

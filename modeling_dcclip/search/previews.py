@@ -103,5 +103,7 @@ def _ratio(path: str, thumbnail: Path) -> float:
         if extension in STILLS:
             with open_file(os.fsencode(path)) as file, open_header(file) as image:
                 ratio = image.width / image.height
-                return 1 / ratio if image.getexif().get(ORIENTATION) in TURNED else ratio
+                # the size of a TIFF is upright, whatever its EXIF says
+                is_turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED
+                return 1 / ratio if is_turned else ratio
     return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO

@@ -22,9 +22,7 @@ LEFT_OUT = re.compile(
     r"|^\s*(?:不要|[没沒]有)((?:(?![没沒]有|不要)[^，,。；;的])+)(?<!目)的(?=\s*[^的\s][^的]*$)"
 )
 # 有没有 and 要不要 ask whether something is there
-NEGATION = re.compile(
-    r"(?<!\S)not\s|(?<=\S\s)without\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I
-)
+NEGATION = re.compile(r"(?<!\S)(?:not|without)\s|(?<!要)不要|(?<=[^\s有])\s*[没沒]有(?!.*的)", re.I)
 
 # best photographs among which those that fit are counted, on the page and in the terminal
 LOOKED = 200
@@ -44,24 +42,51 @@ MONTHS = ("january", "february", "march", "april", "may", "june",
           "july", "august", "september", "october", "november", "december")
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5,
            "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-           "一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5,
-           "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
+           "一": 1, "两": 2, "兩": 2, "二": 2, "三": 3, "四": 4, "五": 5,
+           "六": 6, "七": 7, "八": 8, "九": 9}
 # fmt: on
 YEARS_AGO = {"今年": 0, "去年": 1, "前年": 2, "this": 0, "last": 1}
-DAYS_AGO = {"today": 0, "yesterday": 1, "今天": 0, "昨天": 1, "前天": 2}
-_YEAR = r"(?<![\d.-])(?:19|20)\d\d(?!\d)"
+DAYS_AGO = {"today": 0, "yesterday": 1, "day before yesterday": 2, "今天": 0, "昨天": 1, "前天": 2}
+# not a decade (1960s, 1980年代), a duration (2000多年) or a size (1920x1080)
+_YEAR = (
+    r"(?<![\da-z.×*-])(?:19|20)\d\d"
+    r"(?![\da-z]|(?<=0)['’]s|\s*(?:[x×*]\s*\d|年代|多年))"
+)
+_DIGITS = "一二两兩三四五六七八九"
+# not the end of 150, 几十 or twenty-one
+_NUMBER = (
+    rf"(?<![a-z\d.几幾数數百千万萬十{_DIGITS}])(?<!ty[\s-])"
+    rf"(?P<ago>\d\d?|[{_DIGITS}]?十[{_DIGITS}]?|{'|'.join(NUMBERS)})"
+)
+# not the end of 晚上, 日本 or 以前: no Chinese before it, or a word that stands before dates
+_START = "(?:(?<![一-鿿])|(?<=[在我的们們]))"
+_LAST_OR_THIS = (
+    rf"(?<![a-z])(?:last|this)|[这這]|(?:{_START}|(?<=[从從]))[上本]|(?<!上)上(?=[个個])"
+)
+# not the start of 周围 or 月亮
+_UNIT = (
+    r"week(?:end)?\b|month\b|(?:[周週]|星期|[礼禮]拜)末?(?![围圍边邊年])"
+    r"|月(?![亮光饼餅球色影季台臺牙食圆圓])"
+)
+# not a part of 如今, 失去 or 年轻
+_NOW = "(?<![如当當至])今"
+_CHINESE_YEAR = f"(?:{_NOW}|(?<![过過失逝])去|{_START}前)年(?![代华華轻輕纪紀龄齡])"
 _PART = "|".join([*SEASONS, *MONTHS, *(month[:3] for month in MONTHS), "sept"])
 DATES = re.compile(
-    rf"""(?:\b(?:in|from|during|of|the)\s+)*
-    (?: (?P<day>yesterday\b|today\b|昨天|今天|前天)
-    | (?P<this>last|this|上|这|本)\s*个?(?P<unit>week\b|month\b|周|星期|月)
+    rf"""
+    (?:\b(?:in|from|during|of|the|(?P<between>between)|(?P<side>before|after|since))\s+)*
+    (?:[来來]?自|[从從])?
+    (?: (?P<day>(?:day\ before\ )?yesterday\b|today\b|(?:{_NOW}|昨|{_START}前)天)
+    | (?P<this>{_LAST_OR_THIS})\s*[个個]?(?P<unit>{_UNIT})
     | (?P<relative>last|this)\s+(?:year|(?P<relative_part>{_PART}))\b
-    | (?P<ago>\d\d?|{"|".join(NUMBERS)})\s*(?:years?\s+ago\b|年前)
+    | {_NUMBER}\s*(?:years?\s+ago\b|年[以之]?前)
     | \b(?P<part>{_PART})\s+(?:of\s+)?(?P<part_year>{_YEAR})
-    | (?P<iso>{_YEAR}[-/.]\d\d?(?:[-/.]\d\d?)?)(?![\d-])
-    | (?:(?P<year>{_YEAR})年?|(?P<chinese>今年|去年|前年))\s*的?\s*
-      (?:(?P<season>[春夏秋冬])[天季]|(?P<month>\d\d?)月(?:份|(?P<day_of_month>\d\d?)[日号])?)?
-    )\s*的?\s*""",
+    | (?P<iso>{_YEAR}[-/.]\d\d?(?:[-/.]\d\d?)?)(?!\d|-(?!(?:19|20)\d\d))
+    | (?:(?P<year>{_YEAR})年?|(?P<chinese>{_CHINESE_YEAR}))\s*的?\s*
+      (?: (?P<season>[春夏秋冬])[天季]
+      | (?P<month>\d\d?)月(?:份|(?P<day_of_month>\d\d?)[日号號])?
+      )?
+    )\s*(?P<behind>[以之][前后後]|以[来來]|至今(?!年)|[前后後](?=的|\s|$))?\s*的?\s*""",
     re.X | re.I,
 )
 
@@ -125,30 +150,56 @@ class Dates:
 
     Args:
         words: The part of the query, such as `2023年夏天` or `last winter`.
-        after: First date, in the form of `Filter`.
-        before: Last date, in the same form.
+        after: First date, in the form of `Filter`; None for `before 2020`.
+        before: Last date, in the same form; None for `since 2020`.
     """
 
     words: str
-    after: str
-    before: str
+    after: str | None
+    before: str | None
 
 
 def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
     """Split a query into its text and the dates that it names.
 
-    Examples: `2023年夏天的雪`, `去年生日`, `last winter`, `snow in May 2021`, `2021-05`, `三年前`.
+    Examples: `2023年夏天的雪`, `去年生日`, `last winter`, `snow in May 2021`, `2021-05`, `三年前`, `2019-2021`,
+    `before 2020`.
     """
     match = DATES.search(query)
     if match is None:
         return query, None
+    start, end = match.span()
     try:
-        first, last = _period(match, today)
-        words = match[0].strip().rstrip("的")
-        dates = Dates(words, _parse_date("after", first), _parse_date("before", last))
+        after, before = _limits(match, today)
+        word = "and" if match["between"] else "to|until|through"
+        joint = re.compile(rf"(?:[-–—~～至到]+|(?:{word})\b)\s*", re.I).match(query, end)
+        # in a text of its own, so that the year of -2021 has nothing before it
+        if joint and (other := DATES.match(query[joint.end() :])):
+            before = _limits(other, today)[1]
+            end = joint.end() + other.end()
+        limits = Filter(after, before)
     except ValueError:  # such as 2021-13
         return query, None
-    return f"{query[: match.start()]} {query[match.end() :]}".strip(f"的 {PUNCTUATION}"), dates
+    words = query[start:end].strip().rstrip("的")
+    text = f"{query[:start]} {query[end:]}".strip(f"的 {PUNCTUATION}")
+    return text, Dates(words, limits.after, limits.before)
+
+
+def _limits(match: re.Match, today: date) -> tuple[str | None, str | None]:
+    """First and last date that a match of `DATES` allows. Before and after exclude the period itself."""
+    first, last = (_parse_date("date", text) for text in _period(match, today))
+    side = (match["side"] or match["behind"] or "").lower()
+    if side.endswith(("before", "前")):
+        return None, str(date.fromisoformat(f"{first}-01-01"[:10]) - timedelta(1))
+    if side.endswith(("after", "后", "後")):
+        return str(_day_after(*map(int, last.split("-")))), None
+    return first, None if side else last
+
+
+def _day_after(year: int, month: int = 12, day: int | None = None) -> date:
+    if day is None:
+        return date(year + month // 12, month % 12 + 1, 1)
+    return date(year, month, day) + timedelta(1)
 
 
 def _period(match: re.Match, today: date) -> tuple[str, str]:
@@ -159,11 +210,13 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         return str(day), str(day)
     if "unit" in found:
         is_last = found["this"] in ("last", "上")
-        if found["unit"] in ("month", "月"):
+        unit = found["unit"]
+        if unit in ("month", "月"):
             day = today.replace(day=1) - timedelta(is_last)
             return f"{day:%Y-%m}", f"{day:%Y-%m}"
         monday = today - timedelta(today.weekday() + 7 * is_last)
-        return str(monday), str(monday + timedelta(6))
+        first = monday + timedelta(5) if unit.endswith(("end", "末")) else monday
+        return str(first), str(monday + timedelta(6))
     if "iso" in found:
         return found["iso"], found["iso"]
     if "relative_part" in found:
@@ -175,8 +228,7 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         # in January, this winter is the one that began in December
         return periods[1] if periods[1][1] >= month else periods[0]
     if "ago" in found:
-        ago = found["ago"]
-        year = today.year - (int(ago) if ago.isdecimal() else NUMBERS[ago])
+        year = today.year - _number(found["ago"])
     elif name := found.get("chinese") or found.get("relative"):
         year = today.year - YEARS_AGO[name]
     else:
@@ -186,6 +238,13 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
     numbers = [f"{year}", found.get("month"), found.get("day_of_month")]
     text = "-".join(number for number in numbers if number)
     return text, text
+
+
+def _number(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    tens, ten, ones = text.rpartition("十")
+    return (10 * NUMBERS.get(tens, 1) if ten else 0) + NUMBERS.get(ones, 0)
 
 
 def _part_of(year: int, part: str) -> tuple[str, str]:
@@ -237,9 +296,10 @@ def split_query(query: str) -> tuple[str, list[str]]:
         without.append(match[1] or match[2] or match[3])
         return ""
 
-    text, *others = NEGATION.split(LEFT_OUT.sub(leave_out, query))
+    rest = " ".join(LEFT_OUT.sub(leave_out, query).split())
+    text, *others = NEGATION.split(rest)
     words = [each.strip(PUNCTUATION) for each in [*without, *others]]
-    return text.strip().rstrip(PUNCTUATION), [word for word in words if word]
+    return text.rstrip(PUNCTUATION), [word for word in words if word]
 
 
 def embed_query(

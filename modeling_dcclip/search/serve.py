@@ -28,11 +28,12 @@ from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.background import Background
 from modeling_dcclip.search.catalog import File
+from modeling_dcclip.search.decoding import MEMORY, decode_photo
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
-from modeling_dcclip.search.photos import SHOWN_BYTES, decode_photo, open_file
+from modeling_dcclip.search.photos import open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
@@ -149,7 +150,8 @@ class SearchServer(LocalServer):
 
     def remember(self, content: bytes) -> str:
         """Keep an example image for later queries, and return its name."""
-        _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge, max_bytes=SHOWN_BYTES)
+        with MEMORY.scope():
+            _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge)
         name = hashlib.blake2b(content, digest_size=8).hexdigest()
         self.examples[name] = image
         while len(self.examples) > EXAMPLES:
@@ -256,7 +258,7 @@ class _PageHandler(LocalHandler):
             "fits": fits,
             "hits": [self._entry(hit) for hit in hits],
             "more": more,
-            "dates": dates and vars(dates),
+            "dates": dates and {name: value for name, value in vars(dates).items() if value},
             "notes": [self.translated(message_of(each.message)) for each in caught],
             "opens": self.server.host in LOOPBACK,
         }

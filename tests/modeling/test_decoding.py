@@ -30,19 +30,23 @@ def assert_refused(file, **options):
 @pytest.mark.parametrize(
     ("file_format", "per_pixel"), [("PNG", 8), ("WEBP", 16), ("JPEG2000", 20), ("GIF", 9)]
 )
-def test_the_memory_of_a_decoder_depends_on_its_format(file_format, per_pixel):
+def test_the_memory_of_a_decoder_depends_on_its_format(file_format, per_pixel, monkeypatch):
     needed = per_pixel * PIXELS
-    assert decode_photo(file_of(file_format), max_bytes=needed)[1].size == SIZE
-    assert_refused(file_of(file_format), max_bytes=needed - 1)
+    monkeypatch.setattr(decoding, "MAX_BYTES", needed)
+    assert decode_photo(file_of(file_format))[1].size == SIZE
+    monkeypatch.setattr(decoding, "MAX_BYTES", needed - 1)
+    assert_refused(file_of(file_format))
 
 
-def test_a_jpeg_that_is_decoded_smaller_takes_less_memory():
-    assert decode_photo(file_of("JPEG"), 24, max_bytes=8 * PIXELS // 16)[1].size == (40, 30)
-    assert_refused(file_of("JPEG"), max_bytes=8 * PIXELS // 16)
+def test_a_jpeg_that_is_decoded_smaller_takes_less_memory(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_BYTES", 8 * PIXELS // 16)
+    assert decode_photo(file_of("JPEG"), 24)[1].size == (40, 30)
+    assert_refused(file_of("JPEG"))
 
 
-def test_a_progressive_jpeg_is_in_memory_as_a_whole():
-    assert_refused(file_of("JPEG", progressive=True), edge=24, max_bytes=4 * PIXELS)
+def test_a_progressive_jpeg_is_in_memory_as_a_whole(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_BYTES", 4 * PIXELS)
+    assert_refused(file_of("JPEG", progressive=True), edge=24)
 
 
 def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):

@@ -161,6 +161,13 @@ def test_dates_in_the_query_are_a_chip_that_can_be_removed(visit):
     assert chip.count() == 0
 
 
+def test_a_chip_of_dates_without_an_end_has_an_ellipsis(visit):
+    page = visit()
+    search(page, "before 2020-03")
+    page.get_by_role("button", name="Remove: … – 2020-02-29").wait_for()
+    page.locator(".tile").first.wait_for()
+
+
 def test_filters_without_a_photograph_say_so_and_can_be_removed(visit):
     page = visit()
     page.get_by_role("button", name="Filters").click()

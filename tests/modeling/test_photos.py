@@ -6,13 +6,13 @@ import struct
 import pytest
 from PIL import Image
 
-from modeling_dcclip.search.files import Walk
+from modeling_dcclip.search.files import Walk, patterns_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from tests.tiny import encoded
 
 
-def walked(folder):
-    return [os.path.relpath(os.fsdecode(state.path), folder) for state in Walk(folder)]
+def walked(folder, excluded=()):
+    return [os.path.relpath(os.fsdecode(state.path), folder) for state in Walk(folder, excluded)]
 
 
 def read(path, **options):
@@ -31,6 +31,19 @@ def test_a_walk_finds_images_in_the_order_of_names(photos, paint):
         "a/blue.jpg",
         "a/b/yellow.webp",
     ]
+
+
+def test_a_name_is_left_out_below_the_folder_alone(tmp_path, paint):
+    folder = tmp_path / "trip_2019"
+    for name in ("a.jpg", "b_2019.jpg", "2019/c.jpg", "d/2019/e.jpg"):
+        paint(folder / name, "red")
+    for pattern, left in {
+        "*2019*": ["a.jpg"],
+        "*/2019/*": ["a.jpg", "b_2019.jpg"],
+        "trip_*/*": ["a.jpg", "b_2019.jpg", "2019/c.jpg", "d/2019/e.jpg"],
+        f"{folder}/2019": ["a.jpg", "b_2019.jpg", "d/2019/e.jpg"],
+    }.items():
+        assert walked(folder, patterns_of([pattern])) == left
 
 
 def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, paint):

@@ -32,6 +32,7 @@ def test_padding_is_on_by_default_and_can_be_turned_off(processor, options, is_p
     assert (len(first) == len(second)) == is_padded
 
 
-def test_an_empty_list_of_texts_raises_an_error(processor):
-    with pytest.raises(ValueError, match="text: got an empty list"):
-        processor(text=[])
+@pytest.mark.parametrize("name", ["images", "text"])
+def test_an_empty_list_raises_an_error(processor, name):
+    with pytest.raises(ValueError, match=f"{name}: got an empty list"):
+        processor(**{name: []})

@@ -231,6 +231,23 @@ def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
     assert run("search", "2020年").endswith("red.jpg\n")
 
 
+@pytest.mark.parametrize(
+    ("language", "query", "note"),
+    [
+        ("en", "red 2019 to 2021", "note: '2019 to 2021' is understood as the dates 2019 to 2021"),
+        ("en", "red before 2021", "note: 'before 2021' is understood as the dates … to 2020-12-31"),
+        ("zh", "2019年以来的红", "提示：'2019年以来' 按日期理解：2019 到 …"),
+    ],
+)
+def test_a_note_says_which_dates_are_understood(
+    indexed, capsys, monkeypatch, language, query, note
+):
+    monkeypatch.setenv("LANG", "en_US.UTF-8")
+    monkeypatch.setenv("LANGUAGE", language)
+    command.main(["search", query])
+    assert f"dcclip: {note}\n" in capsys.readouterr().err
+
+
 def test_the_default_model_takes_the_place_of_a_removed_one(
     run, photos, color_model, tmp_path, monkeypatch
 ):
@@ -302,6 +319,38 @@ def test_a_watch_updates_the_index_until_it_is_stopped(filled, photos, paint, mo
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("5 files in the index: 5 unchanged")
     assert second.startswith("6 files in the index: 1 embedded")
+
+
+def test_a_watch_goes_on_while_folders_are_missing(
+    filled, photos, tmp_path, paint, monkeypatch, capsys
+):
+    gone = paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent
+    filled.add(gone)
+    shutil.rmtree(gone)
+
+    def minutes():
+        photos.rename(tmp_path / "unmounted")
+        yield
+        yield
+        (tmp_path / "unmounted").rename(photos)
+        paint(photos / "new.jpg", "red", width=40)
+        yield
+        photos.rename(tmp_path / "unmounted")
+        yield
+        raise KeyboardInterrupt
+
+    passing = minutes()
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: next(passing))
+    command.main(["index", "--watch"])
+    printed, errors = capsys.readouterr()
+    assert [line.partition(" (")[0] for line in printed.splitlines()] == [
+        "6 files in the index: 5 unchanged",
+        f"missing folder: '{gone}'",
+        "7 files in the index: 1 embedded, 5 unchanged",
+        f"missing folder: '{gone}'",
+    ]
+    assert errors.count("\n") == 2  # not one at every update
+    assert errors.startswith(f"dcclip: folder: '{gone}' is not a folder. ")
 
 
 def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):

@@ -5,13 +5,13 @@ import json
 import os
 import socket
 from functools import partial
+from threading import Thread
 
 import pytest
 from PIL import Image
 
 from modeling_dcclip import command
-from modeling_dcclip.search import commands, local_server, previews, serve
-from modeling_dcclip.search import photos as photos_module
+from modeling_dcclip.search import commands, decoding, local_server, previews, serve
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.previews import Previews
 from modeling_dcclip.search.serve import Indexing, SearchServer
@@ -71,6 +71,9 @@ def test_dates_in_the_query_filter_it_until_they_are_switched_off(get, dated):
     assert search(get, query)["dates"] == {"words": "2020年", "after": "2020", "before": "2020"}
     assert found(get, query) == ["red.jpg"]
     assert search(get, f"{query}&dates=off")["total"] == 6
+    answer = search(get, "q=red%20before%202023")
+    assert answer["dates"] == {"words": "before 2023", "before": "2022-12-31"}
+    assert [hit["name"] for hit in answer["hits"]] == ["red.jpg"]
 
 
 def test_results_are_sorted_by_date(get, dated):
@@ -179,10 +182,24 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
 
 
 def test_what_takes_too_much_memory_is_not_shown(get, monkeypatch):
-    monkeypatch.setattr(photos_module, "SHOWN_BYTES", 1000)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
     response, body = get("/thumbnail/3")
     assert response.status == 404
     assert b"too many pixels" in body
+
+
+def test_what_takes_the_memory_of_48_megapixels_of_heic_is_shown(get, monkeypatch):
+    monkeypatch.setattr(decoding, "PLAIN_BYTES", 439_000_000 // (24 * 16))
+    assert get(f"/thumbnail/{id_of(get, 'red.jpg')}")[0].status == 200
+
+
+def test_a_tile_has_the_shape_of_its_photograph_before_it_has_a_thumbnail(get, server, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Pillow turns a TIFF itself
+    Image.new("RGB", (60, 30)).save(photos / "rotated.tif", exif=exif)
+    server.index.add()
+    hits = {hit["name"]: hit for hit in search(get, "")["hits"]}
+    assert hits["rotated.tif"]["ratio"] == hits["rotated.jpg"]["ratio"] == 0.5
 
 
 def test_the_second_look_decodes_nothing(get, monkeypatch):
@@ -247,6 +264,16 @@ def test_an_example_image_is_searched_with(get, upload):
     name = json.loads(upload()[1])["name"]
     assert found(get, f"example={name}")[0] == "blue.jpg"
     assert get(f"/example/{name}")[0].headers["Content-Type"] == "image/jpeg"
+
+
+def test_an_example_image_waits_for_memory(upload):
+    sending = Thread(target=upload)
+    with decoding.MEMORY.scope():
+        decoding.MEMORY.take(decoding.MAX_BYTES)
+        sending.start()
+        sending.join(0.3)
+        assert sending.is_alive()
+    sending.join()
 
 
 def test_bodies_in_flight_have_a_limit(upload, monkeypatch):

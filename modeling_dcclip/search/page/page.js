@@ -158,9 +158,10 @@ function showChips(now, dates) {
   const chips = [];
   if (now.like) chips.push(chip(text.image, { like: "" }, `/thumbnail/${now.like}`));
   if (now.example) chips.push(chip(text.image, { example: "" }, `/example/${now.example}`));
-  if (dates) chips.push(chip(text.dates(dates.after, dates.before), { dates: "off" }));
-  else if (now.after || now.before) {
-    chips.push(chip(text.dates(now.after ?? "…", now.before ?? "…"), { after: "", before: "" }));
+  const { after, before } = dates ?? now;
+  if (after || before) {
+    const without = dates ? { dates: "off" } : { after: "", before: "" };
+    chips.push(chip(text.dates(after ?? "…", before ?? "…"), without));
   }
   element.chips.replaceChildren(...chips);
 }
