@@ -157,8 +157,8 @@ STAGES = (
             "output_dir": f"{ROOT}nano_image",
             "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "freeze": "[]",
-            "max_steps": "600",
-            "learning_rate": "1e-3",
+            "max_steps": "200",
+            "learning_rate": "4e-4",
         },
     ),
     Stage(
@@ -169,9 +169,6 @@ STAGES = (
             "output_dir": f"{ROOT}nano_distilled",
             "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "student.vision_init": f"{ROOT}nano_image",
-            "student.text_init": f"{ROOT}tiny_aligned",
-            "max_steps": "3000",
-            "learning_rate": "2e-3",
         },
     ),
     Stage(
@@ -182,7 +179,6 @@ STAGES = (
             "output_dir": f"{ROOT}nano_aligned",
             "student": f"{ROOT}nano_distilled",
             "freeze": "[]",
-            "max_steps": "800",
         },
         model="dcclip-nano-photo",
     ),
