@@ -149,29 +149,31 @@ def _written(index: Index, query: str, chosen: Filter) -> list[Hit]:
         return []
     with closing(Texts(index.folder)) as texts:
         found = texts.find(query)
-    allowed = {*index.catalog.rows_of_files(chosen).tolist()} if found else set()
-    rows = []
-    for path, version in found:
-        file = index.catalog.file_at(path)
-        if file is not None and file.state.version == version and file.row in allowed:
-            rows.append(file.row)
-    return index.hits(list(dict.fromkeys(rows)), chosen)
+    with index.catalog.reading():  # no file of a row may leave the index meanwhile
+        allowed = {*index.catalog.rows_of_files(chosen).tolist()} if found else set()
+        rows = []
+        for path, version in found:
+            file = index.catalog.file_at(path)
+            if file is not None and file.state.version == version and file.row in allowed:
+                rows.append(file.row)
+        return index.hits(list(dict.fromkeys(rows)), chosen)
 
 
 def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     """Paths and versions of the photographs that look as if they had text and were not read, the likeliest first."""
-    rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
-    if not len(rows):
-        return []
     looks = index.embed_texts(LOOKS)
-    parts = []
-    for start in range(0, len(rows), AT_ONCE):
-        vectors = index.store.read(rows[start : start + AT_ONCE])
-        parts.append(standardize((vectors @ looks.T).max(1), vectors @ index.nouns.T))
-    scores = np.concatenate(parts)
-    likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
+    nouns = index.nouns
+    with index.catalog.reading():  # no file of a row may leave the index meanwhile
+        rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
+        scores = np.zeros(len(rows))
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            vectors = index.store.read(rows[part])
+            scores[part] = standardize((vectors @ looks.T).max(1), vectors @ nouns.T)
+        likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
+        groups = index.catalog.files_of_rows(likely)
     found = []
-    for files in index.catalog.files_of_rows(likely).values():
+    for files in groups.values():
         state = files[0].state
         is_photograph = os.path.isabs(state.path) and extension_of(state.path) not in VIDEOS
         if is_photograph and not texts.has(state.path, state.version):

@@ -147,6 +147,10 @@ def test_what_fits_stands_above_a_line(browser, calibrated):
         page.locator("#path").evaluate("(field) => (field.value = 'red')")
         search(page, "blue")
         assert status(page) == "Nothing seems to fit. The closest ones are below."
+        with page.expect_response("**/search?*"):
+            page.locator("#sort").select_option("date")
+        page.locator("#grid:not(.loading)").wait_for()
+        assert status(page) == "Nothing seems to fit. The closest ones are below."
         page.close()
 
 
@@ -177,6 +181,14 @@ def test_filters_without_a_photograph_say_so_and_can_be_removed(visit):
     page.get_by_role("button", name="Remove the filters").click()
     page.locator(".tile").first.wait_for()
     assert status(page).startswith("200 ")
+
+
+def test_a_path_may_have_slashes(visit):
+    page = visit()
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Path").click()
+    page.keyboard.type("*/weekly/*")
+    assert page.get_by_label("Path").input_value() == "*/weekly/*"
 
 
 def test_esc_clears_and_back_returns_to_the_search(visit):
@@ -284,6 +296,9 @@ def test_the_keyboard_alone_is_enough(visit):
     down = page.evaluate(top)
     page.keyboard.press("ArrowUp")
     assert down > page.evaluate(top)
+    back = """document.activeElement.dispatchEvent(
+      new KeyboardEvent("keydown", { key: "ArrowLeft", altKey: true, bubbles: true, cancelable: true }))"""
+    assert page.evaluate(back)  # is left to the browser
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"
 
@@ -318,6 +333,19 @@ def test_progress_is_shown_while_photographs_are_indexed(browser, index, photogr
         page.get_by_text("200 photographs, newest first").wait_for()
         page.locator(".tile").first.wait_for()
         page.locator("#indexing").wait_for(state="hidden")
+        page.close()
+
+
+def test_what_is_typed_stays_while_photographs_are_indexed(browser, index, photographs):
+    with (
+        Index.open(index.folder, index.runtime) as searched,
+        Indexing(index, [photographs], None, lambda report, files: None) as indexing,
+        serving(SearchServer(searched, port=0, indexing=indexing)) as server,
+    ):
+        page = Visit(browser, server.url, **DESKTOP).page
+        page.get_by_role("searchbox").fill("red")
+        page.locator("#indexing").wait_for(state="hidden")
+        assert page.get_by_role("searchbox").input_value() == "red"
         page.close()
 
 

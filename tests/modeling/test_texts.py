@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import time
 from contextlib import closing
 
@@ -88,6 +89,18 @@ def test_photographs_are_read_while_nothing_else_happens(readable, texts):
     assert sorted(found) == ["blue.jpg", "green.png"]
     # the white one ended the process, and is not tried again
     assert candidates(readable, texts) == []
+
+
+def test_no_photograph_leaves_the_index_while_candidates_are_chosen(readable, texts, monkeypatch):
+    def delete_one(rows):
+        (path,) = readable.folder.glob("catalog-*.sqlite")
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            other.execute("DELETE FROM files")
+            other.commit()
+
+    monkeypatch.setattr(readable.store, "read", delete_one)
+    with pytest.raises(OSError, match="locked"):
+        candidates(readable, texts)
 
 
 def test_nothing_is_read_while_something_else_happens(readable, texts):

@@ -140,7 +140,7 @@ export class Grid {
     const tiles = [...this.root.querySelectorAll(".tile")];
     const from = tiles.indexOf(document.activeElement);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (from < 0 || !step) return;
+    if (from < 0 || !step || event.altKey || event.metaKey) return; // Alt and Left go back
     event.preventDefault();
     let to = from + step;
     if (event.key === "ArrowUp" || event.key === "ArrowDown") {

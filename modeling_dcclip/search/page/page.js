@@ -71,9 +71,9 @@ function sentence(now, answer, isQuery) {
   if (image && now.q) parts.push(text.combined(now.q));
   if (answer.without.length) parts.push(text.without(answer.without));
   if (!isQuery) parts.push(text.all(total));
+  else if (answer.fits === 0) parts.push(text.none);
   else if (now.sort) parts.push(text.byDateOf(count(answer.hits.length)));
   else if (answer.fits === null) parts.push(text.similarity(total));
-  else if (answer.fits === 0) parts.push(text.none);
   else if (answer.fits >= LOOKED) parts.push(text.many(count(LOOKED), total));
   else parts.push(text.fit(count(answer.fits), count(answer.total - answer.fits)));
   return [...parts, ...answer.notes].join(" · ");
@@ -202,7 +202,8 @@ async function follow() {
     element["progress-text"].textContent = state.error;
   }
   const isDue = !grid.parts.length || !state.running || Date.now() - refreshed > REFRESH_MS;
-  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2;
+  const isTyped = FIELDS.some((name) => element[name].value); // which show() would clear
+  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !isTyped;
   if (files !== null && state.files !== files && isDue && isQuiet) {
     refreshed = Date.now();
     files = state.files;
@@ -255,7 +256,7 @@ addEventListener("drop", (event) => {
 });
 addEventListener("keydown", (event) => {
   if (element.viewer.open || event.isComposing) return;
-  if (event.key === "/" && document.activeElement !== element.q) {
+  if (event.key === "/" && !document.activeElement.matches("input")) {
     event.preventDefault();
     element.q.select();
   } else if (event.key === "Escape" && location.hash.length > 1) {

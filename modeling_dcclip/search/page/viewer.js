@@ -120,7 +120,7 @@ export class Viewer {
   key(event) {
     if (!this.dialog.open || event.target === this.video) return; // a video seeks with arrows
     const step = { ArrowLeft: -1, ArrowUp: -1, PageUp: -1, ArrowRight: 1, ArrowDown: 1, PageDown: 1 }[event.key];
-    if (!step) return;
+    if (!step || event.altKey || event.metaKey) return; // Alt and Left go back
     event.preventDefault();
     this.step(step);
   }
