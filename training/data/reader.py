@@ -474,6 +474,8 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
         path = expanded(name)
         if path.is_dir():
             files, _ = list_files(path)
+        elif path.exists() and _suffix(name) in TABLES:
+            files, _ = list_files(path.parent)  # it names images there
         elif path.exists():
             files = [path]
         else:

@@ -87,6 +87,11 @@ class GateData:
                 options.allow_paths,
             )
             labeled = open_set("gate", source, names)
+            if labeled.labels.ndim > 1:
+                raise ValueError(
+                    f"data: images of {options.data!r} have several labels, but the check needs one for each image. "
+                    "Name a set of that kind."
+                )
             images = labeled.rows if calibration is None else calibration
             return cls(labeled.rows, labeled.labels, names, images, options.data)
         splits = Path(options.folder, SPLITS_FOLDER)

@@ -143,10 +143,11 @@ def embed(options: EmbedOptions) -> Results | None:
 def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     """The images of a source in shards, and their number; None for a stream."""
     count = None
+    columns = {"subset": options.subset, "image_column": options.image_column}
     if options.streaming:
-        stream = open_stream(options.data, options.split, subset=options.subset)
+        stream = open_stream(options.data, options.split, **columns)
     else:
-        rows = load_source(options.data, options.split, subset=options.subset)
+        rows = load_source(options.data, options.split, **columns)
         count = len(rows)
         stream = rows.to_iterable_dataset(num_shards=-(-count // options.rows_per_shard))
     names = [options.name_column] if options.name_column else []

@@ -340,7 +340,7 @@ class Evaluation:
         tensors: dict[Hashable, Tensor] = {}
         cut: dict[str, int] = {}  # number of truncated texts by set
         for set_name, labeled in self.sets.items():
-            squash = True if self.options.protocol and SETS[set_name].squashed else None
+            squash = SETS[set_name].squashed if self.options.protocol else None
             tensors[set_name] = _encode_images(model, state, labeled.rows, set_name, squash)
         for task in self._available():
             names = task.candidates

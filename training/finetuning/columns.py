@@ -62,9 +62,14 @@ def find_columns(
     column = next((name for name in (CAPTION, LABEL) if name in names), None)
     if not captions and column is not None:
         probe = rows.select(evenly_spaced_rows(len(rows), MAX_PROBED)).select_columns(column)
-        spoken = [language_of(text) for texts in texts_of(probe, column) for text in texts]
+        texts = [text for cell in texts_of(probe, column) for text in cell]
+        spoken = [language_of(text) for text in texts]
+        different = [language_of(text) for text in {*texts}]
         enough = max(1, MIN_SHARE * len(spoken))
-        captions = {each: column for each in LANGUAGES if spoken.count(each) >= enough}
+        frequent = [each for each in LANGUAGES if spoken.count(each) >= enough]
+        # one text alone, such as OK beside 不良, is no language of its own
+        varied = [each for each in frequent if different.count(each) > 1]
+        captions = dict.fromkeys(varied or sorted(frequent, key=spoken.count)[-1:], column)
     if not captions or not {image_column, *captions.values()} <= {*names}:
         raise ValueError(
             f"data: which columns of {', '.join(names)} have the images and the captions? Name them: --image_column "

@@ -48,12 +48,12 @@ class DualEncoder:
         name: Hub id or folder, for messages, results and the lineage of a student.
         towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
         commit: Commit of a Hub id; None for a folder or a model in memory.
+        dtype: Precision of the weights. A model without its towers may have no weights that tell it.
 
     Attributes:
         family: Row of the model's family; `GENERIC` for a family without a row, which can be evaluated but not taught
             from.
         towers: Loaded towers, in the order of `TOWERS`.
-        dtype: Precision of the weights. A model without its towers may have no weights that tell it.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class DualEncoder:
         name: str,
         towers: Sequence[str] = TOWERS,
         commit: str | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         self.model = model
         self.processor = processor
@@ -71,7 +72,7 @@ class DualEncoder:
         self.family = FAMILIES.get(model.config.model_type, GENERIC)
         self.towers = tuple(tower for tower in TOWERS if tower in towers)
         self._is_checkpoint = False
-        self.dtype = next((each.dtype for each in model.parameters()), torch.float32)
+        self.dtype = dtype
 
     @classmethod
     def from_pretrained(
@@ -122,9 +123,8 @@ class DualEncoder:
             model, processor = load_any_model(name, dtype, commit, trust_remote_code, field)
         else:
             raise unknown_family(field, name, model_type)
-        encoder = cls(model.eval().requires_grad_(False), processor, name, towers, commit)
+        encoder = cls(model.eval().requires_grad_(False), processor, name, towers, commit, dtype)
         encoder._is_checkpoint = True
-        encoder.dtype = dtype
         return encoder.to(device)
 
     def with_towers(self, towers: Sequence[str], dtype: torch.dtype | None = None) -> "DualEncoder":

@@ -65,6 +65,14 @@ def test_captions_of_a_validation_split_become_classes_in_their_languages(tmp_pa
     assert from_options(tmp_path).class_names.names == {"en": ["a cat", "a dog"]}
 
 
+def test_images_with_several_labels_are_refused(tmp_path):
+    columns = {"image": make_noise()["image"][:2], "label": [["dog", "person"], ["cat"]]}
+    path = tmp_path / "voc.parquet"
+    Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(path)
+    with pytest.raises(ValueError, match=r"data: images of .*voc\.parquet' have several labels"):
+        from_options(tmp_path, data=str(path), class_names="voc-2007-classification")
+
+
 def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     labeled = {
         "data": str(corpus / "unseen_style.parquet"),

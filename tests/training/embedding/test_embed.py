@@ -1,5 +1,6 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,18 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
         (hit,) = index.search("红", top=1)
         assert hit.path == str(photos / "a" / "one.png")
         assert index.add(photos).unchanged == 3  # size and time are those of the files
+
+
+def test_a_table_names_its_images_in_any_column_and_changed_ones_are_noticed(
+    photos, color_model, tmp_path, refusal
+):
+    table = photos / "table.csv"
+    table.write_text("photo\n0.png\n1.png\n", encoding="utf-8")
+    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
+    assert counts_of(tmp_path / "out")["embedded"] == 2
+    os.utime(photos / "0.png", (1, 1))
+    arguments = arguments_of(tmp_path / "out", color_model, table, "--image_column=photo")
+    assert "embeddings of other data" in refusal(embed.main, *arguments)
 
 
 def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(

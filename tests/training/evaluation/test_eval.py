@@ -23,6 +23,7 @@ from training.evaluation.run import Evaluation, protocol_tasks
 from training.evaluation.sets import protocols
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labeled_sets import ClassLookup, class_ids
+from training.teachers import DualEncoder
 from training.utils.process import find_processes
 from training.utils.results import Results, Row
 
@@ -86,6 +87,19 @@ def test_top1_equals_an_independent_computation(evaluated, teacher):
         found.append(predictions)
     agreement = (found[0] == found[1]).double().mean()
     assert results.values(**fields, language="en, zh", metric="agreement") == [agreement]
+
+
+def test_the_protocol_crops_images_also_for_models_that_squash(arguments, tmp_path, monkeypatch):
+    encode = DualEncoder.encode_images
+    seen = []
+
+    def watch(model, rows, **options):
+        seen.append(options["squash"])
+        return encode(model, rows, **options)
+
+    monkeypatch.setattr(DualEncoder, "encode_images", watch)
+    eval_script.main([*arguments, "--output_dir", str(tmp_path)])
+    assert seen == [False, False]
 
 
 def test_results_describe_the_data(evaluated, data):

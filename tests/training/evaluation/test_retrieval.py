@@ -21,6 +21,7 @@ from training.evaluation.retrieval import (
 )
 from training.hub.cards.metadata import eval_results
 from training.teachers import DualEncoder
+from training.teachers.lineage import digest_folder
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -186,6 +187,7 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
     for model, name in ((teacher, "teacher"), (student, "student")):
         model.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
+        student.config.teacher_weights = digest_folder(str(tmp_path / "teacher"))
     options = {
         "model": tmp_path / "teacher",
         "text_model": tmp_path / "student",

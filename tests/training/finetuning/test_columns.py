@@ -44,6 +44,19 @@ def test_a_few_texts_in_a_different_language_are_not_a_language():
     assert find_columns(table).captions == {"zh": "caption"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "languages"),
+    [
+        (["苹果", "香蕉", "other"], ["zh"]),
+        (["OK", "不良"], ["zh"]),
+        (["猫", "狗", "cat", "dog"], ["en", "zh"]),
+    ],
+)
+def test_one_name_alone_is_no_language(labels, languages):
+    table = Dataset.from_dict({"image": [str(number) for number in labels], "label": labels})
+    assert [*find_columns(table).captions] == languages
+
+
 def test_a_column_of_two_languages_is_divided_by_script():
     table = rows(x=[["红色连衣裙", "a red dress", "红色连衣裙"], ["DVD"], [], None])
     found = find_columns(table, caption_columns={"zh": "x", "en": "x"})
