@@ -41,6 +41,7 @@ from training.teachers.cached_targets import (
     CachedTargets,
     TargetCacheError,
     claim,
+    lacks,
     save,
 )
 from training.teachers.dual_encoder import encode_by_length
@@ -152,7 +153,7 @@ def build_target_cache(
                 claim(folder / "captions.json", captions.key(), optional="unaligned")
             _require_space(folder, parts, max_gb)
         state.wait_for_everyone()
-        missing = [[path for path in part.shards if not path.exists()] for part in parts]
+        missing = [[path for path in part.shards if lacks(path, part.needed)] for part in parts]
         state.wait_for_everyone()  # until all have seen the same files
         for part, paths in zip(parts, missing, strict=True):
             if own := paths[state.process_index :: state.num_processes]:
@@ -214,6 +215,7 @@ class _Images:
         self.dataset = dataset
         self.augment = augment
         self.grid = spec.grid
+        self.needed = "embedding" if spec.grid is None else "feature_map"
         self.num_views = num_views
         self.shards: dict[Path, tuple[int, Sequence[int]]] = {}
         parts = _chunks(range(len(dataset)), ROWS_PER_SHARD)
@@ -313,6 +315,7 @@ class _Captions:
         self.teacher = teacher
         self.dataset = dataset
         self.token_maps = spec.token_maps
+        self.needed = "states" if spec.token_maps else "embedding"
         self.tokens: CaptionTokenizer = dataset.tokens
         self.texts = list(dataset.captions)
         self.shards = {

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -94,6 +95,15 @@ def open_shard(path: Path) -> dict[str, Tensor]:
         raise TargetCacheError(
             f"teacher_cache: {path} cannot be read ({error}). {REMEDY}"
         ) from error
+
+
+def lacks(path: Path, name: str) -> bool:
+    """Whether a shard is missing, or a run that did not need this tensor has written it. A damaged one is kept."""
+    if not path.exists():
+        return True
+    with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+        return name not in {*file.keys()}
+    return False
 
 
 def find_damage(path: Path) -> str | None:

@@ -222,6 +222,20 @@ def test_a_run_without_maps_uses_a_cache_that_has_them(cache, folder, build_cach
     assert torch.equal(read["image_targets"], cache.read(batch)["image_targets"])
 
 
+def test_shards_without_maps_are_computed_again_for_a_run_with_maps(
+    cache, copied, build_cache, batch
+):
+    for name in ("view-001-00001.safetensors", "00002.safetensors"):
+        (path,) = copied.rglob(name)
+        path.unlink()
+    build_cache(copied, spec=TargetSpec(TOWERS))
+    found = build_cache(copied).read(batch)
+    expected = cache.read(batch)
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        assert torch.equal(found[name], each), name
+
+
 def test_a_cache_above_the_limit_is_refused_with_its_size(build_cache, tmp_path):
     with pytest.raises(TargetCacheError, match=r"take up to .* GB, more than teacher_cache_gb"):
         build_cache(tmp_path, max_gb=1e-6)
