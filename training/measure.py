@@ -74,9 +74,14 @@ def main(argv: list[str] | None = None):
     """Parse the stage, its recipe and the peak, and print the figures as JSON."""
     from training import align, distill
 
-    parser = argparse.ArgumentParser(description=__doc__, add_help=False)
-    parser.add_argument("stage", choices=["distill", "align"])
-    parser.add_argument("--peak_tflops", type=float)
+    parser = argparse.ArgumentParser(
+        prog="python training/measure.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="All other options are those of the recipe: see training/distill.py --help and align.py --help.",
+    )
+    parser.add_argument("stage", choices=["distill", "align"], help="stage whose recipe follows")
+    parser.add_argument("--peak_tflops", type=float, help="peak of the device, to print its MFU")
     options, arguments = parser.parse_known_args(argv)
     with user_errors("measure", extra="train"), tempfile.TemporaryDirectory() as folder:
         recipe: TrainingRecipe

@@ -169,7 +169,8 @@ class Options(StudyOptions):
     """What to train, and how long.
 
     Args:
-        photos: Folder with the data files of `python -m training.photographs`, CIFAR-10 and Tiny ImageNet.
+        photos: Folder with the data files of `python -m training.photographs`, and with CIFAR-10 and Tiny ImageNet as
+            `cifar10_test.parquet` and `tiny_imagenet_val.parquet`.
         teacher: Folder of the teacher.
         image_size: Edge of the student's images in pixels.
         distill_steps: Optimizer steps of each tower in stage 1.
@@ -733,6 +734,8 @@ def run(options: Options):
     """Train and measure every arm, and print the tables."""
     photos = Path(options.photos).expanduser()
     names = (PAIRS, MORE_PHOTOS, *MORE_TEXTS, RETRIEVAL, *LABELED.values())
+    if missing := [name for name in names if not (photos / name).is_file()]:
+        raise ValueError(f"photos: {options.photos!r} lacks {', '.join(missing)}. Add these files.")
     digests = {name: digest_file(photos / name) for name in names}
     teacher = DualEncoder.from_pretrained(options.teacher, field="teacher")
     # a result is the same wherever data and teacher are
