@@ -323,30 +323,30 @@ def test_a_finger_meets_every_button_of_the_phone(visit):
     assert page.evaluate(small % TARGET) == []
 
 
-def test_progress_is_shown_while_photographs_are_indexed(browser, index, photographs):
+@pytest.fixture
+def indexing_page(browser, index, photographs):
+    """The page while photographs are indexed."""
     with (
         Index.open(index.folder, index.runtime) as searched,
         Indexing(index, [photographs], None, lambda report, files: None) as indexing,
         serving(SearchServer(searched, port=0, indexing=indexing)) as server,
     ):
         page = Visit(browser, server.url, **DESKTOP).page
-        page.get_by_text("200 photographs, newest first").wait_for()
-        page.locator(".tile").first.wait_for()
-        page.locator("#indexing").wait_for(state="hidden")
+        yield page
         page.close()
 
 
-def test_what_is_typed_stays_while_photographs_are_indexed(browser, index, photographs):
-    with (
-        Index.open(index.folder, index.runtime) as searched,
-        Indexing(index, [photographs], None, lambda report, files: None) as indexing,
-        serving(SearchServer(searched, port=0, indexing=indexing)) as server,
-    ):
-        page = Visit(browser, server.url, **DESKTOP).page
-        page.get_by_role("searchbox").fill("red")
-        page.locator("#indexing").wait_for(state="hidden")
-        assert page.get_by_role("searchbox").input_value() == "red"
-        page.close()
+def test_progress_is_shown_while_photographs_are_indexed(indexing_page):
+    indexing_page.get_by_text("200 photographs, newest first").wait_for()
+    indexing_page.locator(".tile").first.wait_for()
+    indexing_page.locator("#indexing").wait_for(state="hidden")
+
+
+def test_what_is_typed_stays_while_photographs_are_indexed(indexing_page):
+    query = indexing_page.get_by_role("searchbox")
+    query.fill("red")
+    indexing_page.locator("#indexing").wait_for(state="hidden")
+    assert query.input_value() == "red"
 
 
 def test_an_empty_index_says_what_to_do(browser, index):
