@@ -5,16 +5,15 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 
 from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
+from modeling_dcclip.search.dates import PUNCTUATION, Dates, end_of, parse_date, split_dates
 from modeling_dcclip.search.files import search_text
 
-DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
-PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
 LEFT_OUT = re.compile(
@@ -34,61 +33,6 @@ MAX_TERMS = 16
 NAME_WORDS = 2
 NAME_CHARACTERS = 4
 ARTICLE = re.compile(r"(?:an?|the)\s+", re.I)
-
-SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
-SEASONS |= {"春": 3, "夏": 6, "秋": 9, "冬": 12}
-# fmt: off
-MONTHS = ("january", "february", "march", "april", "may", "june",
-          "july", "august", "september", "october", "november", "december")
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5,
-           "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-           "一": 1, "两": 2, "兩": 2, "二": 2, "三": 3, "四": 4, "五": 5,
-           "六": 6, "七": 7, "八": 8, "九": 9}
-# fmt: on
-YEARS_AGO = {"今年": 0, "去年": 1, "前年": 2, "this": 0, "last": 1}
-DAYS_AGO = {"today": 0, "yesterday": 1, "day before yesterday": 2, "今天": 0, "昨天": 1, "前天": 2}
-# not a decade (1960s, 1980年代), a duration (2000多年) or a size (1920x1080)
-_YEAR = (
-    r"(?<![\da-z.×*-])(?:19|20)\d\d"
-    r"(?![\da-z]|(?<=0)['’]s|\s*(?:[x×*]\s*\d|年代|多年))"
-)
-_DIGITS = "一二两兩三四五六七八九"
-# not the end of 150, 几十 or twenty-one
-_NUMBER = (
-    rf"(?<![a-z\d.几幾数數百千万萬十{_DIGITS}])(?<!ty[\s-])"
-    rf"(?P<ago>\d\d?|[{_DIGITS}]?十[{_DIGITS}]?|{'|'.join(NUMBERS)})"
-)
-# not the end of 晚上, 日本 or 以前: no Chinese before it, or a word that stands before dates
-_START = "(?:(?<![一-鿿])|(?<=[在我的们們]))"
-_LAST_OR_THIS = (
-    rf"(?<![a-z])(?:last|this)|[这這]|(?:{_START}|(?<=[从從]))[上本]|(?<!上)上(?=[个個])"
-)
-# not the start of 周围 or 月亮
-_UNIT = (
-    r"week(?:end)?\b|month\b|(?:[周週]|星期|[礼禮]拜)末?(?![围圍边邊年])"
-    r"|月(?![亮光饼餅球色影季台臺牙食圆圓])"
-)
-# not a part of 如今, 失去 or 年轻
-_NOW = "(?<![如当當至])今"
-_CHINESE_YEAR = f"(?:{_NOW}|(?<![过過失逝])去|{_START}前)年(?![代华華轻輕纪紀龄齡])"
-_PART = "|".join([*SEASONS, *MONTHS, *(month[:3] for month in MONTHS), "sept"])
-DATES = re.compile(
-    rf"""
-    (?:\b(?:in|from|during|of|the|(?P<between>between)|(?P<side>before|after|since))\s+)*
-    (?:[来來]?自|[从從])?
-    (?: (?P<day>(?:day\ before\ )?yesterday\b|today\b|(?:{_NOW}|昨|{_START}前)天)
-    | (?P<this>{_LAST_OR_THIS})\s*[个個]?(?P<unit>{_UNIT})
-    | (?P<relative>last|this)\s+(?:year|(?P<relative_part>{_PART}))\b
-    | {_NUMBER}\s*(?:years?\s+ago\b|年[以之]?前)
-    | \b(?P<part>{_PART})\s+(?:of\s+)?(?P<part_year>{_YEAR})
-    | (?P<iso>{_YEAR}[-/.]\d\d?(?:[-/.]\d\d?)?)(?!\d|-(?!(?:19|20)\d\d))
-    | (?:(?P<year>{_YEAR})年?|(?P<chinese>{_CHINESE_YEAR}))\s*的?\s*
-      (?: (?P<season>[春夏秋冬])[天季]
-      | (?P<month>\d\d?)月(?:份|(?P<day_of_month>\d\d?)[日号號])?
-      )?
-    )\s*(?P<behind>[以之][前后後]|以[来來]|至今(?!年)|[前后後](?=的|\s|$))?\s*的?\s*""",
-    re.X | re.I,
-)
 
 
 class QueryWarning(UserWarning):
@@ -115,20 +59,15 @@ class Filter:
 
     def __post_init__(self):
         if self.after is not None:
-            self.after = _parse_date("after", self.after)
+            self.after = parse_date("after", self.after)
         if self.before is not None:
-            self.before = _parse_date("before", self.before)
-        if (self.after or "") > self._end:
+            self.before = parse_date("before", self.before)
+        if (self.after or "") > end_of(self.before):
             raise UserError(
                 "after: {!r} is later than before: {!r}. Change one of them.",
                 self.after,
                 self.before,
             )
-
-    @property
-    def _end(self) -> str:
-        """A text after all dates and times of `before`."""
-        return f"{self.before or ''}~"
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
@@ -136,126 +75,12 @@ class Filter:
         if self.after is not None:
             conditions["date >= ?"] = self.after
         if self.before is not None:
-            conditions["date <= ?"] = self._end
+            conditions["date <= ?"] = end_of(self.before)
         if self.path is not None:
             glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
             conditions["search_text(path) GLOB ?"] = glob if {*"*?"} & {*glob} else f"*{glob}*"
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return where, [*conditions.values()]
-
-
-@dataclass(frozen=True)
-class Dates:
-    """Dates that a query names.
-
-    Args:
-        words: The part of the query, such as `2023年夏天` or `last winter`.
-        after: First date, in the form of `Filter`; None for `before 2020`.
-        before: Last date, in the same form; None for `since 2020`.
-    """
-
-    words: str
-    after: str | None
-    before: str | None
-
-
-def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
-    """Split a query into its text and the dates that it names.
-
-    Examples: `2023年夏天的雪`, `去年生日`, `last winter`, `snow in May 2021`, `2021-05`, `三年前`, `2019-2021`,
-    `before 2020`.
-    """
-    match = DATES.search(query)
-    if match is None:
-        return query, None
-    start, end = match.span()
-    try:
-        after, before = _limits(match, today)
-        word = "and" if match["between"] else "to|until|through"
-        joint = re.compile(rf"(?:[-–—~～至到]+|(?:{word})\b)\s*", re.I).match(query, end)
-        # in a text of its own, so that the year of -2021 has nothing before it
-        if joint and (other := DATES.match(query[joint.end() :])):
-            before = _limits(other, today)[1]
-            end = joint.end() + other.end()
-        limits = Filter(after, before)
-    except ValueError:  # such as 2021-13
-        return query, None
-    words = query[start:end].strip().rstrip("的")
-    text = f"{query[:start]} {query[end:]}".strip(f"的 {PUNCTUATION}")
-    return text, Dates(words, limits.after, limits.before)
-
-
-def _limits(match: re.Match, today: date) -> tuple[str | None, str | None]:
-    """First and last date that a match of `DATES` allows. Before and after exclude the period itself."""
-    first, last = (_parse_date("date", text) for text in _period(match, today))
-    side = (match["side"] or match["behind"] or "").lower()
-    if side.endswith(("before", "前")):
-        return None, str(date.fromisoformat(f"{first}-01-01"[:10]) - timedelta(1))
-    if side.endswith(("after", "后", "後")):
-        return str(_day_after(*map(int, last.split("-")))), None
-    return first, None if side else last
-
-
-def _day_after(year: int, month: int = 12, day: int | None = None) -> date:
-    if day is None:
-        return date(year + month // 12, month % 12 + 1, 1)
-    return date(year, month, day) + timedelta(1)
-
-
-def _period(match: re.Match, today: date) -> tuple[str, str]:
-    """First and last date of a match of `DATES`."""
-    found = {name: text.lower() for name, text in match.groupdict().items() if text}
-    if "day" in found:
-        day = today - timedelta(DAYS_AGO[found["day"]])
-        return str(day), str(day)
-    if "unit" in found:
-        is_last = found["this"] in ("last", "上")
-        unit = found["unit"]
-        if unit in ("month", "月"):
-            day = today.replace(day=1) - timedelta(is_last)
-            return f"{day:%Y-%m}", f"{day:%Y-%m}"
-        monday = today - timedelta(today.weekday() + 7 * is_last)
-        first = monday + timedelta(5) if unit.endswith(("end", "末")) else monday
-        return str(first), str(monday + timedelta(6))
-    if "iso" in found:
-        return found["iso"], found["iso"]
-    if "relative_part" in found:
-        part = found["relative_part"]
-        month = f"{today:%Y-%m}"
-        periods = [_part_of(today.year - years, part) for years in range(3)]
-        if found["relative"] == "last":
-            return next(period for period in periods if period[1] < month)
-        # in January, this winter is the one that began in December
-        return periods[1] if periods[1][1] >= month else periods[0]
-    if "ago" in found:
-        year = today.year - _number(found["ago"])
-    elif name := found.get("chinese") or found.get("relative"):
-        year = today.year - YEARS_AGO[name]
-    else:
-        year = int(found.get("year") or found["part_year"])
-    if part := found.get("season") or found.get("part"):
-        return _part_of(year, part)
-    numbers = [f"{year}", found.get("month"), found.get("day_of_month")]
-    text = "-".join(number for number in numbers if number)
-    return text, text
-
-
-def _number(text: str) -> int:
-    if text.isdecimal():
-        return int(text)
-    tens, ten, ones = text.rpartition("十")
-    return (10 * NUMBERS.get(tens, 1) if ten else 0) + NUMBERS.get(ones, 0)
-
-
-def _part_of(year: int, part: str) -> tuple[str, str]:
-    """First and last month of a season, or of a month by its name. A winter begins in December."""
-    if part in SEASONS:
-        month = SEASONS[part]
-        end = f"{year + month // 12}-{(month + 1) % 12 + 1:02}"
-        return f"{year}-{month:02}", end
-    names = [name[:3] for name in MONTHS]
-    text = f"{year}-{names.index(part[:3]) + 1:02}"
-    return text, text
 
 
 def understand(
@@ -367,20 +192,3 @@ def _warn(runtime: Runtime, text: str):
             "{} contains {}, which is not in the model's vocabulary", shown, ", ".join(unknown)
         )
         warnings.warn(message, QueryWarning, stacklevel=3)
-
-
-def _parse_date(name: str, text: str) -> str:
-    """`YYYY`, `YYYY-MM` or `YYYY-MM-DD`, from these or the forms with slashes, dots or 年月日."""
-    match = DATE.fullmatch("".join(text.split()))
-    parts = []
-    for part in match.groups() if match else ():
-        if part:
-            width = max(2, len(part))
-            parts.append(f"{int(part):0{width}}")
-    try:
-        date(*map(int, [*parts, "1", "1"][:3]))  # refuses February 31
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            "{}: {!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.", name, text
-        ) from error
-    return "-".join(parts)
