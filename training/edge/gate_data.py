@@ -127,7 +127,8 @@ class GateData:
         first: dict[str, list[str]] = {}
         for language in LANGUAGES:
             if language in rows.column_names:
-                first[language] = [(usable_captions(cell)[0] or [""])[0] for cell in rows[language]]
+                captions = [usable_captions(cell)[0] for cell in rows[language]]
+                first[language] = [texts[0] if texts else "" for texts in captions]
         # rows without a caption in one of the languages have no class there
         kept = [row for row, names in enumerate(zip(*first.values(), strict=True)) if all(names)]
         if len(kept) < 2:

@@ -143,11 +143,11 @@ def embed(options: EmbedOptions) -> Results | None:
 def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     """The images of a source in shards, and their number; None for a stream."""
     count = None
-    columns = {"subset": options.subset, "image_column": options.image_column}
+    reading = {"subset": options.subset, "image_column": options.image_column}
     if options.streaming:
-        stream = open_stream(options.data, options.split, **columns)
+        stream = open_stream(options.data, options.split, **reading)
     else:
-        rows = load_source(options.data, options.split, **columns)
+        rows = load_source(options.data, options.split, **reading)
         count = len(rows)
         stream = rows.to_iterable_dataset(num_shards=-(-count // options.rows_per_shard))
     names = [options.name_column] if options.name_column else []

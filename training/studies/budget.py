@@ -60,25 +60,21 @@ def run(options: Options):
     """Measure what is missing in results.json, and print the table."""
     templates = " and ".join(map(repr, TEMPLATES.values()))
     study = Study("budget", options, f"random noise; class names of ELEVATER in {templates}")
-    names = [name_of(model) for model in options.models]
-    for name in names:
-        if names.count(name) > 1:
+    models: dict[str, str] = {}
+    for model in options.models:
+        name = model if model in NAMES else Path(model).resolve().name
+        if name in models:
             raise ValueError(
                 f"models: several have the name {name!r}, so their rows could not be told apart. Rename a folder."
             )
-    for model in options.models:
-        measure_model(study, options, model)
+        models[name] = model
+    for name, model in models.items():
+        measure_model(study, options, name, model)
     study.finish(table(study.results))
 
 
-def name_of(model: str) -> str:
-    """Name of a model in the results: that of a size or a baseline, or the last part of its folder."""
-    return model if model in NAMES else Path(model).resolve().name
-
-
-def measure_model(study: Study, options: Options, model: str):
-    """Measure one model on every backend; its graphs are deleted afterwards."""
-    name = name_of(model)
+def measure_model(study: Study, options: Options, name: str, model: str):
+    """Measure one model on every backend, with a name in the results; its graphs are deleted afterwards."""
     missing = {}
     for backend in options.backends:
         protocol = protocol_of(backend, options.threads)

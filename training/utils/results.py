@@ -82,12 +82,9 @@ class Results:
         path = Path(folder) / name
         names = _portable_names(self.rows)
         rows = [asdict(replace(row, model=names[row.model])) for row in self.rows]
-        meta = dict(self.meta)
-        if "models" in meta:
-            meta["models"] = [
-                each | {"name": names.get(each["name"], each["name"])} for each in meta["models"]
-            ]
-        content = {"meta": portable_values(meta), "rows": rows}
+        # the models of `meta` have the names of their rows, other paths the shortest
+        meta = map_strings(lambda text: names.get(text) or portable_text(text), self.meta)
+        content = {"meta": meta, "rows": rows}
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
@@ -201,11 +198,6 @@ def with_several_protocols(rows: Iterable[Row]) -> set[Key]:
         if first.setdefault(key, row.protocol) != row.protocol:
             several.add(key)
     return several
-
-
-def portable_values(value: Any) -> Any:
-    """Make all absolute paths in a JSON value portable."""
-    return map_strings(portable_text, value)
 
 
 def _portable_names(rows: Iterable[Row]) -> dict[str, str]:
