@@ -17,6 +17,9 @@ NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5,
            "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
            "一": 1, "两": 2, "兩": 2, "二": 2, "三": 3, "四": 4, "五": 5,
            "六": 6, "七": 7, "八": 8, "九": 9}
+WEEKDAYS = {"monday": 0, "tuesday": 1, "wednesday": 2, "thursday": 3,
+            "friday": 4, "saturday": 5, "sunday": 6,
+            "一": 0, "二": 1, "三": 2, "四": 3, "五": 4, "六": 5, "日": 6, "天": 6}
 # fmt: on
 YEARS_AGO = {"今年": 0, "去年": 1, "前年": 2, "this": 0, "last": 1}
 DAYS_AGO = {"today": 0, "yesterday": 1, "day before yesterday": 2, "今天": 0, "昨天": 1, "前天": 2}
@@ -36,10 +39,11 @@ _START = "(?:(?<![一-鿿])|(?<=[在我的们們]))"
 _LAST_OR_THIS = (
     rf"(?<![a-z])(?:last|this)|[这這]|(?:{_START}|(?<=[从從]))[上本]|(?<!上)上(?=[个個])"
 )
-# not the start of 周围 or 月亮
+# not the start of 周围 or 月亮; the day of a week has nothing of 周一家人 or 周日出 behind it
 _UNIT = (
-    r"week(?:end)?\b|month\b|(?:[周週]|星期|[礼禮]拜)末?(?![围圍边邊年])"
-    r"|月(?![亮光饼餅球色影季台臺牙食圆圓])"
+    rf"week(?:end)?\b|month\b|(?:{'|'.join(name for name in WEEKDAYS if name.isascii())})\b"
+    r"|(?:[周週]|星期|[礼禮]拜)(?:末|(?P<weekday>[一二三四五六日天])(?=[早中下晚的\s]|$))?"
+    r"(?![围圍边邊年])|月(?![亮光饼餅球色影季台臺牙食圆圓])"
 )
 # not a part of 如今, 失去 or 年轻
 _NOW = "(?<![如当當至])今"
@@ -57,7 +61,7 @@ DATES = re.compile(
     | (?P<iso>{_YEAR}[-/.]\d\d?(?:[-/.]\d\d?)?)(?!\d|-(?!(?:19|20)\d\d))
     | (?:(?P<year>{_YEAR})年?|(?P<chinese>{_CHINESE_YEAR}))\s*的?\s*
       (?: (?P<season>[春夏秋冬])[天季]
-      | (?P<month>\d\d?)月(?:份|(?P<day_of_month>\d\d?)[日号號])?
+      | (?P<month>\d\d?|十[一二]?|[一二三四五六七八九])月(?:份|(?P<day_of_month>\d\d?)[日号號])?
       )?
     )\s*(?P<behind>[以之][前后後]|以[来來]|至今(?!年)|[前后後](?=的|\s|$))?\s*的?\s*""",
     re.X | re.I,
@@ -93,10 +97,15 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
         after, before = _limits(match, today)
         word = "and" if match["between"] else "to|until|through"
         joint = re.compile(rf"(?:[-–—~～至到]+|(?:{word})\b)\s*", re.I).match(query, end)
-        # in a text of its own, so that the year of -2021 has nothing before it
-        if joint and (other := DATES.match(query[joint.end() :])):
-            before = _limits(other, today)[1]
-            end = joint.end() + other.end()
+        # the year of 2021年5月到8月 is said once
+        year = query[start : match.start("month")] if match["month"] else ""
+        for said in ("", year) if joint else ():
+            # in a text of its own, so that the year of -2021 has nothing before it
+            other = DATES.match(said + query[joint.end() :])
+            if other and other.end() > len(said):
+                before = _limits(other, today)[1]
+                end = joint.end() + other.end() - len(said)
+                break
     except ValueError:  # such as 2021-13
         return query, None
     if (after or "") > end_of(before):
@@ -135,7 +144,13 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         if unit in ("month", "月"):
             day = today.replace(day=1) - timedelta(is_last)
             return f"{day:%Y-%m}", f"{day:%Y-%m}"
+        if unit in WEEKDAYS and is_last:  # the one before today, in this week or in the last
+            day = today - timedelta((today.weekday() - WEEKDAYS[unit] - 1) % 7 + 1)
+            return str(day), str(day)
         monday = today - timedelta(today.weekday() + 7 * is_last)
+        if (name := found.get("weekday", unit)) in WEEKDAYS:
+            day = monday + timedelta(WEEKDAYS[name])
+            return str(day), str(day)
         first = monday + timedelta(5) if unit.endswith(("end", "末")) else monday
         return str(first), str(monday + timedelta(6))
     if "iso" in found:
@@ -156,7 +171,8 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         year = int(found.get("year") or found["part_year"])
     if part := found.get("season") or found.get("part"):
         return _part_of(year, part)
-    numbers = [f"{year}", found.get("month"), found.get("day_of_month")]
+    month = found.get("month")
+    numbers = [f"{year}", month and f"{_number(month)}", found.get("day_of_month")]
     text = "-".join(number for number in numbers if number)
     return text, text
 
