@@ -171,6 +171,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         turn = None
     if turn is not None:
         image = image.transpose(turn)
+        # EXIF and XMP still tell the orientation of the file, and would turn the image again
+        image.info = {key: image.info[key] for key in image.info if key == "transparency"}
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
     if image.mode in ("RGB", "L") and "transparency" not in image.info:

@@ -114,7 +114,7 @@ def test_transparent_images_are_flattened_onto_white(mode):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("file_format", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_files_are_turned_upright_once(file_format, orientation):
     """Pillow turns a TIFF file by itself when it decodes it."""
     image = Image.new("RGB", (60, 40), "red")
@@ -123,7 +123,9 @@ def test_files_are_turned_upright_once(file_format, orientation):
     exif[image_dcclip.ORIENTATION] = orientation
     content = encoded(image, file_format, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
-    np.testing.assert_allclose(open_image(content), upright, rtol=0, atol=1)
+    opened = open_image(content)
+    np.testing.assert_allclose(opened, upright, rtol=0, atol=1)
+    assert to_rgb(opened) is opened  # as the processor and the runtime do again
 
 
 def test_a_jpeg_is_decoded_no_smaller_than_the_gap_allows():
