@@ -7,6 +7,7 @@ import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtSession
 import android.graphics.Bitmap
+import java.nio.ByteBuffer
 import java.nio.FloatBuffer
 import java.nio.LongBuffer
 import java.text.Normalizer
@@ -89,11 +90,13 @@ fun dot(a: FloatArray, b: FloatArray): Float = a.indices.fold(0f) { sum, i -> su
 
 fun pixelValues(bitmap: Bitmap): FloatArray {
     val (width, height) = bitmap.width to bitmap.height
-    val colours = IntArray(width * height).also { bitmap.getPixels(it, 0, width, 0, 0, width, height) }
+    // as they are stored: getPixels converts Display P3 to sRGB, and reads no HARDWARE bitmap
+    val stored = if (bitmap.config == Bitmap.Config.ARGB_8888) bitmap else bitmap.copy(Bitmap.Config.ARGB_8888, false)
+    val pixels = ByteArray(4 * width * height).also { stored.copyPixelsToBuffer(ByteBuffer.wrap(it)) }
     val (columns, lines) = windows(width, EDGE) to windows(height, EDGE)
     val output = FloatArray(3 * EDGE * EDGE)
     for (channel in 0 until 3) {
-        val narrow = resizeRows(colours, 16 - 8 * channel, width, height, columns)
+        val narrow = resizeRows(pixels, channel, width, height, columns)
         for (y in 0 until EDGE) {
             val (start, weights) = lines[y]
             for (x in 0 until EDGE) {
@@ -107,21 +110,21 @@ fun pixelValues(bitmap: Bitmap): FloatArray {
     return output
 }
 
-/** One channel of an ARGB colour, on white. */
-private fun flatten(colour: Int, shift: Int): Int {
-    val alpha = colour ushr 24
-    return (((colour ushr shift) and 255) * alpha + 255 * (255 - alpha) + 127) / 255
+/** One channel of a pixel, on white: red, green, blue and alpha are a byte each, multiplied by alpha. */
+private fun flatten(pixels: ByteArray, pixel: Int, channel: Int): Int {
+    val (value, alpha) = (pixels[4 * pixel + channel].toInt() and 255) to (pixels[4 * pixel + 3].toInt() and 255)
+    return value + 255 - alpha
 }
 
-/** The channel that is `shift` bits above blue, resized to the columns. */
+/** A channel, resized to the columns. */
 private fun resizeRows(
-    colours: IntArray, shift: Int, width: Int, height: Int, columns: List<Pair<Int, DoubleArray>>,
+    pixels: ByteArray, channel: Int, width: Int, height: Int, columns: List<Pair<Int, DoubleArray>>,
 ): IntArray {
     val target = IntArray(height * columns.size)
     for (y in 0 until height) {
         columns.forEachIndexed { x, (start, weights) ->
             var sum = 0.0
-            for (k in weights.indices) sum += weights[k] * flatten(colours[y * width + start + k], shift)
+            for (k in weights.indices) sum += weights[k] * flatten(pixels, y * width + start + k, channel)
             target[y * columns.size + x] = min(255, max(0, sum.roundToInt()))
         }
     }

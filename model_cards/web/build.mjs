@@ -43,7 +43,8 @@ function readScalar(file, name) {
   return (bits & 0x8000 ? -1 : 1) * 2 ** (((bits >> 10) & 31) - 15) * (1 + (bits & 1023) / 1024);
 }
 
-function build({ model, output_dir: output, node_modules: modules }) {
+function build({ model, output_dir, node_modules: modules }) {
+  const output = path.resolve(output_dir); // without a slash at the end, which would put the scratch folder inside
   for (const source of Object.values(LIBRARIES))
     requireFile(path.join(modules, source), "node_modules", "Run: npm ci --ignore-scripts --prefix model_cards/web");
   for (const name of [...MODEL_FILES, "model.safetensors"])
@@ -90,8 +91,8 @@ function build({ model, output_dir: output, node_modules: modules }) {
   fs.writeFileSync(path.join(scratch, "site.json"), JSON.stringify({ name, bytes, dtypes, logit_scale, example }));
   fs.rmSync(output, { recursive: true, force: true });
   fs.renameSync(scratch, output);
-  console.log(`${output}: the page is complete; any web server can serve this folder`);
-  console.log(`\nNext:\n  python -m http.server --bind 127.0.0.1 --directory ${output}`);
+  console.log(`${output_dir}: the page is complete; any web server can serve this folder`);
+  console.log(`\nNext:\n  python -m http.server --bind 127.0.0.1 --directory ${output_dir}`);
 }
 
 const { values } = parseArgs({

@@ -20,7 +20,7 @@ def test_the_folder_has_page_libraries_model_and_card(build, exported, model, tm
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "onnx/text_model_quantized.onnx").write_bytes(b"text")
     build(folder, tmp_path / "site")
-    build(folder, tmp_path / "site")  # replaces the first
+    build(folder, f"{tmp_path}/site/")  # replaces the first
     site = json.loads((tmp_path / "site/site.json").read_text(encoding="utf-8"))
     assert (site["name"], site["example"]) == ("dcclip-demo", "example.png")
     assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}
