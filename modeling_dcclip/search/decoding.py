@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import open_header, reduce_jpeg, to_rgb
+from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
@@ -138,10 +138,8 @@ def _date(image: Image.Image) -> str | None:
 def _decode_in_process(
     file: BinaryIO, edge: int | None, extension: str
 ) -> tuple[str | None, Image.Image]:
-    # not -m, which would import what lies in the current folder
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import main; main()"
     request = json.dumps({"edge": edge, "extension": extension})
-    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parents[2]), request]
+    command = [*command_of_main(__name__), request]
     file.seek(0)
     try:
         run = subprocess.run(

@@ -1,7 +1,7 @@
 """Text in photographs, read by rapidocr while the page is idle: the extra `ocr`.
 
 The texts are a cache in the folder of the index. They are read in a process of its own, whose memory and time no
-search shares: `python -m modeling_dcclip.search.texts` takes a path a line, and answers with its text, both as JSON.
+search shares: `main` takes a path a line, and answers with its text, both as JSON.
 """
 
 import io
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput
-from modeling_dcclip.search.background import Background
-from modeling_dcclip.search.catalog import DamagedIndexError, Database
+from modeling_dcclip.search.background import Background, command_of_main
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
 from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
@@ -72,9 +72,22 @@ class Texts(Database):
         path = folder / NAME
         try:
             super().__init__(path, SCHEMA)
-        except DamagedIndexError:  # the photographs are read again
-            path.unlink()
-            super().__init__(path, SCHEMA)
+        except DamagedIndexError:
+            self._begin_again(path)
+
+    def _begin_again(self, path: Path):
+        """Replace a damaged file by an empty one, so that the photographs are read again."""
+        path.unlink(missing_ok=True)
+        super().__init__(path, SCHEMA)
+
+    def execute(self, statement: str, *values: object) -> list[tuple]:
+        """Run an SQL statement, of a file that is damaged on an empty one."""
+        try:
+            return super().execute(statement, *values)
+        except DamagedIndexError:
+            self.close()
+            self._begin_again(self._path)
+            return super().execute(statement, *values)
 
     def __len__(self) -> int:
         """Number of photographs that were read."""
@@ -96,8 +109,19 @@ class Texts(Database):
         phrases = " ".join(f'"{phrase}"' for phrase in _phrases(query))
         if not phrases:
             return []
-        statement = "SELECT path, version FROM texts WHERE texts MATCH ? ORDER BY rank LIMIT ?"
-        return self.execute(statement, phrases, MOST)
+        statement = "SELECT path, version FROM texts WHERE texts MATCH ? ORDER BY rank"
+        return self.execute(statement, phrases)
+
+    def remove_missing(self, catalog: Catalog):
+        """Remove the texts of files that left the catalog, from the disk as well."""
+        present = {*catalog.column("SELECT path FROM files")}
+        paths = self.column("SELECT path FROM read")
+        if gone := [path for path in paths if path not in present]:
+            for path in gone:
+                self.execute("DELETE FROM read WHERE path = ?", path)
+            self.execute("DELETE FROM texts WHERE path NOT IN (SELECT path FROM read)")
+            self.execute("INSERT INTO texts (texts) VALUES ('optimize')")
+            self.execute("VACUUM")
 
 
 def _phrases(text: str) -> list[str]:
@@ -151,12 +175,14 @@ def _written(index: Index, query: str, chosen: Filter) -> list[Hit]:
         found = texts.find(query)
     with index.catalog.reading():  # no file of a row may leave the index meanwhile
         allowed = {*index.catalog.rows_of_files(chosen).tolist()} if found else set()
-        rows = []
+        rows: dict[int, None] = {}  # a set in order
         for path, version in found:
             file = index.catalog.file_at(path)
             if file is not None and file.state.version == version and file.row in allowed:
-                rows.append(file.row)
-        return index.hits(list(dict.fromkeys(rows)), chosen)
+                rows[file.row] = None
+            if len(rows) == MOST:
+                break
+        return index.hits([*rows], chosen)
 
 
 def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
@@ -203,12 +229,14 @@ class TextReader(Background):
 
     def run(self):
         """Read what is waiting, and look for new photographs once a minute."""
-        with closing(Texts(self._index.folder)) as texts:
-            while not self._wait():
+        while not self._wait():
+            # of an index that cannot be read or written now: who searches it is told
+            with suppress(OSError, ValueError), closing(Texts(self._index.folder)) as texts:
                 self._index.refresh()
+                texts.remove_missing(self._index.catalog)
                 if waiting := candidates(self._index, texts):
                     self._read(texts, waiting)
-                self.stopping.wait(60 * CHECK_S)
+            self.stopping.wait(60 * CHECK_S)
 
     def _wait(self) -> bool:
         """Wait until nothing else happens; whether to stop."""
@@ -217,7 +245,7 @@ class TextReader(Background):
         return self.stopping.is_set()
 
     def _read(self, texts: Texts, waiting: list[tuple[bytes, str]]):
-        command = [sys.executable, "-m", "modeling_dcclip.search.texts"]
+        command = command_of_main(__name__)
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -256,7 +284,3 @@ def main():
             image = Image.open(io.BytesIO(make_thumbnail(json.loads(line), EDGE)))
             text = "\n".join(engine(np.asarray(image)[:, :, ::-1]).txts or ())
         print(json.dumps(text), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -67,20 +67,53 @@ def test_a_damaged_file_is_begun_again(tmp_path):
         assert len(texts) == 0
 
 
+def test_damage_that_a_query_finds_begins_the_file_again(index, texts):
+    texts.add(b"/a.png", "1", "old " * 9000)
+    texts.close()
+    content = (index.folder / NAME).read_bytes()
+    half = len(content) // 2
+    (index.folder / NAME).write_bytes(content[:4096] + b"\1" * half + content[half + 4096 :])
+    assert _written(index, "old", Filter()) == []
+    with closing(Texts(index.folder)) as again:
+        again.add(b"/a.png", "1", "new")
+        assert again.find("new")
+
+
+def test_the_texts_of_files_that_left_the_index_leave_the_disk(written, photos, texts):
+    texts.add(b"/elsewhere.png", "1", "secret")
+    assert b"secret" in (written.folder / NAME).read_bytes()
+    texts.remove_missing(written.catalog)
+    assert len(texts) == 1
+    assert texts.find("red")
+    assert b"secret" not in (written.folder / NAME).read_bytes()
+
+
+def test_photographs_elsewhere_do_not_hide_those_of_a_filter(written, texts, monkeypatch):
+    monkeypatch.setattr(texts_module, "MOST", 1)
+    state = written.catalog.file_at(os.fsencode(written.newest()[0].path)).state
+    texts.add(b"/elsewhere.png", "1", "red")
+    texts.add(state.path, state.version, "red red red")
+    assert len(_written(written, "red", Filter())) == 1
+    assert names(_written(written, "red", Filter(path="blue"))) == ["blue.jpg"]
+
+
 @pytest.fixture
 def readable(calibrated, monkeypatch, tmp_path):
     """An index whose photographs all look as if they had text, and a package that reads them."""
     package = tmp_path / "packages" / "rapidocr.py"
     package.parent.mkdir()
     package.write_text(READER)
-    path = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
+    # an empty part would be the current folder
+    parts = filter(None, [str(package.parent), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(parts))
     monkeypatch.setattr(texts_module, "LINE", -100)
     monkeypatch.setattr(texts_module, "CHECK_S", 0.01)
     return calibrated
 
 
-def test_photographs_are_read_while_nothing_else_happens(readable, texts):
+def test_photographs_are_read_while_nothing_else_happens(readable, texts, tmp_path, monkeypatch):
+    (tmp_path / "PIL.py").write_text("raise SystemExit")  # in the current folder
+    monkeypatch.chdir(tmp_path)
     with TextReader(readable, lambda: False):
         deadline = time.monotonic() + 60
         while len(texts) < 5 and time.monotonic() < deadline:
