@@ -34,7 +34,7 @@ def read_frames(
     """
     frames: dict[float, Image.Image] = {}
     with _open(file) as (container, stream):
-        length = (container.duration or 0) / 1e6
+        length = (container.duration or 0) / 1e6 or _length(container, stream)
         if length > MAX_HOURS * 3600:
             raise UnreadablePhotoError("video longer than 6 hours")
         step = max(INTERVAL_S, length / MAX_FRAMES)
@@ -42,7 +42,7 @@ def read_frames(
             frame = _frame_at(container, stream, number * step)
             if frame is None:
                 break
-            seconds = max(0.0, round(float(frame.time) - _start(stream), 3))
+            seconds = _time(frame, stream)
             if seconds not in frames:
                 frames[seconds] = _image(frame, edge)
         taken = _date(container.metadata)
@@ -54,7 +54,14 @@ def read_frames(
 def read_frame(file: BinaryIO, seconds: float, edge: int) -> Image.Image:
     """Read the key frame at a time that `read_frames` returned; other arguments and errors are the same."""
     with _open(file) as (container, stream):
-        return _image(_frame_at(container, stream, seconds + 0.001), edge)  # times are rounded
+        # in some formats, a seek ends before or behind the frame
+        for start in (seconds, seconds - INTERVAL_S, 0.0):
+            frame = _frame_at(container, stream, max(start, 0.0) + 0.001)  # times are rounded
+            while frame is not None and _time(frame, stream) < seconds:
+                frame = _next_frame(container, stream)
+            if frame is not None and _time(frame, stream) == seconds:
+                return _image(frame, edge)
+        raise UnreadablePhotoError("damaged")
 
 
 @contextmanager
@@ -91,7 +98,21 @@ def _start(stream: Any) -> float:
 def _frame_at(container: Any, stream: Any, seconds: float) -> Any:
     """The last key frame before a time, or the first of the video; None at its end."""
     container.seek(int((_start(stream) + seconds) / stream.time_base), stream=stream)
+    return _next_frame(container, stream)
+
+
+def _next_frame(container: Any, stream: Any) -> Any:
     return next((frame for frame in container.decode(stream) if frame.time is not None), None)
+
+
+def _time(frame: Any, stream: Any) -> float:
+    return max(0.0, round(float(frame.time) - _start(stream), 3))
+
+
+def _length(container: Any, stream: Any) -> float:
+    """Length in seconds of a video that does not state it, as of a live stream: the time of its last packet."""
+    times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    return float(max(times, default=0) * stream.time_base) - _start(stream)
 
 
 def _image(frame: Any, edge: int | None) -> Image.Image:

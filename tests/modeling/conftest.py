@@ -28,11 +28,15 @@ def names(hits):
     return [os.path.basename(hit.path) for hit in hits]
 
 
-def film(path, *colors, half=False):
-    """A video that shows each color for ten seconds; with `half`, the right half is black."""
+def film(path, *colors, half=False, live=False):
+    """A video that shows each color for ten seconds; with `half`, the right half is black.
+
+    With `live`, it is a WebM that does not state its length, as of a recorder that only appends.
+    """
     av = pytest.importorskip("av")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    options = {"options": {"live": "1"}, "format": "webm"} if live else {}
+    with av.open(str(path), "w", **options) as container:
         stream = container.add_stream("libvpx" if path.suffix == ".webm" else "mpeg4", rate=1)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.gop_size = 10  # a key frame at the start of each color

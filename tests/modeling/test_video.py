@@ -14,7 +14,7 @@ from modeling_dcclip.search import video as module
 from modeling_dcclip.search.files import UnreadablePhotoError, Walk
 from modeling_dcclip.search.photos import make_thumbnail, read_photo
 from modeling_dcclip.search.serve import SearchServer
-from modeling_dcclip.search.video import read_frames
+from modeling_dcclip.search.video import read_frame, read_frames
 from tests.local_server import ask, serving
 from tests.modeling.conftest import RGB, film, names
 
@@ -50,6 +50,32 @@ def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
 def test_a_thumbnail_of_a_video_is_the_frame_at_its_time(tmp_path):
     path = film(tmp_path / "a.mp4", "red", "green", "blue")
     assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".wmv", "wmv2"), (".mts", "mpeg2video"), (".avi", "mpeg4")]
+)
+def test_a_preview_is_the_frame_that_was_found(tmp_path, suffix, codec):
+    av = pytest.importorskip("av")
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
+        for number in range(25 * 25):  # it brightens
+            pixels = np.full((48, 64, 3), number * 255 // 624, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    content = io.BytesIO(path.read_bytes())
+    _, frames = read_frames(content, 48)
+    assert len(frames) == 3
+    for seconds, image in frames:
+        assert read_frame(content, seconds, 48).tobytes() == image.tobytes()
+
+
+def test_a_recording_without_a_length_has_a_key_frame_in_ten_seconds(tmp_path):
+    path = film(tmp_path / "a.webm", "red", "green", "blue", live=True)
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
+    assert [color_at(image) for _, image in frames] == ["red", "green", "blue"]
 
 
 @pytest.mark.parametrize(
