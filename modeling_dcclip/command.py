@@ -304,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     if arguments[0] in COMMANDS or arguments[0].startswith("-"):
         options, unknown = parser.parse_known_args(arguments)
-    elif Path(arguments[0]).is_dir():  # dcclip ~/Photos
+    elif os.path.isdir(arguments[0]):  # dcclip ~/Photos
         options, others = parser.parse_known_args(["index", *arguments])
         if options.watch:
             unknown = others  # it watches until it is stopped, and serves nothing

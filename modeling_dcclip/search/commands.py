@@ -208,7 +208,9 @@ def run_search(options: argparse.Namespace):
         without += options.without
         images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
-        total = len(index.catalog.rows_of_files(chosen))
+        total = len(hits)
+        if total >= options.top:
+            total = len(index.catalog.rows_of_files(chosen))
         if not len(index):
             print_note("the index has no photographs. Run dcclip index FOLDER")
         elif not hits:

@@ -151,7 +151,10 @@ def update(
     if without or len(empty) == len(folders):
         folder = (without or empty or sorted(missing))[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
+    kept_folders = {each: recorded[each] for each in recorded if each not in replaced}
+    if exclude is not None and not named:  # of a disk that is away, too
+        kept_folders |= dict.fromkeys(missing, patterns_of(exclude))
+    save(kept_folders | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
     gone = [*empty, *missing]

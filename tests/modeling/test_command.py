@@ -87,6 +87,7 @@ def test_labels_that_are_not_in_the_vocabulary_get_a_note(color_model, image, ca
         (["index", ""], "the name is empty"),  # such as of a variable that is not set
         (["search", "beach", "-people"], 'To leave something out, write "beach -people" in quotes'),
         (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
+        (["F" * 300], "is neither a folder nor a command"),  # longer than a name can be
     ],
 )
 def test_usage_errors_name_the_option(capsys, arguments, named):

@@ -310,6 +310,16 @@ def test_folders_that_are_missing_block_no_update_of_others(with_missing, photos
     assert len(with_missing.folders) == 3
 
 
+def test_patterns_for_all_folders_are_kept_for_one_that_is_missing(with_missing, tmp_path, paint):
+    with_missing.add(exclude=["private*"])
+    assert [*with_missing.folders.values()] == [["private*"]] * 3
+    for width, name in {62: "private.jpg", 63: "public.jpg"}.items():
+        paint(tmp_path / "gone" / name, "blue", width)
+    assert with_missing.add().missing == [str(tmp_path / "empty")]
+    found = names(with_missing.newest())
+    assert "public.jpg" in found and "private.jpg" not in found
+
+
 def test_folders_inside_and_around_an_indexed_one_are_indexed_once(index, photos, tmp_path):
     index.add(photos / "a")
     assert index.add(photos / "a" / "b").unchanged == 2
