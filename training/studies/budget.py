@@ -22,10 +22,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+from training.engine.checkpoint import WEIGHTS_FILE
 from training.studies.baselines import NAMES, TEMPLATES, write_graphs
 from training.studies.harness import Study, StudyOptions
 from training.studies.probe import IMAGE_MS, TEXT_MS
-from training.utils.keys import no_key
+from training.utils.keys import digest_file, no_key
 from training.utils.ranges import Count
 from training.utils.results import Results, Row, markdown_table
 
@@ -68,6 +69,16 @@ def run(options: Options):
                 f"models: several have the name {name!r}, so their rows could not be told apart. Rename a folder."
             )
         models[name] = model
+    for name, model in models.items():
+        if model in NAMES:
+            continue
+        weights = Path(model) / WEIGHTS_FILE
+        if not weights.is_file():
+            raise ValueError(
+                f"models: {model!r} is not one of {', '.join(NAMES)}, and {str(weights)!r} does not exist. "
+                "Name the folder of a finished student."
+            )
+        study.check_weights(name, digest_file(weights))
     for name, model in models.items():
         measure_model(study, options, name, model)
     study.finish(table(study.results))

@@ -1,6 +1,7 @@
 """The harness of all studies, and the budget of a tiny model."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,23 @@ def test_rows_of_other_settings_are_refused(tmp_path):
 def test_the_budget_refuses_models_of_one_name(refusal):
     message = refusal(main, "budget", "--models", "one/aligned", "two/aligned")
     assert "models: several have the name 'aligned'" in message
+
+
+def test_the_budget_refuses_a_folder_without_weights(refusal, tmp_path):
+    message = refusal(main, "budget", "--models", str(tmp_path / "missing"))
+    assert f"'{tmp_path}/missing/model.safetensors' does not exist" in message
+
+
+def test_rows_of_other_weights_are_refused(tmp_path):
+    options = Options(output_dir=str(tmp_path))
+    study = Study("budget", options, "noise")
+    study.check_weights("aligned", "a")
+    study.add([replace(ROW, model="aligned")])
+    again = Study("budget", options, "noise")
+    again.check_weights("aligned", "a")
+    again.check_weights("other", "b")
+    with pytest.raises(ValueError, match="results of 'aligned' with other weights"):
+        again.check_weights("aligned", "b")
 
 
 @pytest.mark.slow
