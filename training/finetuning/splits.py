@@ -153,7 +153,8 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
     images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        languages = _languages(columns, pairs)
+        languages, more_notes = _languages(columns, pairs)
+        notes += more_notes
         num_validation = validation_size(len(pairs.rows), options.validation_share)
         everything = folder / "all.parquet"
         _write_rows(everything, images, pairs, range(len(pairs.rows)), [])
@@ -188,19 +189,22 @@ def same_splits(first: Path, second: Path) -> bool:
     )
 
 
-def _languages(columns: Columns, pairs: _Pairs) -> list[str]:
-    """Languages of the captions; refuses data in which nothing can be told apart."""
+def _languages(columns: Columns, pairs: _Pairs) -> tuple[list[str], list[str]]:
+    """Languages with several captions, and sentences about others; refuses data in which nothing can be told apart."""
     languages = []
+    notes = []
     for language in columns.captions:
         texts = {text for each in pairs.captions for text in each.get(language, [])}
-        if len(texts) == 1:
-            raise ValueError(
-                f"data: all images have the same {language} text, {texts.pop()!r}, so there is nothing to tell apart. "
-                "Add images of other classes, or name other columns with --caption_columns."
-            )
-        if texts:
+        if len(texts) > 1:
             languages.append(language)
-    return languages
+        elif texts:
+            notes.append(f"The only {language} text, {texts.pop()!r}, is left out.")
+    if notes and not languages:
+        raise ValueError(
+            f"data: there is nothing to tell apart. {' '.join(notes)} Add images of other classes, or name other "
+            "columns with --caption_columns."
+        )
+    return languages, notes
 
 
 def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
