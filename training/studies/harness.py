@@ -51,7 +51,8 @@ class Study:
                     "different folder, or remove that file."
                 )
             self.results.rows = earlier.rows
-            self.results.meta["weights"] = earlier.meta.get("weights", {})
+            if weights := earlier.meta.get("weights"):
+                self.results.meta["weights"] = weights
 
     def check_weights(self, model: str, digest: str):
         """Record the weights of a model, by its name in the results.
