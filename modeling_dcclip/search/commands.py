@@ -59,6 +59,9 @@ def run_index(options: argparse.Namespace):
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
+            if (options.index / NAME).exists():
+                with closing(Texts(options.index)) as texts:
+                    texts.remove_missing(index.catalog)
         if options.json:
             print(json.dumps({"removed": removed}))
         else:

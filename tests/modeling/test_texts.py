@@ -88,6 +88,11 @@ def test_the_texts_of_files_that_left_the_index_leave_the_disk(written, photos, 
     assert b"secret" not in (written.folder / NAME).read_bytes()
 
 
+def test_the_words_of_a_folder_are_forgotten_with_it(written, photos, texts, capsys):
+    command.main(["index", "--index", str(written.folder), "--forget", str(photos)])
+    assert len(texts) == 0
+
+
 def test_photographs_elsewhere_do_not_hide_those_of_a_filter(written, texts, monkeypatch):
     monkeypatch.setattr(texts_module, "MOST", 1)
     state = written.catalog.file_at(os.fsencode(written.newest()[0].path)).state
