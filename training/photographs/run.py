@@ -157,7 +157,7 @@ STAGES = (
             "output_dir": f"{ROOT}nano_image",
             "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "freeze": "[]",
-            "max_steps": "200",
+            "max_steps": "600",
             "learning_rate": "4e-4",
         },
     ),
@@ -180,6 +180,7 @@ STAGES = (
             "student": f"{ROOT}nano_distilled",
             "freeze": "[]",
         },
+        shares={"tiny_aligned": 0.2, "nano_distilled": 0.3},  # tiny's image network is the same
         model="dcclip-nano-photo",
     ),
 )
@@ -341,19 +342,18 @@ class Run:
             self.rows.append(replace(row, seed=recipe.seed))
 
     def _average(self, stage: Stage, path: Path):
-        """Mix the weights of earlier runs into those of a run.
+        """Mix the weights of earlier runs into those of a run, where they have the same shape.
 
         On the way from one to the other, both captions and names are better than at either end (model soups,
         https://arxiv.org/abs/2203.05482).
         """
-        weights = load_file(path)
-        averaged = [name for name, each in weights.items() if each.is_floating_point()]
-        for name in averaged:
-            weights[name] *= 1 - sum(stage.shares.values())
+        trained = load_file(path)
+        weights = dict(trained)
         for run, share in stage.shares.items():
             other = load_file(self.folder / run / WEIGHTS_FILE)
-            for name in averaged:
-                weights[name] += share * other[name]
+            for name, own in trained.items():
+                if own.is_floating_point() and name in other and other[name].shape == own.shape:
+                    weights[name] = weights[name] + share * (other[name] - own)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
 

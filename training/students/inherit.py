@@ -8,6 +8,7 @@ import logging
 import re
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -45,8 +46,9 @@ def inherit_weights(
 
     Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
     spaced channels from a wider one: one set of channels for the residual stream, whole attention heads if their width
-    agrees, and channels of the feed-forward layers. Any other tower, such as a convolutional backbone, inherits the
-    weights that agree in name and shape: a student with the source's first stages starts with their weights.
+    agrees, and channels of the feed-forward layers. ELECTRA's narrow table of tokens, with its projection, inherits
+    the best approximation of its rank. Any other tower, such as a convolutional backbone, inherits the weights that
+    agree in name and shape: a student with the source's first stages starts with their weights.
 
     Args:
         student: Student whose tower and projection are changed in place.
@@ -89,6 +91,10 @@ def inherit_weights(
             continue
         target.copy_(value)
         num_inherited += 1
+    if cutter is not None and hasattr(tower, "embeddings_project"):
+        done = cutter.factorize_embeddings(tower, weights)
+        random = [name for name in random if _canonical(name) not in done]
+        num_inherited += len(done)
     if not num_inherited:
         raise ValueError(
             f"student.{source.tower}_init: no weight of {source.name!r} agrees with the student in name and "
@@ -169,6 +175,36 @@ class _Cutter:
             chosen = self._head_channels(total, count) if is_heads else evenly_spaced(total, count)
             tensor = tensor.index_select(dimension, chosen.to(tensor.device))
         return tensor
+
+    def factorize_embeddings(
+        self, tower: PreTrainedModel, weights: dict[str, Tensor]
+    ) -> tuple[str, ...]:
+        """Inherit ELECTRA's table of tokens and its projection: the best approximation of their rank.
+
+        They replace what the first layer reads of each token: the source's normalized embeddings.
+
+        Returns:
+            Canonical names of the weights that were set.
+        """
+        prefix = self.embedding.removesuffix("word_embeddings.weight")
+        table = weights[f"{prefix}word_embeddings.weight"].float()
+        table = table + weights[f"{prefix}token_type_embeddings.weight"][0]
+        norm = (weights[f"{prefix}LayerNorm.{name}"].float() for name in ("weight", "bias"))
+        table = F.layer_norm(table, table.shape[1:], *norm, self.source.layer_norm_eps)
+        table = table[:, evenly_spaced(table.shape[1], self.config.hidden_size)]
+        mean = table.mean(0)
+        rank = self.config.embedding_size
+        left, values, right = torch.linalg.svd(table - mean, full_matrices=False)
+        factors = left[:, :rank] * values[:rank]
+        scale = factors.std()  # the table is normalized before it is projected
+        project = tower.embeddings_project
+        project.weight.copy_(right[:rank].T * scale)
+        project.bias.copy_(mean)
+        words = tower.get_input_embeddings().weight
+        rows = torch.arange(len(words)) if self.tokens is None else self.tokens
+        known = (rows >= 0).nonzero().flatten()
+        words[known] = (factors / scale)[rows[known]]
+        return (self.embedding, "embeddings_project.weight", "embeddings_project.bias")
 
     def _head_channels(self, total: int, count: int) -> Tensor:
         """Whole heads if their width agrees; otherwise evenly spaced channels."""
