@@ -99,12 +99,13 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
         joint = re.compile(rf"(?:[-–—~～至到]+|(?:{word})\b)\s*", re.I).match(query, end)
         # the year of 2021年5月到8月 is said once
         year = query[start : match.start("month")] if match["month"] else ""
-        for said in ("", year) if joint else ():
-            # in a text of its own, so that the year of -2021 has nothing before it
-            other = DATES.match(said + query[joint.end() :])
-            if other and other.end() > len(said):
+        # in a text of its own, so that the year of -2021 has nothing before it
+        rest = query[joint.end() :] if joint else ""
+        for said in ("", year):
+            other = DATES.match(said + rest)
+            if rest and other and other.end() > len(said):
                 before = _limits(other, today)[1]
-                end = joint.end() + other.end() - len(said)
+                end = len(query) - len(rest) + other.end() - len(said)
                 break
     except ValueError:  # such as 2021-13
         return query, None
@@ -171,8 +172,8 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         year = int(found.get("year") or found["part_year"])
     if part := found.get("season") or found.get("part"):
         return _part_of(year, part)
-    month = found.get("month")
-    numbers = [f"{year}", month and f"{_number(month)}", found.get("day_of_month")]
+    numeral = found.get("month")
+    numbers = [f"{year}", numeral and f"{_number(numeral)}", found.get("day_of_month")]
     text = "-".join(number for number in numbers if number)
     return text, text
 

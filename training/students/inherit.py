@@ -6,6 +6,7 @@ teacher's layers and channels. Even spacing and whole heads are choices of this 
 
 import logging
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,13 @@ _ROLES = (
     (re.compile(r"^projection$"), ("rows", "width")),
 )
 _WIDTHS = ("width",) * 4
+# of BERT's table of tokens and what is added to it
+_TABLE = (
+    "embeddings.word_embeddings.weight",
+    "embeddings.token_type_embeddings.weight",
+    "embeddings.LayerNorm.weight",
+    "embeddings.LayerNorm.bias",
+)
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 logger = logging.getLogger(__name__)
@@ -91,8 +99,12 @@ def inherit_weights(
             continue
         target.copy_(value)
         num_inherited += 1
-    if cutter is not None and hasattr(tower, "embeddings_project"):
-        done = cutter.factorize_embeddings(tower, weights)
+    is_narrowed = (
+        hasattr(tower, "embeddings_project") and "embeddings_project.weight" not in weights
+    )
+    if cutter is not None and is_narrowed and {*_TABLE} <= weights.keys():
+        cutter.factorize_embeddings(tower, weights)
+        done = {_TABLE[0], "embeddings_project.weight", "embeddings_project.bias"}
         random = [name for name in random if _canonical(name) not in done]
         num_inherited += len(done)
     if not num_inherited:
@@ -176,35 +188,26 @@ class _Cutter:
             tensor = tensor.index_select(dimension, chosen.to(tensor.device))
         return tensor
 
-    def factorize_embeddings(
-        self, tower: PreTrainedModel, weights: dict[str, Tensor]
-    ) -> tuple[str, ...]:
+    def factorize_embeddings(self, tower: Any, weights: dict[str, Tensor]):
         """Inherit ELECTRA's table of tokens and its projection: the best approximation of their rank.
 
         They replace what the first layer reads of each token: the source's normalized embeddings.
-
-        Returns:
-            Canonical names of the weights that were set.
         """
-        prefix = self.embedding.removesuffix("word_embeddings.weight")
-        table = weights[f"{prefix}word_embeddings.weight"].float()
-        table = table + weights[f"{prefix}token_type_embeddings.weight"][0]
-        norm = (weights[f"{prefix}LayerNorm.{name}"].float() for name in ("weight", "bias"))
-        table = F.layer_norm(table, table.shape[1:], *norm, self.source.layer_norm_eps)
+        words, types, scale, shift = (weights[name].float() for name in _TABLE)
+        epsilon = self.source.layer_norm_eps
+        table = F.layer_norm(words + types[0], words.shape[1:], scale, shift, epsilon)
         table = table[:, evenly_spaced(table.shape[1], self.config.hidden_size)]
         mean = table.mean(0)
         rank = self.config.embedding_size
         left, values, right = torch.linalg.svd(table - mean, full_matrices=False)
         factors = left[:, :rank] * values[:rank]
-        scale = factors.std()  # the table is normalized before it is projected
-        project = tower.embeddings_project
-        project.weight.copy_(right[:rank].T * scale)
-        project.bias.copy_(mean)
-        words = tower.get_input_embeddings().weight
-        rows = torch.arange(len(words)) if self.tokens is None else self.tokens
+        spread = factors.std()  # the table is normalized before it is projected
+        tower.embeddings_project.weight.copy_(right[:rank].T * spread)
+        tower.embeddings_project.bias.copy_(mean)
+        found = tower.get_input_embeddings().weight
+        rows = torch.arange(len(found)) if self.tokens is None else self.tokens
         known = (rows >= 0).nonzero().flatten()
-        words[known] = (factors / scale)[rows[known]]
-        return (self.embedding, "embeddings_project.weight", "embeddings_project.bias")
+        found[known] = (factors / spread)[rows[known]]
 
     def _head_channels(self, total: int, count: int) -> Tensor:
         """Whole heads if their width agrees; otherwise evenly spaced channels."""
