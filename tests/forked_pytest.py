@@ -21,7 +21,7 @@ NOTICED, MISSED, TIMED_OUT = "noticed", "missed", "timed out"
 
 @contextmanager
 def copy_tracked() -> Iterator[Path]:
-    """Copy the tracked files to a temporary folder."""
+    """Copy the tracked files to a temporary repository, which some tests list."""
     command = ["git", "ls-files", "-z"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     with tempfile.TemporaryDirectory(prefix="dcclip-mutants-") as scratch:
@@ -30,6 +30,8 @@ def copy_tracked() -> Iterator[Path]:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
+        for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+            subprocess.run(command, cwd=folder, check=True)
         yield folder
 
 

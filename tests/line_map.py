@@ -57,7 +57,14 @@ class LineMap:
         if not cached.exists():
             recorded = folder.with_name("line_map.json")
             process = fork_pytest([], [_Recorder(folder, recorded)], folder)
-            os.waitpid(process, 0)
+            _, status = os.waitpid(process, 0)
+            # a test that fails without a fault is left out; without any test, nothing would be noticed
+            if os.waitstatus_to_exitcode(status) not in (
+                pytest.ExitCode.OK,
+                pytest.ExitCode.TESTS_FAILED,
+            ):
+                log = Path(f"{folder}.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"the suite does not run:\n{log[-2000:]}")
             cached.parent.mkdir(parents=True, exist_ok=True)
             recorded.replace(cached)
         return cls(**json.loads(cached.read_text(encoding="utf-8")))
