@@ -149,12 +149,16 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
     rows = require_columns(rows, [columns.image], [], options.data)
     rows = rows.cast_column(columns.image, Image(decode=False))
     pairs = _read_pairs(rows, columns, rules_for(options.data, options.allow_paths))
+    languages, lone = _choose_languages(columns, pairs)
     notes = _report(pairs, Path(options.output_dir) / SKIPPED_FILE)
     images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        languages, more_notes = _languages(columns, pairs)
-        notes += more_notes
+        if lone and not languages:
+            raise ValueError(
+                f"data: there is nothing to tell apart. {' '.join(lone)} Add images of other classes, or name other "
+                "columns with --caption_columns."
+            )
         num_validation = validation_size(len(pairs.rows), options.validation_share)
         everything = folder / "all.parquet"
         _write_rows(everything, images, pairs, range(len(pairs.rows)), [])
@@ -172,7 +176,7 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
         num_validation=len(validation),
         are_labels=columns.are_labels,
         found=f"{len(rows):,} rows of {opened.form}, {columns.describe()}",
-        notes=notes,
+        notes=lone + notes,
     )
     summary = asdict(prepared)
     del summary["folder"]
@@ -189,22 +193,25 @@ def same_splits(first: Path, second: Path) -> bool:
     )
 
 
-def _languages(columns: Columns, pairs: _Pairs) -> tuple[list[str], list[str]]:
-    """Languages with several captions, and sentences about others; refuses data in which nothing can be told apart."""
+def _choose_languages(columns: Columns, pairs: _Pairs) -> tuple[list[str], list[str]]:
+    """Languages with several captions, and sentences about the others.
+
+    Images without a caption in the chosen languages are left out, unless there are none.
+    """
     languages = []
-    notes = []
+    lone = []
     for language in columns.captions:
         texts = {text for each in pairs.captions for text in each.get(language, [])}
         if len(texts) > 1:
             languages.append(language)
         elif texts:
-            notes.append(f"The only {language} text, {texts.pop()!r}, is left out.")
-    if notes and not languages:
-        raise ValueError(
-            f"data: there is nothing to tell apart. {' '.join(notes)} Add images of other classes, or name other "
-            "columns with --caption_columns."
-        )
-    return languages, notes
+            lone.append(f"The only {language} text, {texts.pop()!r}, is left out.")
+    if languages and lone:
+        for number in reversed(range(len(pairs.rows))):
+            if not any(pairs.captions[number].get(language) for language in languages):
+                pairs.skipped.append((pairs.rows.pop(number), "", "no caption"))
+                del pairs.captions[number]
+    return languages, lone
 
 
 def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:

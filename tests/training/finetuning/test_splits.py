@@ -134,6 +134,19 @@ def test_images_of_one_class_are_refused(tmp_path, titles):
         run(tmp_path, same)
 
 
+def test_a_language_with_one_text_is_left_out_with_the_images_that_have_no_other(tmp_path, titles):
+    lines = [(path, "", title) for path, title in titles]
+    lines[3] = (lines[3][0], "OK", "")
+    lines[5] = (lines[5][0], "OK", titles[5][1])
+    data = write_csv(tmp_path / "titles.csv", lines, ("image", "en", "zh"))
+    prepared = run(tmp_path, data)
+    assert prepared.languages == ["zh"]
+    assert pairs_of(prepared) == expected(titles[:3] + titles[4:])
+    assert prepared.notes[0] == "The only en text, 'OK', is left out."
+    assert prepared.notes[1] == "1 rows left out, no caption."
+    assert "3,,no caption" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
+
+
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
