@@ -112,7 +112,8 @@ fun pixelValues(bitmap: Bitmap): FloatArray {
 
 /** One channel of a pixel, on white: red, green, blue and alpha are a byte each, multiplied by alpha. */
 private fun flatten(pixels: ByteArray, pixel: Int, channel: Int): Int {
-    val (value, alpha) = (pixels[4 * pixel + channel].toInt() and 255) to (pixels[4 * pixel + 3].toInt() and 255)
+    val value = pixels[4 * pixel + channel].toInt() and 255
+    val alpha = pixels[4 * pixel + 3].toInt() and 255
     return value + 255 - alpha
 }
 
