@@ -134,7 +134,8 @@ def update(
                 "exclude: {!r} is inside an indexed folder. Name that folder instead.",
                 str(min(inside)),
             )
-        excluded |= dict.fromkeys(named or folders, patterns_of(exclude))
+        # without names for all folders, and for those on a disk that is away
+        excluded |= dict.fromkeys(named or [*folders, *missing], patterns_of(exclude))
     else:
         for folder in replaced:
             if recorded[folder]:  # what it leaves out may be private
@@ -144,17 +145,14 @@ def update(
                     str(folder),
                     ", ".join(map(repr, recorded[folder])),
                 )
-    walks = [Walk(folder, patterns) for folder, patterns in excluded.items()]
+    walks = [Walk(folder, excluded[folder]) for folder in folders]
     report.found, report.unchanged, pending = catalog.compare(chain.from_iterable(walks))
     empty = [folder for folder in folders if not catalog.count_seen(folder)]
     without = [folder for folder in named if not catalog.count_seen(folder)]
     if without or len(empty) == len(folders):
         folder = (without or empty or sorted(missing))[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    kept_folders = {each: recorded[each] for each in recorded if each not in replaced}
-    if exclude is not None and not named:  # of a disk that is away, too
-        kept_folders |= dict.fromkeys(missing, patterns_of(exclude))
-    save(kept_folders | excluded)
+    save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
     gone = [*empty, *missing]
