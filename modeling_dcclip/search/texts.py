@@ -73,20 +73,20 @@ class Texts(Database):
         try:
             super().__init__(path, SCHEMA)
         except DamagedIndexError:
-            self._begin_again(path)
+            self._begin_again()
 
-    def _begin_again(self, path: Path):
+    def _begin_again(self):
         """Replace a damaged file by an empty one, so that the photographs are read again."""
-        path.unlink(missing_ok=True)
-        super().__init__(path, SCHEMA)
+        self.close()
+        self._path.unlink(missing_ok=True)
+        super().__init__(self._path, SCHEMA)
 
     def execute(self, statement: str, *values: object) -> list[tuple]:
-        """Run an SQL statement, of a file that is damaged on an empty one."""
+        """Run an SQL statement, and return its rows; if the file is damaged, on an empty one."""
         try:
             return super().execute(statement, *values)
         except DamagedIndexError:
-            self.close()
-            self._begin_again(self._path)
+            self._begin_again()
             return super().execute(statement, *values)
 
     def __len__(self) -> int:
@@ -117,8 +117,9 @@ class Texts(Database):
         present = {*catalog.column("SELECT path FROM files")}
         paths = self.column("SELECT path FROM read")
         if gone := [path for path in paths if path not in present]:
-            for path in gone:
-                self.execute("DELETE FROM read WHERE path = ?", path)
+            names = json.dumps([path.hex().upper() for path in gone])
+            listed = "hex(path) IN (SELECT value FROM json_each(?))"
+            self.execute(f"DELETE FROM read WHERE {listed}", names)
             self.execute("DELETE FROM texts WHERE path NOT IN (SELECT path FROM read)")
             self.execute("INSERT INTO texts (texts) VALUES ('optimize')")
             self.execute("VACUUM")
@@ -175,14 +176,16 @@ def _written(index: Index, query: str, chosen: Filter) -> list[Hit]:
         found = texts.find(query)
     with index.catalog.reading():  # no file of a row may leave the index meanwhile
         allowed = {*index.catalog.rows_of_files(chosen).tolist()} if found else set()
-        rows: dict[int, None] = {}  # a set in order
+        rows: list[int] = []
         for path, version in found:
             file = index.catalog.file_at(path)
-            if file is not None and file.state.version == version and file.row in allowed:
-                rows[file.row] = None
+            if file is None or file.state.version != version or file.row not in allowed:
+                continue
+            if file.row not in rows:  # as of a copy
+                rows.append(file.row)
             if len(rows) == MOST:
                 break
-        return index.hits([*rows], chosen)
+        return index.hits(rows, chosen)
 
 
 def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
@@ -230,7 +233,7 @@ class TextReader(Background):
     def run(self):
         """Read what is waiting, and look for new photographs once a minute."""
         while not self._wait():
-            # of an index that cannot be read or written now: who searches it is told
+            # an index that cannot be read or written now, which a search reports
             with suppress(OSError, ValueError), closing(Texts(self._index.folder)) as texts:
                 self._index.refresh()
                 texts.remove_missing(self._index.catalog)
