@@ -97,16 +97,17 @@ def split_dates(query: str, today: date) -> tuple[str, Dates | None]:
         after, before = _limits(match, today)
         word = "and" if match["between"] else "to|until|through"
         joint = re.compile(rf"(?:[-–—~～至到]+|(?:{word})\b)\s*", re.I).match(query, end)
-        # the year of 2021年5月到8月 is said once
-        year = query[start : match.start("month")] if match["month"] else ""
-        # in a text of its own, so that the year of -2021 has nothing before it
-        rest = query[joint.end() :] if joint else ""
-        for said in ("", year):
-            other = DATES.match(said + rest)
-            if rest and other and other.end() > len(said):
-                before = _limits(other, today)[1]
-                end = len(query) - len(rest) + other.end() - len(said)
-                break
+        if joint:
+            # in a text of its own, so that the year of -2021 has nothing before it
+            rest = query[joint.end() :]
+            # the year of 2021年5月到8月 is said once
+            year = query[start : match.start("month")] if match["month"] else ""
+            for said in ("", year):
+                other = DATES.match(said + rest)
+                if other and other.end() > len(said):
+                    before = _limits(other, today)[1]
+                    end = joint.end() + other.end() - len(said)
+                    break
     except ValueError:  # such as 2021-13
         return query, None
     if (after or "") > end_of(before):
@@ -145,12 +146,12 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         if unit in ("month", "月"):
             day = today.replace(day=1) - timedelta(is_last)
             return f"{day:%Y-%m}", f"{day:%Y-%m}"
-        if unit in WEEKDAYS and is_last:  # the one before today, in this week or in the last
-            day = today - timedelta((today.weekday() - WEEKDAYS[unit] - 1) % 7 + 1)
-            return str(day), str(day)
         monday = today - timedelta(today.weekday() + 7 * is_last)
         if (name := found.get("weekday", unit)) in WEEKDAYS:
             day = monday + timedelta(WEEKDAYS[name])
+            # last Tuesday may be in this week, 上周二 is not
+            if is_last and name == unit and day + timedelta(7) < today:
+                day += timedelta(7)
             return str(day), str(day)
         first = monday + timedelta(5) if unit.endswith(("end", "末")) else monday
         return str(first), str(monday + timedelta(6))
