@@ -26,7 +26,7 @@ from training.evaluation.options import EvalOptions
 from training.evaluation.run import BARE_NAME, EvalTask, Evaluation
 from training.evaluation.sets.held_out import HeldOut
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.hub import save_model
+from training.hub import WEIGHTS_FILE, save_model
 from training.hub.cards import CardDetails, classify_example, count_parameters, write_card
 from training.students import build_student
 from training.teachers import DualEncoder
@@ -159,7 +159,7 @@ class Demo:
         if stage in ("distilled", "aligned"):
             self.cross_rows += self._measure(encoded, self.teacher, stage)
             self.cross_rows += self._measure(self.teacher, encoded, stage)
-        weights = Path(folder) / "model.safetensors"
+        weights = Path(folder) / WEIGHTS_FILE
         self.rows += [
             *rows,
             self._row(name, stage, "parameters", count_parameters(folder)),

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, TrainingState
-from training.hub import MODEL_FILES, derived_names
+from training.hub import MODEL_FILES, WEIGHTS_FILE, derived_names
 from training.utils.files import (
     OLD_SUFFIX,
     recover_folder,
@@ -35,7 +35,6 @@ from training.utils.files import (
 from training.utils.output import claim_folder, record_names
 
 BEST_FOLDER = "best"
-WEIGHTS_FILE = "model.safetensors"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
-from training.engine.checkpoint import WEIGHTS_FILE
+from training.hub import WEIGHTS_FILE
 from training.tasks import Task
 from training.tasks.spread import batches_on
 

@@ -11,7 +11,7 @@ publish.py        upload a folder in one commit, with retries
 
 from training.hub.cards import CardDetails, write_card
 from training.hub.check import FolderError, check_folder
-from training.hub.files import MODEL_FILES
+from training.hub.files import MODEL_FILES, WEIGHTS_FILE
 from training.hub.folder import (
     changed_code,
     complete_folder,

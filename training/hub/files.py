@@ -18,11 +18,12 @@ CODE = (
     "runtime_dcclip.py",
 )
 README = "README.md"
+WEIGHTS_FILE = "model.safetensors"
 MODULES_FILE = "modules.json"
 SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
 REQUIRED = (
     "config.json",
-    "model.safetensors",
+    WEIGHTS_FILE,
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -23,12 +23,12 @@ from training.data.reader import check_parquet
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
-from training.engine.checkpoint import WEIGHTS_FILE
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
+from training.hub import WEIGHTS_FILE
 from training.hub.cards import CardDetails, write_card
 from training.photographs.calibrate import calibrate
 from training.photographs.data import CLASSIFIER, NAMES, NOUNS, VALIDATION_PAGES, prepare

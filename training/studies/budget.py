@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-from training.engine.checkpoint import WEIGHTS_FILE
+from training.hub import WEIGHTS_FILE
 from training.studies.baselines import NAMES, TEMPLATES, write_graphs
 from training.studies.harness import Study, StudyOptions
 from training.studies.probe import IMAGE_MS, TEXT_MS

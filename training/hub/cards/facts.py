@@ -11,13 +11,12 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
-from training.hub.files import EARLIER_RECIPES
+from training.hub.files import EARLIER_RECIPES, WEIGHTS_FILE
 from training.teachers.lineage import OTHER_LICENSE, UNKNOWN, card_license, split_licenses
 from training.utils.files import expanded, portable
 from training.utils.ranges import EmbeddingWidth, Pixels, TextLength
 from training.utils.reading import check_value, read_mapping
 
-WEIGHTS_FILE = "model.safetensors"
 CONFIG_NAME = "config.json"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
