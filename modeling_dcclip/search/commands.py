@@ -211,7 +211,7 @@ def run_search(options: argparse.Namespace):
         without += options.without
         images = [read_example(path, index.runtime.edge) for path in options.images]
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
-        total = len(hits)
+        total = len(hits)  # a recompressed copy is part of the hit of its photograph
         if total >= options.top:
             total = len(index.catalog.rows_of_files(chosen))
         if not len(index):

@@ -111,7 +111,7 @@ def _time(frame: Any, stream: Any) -> float:
 
 def _length(container: Any, stream: Any) -> float:
     """Length in seconds of a video that does not state it, as of a live stream: the time of its last packet."""
-    times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    times = (packet.pts for packet in container.demux(stream) if packet.pts is not None)
     return float(max(times, default=0) * stream.time_base) - _start(stream)
 
 
