@@ -49,7 +49,6 @@ class Log:
         self.recipe = recipe
         self.accelerator = accelerator
         self.description = description
-        self.start = start
         self.is_main = accelerator.is_main_process
         self.num_images = 0
         self.start_s = time.perf_counter()
@@ -164,10 +163,6 @@ class Log:
         done = step + 1
         last = self.recipe.max_steps
         if done % self.recipe.log_every == 0 or done == last:
-            if done - self.start <= self.recipe.log_every:
-                per_step = self.seconds / (done - self.start)
-                hours = (last - done) * per_step / 3600
-                self.say(f"{per_step:.2g} s per step, about {hours:.1f} hours left")
             stacked = torch.stack([value.float() for value in losses.values()])
             means = self.accelerator.reduce(stacked, "mean").tolist()
             values = {
