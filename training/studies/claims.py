@@ -75,7 +75,7 @@ TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
 TUNING, COSTS = "tuning", "costs"
 HELD_OUT_LOSS = "held_out_loss"
 COST_ROUNDS = 7
-TUNING_SEED = 0
+TUNING_SEED = 0  # also the first of the default seeds, whose stage 1 is then trained once
 TEXT_START = "random"  # of the text tower, which does not depend on the image tower
 # weights of the losses of stage 1. With weight 1, maps dominate the gradients of embeddings
 TARGETS = {
@@ -184,12 +184,12 @@ class Options(StudyOptions):
     photos: str = no_key()
     teacher: str = no_key(default="model_cards/dcclip-tiny-photo")
     image_size: Pixels = 96
-    distill_steps: Count = 300
-    align_steps: Count = 150
+    distill_steps: Count = 200
+    align_steps: Count = 100
     batch_size: Annotated[Count, Field(ge=2)] = 64
     rates: list[Positive] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
     shares: list[Count] = field(default_factory=lambda: [4, 16])
-    seeds: list[Seed] = no_key(default_factory=lambda: [1, 2, 3])
+    seeds: list[Seed] = no_key(default_factory=lambda: [0, 1, 2])
     output_dir: str = no_key(default="runs/studies/claims")
 
 
