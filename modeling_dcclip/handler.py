@@ -111,7 +111,7 @@ class EndpointHandler:
 
 def _normalized(features: Any) -> np.ndarray:
     """A tensor (N, D) as an array of float32 whose rows have unit length."""
-    vectors = features.float().cpu().numpy()
+    vectors = features.detach().float().cpu().numpy()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -359,8 +359,10 @@ class ImagePreprocessor:
             # a center crop keeps less; a model that squashes images takes them whole
             opened = crop_to_aspect(opened)
         width, height = self._new_size(*opened.size)
-        if (width, height) != opened.size:
-            opened = opened.resize((width, height), self.resample)
+        # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
+        for target in ((width, opened.height), (width, height)):
+            if target != opened.size:
+                opened = opened.resize(target, self.resample)
         if self.crop:
             rows, columns = self.crop["height"], self.crop["width"]
             top, left = (height - rows) // 2, (width - columns) // 2

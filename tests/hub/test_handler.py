@@ -145,6 +145,10 @@ def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch)
         assert len([*pool.map(handler, [request] * 20)]) == 20
 
 
+def test_texts_are_encoded_outside_of_a_request(handler):
+    assert handler.encode_texts(EN).shape[0] == len(EN)
+
+
 def test_embeddings_are_those_of_the_model(handler, outputs, images):
     files = [base64.b64encode(encoded(image)).decode() for image in images[:2]]
     answer = handler({"task": "embed", "inputs": {"texts": [*EN, *ZH], "images": files}})

@@ -8,7 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from modeling_dcclip import DCCLIPModel
@@ -63,6 +66,15 @@ def expected(exported, processor, images, texts):
     model = DCCLIPModel.from_pretrained(exported).eval()
     with torch.no_grad():
         return model(**processor(images=images, text=texts, return_tensors="pt"))
+
+
+def test_tall_images_are_resized_in_the_order_of_torchvision():
+    pixels = np.random.default_rng(0).integers(0, 256, (333, 160, 3), np.uint8)
+    size = {"height": 256, "width": 256}
+    preprocess = ImagePreprocessor({"do_resize": True, "size": size, "resample": 3})
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)
+    expected = resize(channels, [256, 256], InterpolationMode.BICUBIC, antialias=True)
+    assert np.abs(preprocess(Image.fromarray(pixels)) - expected.numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
