@@ -101,6 +101,19 @@ def test_a_link_that_leaves_the_folder_is_refused(folder, tmp_path):
         list_files(folder)
 
 
+@pytest.mark.parametrize("name", ["onnx", "onnx/model.onnx"])
+def test_exports_behind_a_link_are_not_left_out(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / ("elsewhere" if name == "onnx" else "nowhere"))
+    with pytest.raises(ValueError, match=f"{name} is a link to a folder, or to nothing"):
+        list_files(folder)
+
+
+def test_an_exported_model_in_the_folder_is_not_published(folder, finished):
+    shutil.copytree(finished, folder / "best")
+    assert not [name for name in list_files(folder) if name.startswith("best/")]
+
+
 def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder, capsys):
     assert changed_code(folder) == []
     (folder / "handler.py").write_text("import os\n", encoding="utf-8")
@@ -117,6 +130,9 @@ def test_a_class_of_other_code_is_named(folder, name):
     assert changed_code(folder) == [name]
     (folder / "modules.json").write_text('[{"type": "os_evil.Module"}]', encoding="utf-8")
     assert changed_code(folder) == [name, "modules.json"]
+    (folder / "config.json").write_text('{"auto_map": "x"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="auto_map 'x'"):
+        changed_code(folder)
 
 
 @pytest.mark.parametrize(("name", "value"), [("repo_id", "me/a b"), ("tag", "v 1")])

@@ -70,6 +70,8 @@ def published(paths: Iterable[str], card: str = "") -> list[str]:
     exported = {
         path.partition("/")[0] for path in visible if "/" in path and path.endswith(EXPORTS)
     }
+    # a model of its own, such as the best checkpoint
+    exported -= {path.partition("/")[0] for path in visible if path.endswith(f"/{WEIGHTS_FILE}")}
     # whole names: `private.png` is not named by `not_private.png`
     named = set(re.findall(r"[\w.-]*\w", card))
     return sorted(

@@ -104,7 +104,10 @@ def changed_code(folder: str | Path) -> list[str]:
         if path.exists() and path.read_bytes() != (PACKAGE / name).read_bytes():
             changed.append(name)
     for path in sorted(folder.glob("*config.json")):
-        for value in (read_mapping(path, "folder").get("auto_map") or {}).values():
+        classes = read_mapping(path, "folder").get("auto_map") or {}
+        if not isinstance(classes, dict):
+            raise ValueError(f"folder: {path} has the auto_map {classes!r}. Copy the file again.")
+        for value in classes.values():
             for name in value if isinstance(value, list) else [value]:
                 if name and f"{str(name).rpartition('.')[0]}.py" not in CODE:
                     changed.append(name)
@@ -178,6 +181,13 @@ def list_files(folder: str | Path) -> list[str]:
             f"{folder} is not a finished model folder: it has no {', '.join(missing)}. training/distill.py and "
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
+    for path in folder.rglob("*"):
+        # what is behind it would not be found, and an upload would delete it from the repo
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_symlink() and not path.is_file() and not is_hidden:
+            raise ValueError(
+                f"{path} is a link to a folder, or to nothing. Replace it with a copy."
+            )
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     card = (folder / README).read_text(encoding="utf-8") if README in files else ""
     paths = published(files, card)
