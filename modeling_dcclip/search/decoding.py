@@ -98,7 +98,7 @@ def decode_photo(
             MEMORY.take(needed)
             if in_process and (image.format in SLOW_FORMATS or needed > SLOW_BYTES):
                 return _decode_in_process(file, edge, extension)
-            return _date(image), to_rgb(image)
+            return date_taken(image), to_rgb(image)
     except UnreadablePhotoError:
         raise
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
@@ -124,7 +124,7 @@ def _decoded_bytes(image: Image.Image, pixels: int) -> int:
     return needed + COEFFICIENT_BYTES * pixels if "progressive" in image.info else needed
 
 
-def _date(image: Image.Image) -> str | None:
+def date_taken(image: Image.Image) -> str | None:
     """Date and time of EXIF at which an image was taken, by the first tag that has one."""
     for tag in (DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED, DATE_TIME):
         # EXIF data that are damaged, of an image that may still be decoded, or zeros of a camera without a clock

@@ -475,7 +475,12 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
         if path.is_dir():
             files, _ = list_files(path)
         elif path.exists() and _suffix(name) in TABLES:
-            files, _ = list_files(path.parent)  # it names images there
+            beside, _ = list_files(path.parent)  # it names images there
+            files = [path]
+            for each in beside:
+                # also names without a suffix, but no log that a run writes beside the table
+                if not each.suffix or IMAGE_SUFFIXES.fullmatch(_suffix(each.name)):
+                    files.append(each)
         elif path.exists():
             files = [path]
         else:

@@ -5,18 +5,17 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import ExifTags
 from PIL import Image as PILImage
 
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.decoding import date_taken
 from training.data.images import UNDECODABLE, embedded_cell
 from training.data.reader import CellRules
 from training.teachers.images import map_ahead
@@ -160,6 +159,5 @@ class Embedder:
 def _date(content: bytes) -> str | None:
     """Date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one."""
     with suppress(Exception), PILImage.open(io.BytesIO(content)) as image:  # of damaged metadata
-        text = image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal]
-        return str(datetime.strptime(text, "%Y:%m:%d %H:%M:%S"))
+        return date_taken(image)
     return None

@@ -27,6 +27,7 @@ from training.data.reader import digest_sources, load_source, open_stream, rules
 from training.data.shards import Shards, get_cell
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder, schema
+from training.utils.cli import one_line
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.keys import digest_key, make_key
 from training.utils.output import claim_folder
@@ -41,6 +42,7 @@ KEY = b"key"
 FILES = (SHARDS, INDEX, RESULTS_FILE)
 ROW_GROUP = 8192  # rows in memory at once
 REPEATED = "another image has the same name"
+EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def embed(options: EmbedOptions) -> Results | None:
     with ExitStack() as claimed:
         if state.is_main_process:
             inputs = {"model": options.model}
+            inputs |= {f"data {number}": name for number, name in enumerate(options.data)}
             claimed.enter_context(
                 claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None)
             )
@@ -106,7 +109,15 @@ def embed(options: EmbedOptions) -> Results | None:
         for number, path in enumerate(paths):
             if not path.exists():
                 missing.append(number)
-            elif (pq.read_schema(path).metadata or {}).get(KEY) != columns.metadata[KEY]:
+                continue
+            try:
+                written = pq.read_schema(path).metadata or {}
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(
+                    f"output_dir: {str(path)!r} is damaged ({one_line(error)}). Remove it: the same command writes it "
+                    "again."
+                ) from error
+            if written.get(KEY) != columns.metadata[KEY]:
                 raise ValueError(
                     f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
                     "Choose a different folder."
@@ -135,7 +146,10 @@ def embed(options: EmbedOptions) -> Results | None:
         new = sum(pq.read_metadata(paths[number]).num_rows for number in missing)
         results = _count(options, paths, new / (time.monotonic() - began))
         if options.format == "index":
-            write_index(paths, folder / INDEX, options.model, options.model_id)
+            num_indexed = write_index(paths, folder / INDEX, options.model, options.model_id)
+            if repeated := results.values(metric=EMBEDDED)[0] - num_indexed:
+                metric = f"not in the index: {REPEATED}"
+                results.rows.append(Row(model=options.model, metric=metric, value=repeated))
         results.write(folder)
     return results
 
@@ -194,14 +208,18 @@ def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -
         raise ValueError(
             f"data: no image of {' '.join(options.data)!r} could be read ({dict(errors)}). Name other data."
         )
-    values: dict[str, float] = {"embedded": embedded, "images_per_s": images_per_s}
+    values: dict[str, float] = {EMBEDDED: embedded}
+    if images_per_s:  # not if an earlier call embedded all of them
+        values["images_per_s"] = images_per_s
     for cause, number in errors.items():
         values[f"unreadable: {cause}"] = number
     rows = [Row(model=options.model, metric=name, value=value) for name, value in values.items()]
     return Results(make_meta(" ".join(options.data), None), rows)
 
 
-def write_index(shards: Sequence[Path], folder: Path, model: str, model_id: str | None = None):
+def write_index(
+    shards: Sequence[Path], folder: Path, model: str, model_id: str | None = None
+) -> int:
     """Write an index from Parquet files of embeddings. It replaces the folder when it is complete.
 
     Images with the same content share a vector. Of several images with the same name the first is kept; the index
@@ -213,6 +231,9 @@ def write_index(shards: Sequence[Path], folder: Path, model: str, model_id: str 
         model: Folder of the model that encoded the images.
         model_id: Hub id of the model. Default: its folder.
 
+    Returns:
+        Number of images in the index.
+
     Raises:
         OSError: The disk is full or cannot be written. The previous index stays.
     """
@@ -222,7 +243,9 @@ def write_index(shards: Sequence[Path], folder: Path, model: str, model_id: str 
                 for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
                     with index.catalog.writing():
                         enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+            num_images = len(index)
         replace_folder(scratch, folder)
+    return num_images
 
 
 def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:

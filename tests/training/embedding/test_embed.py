@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, Image
+from PIL import ExifTags
 from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel
@@ -142,6 +143,40 @@ def test_a_table_names_its_images_in_any_column_and_changed_ones_are_noticed(
     assert "embeddings of other data" in refusal(embed.main, *arguments)
 
 
+def test_a_log_beside_the_table_is_not_a_part_of_the_data(photos, color_model, tmp_path):
+    table = photos / "table.csv"
+    table.write_text("photo\n0.png\n", encoding="utf-8")
+    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
+    (photos / "embed.log").write_text("embedded: 1\n", encoding="utf-8")
+    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
+
+
+def test_dates_are_those_of_an_index_of_the_same_photographs(color_model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, tag in enumerate(("DateTimeOriginal", "DateTimeDigitized", "DateTime")):
+        exif = PILImage.Exif()
+        tags = exif if tag == "DateTime" else exif.get_ifd(ExifTags.IFD.Exif)
+        tags[ExifTags.Base[tag]] = f"201{number}:05:06 07:08:09\0"
+        PILImage.new("RGB", (20, 16), (90 * number, 0, 0)).save(photos / f"{tag}.jpg", exif=exif)
+    embed_into(tmp_path / "out", color_model, photos)
+    with Index.open(tmp_path / "out" / "index") as index:
+        found = sorted(hit.taken for hit in index.search("红", top=3))
+    assert found == ["2010-05-06 07:08:09", "2011-05-06 07:08:09", "2012-05-06 07:08:09"]
+
+
+def test_a_folder_of_photographs_is_not_written_to(photos, color_model, refusal):
+    found = refusal(embed.main, *arguments_of(photos, color_model, photos))
+    assert "which this command reads" in found
+
+
+def test_a_damaged_shard_is_named(embedded, table, color_model, refusal):
+    (shard,) = (embedded / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:-9])
+    found = refusal(embed.main, *arguments_of(embedded, color_model, table))
+    assert f"'{shard}' is damaged" in found
+
+
 def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
     teacher_folder, table, tmp_path, refusal
 ):
@@ -212,6 +247,7 @@ def test_an_index_is_written_again_from_the_shards(embedded, table, color_model)
     embed_into(embedded, color_model, table)
     assert len(content(embedded / "index")) == 20
     assert times(embedded) == before
+    assert "images_per_s" not in counts_of(embedded)  # nothing was embedded
 
 
 def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
@@ -248,6 +284,7 @@ def test_of_images_with_the_same_name_the_first_is_in_the_index(tars, color_mode
     with Index.open(tmp_path / "out" / "index") as index:
         assert len(index) == 4
         assert ("00003", "another image has the same name") in index.catalog.failures()
+    assert counts_of(tmp_path / "out")["not in the index: another image has the same name"] == 16
 
 
 def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
