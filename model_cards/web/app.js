@@ -167,6 +167,11 @@ function listen() {
   const file = at("file");
   const drop = at("drop");
   const take = (files) => {
+    if (!at("panel-search").hidden) {
+      // without the model, every image would count as one that does not decode
+      if (files.length && state.encoder) addImages([...files]).catch(showError);
+      return;
+    }
     const file = [...files].find((entry) => entry.type.startsWith("image/")) ?? files[0];
     if (file) showImage(file);
   };
