@@ -16,7 +16,7 @@ from training.studies.budget import read_costs
 from training.studies.probe import IMAGE_MS, TEXT_MS
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
-from training.utils.results import RESULTS_FILE, Results, markdown_table
+from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 COMMITTED = REPO_ROOT / "model_cards" / "results"
@@ -101,12 +101,12 @@ def models_table(language: str = "en") -> str:
 
 
 def _photo_results() -> Results:
-    """The committed figures of the models of photographs: of two commands, because names need no protocol."""
-    results = Results.read(COMMITTED / "photographs" / RESULTS_FILE)
-    names = Results.read(COMMITTED / "photographs" / "names.json")
+    """The committed figures of the models of photographs, which several commands measured."""
+    rows: list[Row] = []
+    for path in sorted((COMMITTED / "photographs").glob("*.json")):
+        rows += Results.read(path).rows
     # several models are named by their folders
-    rows = [replace(row, model=Path(row.model).name) for row in results.rows + names.rows]
-    return Results(results.meta, rows)
+    return Results({}, [replace(row, model=Path(row.model).name) for row in rows])
 
 
 def _measured(results: Results) -> list[str]:
