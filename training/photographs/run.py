@@ -155,9 +155,10 @@ STAGES = (
         "distill_image",
         options={
             "output_dir": f"{ROOT}nano_image",
+            "teacher": f"{ROOT}dcclip-tiny-photo",
             "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "freeze": "[]",
-            "max_steps": "600",
+            "max_steps": "400",
             "learning_rate": "4e-4",
         },
     ),
@@ -167,8 +168,11 @@ STAGES = (
         "distill_text",
         options={
             "output_dir": f"{ROOT}nano_distilled",
+            "teacher": f"{ROOT}dcclip-tiny-photo",
+            "named_targets": f"{ROOT}{DATA}/nano_named_targets.safetensors",
             "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "student.vision_init": f"{ROOT}nano_image",
+            "max_steps": "6000",
         },
     ),
     Stage(
@@ -179,8 +183,9 @@ STAGES = (
             "output_dir": f"{ROOT}nano_aligned",
             "student": f"{ROOT}nano_distilled",
             "freeze": "[]",
+            "max_steps": "100",
         },
-        shares={"tiny_aligned": 0.2, "nano_distilled": 0.3},  # tiny's image network is the same
+        shares={"nano_distilled": 0.5},
         model="dcclip-nano-photo",
     ),
 )
