@@ -51,8 +51,9 @@ HEADERS = {
 }
 NOTES = {
     "en": "Latency is for int8, one thread and batch 1, all models in one run; AltCLIP, the paper's teacher, and "
-    "dcclip-photo-teacher were timed with random weights. R@5 is text to image on 690 photographs of Flickr8k, *kept* its share of the teacher's. Names "
-    "are top-1 on Tiny ImageNet's 200 classes without a template; EfficientNet-Lite2's classifier teaches them too.",
+    "dcclip-photo-teacher were timed with random weights. R@5 is text to image on 690 photographs of Flickr8k, *kept* "
+    "its share of the teacher's. Names are top-1 on Tiny ImageNet's 200 classes without a template; "
+    "EfficientNet-Lite2's classifier teaches them too.",
     "zh": "延迟：int8，单线程，每次一张图片和一条文本，同一次运行测得；"
     "AltCLIP（论文中的教师模型）和 dcclip-photo-teacher 用随机权重测延迟。"
     "R@5：在 Flickr8k 的 690 张照片中以文搜图。"
