@@ -181,12 +181,12 @@ def list_files(folder: str | Path) -> list[str]:
             f"{folder} is not a finished model folder: it has no {', '.join(missing)}. training/distill.py and "
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
-    for path in folder.rglob("*"):
+    for each in folder.rglob("*"):
         # what is behind it would not be found, and an upload would delete it from the repo
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_symlink() and not path.is_file() and not is_hidden:
+        is_hidden = any(part.startswith(".") for part in each.relative_to(folder).parts)
+        if each.is_symlink() and not each.is_file() and not is_hidden:
             raise ValueError(
-                f"{path} is a link to a folder, or to nothing. Replace it with a copy."
+                f"{each} is a link to a folder, or to nothing. Replace it with a copy."
             )
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     card = (folder / README).read_text(encoding="utf-8") if README in files else ""
