@@ -113,11 +113,12 @@ def test_single_towers_return_embeddings_first_as_in_clip(model, inputs, tokens,
     model.save_pretrained(tmp_path)
     image = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path).eval()
     text = DCCLIPTextModelWithProjection.from_pretrained(tmp_path).eval()
-    expected = model(**inputs)
+    # loaded as the towers are: on some processors, sums depend on the alignment of the weights in memory
+    expected = DCCLIPModel.from_pretrained(tmp_path).eval()(**inputs)
     found = image(inputs["pixel_values"], return_dict=False)[0]
-    torch.testing.assert_close(found, expected.vision_model_output.pooler_output)
+    assert torch.equal(found, expected.vision_model_output.pooler_output)
     found = text(**tokens, return_dict=False)[0]
-    torch.testing.assert_close(found, expected.text_model_output.pooler_output)
+    assert torch.equal(found, expected.text_model_output.pooler_output)
 
 
 def test_a_saved_tower_loads_as_a_tower_and_not_as_a_whole_model(model, tmp_path):
