@@ -45,6 +45,7 @@ MODEL_FILES = (
 )
 PUBLISHED = {*MODEL_FILES, RESULTS_FILE, "config_sentence_transformers.json"}
 # files of exports, in any subfolder; its JSON files belong to them
+HIDDEN = re.compile(r"(^|/)\.")  # in a path of a hidden file, or of a file in a hidden folder
 EXPORTS = (".onnx", ".onnx_data", ".pte")
 IMAGES = (".png", ".jpg")  # published only if the card shows them
 BINARY = (".safetensors", *EXPORTS, *IMAGES)
@@ -66,7 +67,7 @@ def published(paths: Iterable[str], card: str = "") -> list[str]:
         paths: Paths in a folder, with forward slashes.
         card: Text of README.md. An image is published only if this text names it.
     """
-    visible = [path for path in paths if not re.search(r"(^|/)\.", path)]
+    visible = [path for path in paths if not HIDDEN.search(path)]
     exported = {
         path.partition("/")[0] for path in visible if "/" in path and path.endswith(EXPORTS)
     }

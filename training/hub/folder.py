@@ -16,6 +16,7 @@ from training.hub.files import (
     CODE,
     EARLIER_FILES,
     EARLIER_RECIPES,
+    HIDDEN,
     MODULES_FILE,
     README,
     REQUIRED,
@@ -181,14 +182,16 @@ def list_files(folder: str | Path) -> list[str]:
             f"{folder} is not a finished model folder: it has no {', '.join(missing)}. training/distill.py and "
             "training/align.py write one to output_dir, and one for each checkpoint."
         )
-    for each in folder.rglob("*"):
+    files = []
+    for file in folder.rglob("*"):
+        path = file.relative_to(folder).as_posix()
+        if file.is_file():
+            files.append(path)
         # what is behind it would not be found, and an upload would delete it from the repo
-        is_hidden = any(part.startswith(".") for part in each.relative_to(folder).parts)
-        if each.is_symlink() and not each.is_file() and not is_hidden:
+        elif file.is_symlink() and not HIDDEN.search(path):
             raise ValueError(
-                f"{each} is a link to a folder, or to nothing. Replace it with a copy."
+                f"{file} is a link to a folder, or to nothing. Replace it with a copy."
             )
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     card = (folder / README).read_text(encoding="utf-8") if README in files else ""
     paths = published(files, card)
     refuse_links(folder, (folder / path for path in paths))
