@@ -347,18 +347,19 @@ class Run:
             self.rows.append(replace(row, seed=recipe.seed))
 
     def _average(self, stage: Stage, path: Path):
-        """Mix the weights of earlier runs into those of a run, where they have the same shape.
+        """Mix the weights of earlier runs into those of a run.
 
         On the way from one to the other, both captions and names are better than at either end (model soups,
         https://arxiv.org/abs/2203.05482).
         """
-        trained = load_file(path)
-        weights = dict(trained)
+        weights = load_file(path)
+        averaged = [name for name, each in weights.items() if each.is_floating_point()]
+        for name in averaged:
+            weights[name] *= 1 - sum(stage.shares.values())
         for run, share in stage.shares.items():
             other = load_file(self.folder / run / WEIGHTS_FILE)
-            for name, own in trained.items():
-                if own.is_floating_point() and name in other and other[name].shape == own.shape:
-                    weights[name] = weights[name] + share * (other[name] - own)
+            for name in averaged:
+                weights[name] += share * other[name]
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
 
