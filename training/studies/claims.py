@@ -657,6 +657,11 @@ def rows_of_arms(results: Results) -> list[Row]:
     return [row for row in results.rows if row.set in SETS and row.seed is not None]
 
 
+def arms_measured(results: Results) -> list[tuple[str, str]]:
+    """Start and name of each arm that has results, in the order of the study."""
+    return list(dict.fromkeys((str(row.protocol), row.model) for row in rows_of_arms(results)))
+
+
 def by_seed(results: Results, *keys: str) -> pandas.Series:
     """Values of the arms by start, arm, set, further keys, and seed: means over what is not a key."""
     rows = pandas.DataFrame(map(vars, rows_of_arms(results)))
@@ -668,8 +673,7 @@ def table(results: Results) -> str:
     values = by_seed(results, "language")
     lines = [["Start, arm", *(f"{title}, en / zh" for title in SETS.values())]]
     lines.append(["---", *["---:"] * len(SETS)])
-    arms = dict.fromkeys((row.protocol, row.model) for row in rows_of_arms(results))
-    for start, name in arms:
+    for start, name in arms_measured(results):
         cells = [f"{start}: {name}"]
         for of in SETS:
             figures = []
@@ -710,19 +714,20 @@ def _verdict(differences: pandas.Series) -> str:
         outcome = "yes"
     elif mean < -half:
         outcome = "no"
-    return f"{mean:+.1f} ± {half:.1f}: {outcome}"
+    return f"{mean:+z.1f} ± {half:.1f}: {outcome}"  # z: no -0.0
 
 
 def plot(results: Results, folder: Path):
     """Draw recall at 10 of all arms, a panel for each start: the mean, and the range over seeds."""
+    values = by_seed(results, "language")
     rows = []
-    recalls = by_seed(results, "language").xs("flickr8k", level="set")
-    for (start, name, language), values in recalls.groupby(["protocol", "model", "language"]):
+    for (start, name), language in itertools.product(arms_measured(results), LANGUAGES):
+        recalls = values[start, name, "flickr8k", language]
         row = Row(
-            model=f"image tower: {start}",
-            metric=SETS["flickr8k"],
-            value=values.mean(),
-            interval=(values.min(), values.max()),
+            model=f"Recall at 10, image tower: {start}",
+            metric="",  # it is part of the title
+            value=recalls.mean(),
+            interval=(recalls.min(), recalls.max()),
             set=name,
             language=language,
         )

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from training.utils.files import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 RESULTS_FILE = "results.json"
 PLOT_FILE = "results.png"
 MAX_COLUMNS = 8  # of a table that people read
+TITLE_WIDTH = 24  # characters in a line of a panel's title
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 PERCENTS = ("title", "label", "measure", "language", "value", "low", "high")  # columns
 
@@ -133,8 +135,8 @@ class Results:
         titles = list(rows["title"].unique())
         measures = list(rows["measure"].unique())
         languages = list(rows["language"].unique())
-        figure = Figure((3 + 2 * len(titles), 1.2 + 0.3 * len(measures)), layout="constrained")
-        axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        figure = Figure((2.2 * len(titles), 1.2 + 0.3 * len(measures)))
+        axes = figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
         for (title, language), drawn in rows.groupby(["title", "language"], sort=False):
             number = languages.index(language)
             # the mean over seeds can be outside their range by a rounding error
@@ -149,15 +151,17 @@ class Results:
                 markersize=4,
                 label=language,
             )
-            panel.set(title=title, xlim=(0, 100), xlabel="%")
+            panel.set_title(fill(title, TITLE_WIDTH), fontsize="medium")
+            panel.set_xlabel("%")
             panel.grid(axis="x", alpha=0.3)
+        axes[0].set_xlim(left=0)
         axes[0].set_yticks(range(len(measures)), measures)
         axes[0].invert_yaxis()
-        axes[0].legend()
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
         path = Path(folder) / PLOT_FILE
         # the font lacks Chinese names, of which matplotlib warns
         with atomic_write(path) as scratch, warnings.catch_warnings(action="ignore"):
-            figure.savefig(scratch, format="png", dpi=150)
+            figure.savefig(scratch, format="png", dpi=150, bbox_inches="tight")
         return path
 
     def _percents(self) -> "pandas.DataFrame":
