@@ -167,7 +167,6 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "budget": budget_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
-    "claims": lambda path: claims.table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
 }
 
