@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.studies.tables import list_readmes, render
+from training.studies.tables import list_readmes
 
 ROOT = Path(__file__).parents[1]
 READMES = list_readmes()
@@ -36,12 +36,6 @@ def test_python_blocks_print_what_their_comments_say(code, run_python, tmp_path)
     found = run_python(str(tmp_path / "readme.py"), PYTHONIOENCODING="utf-8").stdout.splitlines()
     assert expected
     assert found == expected
-
-
-@pytest.mark.parametrize("path", READMES, ids=name_of)
-def test_tables_are_rendered_from_the_committed_results(path):
-    text = path.read_text(encoding="utf-8")
-    assert render(text) == text, "run: python -m training.studies tables"
 
 
 def structure(text: str) -> list[str]:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 SQUARE = {"height": 48, "width": 48}
 PROCESSORS = {
     "crop": CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
+    "resize": CLIPImageProcessor(size=SQUARE, do_center_crop=False),  # and states a size to crop to
     "squash": ViTImageProcessor(size=SQUARE, resample=3, do_convert_rgb=True),
     "bilinear": ViTImageProcessor(size=SQUARE, resample=2, do_convert_rgb=True),
 }

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from functools import partial
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -217,6 +218,14 @@ def test_the_oldest_previews_leave_a_full_cache(tmp_path, monkeypatch):
         os.utime(path, (1e9 + number,) * 2)
     Previews(tmp_path).close()
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["2.jpg", "3.jpg"]
+
+
+def test_previews_are_kept_with_other_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert previews.cache_folder() == tmp_path / "dcclip" / "previews"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert previews.cache_folder() == tmp_path / ".cache" / "dcclip" / "previews"
 
 
 def test_previews_are_for_this_user_alone(tmp_path):

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import numpy as np
 import torch
 from PIL import Image
@@ -12,6 +14,16 @@ from training.corpus.free_photos import (
 )
 
 
+class Gradient:
+    """A photograph whose red is the column of a pixel, and whose green is its row."""
+
+    query: ClassVar = {"en": "a gradient", "zh": "渐变"}
+
+    def open(self) -> Image.Image:
+        ramp = Image.linear_gradient("L")
+        return Image.merge("RGB", (ramp.rotate(90), ramp, ramp))
+
+
 def test_crops_are_reproducible_and_differ():
     crops = photo_crops(32, 3 * len(FREE_PHOTOS))
     assert torch.equal(photo_crops(32, 4), crops[:4])
@@ -19,13 +31,6 @@ def test_crops_are_reproducible_and_differ():
 
 
 def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
-    class Gradient:
-        """A photograph whose red is the column of a pixel, and whose green is its row."""
-
-        def open(self) -> Image.Image:
-            ramp = Image.linear_gradient("L")
-            return Image.merge("RGB", (ramp.rotate(90), ramp, ramp))
-
     monkeypatch.setattr(module, "FREE_PHOTOS", [Gradient()])
     crops = photo_crops(64, 200).float() / 255
     width = crops[:, 0, 32, -1] - crops[:, 0, 32, 0]
@@ -43,3 +48,21 @@ def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views
     views = {np.asarray(image).tobytes() for image in rows["image"]}
     assert len(views) == len(rows) == NUM_VIEWS * len(smallest)
     assert rows["zh"] == [[photo.query["zh"]] for photo in smallest for _ in range(NUM_VIEWS)]
+
+
+def test_views_of_a_held_out_photograph_are_its_corners_and_its_center(monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT_PHOTOS", [Gradient()])
+    corners = [
+        [image.getpixel(place)[:2] for place in ((0, 0), (image.width - 1, image.height - 1))]
+        for image in load_held_out()["image"]
+    ]
+    assert corners == [
+        [(0, 0), (255, 255)],
+        [(0, 0), (191, 191)],
+        [(64, 0), (255, 191)],
+        [(0, 64), (191, 255)],
+        [(64, 64), (255, 255)],
+        [(32, 32), (223, 223)],
+        [(255, 0), (0, 255)],  # mirrored
+        [(223, 32), (32, 223)],
+    ]

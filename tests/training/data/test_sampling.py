@@ -70,12 +70,16 @@ def test_every_epoch_is_another_permutation_with_a_view_of_its_own():
     assert first != second
 
 
-def test_sources_are_drawn_by_their_shares_and_counted():
-    schedule = MixtureSchedule([0.2, 0.3, 0.5], (0,))
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [([0.2, 0.3, 0.5], [2000, 3000, 5000]), ([2.0, 2.0, 2.0], [3334, 3333, 3333])],
+)
+def test_sources_are_drawn_by_their_shares_and_counted(weights, shares):
+    schedule = MixtureSchedule(weights, (0,))
     drawn = [schedule(number) for number in range(2 * CYCLE)]
-    for source, share in enumerate((0.2, 0.3, 0.5)):
+    for source, share in enumerate(shares):
         own = [count for number, count in drawn if number == source]
-        assert own == list(range(int(2 * CYCLE * share)))
+        assert own == list(range(2 * share))
 
 
 def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):

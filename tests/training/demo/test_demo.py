@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
+from modeling_dcclip import DCCLIPConfig, DCCLIPProcessor
+from training.demo import make_teacher
 from training.demo import run as demo_run
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
@@ -94,6 +96,25 @@ def test_files_of_the_user_are_refused_before_anything_is_removed(tmp_path, name
         pass
     assert (tmp_path / name).read_text() == "mine"
     assert name == "results.json" or (tmp_path / "aligned/config.json").exists()
+
+
+def test_the_shipped_teacher_is_of_the_architecture_that_the_script_builds(tmp_path, monkeypatch):
+    shipped = DCCLIPProcessor.from_pretrained(make_teacher.TEACHER_FOLDER)
+    # the corpus of the tokenizer takes seconds
+    monkeypatch.setattr(make_teacher, "load_train", lambda: {"en": [], "zh": []})
+    monkeypatch.setattr(make_teacher, "train_tokenizer", lambda texts: shipped.tokenizer)
+    make_teacher.build_untrained_teacher(tmp_path)
+    configs = []
+    for folder in (tmp_path, make_teacher.TEACHER_FOLDER):
+        config = DCCLIPConfig.from_pretrained(folder).to_dict()
+        for each in (config, config["vision_config"], config["text_config"]):
+            for name in ("dtype", "transformers_version"):
+                each.pop(name, None)
+        configs.append(config)
+    assert configs[0] == configs[1]
+    built = DCCLIPProcessor.from_pretrained(tmp_path)
+    assert built.image_processor.to_dict() == shipped.image_processor.to_dict()
+    assert built.tokenizer.model_max_length == shipped.tokenizer.model_max_length
 
 
 def test_the_tokenizer_knows_every_character_and_does_not_depend_on_the_order_of_texts(tokenizer):

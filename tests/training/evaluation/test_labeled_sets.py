@@ -154,6 +154,12 @@ def test_several_labels_are_names_numbers_or_flags(lookup, cells, listed):
     assert class_ids(cells, lookup, listed).tolist() == expected
 
 
+def test_numbers_of_classes_are_not_taken_for_flags(lookup):
+    listed = ["7", "palm tree", "crocodile head"]
+    assert class_ids([[1, 0], [1]], lookup, listed).tolist() == [[0, 0, 1, 1], [0, 0, 1, 0]]
+    assert class_ids([[1, 0, 2]], lookup, listed).tolist() == [[1, 0, 1, 1]]
+
+
 def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
     names = ClassNames(
         {"wordnet": ["n1", "n2", "n3"], "en": ["missile", "tench", "missile"]}, "wordnet"

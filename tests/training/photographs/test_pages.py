@@ -1,6 +1,7 @@
 """Pages that are drawn: kinds in turn with their captions, the same bytes from the same seed, one design held out."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -53,6 +54,17 @@ def test_kinds_take_turns(write):
     for language, kinds in pages.KINDS.items():
         assert len(set(kinds)) == 8
         assert [row[language][0] for row in rows] == 3 * kinds
+
+
+def test_pages_look_as_those_that_trained_the_shipped_model(write):
+    """pages.png has a row for each eight pages, and of each page a tile of 24 pixels."""
+    rows = [*write(16), *write(8, held_out=True)]
+    with Image.open(Path(__file__).with_name("pages.png")) as image:
+        expected = np.asarray(image, np.int16).reshape(3, 24, 8, 24, 3).swapaxes(1, 2)
+    for row, tile in zip(rows, expected.reshape(24, 24, 24, 3), strict=True):
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            found = np.asarray(image.resize((24, 24), Image.Resampling.BOX), np.int16)
+        assert np.abs(found - tile).max() <= 6, row["en"]
 
 
 def test_a_code_is_black_and_white(write):

@@ -19,6 +19,9 @@ from training.photographs import words
         ("Two dogs and a puppy", {"dog", "puppy"}),
         ("Women on polar bears", {"woman", "polar bear"}),
         ("People with knives", {"people", "person", "knife"}),
+        ("Oxen, geese, calves and mice eat loaves", {"ox", "goose", "calf", "mouse", "loaf"}),
+        ("Wolves with teeth and feet", {"wolf", "tooth", "foot"}),
+        ("Men and children beside shelves of leaves", {"man", "child", "shelf", "leaf"}),
         ("a red bus", {"bus"}),  # red is a name in WordNet, but here a color
     ],
 )

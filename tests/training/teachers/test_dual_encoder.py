@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,14 @@ def test_images_are_resized_as_in_clip_and_normalized_as_in_their_family(
     pixels = torch.stack([prepare(row["image"]) for row in wide_rows])
     found = model.encode_images(wide_rows)
     torch.testing.assert_close(found, model.embed_images(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_models_that_return_tensors_are_teachers_too(altclip, monkeypatch):
+    expected = altclip.encode_texts(["owl", "a red frog"])
+    text_outputs = altclip.family.text_outputs
+    family = replace(altclip.family, text_outputs=lambda *given: text_outputs(*given).pooler_output)
+    monkeypatch.setattr(altclip, "family", family)
+    assert torch.equal(altclip.encode_texts(["owl", "a red frog"]), expected)
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(altclip, caplog):

@@ -4,9 +4,18 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPSegConfig,
+    CLIPSegModel,
+    CLIPSegProcessor,
+)
 
-from tests.tiny_teachers import save_teacher
+from tests.tiny import PROJECTION_DIM, SMALL, make_image_processor
+from tests.tiny_teachers import NUM_POSITIONS, VISION, save_teacher
 from training.demo.make_teacher import train_tokenizer
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.lineage import join_licenses, read_license
@@ -38,6 +47,66 @@ def test_a_tokenizer_of_another_model_is_refused(size, tmp_path, train_rows, tok
     train_tokenizer([*train_rows["en"], *train_rows["zh"]], size).save_pretrained(folder)
     with pytest.raises(ValueError, match=r"^teacher: the tokenizer"):
         DualEncoder.from_pretrained(folder, field="teacher")
+
+
+@pytest.fixture
+def clipseg(tmp_path, tokenizer):
+    """A checkpoint of a family without a row."""
+    torch.manual_seed(0)
+    vocabulary = len(tokenizer)
+    text = SMALL | {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": vocabulary - 1}
+    text["max_position_embeddings"] = NUM_POSITIONS
+    config = CLIPSegConfig(text_config=text, vision_config=VISION, projection_dim=PROJECTION_DIM)
+    CLIPSegModel(config).save_pretrained(tmp_path)
+    CLIPSegProcessor(make_image_processor(), tokenizer).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_model_of_a_family_without_a_row_is_loaded_as_transformers_does(
+    clipseg, tokenizer, inputs
+):
+    model = DualEncoder.from_pretrained(clipseg)
+    own = CLIPSegModel.from_pretrained(clipseg).eval()
+    pixel_values = inputs["pixel_values"]
+    with torch.no_grad():
+        texts = own.get_text_features(**tokenizer(["owl"], return_tensors="pt")).pooler_output
+        images = own.get_image_features(pixel_values).pooler_output
+    torch.testing.assert_close(model.encode_texts(["owl"]), F.normalize(texts))
+    torch.testing.assert_close(model.embed_images(pixel_values), F.normalize(images))
+    long = [text for length in (NUM_POSITIONS, 2 * NUM_POSITIONS) for text in ["owl " * length]]
+    assert torch.equal(*model.encode_texts(long))
+
+
+def test_a_family_without_a_row_is_loaded_whole_or_not_at_all(clipseg):
+    with pytest.raises(ValueError, match=r"^teacher: .*'clipseg'"):
+        DualEncoder.from_pretrained(clipseg, ("text",), field="teacher")
+    weights = load_file(clipseg / "model.safetensors")
+    removed = [name for name in weights if name.endswith("q_proj.weight")]
+    for name in removed:
+        del weights[name]
+    save_file(weights, clipseg / "model.safetensors", metadata={"format": "pt"})
+    lacks = rf"^model: .* lacks {len(removed)} weights of a CLIPSegModel, such as '{min(removed)}'"
+    with pytest.raises(ValueError, match=lacks):
+        DualEncoder.from_pretrained(clipseg)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (clipseg / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"^model: .* cannot be loaded \("):
+        DualEncoder.from_pretrained(clipseg)
+
+
+def test_a_model_of_one_tower_is_refused(clipseg, tokenizer):
+    BertModel(BertConfig(**SMALL, vocab_size=len(tokenizer))).save_pretrained(clipseg)
+    with pytest.raises(ValueError, match=r"^model: .*\(BertModel\) lacks a tower"):
+        DualEncoder.from_pretrained(clipseg)
+
+
+def test_code_of_a_model_is_not_run_before_someone_has_read_it(clipseg):
+    config = json.loads((clipseg / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModel": "mine.M"}}
+    (clipseg / "config.json").write_text(json.dumps(config))
+    (clipseg / "mine.py").write_text("raise SystemExit\n")
+    with pytest.raises(ValueError, match=r"^model: .* comes with its own code\. Read it"):
+        DualEncoder.from_pretrained(clipseg)
 
 
 def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):

@@ -15,7 +15,14 @@ from training.utils.files import (
     remove_leftovers,
     scratch_folder,
 )
-from training.utils.output import check_replaceable, claim_folder, record_tree, recorded_names
+from training.utils.output import (
+    MAX_NAMED,
+    check_replaceable,
+    claim_folder,
+    listed,
+    record_tree,
+    recorded_names,
+)
 
 NAMES = ("README.md", "model.safetensors")
 
@@ -89,6 +96,7 @@ def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
     for name, expected in (
         (here / "runs/a", "runs/a"),
         (tmp_path / "data/a.parquet", "../data/a.parquet"),
+        (Path(*here.parts[:2], "a.parquet"), "../" * len(here.parts[2:]) + "a.parquet"),
         ("/opt/me/data/*.tar", "~/data/*.tar"),
         ("/srv/data/a.parquet", "<elsewhere>/a.parquet"),
         ("/", "/"),
@@ -172,6 +180,12 @@ def test_an_input_is_never_the_output(tmp_path, output, read):
     with pytest.raises(ValueError, match="would overwrite teacher"):
         inputs = {"teacher": str(tmp_path / read), "student": None}
         write_model(tmp_path / output, inputs=inputs, overwrite=True)
+
+
+def test_a_message_names_the_first_of_many_files():
+    names = [str(number) for number in range(MAX_NAMED)]
+    assert listed(names) == ", ".join(names)
+    assert listed([*names, "last", "one"]) == f"{', '.join(names)}, and 2 more"
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path):
