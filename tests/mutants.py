@@ -8,13 +8,15 @@ function of the code and the seed: a file by its size, and twice as often from t
 `IMPORTANT`; then a kind of syntax; then a fault. The files are mutated in a copy of the tracked
 files, and pytest runs in a fork of this process, which has the libraries already. Only tests that
 execute the statement run (see `tests/line_map.py`): the suite runs once for that, before the first
-draw of a commit. The exit code is 1 if less than `GOAL` of the faults are noticed.
+draw of a commit. What no test notices, mypy may refuse, as it does before the tests in `.ci/run`.
+The exit code is 1 if less than `GOAL` of the faults are noticed.
 """
 
 import argparse
 import gc
 import os
 import random
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -50,6 +52,7 @@ LIBRARIES = (
     "transformers.models.siglip.modeling_siglip",
 )
 GOAL = 0.75
+REFUSED = "refused by mypy"
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,12 @@ def mirror(name: str) -> tuple[str, ...]:
     )
 
 
+def passes_types(folder: Path) -> bool:
+    """Whether mypy accepts a copy of the project."""
+    command = [sys.executable, "-m", "mypy"]
+    return not subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+
+
 def main(argv: list[str] | None = None) -> int:
     """Try the faults of a draw, and print those that are missed and a table of the rooms."""
     parser = argparse.ArgumentParser(
@@ -164,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     with copy_tracked() as folder:
         lines = LineMap.of(folder)
+        if not passes_types(folder):
+            parser.error("mypy refuses the code without a fault")
         for number in range(1, options.count + 1):
             fault = next(faults)
             line, before, after = fault.change()
@@ -174,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
             if outcome == MISSED and options.suite:
                 others = lines.tests(original, fault.file, line, ("tests/",)) - tests
                 outcome = run_pytest(lines.fastest(others, fault.file), folder)
+            if outcome == MISSED and not passes_types(folder):
+                outcome = REFUSED
             (folder / fault.file).write_text(original, encoding="utf-8")
             counts[Path(fault.file).parent.as_posix()][outcome] += 1
             print(f"{number} {outcome}, {len(tests)} tests: {fault.file}:{line}", flush=True)
@@ -181,8 +194,9 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"    {before}\n    {after}", flush=True)
     for room, found in sorted(counts.items()):
         print(f"{room}: {found.total() - found[MISSED]} of {found.total()} noticed")
-    share = 1 - sum(found[MISSED] for found in counts.values()) / max(options.count, 1)
-    print(f"all: {share:.0%} of {options.count}, seed {options.seed}")
+    total = sum(counts.values(), Counter())
+    share, refused = 1 - total[MISSED] / options.count, total[REFUSED] / options.count
+    print(f"all: {share:.0%} of {options.count}, {refused:.0%} by mypy alone, seed {options.seed}")
     return int(share < GOAL)
 
 
