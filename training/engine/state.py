@@ -119,7 +119,7 @@ class TrainingState:
 
     def save(self, folder: Path):
         """Write the state to a new folder of a checkpoint, after its model."""
-        folder.mkdir(parents=True)
+        folder.mkdir()
         tensors = {
             f"task/{name}": tensor
             for name, tensor in self.task.state_dict().items()
