@@ -88,6 +88,8 @@ def test_labels_that_are_not_in_the_vocabulary_get_a_note(color_model, image, ca
         (["search", "beach", "-people"], 'To leave something out, write "beach -people" in quotes'),
         (["Fotos"], "'Fotos' is neither a folder nor a command (index, search, "),
         (["F" * 300], "is neither a folder nor a command"),  # longer than a name can be
+        (["index", "a", "--exclu", "b"], "unrecognized arguments: --exclu"),  # not abbreviated
+        (["--"], "the following arguments are required: COMMAND"),
     ],
 )
 def test_usage_errors_name_the_option(capsys, arguments, named):
@@ -102,3 +104,5 @@ def test_without_arguments_the_help_is_printed(capsys):
     help_text = capsys.readouterr().out
     assert "--version" in help_text
     assert "None" not in help_text
+    summary, _, examples = command.__doc__.partition("\n\n")
+    assert f"\n\n{summary}\n\n" in help_text and help_text.endswith(examples)

@@ -2,6 +2,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
+from modeling_dcclip.configuration_dcclip import MAX_LOGIT_SCALE
 from tests.tiny import BERT, MOBILENET, VIT, make_config
 
 
@@ -32,6 +33,22 @@ def test_saved_config_loads_equal(tmp_path):
 def test_values_out_of_range_raise_an_error_with_the_field(field, value):
     with pytest.raises(StrictDataclassError, match=field):
         make_config(**{field: value})
+
+
+def test_towers_without_a_config_have_a_default_type():
+    config = DCCLIPConfig()
+    assert (config.vision_config.model_type, config.text_config.model_type) == (
+        "vit",
+        "xlm-roberta",
+    )
+
+
+def test_limits_belong_to_the_range():
+    low = make_config(logit_scale_init_value=-MAX_LOGIT_SCALE, truncate_dim=1, fit=[-1000.0] * 6)
+    high = make_config(
+        logit_scale_init_value=MAX_LOGIT_SCALE, truncate_dim=16, fit=[1000.0] * 6, image_size=2**12
+    )
+    assert (low.truncate_dim, high.truncate_dim, high.projection_dim) == (1, 16, 16)
 
 
 def test_tower_without_model_type_raises_an_error_with_the_field():

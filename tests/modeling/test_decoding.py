@@ -84,6 +84,24 @@ def test_a_process_decodes_to_the_same_pixels_and_date():
     assert np.array_equal(np.asarray(image), expected)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_lasting", "cause"),
+    [
+        (OSError(5, "Input/output error"), False, "Input/output error"),
+        (MemoryError(), False, "MemoryError"),
+        (SyntaxError("not a PNG file"), True, "damaged"),
+    ],
+)
+def test_damage_lasts_but_a_failure_of_the_machine_does_not(monkeypatch, error, is_lasting, cause):
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(decoding, "to_rgb", fail)
+    with pytest.raises(UnreadablePhotoError, match=cause) as raised:
+        decode_photo(file_of("PNG"))
+    assert raised.value.is_lasting is is_lasting
+
+
 def test_a_decoder_that_takes_too_long_is_ended(monkeypatch):
     monkeypatch.setattr(decoding, "LIMIT_S", 0)
     with pytest.raises(UnreadablePhotoError, match="takes too long to decode") as raised:

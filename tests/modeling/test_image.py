@@ -71,6 +71,16 @@ def test_a_bomb_is_refused_before_it_is_decoded():
         open_image(encoded(Image.new("RGB", (100, 100)), "PNG"), max_pixels=9999)
 
 
+def test_a_limit_of_pixels_includes_its_last_pixel(monkeypatch):
+    file = encoded(Image.new("RGB", (100, 100)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9999)
+    with pytest.raises(DecompressionBomb, match="more than 9999"):
+        open_image(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**4)
+    assert open_image(file).size == (100, 100)
+    assert open_image(file, max_pixels=10**4).size == (100, 100)
+
+
 def test_long_images_are_cropped():
     wide = np.arange(MAX_ASPECT_RATIO + 9, dtype=np.uint8)[None]
     for pixels in (wide, wide.T):

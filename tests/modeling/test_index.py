@@ -38,6 +38,21 @@ def test_a_query_is_the_sum_of_its_terms_of_unit_length(color_model, photos):
     np.testing.assert_allclose(found, total / np.linalg.norm(total), atol=1e-6)
 
 
+def test_scores_are_cosines_of_a_query_of_any_length(filled, color_model):
+    runtime = Runtime(color_model)
+    found = filled.search("red", top=5, without=["white"])
+    query = embed_query(runtime, "red", ["white"])
+    for each in found:
+        expected = runtime.encode_images([each.path])[0] @ query
+        assert each.score == pytest.approx(expected, abs=0.01)
+    # the sum of a text and a photograph is longer than either
+    red, *_ = filled.search("red", top=1)
+    query += runtime.encode_images([red.path])[0]
+    for each in filled.search("red", without=["white"], like=[(red.id, None)]):
+        expected = runtime.encode_images([each.path])[0] @ query / np.linalg.norm(query)
+        assert each.score == pytest.approx(expected, abs=0.01)
+
+
 def test_patterns_see_slashes_on_windows(monkeypatch):
     monkeypatch.setattr(os, "sep", "\\")
     assert search_text(b"C:\\Photos\\2021\\A.jpg") == "c:/photos/2021/a.jpg"

@@ -34,6 +34,14 @@ def model():
     return make_model(MOBILENET)
 
 
+def test_a_model_has_no_weights_without_a_use():
+    names = [*make_model(VIT, BERT).state_dict()]
+    assert not [name for name in names if ".pooler." in name]
+    towers = ("vision_model.", "text_model.")
+    others = {name for name in names if not name.startswith(towers)}
+    assert others == {"logit_scale", "visual_projection.weight", "text_projection.weight"}
+
+
 @torch.no_grad()
 def test_embeddings_are_normalized_projections(model, inputs):
     output = model(**inputs)

@@ -1,13 +1,16 @@
 """Walks over folders, and photographs of every kind of damage."""
 
+import io
 import os
 import struct
 
 import pytest
 from PIL import Image
 
+from modeling_dcclip.search import raw
 from modeling_dcclip.search.files import Walk, patterns_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.raw import open_preview
 from tests.tiny import encoded
 
 
@@ -145,6 +148,23 @@ def test_a_raw_photograph_is_its_largest_preview_upright_with_its_date(tmp_path,
     assert image.size == (40, 60)
     assert image.getpixel((5, 5)) == (254, 0, 0)
     assert photo.taken == "2023-05-12 09:30:12"
+
+
+def test_a_preview_is_found_between_and_behind_the_parts_that_are_read(tmp_path, monkeypatch):
+    preview = jpeg((60, 40), "red")
+    for size in (len(raw_photo(b"")) + 2, 500, 2000):  # the first one divides its first bytes
+        monkeypatch.setattr(raw, "CHUNK_BYTES", size)
+        with open_preview(io.BytesIO(raw_photo(preview))) as image:
+            assert image.size == (60, 40)
+
+
+def test_a_big_endian_header_is_read(monkeypatch):
+    preview = jpeg((60, 40), "red")
+    tags = struct.pack(">H", 1) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
+    header = b"MM\0*" + struct.pack(">I", 8) + tags
+    for start in (header[:4], b"MMOR"):  # also with a different number
+        with open_preview(io.BytesIO(start + header[4:] + preview)) as image:
+            assert image.getexif()[0x0112] == 6
 
 
 def test_a_raw_photograph_without_a_preview_has_its_cause(tmp_path):

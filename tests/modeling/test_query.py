@@ -6,6 +6,7 @@ from modeling_dcclip.search.query import (
     MAX_TERMS,
     Filter,
     embed_query,
+    phrasings,
     split_query,
     understand,
 )
@@ -26,6 +27,21 @@ from modeling_dcclip.search.query import (
 )
 def test_a_query_in_the_box_excludes(query, expected):
     assert split_query(query) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("dog", ["dog", "a photo of a dog"]),
+        ("a dog", ["a dog", "a photo of a dog"]),
+        ("An old dog", ["An old dog", "a photo of a old dog"]),
+        ("a big old dog", ["a big old dog"]),
+        ("海", ["海", "一张海的照片"]),
+        ("金毛寻回犬", ["金毛寻回犬"]),
+    ],
+)
+def test_a_name_is_asked_bare_and_in_a_sentence(query, found):
+    assert phrasings(query) == found
 
 
 def test_a_query_with_dates_excludes_too():

@@ -47,6 +47,15 @@ def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
     assert found == [(0, "red"), (10, "green"), (20, "blue")]
 
 
+@pytest.mark.parametrize(
+    ("edge", "size"), [(None, (64, 48)), (30, (64, 48)), (12, (32, 24)), (1, (3, 2))]
+)
+def test_frames_are_reduced_to_twice_the_edge_at_most(tmp_path, edge, size):
+    path = film(tmp_path / "a.mp4", "red", "green")
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), edge)
+    assert [image.size for _, image in frames] == [size] * 2
+
+
 def test_a_thumbnail_of_a_video_is_the_frame_at_its_time(tmp_path):
     path = film(tmp_path / "a.mp4", "red", "green", "blue")
     assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"

@@ -16,6 +16,7 @@ from training.config import (
     parse_recipe,
     save_recipe,
 )
+from training.config.files import read_recipe
 
 FOLDER = ROOT / "training/configs"
 CONFIGS = sorted(
@@ -67,6 +68,23 @@ def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, t
     save_recipe(recipe, tmp_path)
     saved = parse_recipe(class_of(path), ["--config", str(tmp_path / "recipe.yaml")])
     assert saved == replace(recipe, resume=False, overwrite=False)
+
+
+def test_a_saved_recipe_says_how_far_its_run_came(write, tmp_path):
+    recipe = parse_recipe(DistillRecipe, write(max_steps=5))
+    for num_steps, processes, comments in [
+        (None, 1, []),
+        (5, 1, []),
+        (3, 1, ["# number of steps done: 3"]),
+        (3, 2, ["# number of processes: 2", "# number of steps done: 3"]),
+    ]:
+        save_recipe(recipe, tmp_path, num_processes=processes, num_steps=num_steps)
+        lines = (tmp_path / "recipe.yaml").read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if line.startswith("#")] == comments
+        read = read_recipe(tmp_path / "recipe.yaml")
+        assert read["num_processes"] == processes
+        assert read["num_steps"] == (None if num_steps == 5 else num_steps)
+        assert read["max_steps"] == 5
 
 
 def test_the_command_line_overrides_a_field_and_keeps_its_neighbors(write):
@@ -156,6 +174,7 @@ def test_a_value_that_does_not_fit_is_refused_by_its_field(write, changes, probl
         ({"teacher": None}, "teacher: none is named"),
         ({"map_weight": 0, "embedding_weight": 0}, "weights: all losses have the weight 0"),
         ({"prefixes": [64], "embedding_weight": 0.0}, "prefixes: shorten the embedding"),
+        ({"named_targets": "n", "tower": "vision"}, "named_targets: are targets of numbered"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(write, changes, problem):
@@ -174,6 +193,26 @@ def test_a_recipe_that_contradicts_itself_is_refused(write, changes, problem):
 def test_a_stage_2_whose_options_would_do_nothing_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         AlignRecipe(output_dir="x", data=DataConfig(train="y"), student="z", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "starts", "shares", "towers"),
+    [
+        ({}, True, True, ("vision",)),
+        ({"anchor_weight": 1.0}, True, True, ("vision", "text")),
+        ({"freeze": []}, True, False, ("vision", "text")),
+        ({"teacher_cache": None}, True, False, ("vision", "text")),
+        ({"student": "other"}, False, False, ("vision", "text")),
+    ],
+)
+def test_a_student_that_starts_as_its_teacher_may_share_its_image_tower(
+    fields, starts, shares, towers
+):
+    fields = {"student": "t", "freeze": ["vision_model"], "teacher_cache": "c"} | fields
+    data = DataConfig(train="y")
+    recipe = AlignRecipe(output_dir="x", data=data, teacher="t", **fields)
+    assert (recipe.starts_from_teacher, recipe.shares_image_tower) == (starts, shares)
+    assert recipe.teacher_towers == towers
 
 
 def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):

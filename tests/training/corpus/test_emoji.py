@@ -1,6 +1,10 @@
-import pytest
+from io import BytesIO
 
-from training.corpus.emoji import SPLITS, STYLES, read_concepts
+import pytest
+from PIL import Image
+
+from training.corpus import emoji
+from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_train, read_concepts, render
 from training.data import load_source
 
 
@@ -46,3 +50,23 @@ def test_the_openmoji_image_of_an_unseen_style_is_in_train(splits):
     trained = {(row["group"], row["style"]) for row in splits["train"].remove_columns("image")}
     for group in unseen["group"]:
         assert (group, "openmoji") in trained and (group, "twemoji") not in trained
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 40), (40, 20), (20, 40)])
+def test_a_drawing_is_centered_on_a_white_square(width, height):
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+    svg += f'<rect width="{width}" height="{height}" fill="#f00"/></svg>'
+    with Image.open(BytesIO(render(svg, 80))) as image:
+        assert image.size == (80, 80)
+        red = Image.eval(image.convert("RGB").getchannel("G"), lambda value: 255 - value)
+        box = red.getbbox()
+    assert box == (40 - width, 40 - height, 40 + width, 40 + height)
+
+
+def test_a_corpus_is_rendered_once_and_recipes_read_its_training_split(tmp_path, monkeypatch):
+    folder = build_corpus(tmp_path, every=300)
+    monkeypatch.setattr(emoji, "DEFAULT_CACHE", tmp_path)
+    monkeypatch.setattr(emoji, "read_concepts", None)  # it would render again
+    assert build_corpus(tmp_path, every=300) == folder
+    folder.rename(folder.with_name(folder.name.replace("-300-", "-1-")))
+    assert load_train().column_names == load_source(str(tmp_path)).column_names

@@ -97,3 +97,17 @@ def test_worker_processes_make_the_same_batches(make_dataset):
     alone = make_loader(make_dataset(workers=0), plan)
     shared = make_loader(make_dataset(workers=2), plan)
     assert_equal_batches(list(alone), list(shared))
+
+
+def test_the_identity_of_data_depends_on_images_and_captions(make_dataset, images):
+    rows = make_rows(images[:3], en=["frog", "cat", "owl"], zh=["青蛙", "猫", "鸮"])
+    identity = make_dataset(rows).identity()
+    assert identity.startswith("3 rows, ") and make_dataset(rows).identity() == identity
+    others = [
+        make_rows(images[1:4], en=["frog", "cat", "owl"], zh=["青蛙", "猫", "鸮"]),
+        make_rows(images[:3], en=["frog", "cat", "dog"], zh=["青蛙", "猫", "鸮"]),
+        make_rows(images[:2], en=["frog", "cat"], zh=["青蛙", "猫"]),
+    ]
+    found = {make_dataset(each).identity() for each in others}
+    assert len(found) == 3 and identity not in found
+    assert make_dataset(rows).image_fingerprint() != make_dataset(others[0]).image_fingerprint()

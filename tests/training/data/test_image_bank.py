@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image
 
 from training.config import DataConfig
 from training.data import image_bank
-from training.data.image_bank import load_images
+from training.data.image_bank import load_images, vary_images
 from training.data.images import decode_image
 
 CONFIG = DataConfig(train="unused")
@@ -40,3 +40,19 @@ def test_images_that_cannot_be_used_are_named(tmp_path, images):
         ValueError, match=r"photos: row 2 of .*: image does not decode. Fix or remove the row"
     ):
         load_images(source, CONFIG, SIZE)
+
+
+def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
+    monkeypatch.setattr(image_bank.Augment, "__call__", lambda self, images, views: images.float())
+    monkeypatch.setattr(image_bank, "ROWS_AT_ONCE", 150)
+    images = torch.tensor([0, 200], dtype=torch.uint8).repeat(150)[:, None, None, None]
+    images = images.expand(-1, 3, 4, 4)
+    varied = vary_images(images, seed=1)
+    assert varied.shape == images.shape and varied.dtype == torch.uint8
+    differences = (varied.int() - images.int()).abs().flatten(1)
+    assert (differences == differences[:, :1]).all()  # one weight for each image
+    blended = differences[:, 0][differences[:, 0] > 0].float()
+    assert 120 < len(blended) < 180
+    assert blended.max() > 180 and 85 < blended.mean() < 115
+    assert torch.equal(varied, vary_images(images, seed=1))
+    assert not torch.equal(varied, vary_images(images, seed=2))

@@ -1,12 +1,15 @@
+from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.data.rows import sample_batches
-from training.config import DataConfig
+from training.config import AugmentConfig, DataConfig
 from training.data import BatchPlan, KeyedBatchSampler, sampling
+from training.data.images import Augment
 from training.data.sampling import CYCLE, MixtureSchedule, data_loader, num_workers
 
 
@@ -16,6 +19,19 @@ def test_start_at_any_step_continues_the_uninterrupted_run(num_views, start):
     whole = sample_batches(range(27), num_views=num_views, stop=12)
     resumed = sample_batches(range(27), num_views=num_views, start=start, stop=12)
     assert resumed == whole[start:]
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_views_and_targets_are_added_to_the_batches_that_have_images(epoch):
+    plan = BatchPlan(2, 0, 0, 0, 1, augment=Augment(AugmentConfig(), 3))
+    plan = replace(plan, read_targets=lambda batch: {"image_targets": batch["rows"] + 1})
+    batch = {"rows": torch.arange(2), "view_ids": torch.full((2,), epoch)}
+    plan.add_views(batch)
+    assert batch["image_targets"].tolist() == [1, 2] and "views" not in batch
+    batch["images"] = torch.zeros(2)
+    plan.add_views(batch)
+    expected = Augment(AugmentConfig(), 3).views(batch["rows"], batch["view_ids"])
+    assert torch.equal(batch["views"].warp, expected.warp)
 
 
 @pytest.mark.parametrize("epoch", range(4))

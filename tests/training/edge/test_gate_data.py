@@ -15,6 +15,7 @@ from training.edge.gate_data import (
     is_of_emoji,
     make_noise,
 )
+from training.evaluation.sets.held_out import HeldOut
 
 EMOJI = {"train": "training.corpus.emoji:load_train"}
 PHOTOS = {"train": "photos.parquet"}
@@ -88,3 +89,16 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
     assert data.labels is None and len(data.calibration) == len(photos)
     with pytest.raises(ValueError, match=r"calibration: .*no column 'image'"):
         from_options(tmp_path, **labeled, calibration=calibration)
+
+
+def test_a_model_of_emoji_is_checked_on_the_held_out_ones(tmp_path, monkeypatch):
+    held_out = HeldOut.open(every=200)
+    monkeypatch.setattr(HeldOut, "open", lambda: held_out)
+    (tmp_path / "recipe.yaml").write_text(f"data: {{train: '{EMOJI['train']}'}}\n")
+    found = from_options(tmp_path)
+    sizes = [len(each.rows) for each in held_out.sets.values()]
+    assert len(found.images) == len(found.labels) == sum(sizes)
+    assert found.labels[: sizes[0]].equal(held_out.sets["unseen_combination"].labels)
+    assert found.class_names is held_out.class_names
+    training = Dataset.from_parquet(str(held_out.corpus / TRAINING_FILE))
+    assert len(found.calibration) == len(training)

@@ -6,11 +6,13 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import make_model
 from training.edge.formats import FORMATS
 from training.edge.graphs import trace
+from training.edge.programs import _Int8Table
 from training.edge.session import open_session
 
 pytestmark = pytest.mark.slow
@@ -104,3 +106,15 @@ def test_external_data_outside_the_folder_of_a_graph_is_refused(exported, tmp_pa
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match=r"text_model\.onnx: "):
         open_session(path)
+
+
+@torch.no_grad()
+def test_a_table_in_int8_has_the_rows_of_the_table_and_zeros_for_padding():
+    table = nn.Embedding(50, 8, padding_idx=0)
+    table.weight *= torch.logspace(-3, 3, 50)[:, None]
+    small = _Int8Table(table)
+    ids = torch.tensor([[0, 3, 49]])
+    largest = table.weight.abs().amax(1)[ids][..., None]
+    error = (small(ids) - table(ids)).abs() / largest.clamp(min=1e-9)
+    assert error.max() <= 0.5 / 127 + 1e-6
+    assert small.rows.dtype == torch.int8 and not small(ids)[0, 0].any()

@@ -14,7 +14,7 @@ from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from tests.tiny_teachers import save_teacher
 from tests.training.engine.runs import losses
 from training import align, distill
-from training.config import AlignRecipe
+from training.config import AlignRecipe, DistillRecipe, parse_recipe
 from training.engine.script import with_extensions
 from training.tasks.distill import DISTILL_LOSSES
 from training.tasks.loss_table import LOSSES
@@ -71,3 +71,16 @@ def test_a_recipe_file_imports_nothing(tmp_path, refusal):
     (tmp_path / "recipe.yaml").write_text("import: my_module", encoding="utf-8")
     message = refusal(align.main, "--config", tmp_path / "recipe.yaml", "--output_dir", "x")
     assert message.startswith("align: import: ")
+
+
+@pytest.mark.parametrize(("script", "recipe"), [(distill, DistillRecipe), (align, AlignRecipe)])
+def test_without_options_the_demo_is_trained(script, recipe, monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr(sys, "argv", ["training/script.py"])
+    monkeypatch.setattr(script, "run", trained.append)
+    monkeypatch.setattr(align, "DEMO_STUDENT", ROOT)  # exists, so stage 1 does not come first
+    script.main()
+    name = script.__name__.rpartition(".")[2]
+    config = ROOT / f"training/configs/demo_{name}.yaml"
+    assert trained == [parse_recipe(recipe, ["--config", str(config)])]
+    assert f"{name}: no options, so this trains the demo: --config " in capsys.readouterr().out

@@ -77,6 +77,13 @@ def changed(before: Path, after: Path) -> list[str]:
     return [name for name in new if not torch.equal(new[name], old[name])]
 
 
+def test_the_log_ends_with_what_the_run_took(kept_run):
+    *_, last = read_log(kept_run[1])
+    assert last.keys() == {"event", "time", "step", "seconds", "data_wait", "skipped"}
+    assert (last["event"], last["step"]) == ("finished", 6)
+    assert last["seconds"] > 0 and 0 <= last["data_wait"] <= 1
+
+
 def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, source, tmp_path):
     data = DataConfig(train=shutil.copy(source, str(tmp_path / "pairs.parquet")))
     folder = run(align_recipe(data=data, save_every=1))

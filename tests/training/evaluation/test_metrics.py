@@ -100,6 +100,12 @@ def test_roc_auc_equals_the_official_code(cases):
     assert compared >= 2
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_roc_auc_needs_both_labels(label):
+    with pytest.raises(ValueError, match=f"labels: all 3 are {label}, need both 0 and 1"):
+        roc_auc(torch.rand(3, 2), torch.full((3,), label))
+
+
 def test_recall_is_zero_if_all_scores_are_equal():
     pairs = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 3]])
     # behind the two texts of the other image

@@ -15,6 +15,7 @@ from training.evaluation.encoder import Embeddings
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import (
     make_retrieval_set,
+    measure,
     open_retrieval_set,
     ranks,
     score,
@@ -59,6 +60,20 @@ def test_captions_are_paired_with_their_images(retrieval_set):
     images = [0, 0, 1, 2, 2, 3, 3]
     assert retrieval_set.pairs["en"].T.tolist() == [images, [*range(7)]]
     assert retrieval_set.pairs["zh"].tolist() == [[0, 0], [1, 1], [3, 2]]
+
+
+def test_a_model_is_measured_in_every_language(retrieval_set, teacher):
+    found = measure(teacher, retrieval_set, "toy teacher", ks=(1,), seed=4)
+    images = teacher.encode_images(retrieval_set.rows)
+    expected = []
+    for language, captions in retrieval_set.captions.items():
+        texts = teacher.encode_texts(captions)
+        expected += score(retrieval_set, language, images, texts, "toy teacher", (1,), 4)
+    assert found == expected
+    assert {(row.model, row.seed, row.language) for row in found} == {
+        ("toy teacher", 4, "en"),
+        ("toy teacher", 4, "zh"),
+    }
 
 
 def test_captions_without_letters_are_counted(rows):

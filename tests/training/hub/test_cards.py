@@ -10,9 +10,16 @@ from huggingface_hub import ModelCard
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from tests.tiny import (
+    MOBILENET,
+    make_model,
+    recipe_fields,
+    save_untrained,
+    student_config,
+)
 from training.config import AlignRecipe, DataConfig, DistillRecipe, save_recipe
 from training.hub import CardDetails, earlier_recipes, save_model, write_card
+from training.hub.cards.card import classify_example
 from training.hub.cards.facts import TrainingRun, count_parameters, matches_teacher, model_name
 from training.hub.cards.metadata import eval_results
 from training.hub.cards.tables import accuracy_table, export_table
@@ -414,3 +421,16 @@ def test_the_card_of_a_finetuned_model_shows_before_and_after(finetuned):
     assert "The weights have 0.50 of the change in training" in card.text
     assert "Data: `titles.csv`." in card.text
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
+
+
+def test_an_example_is_classified_by_the_saved_model(tmp_path, processor, images):
+    folder = Path(save_untrained(tmp_path / "model", processor))
+    images[0].save(folder / "a.png")
+    labels = {"en": ["fox", "dog", "owl"], "zh": ["狐狸", "狗"]}
+    found = classify_example(folder, "a.png", labels)
+    assert (found["image"], found["labels"]) == ("a.png", labels)
+    for language, answers in found["answers"].items():
+        scores = [each["score"] for each in answers]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-3)
+        assert {each["label"] for each in answers} == {*labels[language]}
+        assert all(round(score, 4) == score for score in scores)

@@ -6,10 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from torch import Tensor, nn
 
+from tests.tiny import VIT, make_model
 from training.studies import claims
 from training.studies.__main__ import main
-from training.studies.claims import Arm, arms_of, draw_batches, table, verdicts
+from training.studies.claims import (
+    Arm,
+    Experiment,
+    Start,
+    arms_of,
+    draw_batches,
+    table,
+    verdicts,
+)
 from training.utils.results import RESULTS_FILE, Results, Row
 
 RATES = [1e-3, 3e-3]
@@ -48,6 +58,25 @@ def photos(train_rows: Dataset, tmp_path: Path, monkeypatch) -> Path:
         monkeypatch.setattr(claims, name, value)
     monkeypatch.setattr(claims, "STARTS", {"random": claims.STARTS["random"]})
     return folder
+
+
+def test_frozen_layers_and_the_other_tower_keep_their_weights(monkeypatch):
+    start = Start("any", frozen=("vision_model.layers.0.",))
+    monkeypatch.setattr(claims, "STARTS", {"some": start})
+    model = make_model(VIT)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    adapter = nn.Linear(model.config.projection_dim, 1)
+    pixels = torch.rand(2, 3, model.config.image_size, model.config.image_size)
+
+    def loss(rows: Tensor) -> Tensor:
+        return adapter(model.get_image_features(pixels[rows]).pooler_output).square().sum()
+
+    batches = [torch.tensor([0, 1])] * 2
+    Experiment.fit(None, model, adapter.parameters(), ["vision"], "some", loss, batches, 1e-2)
+    changed = {name for name, each in model.state_dict().items() if not each.equal(before[name])}
+    assert "visual_projection.weight" in changed and not model.training
+    assert not any(name.startswith(("text_", *start.frozen)) for name in changed)
+    assert any(name.startswith("vision_model.layers.1.") for name in changed)
 
 
 @pytest.mark.slow

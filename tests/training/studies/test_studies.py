@@ -76,6 +76,7 @@ def test_the_budget_measures_a_student_once(processor, tmp_path, capsys, monkeyp
     costs = read_costs(results, "small", "onnx-fp32")
     assert all(costs.values())
     assert costs["peak_bytes"] < 200 * 2**20  # PyTorch alone takes more
+    assert 0 < costs["cold_start_s"] < 60
     main(command)
     assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
     assert capsys.readouterr().out.count("| small | onnx-fp32, threads 1 |") == 2

@@ -204,6 +204,8 @@ def test_similarities_to_class_names_follow_the_classifier(
     weight = random(9, 6, seed=7)
     bias = random(9, seed=8)
     own = {"classes": ClassNames(weight, bias, tokens_of(names), batch_size=len(ROWS))}
+    # all classes are encoded, if the drawn ones and those of the images can be all
+    assert own["classes"].num_drawn == (9 if num_random + len(ROWS) >= 9 else num_random)
     task = make_task(student, targets, own, class_weight=0.5)
     losses = task(batch)
     logits = targets.image.feature_map.mean((2, 3)).numpy() @ weight.numpy().T + bias.numpy()

@@ -52,10 +52,28 @@ def test_models_that_return_tensors_are_teachers_too(altclip, monkeypatch):
     assert torch.equal(altclip.encode_texts(["owl", "a red frog"]), expected)
 
 
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_a_student_inherits_a_tower_by_the_names_of_its_own(altclip, tower):
+    own, projection = altclip.tower_weights(tower)
+    prefix, name = {"vision": ("vision_model.", "visual"), "text": ("text_model.", "text")}[tower]
+    weights = altclip.model.state_dict()
+    assert {prefix + key for key in own} == {key for key in weights if key.startswith(prefix)}
+    assert all(torch.equal(each, weights[prefix + key]) for key, each in own.items())
+    assert torch.equal(projection, weights[f"{name}_projection.weight"])
+
+
+def test_a_tower_that_is_not_loaded_is_named(altclip_folder):
+    model = DualEncoder.from_pretrained(altclip_folder, ("vision",))
+    with pytest.raises(ValueError, match="text"):
+        model.tower_weights("text")
+
+
 def test_texts_that_are_too_long_are_cut_and_counted(altclip, caplog):
     with caplog.at_level(logging.WARNING):
         found = altclip.encode_texts(["owl", "owl " * 60, "owl " * 90], batch_size=2)
     assert "2 of 3 texts are longer than 38 tokens and were cut" in caplog.text
+    assert altclip.count_truncated(["owl", "owl " * 60, "owl " * 90]) == 2
+    assert altclip.tokenize(["owl " * 90])["input_ids"].shape == (1, 38)
     torch.testing.assert_close(found[1], found[2])
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 

@@ -1,10 +1,15 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers import AutoTokenizer, BertConfig, ByT5Tokenizer
 
 from training.text.pipeline import TOKENIZER_FILE, untruncated
-from training.text.tokenizers import load_tokenizer, reset_call_state, same_tokens
+from training.text.tokenizers import (
+    load_tokenizer,
+    match_tokens,
+    reset_call_state,
+    same_tokens,
+)
 
 TEXTS = ["red apple", "a frog with a very long tail"]
 
@@ -25,6 +30,21 @@ def test_slow_tokenizer_equals_only_itself(tokenizer):
     byte_tokens = ByT5Tokenizer()
     assert same_tokens(byte_tokens, byte_tokens)
     assert not same_tokens(byte_tokens, ByT5Tokenizer()) and not same_tokens(tokenizer, byte_tokens)
+
+
+def test_tokens_are_matched_by_their_text(tokenizer, other_tokenizer, loaded):
+    assert match_tokens(loaded, tokenizer).tolist() == [*range(len(tokenizer))]
+    found = match_tokens(tokenizer, other_tokenizer).tolist()
+    pieces = other_tokenizer.get_vocab()
+    for piece, token in tokenizer.get_vocab().items():
+        assert found[token] == pieces.get(piece, -1)
+    assert -1 in found and len(found) == len(tokenizer)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^student.tokenizer: .* has a model and no tokenizer"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_call_state_is_restored_after_unbounded(loaded):

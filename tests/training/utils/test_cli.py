@@ -7,7 +7,27 @@ from typing import Literal
 import pytest
 import torch
 
-from training.utils.cli import DEBUG_VARIABLE, command_of, parse_options, user_errors
+from training.utils.cli import (
+    DEBUG_VARIABLE,
+    command_of,
+    one_line,
+    parse_options,
+    print_ending,
+    user_errors,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Options of a part.
+
+    Args:
+        size: Edge of images.
+        names: Names of columns.
+    """
+
+    size: int = 8
+    names: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +43,7 @@ class Options:
         columns: Column of each language.
         dry_run: Print the plan and stop.
         trust_remote_code: Run code of the model.
+        part: Options of a part, or a file of them.
     """
 
     folder: str
@@ -33,6 +54,7 @@ class Options:
     columns: dict[str, str] | None = None
     dry_run: bool = False
     trust_remote_code: bool = False
+    part: Section = field(default_factory=Section)
 
 
 def parse(*argv: str) -> Options:
@@ -66,6 +88,57 @@ def write(folder: Path, content: str | bytes) -> list[str]:
     path = folder / "options.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return ["model", "--config", str(path)]
+
+
+def test_a_section_is_given_by_fields_or_as_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "part.yaml").write_text("size: 3\nnames: {en: a, zh: b}\n")
+    write(tmp_path, "data: [x]\npart: {size: 5}\n")
+    given = ["model", "--config", "options.yaml"]
+    assert parse(*given).part == Section(size=5)
+    assert parse(*given, "--part.size", "7", "--part.names.en", "c").part == Section(
+        size=7, names={"en": "c"}
+    )
+    # a file replaces the whole section, and a field comes after it
+    found = parse(*given, "--part.names.en", "c", "--part", "part.yaml").part
+    assert found == Section(size=3, names={"en": "c", "zh": "b"})
+
+
+def test_a_section_that_is_no_section_is_refused(tmp_path, capsys):
+    assert "part: expected fields with values or a file, got 3" in error_of(
+        capsys, *write(tmp_path, "data: [x]\npart: 3")
+    )
+    assert "part.depth: is not an option" in error_of(
+        capsys, *write(tmp_path, "data: [x]\npart: {depth: 3}")
+    )
+
+
+def test_the_main_process_prints_what_was_written(capsys, monkeypatch):
+    for rank, printed in {"0": "\n  a.json: results\n", "1": ""}.items():
+        monkeypatch.setenv("RANK", rank)
+        print_ending({"a.json": "results"})
+        assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("downloads_are_shown", [True, False])
+def test_bars_of_libraries_are_hidden_and_those_of_downloads_stay(run_python, downloads_are_shown):
+    code = "" if downloads_are_shown else "hub.disable_progress_bars();"
+    found = run_python(
+        "-c",
+        f"import huggingface_hub.utils as hub; {code} import datasets, transformers;"
+        "from training.utils.cli import hide_library_bars; hide_library_bars();"
+        "print(datasets.are_progress_bars_disabled(), hub.are_progress_bars_disabled(),"
+        "transformers.utils.logging.is_progress_bar_enabled())",
+    )
+    assert found.stdout.split() == ["True", str(not downloads_are_shown), "False"]
+
+
+def test_the_traceback_of_a_worker_is_left_out_of_an_error():
+    wrapped = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+    wrapped += "call last):\n  File ...\nValueError: row 3: damaged\n"
+    assert one_line(ValueError(wrapped)) == "row 3: damaged"
+    assert one_line("Caught a fish\nValueError: x") == "Caught a fish ValueError: x"
+    assert one_line(ValueError()) == "ValueError"
 
 
 def error_of(capsys, *argv: str) -> str:

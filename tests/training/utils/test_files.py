@@ -1,5 +1,7 @@
 """Atomic writes; output folders, where files of the user are never overwritten and two runs never write at once."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,14 @@ import pytest
 from tests.tiny import ROOT
 from training.utils.files import (
     atomic_write,
+    packaged_file,
     recover_folder,
     relative_path,
     remove_folder,
     remove_leftovers,
+    replace_folder,
     scratch_folder,
+    write_json,
 )
 from training.utils.output import (
     MAX_NAMED,
@@ -36,6 +41,36 @@ def test_an_atomic_write_replaces_the_file_at_the_end_or_not_at_all(tmp_path):
         scratch.write_text("partial", encoding="utf-8")
         raise OSError("full")
     assert path.read_text(encoding="utf-8") == "1" and list(path.parent.iterdir()) == [path]
+
+
+def test_json_is_indented_and_keeps_chinese(tmp_path):
+    path = tmp_path / "new" / "names.json"
+    write_json(path, {"zh": ["猫"]})
+    assert path.read_text(encoding="utf-8") == '{\n  "zh": [\n    "猫"\n  ]\n}\n'
+
+
+def test_a_folder_is_replaced_by_files_that_are_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}"))
+    )
+    old, new = tmp_path / "model", tmp_path / "new"
+    for folder in (old, new):
+        (folder / "onnx").mkdir(parents=True)
+        (folder / "onnx" / folder.name).write_text("")
+        (folder / "onnx" / folder.name).chmod(0o600)
+    replace_folder(new, old)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in (old / "onnx").iterdir()] == ["new"]
+    assert (old / "onnx" / "new").stat().st_mode & 0o777 == old.stat().st_mode & 0o666
+    assert synced == [str(new / "onnx" / "new"), str(new / "onnx"), str(new), str(tmp_path)]
+
+
+def test_a_file_of_a_package_is_found_without_an_import():
+    path = packaged_file("json", "decoder.py")
+    assert path == Path(json.__file__).with_name("decoder.py")
+    assert packaged_file("json", "none.py") is packaged_file("no_such_package", "a") is None
+    assert packaged_file("this", "this.py") is None  # a module, not a package
 
 
 def test_scratch_folder_is_removed(tmp_path):

@@ -1,12 +1,20 @@
 """Memory and threads of a process, and keyed random numbers."""
 
 import platform
+import sys
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch.distributed
 
-from training.utils.process import end_process_group
+from training.utils.process import (
+    WARM_UP,
+    end_process_group,
+    find_processes,
+    interleaved_ms,
+)
 from training.utils.rng import keyed_uniform
 
 BLOCK = 256 * 2**20  # bytes
@@ -26,6 +34,29 @@ print(int(open("/proc/self/statm").read().split()[1]) * 4096)
 def test_freed_memory_stays_with_the_process(run_python):
     used = [int(run_python("-c", FREE_A_BLOCK.format(keep=keep)).stdout) for keep in (True, False)]
     assert used[0] > BLOCK > used[1]
+
+
+def test_calls_take_turns_and_the_first_rounds_do_not_count(monkeypatch):
+    called = []
+    seconds = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds) / 4)
+    calls = {name: partial(called.append, name) for name in "ab"}
+    assert interleaved_ms(calls, 3) == {"a": [250.0] * 3, "b": [250.0] * 3}
+    assert called == ["a", "b"] * (WARM_UP + 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_memory_is_in_bytes(run_python):
+    code = f"{FREE_A_BLOCK.format(keep=False)}\n"
+    code += "from training.utils.process import peak_bytes\nprint(peak_bytes())\n"
+    now, peak = map(int, run_python("-c", code).stdout.split())
+    assert BLOCK < peak < BLOCK + 2 * now
+
+
+def test_a_single_process_forms_no_group(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert find_processes().num_processes == 1
+    assert not torch.distributed.is_initialized()
 
 
 def test_end_process_group(tmp_path):
