@@ -39,9 +39,8 @@ def export(options: ExportOptions) -> list[Verdict]:
     export_format = find_format(options.format)
     export_format.check(options)
     student, processor = load_student(options.folder, "folder")
-    if export_format.suffix:  # layouts of other tools have all dimensions
-        config = type(student.config).from_pretrained(options.folder)
-        student.config.truncate_dim = config.truncate_dim
+    config = type(student.config).from_pretrained(options.folder)
+    student.config.truncate_dim = config.truncate_dim  # loaded with all dimensions
     data = GateData.from_options(options)
     model = DualEncoder(student.eval(), processor, options.folder)
     folder = Path(options.folder)
