@@ -59,6 +59,11 @@ def claim_folder(
     """
     if not str(folder).strip() or Path(folder).is_file():
         raise ValueError(f"{field}: {str(folder)!r} is not a folder. Name a new or empty one.")
+    if Path(folder).parts[:1] == ("~",):  # such as of `--output_dir=~/models` in bash
+        raise ValueError(
+            f"{field}: {str(folder)!r} would be a folder of this name, because your shell did not replace the ~. "
+            "Write the path in full."
+        )
     folder = Path(folder)
     names = list(names)
     written = {(folder / name).resolve() for name in names}

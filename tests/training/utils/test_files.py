@@ -169,6 +169,13 @@ def test_a_file_or_no_name_is_refused(tmp_path, monkeypatch):
             write_model(name, overwrite=True)
 
 
+def test_a_home_folder_that_the_shell_did_not_replace_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"output_dir: '~/models' would be a folder of this name"):
+        write_model(Path("~/models"))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_own_files_are_replaced_by_the_same_command_only(tmp_path):
     for _ in range(2):
         write_model(tmp_path)
