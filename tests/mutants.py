@@ -195,8 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     for room, found in sorted(counts.items()):
         print(f"{room}: {found.total() - found[MISSED]} of {found.total()} noticed")
     total = sum(counts.values(), Counter())
-    share, refused = 1 - total[MISSED] / options.count, total[REFUSED] / options.count
-    print(f"all: {share:.0%} of {options.count}, {refused:.0%} by mypy alone, seed {options.seed}")
+    count = max(options.count, 1)
+    share, refused = 1 - total[MISSED] / count, total[REFUSED] / count
+    print(f"all: {share:.0%} of {count}, {refused:.0%} by mypy alone, seed {options.seed}")
     return int(share < GOAL)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from modeling_dcclip import command
 from modeling_dcclip.search import commands
-from modeling_dcclip.search.commands import THUMBNAIL_LINES
+from modeling_dcclip.search.commands import SHOWN_FAILURES, THUMBNAIL_LINES
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.settings import write_lock
@@ -42,6 +42,24 @@ def test_index_reports_what_it_embedded_and_what_it_could_not_read(run, photos, 
         rf"unreadable: 1 file \(not an image, or damaged\)\n  {photos}/broken.jpg\n",
         found,
     )
+
+
+def test_index_names_the_first_unreadable_files_and_counts_the_others(run, photos, color_model):
+    broken = [photos / f"{number:02}.jpg" for number in range(SHOWN_FAILURES + 2)]
+    for path in broken:
+        path.write_bytes(b"no")
+    lines = run("index", photos, "--model", color_model).splitlines()
+    assert lines[1] == f"unreadable: {len(broken)} files (not an image, or damaged)"
+    assert lines[2:-1] == [f"  {path}" for path in broken[:SHOWN_FAILURES]]
+    assert lines[-1] == "  and 2 more; --json lists all of them"
+
+
+def test_index_reports_in_json_too(run, place, photos, color_model):
+    (photos / "broken.jpg").write_bytes(b"no")
+    found = json.loads(run("index", photos, "--model", color_model, "--json"))
+    assert (found["files"], found["embedded"], found["removed"]) == (5, 5, 0)
+    assert found["index"] == str(place)
+    assert found["failures"] == [[str(photos / "broken.jpg"), "not an image, or damaged"]]
 
 
 def test_index_reports_what_has_changed(run, indexed, paint):

@@ -2,13 +2,15 @@
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, Image
 
-from training.data import load_source
+from tests.training.data.shards import read_samples, write_shards
+from training.data import load_source, reader
 from training.data.reader import Reading, digest_sources, open_source, open_stream
 
 
@@ -285,3 +287,40 @@ def test_the_digest_of_paths_does_not_follow_the_content(tmp_path):
     before = digest_sources(str(path), with_states=False)
     path.write_bytes(b"longer")
     assert digest_sources(str(path), with_states=False) == before
+
+
+def test_the_digest_of_a_table_follows_the_images_beside_it(make_images, tmp_path):
+    table = write_csv(tmp_path / "photos", "image,en\na.png,frog\n")
+    before = digest_sources(table)
+    (tmp_path / "photos/run.log").write_text("a log of a run that reads it")
+    assert digest_sources(table) == before
+    folder = make_images("b.png")
+    shutil.copy(folder / "b.png", folder / "c")
+    with_images = digest_sources(table)
+    assert with_images != before
+    assert digest_sources(str(folder)) != with_images  # the log is a file of the folder
+    (folder / "c").unlink()
+    assert digest_sources(table) not in (before, with_images)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_shards_of_the_hub_are_downloaded_for_one_split(
+    tmp_path, train_rows, monkeypatch, revision
+):
+    snapshot = tmp_path / "0123"
+    write_shards(snapshot / "test", read_samples(train_rows, 4), 2)
+    (snapshot / "classnames.txt").write_text("frog\n\n owl \n", encoding="utf-8")
+    asked = []
+
+    def download(repository, **options):
+        asked.append((repository, options))
+        return str(snapshot)
+
+    monkeypatch.setattr(reader, "snapshot_download", download)
+    name = "someone/wds_frogs" + (f"@{revision}" if revision else "")
+    opened = open_source(name, Reading(split="test"))
+    assert len(opened.rows) == 4 and opened.class_names == ["frog", "owl"]
+    assert (opened.split, opened.revision) == ("test", "0123")
+    options = {"repo_type": "dataset", "revision": revision}
+    options["allow_patterns"] = ["test/*.tar", "classnames.txt"]
+    assert asked == [("someone/wds_frogs", options)]

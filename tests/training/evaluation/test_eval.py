@@ -18,6 +18,7 @@ from tests.training.evaluation.drawings import (
     write_parquet,
 )
 from training import eval as eval_script
+from training.evaluation import run as evaluation
 from training.evaluation.options import EvalOptions
 from training.evaluation.run import Evaluation, protocol_tasks
 from training.evaluation.sets import protocols
@@ -176,6 +177,22 @@ def test_bare_names_have_rows_of_their_own():
     tasks = protocol_tasks(["elevater-zh"], ["cifar-10"], "ours", bare_names=True)
     lines = {task.protocol: task.templates.lines for task in tasks}
     assert lines["elevater-zh, bare names"] == ("{}",) != lines["elevater-zh"]
+
+
+def test_the_source_of_class_names_is_that_of_their_language(monkeypatch):
+    names = ClassNames({"en": ["frog"], "zh": ["青蛙"]})
+    asked = []
+    monkeypatch.setattr(
+        evaluation, "imagenet_names", lambda with_chinese: asked.append(with_chinese) or names
+    )
+    sources = {"en": "ELEVATER", "zh": "ours (names/cifar-10.json)"}
+    for language in ("en", "zh"):
+        imagenet, cifar = protocol_tasks(
+            [f"elevater-{language}"], ["imagenet-1k", "cifar-10"], "ours"
+        )
+        assert (imagenet.class_names, imagenet.names_source) == (names, "clip-benchmark")
+        assert (cifar.language, cifar.names_source) == (language, sources[language])
+    assert asked == [False, True]
 
 
 def facts_of(rows):
