@@ -87,6 +87,7 @@ def test_the_contrastive_loss_knows_equal_images_and_equal_captions(
 @torch.no_grad()
 def test_the_sigmoid_loss_takes_every_pair_on_its_own(batch, student):
     task = make_task(student, loss="sigmoid")
+    assert task.logit_bias == -10  # as in Zhai et al., arXiv 2303.15343
     task.logit_bias.fill_(-3.0)
     image, text = encode(student, batch)
     logits = scale_of(student) * unit(image) @ unit(text[ENGLISH]).T - 3
@@ -207,6 +208,7 @@ def test_similarities_to_class_names_follow_the_classifier(
     # all classes are encoded, if the drawn ones and those of the images can be all
     assert own["classes"].num_drawn == (9 if num_random + len(ROWS) >= 9 else num_random)
     task = make_task(student, targets, own, class_weight=0.5)
+    assert not [name for name in task.state_dict() if name.startswith("own_inputs.")]
     losses = task(batch)
     logits = targets.image.feature_map.mean((2, 3)).numpy() @ weight.numpy().T + bias.numpy()
     classes = sorted({*task.draw(9, num_random).tolist(), *logits.argmax(1).tolist()})
