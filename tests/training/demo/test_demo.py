@@ -46,6 +46,8 @@ def test_rows_have_every_stage_set_language_and_metric(demo):
         results.mean(model=name, metric="parameters") for name in ("student", "teacher")
     )
     assert 6 * small <= large
+    assert {row.seed for row in results.rows if row.model == "teacher"} == {None}
+    assert {row.seed for row in results.rows if row.model == "student"} == {0}
     assert (folder / "results.png").exists() and "results.png: plot of the table" in printed
     cross = Results.read(folder / "cross_model.json").rows
     assert {(row.model, row.stage) for row in cross} == {

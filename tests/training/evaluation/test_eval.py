@@ -238,6 +238,11 @@ def test_plain_class_names_are_candidates_in_one_language(teacher_folder, tmp_pa
     [
         ({"protocol": []}, "protocol: give either"),
         ({"language": ["zh"]}, "language: a protocol has its own"),
+        ({"protocol": [], "class_names": "cifar-10"}, "data: with --class_names, the sets are"),
+        (
+            {"protocol": [], "class_names": "cifar-10", "sets": ["mnist"], "data": ["mnist=x"]},
+            "data: with --class_names, the sets are",
+        ),
         ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among the sets"),
         (
             {"protocol": [], "retrieval": ["a=data/NO.parquet"]},
