@@ -158,7 +158,7 @@ def test_a_preview_is_found_between_and_behind_the_parts_that_are_read(tmp_path,
             assert image.size == (60, 40)
 
 
-def test_a_big_endian_header_is_read(monkeypatch):
+def test_a_big_endian_header_is_read():
     preview = jpeg((60, 40), "red")
     tags = struct.pack(">H", 1) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
     header = b"MM\0*" + struct.pack(">I", 8) + tags
