@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.browser import open_browser
+from tests.color_model import save_color_model
 from tests.tiny import (
     ROOT,
     SMALL_MOBILENET,
@@ -43,9 +44,9 @@ from tests.tiny import (
     save_student,
 )
 from tests.tiny_teachers import save_teacher
-from training.corpus.emoji import build_corpus
 from training.data import load_source
-from training.demo.make_teacher import train_tokenizer
+from training.experiments.corpus.emoji import build_corpus
+from training.experiments.demo.make_teacher import train_tokenizer
 from training.teachers import DualEncoder
 
 torch.set_num_threads(1)  # tiny models gain nothing from more
@@ -233,3 +234,9 @@ def traced(exported: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         graphs, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path)
     )
+
+
+@pytest.fixture(scope="session")
+def color_model(tmp_path_factory):
+    """Folder of a model that knows colors. Tests must not write into it."""
+    return save_color_model(tmp_path_factory.mktemp("colors") / "model")

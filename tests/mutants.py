@@ -138,7 +138,7 @@ def mirror(name: str) -> tuple[str, ...]:
     """Tests of a file: beginnings of the paths of the test files, those of its room."""
     path = Path(name)
     if path.parts[0] == "modeling_dcclip":
-        return ("tests/modeling/", "tests/hub/test_handler.py")
+        return ("tests/modeling/", "tests/search/", "tests/hub/test_handler.py")
     if len(path.parts) == 2:
         return ("tests/training/", "tests/hub/")
     room = path.parts[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.studies.tables import list_readmes
+from training.experiments.studies.tables import list_readmes
 
 ROOT = Path(__file__).parents[1]
 READMES = list_readmes()

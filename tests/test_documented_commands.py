@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.studies.tables import list_readmes
+from training.experiments.studies.tables import list_readmes
 from training.utils.cli import OptionParser
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.forked_pytest import copy_tracked
-from tests.modeling.test_command import BLOCK
+from tests.search.test_command import BLOCK
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +54,7 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         for line in metadata.get_all("Requires-Dist")
         if "torch" in line and "extra" not in line
     ]
-    assert "dcclip = modeling_dcclip.command:main" in entry_points
+    assert "dcclip = modeling_dcclip.search.command:main" in entry_points
     assert (
         metadata["License"] == "Apache-2.0 AND CC-BY-NC-4.0"
         and "modeling_dcclip/model/README.md" in names

@@ -32,9 +32,9 @@ def run(options: FinetuneOptions) -> str | None:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
     from training.align import make_task
-    from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.engine.checkpoint import list_checkpoints, open_output_dir
     from training.engine.stage import run_stage
+    from training.experiments.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.finetuning.finish import START, Point, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe

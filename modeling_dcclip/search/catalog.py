@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from modeling_dcclip.messages import Message
 from modeling_dcclip.search.files import (
     VIDEOS,
     FileState,
@@ -29,6 +28,7 @@ from modeling_dcclip.search.files import (
     extension_of,
     search_text,
 )
+from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.query import Filter
 
 BUSY_S = 60.0  # how long a process waits for the commit of another

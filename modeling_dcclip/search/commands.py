@@ -18,7 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modeling_dcclip.messages import (
+from modeling_dcclip.search.duplicates import find_duplicates
+from modeling_dcclip.search.index import Hit, Index, open_model
+from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
+from modeling_dcclip.search.messages import (
     Message,
     UserError,
     joined,
@@ -29,9 +32,6 @@ from modeling_dcclip.messages import (
     say,
     translate,
 )
-from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Hit, Index, open_model
-from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
 from modeling_dcclip.search.settings import BusyError, has_index, read_settings

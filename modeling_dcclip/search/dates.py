@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from modeling_dcclip.messages import UserError
+from modeling_dcclip.search.messages import UserError
 
 DATE = re.compile(r"(\d{4})(?:年|[-/.年](\d\d?)(?:月|[-/.月](\d\d?)日?)?)?")
 PUNCTUATION = "。．.，,、！!？?；;：:~～… "  # at the end of a query

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling_dcclip.messages import UserError
 from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.index import Index, warn_of_outdated
 from modeling_dcclip.search.indexing import Progress
+from modeling_dcclip.search.messages import UserError
 from modeling_dcclip.search.signatures import shows_the_same
 
 BLOCK = 128  # rows compared at once

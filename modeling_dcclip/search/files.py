@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from modeling_dcclip.messages import Message
+from modeling_dcclip.search.messages import Message
 
 
 def _extensions(names: str) -> frozenset[str]:

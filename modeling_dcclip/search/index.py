@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import Catalog, File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
 from modeling_dcclip.search.indexing import Progress, Report, update
+from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
     BusyError,

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
 from modeling_dcclip.search.files import VIDEOS, FileState, Walk, extension_of, patterns_of
+from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 from modeling_dcclip.search.signatures import signature
 from modeling_dcclip.search.vectors import VectorStore

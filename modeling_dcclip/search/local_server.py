@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.messages import Message, message_of, translate
+from modeling_dcclip.search.messages import Message, message_of, translate
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})

@@ -12,7 +12,6 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
-from modeling_dcclip.messages import UserError
 from modeling_dcclip.search.decoding import MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.files import (
     STILLS,
@@ -21,6 +20,7 @@ from modeling_dcclip.search.files import (
     UnreadablePhotoError,
     extension_of,
 )
+from modeling_dcclip.search.messages import UserError
 from modeling_dcclip.search.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image

@@ -9,10 +9,10 @@ from datetime import date
 
 import numpy as np
 
-from modeling_dcclip.messages import Message, UserError
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.dates import PUNCTUATION, Dates, end_of, parse_date, split_dates
 from modeling_dcclip.search.files import search_text
+from modeling_dcclip.search.messages import Message, UserError
 
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的

@@ -25,7 +25,6 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.messages import UserError, message_of, print_error
 from modeling_dcclip.search.background import Background
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import MEMORY, decode_photo
@@ -33,6 +32,7 @@ from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
+from modeling_dcclip.search.messages import UserError, message_of, print_error
 from modeling_dcclip.search.photos import open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from modeling_dcclip.image_dcclip import open_regular
-from modeling_dcclip.messages import Message, UserError, joined, message_of
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.messages import Message, UserError, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
 

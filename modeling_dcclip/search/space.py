@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_dcclip.messages import Message
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.messages import Message
 
 WEIGHTS = "model*.safetensors"
 

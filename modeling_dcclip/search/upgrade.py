@@ -8,11 +8,11 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from modeling_dcclip.messages import UserError
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, update
+from modeling_dcclip.search.messages import UserError
 from modeling_dcclip.search.settings import (
     UPGRADE,
     Settings,

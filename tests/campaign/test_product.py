@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modeling_dcclip import command
+from modeling_dcclip.search import command
 from tests.campaign.damage import NAMED, cases, put, refused, run
-from tests.modeling.color_model import save_color_model
-from tests.modeling.conftest import RGB
+from tests.color_model import save_color_model
+from tests.search.conftest import RGB
 
 FORMATS = ("jpg", "png", "webp", "tiff", "avif")
 MODEL = (

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 REGISTERED = """
 import sys
-import modeling_dcclip, modeling_dcclip.command
+import modeling_dcclip, modeling_dcclip.search.command
 assert not {"torch", "transformers"} & set(sys.modules)
 from modeling_dcclip import DCCLIPConfig
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor

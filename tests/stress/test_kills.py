@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from modeling_dcclip import DCCLIPProcessor
-from tests.modeling.color_model import save_color_model
+from tests.color_model import save_color_model
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA, save_untrained
 from tests.training.data.shards import read_samples, write_shards
 
@@ -29,7 +29,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMEOUT_S = 600.0
 EARLIER = 0.8  # factor of the moment if a command ended before it
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-DCCLIP = ["-m", "modeling_dcclip.command"]
+DCCLIP = ["-m", "modeling_dcclip.search.command"]
 
 
 @dataclass(frozen=True)

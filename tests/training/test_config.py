@@ -255,7 +255,7 @@ def test_a_function_is_a_source_if_the_user_types_or_trusts_it(write, trusted):
 
 
 def test_a_function_of_ours_needs_no_trust(write):
-    data = {"train": "training.corpus.emoji:load_train"}
+    data = {"train": "training.experiments.corpus.emoji:load_train"}
     assert parse_recipe(DistillRecipe, write(data=data)).data.train == data["train"]
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from training.config import RECIPE_FILE
-from training.corpus.emoji import DEFAULT_CACHE
 from training.data import (
     evenly_spaced_rows,
     load_source,
@@ -28,6 +27,7 @@ from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.evaluation.sets.labeled_sets import Source, open_set
+from training.experiments.corpus.emoji import DEFAULT_CACHE
 from training.text.writing_systems import LANGUAGES
 from training.utils.reading import read_mapping
 
@@ -39,7 +39,7 @@ NOISE_EDGE = 256
 SPLITS_FOLDER = "data"
 TRAINING_FILE = "train.parquet"
 VALIDATION_FILE = "validation.parquet"
-EMOJI = "training.corpus.emoji:"  # functions that load the embedded corpus
+EMOJI = "training.experiments.corpus.emoji:"  # functions that load the embedded corpus
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from datasets import Dataset
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.corpus.free_photos import NUM_VIEWS, load_held_out
 from training.data import load_source
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
@@ -17,6 +16,7 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
+from training.experiments.corpus.free_photos import NUM_VIEWS, load_held_out
 from training.finetuning.splits import Prepared
 from training.teachers import DualEncoder
 from training.utils.results import Row

@@ -41,7 +41,7 @@ class GeneralPhotos(OwnInputs):
             squash = squashes(models.processor.image_processor)
             images = load_images(recipe.photos, recipe.data, size, squash)
         else:
-            from training.corpus.free_photos import photo_crops
+            from training.experiments.corpus.free_photos import photo_crops
 
             images = vary_images(photo_crops(size))
         embeddings = []

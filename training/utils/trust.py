@@ -6,7 +6,7 @@ from typing import Any
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, a source of data
 # the data sets of this project, and weights in an installed package, which is not imported
-HARMLESS = ("training.corpus.", "pip:")
+HARMLESS = ("training.experiments.corpus.", "pip:")
 TRUST_OPTIONS = ("trust_remote_code", "allow_changed_code", "trust_recipe_code")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
-from training.corpus.emoji import DEFAULT_CACHE
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import (
     SPLITS_FOLDER,
@@ -16,8 +15,9 @@ from training.edge.gate_data import (
     make_noise,
 )
 from training.evaluation.sets.held_out import HeldOut
+from training.experiments.corpus.emoji import DEFAULT_CACHE
 
-EMOJI = {"train": "training.corpus.emoji:load_train"}
+EMOJI = {"train": "training.experiments.corpus.emoji:load_train"}
 PHOTOS = {"train": "photos.parquet"}
 
 

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.upgrade import upgrade_index
-from tests.modeling.color_model import save_color_model
+from tests.color_model import save_color_model
 from tests.tiny import encoded
 from tests.training.data.rows import BROKEN, make_rows
 from tests.training.data.shards import read_samples, write_shards

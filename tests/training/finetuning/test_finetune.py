@@ -15,8 +15,8 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, NO_DROPOUT, make_model, save_student
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune
-from training.corpus import free_photos
 from training.engine.state import TrainingState
+from training.experiments.corpus import free_photos
 from training.finetuning import finish
 from training.utils.results import Results
 

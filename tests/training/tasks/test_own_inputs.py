@@ -9,11 +9,11 @@ from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_model
 from tests.training.tasks.hand_made import data_config, random, save_classifier
 from training.config import AlignRecipe
-from training.corpus import free_photos as crops
 from training.data import tokenize
 from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
+from training.experiments.corpus import free_photos as crops
 from training.tasks import Models
 from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts

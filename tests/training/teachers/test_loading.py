@@ -16,7 +16,7 @@ from transformers import (
 
 from tests.tiny import PROJECTION_DIM, SMALL, VIT, make_image_processor, make_model
 from tests.tiny_teachers import NUM_POSITIONS, VISION, save_teacher
-from training.demo.make_teacher import train_tokenizer
+from training.experiments.demo.make_teacher import train_tokenizer
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.lineage import join_licenses, read_license
 from training.teachers.loading import check_weights, load_model, open_config

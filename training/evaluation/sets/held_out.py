@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.corpus.emoji import DEFAULT_CACHE, build_corpus
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labeled_sets import LabeledSet, Source, open_set
+from training.experiments.corpus.emoji import DEFAULT_CACHE, build_corpus
 
 TEST_SETS = ("unseen_combination", "unseen_style")
 

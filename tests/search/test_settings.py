@@ -1,0 +1,132 @@
+"""What a user said about an index outlives its data, and damaged data are computed again."""
+
+import json
+import os
+import shutil
+import sqlite3
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from modeling_dcclip.search.catalog import DamagedIndexError
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.settings import BACKUP, SETTINGS, read_settings, write_lock
+from tests.search.conftest import names
+
+
+@pytest.fixture
+def folder(tmp_path, color_model, photos, paint):
+    """Folder of an index of two folders, one of which leaves out what is private."""
+    paint(photos / "private" / "secret.jpg", "red", width=70)
+    paint(tmp_path / "more" / "more.jpg", "blue", width=80)
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos, exclude=["private"])
+        index.add(tmp_path / "more")
+    return tmp_path / "index"
+
+
+def found(folder):
+    with Index.open(folder) as index:
+        return sorted(names(index.search("red")))
+
+
+def cut_in_half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path, statement):
+    with sqlite3.connect(path) as catalog:
+        catalog.execute(statement)
+
+
+LOSE_THE_VECTORS = "DELETE FROM segments"
+DAMAGES = [Path.unlink, cut_in_half]
+DAMAGES += [
+    partial(change, statement=statement)
+    for statement in (
+        LOSE_THE_VECTORS,
+        "UPDATE segments SET vectors = zeroblob(length(vectors))",
+        "UPDATE files SET row = 3 WHERE row = 1",
+    )
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
+    folder, photos, damage
+):
+    before = found(folder)
+    damage(folder / "catalog-1.sqlite")
+    with pytest.raises(DamagedIndexError, match="Run dcclip index"):
+        found(folder)
+    with Index.open(folder, create=True) as index:
+        report = index.add(photos)
+    assert report.embedded == 6
+    assert report.lost
+    assert found(folder) == before
+
+
+def test_damaged_data_without_folders_are_not_dropped(folder):
+    with Index.open(folder) as index:
+        index._change(replace(index.settings, folders={}))
+    change(folder / "catalog-1.sqlite", LOSE_THE_VECTORS)
+    with pytest.raises(DamagedIndexError):
+        Index.open(folder, create=True)
+
+
+def test_settings_without_a_sound_file_are_not_guessed(folder, photos):
+    for name in (SETTINGS, BACKUP):
+        cut_in_half(folder / name)
+    with pytest.raises(ValueError, match=r"damaged settings.*Restore settings\.json"):
+        Index.open(folder, create=True)
+
+
+def test_settings_of_a_different_version_are_refused(folder):
+    for name in (SETTINGS, BACKUP):
+        fields = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(fields | {"version": 99}))
+    with pytest.raises(ValueError, match="not of version 5"):
+        read_settings(folder)
+
+
+def test_a_creation_that_was_killed_is_repeated(tmp_path, color_model, photos):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / ".lock").touch()
+    (tmp_path / "index" / "catalog-1.sqlite").write_bytes(b"half")
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        assert index.add(photos).embedded == 5
+
+
+@pytest.mark.parametrize("name", ["catalog-1.sqlite", "catalog-1.sqlite-journal"])
+def test_nothing_is_written_through_a_link(folder, tmp_path, name):
+    target = shutil.copyfile(folder / "catalog-1.sqlite", tmp_path / "mine.sqlite")
+    before = target.read_bytes()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(DamagedIndexError, match="it is a link"):
+        found(folder)
+    with Index.open(folder, create=True) as index:
+        assert index.add().embedded == 6
+    assert target.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system")
+@pytest.mark.parametrize("name", [".lock", SETTINGS])
+def test_a_pipe_in_place_of_a_file_that_can_be_replaced_never_blocks(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with write_lock(folder):
+        assert len(found(folder)) == 6
+
+
+def test_an_index_that_was_replaced_is_opened_anew(folder, tmp_path, color_model, paint):
+    paint(tmp_path / "late" / "late.jpg", "yellow")
+    with Index.open(tmp_path / "new index", color_model, create=True) as other:
+        other.add(tmp_path / "late")
+    with Index.open(folder) as index:
+        assert len(index.search("yellow")) == 6
+        shutil.rmtree(folder)
+        (tmp_path / "new index").rename(folder)
+        assert names(index.search("yellow")) == ["late.jpg"]

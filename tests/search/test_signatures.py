@@ -1,0 +1,86 @@
+"""Copies that a messenger has compressed, and screenshots that only resemble each other."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from modeling_dcclip.search.duplicates import find_duplicates
+from modeling_dcclip.search.signatures import shows_the_same, signature
+from tests.search.conftest import names
+
+
+def screenshot(*words):
+    """A chat of an app: the same frame, with other words."""
+    image = Image.new("RGB", (540, 1080), (237, 237, 237))
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(24)
+    for line, text in enumerate(words):
+        top = 60 + 90 * line
+        draw.rounded_rectangle((40, top, 480, top + 60), 10, fill="white")
+        draw.text((60, top + 15), text, fill="black", font=font)
+    return image
+
+
+def landscape():
+    noise = np.random.default_rng(0).normal(128, 60, (9, 12, 3))
+    image = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+    return image.resize((960, 720), Image.Resampling.BICUBIC)
+
+
+def recompressed(image, quality, scale):
+    content = io.BytesIO()
+    size = (round(image.width * scale), round(image.height * scale))
+    image.resize(size).save(content, "JPEG", quality=quality)
+    return Image.open(content)
+
+
+def same(first, second):
+    return shows_the_same(signature(first), signature(second))
+
+
+LUNCH = ("Lunch at twelve?", "Yes, the usual place", "See you there")
+TRAIN = ("Lunch at twelve?", "No, the train is late", "See you there")
+
+
+@pytest.mark.parametrize(("quality", "scale"), [(30, 1), (60, 0.5), (80, 0.75)])
+@pytest.mark.parametrize("image", [landscape(), screenshot(*LUNCH)], ids=["photo", "screenshot"])
+def test_a_copy_shows_the_same_whatever_its_size_and_compression(image, quality, scale):
+    assert same(image, recompressed(image, quality, scale))
+
+
+def test_screenshots_with_one_other_line_do_not_show_the_same():
+    assert not same(screenshot(*LUNCH), screenshot(*TRAIN))
+
+
+def test_a_brighter_image_does_not_show_the_same():
+    assert not same(landscape(), landscape().point(lambda value: min(value + 40, 255)))
+
+
+COPIES = {"lunch.png", "mmexport lunch.png"}
+
+
+@pytest.fixture
+def chats(index, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    screenshot(*LUNCH).save(folder / "lunch.png")
+    recompressed(screenshot(*LUNCH), 60, 0.5).save(folder / "mmexport lunch.png")
+    screenshot(*TRAIN).save(folder / "train.png")
+    landscape().save(folder / "landscape.png")
+    index.add(folder)
+    return index
+
+
+def test_a_recompressed_copy_is_one_result_with_its_photograph(chats):
+    hits = chats.search("white")
+    assert len(hits) == 3
+    (both,) = [hit for hit in hits if hit.copies]
+    assert {*names([both]), *map(os.path.basename, both.copies)} == COPIES
+
+
+def test_screenshots_whose_words_differ_are_not_duplicates(chats):
+    (group,) = find_duplicates(chats, 0.945)
+    assert {*names(group)} == COPIES

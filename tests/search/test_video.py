@@ -1,0 +1,208 @@
+"""Videos in an index: key frames, one hit with its time, and updates, copies and repairs that keep them whole."""
+
+import io
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_dcclip.search import video as module
+from modeling_dcclip.search.files import UnreadablePhotoError, Walk
+from modeling_dcclip.search.photos import make_thumbnail, read_photo
+from modeling_dcclip.search.serve import SearchServer
+from modeling_dcclip.search.video import read_frame, read_frames
+from tests.local_server import ask, serving
+from tests.search.conftest import RGB, film, names
+
+pytest.importorskip("av")
+
+
+def color_at(image, x=3, y=3):
+    pixel = np.array(image.getpixel((x, y)))
+    return min(RGB, key=lambda name: np.abs(pixel - RGB[name]).sum())
+
+
+def cause(path):
+    with pytest.raises(UnreadablePhotoError) as raised:
+        read_photo(os.fsencode(path), lambda digest: False)
+    return raised.value.cause
+
+
+@pytest.fixture
+def filmed(index, photos):
+    """An index of photographs and a video of three colors."""
+    film(photos / "clip.mp4", "red", "green", "blue")
+    index.add(photos)
+    return index
+
+
+def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
+    path = film(tmp_path / "a.mp4", "red", "green", "blue")
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
+    found = [(seconds, color_at(image)) for seconds, image in frames]
+    assert found == [(0, "red"), (10, "green"), (20, "blue")]
+
+
+@pytest.mark.parametrize(
+    ("edge", "size"), [(None, (64, 48)), (30, (64, 48)), (12, (32, 24)), (1, (3, 2))]
+)
+def test_frames_are_reduced_to_twice_the_edge_at_most(tmp_path, edge, size):
+    path = film(tmp_path / "a.mp4", "red", "green")
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), edge)
+    assert [image.size for _, image in frames] == [size] * 2
+
+
+def test_a_thumbnail_of_a_video_is_the_frame_at_its_time(tmp_path):
+    path = film(tmp_path / "a.mp4", "red", "green", "blue")
+    assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".wmv", "wmv2"), (".mts", "mpeg2video"), (".avi", "mpeg4")]
+)
+def test_a_preview_is_the_frame_that_was_found(tmp_path, suffix, codec):
+    av = pytest.importorskip("av")
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
+        for number in range(25 * 25):  # it brightens
+            pixels = np.full((48, 64, 3), number * 255 // 624, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    content = io.BytesIO(path.read_bytes())
+    _, frames = read_frames(content, 48)
+    assert len(frames) == 3
+    for seconds, image in frames:
+        assert read_frame(content, seconds, 48).tobytes() == image.tobytes()
+
+
+def test_a_recording_without_a_length_has_a_key_frame_in_ten_seconds(tmp_path):
+    path = film(tmp_path / "a.webm", "red", "green", "blue", live=True)
+    _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
+    assert [color_at(image) for _, image in frames] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"creation_time": "2023-05-12T09:30:12Z"},
+        {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0800"},
+    ],
+)
+def test_the_date_is_the_local_one(monkeypatch, metadata):
+    monkeypatch.setenv("TZ", "UTC")
+    assert module._date(metadata) == "2023-05-12 09:30:12"
+
+
+def test_a_clock_that_was_not_set_gives_no_date():
+    assert module._date({"creation_time": "1970-01-02T12:00:00Z"}) is None
+
+
+def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
+    content = film(tmp_path / "a.mp4", "red", half=True).read_bytes()
+    # the matrix of the track's header: as it is, and turned by 90 degrees
+    plain = np.array([1, 0, 0, 0, 1], ">i4") << 16
+    turned = np.array([0, 1, 0, -1, 0], ">i4") << 16
+    before, mark, after = content.partition(b"tkhd")
+    after = after.replace(plain.tobytes(), turned.tobytes(), 1)
+    _, [(_, image)] = read_frames(io.BytesIO(before + mark + after), None)
+    assert image.size == (48, 64)
+    assert color_at(image, 24, 3) == "red"
+    assert max(image.getpixel((24, 60))) < 60
+
+
+def test_a_damaged_video_has_a_cause(tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(b"no video" * 99)
+    assert cause(path) == "damaged"
+
+
+def test_a_list_of_videos_opens_no_other_file(tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", "red")
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile a.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    assert cause(path) == "damaged"
+
+
+def test_an_unknown_codec_has_a_cause(tmp_path):
+    path = film(tmp_path / "codec.mkv", "red")
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC"))
+    assert cause(path) == "damaged"
+
+
+def test_a_video_of_too_many_pixels_has_a_cause(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_PIXELS", 100)
+    assert cause(film(tmp_path / "a.mp4", "red")) == "too many pixels"
+
+
+def test_without_its_package_a_video_has_a_cause(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", "red")
+    monkeypatch.setattr("modeling_dcclip.search.photos.find_spec", lambda name: None)
+    assert "pip install av" in cause(path)
+
+
+@pytest.mark.parametrize(("color", "seconds"), [("red", 0.0), ("green", 10.0), ("blue", 20.0)])
+def test_a_video_is_one_hit_with_the_time_of_its_best_frame(filmed, color, seconds):
+    hits = filmed.search(color)
+    assert len(hits) == 6
+    assert [hit.seconds for hit in hits if hit.seconds is not None] == [seconds]
+
+
+def test_the_time_of_a_frame_is_in_minutes_and_seconds(filmed):
+    (hit,) = filmed.search("green", path="*.mp4")
+    assert hit.time == "0:10"
+    assert replace(hit, seconds=3725.9).time == "62:05"
+
+
+@pytest.mark.parametrize(("seconds", "name"), [(10.0, "green.png"), (None, "red.jpg")])
+def test_a_frame_is_an_example(filmed, seconds, name):
+    (hit,) = filmed.search("green", path="*.mp4")
+    assert {*names(filmed.search(like=[(hit.id, seconds)], top=2))} == {"clip.mp4", name}
+
+
+def test_copies_and_moves_of_a_video_keep_its_frames(filmed, photos):
+    shutil.copy(photos / "clip.mp4", photos / "copy.mp4")
+    assert filmed.add().copies == 1
+    (photos / "clip.mp4").unlink()
+    (photos / "copy.mp4").rename(photos / "moved.mp4")
+    report = filmed.add()
+    assert report.moved == 1
+    assert report.removed == 1
+    assert filmed.catalog.num_rows == 8
+
+
+def test_the_rows_of_a_changed_video_are_used_again(filmed, photos):
+    # two frames, written while the old ones may still be read
+    film(photos / "clip.mp4", "white", "blue")
+    filmed.add()
+    assert filmed.catalog.num_rows == 10
+    assert filmed.catalog.free_rows().size == 3
+    assert filmed.search("blue", path="*.mp4")[0].seconds == 10.0
+    film(photos / "new.mp4", "red", "green", "blue")
+    filmed.add()
+    assert filmed.catalog.num_rows == 10
+    assert filmed.search("green", path="*.mp4")[0].seconds == 10.0
+
+
+def test_the_page_shows_the_frame_that_was_found(filmed):
+    with serving(SearchServer(filmed, port=0)) as server:
+        hits = json.loads(ask(server, "/search?q=green&path=*.mp4")[1])["hits"]
+        _, image = ask(server, f"/thumbnail/{hits[0]['id']}")
+    assert hits[0]["seconds"] == 10.0
+    assert hits[0]["time"] == "0:10"
+    assert color_at(Image.open(io.BytesIO(image))) == "green"
+
+
+def test_the_motion_of_a_live_photo_is_part_of_its_photograph(tmp_path, paint):
+    for name in ("IMG_1.MOV", "IMG_2.mov", "IMG_1.mp4"):
+        (tmp_path / name).write_bytes(b"motion")
+    paint(tmp_path / "IMG_1.jpg", "red")
+    (tmp_path / "IMG_1.mov").write_bytes(bytes(20 * 2**20))  # a film with a poster
+    found = [os.path.basename(state.path) for state in Walk(tmp_path)]
+    assert found == [b"IMG_1.jpg", b"IMG_1.mov", b"IMG_1.mp4", b"IMG_2.mov"]

@@ -1,0 +1,68 @@
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from training.experiments.corpus import free_photos as module
+from training.experiments.corpus.free_photos import (
+    FREE_PHOTOS,
+    HELD_OUT_PHOTOS,
+    NUM_VIEWS,
+    load_held_out,
+    photo_crops,
+)
+
+
+class Gradient:
+    """A photograph whose red is the column of a pixel, and whose green is its row."""
+
+    query: ClassVar = {"en": "a gradient", "zh": "渐变"}
+
+    def open(self) -> Image.Image:
+        ramp = Image.linear_gradient("L")
+        return Image.merge("RGB", (ramp.rotate(90), ramp, ramp))
+
+
+def test_crops_are_reproducible_and_differ():
+    crops = photo_crops(32, 3 * len(FREE_PHOTOS))
+    assert torch.equal(photo_crops(32, 4), crops[:4])
+    assert len(crops.unique(dim=0)) == len(crops) == 3 * len(FREE_PHOTOS)
+
+
+def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
+    monkeypatch.setattr(module, "FREE_PHOTOS", [Gradient()])
+    crops = photo_crops(64, 200).float() / 255
+    width = crops[:, 0, 32, -1] - crops[:, 0, 32, 0]
+    area = width.abs() * (crops[:, 1, -1, 32] - crops[:, 1, 0, 32])
+    assert 0.4 < (width < 0).float().mean() < 0.6
+    assert 0.02 < area.min() < 0.05 and area.max() > 0.8
+    assert 0.15 < area.median() < 0.25  # log-uniform
+
+
+def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views(monkeypatch):
+    assert not {photo.file for photo in HELD_OUT_PHOTOS} & {photo.file for photo in FREE_PHOTOS}
+    smallest = HELD_OUT_PHOTOS[-3:]  # the others take seconds
+    monkeypatch.setattr(module, "HELD_OUT_PHOTOS", smallest)
+    rows = load_held_out()
+    views = {np.asarray(image).tobytes() for image in rows["image"]}
+    assert len(views) == len(rows) == NUM_VIEWS * len(smallest)
+    assert rows["zh"] == [[photo.query["zh"]] for photo in smallest for _ in range(NUM_VIEWS)]
+
+
+def test_views_of_a_held_out_photograph_are_its_corners_and_its_center(monkeypatch):
+    monkeypatch.setattr(module, "HELD_OUT_PHOTOS", [Gradient()])
+    corners = [
+        [image.getpixel(place)[:2] for place in ((0, 0), (image.width - 1, image.height - 1))]
+        for image in load_held_out()["image"]
+    ]
+    assert corners == [
+        [(0, 0), (255, 255)],
+        [(0, 0), (191, 191)],
+        [(64, 0), (255, 191)],
+        [(0, 64), (191, 255)],
+        [(64, 64), (255, 255)],
+        [(32, 32), (223, 223)],
+        [(255, 0), (0, 255)],  # mirrored
+        [(223, 32), (32, 223)],
+    ]

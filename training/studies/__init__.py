@@ -1,4 +1,0 @@
-"""How we measure ourselves and baselines: `python -m training.studies NAME`.
-
-No other part of the project imports this package. Results go to `runs/` unless `--output_dir` names another folder.
-"""
