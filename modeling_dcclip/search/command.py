@@ -35,8 +35,10 @@ RUNTIME_PACKAGES = (
     "onnxruntime",
     "pillow",
     "safetensors",
+    "starlette",
     "tokenizers",
     "tqdm",
+    "uvicorn",
 )  # of the extra `runtime`
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
