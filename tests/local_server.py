@@ -22,8 +22,11 @@ def free_port() -> int:
 
 
 def client_of(server: LocalServer) -> TestClient:
-    """Client that calls a server without a connection, as the page does. Use it in a `with` block."""
-    return TestClient(server, server.url, headers={"X-DCCLIP": "1"})
+    """Client that calls a server without a connection, as its page does. Use it in a `with` block."""
+    client = TestClient(server, server.origin, headers={"X-DCCLIP": "1"})
+    if server.access is not None:
+        client.get(server.url)  # which gives it a cookie
+    return client
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Starlette routes the requests, and uvicorn speaks HTTP. What is ours: a request is answered only for addresses and the
 names of this machine, so that no other site can reach the server through a name of its own, and only if no page of
-another site sends it. Bodies, connections and the time of each request have limits.
+another site sends it. The page is shown to those who have its token. Bodies, connections and the time of each request
+have limits.
 """
 
 import asyncio
@@ -17,10 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import BaseRoute
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
@@ -29,6 +35,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from modeling_dcclip.handler import BadRequest
+from modeling_dcclip.search.access import KEY_HEADER, Access, is_same
 from modeling_dcclip.search.messages import Message, message_of, translate
 
 P = ParamSpec("P")
@@ -36,6 +43,8 @@ T = TypeVar("T")
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
+ELSEWHERE = ("192.0.2.1", 9)  # an address on no network, which takes the usual way out
+COOKIE_S = 365 * 24 * 3600
 # for a whole request, and then for its answer, however slowly the bytes come
 REQUEST_S = 60
 ANSWER_S = 600
@@ -67,6 +76,7 @@ class LocalServer:
             error's `status_code`.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        access: Secrets that requests need; None if they need none.
 
     Raises:
         OSError: The address cannot be used.
@@ -74,7 +84,14 @@ class LocalServer:
 
     absent = "This page does not exist."  # answer for other addresses
 
-    def __init__(self, routes: Sequence[BaseRoute], host: str = "127.0.0.1", port: int = 8420):
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute],
+        host: str = "127.0.0.1",
+        port: int = 8420,
+        access: Access | None = None,
+    ):
+        self.access = access
         self.host = host.lower()
         names = {self.host}
         if self.host in EVERYWHERE:
@@ -132,10 +149,18 @@ class LocalServer:
         self._socket.close()
 
     @property
+    def origin(self) -> str:
+        """Address of the server for this machine."""
+        return self._origin("127.0.0.1" if self.host in EVERYWHERE else self.host)
+
+    @property
     def url(self) -> str:
-        """Address of the page."""
-        host = socket.gethostname() if self.host in EVERYWHERE else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        """Address that opens the page, for all who can reach the server."""
+        origin = self._origin(_network_name() if self.host in EVERYWHERE else self.host)
+        return f"{origin}/" if self.access is None else self.access.url(origin)
+
+    def _origin(self, host: str) -> str:
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def accepts(self, name: str) -> bool:
         """Whether a request may name the server so. Another site can lead its own name here, but not an address."""
@@ -150,15 +175,34 @@ class LocalServer:
         app: Any = self._app
         if scope["type"] == "http":
             self.last_request = time.monotonic()
-            if refusal := self._refusal(scope):
-                app = failure(Request(scope), *refusal)
+            request = Request(scope)
+            if refusal := self._refusal(request):
+                app = failure(request, *refusal)
+            elif self.access is not None:
+                app = self._entrance(request, self.access) or app
             send = _with_headers(send)
         with suppress(ClientDisconnect):  # while its body was read
             await app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _entrance(self, request: Request, access: Access) -> Response | None:
+        """Answer to a request without the secrets, and to the first with the token, which becomes a cookie."""
+        name = f"dcclip-{self.port}"  # the ports of a host share their cookies
+        if is_same(request.query_params.get("token", ""), access.token):
+            if request.url.path != "/":
+                return None
+            response = RedirectResponse("/", 303)
+            response.set_cookie(
+                name, access.token, max_age=COOKIE_S, httponly=True, samesite="strict"
+            )
+            return response
+        has_cookie = is_same(request.cookies.get(name, ""), access.token)
+        if has_cookie or is_same(request.headers.get(KEY_HEADER, ""), access.key):
+            return None
+        return failure(request, 403, "token: open the address that dcclip printed, with its token.")
+
+    def _refusal(self, request: Request) -> tuple[int, str] | None:
         """Why a request is refused: too long, a foreign name of this server, or sent by another site."""
-        headers = Headers(scope=scope)
+        headers, scope = request.headers, request.scope
         host = headers.get("Host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS:
@@ -255,8 +299,19 @@ class Json(JSONResponse):
 
 
 def failure(request: Request, status: int, message: str) -> Response:
-    """Answer with a JSON object that has the field `error`."""
-    return Json({"error": translated(request, message)}, status)
+    """Answer with a JSON object that has the field `error`, or with text for a person who opened the address."""
+    text = translated(request, message)
+    if "text/html" in request.headers.get("Accept", ""):
+        return PlainTextResponse(text, status)
+    return Json({"error": text}, status)
+
+
+def _network_name() -> str:
+    """Address of this machine in its network, else its name."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(ELSEWHERE)  # which sends nothing
+        return probe.getsockname()[0]
+    return socket.gethostname()
 
 
 def translated(request: Request, message: str) -> str:

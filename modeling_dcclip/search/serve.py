@@ -6,17 +6,21 @@ again. Videos are sent as they are, to be played. A file that has changed since 
 
 import hashlib
 import io
+import json
 import mimetypes
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.search.background import Background
+from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import MEMORY, decode_photo
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.indexing import Report
+from modeling_dcclip.search.indexing import Report, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, Json, LocalServer, Turns, translated
 from modeling_dcclip.search.messages import UserError, message_of, print_error
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
@@ -49,40 +53,52 @@ WAIT_S = 1.0  # for a file manager that fails
 # id, and time of the frame of a video
 PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 MAX_EXAMPLE = 2**25  # bytes of an example image
+MAX_FOLDERS = 2**20  # bytes of names of folders
 EXAMPLES = 32  # that the server remembers
 LASTING = "private, max-age=31536000, immutable"  # of what has its version in its address
 PAGE = Path(__file__).parent / "page"
 
 
-class Indexing(Background):
-    """Folders that are indexed while the page is open.
+class Indexing:
+    """Folders that are indexed while the page is open, until the end of a `with` block.
 
     Args:
         index: Index to add to. Searches have one of their own.
-        folders: Arguments of `Index.add`, as `exclude`.
-        report: Function that is called with the report, and with the number of files in the index.
+        report: Function that is called with each report, and with the number of files in the index.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        folders: Sequence[Path],
-        exclude: Sequence[str] | None,
-        report: Callable[[Report, int], None],
-    ):
-        super().__init__()
+    def __init__(self, index: Index, report: Callable[[Report, int], None]):
         self._index = index
-        self._folders = folders
-        self._exclude = exclude
         self._report = report
+        self._executor = ThreadPoolExecutor(1, "dcclip-indexing")
+        self._last: Future[None] | None = None
+        self._stopping = threading.Event()
         self._done = self._total = 0
         self._began = 0.0  # when the first file was done
         self._error = ""
 
-    def run(self):
-        """Index the folders, and report."""
+    def __enter__(self) -> "Indexing":
+        return self
+
+    def __exit__(self, *error: object):
+        self._stopping.set()
+        self._executor.shutdown(cancel_futures=True)
+
+    def add(self, folders: Sequence[Path], exclude: Sequence[str] | None = None):
+        """Index folders after those that were added before; arguments are those of `Index.add`."""
+        self._last = self._executor.submit(self._add, folders, exclude)
+
+    def join(self):
+        """Wait until all folders are indexed."""
+        if self._last is not None:
+            self._last.result()
+
+    def _add(self, folders: Sequence[Path], exclude: Sequence[str] | None):
+        self._done = self._total = 0
+        self._began = 0.0
+        self._error = ""
         try:
-            report = self._index.add(*self._folders, progress=self._progress, exclude=self._exclude)
+            report = self._index.add(*folders, progress=self._progress, exclude=exclude)
             self._report(report, len(self._index))
         except KeyboardInterrupt:  # of the method below
             pass
@@ -91,7 +107,7 @@ class Indexing(Background):
             print_error(self._error)
 
     def _progress(self, done: int, total: int):
-        if self.stopping.is_set():
+        if self._stopping.is_set():
             raise KeyboardInterrupt
         self._began = self._began or time.monotonic()
         self._done = done
@@ -102,7 +118,7 @@ class Indexing(Background):
         passed = time.monotonic() - self._began
         left = passed / self._done * (self._total - self._done) if self._done > 1 else None
         return {
-            "running": self.is_alive(),
+            "running": self._last is not None and not self._last.done(),
             "done": self._done,
             "total": self._total,
             "seconds_left": left,
@@ -147,9 +163,12 @@ class SearchServer(LocalServer):
             *(Route(f"/{kind}/{{name}}", self.preview, name=kind) for kind in SIZES),
             Route("/video/{name}", self.video),
             Route("/open/{name}", self.open, methods=["POST"]),
+            Route("/folders", self.add_folders, methods=["POST"]),
             Mount("/", StaticFiles(directory=PAGE)),
         ]
-        super().__init__(routes, host, port)
+        access = read_access(index.folder)
+        super().__init__(routes, host, port, access)
+        write_access(index.folder, replace(access, origin=self.origin))
 
     def close(self):
         """Stop listening and decoding."""
@@ -219,6 +238,23 @@ class SearchServer(LocalServer):
             failed = failed or subprocess.Popen(command).wait(WAIT_S) != 0
         if failed and sys.platform != "win32":
             raise BadRequest("This machine has no file manager.", status_code=404)
+        return Json({})
+
+    async def add_folders(self, request: Request) -> Response:
+        """Index folders that a command of this user names, which found this server running."""
+        assert self.access is not None
+        if not is_same(request.headers.get(KEY_HEADER, ""), self.access.key):
+            raise BadRequest("Only the dcclip command can do this.", status_code=403)
+        async with self.body(request, MAX_FOLDERS) as content:
+            try:
+                asked = json.loads(content)
+                folders = [Path(name) for name in asked["folders"]]
+                exclude = asked["exclude"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise BadRequest("The body is not JSON ({}).", error) from error
+        require_folders(folders)
+        if self.indexing is not None and folders:
+            self.indexing.add(folders, exclude)
         return Json({})
 
     def _remember(self, content: bytes) -> str:

@@ -3,12 +3,14 @@
 import io
 import os
 import socket
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import segno
 from PIL import Image
 
 from modeling_dcclip.search import command, commands, decoding, local_server, previews, serve
@@ -313,13 +315,13 @@ def connect(server):
 
         def connect(content=b""):
             connection = socket.create_connection(("127.0.0.1", server.port), 30)
-            connection.sendall(content)
+            connection.sendall(content.replace(b"TOKEN", server.access.token.encode()))
             return stack.enter_context(connection)
 
         yield connect
 
 
-BODY = b"POST /example HTTP/1.1\r\nHost: localhost\r\nX-DCCLIP: 1\r\nContent-Length: 9\r\n\r\n1"
+BODY = b"POST /example?token=TOKEN HTTP/1.1\r\nHost: localhost\r\nX-DCCLIP: 1\r\nContent-Length: 9\r\n\r\n1"
 
 
 @pytest.mark.parametrize(
@@ -338,15 +340,16 @@ def test_a_request_that_comes_slowly_is_ended_and_holds_up_no_other(
 def test_a_connection_without_a_request_makes_room_for_another(connect, monkeypatch):
     monkeypatch.setattr(local_server, "MAX_CONNECTIONS", 2)
     first, second = connect(), connect()
-    assert connect(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n").recv(12) == b"HTTP/1.1 200"
+    assert connect(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").recv(8) == b"HTTP/1.1"
     assert first.recv(1) == b""
-    second.sendall(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")
-    assert second.recv(12) == b"HTTP/1.1 200"
+    second.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert second.recv(8) == b"HTTP/1.1"
 
 
 def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
     paint(photos / "new.png", "blue", width=80)
-    with Indexing(server.index, [], None, lambda report, files: None) as server.indexing:
+    with Indexing(server.index, lambda report, files: None) as server.indexing:
+        server.indexing.add([])
         server.indexing.join()
     state = get("/status").json()
     assert state.keys() == {"running", "done", "total", "seconds_left", "error", "files"}
@@ -356,7 +359,8 @@ def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
 
 
 def test_an_indexing_that_fails_says_why(index, tmp_path, capsys):
-    with Indexing(index, [tmp_path / "none"], None, lambda report, files: None) as indexing:
+    with Indexing(index, lambda report, files: None) as indexing:
+        indexing.add([tmp_path / "none"])
         indexing.join()
     assert "is not a folder" in indexing.state()["error"]
     assert "is not a folder" in capsys.readouterr().err
@@ -382,9 +386,17 @@ def taken_port():
         yield taken.getsockname()[1]
 
 
-def test_the_command_warns_of_an_address_that_others_reach(serve_index, capsys):
+def test_the_command_warns_of_an_address_that_others_reach(serve_index, monkeypatch, capsys):
     serve_index("--port", "0", "--host", "0.0.0.0")
-    assert "everyone who reaches this address sees the photographs" in capsys.readouterr().err
+    assert "▄" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    serve_index("--port", "0", "--host", "0.0.0.0")
+    out, error = capsys.readouterr()
+    address, code = out.split("\n", 1)
+    content = io.StringIO()
+    segno.make(address, micro=False).terminal(content, compact=True)
+    assert code == content.getvalue()
+    assert "everyone who has this address, with its token, sees" in error
 
 
 def test_a_port_that_is_taken_is_an_error(serve_index, taken_port, capsys):
