@@ -33,6 +33,11 @@ class ApiServer(LocalServer):
         ]
         super().__init__(routes, host, port)
 
+    def close(self):
+        """Stop listening and answering."""
+        super().close()
+        self.turns.close()
+
     async def describe(self, request: Request) -> Response:
         """Answer with the description of the API."""
         return FileResponse(OPENAPI)
