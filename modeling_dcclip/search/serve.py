@@ -17,7 +17,8 @@ import time
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -30,9 +31,9 @@ from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import MEMORY, decode_photo
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.indexing import Report
+from modeling_dcclip.search.indexing import Progress, Report
 from modeling_dcclip.search.local_server import LOOPBACK, LocalHandler, LocalServer
-from modeling_dcclip.search.messages import UserError, message_of, print_error
+from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
 from modeling_dcclip.search.photos import open_file
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
@@ -61,6 +62,7 @@ class Indexing(Background):
         index: Index to add to. Searches have one of their own.
         folders: Arguments of `Index.add`, as `exclude`.
         report: Function that is called with the report, and with the number of files in the index.
+        bar: Context manager of a function that shows the progress as well. Default: none.
     """
 
     def __init__(
@@ -69,12 +71,15 @@ class Indexing(Background):
         folders: Sequence[Path],
         exclude: Sequence[str] | None,
         report: Callable[[Report, int], None],
+        bar: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
     ):
         super().__init__()
         self._index = index
         self._folders = folders
         self._exclude = exclude
         self._report = report
+        self._bar = bar
+        self._left_out: list[Message] = []
         self._done = self._total = 0
         self._began = 0.0  # when the first file was done
         self._error = ""
@@ -82,7 +87,10 @@ class Indexing(Background):
     def run(self):
         """Index the folders, and report."""
         try:
-            report = self._index.add(*self._folders, progress=self._progress, exclude=self._exclude)
+            with self._bar() as show:
+                progress = partial(self._progress, show)
+                report = self._index.add(*self._folders, progress=progress, exclude=self._exclude)
+            self._left_out = [message for message, _ in report.left_out()]
             self._report(report, len(self._index))
         except KeyboardInterrupt:  # of the method below
             pass
@@ -90,9 +98,11 @@ class Indexing(Background):
             self._error = message_of(error)
             print_error(self._error)
 
-    def _progress(self, done: int, total: int):
+    def _progress(self, show: Progress | None, done: int, total: int):
         if self.stopping.is_set():
             raise KeyboardInterrupt
+        if show is not None:
+            show(done, total)
         self._began = self._began or time.monotonic()
         self._done = done
         self._total = total
@@ -107,6 +117,7 @@ class Indexing(Background):
             "total": self._total,
             "seconds_left": left,
             "error": self._error,
+            "left_out": self._left_out,
         }
 
 
@@ -219,11 +230,14 @@ class _PageHandler(LocalHandler):
 
     def _status(self) -> dict[str, Any]:
         indexing = self.server.indexing
-        state: dict[str, Any] = {"running": False, "error": ""}
+        state: dict[str, Any] = {"running": False, "error": "", "left_out": []}
         if indexing is not None:
             state = indexing.state()
-        error = self.translated(state["error"])
-        return state | {"error": error, "files": len(self.server.index)}
+        texts = {
+            "error": self.translated(state["error"]),
+            "left_out": [self.translated(each) for each in state["left_out"]],
+        }
+        return state | texts | {"files": len(self.server.index)}
 
     def _search(self, parameters: dict[str, str]) -> dict[str, Any]:
         index = self.server.index
@@ -327,9 +341,12 @@ class _PageHandler(LocalHandler):
             "seconds": hit.seconds,
             "time": hit.time,
             "ratio": round(self.server.previews.ratio(hit.path, hit.version, hit.seconds), 3),
-            "score": round(hit.score, 3),
+            "score": None if hit.score is None else round(hit.score, 3),
             "copies": len(hit.copies),
             "fits": hit.fits,
+            "match": hit.match,
+            "words": hit.words,
+            "text": hit.text,
             "is_current": hit.is_current,
         }
 

@@ -306,7 +306,8 @@ def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
     with Indexing(server.index, [], None, lambda report, files: None) as server.indexing:
         server.indexing.join()
     state = json.loads(get("/status")[1])
-    assert state.keys() == {"running", "done", "total", "seconds_left", "error", "files"}
+    fields = {"running", "done", "total", "seconds_left", "error", "left_out", "files"}
+    assert state.keys() == fields
     assert state["files"] == 7
     assert state["done"] == state["total"] == 1
     assert not state["running"]
