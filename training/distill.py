@@ -13,6 +13,10 @@ from training.engine.script import run_script
 from training.utils.cli import print_ending
 from training.utils.process import end_process_group
 
+STATISTICS_ROWS = (
+    1024  # rows of the data from which the statistics of `map_whitening: data` are taken
+)
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -50,9 +54,10 @@ def make_task(
     """Make the distillation task and open its data; see `run_stage`."""
     from accelerate.logging import get_logger
 
-    from training.data import PairStream
+    from training.data import BatchPlan, PairStream, make_loader
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
+    from training.tasks.spread import batches_on
     from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 
@@ -116,6 +121,16 @@ def make_task(
         bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
+    if recipe.map_whitening == "data" and task.adapters:
+        plan = BatchPlan(
+            recipe.batch_size,
+            recipe.seed,
+            task.num_views,
+            start=0,
+            augment=task.augment,
+            stop=math.ceil(STATISTICS_ROWS / recipe.batch_size),
+        )
+        task.measure_maps(batches_on(make_loader(inputs.dataset, plan), accelerator.device))
     return task, inputs.dataset
 
 

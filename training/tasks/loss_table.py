@@ -61,6 +61,21 @@ def _text_text(inputs: LossInputs) -> Tensor:
     return inputs.num_processes * torch.stack(values).mean()
 
 
+def _interactive(inputs: LossInputs) -> Tensor:
+    """InfoNCE of each student tower with the teacher's other tower.
+
+    Source: CLIP-KD, Yang et al., arXiv 2307.12732, interactive contrastive learning.
+    """
+    own = inputs.own_images, inputs.own_texts
+    unit = inputs.unit
+    pairs = (("image", "teacher_text"), ("teacher_image", "text"))
+    values = [
+        info_nce(unit[image], unit[text], inputs.logit_scale, inputs.positive, own)
+        for image, text in pairs
+    ]
+    return inputs.num_processes * torch.stack(values).mean()
+
+
 def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
     embeddings = inputs.embeddings
     return {
@@ -80,6 +95,7 @@ LOSSES: list[Loss] = [
         for_loss="sigmoid",
     ),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
+    Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
     Loss("general", GeneralTexts, "general_weight", needs_teacher=True),
     Loss("photos", GeneralPhotos, "photo_weight", needs_teacher=True),

@@ -32,8 +32,30 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
     return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, dim)
 
 
+def standardize_map(feature_map: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
+    """Subtract the mean of each channel, and divide all channels by one scale, so that no direction is amplified.
+
+    Args:
+        feature_map: Feature map of any shape with C channels, any floating-point dtype.
+        mean: Mean of each channel over the data, (C,).
+        scale: Root of the mean variance of the channels, scalar.
+        dim: Channel dimension.
+
+    Returns:
+        Tensor of the same shape, float32.
+
+    Source: isotropic standardization of PHI-S, Ranzinger et al., arXiv 2410.01680, without its rotation.
+    """
+    return ((feature_map.float().movedim(dim, -1) - mean) / scale).movedim(-1, dim)
+
+
 def feature_map_loss(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, beta: float = 2.0, dim: int = 1
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    beta: float = 2.0,
+    dim: int = 1,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
 
@@ -43,6 +65,7 @@ def feature_map_loss(
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
         beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
+        statistics: Mean (D,) and scale of the teacher's map for `standardize_map`; None whitens each position.
 
     Returns:
         Scalar, the mean over channels and positions that are not masked.
@@ -53,9 +76,8 @@ def feature_map_loss(
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
-    loss = F.smooth_l1_loss(
-        student.float(), whiten(teacher, dim), beta=beta, reduction="none"
-    ).mean(dim)
+    target = standardize_map(teacher, *statistics, dim) if statistics else whiten(teacher, dim)
+    loss = F.smooth_l1_loss(student.float(), target, beta=beta, reduction="none").mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
