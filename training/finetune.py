@@ -34,11 +34,11 @@ def run(options: FinetuneOptions) -> str | None:
     from training.align import make_task
     from training.engine.checkpoint import list_checkpoints, open_output_dir
     from training.engine.stage import run_stage
-    from training.experiments.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.finetuning.finish import START, Point, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe
     from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE, Prepared
+    from training.general_images.photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.students import load_student
     from training.utils.process import find_processes
     from training.utils.results import PLOT_FILE, RESULTS_FILE

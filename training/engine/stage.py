@@ -90,7 +90,9 @@ def run_stage(
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
-        evaluate = make_evaluate(recipe.eval, processor, recipe.data)
+        evaluate = None
+        if recipe.eval_every:
+            evaluate = make_evaluate(recipe.eval, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
         chunk_size = task.chunk_size or recipe.batch_size
         num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)

@@ -42,6 +42,7 @@ from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import open_retrieval_set
+from training.experiments.corpus.pretrained import LITE0, EfficientNetLite
 from training.experiments.studies.harness import Study, StudyOptions, mean_and_spread
 from training.students import build_student
 from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, info_nce
@@ -103,20 +104,20 @@ class Start:
 
     Args:
         architecture: Name of the architecture in timm.
-        init: Source of the weights, as in a recipe.
+        pretrained: Tower whose weights it has. Default: random weights.
         frozen: Prefixes of the layers that are not trained.
     """
 
     architecture: str
-    init: str = "random"
+    pretrained: EfficientNetLite | None = None
     frozen: tuple[str, ...] = ()
 
 
 LOWER_LAYERS = ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
 STARTS = {
     "ImageNet": Start(
-        "tf_efficientnet_lite0",
-        "pip:efficientnet-lite0",
+        LITE0.architecture,
+        LITE0,
         tuple(f"vision_model.timm_model.{name}." for name in LOWER_LAYERS),
     ),
     "random": Start("mobilenetv4_conv_small_050"),
@@ -322,7 +323,6 @@ class Experiment:
         }
         config = StudentConfig(
             vision_config=vision,
-            vision_init=STARTS[start].init,
             text_config=TEXT_CONFIG,
             tokenizer=self.options.teacher,
             image_size=self.options.image_size,
@@ -332,6 +332,8 @@ class Experiment:
             projection_dim=self.teacher.projection_dim,
         )
         model, processor = build_student(config, list(LANGUAGES), seed=seed)
+        if pretrained := STARTS[start].pretrained:
+            pretrained.load_into(model.vision_model)
         processor.image_processor = square_image_processor(
             self.options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
         )
