@@ -22,17 +22,25 @@ if TYPE_CHECKING:
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
+INITS = ("tokenizer", "vision_init", "text_init")  # fields of a new student that name a folder
+
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distill a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.stage import run_stage
+    from training.engine.inputs import open_teacher
+    from training.engine.stage import open_evaluation, open_run, train_task
+    from training.tasks import Models
 
-    return run_stage(
-        recipe,
-        command="distill",
-        open_student=open_student,
-        make_task=make_task,
-    )
+    inputs = {f"student.{name}": getattr(recipe.student, name) for name in INITS}
+    # a teacher's own training is not a stage of a new student
+    starts = [name for name in inputs.values() if name != recipe.teacher]
+    with open_run(recipe, "distill", inputs, starts) as run:
+        teacher = open_teacher(run.recipe)
+        student, processor = open_student(run.recipe, teacher)
+        evaluate = open_evaluation(run, student, processor)
+        models = Models(student, processor, teacher)
+        task, dataset = make_task(run.recipe, models, run.accelerator)
+        return train_task(run, models, task, dataset, evaluate)
 
 
 def open_student(
@@ -47,7 +55,7 @@ def open_student(
 def make_task(
     recipe: DistillRecipe, models: "Models", accelerator: "Accelerator"
 ) -> tuple["Task", "Pairs"]:
-    """Make the distillation task and open its data; see `run_stage`."""
+    """Make the distillation task and open its data."""
     from accelerate.logging import get_logger
 
     from training.data import PairStream

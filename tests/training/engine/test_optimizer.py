@@ -25,7 +25,7 @@ from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.loop import Evaluate, TrainingResult, train
+from training.engine.loop import Evaluate, Run, TrainingResult, train
 from training.engine.stage import make_accelerator
 from training.engine.state import (
     STATE_FOLDER,
@@ -86,8 +86,8 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 def run(dataset, processor):
     def run(task: Task, recipe: AlignRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
         kept = checkpoint.list_checkpoints(recipe.output_dir) if recipe.resume else []
-        accelerator = make_accelerator(recipe)
-        return train(task, dataset, recipe, processor, accelerator, "test", kept, evaluate)
+        opened = Run(recipe, make_accelerator(recipe), "test", kept)
+        return train(task, dataset, processor, opened, evaluate)
 
     return run
 
