@@ -83,7 +83,7 @@ def make_task(
     from training.data import PairDataset
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks import AlignTask
-    from training.tasks.loss_table import active_losses
+    from training.tasks.align import active_losses
     from training.teachers.targets import TargetSpec
 
     student, processor, teacher = models.student, models.processor, models.teacher

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
-INITS = ("tokenizer", "vision_init", "text_init")  # fields of a new student that name a folder
+STATISTICS_ROWS = 1024  # rows of the data that `map_whitening: data` takes its statistics from
 
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
@@ -31,9 +31,11 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
     from training.engine.stage import open_evaluation, open_run, train_task
     from training.tasks import Models
 
-    inputs = {f"student.{name}": getattr(recipe.student, name) for name in INITS}
+    new = recipe.student
+    inits = {"student.vision_init": new.vision_init, "student.text_init": new.text_init}
+    inputs = {"student.tokenizer": new.tokenizer, **inits}
     # a teacher's own training is not a stage of a new student
-    starts = [name for name in inputs.values() if name != recipe.teacher]
+    starts = [name for name in inits.values() if name != recipe.teacher]
     with open_run(recipe, "distill", inputs, starts) as run:
         teacher = open_teacher(run.recipe)
         student, processor = open_student(run.recipe, teacher)
@@ -58,9 +60,10 @@ def make_task(
     """Make the distillation task and open its data."""
     from accelerate.logging import get_logger
 
-    from training.data import PairStream
+    from training.data import BatchPlan, PairStream, make_loader
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
+    from training.tasks.spread import batches_on
     from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 
@@ -124,6 +127,16 @@ def make_task(
         bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
+    if recipe.map_whitening == "data" and task.adapters:
+        plan = BatchPlan(
+            recipe.batch_size,
+            recipe.seed,
+            task.num_views,
+            start=0,
+            augment=task.augment,
+            stop=math.ceil(STATISTICS_ROWS / recipe.batch_size),
+        )
+        task.measure_maps(batches_on(make_loader(inputs.dataset, plan), accelerator.device))
     return task, inputs.dataset
 
 

@@ -57,7 +57,7 @@ def test_label_prints_json(label, image, scores):
 
 def test_help_needs_no_packages(run_python):
     run = run_python(
-        "-c", BLOCK, "torch,transformers,numpy,onnxruntime,tokenizers,PIL", "label", "--help"
+        "-c", BLOCK, "torch,numpy,onnxruntime,tokenizers,PIL,starlette,uvicorn", "label", "--help"
     )
     assert "usage: dcclip" in run.stdout
 

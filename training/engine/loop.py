@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MethodType
 from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
@@ -92,6 +94,8 @@ def train(
     accelerator = run.accelerator
     # torch's type stubs lack the documented argument memory_format
     task.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        keep_depthwise_in_float32(task.student)
     plan = BatchPlan(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
@@ -195,3 +199,20 @@ def freeze_unreached(task: Task, batch: Batch):
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
     for parameter, gradient in zip(learned.values(), gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
+
+
+def keep_depthwise_in_float32(model: nn.Module):
+    """Take depthwise convolutions out of autocast on a CPU.
+
+    With torch 2.13, their bfloat16 gradients take 3 to 40 times as long as in float32 for strides of 2 and kernels of
+    5, and a training step of EfficientNet-Lite2 1.4 times as long.
+    """
+
+    def forward(self: nn.Conv2d, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return type(self).forward(self, images.float()).bfloat16()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            # a bound method, so that copies of the model call their own
+            module.forward = MethodType(forward, module)  # type: ignore[method-assign]
