@@ -342,7 +342,7 @@ def _run(options: argparse.Namespace):
         # imported here, because --help must work, and fast, without the packages of the runtime
         from modeling_dcclip.search import commands
 
-        getattr(commands, f"run_{options.command}")(options)
+        commands.RUN[options.command](options)
         sys.stdout.flush()  # here, because a closed pipe is not a user error
     except BrokenPipeError:
         # for what Python flushes at its end

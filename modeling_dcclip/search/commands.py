@@ -464,3 +464,15 @@ def _progress(unit: str) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
+
+
+# `browse` is a folder in place of a command
+RUN = {
+    "index": run_index,
+    "search": run_search,
+    "serve": run_serve,
+    "browse": run_browse,
+    "duplicates": run_duplicates,
+    "status": run_status,
+    "label": run_label,
+}

@@ -1,6 +1,8 @@
-"""Losses as pure functions of tensors; each returns a scalar."""
+"""Losses as pure functions of tensors; each returns a scalar. At the end, what a loss of stage 2 compares."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -333,3 +335,75 @@ def _sum_over_rows(
         checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts
     ]
     return torch.stack(values).sum()
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of one language.
+
+    Args:
+        index: Which captions of the batch they are, (T,) int64.
+        own: Which of them belong to this process.
+    """
+
+    index: Tensor
+    own: slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """The embeddings of a batch of all processes, and its labels; all float32.
+
+    Args:
+        embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
+            teacher, `teacher_image` (B, D) and `teacher_text` (T, D).
+        extra: Other outputs by name at their full width: what `OwnInputs.encode` returns, and `teacher_map` (B, C),
+            the mean of the teacher's feature map, if a loss has `needs_map`.
+        width: Number of leading dimensions D that are compared.
+        logit_scale: Scalar factor on the student's cosines.
+        logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
+        positive: Which captions match which image, (B, T) bool.
+        languages: Captions of each language of the recipe.
+        own_images: Which images belong to this process.
+        own_texts: Which captions belong to this process.
+        num_processes: Number of processes. A loss that each process computes for its own rows only is multiplied by
+            it, because the loss of a batch is the mean over the processes.
+    """
+
+    embeddings: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    width: int
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+    positive: Tensor
+    languages: list[Captions]
+    own_images: slice
+    own_texts: slice
+    num_processes: int
+
+    @cached_property
+    def unit(self) -> dict[str, Tensor]:
+        """The same embeddings, L2-normalized."""
+        return {name: F.normalize(value, dim=-1) for name, value in self.embeddings.items()}
+
+    def in_language(self, captions: Captions) -> "LossInputs":
+        """The same batch with the captions of one language only."""
+        embeddings = dict(self.embeddings)
+        for name, value in self.embeddings.items():
+            if name.endswith("text"):
+                embeddings[name] = value[captions.index]
+        positive = self.positive[:, captions.index]
+        return replace(self, embeddings=embeddings, positive=positive, own_texts=captions.own)
+
+    def at_width(self, width: int) -> "LossInputs":
+        """The same batch with the leading dimensions of all embeddings.
+
+        Args:
+            width: Number of dimensions, in 1..D.
+        """
+        embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
+        return replace(self, embeddings=embeddings, width=width)
+
+    def cut(self, name: str) -> Tensor:
+        """The leading dimensions of embeddings in `extra`, (..., D)."""
+        return self.extra[name][..., : self.width]

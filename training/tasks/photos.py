@@ -7,9 +7,8 @@ from tqdm.auto import tqdm
 from modeling_dcclip.image_dcclip import squashes
 from training.config import AlignRecipe
 from training.general_images.bank import load_images
-from training.tasks.loss import LossInputs, Models, OwnInputs
-from training.tasks.losses import embedding_loss, map_distances
-from training.tasks.task import Task
+from training.tasks.losses import LossInputs, embedding_loss, map_distances
+from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import LiveTargets, TargetSource
 
 IMAGES_AT_ONCE = 32  # images that the teacher encodes at once

@@ -28,6 +28,7 @@ from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.loop import (
     Evaluate,
+    Run,
     TrainingResult,
     keep_depthwise_in_float32,
     train,
@@ -92,8 +93,8 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 def run(dataset, processor):
     def run(task: Task, recipe: AlignRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
         kept = checkpoint.list_checkpoints(recipe.output_dir) if recipe.resume else []
-        accelerator = make_accelerator(recipe)
-        return train(task, dataset, recipe, processor, accelerator, "test", kept, evaluate)
+        opened = Run(recipe, make_accelerator(recipe), "test", kept)
+        return train(task, dataset, processor, opened, evaluate)
 
     return run
 
