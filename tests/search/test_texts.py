@@ -1,6 +1,5 @@
 """Words in photographs: which are read, what finds them, and that a search puts them first."""
 
-import json
 import os
 import sqlite3
 import time
@@ -14,7 +13,7 @@ from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.texts import TextReader, candidates, find
 from modeling_dcclip.search.upgrade import upgrade_index
-from tests.local_server import ask, serving
+from tests.local_server import client_of
 
 # a package that reads a text in every image, and ends its process for a white one
 READER = """
@@ -91,8 +90,8 @@ def written(calibrated, photos):
 
 
 def test_photographs_with_the_words_come_first_and_are_marked(written, photos):
-    with serving(SearchServer(written, port=0)) as server:
-        answer = json.loads(ask(server, "/search?q=red")[1])
+    with SearchServer(written, port=0) as server, client_of(server) as client:
+        answer = client.get("/search?q=red").json()
     hits = answer["hits"]
     assert [(hit["name"], hit["match"], hit["words"]) for hit in hits[:2]] == [
         ("red.jpg", "name", ["red"]),
