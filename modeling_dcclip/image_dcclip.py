@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -210,6 +211,63 @@ def crop_to_aspect(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def square_input(edge: int, squash: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the resize and of the center crop that give a square, as image processors of transformers state them.
+
+    Args:
+        edge: Edge of the square in pixels.
+        squash: Whether the whole image is resized to the square, instead of its short side.
+    """
+    square = {"height": edge, "width": edge}
+    return (square if squash else {"shortest_edge": edge}), square
+
+
+def fit_box(
+    width: int, height: int, size: Mapping[str, int], crop: Mapping[str, int]
+) -> tuple[int, int, int, int]:
+    """Size of an image after its resize, and the place of the center crop in it.
+
+    Args:
+        width: Width of the image in pixels.
+        height: Its height.
+        size: `height` and `width`, or `shortest_edge`, in pixels; empty without a resize.
+        crop: `height` and `width`; empty without a crop.
+
+    Returns:
+        Width, height, and the left and upper margin of the crop. Half pixels are rounded down, as by transformers.
+        torchvision, and with it open_clip, rounds some up.
+    """
+    if "height" in size:
+        width, height = size["width"], size["height"]
+    elif size:
+        shorter = min(width, height)
+        width, height = (int(size["shortest_edge"] * side / shorter) for side in (width, height))
+    if not crop:
+        return width, height, 0, 0
+    return width, height, (width - crop["width"]) // 2, (height - crop["height"]) // 2
+
+
+def fit_image(
+    image: Image.Image,
+    size: Mapping[str, int],
+    crop: Mapping[str, int],
+    resample: int = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Resize an RGB image with Pillow and crop its center, by the numbers of `fit_box`.
+
+    The image processors of transformers, and training, resize with torch, which differs by at most 1 of 255 in most
+    pixels.
+    """
+    if "height" not in size:  # a model that squashes images takes them whole
+        image = crop_to_aspect(image)
+    width, height, left, top = fit_box(*image.size, size, crop)
+    # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
+    for target in ((width, image.height), (width, height)):
+        if target != image.size:
+            image = image.resize(target, resample)
+    return image.crop((left, top, left + crop["width"], top + crop["height"])) if crop else image
+
+
 def squashes(image_processor: Any) -> bool:
     """Whether a transformers image processor resizes the whole image to a fixed height and width.
 
@@ -234,11 +292,14 @@ __all__ = [
     "DecompressionBomb",
     "ImageError",
     "crop_to_aspect",
+    "fit_box",
+    "fit_image",
     "formats",
     "open_header",
     "open_image",
     "open_regular",
     "reduce_jpeg",
+    "square_input",
     "squashes",
     "to_rgb",
 ]
