@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from filelock import FileLock, Timeout
+
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
@@ -217,17 +219,16 @@ def write_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / LOCK) and not stat.S_ISREG(os.lstat(folder / LOCK).st_mode):
             (folder / LOCK).unlink()  # a link would lead out of the index
-        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
-            lock.execute("BEGIN EXCLUSIVE")
+        with FileLock(folder / LOCK, timeout=0):
             yield
+    except Timeout as error:
+        raise BusyError(
+            Message(
+                "index: another process is writing to {!r}. Wait for it to end, or stop it.",
+                str(folder),
+            )
+        ) from error
     except (OSError, sqlite3.Error) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise BusyError(
-                Message(
-                    "index: another process is writing to {!r}. Wait for it to end, or stop it.",
-                    str(folder),
-                )
-            ) from error
         cause = error.__cause__ or error  # of an error that the catalog has reported
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
