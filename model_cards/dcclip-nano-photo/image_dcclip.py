@@ -7,7 +7,9 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -48,6 +50,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -277,6 +282,30 @@ def squashes(image_processor: Any) -> bool:
     return not isinstance(size, int | None) and size.get("height") is not None
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or a folder of the system, which holds copies of images."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def map_ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int
+) -> Iterator[Any]:
+    """Results of a function, such as a decoder, for all items in order, computed in threads: at most `ahead` + 1 at a
+    time.
+    """
+    pool = ThreadPoolExecutor(threads, "dcclip")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # cancel the remaining jobs after an early stop or an error
+        pool.shutdown(cancel_futures=True)
+
+
 @cache
 def formats() -> tuple[str, ...]:
     """The formats that this build of Pillow can open, and HEIF where its plug-in is installed."""
@@ -295,6 +324,8 @@ __all__ = [
     "fit_box",
     "fit_image",
     "formats",
+    "is_hidden",
+    "map_ahead",
     "open_header",
     "open_image",
     "open_regular",

@@ -8,9 +8,8 @@ one.
 import os
 import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
@@ -224,7 +224,8 @@ def _embed_pending(
     with warnings.catch_warnings():
         # Pillow's, about damaged files; they are listed as failures
         warnings.simplefilter("ignore")
-        for outcome in _read_all(catalog.pending(), read):
+        threads = num_cores()
+        for outcome in map_ahead(read, catalog.pending(), threads, WAITING * threads):
             batch.append(outcome)
             done += 1
             is_full = len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S
@@ -240,22 +241,6 @@ def _embed_pending(
 def num_cores() -> int:
     """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Iterator[Outcome]:
-    """Read files in as many threads as there are processors, and yield them in order."""
-    threads = num_cores()
-    executor = ThreadPoolExecutor(threads, "dcclip")
-    try:
-        waiting: deque[Future[Outcome]] = deque()
-        for path in paths:
-            waiting.append(executor.submit(read, path))
-            if len(waiting) >= WAITING * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:

@@ -27,6 +27,7 @@ from training.finetuning.measure import (
 from training.finetuning.splits import Prepared
 from training.hub import save_model, write_card
 from training.students import load_student
+from training.students.average import average_weights
 from training.utils.cli import command_of
 from training.utils.files import portable, write_text
 from training.utils.results import Results, Row, make_meta
@@ -74,12 +75,12 @@ def interpolate(
         end: Weights at the end of training by the same names.
         weight: Weight of the end, 0..1.
     """
-    weights = dict(end)
-    for name, tensor in end.items():
-        if tensor.is_floating_point():
-            share = TEXT_SHARE if name.startswith("text_") else 1.0
-            weights[name] = start[name].lerp(tensor, share * weight)
-    return weights
+
+    def shares(name: str) -> tuple[float, float]:
+        share = weight * (TEXT_SHARE if name.startswith("text_") else 1.0)
+        return share, 1 - share
+
+    return average_weights([end, start], shares)
 
 
 def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float) -> Point:

@@ -1,9 +1,7 @@
 """Image preparation for evaluation: decode, resize and normalize, in threads, while the model encodes."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +14,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from modeling_dcclip.image_dcclip import fit_image, square_input, squashes
+from modeling_dcclip.image_dcclip import fit_image, map_ahead, square_input, squashes
 from training.data.images import Normalize, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
@@ -114,23 +112,6 @@ class ImagePreparation:
             "mean": getattr(self.normalize, "mean", None),
             "std": getattr(self.normalize, "std", None),
         }
-
-
-def map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int
-) -> Iterator[Any]:
-    """Results of a function for all items, in order, computed in threads: at most `ahead` + 1 at a time."""
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # cancel the remaining jobs after an early stop or a damaged image
-        pool.shutdown(cancel_futures=True)
 
 
 def prepared_batches(

@@ -43,6 +43,7 @@ from training.experiments.photographs.towers import save_towers
 from training.experiments.photographs.words import simplified_pieces
 from training.hub import WEIGHTS_FILE
 from training.hub.cards import CardDetails, write_card
+from training.students.average import average_weights
 from training.teachers import DualEncoder
 from training.text.tokenizers import load_tokenizer
 from training.text.writing_systems import LANGUAGES
@@ -353,19 +354,10 @@ class Run:
             self.rows.append(replace(row, seed=recipe.seed))
 
     def _average(self, stage: Stage, path: Path):
-        """Mix the weights of earlier runs into those of a run.
-
-        On the way from one to the other, both captions and names are better than at either end (model soups,
-        https://arxiv.org/abs/2203.05482).
-        """
-        weights = load_file(path)
-        averaged = [name for name, each in weights.items() if each.is_floating_point()]
-        for name in averaged:
-            weights[name] *= 1 - sum(stage.shares.values())
-        for run, share in stage.shares.items():
-            other = load_file(self.folder / run / WEIGHTS_FILE)
-            for name in averaged:
-                weights[name] += share * other[name]
+        """Mix the weights of earlier runs into those of a run."""
+        others = [load_file(self.folder / run / WEIGHTS_FILE) for run in stage.shares]
+        shares = [1 - sum(stage.shares.values()), *stage.shares.values()]
+        weights = average_weights([load_file(path), *others], lambda name: shares)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
 
