@@ -173,7 +173,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # before the orientation is read: Pillow turns a TIFF file upright by itself
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # of damaged EXIF, whose pixels may be sound
+    except Exception:  # damaged EXIF; the pixels may be sound
         turn = None
     if turn is not None:
         image = image.transpose(turn)

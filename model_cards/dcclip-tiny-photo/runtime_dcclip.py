@@ -31,7 +31,7 @@ ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
-# of SentencePiece and of BERT; tokenizers of bytes know everything
+# unknown tokens of SentencePiece and of BERT; byte tokenizers know every text
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
 # largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines

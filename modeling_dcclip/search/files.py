@@ -77,7 +77,7 @@ class FileState:
 class UnreadablePhotoError(ValueError):
     """A file cannot be read: a short cause, and whether it fails again until it changes (`is_lasting`)."""
 
-    status_code = 404  # of the answer to a browser
+    status_code = 404  # status of the HTTP response
 
     def __init__(self, cause: str, is_lasting: bool = True):
         super().__init__(cause)

@@ -31,7 +31,7 @@ from modeling_dcclip.search.vectors import VectorStore
 COMMIT_FILES = 512
 COMMIT_S = 5.0
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
-SHOWN_EXTENSIONS = 5  # of files that are not indexed
+SHOWN_EXTENSIONS = 5  # extensions shown of files that are not indexed
 
 Progress = Callable[[int, int], None]
 
@@ -76,7 +76,7 @@ class Outcome:
 
     path: bytes
     state: FileState | None = None  # while it was read; None if it could not be read
-    digest: bytes = b""  # of its content
+    digest: bytes = b""  # digest of the content
     taken: str | None = None  # date by EXIF
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
     vectors: list[np.ndarray] = field(default_factory=list)
@@ -116,7 +116,7 @@ def update(
     # Path.is_dir fails if a disk does
     missing = {folder for folder in recorded if not os.path.isdir(folder)}
     known = {*recorded, *named} - missing
-    # of an index whose data are lost, all
+    # all folders if the index lost its data
     wanted = named if named and catalog.num_rows else known
     folders = []
     replaced = []

@@ -35,7 +35,7 @@ SETTINGS = "settings.json"
 BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 LOCK = ".lock"
-MAX_BYTES = 2**24  # of a settings file
+MAX_BYTES = 2**24  # largest settings file
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except Exception as error:  # of any kind, as of a list in place of an object
+        except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise UserError(
@@ -154,7 +154,7 @@ def catalog_path(folder: Path, number: int) -> Path:
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
-    _remove(path)  # of a process that was killed
+    _remove(path)  # left by a process that was killed
     catalog = Catalog(path, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
@@ -229,7 +229,7 @@ def write_lock(folder: Path) -> Iterator[None]:
             )
         ) from error
     except (OSError, sqlite3.Error) as error:
-        cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = error.__cause__ or error  # the catalog wraps errors of SQLite
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(

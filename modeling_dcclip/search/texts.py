@@ -34,7 +34,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS read (path BLOB PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(words, path UNINDEXED, version UNINDEXED);
 """
-CHARACTERS = "[\u3400-\u9fff]"  # of Chinese, which has no spaces between words
+CHARACTERS = "[\u3400-\u9fff]"  # Chinese characters; Chinese has no spaces between words
 WORD = r"[^\W\u3400-\u9fff]+"
 RUN = re.compile(f"{CHARACTERS}+|{WORD}")
 TOKEN = re.compile(f"{CHARACTERS}|{WORD}")

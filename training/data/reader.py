@@ -76,7 +76,7 @@ SPLITS = {
 }
 KIND_OF = {name: kind for kind, names in SPLITS.items() for name in names}
 CLASS_NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
-SHARDED_PREFIX = "/wds_"  # of the names of these data sets, whose folders are splits of tar shards
+SHARDED_PREFIX = "/wds_"  # prefix of their names; their folders are splits of tar shards
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}

@@ -7,7 +7,7 @@ from typing import Any
 
 from training.data.batch import EXPECTED_CAUSES, usable_captions
 
-COUNTS = ("samples", "captions", "usable", "damaged")  # of a stream
+COUNTS = ("samples", "captions", "usable", "damaged")  # counters of a stream
 MIN_SEEN = 200  # number of samples of a stream before the share of skipped ones is checked
 
 

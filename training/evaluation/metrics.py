@@ -217,7 +217,7 @@ def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     share = float(successes.sum()) / count
     if share in (0.0, 1.0):  # nothing is known about the variance
         return wilson_interval(share, int((sizes > 0).sum()))
-    variance = float((successes - share * sizes).square().sum()) / count**2  # of the share
+    variance = float((successes - share * sizes).square().sum()) / count**2  # variance of the share
     if variance == 0:
         return wilson_interval(share, count)
     return wilson_interval(share, min(count, share * (1 - share) / variance))

@@ -128,7 +128,7 @@ def make_retrieval_set(
     """
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     images = images.rename_columns({image_column: "image"})
-    numbers: dict[str, int] = {}  # of images, by digest
+    numbers: dict[str, int] = {}  # number of each image, by digest
     first_rows = []
     image_numbers = []
     for row, cell in enumerate(images):

@@ -35,9 +35,9 @@ from training.utils.results import Results, Row, make_meta
 START = "start"
 FINETUNED = "finetuned"
 WEIGHTS = tuple(0.15 * number for number in range(1, 7))  # at 1, recall on photographs fell further
-# of these weights for the text tower, whose change costs photographs more than it gains
+# the text tower moves this share: changing it costs photographs more than it gains
 TEXT_SHARE = 0.7
-TOLERANCE = 1e-9  # of a comparison of numbers of queries
+TOLERANCE = 1e-9  # rounding error when numbers of queries are compared
 
 
 @dataclass(frozen=True)

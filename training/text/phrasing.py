@@ -15,7 +15,9 @@ REQUESTS = {
         "之前拍的{}", "{}图片",
     ),
 }  # fmt: skip
-REQUEST_SHARE = 0.7  # of reworded captions; the others have a typing error or spaces
+REQUEST_SHARE = (
+    0.7  # share of reworded captions that become requests; the others have a typing error or spaces
+)
 
 
 def reword(text: str, language: str, share: float, *keys: int) -> str:

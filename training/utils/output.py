@@ -66,7 +66,7 @@ def claim_folder(
     names = list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        # of numbered files
+        # numbered files
         pattern = re.sub(r"\{\d+\.\.\d+\}", "*", os.path.expanduser(str(value or "")))
         for found in iglob(pattern, recursive=True):
             path = Path(found).resolve()

@@ -66,7 +66,7 @@ Recipe = AlignRecipe | DistillRecipe
 COMMAND = "photographs"
 RUN_FILE = "run.json"
 DATA, TARGETS, TOWERS = "data", "targets", "towers"
-ROOT = "runs/photographs/"  # of all paths in the recipes; stands for the output folder
+ROOT = "runs/photographs/"  # prefix of all paths in the recipes, replaced by the output folder
 VALIDATION = "_validation.parquet"
 
 
@@ -91,12 +91,12 @@ class Stage:
     model: str | None = None
 
 
-# of multilingual-e5-small: they keep what they learned from far more text
+# layers of multilingual-e5-small: they keep what they learned from far more text
 LOWER_LAYERS = (
     "[text_model.embeddings, text_model.encoder.layer.0, text_model.encoder.layer.1, "
     "text_model.encoder.layer.2, text_model.encoder.layer.3]"
 )
-# of the two steps in which the teacher's text tower learns embeddings
+# options of the two steps in which the teacher's text tower learns embeddings
 TEACHER_TEXTS = {
     "student": str(CONFIGS / "students/photographs_teacher.yaml"),
     "named_targets": "null",
@@ -364,7 +364,7 @@ class Run:
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
         folder = self.folder / str(stage.model)
-        if folder.exists():  # of a run that was interrupted during the export
+        if folder.exists():  # left by a run that was interrupted during the export
             remove_leftovers(folder)
             check_replaceable(folder)
         details = CardDetails(

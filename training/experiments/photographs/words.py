@@ -24,10 +24,10 @@ from training.teachers.images import ImagePreparation, prepared_batches
 from training.text.writing_systems import LANGUAGES
 
 LONGEST_NAME = 3  # words
-MIN_PHOTOS = 3  # of a noun; names of fewer photographs are mostly accidents
+MIN_PHOTOS = 3  # a noun needs this many photographs; rarer ones are mostly accidents
 CLASSIFIER_SIZE = 192  # height and width in pixels, close to the photographs' own
 MIN_PROBABILITY = 0.25
-MAX_CLASSES = 3  # of a photograph
+MAX_CLASSES = 3  # most classes of one photograph
 BATCH_SIZE = 64
 IRREGULAR = {
     "calves": "calf",
