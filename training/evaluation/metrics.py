@@ -199,8 +199,8 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
 def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     """95 % confidence interval of a share of trials that come in groups, such as the captions of an image.
 
-    Trials of a group tend to succeed together, so they count as fewer: as many as would give a share of independent
-    trials the variance that is observed between the groups.
+    Trials of a group tend to succeed together, so they count by their effective sample size: the number of independent
+    trials whose share has the variance that is observed between the groups.
 
     Args:
         hits: Whether each trial succeeded, (N,) bool.

@@ -40,7 +40,8 @@ def make_recipe(
     """
     num_images = prepared.num_training
     # the largest power of two that is at most a quarter of the images
-    usual = min(max(MIN_BATCH, 2 ** int(math.log2(max(1, num_images / 4)))), MAX_BATCH)
+    quarter = max(1, num_images // 4)
+    usual = min(max(MIN_BATCH, 2 ** int(math.log2(quarter))), MAX_BATCH)
     batch_size = options.batch_size or math.ceil(usual / num_processes)
     all_images = batch_size * num_processes
     if all_images > num_images:

@@ -51,5 +51,5 @@ def _mistype(text: str, place: float, which: float) -> str:
     start = starts[int(place * len(starts))]
     first = text[start]
     second = text[start + 1]
-    mistyped = (second + first, second, first + first + second)[int(which * 3)]
-    return text[:start] + mistyped + text[start + 2 :]
+    choices = [second + first, second, first + first + second]
+    return text[:start] + choices[int(which * len(choices))] + text[start + 2 :]

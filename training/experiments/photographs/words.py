@@ -69,7 +69,7 @@ def write_nouns(sources: Sequence[Path], path: Path):
     """Write photographs whose captions are the nouns of their captions.
 
     English nouns are the names of ImageNet-21k's synsets, in the singular; Chinese ones are what jieba tags as common
-    nouns. A noun stands as often as the captions of its photograph have it. Rare ones are left out.
+    nouns. Each noun is repeated once per caption that mentions it. Rare ones are left out.
 
     Args:
         sources: Parquet files with the column `image`, and `en`, `zh` or both, captions or lists of captions.
