@@ -108,7 +108,7 @@ class File:
 
     id: int  # stable while the file stays in the index
     path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
-    row: int  # of its vector; of a video, of one key frame
+    row: int  # row of its vector; for a video, the vector of one key frame
     taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
     seconds: float | None = None  # time of the key frame of a video

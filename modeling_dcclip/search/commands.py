@@ -39,9 +39,9 @@ from modeling_dcclip.search.settings import BusyError, has_index, read_settings
 from modeling_dcclip.search.texts import TextReader, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
 
-SHOWN_FAILURES = 3  # of each cause
+SHOWN_FAILURES = 3  # failures shown for each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
-THUMBNAIL_LINES = 8  # of the terminal
+THUMBNAIL_LINES = 8  # height of a thumbnail in lines
 # seconds between two updates of a watch; if an update that found no change takes long, this many times its duration
 WATCH_S = 60.0
 WATCH_SHARE = 20
@@ -343,7 +343,11 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
         try:
             server = make(host=options.host, port=port)
             break
-        except (OSError, OverflowError, UnicodeError) as error:  # of an address, port or name
+        except (
+            OSError,
+            OverflowError,
+            UnicodeError,
+        ) as error:  # the address, port or name cannot be used
             if port != ports[-1] and getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
             raise UserError(

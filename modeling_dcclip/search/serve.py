@@ -56,7 +56,7 @@ PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 MAX_EXAMPLE = 2**25  # bytes of an example image
 MAX_FOLDERS = 2**20  # bytes of names of folders
 EXAMPLES = 32  # that the server remembers
-LASTING = "private, max-age=31536000, immutable"  # of what has its version in its address
+LASTING = "private, max-age=31536000, immutable"  # for URLs that contain a version
 PAGE = Path(__file__).parent / "page"
 
 
@@ -112,7 +112,7 @@ class Indexing:
                 report = self._index.add(*folders, progress=progress, exclude=exclude)
             self._left_out = [message for message, _ in report.left_out()]
             self._report(report, len(self._index))
-        except KeyboardInterrupt:  # of the method below
+        except KeyboardInterrupt:  # raised by the method below
             pass
         except (ValueError, OSError) as error:
             self._error = message_of(error)

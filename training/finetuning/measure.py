@@ -133,8 +133,9 @@ class CaptionedImages:
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
-        by_text = row.metric.startswith("text_to_image")
-        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique()) // self.views
+        images, texts = self.pairs.pairs[str(row.language)].T
+        queries = texts if row.metric.startswith("text_to_image") else images
+        return len(queries.unique()) // self.views
 
 
 class Measurer:

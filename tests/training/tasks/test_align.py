@@ -270,7 +270,7 @@ def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     assert not torch.allclose(embed(), plain)
     config = student.config.text_config
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
-    assert not any(getattr(config, name, 0) for name in names)  # of the exported model
+    assert not any(getattr(config, name, 0) for name in names)  # in the exported model
 
 
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(student):
