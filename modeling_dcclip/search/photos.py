@@ -33,7 +33,7 @@ class Photo:
     """A file that was read as an image, or as a video."""
 
     state: FileState  # while it was read
-    digest: bytes  # of its content, 16 bytes
+    digest: bytes  # digest of the content, 16 bytes
     # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
     taken: str | None = None
     # a photograph, or key frames of a video: times in seconds and upright 8-bit RGB images on white; none if the

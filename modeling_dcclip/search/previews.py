@@ -19,7 +19,7 @@ from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
-MAX_BYTES = 2**30  # of the cache; the previews that were not used for the longest time leave it
+MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
 ORIENTATION = 0x0112  # tag of EXIF
 TURNED = (5, 6, 7, 8)  # its values for a turn by 90 degrees
 USUAL_RATIO = 3 / 2

@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from filelock import FileLock, Timeout
+
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
@@ -33,7 +35,7 @@ SETTINGS = "settings.json"
 BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 LOCK = ".lock"
-MAX_BYTES = 2**24  # of a settings file
+MAX_BYTES = 2**24  # largest settings file
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except Exception as error:  # of any kind, as of a list in place of an object
+        except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise UserError(
@@ -152,7 +154,7 @@ def catalog_path(folder: Path, number: int) -> Path:
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
-    _remove(path)  # of a process that was killed
+    _remove(path)  # left by a process that was killed
     catalog = Catalog(path, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
@@ -217,18 +219,17 @@ def write_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / LOCK) and not stat.S_ISREG(os.lstat(folder / LOCK).st_mode):
             (folder / LOCK).unlink()  # a link would lead out of the index
-        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
-            lock.execute("BEGIN EXCLUSIVE")
+        with FileLock(folder / LOCK, timeout=0):
             yield
+    except Timeout as error:
+        raise BusyError(
+            Message(
+                "index: another process is writing to {!r}. Wait for it to end, or stop it.",
+                str(folder),
+            )
+        ) from error
     except (OSError, sqlite3.Error) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise BusyError(
-                Message(
-                    "index: another process is writing to {!r}. Wait for it to end, or stop it.",
-                    str(folder),
-                )
-            ) from error
-        cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = error.__cause__ or error  # the catalog wraps errors of SQLite
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(

@@ -142,7 +142,7 @@ NO_CAPTION = "no caption"
 EMPTY = "empty caption"
 NO_LETTERS = "caption without letters or digits"
 NOT_UNICODE = "caption is not valid Unicode"
-HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # half of a surrogate pair
 WRONG_SCRIPT = "caption in the wrong script"
 # a missing translation, and what the user asked to filter
 EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})

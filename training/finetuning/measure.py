@@ -16,8 +16,8 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.experiments.corpus.free_photos import NUM_VIEWS, load_held_out
 from training.finetuning.splits import Prepared
+from training.general_images.photos import NUM_VIEWS, load_held_out
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
@@ -133,8 +133,9 @@ class CaptionedImages:
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
-        by_text = row.metric.startswith("text_to_image")
-        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique()) // self.views
+        images, texts = self.pairs.pairs[str(row.language)].T
+        queries = texts if row.metric.startswith("text_to_image") else images
+        return len(queries.unique()) // self.views
 
 
 class Measurer:

@@ -102,7 +102,7 @@ class Prepared:
 class _Pairs:
     """Usable images with their captions, and the rows that were left out."""
 
-    rows: list[int] = field(default_factory=list)  # of the user's data
+    rows: list[int] = field(default_factory=list)  # row numbers in the user's data
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
     num_merged: int = 0  # rows whose image is a copy of an earlier one

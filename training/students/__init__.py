@@ -2,8 +2,8 @@
 
 - `build.py`: a student with its processor, from a recipe, a size, a config alone or a saved folder
 - `sources.py`: the pretrained towers that a student can inherit weights from
-- `pretrained.py`: towers that pip packages bring
 - `inherit.py`: weights copied or cut from such a tower
+- `average.py`: weighted means of weights
 """
 
 from training.students.build import SIZES, build_student, load_size, load_student

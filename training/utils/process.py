@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# of a process for the others, such as for the targets of a large set
+# how long processes wait for each other, such as for the targets of a large set
 LONGEST_WAIT = timedelta(days=3)
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
@@ -67,6 +67,11 @@ def use_all_cores():
         if hasattr(os, "sched_getaffinity"):
             cores = min(cores, len(os.sched_getaffinity(0)))
         torch.set_num_threads(cores)
+
+
+def num_cores() -> int:
+    """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory():

@@ -107,6 +107,21 @@ def test_the_anchor_compares_in_the_space_of_the_student(batch, student, targets
 
 
 @torch.no_grad()
+def test_each_student_tower_is_contrasted_with_the_other_tower_of_the_teacher(
+    batch, student, targets
+):
+    losses = make_task(student, targets, interactive_weight=1.0)(batch)
+    image, text = encode(student, batch)
+    expected = []
+    for first, second in (
+        (image, targets.text.embedding[ENGLISH]),
+        (targets.image.embedding, text[ENGLISH]),
+    ):
+        expected.append(info_nce(first, second, scale_of(student), POSITIVE[:, ENGLISH]))
+    assert_equal(losses["interactive_en"], np.mean(expected))
+
+
+@torch.no_grad()
 def test_captions_of_every_two_languages_are_compared(student):
     english = [0, 3]
     chinese = [1, 4, 5]
@@ -255,7 +270,7 @@ def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     assert not torch.allclose(embed(), plain)
     config = student.config.text_config
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
-    assert not any(getattr(config, name, 0) for name in names)  # of the exported model
+    assert not any(getattr(config, name, 0) for name in names)  # in the exported model
 
 
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(student):
