@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import open_header, reduce_jpeg, to_rgb
+from modeling_dcclip.image_dcclip import ORIENTATION, open_header, reduce_jpeg, to_rgb
 from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
 DATE_TIME_DIGITIZED = 0x9004
+TURNED = (5, 6, 7, 8)  # orientations of EXIF with a turn by 90 degrees
 LIMIT_S = 60  # time limit of a process that decodes one image
 MAX_BYTES = 3 * 2**29  # for all images that this process decodes at once
 PAGE_BYTES = 344_000_000  # of them for the page: 48 megapixels of HEIC, or 86 of JPEG or PNG
@@ -210,6 +211,23 @@ def read_webp_size(head: bytes) -> tuple[int, int, bool] | None:
         return 1 + width, 1 + height, bool(head[20] & 0x10)
     width, height = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
     return width & 0x3FFF, height & 0x3FFF, False
+
+
+def read_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height of an upright image, from the header of its file.
+
+    Raises:
+        Exception: The file is damaged; decoders raise many kinds.
+    """
+    file.seek(0)
+    if webp := read_webp_size(file.read(HEAD_BYTES)):
+        return webp[:2]
+    file.seek(0)
+    with open_header(file) as image:
+        # the size of a TIFF is upright, whatever its EXIF says; Pillow decodes a PNG to find EXIF at its end
+        has_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        is_turned = has_turn and image.getexif().get(ORIENTATION) in TURNED
+        return image.size[::-1] if is_turned else image.size
 
 
 def _decoded_bytes(image: Image.Image, pixels: int, factor: int) -> int:

@@ -115,7 +115,9 @@ class LocalServer:
             backlog=BACKLOG,
         )
         self._server = Server(config)
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # with the protocol named, asyncio sends each part at once; else answers may wait for 40 ms
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if sys.platform != "win32":  # there, two servers could share a port
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

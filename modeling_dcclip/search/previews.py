@@ -11,8 +11,7 @@ from threading import Thread
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from modeling_dcclip.image_dcclip import open_header
-from modeling_dcclip.search.decoding import HEAD_BYTES, read_webp_size
+from modeling_dcclip.search.decoding import read_size
 from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
 from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
@@ -20,8 +19,6 @@ from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
 MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
-ORIENTATION = 0x0112  # tag of EXIF
-TURNED = (5, 6, 7, 8)  # its values for a turn by 90 degrees
 USUAL_RATIO = 3 / 2
 VIDEO_RATIO = 16 / 9
 
@@ -120,14 +117,6 @@ def _ratio(path: str, thumbnail: Path) -> float:
     with suppress(Exception):
         if extension in STILLS:
             with open_file(os.fsencode(path)) as file:
-                if webp := read_webp_size(file.read(HEAD_BYTES)):  # Pillow would take its memory
-                    return webp[0] / webp[1]
-            with open_file(os.fsencode(path)) as file, open_header(file) as image:
-                ratio = image.width / image.height
-                # the size of a TIFF is upright, whatever its EXIF says; Pillow decodes a PNG to find EXIF at its end
-                has_turn = image.format != "TIFF" and (
-                    image.format != "PNG" or "exif" in image.info
-                )
-                is_turned = has_turn and image.getexif().get(ORIENTATION) in TURNED
-                return 1 / ratio if is_turned else ratio
+                width, height = read_size(file)
+            return width / height
     return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO
