@@ -24,7 +24,6 @@ from modeling_dcclip.runtime_dcclip import ImageInput
 from modeling_dcclip.search.background import Background, command_of_main
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
 from modeling_dcclip.search.files import VIDEOS, extension_of
-from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import LOOKED, Filter
@@ -53,7 +52,6 @@ LOOKS = (
     "有字的牌子",
 )
 LINE = 1.0
-AT_ONCE = 10_000  # vectors in memory
 
 
 def is_available() -> bool:
@@ -194,11 +192,7 @@ def candidates(index: Index, texts: Texts) -> list[tuple[bytes, str]]:
     nouns = index.nouns
     with index.catalog.reading():  # no file of a row may leave the index meanwhile
         rows = np.array([row for row, _ in index.catalog.timeline(Filter())], np.int64)
-        scores = np.zeros(len(rows))
-        for start in range(0, len(rows), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            vectors = index.store.read(rows[part])
-            scores[part] = standardize((vectors @ looks.T).max(1), vectors @ nouns.T)
+        scores = index.standard_scores(rows, looks, nouns)
         likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
         groups = index.catalog.files_of_rows(likely)
     found = []
