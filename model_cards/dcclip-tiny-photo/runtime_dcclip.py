@@ -9,6 +9,7 @@ index = runtime.encode_images(paths)              # (N, D), L2-normalized
 """
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -406,6 +407,15 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
             f"image: {name} does not decode ({error}). Pass a path, the content of a file, or a Pillow image, such "
             "as PIL.Image.fromarray(array)."
         ) from error
+
+
+def digest_files(files: Sequence[Path]) -> str:
+    """Digest of files of a model and their names, 16 hexadecimal digits, which identifies its weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
 
 
 def _numbers(

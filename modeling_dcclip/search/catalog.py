@@ -59,15 +59,49 @@ CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, ve
 CREATE TABLE rotation (checksum INTEGER NOT NULL, matrix BLOB NOT NULL);
 CREATE TABLE sums (value TEXT NOT NULL);
 """
-# of what a search depends on: damage changes a sum, or else a path, which then names no file
-_SUMS = """
-SELECT printf('%d %d %d %d %d %d %d %d', (SELECT sum(number + 1 + checksum) FROM segments),
-    (SELECT sum(id + row + size + mtime_ns / 1000000000 + length(path) + instr(path, x'2f')) FROM files NOT INDEXED),
-    (SELECT sum(id + row) FROM files INDEXED BY files_by_row), (SELECT sum(row) FROM contents),
-    (SELECT sum(CAST(strftime('%s', taken) AS INTEGER)) FROM contents),
-    (SELECT sum(row + content + CAST(seconds * 1000 AS INTEGER)) FROM frames), (SELECT sum(row) FROM free_rows),
-    (SELECT sum(row + original) FROM signatures INDEXED BY copies WHERE original != row))
-"""
+# checksums of the columns that a search reads, each as a table and the term of one row. Damage changes a sum, or else
+# a path, which then names no file.
+_SUMS = (
+    ("segments", "{0}number + 1 + {0}checksum"),
+    (
+        "files NOT INDEXED",
+        "{0}id + {0}row + {0}size + {0}mtime_ns / 1000000000 + length({0}path) + instr({0}path, x'2f')",
+    ),
+    ("files INDEXED BY files_by_row", "{0}id + {0}row"),
+    ("contents", "{0}row"),
+    ("contents", "ifnull(CAST(strftime('%s', {0}taken) AS INTEGER), 0)"),
+    ("frames", "{0}row + {0}content + CAST({0}seconds * 1000 AS INTEGER)"),
+    ("free_rows", "{0}row"),
+    (
+        "signatures INDEXED BY copies WHERE original != row",
+        "({0}row + {0}original) * ({0}original != {0}row)",
+    ),
+)
+_TAKE_SUMS = (
+    f"SELECT printf('{' '.join(['%d'] * len(_SUMS))}', "
+    + ", ".join(f"(SELECT sum({term.format('')}) FROM {table})" for table, term in _SUMS)
+    + ")"
+)
+_CHANGES = {"INSERT": "+ {0}", "DELETE": "- {1}", "UPDATE": "+ {0} - {1}"}
+
+
+def _count_changes() -> str:
+    """Script with which a connection counts how much its statements change each sum, in the table `changes`.
+
+    Without recursive triggers, a row that REPLACE removes would not count.
+    """
+    script = "PRAGMA recursive_triggers = ON; CREATE TEMP TABLE changes (sum INTEGER PRIMARY KEY, change INTEGER);"
+    for number, (table, term) in enumerate(_SUMS):
+        script += f"INSERT INTO changes VALUES ({number}, 0);"
+        for event, change in _CHANGES.items():
+            changed = change.format(f"({term.format('NEW.')})", f"({term.format('OLD.')})")
+            script += (
+                f"CREATE TEMP TRIGGER {event}_{number} AFTER {event} ON main.{table.split()[0]} BEGIN "
+                f"UPDATE changes SET change = change {changed} WHERE sum = {number}; END;"
+            )
+    return script
+
+
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
@@ -186,11 +220,13 @@ class Catalog(Database):
             raise DamagedIndexError(path, "it is missing")
         script = "PRAGMA synchronous = FULL;"
         if create:
-            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_SUMS}; COMMIT;"
+            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS}; COMMIT;"
         super().__init__(path, script)
         for function in (search_text, date_in_name):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
-        if self.column(f"SELECT value = ({_SUMS}) FROM sums") != [1]:
+        with self._errors_reported():
+            self._connection.executescript(_count_changes())
+        if self.column(f"SELECT value = ({_TAKE_SUMS}) FROM sums") != [1]:
             raise self.damage("an entry is lost or changed")
 
     def verify(self):
@@ -229,7 +265,11 @@ class Catalog(Database):
         """Commit everything within the block, or after an error nothing."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield
-            self.execute(f"UPDATE sums SET value = ({_SUMS})")
+            changes = self.column("SELECT change FROM changes")
+            sums = map(int, self.value("SELECT value FROM sums").split())
+            changed = [total + change for total, change in zip(sums, changes, strict=True)]
+            self.execute("UPDATE sums SET value = ?", " ".join(map(str, changed)))
+            self.execute("UPDATE changes SET change = 0")
 
     def _many(self, statement: str, values: Iterable[tuple]):
         with self._lock, self._errors_reported():
@@ -238,10 +278,10 @@ class Catalog(Database):
     @property
     def num_rows(self) -> int:
         """Number of rows of vectors, free ones included."""
-        return self.value(
-            "SELECT (SELECT count(*) FROM contents) + (SELECT count(*) FROM frames)"
-            " + (SELECT count(*) FROM free_rows)"
-        )
+        # each number below it is in one of these tables; a count would read all of them
+        tables = ("contents", "frames", "free_rows")
+        last = [f"(SELECT ifnull(max(row), -1) FROM {table})" for table in tables]
+        return self.value(f"SELECT max({', '.join(last)}) + 1")
 
     def free_rows(self) -> np.ndarray:
         """Rows that hold no vector of a file, (N,) int64."""
@@ -489,6 +529,8 @@ class Catalog(Database):
     def _free(self, rows: Iterable[int]):
         """Free the rows that no file refers to any more."""
         candidates = [(row,) for row in set(rows)]
+        if not candidates:
+            return
         for row in candidates:
             self.execute(_FREE_SIGNATURE, *row)
             self.execute(_NEXT_ORIGINAL, *row)

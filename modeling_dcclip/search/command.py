@@ -31,12 +31,16 @@ from modeling_dcclip.search.messages import (
 
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 RUNTIME_PACKAGES = (
+    "filelock",
     "numpy",
     "onnxruntime",
     "pillow",
     "safetensors",
+    "segno",
+    "starlette",
     "tokenizers",
     "tqdm",
+    "uvicorn",
 )  # of the extra `runtime`
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
@@ -203,8 +207,8 @@ COMMANDS = {
             _option(
                 "--host",
                 default="127.0.0.1",
-                help="Address to listen on. Everyone who reaches it sees the photographs of the index. "
-                "Default: 127.0.0.1.",
+                help="Address to listen on; 0.0.0.0 for all devices in the network. Everyone who has the printed "
+                "address with its token sees the photographs of the index. Default: 127.0.0.1.",
             ),
             _option(
                 "--port",
@@ -281,7 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (summary, options) in COMMANDS.items():
         text = translate(summary)
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(error=command.error, index=None)
+        command.set_defaults(error=command.error, index=None, json=False)
         for names, settings in options:
             command.add_argument(*names, **settings | {"help": translate(settings["help"])})
     return parser
@@ -338,7 +342,7 @@ def _run(options: argparse.Namespace):
         # imported here, because --help must work, and fast, without the packages of the runtime
         from modeling_dcclip.search import commands
 
-        getattr(commands, f"run_{options.command}")(options)
+        commands.RUN[options.command](options)
         sys.stdout.flush()  # here, because a closed pipe is not a user error
     except BrokenPipeError:
         # for what Python flushes at its end

@@ -12,11 +12,12 @@ import time
 import warnings
 import webbrowser
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
@@ -46,7 +47,9 @@ WATCH_S = 60.0
 WATCH_SHARE = 20
 PORT = 8420
 PORTS = 20  # how many are tried from `PORT` on if it is taken
-SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
+SEES_PHOTOGRAPHS = (
+    "everyone who has this address, with its token, sees the photographs of the index"
+)
 USES_MODEL = "everyone who reaches this address can use the model"
 
 
@@ -282,28 +285,55 @@ def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
 
 def run_serve(options: argparse.Namespace):
     """Serve the page or the API until the process is stopped."""
-    from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
-    from modeling_dcclip.search.serve import SearchServer
-
     if options.api:
+        from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
+
         model = _model(options) or Path(read_settings(options.index).model)
         _serve(partial(ApiServer, open_model(model, threads=None)), USES_MODEL, options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now
-        _serve(partial(SearchServer, index), SEES_PHOTOGRAPHS, options)
+        _serve_index(index, options, [], None)
 
 
 def run_browse(options: argparse.Namespace):
     """Serve the page at once, and index folders meanwhile."""
+    with _open_to_add(options) as index:
+        _serve_index(index, options, options.folders, options.exclude)
+
+
+def _serve_index(
+    index: Index,
+    options: argparse.Namespace,
+    folders: Sequence[Path],
+    exclude: Sequence[str] | None,
+):
+    """Serve the page and index folders, or have the server of this index do it until that one ends."""
+    from modeling_dcclip.search.access import add_folders, sole_server
+    from modeling_dcclip.search.local_server import LOOPBACK
     from modeling_dcclip.search.serve import Indexing, SearchServer
+
+    def join():
+        url = add_folders(options.index, folders, exclude)
+        if options.host not in LOOPBACK or options.port not in (None, urlsplit(url).port):
+            raise UserError(
+                "port: another dcclip serves this index at {}. Stop it to choose a different --host or --port.",
+                url,
+            )
+        print(url, flush=True)
+        print_note("another dcclip serves this index; this one takes over when it ends")
+        if options.open:
+            webbrowser.open(url)
 
     report = partial(_print_report, options=options)
     with (
-        _open_to_add(options) as index,
+        suppress(KeyboardInterrupt),  # how a user ends it
+        sole_server(options.index, join),
         Index.open(options.index, index.runtime) as searched,
-        Indexing(index, options.folders, options.exclude, report) as indexing,
+        Indexing(index, report) as indexing,
     ):
+        if folders:
+            indexing.add(folders, exclude)
         _serve(partial(SearchServer, searched, indexing=indexing), SEES_PHOTOGRAPHS, options)
         if indexing.state()["running"]:
             print_error("stopped. The same command goes on where it stopped.")
@@ -334,6 +364,10 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
             print_note("port {} is taken, so the page is at port {}", ports[0], port)
         if options.host not in LOOPBACK:
             print_note(risk)
+            if server.access is not None and sys.stdout.isatty():
+                import segno
+
+                segno.make(server.url, micro=False).terminal(compact=True)
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
@@ -431,3 +465,15 @@ def _progress() -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
+
+
+# `browse` is a folder in place of a command
+RUN = {
+    "index": run_index,
+    "search": run_search,
+    "serve": run_serve,
+    "browse": run_browse,
+    "duplicates": run_duplicates,
+    "status": run_status,
+    "label": run_label,
+}

@@ -1,5 +1,6 @@
 """JPEG previews of photographs, cached on disk: the second look at a photograph decodes nothing."""
 
+import asyncio
 import io
 import os
 import threading
@@ -9,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
+from starlette.concurrency import run_in_threadpool
 
 from modeling_dcclip.image_dcclip import open_header
 from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
@@ -49,7 +51,7 @@ class Previews:
         for reader in self._readers.values():
             reader.shutdown(cancel_futures=True)
 
-    def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
+    async def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
         """JPEG of a file, at most `SIZES[kind]` pixels per side, without metadata.
 
         Args:
@@ -62,17 +64,10 @@ class Previews:
             UnreadablePhotoError: The file cannot be read or decoded.
         """
         cached = self._cached(version, seconds, kind)
-        with suppress(OSError):
-            content = cached.read_bytes()
-            os.utime(cached)  # it was used now
-            return content
-        making = self._readers[kind].submit(make_thumbnail, path, SIZES[kind], seconds or 0)
-        content = making.result()
-        partial = cached.with_suffix(f".{threading.get_ident()}")
-        with suppress(OSError):
-            cached.parent.mkdir(exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(cached)
+        content = await run_in_threadpool(_read_cached, cached)
+        if content is None:  # a request that waits for the reader holds no thread
+            making = self._readers[kind].submit(_make, cached, path, SIZES[kind], seconds or 0)
+            content = await asyncio.wrap_future(making)
         return content
 
     def ratio(self, path: str, version: str, seconds: float | None) -> float:
@@ -91,6 +86,27 @@ class Previews:
                 size += status.st_size
                 if size > MAX_BYTES or path.suffix != ".jpg":
                     path.unlink()
+
+
+def _read_cached(cached: Path) -> bytes | None:
+    with suppress(OSError):
+        content = cached.read_bytes()
+        os.utime(cached)  # it was used now
+        return content
+    return None
+
+
+def _make(cached: Path, path: str, edge: int, seconds: float) -> bytes:
+    """Make a preview, unless a request before has made it."""
+    if (content := _read_cached(cached)) is not None:
+        return content
+    content = make_thumbnail(path, edge, seconds)
+    partial = cached.with_suffix(f".{threading.get_ident()}")
+    with suppress(OSError):
+        cached.parent.mkdir(exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(cached)
+    return content
 
 
 @lru_cache(maxsize=100_000)

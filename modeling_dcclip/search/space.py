@@ -1,10 +1,8 @@
 """The embedding space of a model, which tells who may search an index and who may add to it."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.runtime_dcclip import Runtime, digest_files
 from modeling_dcclip.search.messages import Message
 
 WEIGHTS = "model*.safetensors"
@@ -86,12 +84,3 @@ class Space:
         if student.teacher_weights is None:
             return False
         return self.weights == student.teacher_weights or self.model == student.teacher
-
-
-def digest_files(files: list[Path]) -> str:
-    """Digest of files and their names, 16 hexadecimal digits; equals the digest of teachers in `training/`."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
-    return digest.hexdigest()

@@ -216,7 +216,8 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     port = str(free_port())
     command.main([str(photos), "--index", index, "--exclude", "a", "--port", port])
     report, address = sorted(capsys.readouterr().out.splitlines())  # two threads print them
-    assert [address] == opened == [f"http://127.0.0.1:{port}/"]
+    assert [address] == opened
+    assert address.startswith(f"http://127.0.0.1:{port}/?token=")
     assert report.startswith("3 files in the index: 3 embedded")
 
 

@@ -1,6 +1,5 @@
 """Words in photographs: which are read, what finds them, and that a search puts them first."""
 
-import json
 import os
 import sqlite3
 import time
@@ -13,7 +12,7 @@ from modeling_dcclip.search import texts as texts_module
 from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.texts import NAME, TextReader, Texts, _written, candidates
-from tests.local_server import ask, serving
+from tests.local_server import client_of
 from tests.search.conftest import names
 
 # a package that reads a text in every image, and ends its process for a white one
@@ -156,8 +155,8 @@ def written(calibrated, photos, texts):
 
 
 def test_a_photograph_with_the_words_comes_first_on_the_page(written):
-    with serving(SearchServer(written, port=0)) as server:
-        answer = json.loads(ask(server, "/search?q=red")[1])
+    with SearchServer(written, port=0) as server, client_of(server) as client:
+        answer = client.get("/search?q=red").json()
     assert [hit["name"] for hit in answer["hits"]][:2] == ["blue.jpg", "red.jpg"]
     assert answer["fits"] == 2
     assert len(answer["hits"]) == 5

@@ -1,7 +1,6 @@
 """Videos in an index: key frames, one hit with its time, and updates, copies and repairs that keep them whole."""
 
 import io
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -15,7 +14,7 @@ from modeling_dcclip.search.files import UnreadablePhotoError, Walk
 from modeling_dcclip.search.photos import make_thumbnail, read_photo
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.video import read_frame, read_frames
-from tests.local_server import ask, serving
+from tests.local_server import client_of
 from tests.search.conftest import RGB, film, names
 
 pytest.importorskip("av")
@@ -191,9 +190,9 @@ def test_the_rows_of_a_changed_video_are_used_again(filmed, photos):
 
 
 def test_the_page_shows_the_frame_that_was_found(filmed):
-    with serving(SearchServer(filmed, port=0)) as server:
-        hits = json.loads(ask(server, "/search?q=green&path=*.mp4")[1])["hits"]
-        _, image = ask(server, f"/thumbnail/{hits[0]['id']}")
+    with SearchServer(filmed, port=0) as server, client_of(server) as client:
+        hits = client.get("/search?q=green&path=*.mp4").json()["hits"]
+        image = client.get(f"/thumbnail/{hits[0]['id']}").content
     assert hits[0]["seconds"] == 10.0
     assert hits[0]["time"] == "0:10"
     assert color_at(Image.open(io.BytesIO(image))) == "green"

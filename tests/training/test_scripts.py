@@ -9,7 +9,8 @@ import yaml
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import ROOT, VIT, XLM_ROBERTA
-from training import align, distill, measure
+from training import align, distill
+from training.experiments import measure
 
 pytestmark = pytest.mark.slow
 

@@ -26,11 +26,9 @@ that does not decode is never left out in silence: `images.read_image` returns t
 counts, fine-tuning lists, and an evaluation refuses with the row.
 """
 
-import importlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -58,7 +56,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from training.utils.files import expanded, is_claimed
 from training.utils.keys import Digest
-from training.utils.trust import FUNCTION
+from training.utils.trust import FUNCTION, call_function
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
@@ -253,10 +251,8 @@ def _load(source: str | list[str], reading: Reading, *arguments: Any, **options:
 
 def _call(name: str, reading: Reading) -> Any:
     """Result of a function of the user's."""
-    module, function = name.split(":")
-    sys.path.append(os.getcwd())  # which `python training/X.py` leaves out
     with _loading(name, reading):
-        found = getattr(importlib.import_module(module), function)()
+        found = call_function(name)
     return _select_split(found, name, reading)[0]
 
 

@@ -25,8 +25,8 @@ class ExportOptions:
         towers: Towers to export: `vision`, `text` or `both`.
         variants: Number formats, `fp32` and `int8`. Default: all of the format.
         data: Labeled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
-            embedded corpus for a model of emoji, or the validation split that fine-tuning left in `folder`. Without
-            these, accuracy is not checked and the files are marked as unchecked.
+            validation split that fine-tuning left in `folder`, or the validation set of its recipe. Without these,
+            accuracy is not checked and the files are marked as unchecked.
         class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
             for each class, or the id of an ELEVATER set, such as cifar-100.
         calibration: Images that set the int8 ranges: any source, with the column `image_column`. Default: the images

@@ -71,8 +71,8 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
     Raises:
         ValueError: A module cannot be imported.
     """
+    from training.tasks.align import LOSSES
     from training.tasks.distill import DISTILL_LOSSES
-    from training.tasks.loss_table import LOSSES
 
     for name in modules:
         try:

@@ -2,7 +2,6 @@
 
 - `build.py`: a student with its processor, from a recipe, a size, a config alone or a saved folder
 - `sources.py`: the pretrained towers that a student can inherit weights from
-- `pretrained.py`: towers that pip packages bring
 - `inherit.py`: weights copied or cut from such a tower
 """
 

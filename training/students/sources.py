@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from training.students.pretrained import packaged_tower
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.loading import open_config
 from training.text.tokenizers import load_tokenizer
@@ -44,18 +43,13 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
     """Load the weights of one tower.
 
     Args:
-        init: Source of the weights: `teacher`, a tower of a pip package (see `PACKAGED_TOWERS`), or the Hub id or
-            folder of a tower or of a dual encoder.
+        init: Source of the weights: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
         tower: Kind of tower, `vision` or `text`.
         teacher: Teacher that `teacher` refers to. If its tower is not loaded, it is loaded for this call.
 
     Raises:
         ValueError: The checkpoint, its tokenizer or the teacher is missing.
     """
-    if packaged := packaged_tower(init, tower):
-        own = AutoConfig.for_model(**packaged.config())
-        named = {f"timm_model.{name}": each for name, each in packaged.weights().items()}
-        return SourceTower(init, tower, own, named)
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         if init == TEACHER:
@@ -89,8 +83,6 @@ def source_config(init: str, tower: str, teacher: DualEncoder | None = None) -> 
     Raises:
         ValueError: The checkpoint or the teacher is missing.
     """
-    if packaged := packaged_tower(init, tower):
-        return packaged.config()
     source = _read_config(init, tower, teacher)
     config = _tower_of(source, tower)
     model_type = config.model_type

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from training.config import AlignRecipe
 from training.data import tokenize
-from training.tasks.loss import LossInputs, Models, OwnInputs
-from training.tasks.losses import class_loss
-from training.tasks.task import Task
+from training.tasks.losses import LossInputs, class_loss
+from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import TargetSource
 
 NUM_DRAWN = 160  # random classes of a step, in addition to the most probable class of each image

@@ -107,6 +107,21 @@ def test_the_anchor_compares_in_the_space_of_the_student(batch, student, targets
 
 
 @torch.no_grad()
+def test_each_student_tower_is_contrasted_with_the_other_tower_of_the_teacher(
+    batch, student, targets
+):
+    losses = make_task(student, targets, interactive_weight=1.0)(batch)
+    image, text = encode(student, batch)
+    expected = []
+    for first, second in (
+        (image, targets.text.embedding[ENGLISH]),
+        (targets.image.embedding, text[ENGLISH]),
+    ):
+        expected.append(info_nce(first, second, scale_of(student), POSITIVE[:, ENGLISH]))
+    assert_equal(losses["interactive_en"], np.mean(expected))
+
+
+@torch.no_grad()
 def test_captions_of_every_two_languages_are_compared(student):
     english = [0, 3]
     chinese = [1, 4, 5]

@@ -10,10 +10,11 @@ from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_m
 from tests.training.tasks.hand_made import data_config, random, save_classifier
 from training.config import AlignRecipe
 from training.data import tokenize
-from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
-from training.experiments.corpus import free_photos as crops
+from training.general_images import bank
+from training.general_images.bank import load_images, vary_images
+from training.general_images.photos import photo_crops
 from training.tasks import Models
 from training.tasks.classes import ClassNames
 from training.tasks.general import GeneralTexts
@@ -72,8 +73,8 @@ def test_scenes_are_varied_sentences_in_both_languages():
 @pytest.fixture
 def few_photos(monkeypatch):
     """Five crops of photographs, encoded two at a time."""
-    photos = crops.photo_crops(IMAGE_SIZE, 5)
-    monkeypatch.setattr(crops, "photo_crops", lambda size: photos)
+    photos = photo_crops(IMAGE_SIZE, 5)
+    monkeypatch.setattr(bank, "photo_crops", lambda size: photos)
     monkeypatch.setattr("training.tasks.photos.IMAGES_AT_ONCE", 2)
     return photos
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.students.pretrained import PackagedFile
+from training.experiments.corpus.pretrained import PackagedFile
 from training.text.writing_systems import LANGUAGES
 
 SIZE = 384  # px, longer side

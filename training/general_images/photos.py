@@ -1,4 +1,4 @@
-"""Photographs with a free license from pip packages: examples of the card, and crops of them for rehearsal."""
+"""Photographs with a free license from pip packages: crops to train on, and others that show what a model forgets."""
 
 import math
 from dataclasses import dataclass
