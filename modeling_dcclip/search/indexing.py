@@ -8,8 +8,8 @@ one.
 import os
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -68,6 +68,25 @@ class Report:
     lost: str | None = None
     others: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    def left_out(self) -> Iterator[tuple[Message, list[str]]]:
+        """What was left out and why, the most files first, each with the paths of files that cannot be read."""
+        failed = defaultdict(list)
+        for path, cause in self.failures:
+            failed[cause].append(path)
+        for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
+            yield Message("unreadable: {} ({})", count_files(len(paths)), Message(cause)), paths
+        for folder in self.unreadable:
+            yield Message("cannot be read: {!r} (its indexed photographs are kept)", folder), []
+        for folder in self.missing:
+            message = Message(
+                "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
+                folder,
+            )
+            yield message, []
+        if self.others:
+            counts = count_extensions(self.others)
+            yield Message("files of other types are not indexed: {}", counts), []
 
 
 @dataclass
@@ -201,6 +220,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
         sum(1 for _ in walk),
         count_extensions(walk.others),
     )
+
+
+def count_files(number: int) -> Message:
+    """A number of files."""
+    return Message("1 file") if number == 1 else Message("{:,} files", number)
 
 
 def count_extensions(others: Counter[str]) -> str:
