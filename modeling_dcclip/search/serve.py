@@ -4,7 +4,6 @@ Only photographs of the index are read: a request names a number, never a path, 
 again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
-import hashlib
 import io
 import json
 import mimetypes
@@ -37,6 +36,7 @@ from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import MEMORY, decode_photo
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
@@ -278,7 +278,7 @@ class SearchServer(LocalServer):
     def _remember(self, content: bytes) -> str:
         with MEMORY.scope():
             _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge)
-        name = hashlib.blake2b(content, digest_size=8).hexdigest()
+        name = fingerprint(content)
         self.examples[name] = image
         while len(self.examples) > EXAMPLES:
             self.examples.popitem(last=False)
