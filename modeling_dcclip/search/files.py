@@ -1,6 +1,5 @@
 """Image files below a folder, and the state of a file."""
 
-import hashlib
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_dcclip.image_dcclip import is_hidden
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message
 
 
@@ -55,9 +55,7 @@ class FileState:
     @property
     def version(self) -> str:
         """Digest of all fields, 16 hexadecimal digits."""
-        return hashlib.blake2b(
-            b"%d %d " % (self.size, self.mtime_ns) + self.path, digest_size=8
-        ).hexdigest()
+        return fingerprint(b"%d %d " % (self.size, self.mtime_ns) + self.path)
 
     @classmethod
     def of(cls, path: bytes, status: os.stat_result) -> "FileState":

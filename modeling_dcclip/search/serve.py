@@ -4,7 +4,6 @@ Only photographs of the index are read: a request names a number, never a path, 
 again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
-import hashlib
 import io
 import json
 import mimetypes
@@ -38,6 +37,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo, give_memory_back
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
@@ -291,7 +291,7 @@ class SearchServer(LocalServer):
             _, image = decode_photo(io.BytesIO(content), runtime.edge)
             embedding = runtime.encode_images([image])[0]
             example = Example(runtime, embedding, encode_thumbnail(image))
-        name = hashlib.blake2b(content, digest_size=8).hexdigest()
+        name = fingerprint(content)
         self.examples[name] = example
         while len(self.examples) > EXAMPLES:
             self.examples.popitem(last=False)

@@ -7,7 +7,6 @@
 A new catalog is written first, and comes into force when the settings are renamed.
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -25,6 +24,7 @@ from filelock import FileLock, Timeout
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message, UserError, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
@@ -125,7 +125,7 @@ def write_settings(folder: Path, settings: Settings, *names: str):
 
 def _checksum(fields: dict[str, Any]) -> str:
     content = json.dumps(fields, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return fingerprint(content)
 
 
 def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:

@@ -1,6 +1,5 @@
 """The batch that data, tasks and the training loop share: its captions, their token ids, and how it is made."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from training.data.images import Views
 from training.text.phrasing import reword
 from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import is_written_in
+from training.utils.keys import fingerprint
 
 
 class Batch(TypedDict, total=False):
@@ -180,7 +180,7 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
 
 def text_id(text: str) -> int:
     """63-bit id of a text, the same in any process and run; it fits into an int64 tensor."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(fingerprint(text.encode()), "big") >> 1
 
 
 def tokenize(

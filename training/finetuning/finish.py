@@ -17,8 +17,8 @@ from training.engine.checkpoint import save_final
 from training.finetuning.finetune_options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.measure import (
     VALIDATION,
-    Embeddings,
     Measurer,
+    SetEmbeddings,
     kept_values,
     mean_cosine,
     mean_of,
@@ -52,7 +52,7 @@ class Point:
 
     weight: float
     rows: Sequence[Row]
-    embeddings: Embeddings | None = None
+    embeddings: SetEmbeddings | None = None
 
     @property
     def validation(self) -> float:

@@ -8,4 +8,4 @@
 
 from training.students.build import SIZES, build_student, load_size, load_student
 from training.students.inherit import inherit_weights
-from training.students.sources import SourceTower, open_source
+from training.students.sources import SourceTower, open_source_tower

@@ -39,7 +39,7 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
+def open_source_tower(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
