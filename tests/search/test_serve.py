@@ -349,7 +349,7 @@ def test_a_request_that_comes_slowly_is_ended_and_holds_up_no_other(
 
 
 def test_a_connection_without_a_request_makes_room_for_another(connect, monkeypatch):
-    monkeypatch.setattr(local_server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(local_server, "MAX_IDLE", 2)
     first, second = connect(), connect()
     assert connect(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").recv(8) == b"HTTP/1.1"
     assert first.recv(1) == b""
