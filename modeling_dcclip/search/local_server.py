@@ -376,8 +376,9 @@ class _Connection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether it is open, and no request is being answered."""
+        is_free = self.cycle is None or self.cycle.response_complete
+        return is_free and not self.transport.is_closing()
 
     def _start(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)
