@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,45 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
             f"image: {name} does not decode ({error}). Pass a path, the content of a file, or a Pillow image, such "
             "as PIL.Image.fromarray(array)."
         ) from error
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the embeddings of a model come from, which tells whose embeddings they can be compared with.
+
+    Args:
+        model: Hub id of the model, or its folder.
+        weights: Fingerprint of its weights, or their commit; None if it is unknown.
+        teacher: Name of the teacher whose space it has; None if it has no teacher.
+        teacher_weights: Fingerprint of the teacher's weights; None if the embeddings are not in the teacher's space.
+        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
+    """
+
+    model: str
+    weights: str | None
+    teacher: str | None
+    teacher_weights: str | None
+    rotation: str | None
+
+    def rotations(self, other: "Lineage") -> tuple[str | None, str | None] | None:
+        """Digests of the rotations from a common space to this one and to the other, None for an identity.
+
+        The spaces are the same for one model, for students of one teacher, and for a teacher and its student. For all
+        other pairs, the result is None.
+        """
+        if self.weights is not None and self.weights == other.weights:
+            return None, None
+        if self.teacher_weights is not None and self.teacher_weights == other.teacher_weights:
+            return self.rotation, other.rotation
+        if self._taught(other):
+            return None, other.rotation
+        return (self.rotation, None) if other._taught(self) else None
+
+    def _taught(self, student: "Lineage") -> bool:
+        """Whether a student has the space of this model: by weights, or by name if they are a commit of the Hub."""
+        if student.teacher_weights is None:
+            return False
+        return self.weights == student.teacher_weights or self.model == student.teacher
 
 
 def digest_files(files: Sequence[Path]) -> str:

@@ -397,8 +397,8 @@ def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
 
 
 def test_a_teacher_is_known_by_its_weights_or_its_name():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    student = Space("student", "2" * 16, "", "a/copy", teacher.weights, 16, "digest", 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "", 16, 16)
+    student = Space("student", "2" * 16, "a/copy", teacher.weights, "digest", "", 16, 16)
     stranger = replace(student, teacher_weights="0" * 16)
     assert teacher.rotations(student) == (None, "digest")
     assert student.rotations(teacher)
@@ -407,8 +407,8 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
 
 
 def test_a_student_that_has_left_its_teachers_space_shares_none():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    left = Space("left", "2" * 16, "", "some/teacher", None, 16, None, 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "", 16, 16)
+    left = Space("left", "2" * 16, "some/teacher", None, None, "", 16, 16)
     assert teacher.rotations(left) is None
     assert left.rotations(teacher) is None
     assert left.rotations(replace(left, weights="3" * 16)) is None
