@@ -31,13 +31,18 @@ from modeling_dcclip.search.files import (
 )
 from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.query import Filter
+from modeling_dcclip.search.signatures import TOLERANCE, place_of
 from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search, words_of
 from modeling_dcclip.search.words import TABLES as WORD_TABLES
 
+NEAREST = (
+    64  # images of about the same tone that a new one is compared with, however many there are
+)
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
-# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py; sums: see _SUMS;
+# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
+# original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
 # words.py has the tables of words
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
@@ -47,7 +52,11 @@ CREATE TABLE files (
 );
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE frames (row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL);
-CREATE TABLE signatures (row INTEGER PRIMARY KEY, pixels BLOB NOT NULL);
+CREATE TABLE signatures (
+    row INTEGER PRIMARY KEY, pixels BLOB NOT NULL, cell INTEGER NOT NULL, tone REAL NOT NULL, original INTEGER NOT NULL
+);
+CREATE INDEX originals ON signatures (cell, tone) WHERE original = row;
+CREATE INDEX copies ON signatures (original) WHERE original != row;
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
@@ -67,6 +76,10 @@ _SUMS = (
     ("contents", "ifnull(CAST(strftime('%s', {0}taken) AS INTEGER), 0)"),
     ("frames", "{0}row + {0}content + CAST({0}seconds * 1000 AS INTEGER)"),
     ("free_rows", "{0}row"),
+    (
+        "signatures INDEXED BY copies WHERE original != row",
+        "({0}row + {0}original) * ({0}original != {0}row)",
+    ),
 )
 _TAKE_SUMS = (
     f"SELECT printf('{' '.join(['%d'] * len(_SUMS))}', "
@@ -310,12 +323,21 @@ class Catalog(Database):
         found = self.execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
-    def content_rows(self, count: int) -> np.ndarray:
-        """For each row below a count, the first row of the same content, (count,) int64."""
+    def content_rows(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each row below a count, the first row of the same content, and of the original of a copy.
+
+        Returns:
+            Two arrays (count,) int64.
+        """
         first = np.arange(count)
         for row, content in self.execute("SELECT row, content FROM frames"):
             first[row] = content
-        return first
+        original = first.copy()
+        for row, earlier in self.execute(
+            "SELECT row, original FROM signatures WHERE original != row"
+        ):
+            original[row] = earlier
+        return first, original
 
     def files_of_rows(
         self, rows: Iterable[int], chosen: Filter | None = None
@@ -468,13 +490,11 @@ class Catalog(Database):
             yield from (path for _, path in found)
             position = found[-1][0]
 
-    def allocate(
-        self, contents: Sequence[tuple[bytes, str | None, bytes | None, Sequence[float]]]
-    ) -> np.ndarray:
+    def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
         """Give each new content a row, and the further frames of a video the next ones: free rows, then new ones.
 
-        A content is a digest, a date, a signature and the times of the further frames in seconds. Call it within
-        `writing()`, before any row is freed.
+        A content is a digest, a date and the times of the further frames in seconds. Call it within `writing()`,
+        before any row is freed.
         """
         end = self.num_rows
         count = sum(1 + len(times) for *_, times in contents)
@@ -482,21 +502,32 @@ class Catalog(Database):
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
-        for digest, taken, pixels, times in contents:
+        for digest, taken, times in contents:
             row = next(numbers)
             self.execute("INSERT INTO contents VALUES (?, ?, ?)", row, digest, taken)
-            if pixels is not None:
-                self.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", row, pixels)
             frames = [(next(numbers), row, seconds) for seconds in times]
             self._many("INSERT INTO frames VALUES (?, ?, ?)", frames)
         return np.array(rows, np.int64)
 
-    def signatures(self, rows: Iterable[int]) -> dict[int, bytes]:
-        """The signatures of rows that have one."""
+    def originals_near(self, pixels: bytes) -> dict[int, bytes]:
+        """Signatures by row that may be of the original of a copy with a signature, at most `NEAREST` of each cell."""
+        cells, tone = place_of(pixels)
         found: dict[int, bytes] = {}
-        for row in rows:
-            found.update(self.execute("SELECT row, pixels FROM signatures WHERE row = ?", int(row)))
+        for cell in cells:
+            for limits in (
+                "tone >= ?2 AND tone <= ?2 + ?3 ORDER BY tone",
+                "tone < ?2 AND tone >= ?2 - ?3 ORDER BY tone DESC",
+            ):
+                query = f"SELECT row, pixels FROM signatures WHERE original = row AND cell = ?1 AND {limits} LIMIT ?4"
+                found.update(self.execute(query, cell, tone, TOLERANCE, NEAREST // 2))
         return found
+
+    def add_signature(self, row: int, pixels: bytes, original: int):
+        """Enter the signature of a new row, with the row that it is a copy of, or its own, within `writing()`."""
+        cells, tone = place_of(pixels)
+        self.execute(
+            "INSERT INTO signatures VALUES (?, ?, ?, ?, ?)", row, pixels, cells[0], tone, original
+        )
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
@@ -556,8 +587,9 @@ class Catalog(Database):
         candidates = [(row,) for row in set(rows)]
         if not candidates:
             return
-        unseen = "NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)"
-        self._many(f"DELETE FROM signatures WHERE row = ? AND {unseen}", candidates)
+        for row in candidates:
+            self.execute(_FREE_SIGNATURE, *row)
+            self.execute(_NEXT_ORIGINAL, *row)
         unused = (
             "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         )
@@ -593,6 +625,15 @@ ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
 _COUNT_ENTERED = """
 SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
 """
+_FREE_SIGNATURE = """
+DELETE FROM signatures WHERE row = ? AND NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)
+"""
+# the first copy of an original that is gone takes its place
+_NEXT_ORIGINAL = """
+UPDATE signatures SET original = next FROM
+    (SELECT min(row) AS next FROM signatures WHERE original = ?1 AND original != row)
+WHERE original = ?1 AND original != row AND NOT EXISTS (SELECT 1 FROM signatures WHERE row = ?1)
+"""
 _BELOW = "(path = ? OR path > ? AND path < ?)"
 
 
@@ -623,4 +664,5 @@ def distinct_files(files: Sequence[File]) -> list[File]:
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
             chosen.setdefault((found.st_dev, found.st_ino), file)
-    return [file for file in files if file in chosen.values()] or [*files]
+    distinct = {*chosen.values()}
+    return [file for file in files if file in distinct] or [*files]

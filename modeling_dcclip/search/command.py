@@ -233,7 +233,7 @@ COMMANDS = {
                 metavar="COSINE",
                 type=float,
                 default=0.945,
-                help="Lowest cosine similarity to the first photograph of a group, above 0, at most 1. "
+                help="Lowest cosine similarity to the first photograph of a group, 0.945 to 1. "
                 "Default: 0.945, which finds copies that a messenger has compressed.",
             ),
             _option("--json", action="store_true", help="Print a JSON list of groups."),

@@ -68,7 +68,7 @@ def run_index(options: argparse.Namespace):
             say("{} removed", count_files(removed))
         return
     with _open_to_add(options) if options.upgrade is None else Index.open(options.index) as index:
-        with _progress("images") as show:
+        with _progress() as show:
             if options.upgrade is None:
                 report = index.add(*options.folders, progress=show, exclude=options.exclude)
             else:
@@ -319,12 +319,11 @@ def _serve_index(
             webbrowser.open(url)
 
     report = partial(_print_report, options=options)
-    bar = partial(_progress, "images")
     with (
         suppress(KeyboardInterrupt),  # how a user ends it
         sole_server(options.index, join),
         Index.open(options.index, index.runtime) as searched,
-        Indexing(index, report, bar) as indexing,
+        Indexing(index, report, _progress) as indexing,
     ):
         if folders:
             indexing.add(folders, exclude)
@@ -377,8 +376,8 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
 
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
-    with Index.open(options.index) as index, _notes_printed(), _progress("pairs") as show:
-        groups = find_duplicates(index, options.threshold, show)
+    with Index.open(options.index) as index, _notes_printed():
+        groups = find_duplicates(index, options.threshold)
     if options.json:
         print_json([[each._asdict() for each in group] for group in groups])
         return
@@ -449,17 +448,18 @@ def _notes_printed() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
+def _progress() -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
     from tqdm import tqdm  # a search shows no bar
 
+    unit = translate("images")
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(unit=translate(unit), disable=None, leave=False, bar_format=layout) as bar:
+    with tqdm(unit=unit, disable=None, leave=False, bar_format=layout) as bar:
 
         def show(done: int, total: int):
             bar.total = total
             rate = done / max(bar.format_dict["elapsed"], 1e-3)
-            bar.set_postfix_str(translate(Message("{:.1f} {}/s", rate, Message(unit))), False)
+            bar.set_postfix_str(translate(Message("{:.1f} {}/s", rate, unit)), False)
             bar.update(done - bar.n)
 
         yield show

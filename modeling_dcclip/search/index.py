@@ -12,6 +12,7 @@ An index is a folder with settings, and a catalog of files and their vectors: se
 
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,11 +40,11 @@ from modeling_dcclip.search.settings import (
     write_lock,
     write_settings,
 )
-from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same
 from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.vectors import VectorStore, largest
+from modeling_dcclip.search.vectors import VectorStore, best_of_each, largest
 from modeling_dcclip.search.words import Found, find_in
 
+AT_ONCE = 10_000  # vectors in memory
 AHEAD = 2.0  # of every cosine similarity: what words find comes first
 
 
@@ -395,25 +396,23 @@ class Index:
             query = query / max(np.linalg.norm(query), 1e-6)
             ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
-            first = self.catalog.content_rows(count)
+            first, original = self.catalog.content_rows(count)
             allowed = self._allowed(count, chosen)
             found = self.catalog.find_words(text)
             ahead = self._ahead(found, count)[first]
             scores = self.store.scores(ranked, count) + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
-            groups = self._best(scores, first, skip + top)
-            rows = np.array([group[0] for group in groups], np.int64)
+            rows = largest(best_of_each(scores, original), skip + top)
+            groups = self._grouped(rows[skip:], scores, first, original)
             ahead = ahead[rows]
             scores = scores[rows] - AHEAD * ahead
             judged = None
             if calibration is not None:
                 by_score = np.argsort(-scores, kind="stable")  # words change no probability
-                vectors = self.store.read(rows[by_score])
-                standard = standardize(vectors @ query, vectors @ nouns.T)
+                standard = self.standard_scores(rows[by_score], query[None], nouns)
                 judged = judge(standard, name_share(length), int(allowed.sum()), calibration)
                 for values in judged:
                     values[by_score] = values.copy()
-            groups = groups[skip:]
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
         hits = _hits(
@@ -442,27 +441,19 @@ class Index:
                 ahead[row] = max(ahead[row], found.files[number])
         return ahead
 
-    def _best(self, scores: np.ndarray, first: np.ndarray, count: int) -> list[list[int]]:
-        """Rows with the highest finite scores, highest first, of each video its best frame alone.
-
-        Each is followed by the rows of those below it that are its recompressed copies.
-        """
-        asked = count
-        while True:
-            rows = largest(scores, asked)
-            _, places = np.unique(first[rows], return_index=True)
-            rows = rows[np.sort(places)]
-            groups = {row: [row] for row in rows.tolist()}
-            vectors = self.store.read(rows)
-            near = rows[np.argwhere(np.triu(vectors @ vectors.T >= NEAR_COSINE, 1))]  # (N, 2)
-            pixels = self.catalog.signatures(np.unique(near))
-            for above, below in near.tolist():
-                is_known = {above, below} <= pixels.keys() & groups.keys()
-                if is_known and shows_the_same(pixels[above], pixels[below]):
-                    groups[above] += groups.pop(below)
-            if len(groups) >= count or np.count_nonzero(np.isfinite(scores)) <= asked:
-                return [*groups.values()][:count]
-            asked *= 2
+    def _grouped(
+        self, rows: np.ndarray, scores: np.ndarray, first: np.ndarray, original: np.ndarray
+    ) -> list[list[int]]:
+        """Each of the rows with the rows of its copies that have a finite score, highest first."""
+        is_listed = np.isin(original, original[rows]) & (first == np.arange(len(first)))
+        listed = np.flatnonzero(is_listed & np.isfinite(scores))
+        copies: dict[int, list[int]] = defaultdict(list)
+        for row in listed[np.argsort(-scores[listed], kind="stable")].tolist():
+            copies[original[row]].append(row)
+        return [
+            [row, *(each for each in copies[original[row]] if each != first[row])]
+            for row in rows.tolist()
+        ]
 
     def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
@@ -477,6 +468,17 @@ class Index:
         if self._nouns is None:
             self._nouns = self.embed_texts(NOUNS)
         return self._nouns
+
+    def standard_scores(
+        self, rows: np.ndarray, queries: np.ndarray, nouns: np.ndarray
+    ) -> np.ndarray:
+        """Standard scores of rows (K,) for the most similar of queries (Q, D), (K,); see `standardize` in fit.py."""
+        scores = np.zeros(len(rows))
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            vectors = self.store.read(rows[part])
+            scores[part] = standardize((vectors @ queries.T).max(1), vectors @ nouns.T)
+        return scores
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts in the space of the index, (N, D) float32, of unit length."""

@@ -24,7 +24,7 @@ from modeling_dcclip.search.decoding import MEMORY
 from modeling_dcclip.search.files import VIDEOS, FileState, Walk, extension_of, patterns_of
 from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.signatures import signature
+from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same, signature
 from modeling_dcclip.search.vectors import VectorStore
 
 # a commit after so many files or seconds: what a kill may lose
@@ -303,6 +303,16 @@ def _commit(
         return Counter(embedded=embedded, unchanged=unchanged, known=known)
 
 
+def _original(
+    catalog: Catalog, store: VectorStore, row: int, pixels: bytes, vector: np.ndarray
+) -> int:
+    """The row of the first image that a new one is a copy of, but for size and compression; else its own row."""
+    near = catalog.originals_near(pixels)
+    same = np.array([*near], np.int64)[shows_the_same(pixels, [*near.values()])]
+    copied = (each for each in np.sort(same).tolist() if store.stored(each) @ vector >= NEAR_COSINE)
+    return next(copied, row)
+
+
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
     """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`."""
     new: dict[bytes, Outcome] = {}
@@ -313,9 +323,14 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         contents = []
         vectors = []
         for digest, each in new.items():
-            contents.append((digest, each.taken, each.pixels, each.seconds[1:]))
+            contents.append((digest, each.taken, each.seconds[1:]))
             vectors += each.vectors
-        store.write(catalog.allocate(contents), np.stack(vectors))
+        rows = catalog.allocate(contents)
+        store.write(rows, np.stack(vectors))
+        pixels = chain.from_iterable([each.pixels] * len(each.vectors) for each in new.values())
+        for row, shown, vector in zip(rows.tolist(), pixels, vectors, strict=True):
+            if shown is not None:
+                catalog.add_signature(row, shown, _original(catalog, store, row, shown, vector))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

@@ -19,7 +19,6 @@ import numpy as np
 from modeling_dcclip.runtime_dcclip import ImageInput
 from modeling_dcclip.search.background import Background, command_of_main
 from modeling_dcclip.search.files import VIDEOS, FileState, extension_of
-from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import LOOKED, Filter
@@ -38,7 +37,6 @@ LOOKS = (
     "有字的牌子",
 )
 LINE = 1.0
-AT_ONCE = 10_000  # vectors in memory
 
 
 def is_available() -> bool:
@@ -85,11 +83,7 @@ def candidates(index: Index) -> list[FileState]:
         read = {*index.catalog.column("SELECT row FROM texts")}
         timeline = index.catalog.timeline(Filter())
         rows = np.array([row for row, _ in timeline if row not in read], np.int64)
-        scores = np.zeros(len(rows))
-        for start in range(0, len(rows), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            vectors = index.store.read(rows[part])
-            scores[part] = standardize((vectors @ looks.T).max(1), vectors @ nouns.T)
+        scores = index.standard_scores(rows, looks, nouns)
         likely = [rows[place] for place in np.argsort(-scores) if scores[place] >= LINE]
         groups = index.catalog.files_of_rows(likely)
     states = [files[0].state for files in groups.values()]

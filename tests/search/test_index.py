@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import duplicates, indexing, vectors
+from modeling_dcclip.search import indexing, vectors
 from modeling_dcclip.search.catalog import Database
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name, search_text
@@ -149,23 +149,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     index.add(photos)
     assert not find_duplicates(index, 0.9999)
     assert {hit.copies for hit in index.search("red")} == {()}
-
-
-def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", 16)
-    vectors = np.random.default_rng(0).standard_normal((120, 4), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = []
-    for row in range(120):
-        for group in expected:
-            if vectors[group[0]] @ vectors[row] >= 0.9:
-                group.append(row)
-                break
-        else:
-            expected.append([row])
-    groups = duplicates._group(vectors, np.ones(120, bool), [None] * 120, 0.9, None)
-    assert [[row for row, _ in group] for group in groups] == expected
-    assert 2 < max(map(len, expected)) < 100
 
 
 def test_content_that_left_the_index_after_it_was_read_is_embedded_again(

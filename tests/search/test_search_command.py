@@ -10,6 +10,7 @@ import webbrowser
 from contextlib import ExitStack
 
 import pytest
+from PIL import Image
 
 from modeling_dcclip.search import command, commands
 from modeling_dcclip.search.commands import SHOWN_FAILURES, THUMBNAIL_LINES
@@ -146,14 +147,16 @@ def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(
     assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
 
 
-def test_duplicates_lists_groups(run, indexed, paint):
-    paint(indexed / "red too.jpg", "red", width=50)
+def test_duplicates_lists_groups(run, indexed):
+    ramp = Image.linear_gradient("L")
+    for name, size in {"ramp.png": 256, "ramp too.png": 200}.items():
+        ramp.resize((size, size)).save(indexed / name)
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
     run("index")
     *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
     assert summary == ["groups: 2. Keeping the largest file of each frees 0.0 MB."]
     found = sorted([line.rpartition("/")[2] for line in group] for group in groups)
-    assert found == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
+    assert found == [["blue.jpg", "copy.jpg"], ["ramp too.png", "ramp.png"]]
 
 
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):

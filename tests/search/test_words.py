@@ -27,7 +27,7 @@ def enter(catalog, paths):
     """Enter files by their paths, each with a content of its own."""
     with catalog.writing():
         digests = [os.fsencode(path)[-16:].rjust(16) for path in paths]
-        catalog.allocate([(digest, None, None, ()) for digest in digests])
+        catalog.allocate([(digest, None, ()) for digest in digests])
         states = [FileState(os.fsencode(path), 1, 1) for path in paths]
         catalog.add_files([*zip(states, digests, strict=True)])
     return digests
@@ -141,7 +141,7 @@ def test_words_leave_the_disk_with_their_file(catalog, tmp_path, leave):
         state = FileState(b"/private/geheim.jpg", 2, 2)
         with catalog.writing():
             if leave == "change":
-                catalog.allocate([(b"another", None, None, ())])
+                catalog.allocate([(b"another", None, ())])
                 catalog.add_files([(state, b"another")])
             else:
                 catalog.add_failure(state.path, "damaged", state)
