@@ -71,7 +71,8 @@ class Space:
         """Digests of the rotations from a common space to this one and to the other; None for an identity."""
         if self.projection_dim != other.projection_dim:
             return None
-        if self.weights == other.weights:
+        # the wheel has no model.safetensors, so its weights have a different fingerprint than those of a checkout
+        if self.weights == other.weights or self.files == other.files:
             return None, None
         if self.teacher_weights is not None and self.teacher_weights == other.teacher_weights:
             return self.rotation, other.rotation
