@@ -23,9 +23,23 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 try:
-    from .image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb
+    from .image_dcclip import (
+        EIGHT_BITS,
+        ImageError,
+        crop_to_aspect,
+        open_image,
+        open_regular,
+        to_rgb,
+    )
 except ImportError:  # in a model folder, which is not a package
-    from image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import (  # type: ignore[no-redef]
+        EIGHT_BITS,
+        ImageError,
+        crop_to_aspect,
+        open_image,
+        open_regular,
+        to_rgb,
+    )
 
 ImageInput = str | Path | bytes | Image.Image
 
@@ -36,6 +50,8 @@ UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
 # largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines
 MAX_SIZE, MAX_EDGE, MAX_LOGIT_SCALE = 2**16, 2**12, 10
+# steps of a tokenizer in real models replace a character by three at most
+MAX_GROWTH, MODELS = 1024, ("BPE", "Unigram", "WordLevel", "WordPiece")
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 SQUARE, SHORTEST = {"height", "width"}, {"shortest_edge"}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
@@ -264,7 +280,7 @@ class Runtime:
         if self._loaded_tokenizer is None:
             path = self._path("tokenizer.json")
             with _damage_named(path):
-                tokenizer = Tokenizer.from_file(str(path))
+                tokenizer = read_tokenizer(path)
             tokenizer.no_padding()
             tokenizer.no_truncation()
             self._loaded_tokenizer = tokenizer  # when it is ready for other threads
@@ -292,6 +308,11 @@ class Runtime:
         if not np.isfinite(embeddings).all():
             raise ValueError(
                 f"model: {str(self.folder)!r} gives embeddings that are not finite. Export it again."
+            )
+        if embeddings.shape[1] != self.config["projection_dim"]:
+            raise ValueError(
+                f"model: {str(self.folder)!r} gives embeddings of {embeddings.shape[1]} dimensions, and its config "
+                f"states {self.config['projection_dim']}. Copy or export the model again."
             )
         if embeddings.shape[1] == self.dimension:
             return embeddings
@@ -413,9 +434,32 @@ def digest_files(files: Sequence[Path]) -> str:
     """Digest of files of a model and their names, 16 hexadecimal digits, which identifies its weights."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
     return digest.hexdigest()
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        ValueError: Its normalizers lengthen texts beyond measure, which would take all memory.
+    """
+    with open_regular(path) as file:
+        content = file.read()
+    if (growth := _growth(json.loads(content))) > MAX_GROWTH:
+        raise ValueError(f"it makes a text {growth} times as long, expected at most {MAX_GROWTH}")
+    return Tokenizer.from_str(content.decode("utf-8"))
+
+
+def _growth(node: Any) -> int:
+    """How many times as long the steps of a tokenizer make a text at most."""
+    if isinstance(node, list):
+        return math.prod(map(_growth, node))
+    if not isinstance(node, dict) or node.get("type") in MODELS:
+        return 1
+    own = len(str(node.get("content") or node.get("prepend") or "")) if "type" in node else 1
+    return max(own, 1) * math.prod(map(_growth, node.values()))
 
 
 def _numbers(

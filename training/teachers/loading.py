@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_dcclip.runtime_dcclip import read_tokenizer
 from training.teachers.family import Family
 from training.text.tokenizers import load_tokenizer
-from training.utils.reading import read_mapping
+from training.utils.reading import read_mapping, require_regular
 
 # largest sizes of a config; a damaged one would take all memory before an error names it
 MAX_SIZES = {
@@ -32,6 +32,7 @@ MAX_SIZES = {
     "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
     "max_text_length": 8192, "image_size": 4096,
 }  # fmt: skip
+LAYERS = re.compile(r"((n|num|encoder|decoder)_(\w+_)?layers?|num_blocks|depths?)")
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
@@ -70,6 +71,8 @@ def check_files(field: str, name: str):
         ValueError: A file of JSON holds no mapping, or the tokenizer or the head of the weights cannot be read.
     """
     folder = Path(name)
+    for path in folder.glob("*"):
+        require_regular(path, field)
     for file in (
         "config.json",
         "preprocessor_config.json",
@@ -81,7 +84,7 @@ def check_files(field: str, name: str):
     for path in [*folder.glob("tokenizer.json"), *folder.glob("*.safetensors")]:
         try:
             if path.suffix == ".json":
-                Tokenizer.from_file(str(path))
+                read_tokenizer(path)
             else:
                 with safe_open(path, "pt"):
                     pass
@@ -96,8 +99,13 @@ def _check_sizes(config: Mapping[str, Any]):
     for key, value in config.items():
         if isinstance(value, Mapping):
             _check_sizes(value)
-        elif key in MAX_SIZES and isinstance(value, int) and not 1 <= value <= MAX_SIZES[key]:
-            raise ValueError(f"{key} is {value}, expected 1 to {MAX_SIZES[key]}")
+            continue
+        # families have names of their own for the number of layers
+        largest = MAX_SIZES.get("num_hidden_layers" if LAYERS.fullmatch(key) else key)
+        smallest = int(key in MAX_SIZES)
+        for each in value if isinstance(value, list) else [value]:
+            if largest and isinstance(each, int) and not smallest <= each <= largest:
+                raise ValueError(f"{key} is {each}, expected {smallest} to {largest}")
 
 
 def open_config(field: str, name: str) -> PreTrainedConfig:
