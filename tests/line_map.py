@@ -16,7 +16,7 @@ from tests.forked_pytest import fork_pytest, function_of
 
 ROOMS = ("modeling_dcclip", "training")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dcclip-mutants")
-BUDGET_S = 30.0  # of processor time for one fault, by what its tests took in the run of the suite
+BUDGET_S = 30.0  # processor time for the tests of one fault, by their times in the run of the suite
 OUTSIDE = ""  # coverage's name of the context outside tests
 # a process that a test starts measures itself
 CHILD = "import coverage\ncoverage.process_startup()\n"

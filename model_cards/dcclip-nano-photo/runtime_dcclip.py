@@ -26,7 +26,7 @@ try:
     from .image_dcclip import (
         EIGHT_BITS,
         ImageError,
-        crop_to_aspect,
+        fit_image,
         open_image,
         open_regular,
         to_rgb,
@@ -35,7 +35,7 @@ except ImportError:  # in a model folder, which is not a package
     from image_dcclip import (  # type: ignore[no-redef]
         EIGHT_BITS,
         ImageError,
-        crop_to_aspect,
+        fit_image,
         open_image,
         open_regular,
         to_rgb,
@@ -45,7 +45,7 @@ ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
-# of SentencePiece and of BERT; tokenizers of bytes know everything
+# unknown tokens of SentencePiece and of BERT; byte tokenizers know every text
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
 # largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines
@@ -376,28 +376,9 @@ class ImagePreprocessor:
         Returns:
             (3, height, width) float32.
         """
-        opened = open_rgb(image, self.edge)
-        if "height" not in self.size:
-            # a center crop keeps less; a model that squashes images takes them whole
-            opened = crop_to_aspect(opened)
-        width, height = self._new_size(*opened.size)
-        # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
-        for target in ((width, opened.height), (width, height)):
-            if target != opened.size:
-                opened = opened.resize(target, self.resample)
-        if self.crop:
-            rows, columns = self.crop["height"], self.crop["width"]
-            top, left = (height - rows) // 2, (width - columns) // 2
-            opened = opened.crop((left, top, left + columns, top + rows))
-        pixels = np.asarray(opened, np.float32).transpose(2, 0, 1)  # (3, height, width)
+        fitted = fit_image(open_rgb(image, self.edge), self.size, self.crop, self.resample)
+        pixels = np.asarray(fitted, np.float32).transpose(2, 0, 1)  # (3, height, width)
         return (pixels - self.mean) / self.std
-
-    def _new_size(self, width: int, height: int) -> tuple[int, int]:
-        if "height" in self.size:
-            return self.size["width"], self.size["height"]
-        shorter = min(width, height)
-        edge = self.size.get("shortest_edge", shorter)
-        return int(edge * width / shorter), int(edge * height / shorter)
 
 
 def _edges(size: dict[str, Any] | None) -> dict[str, int]:

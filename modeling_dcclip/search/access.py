@@ -24,7 +24,7 @@ from modeling_dcclip.search.messages import Message, UserError, user_language
 FILE = ".page.json"
 LOCK = ".page.lock"
 KEY_HEADER = "X-DCCLIP-Key"
-MAX_BYTES = 2**12  # of the file
+MAX_BYTES = 2**12  # largest file that is read
 POLL_S = 0.5
 PATIENCE_S = 15.0  # for a server that is starting or busy
 SECRET_BYTES = 16

@@ -1,6 +1,5 @@
 """Write an index of images that were embedded elsewhere: the one file of the product that training/ imports."""
 
-import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from PIL import Image
 
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import date_taken
+from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Outcome, enter
@@ -46,7 +46,7 @@ class EmbeddedImage:
 
 def describe(content: bytes) -> tuple[bytes, str | None]:
     """Digest of an image file, 16 bytes, and its date by EXIF, `YYYY-MM-DD HH:MM:SS`, or None, as in an index."""
-    digest = hashlib.blake2b(content, digest_size=16).digest()
+    digest = content_digest(io.BytesIO(content))
     with suppress(Exception), Image.open(io.BytesIO(content)) as image:  # damaged metadata
         return digest, date_taken(image)
     return digest, None

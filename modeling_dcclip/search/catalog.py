@@ -6,6 +6,7 @@ vectors: a process may be killed at any moment. A reader within `reading()` sees
 lasts.
 """
 
+import json
 import math
 import os
 import sqlite3
@@ -31,6 +32,8 @@ from modeling_dcclip.search.files import (
 from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.signatures import TOLERANCE, place_of
+from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search, words_of
+from modeling_dcclip.search.words import TABLES as WORD_TABLES
 
 NEAREST = (
     64  # images of about the same tone that a new one is compared with, however many there are
@@ -39,7 +42,8 @@ BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
 # are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
-# original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS
+# original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
+# words.py has the tables of words
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -102,6 +106,7 @@ def _count_changes() -> str:
     return script
 
 
+EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
@@ -116,10 +121,11 @@ class File:
 
     id: int  # stable while the file stays in the index
     path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
-    row: int  # of its vector; of a video, of one key frame
+    row: int  # row of its vector; for a video, the vector of one key frame
     taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
     seconds: float | None = None  # time of the key frame of a video
+    text: str = ""  # that was read in it, if the file comes from a row
 
 
 class DamagedIndexError(ValueError):
@@ -219,7 +225,7 @@ class Catalog(Database):
         self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         if not create and not os.path.exists(path):
             raise DamagedIndexError(path, "it is missing")
-        script = "PRAGMA synchronous = FULL;"
+        script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
         identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
             script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
@@ -227,12 +233,27 @@ class Catalog(Database):
         super().__init__(path, script)
         if self.value("PRAGMA user_version") != identity:
             raise self.damage("it belongs to a different index")
-        for function in (search_text, date_in_name):
+        for function in (search_text, date_in_name, name_words, words_of, zlib.crc32):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():
             self._connection.executescript(_count_changes())
         if self.column(f"SELECT value = ({_TAKE_SUMS}) FROM sums") != [1]:
             raise self.damage("an entry is lost or changed")
+        if not self._has_words():
+            self._add_words()
+
+    def _has_words(self) -> bool:
+        return bool(self.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'"))
+
+    def _add_words(self):
+        """Add the words to a new catalog, or to one of an earlier version. Only the user may read them."""
+        with self.writing():
+            # another process may have added them meanwhile
+            for statement in () if self._has_words() else (*WORD_TABLES, ENTER_WORDS):
+                self.execute(statement)
+            self._path.chmod(0o600)
+        with suppress(OSError):  # what an index does not write is not removed
+            self._path.with_name(EARLIER_TEXTS).unlink()
 
     def verify(self):
         """Check all pages of the file.
@@ -242,6 +263,7 @@ class Catalog(Database):
         """
         if (found := self.value("PRAGMA integrity_check(1)")) != "ok":
             raise self.damage(found)
+        self.execute("INSERT INTO words(words, rank) VALUES('integrity-check', 1)")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -333,7 +355,10 @@ class Catalog(Database):
             frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
             content, seconds = frame[0] if frame else (row, None)
             entries = self.execute(query, content, *values)
-            found[row] = [replace(self._file(each, seconds), row=row) for each in entries]
+            text = "".join(self.column("SELECT text FROM texts WHERE row = ?", content))
+            found[row] = [
+                replace(self._file(each, seconds), row=row, text=text) for each in entries
+            ]
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
@@ -386,6 +411,36 @@ class Catalog(Database):
         where, values = chosen.condition()
         found = self.column(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
         return np.array(found, np.int64)
+
+    def find_words(self, query: str) -> Found:
+        """The files that have the words of a query in their names or texts."""
+        return search(
+            query,
+            lambda words: {*self.column("SELECT rowid FROM words WHERE words MATCH ?", words)},
+            lambda start: self.column(
+                "SELECT term FROM terms WHERE term BETWEEN ? AND ?", start, f"{start}\U0010ffff"
+            ),
+        )
+
+    def rows_of_ids(self, ids: Iterable[int]) -> dict[int, int]:
+        """The row of each file of some ids."""
+        listed = json.dumps([*ids])
+        query = "SELECT id, row FROM files WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self.execute(query, listed))
+
+    def add_texts(self, texts: Iterable[tuple[bytes, str]]):
+        """Enter the text of each content of a digest, an empty one if it has none. Unknown contents are skipped."""
+        insert = (
+            "INSERT OR IGNORE INTO texts SELECT row, ? FROM contents WHERE digest = ? RETURNING row"
+        )
+        with self.writing():
+            for digest, text in texts:
+                for row in self.column(insert, text, digest):
+                    self.execute(f"{ENTER_WORDS} WHERE row = ?", row)
+
+    def texts(self) -> list[tuple[bytes, str]]:
+        """Digests of the contents that were read, with their texts."""
+        return self.execute("SELECT digest, text FROM texts JOIN contents USING (row)")
 
     def forget_folder(self, folder: Path) -> int:
         """Remove the files below a folder, and return their number."""
@@ -485,6 +540,7 @@ class Catalog(Database):
         for state, digest in files:
             replaced += self.column("SELECT row FROM files WHERE path = ?", state.path)
             self.execute(_ENTER_FILE, state.path, state.size, state.mtime_ns, digest)
+            self.execute(f"{ENTER_WORDS} WHERE path = ?", state.path)
             self.execute("DELETE FROM failures WHERE path = ?", state.path)
         self._free(replaced)
 
@@ -547,6 +603,8 @@ class Catalog(Database):
         orphans = "content NOT IN (SELECT row FROM contents)"
         self.execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
         self.execute(f"DELETE FROM frames WHERE {orphans}")
+        if candidates:  # FTS5 keeps deleted words until it merges its parts
+            self.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
 _COMPARISON = (

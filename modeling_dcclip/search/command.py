@@ -41,7 +41,7 @@ RUNTIME_PACKAGES = (
     "tokenizers",
     "tqdm",
     "uvicorn",
-)  # of the extra `runtime`
+)  # the extra `runtime`
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
 
@@ -77,7 +77,7 @@ MODEL_ID = _option(
     metavar="NAME",
     help="Hub id of the model; its students and their indexes are recognized by it. Default: the folder.",
 )
-# of each command a summary and its options
+# summary and options of each command
 COMMANDS = {
     "index": (
         "Index folders of photographs, or bring the index up to date with them.",
@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command-line arguments. Default: the arguments of the process.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of metadata that are cut short
+    warnings.filterwarnings("ignore", module="PIL")  # warnings about truncated metadata
     # paths may have bytes that are not UTF-8; on Windows, a pipe cannot take every character
     is_utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     errors = "surrogateescape" if is_utf8 else "backslashreplace"

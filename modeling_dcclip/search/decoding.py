@@ -18,7 +18,7 @@ from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
 DATE_TIME_DIGITIZED = 0x9004
-LIMIT_S = 60  # of a process that decodes one image
+LIMIT_S = 60  # time limit of a process that decodes one image
 MAX_BYTES = 3 * 2**29  # for all images that this process decodes at once
 SLOW_BYTES = 2**29  # an image that takes more memory is decoded in a process
 SLOW_FORMATS = ("JPEG2000",)

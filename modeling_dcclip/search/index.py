@@ -13,7 +13,7 @@ An index is a folder with settings, and a catalog of files and their vectors: se
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,7 +26,7 @@ from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
+from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
     BusyError,
     Settings,
@@ -42,8 +42,10 @@ from modeling_dcclip.search.settings import (
 )
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore, best_of_each, largest
+from modeling_dcclip.search.words import Found, find_in
 
 AT_ONCE = 10_000  # vectors in memory
+AHEAD = 2.0  # of every cosine similarity: what words find comes first
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Hit:
 
     Args:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
-        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py.
+        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py. None
+            without a query.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content, or of recompressed copies with a lower score, without links
             to the file and files that are gone.
@@ -63,10 +66,14 @@ class Hit:
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
         fits: Whether the photograph is above the line; see `judge` in fit.py. True without a probability.
+        match: Where the words of the query are: `text` in the photograph, or `name` of the file and its folders; None
+            if it is found by what it shows.
+        words: The words that match, as they are written there.
+        text: Text that was read in the photograph; empty if there is none, or it was not read yet.
     """
 
     path: str
-    score: float
+    score: float | None
     taken: str
     copies: tuple[str, ...]
     id: int
@@ -75,6 +82,9 @@ class Hit:
     seconds: float | None = None
     fit: float | None = None
     fits: bool = True
+    match: str | None = None
+    words: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def time(self) -> str:
@@ -352,7 +362,8 @@ class Index:
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
 
         Returns:
-            The photographs, most similar first. Copies of one file are one result, also if they are recompressed.
+            The photographs: those with all words of the text in their name or in what was read in them, then the
+            others, each most similar first. Copies of one file are one result, also if they are recompressed.
 
         Raises:
             ValueError: The query is empty, an example image cannot be read, the index has no photograph of an id, or
@@ -387,26 +398,48 @@ class Index:
             count = self.catalog.num_rows
             first, original = self.catalog.content_rows(count)
             allowed = self._allowed(count, chosen)
-            scores = self.store.scores(ranked, count)
+            found = self.catalog.find_words(text)
+            ahead = self._ahead(found, count)[first]
+            scores = self.store.scores(ranked, count) + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
             rows = largest(best_of_each(scores, original), skip + top)
             groups = self._grouped(rows[skip:], scores, first, original)
-            scores = scores[rows]
+            ahead = ahead[rows]
+            scores = scores[rows] - AHEAD * ahead
             judged = None
             if calibration is not None:
-                standard = self.standard_scores(rows, query[None], nouns)
+                by_score = np.argsort(-scores, kind="stable")  # words change no probability
+                standard = self.standard_scores(rows[by_score], query[None], nouns)
                 judged = judge(standard, name_share(length), int(allowed.sum()), calibration)
+                for values in judged:
+                    values[by_score] = values.copy()
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        found = [[file for row in group for file in files[row]] for group in groups]
-        hits = _hits(found, scores[skip:])
-        if judged is None:
-            return hits
-        probabilities, listed = (values[skip:].tolist() for values in judged)
+        hits = _hits(
+            [[file for row in group for file in files[row]] for group in groups], scores[skip:]
+        )
+        if judged is not None:
+            probabilities, listed = (values[skip:].tolist() for values in judged)
+            hits = [
+                replace(hit, fit=fit, fits=is_listed)
+                for hit, fit, is_listed in zip(hits, probabilities, listed, strict=True)
+            ]
         return [
-            replace(hit, fit=fit, fits=is_listed)
-            for hit, fit, is_listed in zip(hits, probabilities, listed, strict=True)
+            _with_words(hit, found) if has_words else hit
+            for hit, has_words in zip(hits, ahead[skip:], strict=True)
         ]
+
+    def _ahead(self, found: Found, count: int) -> np.ndarray:
+        """How far each row is ahead of others by its words: number of scripts, (count,) float32.
+
+        Words that most photographs of a large index have, such as those of a folder around it, tell nothing.
+        """
+        ahead = np.zeros(count, np.float32)
+        rows = self.catalog.rows_of_ids(found.files)
+        if len(rows) <= max(LOOKED, len(self) / 2):
+            for number, row in rows.items():
+                ahead[row] = max(ahead[row], found.files[number])
+        return ahead
 
     def _grouped(
         self, rows: np.ndarray, scores: np.ndarray, first: np.ndarray, original: np.ndarray
@@ -463,32 +496,42 @@ class Index:
         return allowed
 
     def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:
-        """The newest photographs that pass a filter, newest first, with score 0. Copies of one file are one result."""
+        """The newest photographs that pass a filter, newest first. Copies of one file are one result."""
         chosen = chosen or Filter()
         self.refresh()
         with self.catalog.reading():
             shown = self.catalog.timeline(chosen)[skip : skip + top]
-            return self.hits([row for row, _ in shown], chosen)
-
-    def hits(self, rows: Sequence[int], chosen: Filter) -> list[Hit]:
-        """The photographs of rows that pass a filter, with score 0."""
-        files = self.catalog.files_of_rows(rows, chosen)
-        return _hits([files[row] for row in rows], np.zeros(len(rows)))
+            files = self.catalog.files_of_rows([row for row, _ in shown], chosen)
+            return _hits([files[row] for row, _ in shown], [None] * len(shown))
 
 
-def _hits(groups: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
+def _with_words(hit: Hit, found: Found) -> Hit:
+    """A photograph that is found by its words."""
+    in_text = find_in(found.phrases, hit.text)
+    in_names = find_in(found.phrases, "\n".join([hit.path, *hit.copies]))
+    return replace(
+        hit,
+        fit=None if hit.fit is None else 1.0,
+        fits=True,
+        match="text" if in_text else "name",
+        words=tuple(dict.fromkeys(in_text + in_names)),
+    )
+
+
+def _hits(groups: Sequence[Sequence[File]], scores: Iterable[float | None]) -> list[Hit]:
     hits = []
     for group, score in zip(groups, scores, strict=True):
         first, *others = distinct_files(group)
         hit = Hit(
             path=first.path,
-            score=float(score),
+            score=None if score is None else float(score),
             taken=first.taken,
             copies=tuple(other.path for other in others),
             id=first.id,
             version=first.state.version,
             is_current=first.state.is_current(),
             seconds=first.seconds,
+            text=first.text,
         )
         hits.append(hit)
     warn_of_outdated(sum(not hit.is_current for hit in hits))

@@ -8,9 +8,8 @@ one.
 import os
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
@@ -32,7 +32,7 @@ from modeling_dcclip.search.vectors import VectorStore
 COMMIT_FILES = 512
 COMMIT_S = 5.0
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
-SHOWN_EXTENSIONS = 5  # of files that are not indexed
+SHOWN_EXTENSIONS = 5  # extensions shown of files that are not indexed
 
 Progress = Callable[[int, int], None]
 
@@ -70,6 +70,25 @@ class Report:
     others: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def left_out(self) -> Iterator[tuple[Message, list[str]]]:
+        """What was left out and why, the most files first, each with the paths of files that cannot be read."""
+        failed = defaultdict(list)
+        for path, cause in self.failures:
+            failed[cause].append(path)
+        for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
+            yield Message("unreadable: {} ({})", count_files(len(paths)), Message(cause)), paths
+        for folder in self.unreadable:
+            yield Message("cannot be read: {!r} (its indexed photographs are kept)", folder), []
+        for folder in self.missing:
+            message = Message(
+                "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
+                folder,
+            )
+            yield message, []
+        if self.others:
+            counts = count_extensions(self.others)
+            yield Message("files of other types are not indexed: {}", counts), []
+
 
 @dataclass
 class Outcome:
@@ -77,7 +96,7 @@ class Outcome:
 
     path: bytes
     state: FileState | None = None  # while it was read; None if it could not be read
-    digest: bytes = b""  # of its content
+    digest: bytes = b""  # digest of the content
     taken: str | None = None  # date by EXIF
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
     vectors: list[np.ndarray] = field(default_factory=list)
@@ -117,7 +136,7 @@ def update(
     # Path.is_dir fails if a disk does
     missing = {folder for folder in recorded if not os.path.isdir(folder)}
     known = {*recorded, *named} - missing
-    # of an index whose data are lost, all
+    # all folders if the index lost its data
     wanted = named if named and catalog.num_rows else known
     folders = []
     replaced = []
@@ -204,6 +223,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
     )
 
 
+def count_files(number: int) -> Message:
+    """A number of files."""
+    return Message("1 file") if number == 1 else Message("{:,} files", number)
+
+
 def count_extensions(others: Counter[str]) -> str:
     """Number of files, and the most frequent of their extensions."""
     names = ", ".join(name for name, _ in others.most_common(SHOWN_EXTENSIONS))
@@ -226,7 +250,8 @@ def _embed_pending(
     with warnings.catch_warnings():
         # Pillow's, about damaged files; they are listed as failures
         warnings.simplefilter("ignore")
-        for outcome in _read_all(catalog.pending(), read):
+        threads = num_cores()
+        for outcome in map_ahead(read, catalog.pending(), threads, WAITING * threads):
             batch.append(outcome)
             done += 1
             is_full = len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S
@@ -242,22 +267,6 @@ def _embed_pending(
 def num_cores() -> int:
     """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Iterator[Outcome]:
-    """Read files in as many threads as there are processors, and yield them in order."""
-    threads = num_cores()
-    executor = ThreadPoolExecutor(threads, "dcclip")
-    try:
-        waiting: deque[Future[Outcome]] = deque()
-        for path in paths:
-            waiting.append(executor.submit(read, path))
-            if len(waiting) >= WAITING * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:

@@ -18,7 +18,7 @@ from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
-MAX_BYTES = 2**30  # of the cache; the previews that were not used for the longest time leave it
+MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
 ORIENTATION = 0x0112  # tag of EXIF
 TURNED = (5, 6, 7, 8)  # its values for a turn by 90 degrees
 USUAL_RATIO = 3 / 2
@@ -40,7 +40,7 @@ class Previews:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # of each size, one image in memory at a time, in a thread whose allocator uses the memory again
+        # one image of each size in memory at a time, in a thread whose allocator uses the memory again
         self._readers = {kind: ThreadPoolExecutor(1, f"dcclip-{kind}") for kind in SIZES}
         with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
             folder.mkdir(0o700, parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ NEGATION = re.compile(r"(?<!\S)(?:not|without)\s|(?<!要)不要|(?<=[^\s有])\s*
 
 # best photographs among which those that fit are counted, on the page and in the terminal
 LOOKED = 200
-# of a query
+# limits of a query
 MAX_CHARACTERS = 1000
 MAX_TERMS = 16
 

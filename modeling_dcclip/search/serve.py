@@ -4,7 +4,6 @@ Only photographs of the index are read: a request names a number, never a path, 
 again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
-import hashlib
 import io
 import json
 import mimetypes
@@ -19,8 +18,9 @@ import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ from modeling_dcclip.handler import BadRequest
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import MEMORY, decode_photo
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
-from modeling_dcclip.search.indexing import Report, require_folders
+from modeling_dcclip.search.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, Json, LocalServer, Turns, translated
-from modeling_dcclip.search.messages import UserError, message_of, print_error
+from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
@@ -55,7 +56,7 @@ PHOTOGRAPH = re.compile("([0-9]{1,18})(?:@([0-9]{1,6}[.]?[0-9]{0,3}))?")
 MAX_EXAMPLE = 2**25  # bytes of an example image
 MAX_FOLDERS = 2**20  # bytes of names of folders
 EXAMPLES = 32  # that the server remembers
-LASTING = "private, max-age=31536000, immutable"  # of what has its version in its address
+LASTING = "private, max-age=31536000, immutable"  # for URLs that contain a version
 PAGE = Path(__file__).parent / "page"
 
 
@@ -65,11 +66,19 @@ class Indexing:
     Args:
         index: Index to add to. Searches have one of their own.
         report: Function that is called with each report, and with the number of files in the index.
+        bar: Context manager of a function that shows the progress as well. Default: none.
     """
 
-    def __init__(self, index: Index, report: Callable[[Report, int], None]):
+    def __init__(
+        self,
+        index: Index,
+        report: Callable[[Report, int], None],
+        bar: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
+    ):
         self._index = index
         self._report = report
+        self._bar = bar
+        self._left_out: list[Message] = []
         self._executor = ThreadPoolExecutor(1, "dcclip-indexing")
         self._last: Future[None] | None = None
         self._stopping = threading.Event()
@@ -98,17 +107,22 @@ class Indexing:
         self._began = 0.0
         self._error = ""
         try:
-            report = self._index.add(*folders, progress=self._progress, exclude=exclude)
+            with self._bar() as show:
+                progress = partial(self._progress, show)
+                report = self._index.add(*folders, progress=progress, exclude=exclude)
+            self._left_out = [message for message, _ in report.left_out()]
             self._report(report, len(self._index))
-        except KeyboardInterrupt:  # of the method below
+        except KeyboardInterrupt:  # raised by the method below
             pass
         except (ValueError, OSError) as error:
             self._error = message_of(error)
             print_error(self._error)
 
-    def _progress(self, done: int, total: int):
+    def _progress(self, show: Progress | None, done: int, total: int):
         if self._stopping.is_set():
             raise KeyboardInterrupt
+        if show is not None:
+            show(done, total)
         self._began = self._began or time.monotonic()
         self._done = done
         self._total = total
@@ -123,6 +137,7 @@ class Indexing:
             "total": self._total,
             "seconds_left": left,
             "error": self._error,
+            "left_out": self._left_out,
         }
 
 
@@ -191,11 +206,14 @@ class SearchServer(LocalServer):
 
     def status(self, request: Request) -> Response:
         """How far the indexing is."""
-        state: dict[str, Any] = {"running": False, "error": ""}
+        state: dict[str, Any] = {"running": False, "error": "", "left_out": []}
         if self.indexing is not None:
             state = self.indexing.state()
-        error = translated(request, state["error"])
-        return Json(state | {"error": error, "files": len(self.index)})
+        texts = {
+            "error": translated(request, state["error"]),
+            "left_out": [translated(request, each) for each in state["left_out"]],
+        }
+        return Json(state | texts | {"files": len(self.index)})
 
     async def take_example(self, request: Request) -> Response:
         """Keep an example image for later queries, and answer with its name."""
@@ -260,7 +278,7 @@ class SearchServer(LocalServer):
     def _remember(self, content: bytes) -> str:
         with MEMORY.scope():
             _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge)
-        name = hashlib.blake2b(content, digest_size=8).hexdigest()
+        name = fingerprint(content)
         self.examples[name] = image
         while len(self.examples) > EXAMPLES:
             self.examples.popitem(last=False)
@@ -337,9 +355,12 @@ class SearchServer(LocalServer):
             "seconds": hit.seconds,
             "time": hit.time,
             "ratio": round(self.previews.ratio(hit.path, hit.version, hit.seconds), 3),
-            "score": round(hit.score, 3),
+            "score": None if hit.score is None else round(hit.score, 3),
             "copies": len(hit.copies),
             "fits": hit.fits,
+            "match": hit.match,
+            "words": hit.words,
+            "text": hit.text,
             "is_current": hit.is_current,
         }
 

@@ -8,7 +8,6 @@ A new catalog is written first, and comes into force when the settings are renam
 to.
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -22,9 +21,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from filelock import FileLock, Timeout
+
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message, UserError, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
@@ -36,7 +38,7 @@ BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 CATALOGS = "catalog-*.sqlite"
 LOCK = ".lock"
-MAX_BYTES = 2**24  # of a settings file
+MAX_BYTES = 2**24  # largest settings file
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
                 return _parse(file.read(MAX_BYTES))
         except PermissionError as error:
             raise _unreadable(folder, error) from error
-        except Exception as error:  # of any kind, as of a list in place of an object
+        except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise UserError(
@@ -171,7 +173,7 @@ def write_settings(folder: Path, settings: Settings, *names: str):
 
 def _checksum(fields: dict[str, Any]) -> str:
     content = json.dumps(fields, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return fingerprint(content)
 
 
 def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:
@@ -206,7 +208,7 @@ def open_catalog(folder: Path, settings: Settings, create: bool = False) -> Cata
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
-    _remove(path)  # of a process that was killed
+    _remove(path)  # left by a process that was killed
     catalog = open_catalog(folder, settings, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
@@ -271,18 +273,17 @@ def write_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / LOCK) and not stat.S_ISREG(os.lstat(folder / LOCK).st_mode):
             (folder / LOCK).unlink()  # a link would lead out of the index
-        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
-            lock.execute("BEGIN EXCLUSIVE")
+        with FileLock(folder / LOCK, timeout=0):
             yield
+    except Timeout as error:
+        raise BusyError(
+            Message(
+                "index: another process is writing to {!r}. Wait for it to end, or stop it.",
+                str(folder),
+            )
+        ) from error
     except (OSError, sqlite3.Error) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise BusyError(
-                Message(
-                    "index: another process is writing to {!r}. Wait for it to end, or stop it.",
-                    str(folder),
-                )
-            ) from error
-        cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = error.__cause__ or error  # the catalog wraps errors of SQLite
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(

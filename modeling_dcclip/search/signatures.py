@@ -10,7 +10,7 @@ from PIL import Image
 
 NEAR_COSINE = 0.945  # lowest similarity of the embeddings of copies that a messenger has compressed
 EDGE = 40
-# of the gray values without their mean difference: copies of half the size or of quality 30 differ by at most 9, and
+# difference of gray values without their mean: copies of half the size or of quality 30 differ by at most 9, and
 # screenshots by 19 and more if a line of their text differs
 MAX_DIFFERENCE = 14
 # of the mean gray value, and of those between halves of the image; measured: copies of a third of the size or of

@@ -85,6 +85,7 @@ def upgrade_index(
                 named=[*folders],
                 progress=progress,
             )
+            catalog.add_texts(index.catalog.texts())
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
                 raise UserError(

@@ -26,7 +26,7 @@ class VectorStore:
     def __init__(self, catalog: Catalog, dimension: int):
         self.catalog = catalog
         self.dimension = dimension
-        self._checksums: dict[int, int] = {}  # of the segments in memory
+        self._checksums: dict[int, int] = {}  # checksums of the segments in memory
         self._codes = np.zeros((0, dimension), np.int8)
         self._scales = np.zeros(0, np.float32)
 

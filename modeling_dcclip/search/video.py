@@ -15,8 +15,8 @@ INTERVAL_S = 10
 MAX_FRAMES = 20
 MAX_HOURS = 6  # twenty frames say little about a longer video
 MAX_PIXELS = 40_000_000  # 8K has 33 million
-BYTES_PER_PIXEL = 24  # of a decoder, which keeps up to 16 frames
-# of containers; a playlist would open other files
+BYTES_PER_PIXEL = 24  # memory of a decoder, which keeps up to 16 frames
+# formats of containers; a playlist would open other files
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf"
 DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of an iPhone; UTC
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 REPO = "me/dcclip-tiny"
 LOST = importlib.import_module(
     errors.Response.__module__.partition(".")[0]
-).ConnectError  # of httpx or httpx2
+).ConnectError  # httpx or httpx2
 
 
 @pytest.fixture

@@ -352,7 +352,8 @@ def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
         server.indexing.add([])
         server.indexing.join()
     state = get("/status").json()
-    assert state.keys() == {"running", "done", "total", "seconds_left", "error", "files"}
+    fields = {"running", "done", "total", "seconds_left", "error", "left_out", "files"}
+    assert state.keys() == fields
     assert state["files"] == 7
     assert state["done"] == state["total"] == 1
     assert not state["running"]

@@ -54,6 +54,7 @@ from datasets import (
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from modeling_dcclip.image_dcclip import is_hidden
 from training.utils.files import expanded, is_claimed
 from training.utils.keys import Digest, digest_key
 from training.utils.reading import read_text, require_regular
@@ -69,9 +70,6 @@ BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 IMAGE_SUFFIXES = re.compile(
     r"\.(avif|bmp|gif|heic|heif|hif|jfif|jp2|jpe|jpeg|jpg|mpo|pgm|png|ppm|tif|tiff|webp)"
 )
-SYSTEM_FOLDERS = frozenset(
-    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-)
 SPLITS = {
     "train": ("train", "training", "训练集", "训练", "訓練集", "訓練"),
     "validation": ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
@@ -79,7 +77,7 @@ SPLITS = {
 }
 KIND_OF = {name: kind for kind, names in SPLITS.items() for name in names}
 CLASS_NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
-SHARDED_PREFIX = "/wds_"  # of the names of these data sets, whose folders are splits of tar shards
+SHARDED_PREFIX = "/wds_"  # prefix of their names; their folders are splits of tar shards
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -355,15 +353,14 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
         below = [Path(parent, name) for name in names]
         outputs += filter(is_claimed, below)
         names[:] = [path.name for path in below if not _is_passed(path)]
-        paths = [Path(parent, name) for name in found if not name.startswith(".")]
+        paths = [Path(parent, name) for name in found if not is_hidden(name)]
         files += filter(Path.is_file, paths)  # no pipe or device
     return sorted(files), outputs
 
 
 def _is_passed(folder: Path) -> bool:
     """Whether a folder is hidden, of the system, or an output of this project's commands."""
-    name = folder.name.lower()
-    return name.startswith(".") or name in SYSTEM_FOLDERS or is_claimed(folder)
+    return is_hidden(folder.name) or is_claimed(folder)
 
 
 def _split_folder(folder: Path, reading: Reading) -> Path:

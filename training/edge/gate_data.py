@@ -149,7 +149,7 @@ class GateData:
             first = {best: first[best]}
             kept = [row for row, name in enumerate(first[best]) if name]
         chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
-        numbers: dict[tuple[str, ...], int] = {}  # of classes, by their names
+        numbers: dict[tuple[str, ...], int] = {}  # class numbers by class names
         labels = []
         for row in chosen:
             key = tuple(names[row] for names in first.values())

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.bulk import describe
 from training.data.images import UNDECODABLE, embedded_cell
 from training.data.reader import CellRules
-from training.teachers.images import map_ahead
 from training.teachers.lineage import digest_folder
 from training.utils.keys import Digest, digest_file
 

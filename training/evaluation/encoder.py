@@ -19,7 +19,7 @@ class Embeddings:
         weights: Digest or commit of its weights.
         teacher_weights: Digest or commit of the teacher's weights; None if the model is not in the teacher's space.
         rotation: Rotation of its embeddings from its teacher's space, (D, D), if it has one.
-        tensors: Embeddings by what they are of, (N, D) float32 each, L2-normalized.
+        tensors: Embeddings by kind, images or texts of a set, (N, D) float32 each, L2-normalized.
     """
 
     name: str

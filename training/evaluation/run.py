@@ -275,7 +275,7 @@ class Evaluation:
             )
         return evaluation
 
-    def run(self, state: PartialState) -> Results:
+    def measure_all(self, state: PartialState) -> Results:
         """Measure every model of the options, one after the other, on this process and the others.
 
         Raises:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-NUM_VIEWS = 8  # of each held-out photograph
+NUM_VIEWS = 8  # views of each held-out photograph
 NUM_CROPS = 2048
-MIN_AREA = 0.03  # of a crop, as a share of the photograph
+MIN_AREA = 0.03  # smallest area of a crop, as a share of the photograph
 MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
 
 

@@ -12,7 +12,7 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
 from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
-from training.students.sources import TEACHER, open_source, source_config
+from training.students.sources import TEACHER, open_source_tower, source_config
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import find_commit, join_licenses, read_license
 from training.teachers.loading import check_weights, open_config
@@ -101,7 +101,7 @@ def build_student(
     for tower in TOWERS:
         init = getattr(config, f"{tower}_init")
         if init != RANDOM:
-            source = open_source(init, tower, teacher)
+            source = open_source_tower(init, tower, teacher)
             tokens = None
             if source.tokenizer is not None:
                 tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)

@@ -39,7 +39,7 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
+def open_source_tower(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
@@ -60,7 +60,7 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
         weights, projection = owner.tower_weights(tower)
         rotation = owner.state_dict().get("rotation")
         if init != TEACHER and rotation is not None and projection is not None:
-            projection = rotation @ projection  # of a student, back to the space of its teacher
+            projection = rotation @ projection  # from a student's space back to its teacher's
         return SourceTower(
             name=owner.name,
             tower=tower,

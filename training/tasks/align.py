@@ -25,7 +25,7 @@ from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.tasks.classes import ClassNames
+from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
 from training.tasks.losses import (
     SIGMOID_BIAS,
@@ -149,7 +149,7 @@ LOSSES: list[Loss] = [
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
     Loss("general", GeneralTexts, "general_weight", needs_teacher=True),
     Loss("photos", GeneralPhotos, "photo_weight", needs_teacher=True),
-    Loss("classes", ClassNames, "class_weight", needs_teacher=True, needs_map=True),
+    Loss("classes", ClassifierNames, "class_weight", needs_teacher=True, needs_map=True),
 ]
 
 

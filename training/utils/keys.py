@@ -1,6 +1,9 @@
 """Keys of caches, shards and checkpoints: a stored result is reused only if everything that it depends on is the same.
 
 A key is built from a dataclass, so a new field is part of the key unless the dataclass says otherwise.
+
+Digests outside this file identify what others identify in their own way: `digest_files` in runtime_dcclip.py the files
+of a model, text/pipeline.py a tokenizer (SHA-256), and experiments/corpus the files of pip packages (SHA-256).
 """
 
 import hashlib
@@ -93,6 +96,11 @@ class Digest:
     def hex(self) -> str:
         """The digest so far, 32 hexadecimal digits."""
         return self._hash.hexdigest()
+
+
+def fingerprint(content: bytes, size: int = 8) -> bytes:
+    """Digest of a text, a matrix or a file's content, `size` bytes, which other programs compute in the same way."""
+    return hashlib.blake2b(content, digest_size=size).digest()
 
 
 def digest_key(key: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# of a process for the others, such as for the targets of a large set
+# how long processes wait for each other, such as for the targets of a large set
 LONGEST_WAIT = timedelta(days=3)
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")

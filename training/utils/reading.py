@@ -149,7 +149,9 @@ def check_value(kind: Any, value: Any, name: str = "") -> Any:
         return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["type"] == "value_error":  # of a dataclass's own check, which names its field
+        if (
+            first["type"] == "value_error"
+        ):  # raised by a dataclass's own check, which names its field
             raise first["ctx"]["error"] from error
         path = [name] if name else []
         inside = value

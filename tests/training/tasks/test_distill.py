@@ -25,7 +25,7 @@ from training.data.images import Augment
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
 
-# of the teacher's maps
+# widths of the teacher's maps
 IMAGE_WIDTH = 24
 TEXT_WIDTH = 20
 GRID = 4

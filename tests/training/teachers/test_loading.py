@@ -166,7 +166,7 @@ def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):
     config = {"teacher_license": "openrail and mit", "base_model_license": "cc-by-nc-4.0"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_license(str(tmp_path), None) == "openrail and mit and cc-by-nc-4.0"
-    (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")  # of the data
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")  # license of the data
     assert read_license(str(tmp_path), None) == "cc-by-sa-4.0"
     assert join_licenses([None]) == "unknown"
     assert join_licenses([]) is None

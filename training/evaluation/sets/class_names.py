@@ -174,7 +174,7 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
     unique: dict[str, str] = {}
     for en, zh in pairs.items():
         unique.setdefault(zh, en.strip())  # a pair has no second translation
-    half = sorted((en, zh) for zh, en in unique.items())[held_out::2]
+    half = sorted((en, zh) for zh, en in unique.items())[1 if held_out else 0 :: 2]
     english = [en for en, _ in half]
     chinese = [zh for _, zh in half]
     if {"en", "zh"} <= set(languages):

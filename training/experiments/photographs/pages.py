@@ -221,7 +221,7 @@ def _document(page: _Page):
 
 
 def _code(page: _Page):
-    import segno  # of the extra `photos`
+    import segno  # comes with the extra `photos`
 
     if page.design == 1:
         page.fill(page.accent)

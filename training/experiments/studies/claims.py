@@ -10,8 +10,8 @@ start and a seed has the same initial weights. The learning rate of each stage i
 held-out photographs, in runs of a tenth of the length. Results are measured on validation and test sets.
 
 The text tower starts at random. The image tower starts from ImageNet's weights, and its lower layers keep them; or it
-is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much time; the time of
-the teacher counts once for each set of targets.
+is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or equal time, including the
+teacher's for each set of targets.
 
 The study takes hours. The same command continues an interrupted one, to the bit.
 """
