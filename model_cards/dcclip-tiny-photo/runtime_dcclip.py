@@ -237,8 +237,12 @@ class Runtime:
         """
         names = [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         if (self.folder / "results.json").exists():
-            with suppress(KeyError, TypeError):  # not of an export
-                names.insert(0, self._read("results.json")["meta"]["export"]["best"][tower])
+            export = (
+                self._read("results.json").get("meta", {}).get("export")
+            )  # None of an evaluation
+            if export is not None:
+                with _damage_named(self.folder / "results.json"):
+                    names.insert(0, _file_of_export(export["best"][tower]))
         found = (name for name in names if (self.folder / name).is_file())
         return self._path(next(found, names[-1]))
 
@@ -418,6 +422,13 @@ def digest_files(files: Sequence[Path]) -> str:
         with open_regular(path) as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
     return digest.hexdigest()
+
+
+def _file_of_export(name: Any) -> str:
+    """Name of a file that an export wrote; a stranger's results.json may name any."""
+    if not (isinstance(name, str) and name.startswith("onnx/") and ".." not in name):
+        raise ValueError(f"best: {name!r:.60} is not a file of the folder onnx/")
+    return name
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

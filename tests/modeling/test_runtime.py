@@ -161,6 +161,16 @@ def test_a_logit_scale_that_no_model_has_is_refused(folder, value):
         Runtime(folder).logit_scale  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "best", [["onnx/text_model.onnx"], {"text": 5}, {"text": "../a.onnx"}, {"text": "/a.onnx"}]
+)
+def test_a_damaged_name_of_the_best_file_is_refused(folder, best):
+    content = {"meta": {"export": {"best": best}}}
+    (folder / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results\.json"):
+        Runtime(folder).file("text")
+
+
 def test_a_width_that_the_onnx_files_do_not_have_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))

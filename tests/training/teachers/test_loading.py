@@ -47,7 +47,7 @@ def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
     number = [2, 10**6] if key == "depths" else 10**6
     config = {"model_type": "clip", "text_config": {key: number}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected \d to 1024"):
+    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to 1024"):
         open_config("teacher", str(tmp_path))
 
 
