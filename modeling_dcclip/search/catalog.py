@@ -231,8 +231,10 @@ class Catalog(Database):
             script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
             script += f" PRAGMA user_version = {identity}; COMMIT;"
         super().__init__(path, script)
-        if self.value("PRAGMA user_version") != identity:
-            raise self.damage("it belongs to a different index")
+        if (found := self.value("PRAGMA user_version")) != identity:
+            raise self.damage(
+                "it belongs to a different index" if found else "it is of an earlier version"
+            )
         for function in (search_text, date_in_name, name_words, words_of, zlib.crc32):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():

@@ -241,7 +241,7 @@ def _embed_pending(
     if not pending:
         return Counter()
     # loads the tower before threads share it, and refuses a damaged one, for which every photograph would be blamed
-    runtime.encode_images([Image.new("RGB", (runtime.edge, runtime.edge), "white")])
+    runtime.encode_images([Image.new("RGB", (8, 8), "white")])
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []
     entered: Counter[str] = Counter()

@@ -59,11 +59,13 @@ def copy_from_another_index(path):
 
 
 LOSE_THE_VECTORS = "DELETE FROM segments"
+VERSION = "PRAGMA user_version = 0"  # as of a version whose catalogs did not name their index
 DAMAGES = [Path.unlink, cut_in_half, copy_from_another_index]
 DAMAGES += [
     partial(change, statement=statement)
     for statement in (
         LOSE_THE_VECTORS,
+        VERSION,
         "UPDATE segments SET vectors = zeroblob(length(vectors))",
         "UPDATE files SET row = 3 WHERE row = 1",
     )

@@ -2,8 +2,9 @@
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from detect_secrets.plugins.aws import AWSKeyDetector
 from detect_secrets.plugins.base import RegexBasedDetector
@@ -100,7 +101,7 @@ def _metadata(path: Path) -> Iterator[str]:
     with Image.open(path) as image:
         image.load()
         exif = image.getexif()
-        groups = [image.info, exif, *map(exif.get_ifd, ExifTags.IFD)]
+        groups: list[Mapping[Any, Any]] = [image.info, exif, *map(exif.get_ifd, ExifTags.IFD)]
     for value in (value for group in groups for value in group.values()):
         if isinstance(value, bytes):
             yield from value.decode("utf-8", errors="replace").splitlines()
