@@ -235,6 +235,15 @@ def test_previews_are_kept_with_other_caches(tmp_path, monkeypatch):
     assert previews.cache_folder() == tmp_path / ".cache" / "dcclip" / "previews"
 
 
+def test_a_preview_is_kept_for_its_file_moment_and_size(tmp_path):
+    """Two key frames may be within a second."""
+    kept = Previews(tmp_path)
+    made = [("a", None), ("a", 0.2), ("a", 0.6), ("a", 1.2), ("b", 0.2)]
+    names = {kept._cached(*each, kind) for each in made for kind in ("thumbnail", "photo")}
+    kept.close()
+    assert len(names) == 10
+
+
 def test_previews_are_for_this_user_alone(tmp_path):
     Previews(tmp_path / "previews").close()
     assert (tmp_path / "previews").stat().st_mode & 0o777 == 0o700
