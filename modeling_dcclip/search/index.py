@@ -340,7 +340,7 @@ class Index:
         text: str = "",
         *,
         without: Sequence[str] = (),
-        images: Sequence[ImageInput] = (),
+        images: Sequence[ImageInput | np.ndarray] = (),
         like: Sequence[tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
@@ -353,7 +353,7 @@ class Index:
         Args:
             text: What the photograph shows, in Chinese or English.
             without: What it should not show; half the embedding of each text is subtracted.
-            images: Example images, added to the query.
+            images: Example images, or their embeddings, added to the query.
             like: Example photographs of the index, added to the query: `(Hit.id, Hit.seconds)` of each.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.
