@@ -87,7 +87,7 @@ def _write(path: Path, content: dict[str, Any]):
 
 
 def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """The image preprocessing as open_clip describes it; Immich reads the same fields.
+    """The image preprocessing as open_clip describes it.
 
     Args:
         image_processor: Content of preprocessor_config.json.

@@ -217,17 +217,24 @@ class Catalog(Database):
 
     Args:
         path: Path of the file.
+        owner: Name of the index that it belongs to.
         create: Whether to create it. Default: it has to exist.
     """
 
-    def __init__(self, path: Path, create: bool = False):
+    def __init__(self, path: Path, owner: str, create: bool = False):
         self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         if not create and not os.path.exists(path):
             raise DamagedIndexError(path, "it is missing")
         script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
+        identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
-            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS}; COMMIT;"
+            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
+            script += f" PRAGMA user_version = {identity}; COMMIT;"
         super().__init__(path, script)
+        if (found := self.value("PRAGMA user_version")) != identity:
+            raise self.damage(
+                "it belongs to a different index" if found else "it is of an earlier version"
+            )
         for function in (search_text, date_in_name, name_words, words_of, zlib.crc32):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():

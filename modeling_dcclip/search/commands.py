@@ -55,7 +55,9 @@ USES_MODEL = "everyone who reaches this address can use the model"
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    names = ("folders", "model", "exclude", "forget", "upgrade", "watch")
+    names = ["folders", "model", "exclude", "forget", "upgrade", "watch"]
+    if options.forget is not None:
+        names += ["model_id", "truncate_dim"]
     given = [name for name in names if getattr(options, name)]
     if len(given) > 1 and {"forget", "upgrade"} & {*given}:
         raise UserError("index: {} cannot be combined. Run two commands.", ", ".join(given))
@@ -291,6 +293,11 @@ def run_serve(options: argparse.Namespace):
 
 def run_browse(options: argparse.Namespace):
     """Serve the page at once, and index folders meanwhile."""
+    if given := [name for name in ("forget", "upgrade", "api") if getattr(options, name)]:
+        raise UserError(
+            "{} does not apply to a folder that is indexed and served. Run dcclip index or dcclip serve.",
+            ", ".join(given),
+        )
     with _open_to_add(options) as index:
         _serve_index(index, options, options.folders, options.exclude)
 

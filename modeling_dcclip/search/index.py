@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import Catalog, File, distinct_files
+from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import Message, UserError
@@ -30,11 +30,11 @@ from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, embed_que
 from modeling_dcclip.search.settings import (
     BusyError,
     Settings,
-    catalog_path,
     check_data,
     create_index,
     empty_data,
     has_index,
+    open_catalog,
     read_settings,
     remove_stale_data,
     write_lock,
@@ -115,7 +115,7 @@ class Index:
 
     def _load(self, settings: Settings):
         self.settings, self.space = settings, settings.space
-        self.catalog = Catalog(catalog_path(self.folder, settings.data))
+        self.catalog = open_catalog(self.folder, settings)
         self.store = VectorStore(self.catalog, self.space.dimension)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
@@ -340,7 +340,7 @@ class Index:
         text: str = "",
         *,
         without: Sequence[str] = (),
-        images: Sequence[ImageInput] = (),
+        images: Sequence[ImageInput | np.ndarray] = (),
         like: Sequence[tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
@@ -353,7 +353,7 @@ class Index:
         Args:
             text: What the photograph shows, in Chinese or English.
             without: What it should not show; half the embedding of each text is subtracted.
-            images: Example images, added to the query.
+            images: Example images, or their embeddings, added to the query.
             like: Example photographs of the index, added to the query: `(Hit.id, Hit.seconds)` of each.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.

@@ -13,11 +13,11 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -115,7 +115,9 @@ class LocalServer:
             backlog=BACKLOG,
         )
         self._server = Server(config)
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # with the protocol named, asyncio sends each part at once; else answers may wait for 40 ms
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if sys.platform != "win32":  # there, two servers could share a port
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -266,28 +268,34 @@ class LocalServer:
 
 
 class Turns:
-    """Calls in threads, one at a time; those that wait hold no thread."""
+    """Calls one after the other, in a thread whose allocator uses the memory again; those that wait hold no thread.
 
-    def __init__(self):
-        self._turn = asyncio.Lock()
+    Args:
+        wait_s: Seconds after which a call is given up; None for never.
+    """
+
+    def __init__(self, wait_s: float | None = WAIT_S):
+        self._wait_s = wait_s
+        self._executor = ThreadPoolExecutor(1)
 
     async def run(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Call a function when it is its turn.
 
         Raises:
-            BadRequest: With status 503, if that takes longer than `WAIT_S`.
+            BadRequest: With status 503, if that takes too long.
         """
+        call = self._executor.submit(function, *args, **options)
         try:
-            async with asyncio.timeout(WAIT_S):
-                await self._turn.acquire()
+            async with asyncio.timeout(self._wait_s):
+                return await asyncio.wrap_future(call)
         except TimeoutError as error:
             raise BadRequest(
                 "Too many requests at once. Send it again later.", status_code=503
             ) from error
-        try:
-            return await run_in_threadpool(function, *args, **options)
-        finally:
-            self._turn.release()
+
+    def close(self):
+        """Let the call in work end, and drop the others."""
+        self._executor.shutdown(cancel_futures=True)
 
 
 class Json(JSONResponse):

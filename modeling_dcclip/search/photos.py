@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.decoding import PAGE_MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
     STILLS,
@@ -104,11 +104,16 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
     Of a video, it shows the key frame at a time.
     """
     extension = extension_of(os.fsencode(path))
-    with open_file(os.fsencode(path)) as file, MEMORY.scope():
+    with open_file(os.fsencode(path)) as file, PAGE_MEMORY.scope():
         if extension in VIDEOS:
             image = read_frame(file, seconds, edge)
         else:
-            _, image = decode_photo(file, edge, extension)
+            _, image = decode_photo(file, edge, extension, is_lean=True)
+        return encode_thumbnail(image, edge)
+
+
+def encode_thumbnail(image: Image.Image, edge: int = THUMBNAIL) -> bytes:
+    """JPEG of an RGB image, at most `edge` pixels per side, without metadata. The image is reduced, too."""
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()

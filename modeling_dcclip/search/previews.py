@@ -1,26 +1,24 @@
 """JPEG previews of photographs, cached on disk: the second look at a photograph decodes nothing."""
 
-import asyncio
 import io
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from modeling_dcclip.image_dcclip import open_header
+from modeling_dcclip.search.decoding import read_size
 from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
+from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
 MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
-ORIENTATION = 0x0112  # tag of EXIF
-TURNED = (5, 6, 7, 8)  # its values for a turn by 90 degrees
 USUAL_RATIO = 3 / 2
 VIDEO_RATIO = 16 / 9
 
@@ -40,16 +38,18 @@ class Previews:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # one image of each size in memory at a time, in a thread whose allocator uses the memory again
-        self._readers = {kind: ThreadPoolExecutor(1, f"dcclip-{kind}") for kind in SIZES}
+        # of each size, one image in memory at a time
+        self._readers = {kind: Turns(wait_s=None) for kind in SIZES}
         with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
             folder.mkdir(0o700, parents=True, exist_ok=True)
-        self._readers["photo"].submit(self._prune)
+        self._pruning = Thread(target=self._prune)
+        self._pruning.start()
 
     def close(self):
         """Let the previews in work end, and drop the others."""
         for reader in self._readers.values():
-            reader.shutdown(cancel_futures=True)
+            reader.close()
+        self._pruning.join()
 
     async def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
         """JPEG of a file, at most `SIZES[kind]` pixels per side, without metadata.
@@ -65,10 +65,9 @@ class Previews:
         """
         cached = self._cached(version, seconds, kind)
         content = await run_in_threadpool(_read_cached, cached)
-        if content is None:  # a request that waits for the reader holds no thread
-            making = self._readers[kind].submit(_make, cached, path, SIZES[kind], seconds or 0)
-            content = await asyncio.wrap_future(making)
-        return content
+        if content is not None:
+            return content
+        return await self._readers[kind].run(_make, cached, path, SIZES[kind], seconds or 0)
 
     def ratio(self, path: str, version: str, seconds: float | None) -> float:
         """Width of a photograph divided by its height, from the header of the file or of its thumbnail."""
@@ -117,9 +116,7 @@ def _ratio(path: str, thumbnail: Path) -> float:
     # a damaged file has a usual shape, and a preview that says why it cannot be shown
     with suppress(Exception):
         if extension in STILLS:
-            with open_file(os.fsencode(path)) as file, open_header(file) as image:
-                ratio = image.width / image.height
-                # the size of a TIFF is upright, whatever its EXIF says
-                is_turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED
-                return 1 / ratio if is_turned else ratio
+            with open_file(os.fsencode(path)) as file:
+                width, height = read_size(file)
+            return width / height
     return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO

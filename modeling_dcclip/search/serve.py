@@ -22,9 +22,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -33,15 +33,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from modeling_dcclip.handler import BadRequest
+from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.decoding import MEMORY, decode_photo
+from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo, give_memory_back
 from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.index import Hit, Index
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, Json, LocalServer, Turns, translated
 from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
+from modeling_dcclip.search.photos import encode_thumbnail
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
@@ -58,6 +60,14 @@ MAX_FOLDERS = 2**20  # bytes of names of folders
 EXAMPLES = 32  # that the server remembers
 LASTING = "private, max-age=31536000, immutable"  # for URLs that contain a version
 PAGE = Path(__file__).parent / "page"
+
+
+class Example(NamedTuple):
+    """An example image that was sent, without its pixels."""
+
+    runtime: Runtime
+    embedding: np.ndarray  # (D,)
+    thumbnail: bytes  # JPEG
 
 
 class Indexing:
@@ -161,11 +171,13 @@ class SearchServer(LocalServer):
         port: int = 8420,
         indexing: Indexing | None = None,
     ):
+        give_memory_back()
         self.index = index
         self.indexing = indexing
         # warnings are caught for the process, so one query at a time
         self.queries = Turns()
-        self.examples: OrderedDict[str, Image.Image] = OrderedDict()
+        self.encoder = Turns()  # of example images
+        self.examples: OrderedDict[str, Example] = OrderedDict()
         self.previews = Previews(cache_folder())
         mimetypes.add_type("text/javascript", ".js")  # Windows may have a different type
         routes = [
@@ -188,7 +200,8 @@ class SearchServer(LocalServer):
     def close(self):
         """Stop listening and decoding."""
         super().close()
-        self.previews.close()
+        for each in (self.previews, self.queries, self.encoder):
+            each.close()
 
     def is_busy(self) -> bool:
         """Whether something was asked a moment ago, or photographs are indexed."""
@@ -219,15 +232,12 @@ class SearchServer(LocalServer):
         """Keep an example image for later queries, and answer with its name."""
         _require_page(request)
         async with self.body(request, MAX_EXAMPLE) as content:
-            return Json({"name": await run_in_threadpool(self._remember, content)})
+            return Json({"name": await self.encoder.run(self._remember, content)})
 
     def example(self, request: Request) -> Response:
         """An example image, small."""
-        content = io.BytesIO()
-        image = self._example(request.path_params["name"]).copy()
-        image.thumbnail((SIZES["thumbnail"],) * 2)
-        image.save(content, "JPEG")
-        return Response(content.getvalue(), media_type="image/jpeg")
+        example = self._example(request.path_params["name"])
+        return Response(example.thumbnail, media_type="image/jpeg")
 
     async def preview(self, request: Request) -> Response:
         """A photograph, or the frame of a video, in one of two sizes."""
@@ -276,18 +286,22 @@ class SearchServer(LocalServer):
         return Json({})
 
     def _remember(self, content: bytes) -> str:
-        with MEMORY.scope():
-            _, image = decode_photo(io.BytesIO(content), self.index.runtime.edge)
+        runtime = self.index.runtime
+        with PAGE_MEMORY.scope():
+            _, image = decode_photo(io.BytesIO(content), runtime.edge)
+            embedding = runtime.encode_images([image])[0]
+            example = Example(runtime, embedding, encode_thumbnail(image))
         name = fingerprint(content)
-        self.examples[name] = image
+        self.examples[name] = example
         while len(self.examples) > EXAMPLES:
             self.examples.popitem(last=False)
         return name
 
-    def _example(self, name: str) -> Image.Image:
-        if name not in self.examples:
+    def _example(self, name: str) -> "Example":
+        example = self.examples.get(name)
+        if example is None or example.runtime is not self.index.runtime:  # as after an upgrade
             raise UserError("The example image is gone. Choose it again.")
-        return self.examples[name]
+        return example
 
     def _file(self, request: Request) -> File:
         """The photograph of a request, which has not changed."""
@@ -311,7 +325,7 @@ class SearchServer(LocalServer):
             parameters.get("q", ""), _filter(parameters), has_dates
         )
         like = [_photograph(parameters["like"])] if "like" in parameters else []
-        images = [self._example(parameters["example"])] if "example" in parameters else []
+        images = [self._example(parameters["example"]).embedding] if "example" in parameters else []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", QueryWarning)

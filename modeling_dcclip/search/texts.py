@@ -48,7 +48,7 @@ def find(
     index: Index,
     text: str,
     without: Sequence[str] = (),
-    images: Sequence[ImageInput] = (),
+    images: Sequence[ImageInput | np.ndarray] = (),
     like: Sequence[tuple[int, float | None]] = (),
     chosen: Filter | None = None,
     top: int = LOOKED,

@@ -71,7 +71,7 @@ def test_errors_are_in_the_language_of_the_request(post):
 
 
 def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
-    assert post({}, path="/")[0] == 404
+    assert post({}, path="/none")[0] == 404
     assert post({}, Content_Type="text/plain")[0] == 415
     assert post({}, Sec_Fetch_Site="cross-site")[0] == 403
     assert post({}, Host="evil.example")[0] == 403

@@ -380,8 +380,8 @@ def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
 
 
 def test_a_teacher_is_known_by_its_weights_or_its_name():
-    teacher = Space("some/teacher", "1" * 16, None, None, None, "", 16, 16)
-    student = Space("student", "2" * 16, "a/copy", teacher.weights, "digest", "", 16, 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    student = Space("student", "2" * 16, "a/copy", teacher.weights, "digest", "student", 16, 16)
     stranger = replace(student, teacher_weights="0" * 16)
     assert teacher.rotations(student) == (None, "digest")
     assert student.rotations(teacher)
@@ -390,11 +390,19 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
 
 
 def test_a_student_that_has_left_its_teachers_space_shares_none():
-    teacher = Space("some/teacher", "1" * 16, None, None, None, "", 16, 16)
-    left = Space("left", "2" * 16, "some/teacher", None, None, "", 16, 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    left = Space("left", "2" * 16, "some/teacher", None, None, "left", 16, 16)
     assert teacher.rotations(left) is None
     assert left.rotations(teacher) is None
-    assert left.rotations(replace(left, weights="3" * 16)) is None
+    assert left.rotations(replace(left, weights="3" * 16, files="other")) is None
+
+
+def test_a_model_is_known_by_the_files_that_encode_where_its_weights_are_missing():
+    """As of the wheel, which has no model.safetensors."""
+    checkout = Space("checkout", "1" * 16, None, None, None, "same", 16, 16)
+    wheel = replace(checkout, model="wheel", weights="2" * 16)
+    assert checkout.rotations(wheel) == (None, None)
+    assert checkout.change(wheel) is None
 
 
 @pytest.fixture
@@ -446,11 +454,24 @@ def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color
 
 
 def test_a_photograph_whose_embedding_is_not_finite_is_counted(filled, photos, paint, monkeypatch):
-    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
-    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    def run(names, inputs):
+        is_white = np.ptp(inputs["pixel_values"]) == 0
+        return [np.full((1, 16), 0.25 if is_white else np.nan, np.float32)]
+
+    monkeypatch.setitem(filled.runtime._sessions, "vision", SimpleNamespace(run=run))
     paint(photos / "new.jpg", "red", width=33)
     report = filled.add()
     assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
+
+
+def test_a_model_that_is_not_finite_is_refused_before_any_photograph(
+    filled, photos, paint, monkeypatch
+):
+    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
+    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    paint(photos / "new.jpg", "red", width=33)
+    with pytest.raises(ValueError, match=r"not finite\. Export it again"):
+        filled.add()
 
 
 @pytest.mark.parametrize(

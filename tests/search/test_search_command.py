@@ -200,8 +200,24 @@ def test_a_forgotten_folder_leaves_by_any_of_its_paths(run, indexed, tmp_path):
     assert run("index", "--forget", tmp_path / "link") == "5 files removed\n"
     assert run("search", "red") == ""
     assert (indexed / "red.jpg").exists()
-    assert "folders, forget cannot be combined" in run("index", "--forget", indexed, indexed)
     assert "folder: got none, and the index has none yet" in run("index")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["index", "--forget", "a", "a"], "folders, forget cannot be combined"),
+        (["index", "--forget", "a", "--truncate_dim", "9"], "forget, truncate_dim cannot be"),
+        (["index", "--forget", "a", "--model_id", "some/model"], "forget, model_id cannot be"),
+        (["index", "--upgrade", "a", "--exclude", "*.png"], "exclude, upgrade cannot be"),
+        (["a", "--forget", "a"], "forget does not apply"),
+        (["a", "--upgrade", "model"], "upgrade does not apply"),
+        (["a", "--api"], "api does not apply"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(run, indexed, monkeypatch, options, named):
+    monkeypatch.chdir(indexed)
+    assert named in run(*options)
 
 
 def test_a_folder_alone_is_served_at_once_and_indexed(

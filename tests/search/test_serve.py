@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 import segno
-from PIL import Image
+from PIL import Image, ImageFile
 
 from modeling_dcclip.search import command, commands, decoding, local_server, previews, serve
 from modeling_dcclip.search.files import FileState
@@ -190,14 +190,15 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
 
 
 def test_what_takes_too_much_memory_is_not_shown(get, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
+    monkeypatch.setattr(decoding.PAGE_MEMORY, "limit", 1000)
     response = get("/thumbnail/3")
     assert response.status_code == 404
     assert "too many pixels" in response.text
 
 
 def test_what_takes_the_memory_of_48_megapixels_of_heic_is_shown(get, monkeypatch):
-    monkeypatch.setattr(decoding, "PLAIN_BYTES", 439_000_000 // (24 * 16))
+    needed = decoding.WHOLE["HEIF"][0] * 8064 * 6048
+    monkeypatch.setattr(decoding, "_decoded_bytes", lambda *arguments: needed)
     assert get(f"/thumbnail/{id_of(get, 'red.jpg')}").status_code == 200
 
 
@@ -208,6 +209,16 @@ def test_a_tile_has_the_shape_of_its_photograph_before_it_has_a_thumbnail(get, s
     server.index.add()
     hits = {hit["name"]: hit for hit in search(get, "")["hits"]}
     assert hits["rotated.tif"]["ratio"] == hits["rotated.jpg"]["ratio"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["large.png", "large.webp"])
+def test_the_shape_of_a_tile_is_read_without_decoding(tmp_path, monkeypatch, name):
+    Image.new("RGB", (60, 30)).save(tmp_path / name)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    monkeypatch.setattr("PIL.WebPImagePlugin.WebPImageFile._open", None)
+    found = Previews(tmp_path / "cache")
+    assert found.ratio(str(tmp_path / name), "version", None) == 2
+    found.close()
 
 
 def test_the_second_look_decodes_nothing(get, monkeypatch):
@@ -233,6 +244,15 @@ def test_previews_are_kept_with_other_caches(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert previews.cache_folder() == tmp_path / ".cache" / "dcclip" / "previews"
+
+
+def test_a_preview_is_kept_for_its_file_moment_and_size(tmp_path):
+    """Two key frames may be within a second."""
+    kept = Previews(tmp_path)
+    made = [("a", None), ("a", 0.2), ("a", 0.6), ("a", 1.2), ("b", 0.2)]
+    names = {kept._cached(*each, kind) for each in made for kind in ("thumbnail", "photo")}
+    kept.close()
+    assert len(names) == 10
 
 
 def test_previews_are_for_this_user_alone(tmp_path):
@@ -292,7 +312,7 @@ def test_an_example_image_is_searched_with(get, upload):
 def test_an_example_image_waits_for_memory(upload):
     sending = Thread(target=upload)
     with decoding.MEMORY.scope():
-        decoding.MEMORY.take(decoding.MAX_BYTES)
+        decoding.MEMORY.take(decoding.MEMORY.limit)
         sending.start()
         sending.join(0.3)
         assert sending.is_alive()

@@ -157,7 +157,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(
     [
         ({"format": "executorch", "variants": ["int4"]}, "format: executorch has fp32, int8"),
         ({"format": "mine"}, "no-such-package"),
-        ({"format": "immich", "towers": "text"}, "immich has fp32 of both towers together"),
+        ({"format": "open_clip", "towers": "text"}, "open_clip has fp32 of both towers together"),
     ],
 )
 def test_formats_that_cannot_be_written_are_refused(monkeypatch, fields, message):
