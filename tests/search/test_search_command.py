@@ -274,6 +274,11 @@ def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
         ("en", "red 2019 to 2021", "note: '2019 to 2021' is understood as the dates 2019 to 2021"),
         ("en", "red before 2021", "note: 'before 2021' is understood as the dates … to 2020-12-31"),
         ("zh", "2019年以来的红", "提示：'2019年以来' 按日期理解：2019 到 …"),
+        (
+            "en",
+            "red at Christmas",
+            "note: 'at Christmas' is understood as dates, of every year unless it names one",
+        ),
     ],
 )
 def test_a_note_says_which_dates_are_understood(
