@@ -246,8 +246,8 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
     else:
         year = int(found.get("year") or found["part_year"])
     if part := found.get("season") or found.get("part"):
-        if day := found.get("day_first") or found.get("day_second"):
-            text = f"{year}-{_month_of(part)}-{day.rstrip('stndrh')}"
+        if ordinal := found.get("day_first") or found.get("day_second"):
+            text = f"{year}-{_month_of(part)}-{ordinal.rstrip('stndrh')}"
             return text, text
         return _part_of(year, part)
     numeral = found.get("month")

@@ -105,6 +105,6 @@ def _days_of(feast: tuple[str, str]) -> dict[int, date]:
             "{} is not installed. Run: pip install {}", error.name, error.name
         ) from error
     country, name = feast
-    kinds = {"categories": ("public", "unofficial")} if country == "US" else {}
-    known = country_holidays(country, years=YEARS, language="en_US", **kinds)
+    kinds = ("public", "unofficial") if country == "US" else None
+    known = country_holidays(country, years=YEARS, language="en_US", categories=kinds)
     return {day.year: day for day in sorted(known.get_named(name, "exact"), reverse=True)}
