@@ -13,6 +13,7 @@ from modeling_dcclip.search.fit import hub_numbers
 from modeling_dcclip.search.hubs import BANK_FILE, Hubs, read_bank, write_bank
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.space import Space
+from modeling_dcclip.search.upgrade import upgrade_index
 
 CAPTIONS = ["red", "green", "red green", "white"]
 
@@ -60,6 +61,18 @@ def test_numbers_are_stored_by_indexing_and_computed_where_they_are_missing(
         again.catalog.execute("UPDATE hubs SET numbers = zeroblob(length(numbers))")
         with pytest.raises(ValueError, match="numbers of hubs have a wrong checksum"):
             Hubs(again.catalog, again.store).numbers(count, again.bank, again.nouns)
+
+
+def test_an_upgrade_stores_the_numbers_of_the_new_model(model, color_model, photos, tmp_path):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+        upgrade_index(index, model)
+    with Index.open(tmp_path / "index") as index:
+        count = index.catalog.num_rows
+        (content,) = index.catalog.column("SELECT numbers FROM hubs")
+        stored = np.frombuffer(content, np.float32).reshape(-1, 2)[:count]
+        np.testing.assert_array_equal(stored, index.hubs.numbers(count, index.bank, index.nouns))
+        assert stored[:, 0].any()
 
 
 @pytest.mark.parametrize(
