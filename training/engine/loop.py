@@ -14,6 +14,7 @@ from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log
+from training.engine.standstill import name_standstill
 from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
@@ -114,7 +115,7 @@ def train(
     num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator, num_rows)
     task.train()
-    with log:
+    with log, name_standstill(f"{description}, {output_dir}", lambda: state.progress.step):
         for batch in batches_on(log.timed(loader), accelerator.device):
             # torch's generator (dropout) is seeded by the number of each step
             seed = keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0]

@@ -8,10 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 # parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# of a process for the others, such as for the targets of a large set
-LONGEST_WAIT = timedelta(days=3)
+# of a process for the others, after which a run ends: a node may be dead
+LONGEST_WAIT = timedelta(hours=1)
+BEAT_S = 5.0
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
@@ -37,6 +41,59 @@ def find_processes() -> "PartialState":
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return PartialState(cpu=is_cpu, **group)
+
+
+@cache
+def new_host_group(world: Any, purpose: str) -> Any:
+    """Process group for values on the host. All processes of the world make it, in the same order."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+@contextmanager
+def at_own_pace() -> Iterator[None]:
+    """Do work that may take some processes much longer than others. All leave the `with` block together.
+
+    Elsewhere a process that lets the others wait for `LONGEST_WAIT` ends the run. Here it may take days, because a
+    thread tells the others every `BEAT_S` seconds that it lives. All processes call it.
+
+    Raises:
+        ConnectionError: Another process has failed, has ended or does not answer.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        yield
+        return
+    group = new_host_group(dist.group.WORLD, "own pace")
+    finished = Event()
+    succeeded: list[bool | None] = [None] * dist.get_world_size()
+    own: list[bool | None] = [None]
+    lost: list[Exception] = []
+
+    def beat():
+        try:
+            while None in succeeded and False not in succeeded:
+                finished.wait(BEAT_S)
+                dist.all_gather_object(succeeded, own[0], group=group)
+        except RuntimeError as error:
+            lost.append(error)
+
+    beats = Thread(target=beat, daemon=True)
+    beats.start()
+    try:
+        yield
+        own[0] = True
+    finally:
+        own[0] = bool(own[0])
+        finished.set()
+        beats.join()
+    if lost or False in succeeded:
+        raise ConnectionError(
+            "another process of this run has ended or does not answer; its own message says why. Run the same command "
+            "again."
+        ) from (lost[0] if lost else None)
 
 
 def use_all_cores():

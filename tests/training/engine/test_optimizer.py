@@ -5,8 +5,14 @@ The task of these tests has one trained matrix and a gradient that a plain loop 
 
 import json
 import math
+import os
+import re
+import signal
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +21,10 @@ import torch
 from accelerate import debug_launcher
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from modeling_dcclip import DCCLIPModel
+from tests.local_server import free_port
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_model, recipe_fields
 from tests.training.engine.runs import losses
 from tests.training.tasks.hand_made import NORMALIZE, augment
@@ -24,7 +32,7 @@ from tests.variants import ignored_fields
 from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
-from training.engine import checkpoint
+from training.engine import checkpoint, standstill
 from training.engine.loop import Evaluate, TrainingResult, train
 from training.engine.stage import make_accelerator
 from training.engine.state import (
@@ -34,7 +42,8 @@ from training.engine.state import (
     make_optimizer,
     run_identity,
 )
-from training.tasks import Task
+from training.tasks import Task, spread
+from training.utils import process
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -185,6 +194,55 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert len({*first[0], *second[0]}) == 4  # dropout of each process and each batch
     assert len(np.unique([first[1], second[1]])) == 16
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_a_run_that_says_its_step(
+    tmp_path, run, monkeypatch, caplog
+):
+    for module in (process, standstill):
+        monkeypatch.setattr(module, "LONGEST_WAIT", timedelta(seconds=2))
+    monkeypatch.setattr(process, "BEAT_S", 0.1)
+    names = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    names |= {"ACCELERATE_USE_CPU": "true"}
+    # as on GPUs, where values of the host have a group of their own
+    world = SimpleNamespace(**vars(torch.distributed) | {"get_backend": lambda _: "nccl"})
+    monkeypatch.setattr(spread, "dist", world)
+
+    class Stopping(Linear):
+        def before_batch(self, number):
+            super().before_batch(number)
+            if number == 1 and rank:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    def work(number: int):
+        nonlocal rank
+        rank = number
+        torch.set_num_threads(1)
+        for name, value in (names | {"RANK": rank, "LOCAL_RANK": rank}).items():
+            monkeypatch.setenv(name, str(value))
+        make_accelerator(recipe := make_recipe(tmp_path / "run"))
+        with process.at_own_pace():  # longer than a process may let others wait elsewhere
+            time.sleep(3 * rank)
+        pids = spread.gather_on_host(os.getpid())
+        began = time.monotonic()
+        try:
+            run(Stopping(), recipe)
+        except ConnectionError as error:
+            if rank == 0:
+                assert re.match(
+                    rf"test, {tmp_path}/run: at step 2, another process or node", str(error)
+                )
+                assert f"test, {tmp_path}/run: step 2 has not ended for 0:00:00.9" in caplog.text
+        finally:
+            if rank == 0:
+                os.kill(pids[1], signal.SIGCONT)
+        with pytest.raises(RuntimeError, match="gloo"):
+            spread.gather_on_host(time.sleep(2.5 * (1 - rank)))
+        assert time.monotonic() - began < 20
+
+    rank = 0
+    start_processes(work, nprocs=2, start_method="fork")
 
 
 def test_a_run_with_a_constant_rate_goes_on_for_longer(tmp_path, run):
