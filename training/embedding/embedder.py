@@ -1,24 +1,20 @@
 """Encode images exactly as an index does: the same pixels, digests and dates as `dcclip index`."""
 
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image as PILImage
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.decoding import date_taken
+from modeling_dcclip.search.bulk import describe
 from training.data.images import UNDECODABLE, embedded_cell
 from training.data.reader import CellRules
-from training.teachers.images import map_ahead
 from training.teachers.lineage import digest_folder
 from training.utils.keys import Digest, digest_file
 
@@ -112,12 +108,13 @@ class Embedder:
             return {"name": name, "error": found}
         content = found["bytes"]
         path = cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else None
+        digest, taken = describe(content)
         row = {
             "name": name,
-            "digest": hashlib.blake2b(content, digest_size=16).digest(),  # as in an index
+            "digest": digest,
             "size": len(content),
             "mtime_ns": os.stat(path).st_mtime_ns if path else 0,
-            "taken": _date(content),
+            "taken": taken,
         }
         try:
             if self.weights is not None:
@@ -154,10 +151,3 @@ class Embedder:
         # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
         table["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
         return pa.table(table, columns)
-
-
-def _date(content: bytes) -> str | None:
-    """Date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one."""
-    with suppress(Exception), PILImage.open(io.BytesIO(content)) as image:  # of damaged metadata
-        return date_taken(image)
-    return None

@@ -19,10 +19,7 @@ import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from modeling_dcclip.search.catalog import Catalog
-from modeling_dcclip.search.files import FileState, UnreadablePhotoError
-from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.indexing import Outcome, enter, num_cores
+from modeling_dcclip.search import bulk
 from training.data.reader import digest_sources, load_source, open_stream, rules_for
 from training.data.shards import Shards, get_cell
 from training.embedding import EmbedOptions
@@ -31,7 +28,7 @@ from training.utils.cli import one_line
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.keys import digest_key, make_key
 from training.utils.output import claim_folder
-from training.utils.process import at_own_pace, find_processes
+from training.utils.process import at_own_pace, find_processes, num_cores
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
@@ -41,7 +38,6 @@ INDEX = "index"
 KEY = b"key"
 FILES = (SHARDS, INDEX, RESULTS_FILE)
 ROW_GROUP = 8192  # rows in memory at once
-REPEATED = "another image has the same name"
 EMBEDDED = "embedded"
 
 
@@ -149,7 +145,7 @@ def embed(options: EmbedOptions) -> Results | None:
         if options.format == "index":
             num_indexed = write_index(paths, folder / INDEX, options.model, options.model_id)
             if repeated := results.values(metric=EMBEDDED)[0] - num_indexed:
-                metric = f"not in the index: {REPEATED}"
+                metric = f"not in the index: {bulk.REPEATED}"
                 results.rows.append(Row(model=options.model, metric=metric, value=repeated))
         results.write(folder)
     return results
@@ -239,27 +235,21 @@ def write_index(
         OSError: The disk is full or cannot be written. The previous index stays.
     """
     with scratch_folder(folder) as scratch:
-        with Index.open(scratch, model, create=True, model_id=model_id) as index, index.writing():
-            for path in shards:
-                for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
-                    with index.catalog.writing():
-                        enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
-            num_images = len(index)
+        batches = (
+            _images(batch)
+            for path in shards
+            for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP)
+        )
+        num_images = bulk.write_index(scratch, model, batches, model_id)
         replace_folder(scratch, folder)
     return num_images
 
 
-def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
-    """Rows of a shard in the form of files that were read."""
+def _images(batch: pa.RecordBatch) -> list[bulk.EmbeddedImage]:
+    """Rows of a shard."""
     column = batch["vector"]
     vectors = column.flatten().to_numpy().reshape(-1, column.type.list_size)
-    seen: set[bytes] = set()
-    for row, vector in zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
-        path = os.fsencode(row["name"])
-        cause = REPEATED if path in seen or catalog.digest(path) else row["error"]
-        if cause is not None:
-            yield Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
-            continue
-        seen.add(path)
-        state = FileState(path, row["size"], row["mtime_ns"])
-        yield Outcome(path, state, row["digest"], row["taken"], [vector])
+    rows = batch.drop_columns(["vector"]).to_pylist()
+    return [
+        bulk.EmbeddedImage(vector=vector, **row) for row, vector in zip(rows, vectors, strict=True)
+    ]

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe
 from training.data import BatchPlan, make_loader
 from training.engine.inputs import open_teacher
-from training.engine.loop import train
+from training.engine.loop import Run, train
 from training.engine.stage import make_accelerator
 from training.engine.state import make_optimizer
 from training.tasks import Models
@@ -43,7 +43,7 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
     teacher = open_teacher(recipe)
     student, processor = stage.open_student(recipe, teacher)
     task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
-    result = train(task, dataset, recipe, processor, accelerator, "measure")
+    result = train(task, dataset, processor, Run(recipe, accelerator, "measure"))
     plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, 0, 1, augment=task.augment)
     batch = next(batches_on(make_loader(dataset, plan), accelerator.device))
     model, optimizer = accelerator.prepare(task.train(), make_optimizer(task, recipe))

@@ -126,6 +126,11 @@ def use_all_cores():
         torch.set_num_threads(cores)
 
 
+def num_cores() -> int:
+    """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_freed_memory():
     """Keep freed memory for the next allocation, instead of returning it to the system.
 

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +34,13 @@ from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint, standstill
-from training.engine.loop import Evaluate, TrainingResult, train
+from training.engine.loop import (
+    Evaluate,
+    Run,
+    TrainingResult,
+    keep_depthwise_in_float32,
+    train,
+)
 from training.engine.stage import make_accelerator
 from training.engine.state import (
     STATE_FOLDER,
@@ -95,8 +102,8 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 def run(dataset, processor):
     def run(task: Task, recipe: AlignRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
         kept = checkpoint.list_checkpoints(recipe.output_dir) if recipe.resume else []
-        accelerator = make_accelerator(recipe)
-        return train(task, dataset, recipe, processor, accelerator, "test", kept, evaluate)
+        opened = Run(recipe, make_accelerator(recipe), "test", kept)
+        return train(task, dataset, processor, opened, evaluate)
 
     return run
 
@@ -306,3 +313,17 @@ def test_the_gradient_scale_of_fp16_is_restored(tmp_path, dataset):
     accelerator.scaler = torch.amp.GradScaler("cpu")
     TrainingState(Linear(), recipe, accelerator, dataset, [tmp_path])
     assert accelerator.scaler.state_dict()["scale"] == 64.0
+
+
+def test_depthwise_convolutions_of_a_copy_leave_autocast():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    keep_depthwise_in_float32(model)
+    other = deepcopy(model)
+    nn.init.zeros_(other[0].weight)
+    images = torch.rand(2, 4, 5, 5) / 3
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_copy, pointwise = model[0](images), other[0](images), model[1](images)
+    expected = nn.functional.conv2d(images, model[0].weight, model[0].bias, groups=4)
+    assert found.equal(expected.bfloat16())  # rounded once, at the end
+    assert of_copy.equal(model[0].bias.bfloat16()[:, None, None].expand_as(of_copy))
+    assert pointwise.dtype == torch.bfloat16

@@ -67,7 +67,7 @@ def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, corpus, cla
 
 def test_a_loss_that_waits_is_found(waits, tmp_path):
     code = """
-from training.tasks.loss_table import LOSSES, Loss
+from training.tasks.align import LOSSES, Loss
 
 
 def waiting(inputs):
