@@ -199,11 +199,13 @@ def data_loader(dataset: Any, workers: int, batch_bytes: int = 0, **options: Any
     Raises:
         ValueError: The shared memory, which a container limits, is too small for the batches that are prepared.
     """
-    needed = 2 * workers * batch_bytes  # each worker prepares two batches
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = 2 * processes * workers * batch_bytes  # each worker prepares two batches
     if SHARED_MEMORY.is_dir() and needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
         raise ValueError(
-            f"data.workers: {workers} workers need {needed / MIB:,.0f} MiB of shared memory, and {SHARED_MEMORY} has "
-            f"{free / MIB:,.0f} MiB free. Enlarge it (docker run --shm-size), or lower data.workers or batch_size."
+            f"data.workers: {workers} workers in each of {processes} processes need {needed / MIB:,.0f} MiB of shared "
+            f"memory, and {SHARED_MEMORY} has {free / MIB:,.0f} MiB free. Enlarge it (docker run --shm-size), or "
+            "lower data.workers or batch_size."
         )
     return DataLoader(
         dataset,

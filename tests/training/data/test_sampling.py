@@ -102,5 +102,8 @@ def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch,
     usage = SimpleNamespace(free=64 * 2**20)  # a container's default
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     data_loader([], 2, 16 * 2**20)
-    with pytest.raises(ValueError, match=r"^data.workers: 3 workers need 96 MiB .* --shm-size"):
-        data_loader([], 3, 16 * 2**20)
+    for processes, workers in ((1, 3), (3, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        message = rf"^data.workers: {workers} workers .* {processes} .* need 96 MiB .* --shm-size"
+        with pytest.raises(ValueError, match=message):
+            data_loader([], workers, 16 * 2**20)
