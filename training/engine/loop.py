@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -80,8 +80,8 @@ def train(
         dataset: Training data.
         processor: Processor of the student, which is saved with it.
         run: The run.
-        evaluate: Evaluation every `eval_every` steps, which runs on the main process. The best student is kept in
-            `output_dir/best`.
+        evaluate: Evaluation every `eval_every` steps, which all processes call; it returns the same metrics to all.
+            The best student is kept in `output_dir/best`.
 
     Returns:
         Summary of the run.
@@ -102,7 +102,7 @@ def train(
         seed=recipe.seed,
         num_views=task.num_views,
         augment=task.augment,
-        read_targets=getattr(task.targets, "read", None),
+        read_targets=task.targets.read if task.targets is not None else None,
         start=0,
         stop=recipe.max_steps,
         rank=accelerator.process_index,
@@ -112,7 +112,7 @@ def train(
         first = replace(plan, stop=1, batch_size=task.chunk_size or recipe.batch_size)
         batch = next(batches_on(make_loader(dataset, first), accelerator.device))
         with accelerator.autocast():
-            freeze_unreached(task, task.augmented(batch))
+            freeze_unreached(task, task.augmented(batch), recipe.gradient_checkpointing)
     if recipe.torch_compile:
         for tower in (task.student.vision_model, task.student.text_model):
             tower.compile()
@@ -152,15 +152,18 @@ def train(
             saves = recipe.save_every and step % recipe.save_every == 0
             if evaluates or saves:
                 log.check()
-            if evaluate and evaluates and accelerator.is_main_process:
+            if evaluate and evaluates:
+                for norm in task.moving_norms:  # each process has the statistics of its own images
+                    broadcast([*norm.buffers()])
                 # transformers wraps `to` in a decorator that hides its signature
                 model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
                 metrics = evaluate(model.eval())
                 task.train()
                 is_best = state.progress.best is None or metrics[BEST] > state.progress.best
                 log.evaluated(step, metrics, is_best)
-                if is_best:
+                if is_best and accelerator.is_main_process:
                     checkpoint.save_best(output_dir, write)
+                if is_best:
                     state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
@@ -185,7 +188,7 @@ def train(
     return result
 
 
-def freeze_unreached(task: Task, batch: Batch):
+def freeze_unreached(task: Task, batch: Batch, recomputes: bool = False):
     """Freeze the parameters that no loss reaches, such as those of layers after a backbone's feature map.
 
     They would never change, and DistributedDataParallel would search for them in every step.
@@ -193,8 +196,10 @@ def freeze_unreached(task: Task, batch: Batch):
     Args:
         task: Task on the device of the batch.
         batch: Any batch of the data, with augmented images.
+        recomputes: Whether the student recomputes its activations, which it does in train mode only. It then has no
+            running statistics, which otherwise must stay as they are.
     """
-    task.eval()  # leaves running statistics as they are
+    task.train(recomputes)
     learned = {name: each for name, each in task.named_parameters() if each.requires_grad}
     loss = task(batch)["loss"]
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)

@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -52,15 +53,10 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
         optimizer.zero_grad()
         forward_backward(model, task, task.augmented(batch), accelerator)
         optimizer.step()
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
 
     with FlopCounterMode(display=False) as counter:
         step()
-    start = time.perf_counter()
-    for _ in range(recipe.max_steps):
-        step()
-    bare = recipe.max_steps * recipe.batch_size / (time.perf_counter() - start)
+    bare = recipe.max_steps * recipe.batch_size / seconds(step, recipe.max_steps)
     images_per_s = result.images_per_s / accelerator.num_processes
     return {
         "images_per_s": images_per_s,
@@ -68,6 +64,21 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
         "data_wait": result.data_wait,
         "tflop_per_s": counter.get_total_flops() / recipe.batch_size * images_per_s / 1e12,
     }
+
+
+def seconds(step: Callable[[], object], repeats: int) -> float:
+    """Time repeated steps. As in a run, the device is not waited for between them, only before and after all."""
+    _wait_for_device()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    _wait_for_device()
+    return time.perf_counter() - start
+
+
+def _wait_for_device():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def main(argv: list[str] | None = None):

@@ -31,7 +31,7 @@ class NamedTargets:
         self.num_views = targets.num_views
         try:
             with safe_open(path, "pt") as file:
-                self.embeddings = file.get_tensor("embedding").float()
+                self.embeddings = file.get_tensor("embedding")
                 texts = json.loads(file.metadata()["texts"])
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -46,18 +46,30 @@ class NamedTargets:
                 "data, or leave named_targets out."
             )
 
+    def read(self, batch: Batch) -> Batch:
+        """Read the targets of a batch, for a loader that reads them in its workers.
+
+        Returns:
+            The fields of the teacher's targets, `stated_targets` and `is_stated`.
+        """
+        places = self.places[batch["caption_ids"]]
+        fields = self.targets.read(batch)
+        fields["stated_targets"] = self.embeddings[places.clamp_min(0)]
+        fields["is_stated"] = places >= 0
+        return fields
+
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images, the teacher's own."""
         return self.targets.images(images, batch)
 
     def texts(self, batch: Batch) -> Targets:
         """Targets of the captions of a batch; the feature maps are the teacher's own."""
-        targets = self.targets.texts(batch)
-        places = self.places[batch["caption_ids"]]
-        stated = self.embeddings[places.clamp_min(0)].to(targets.embedding)
-        is_stated = (places >= 0)[:, None].to(stated.device)
-        embeddings = torch.where(is_stated, stated, targets.embedding)
-        return Targets(targets.feature_map, embeddings)
+        fields = batch if "is_stated" in batch else batch | self.read(batch)
+        targets = self.targets.texts(fields)
+        own = targets.embedding
+        stated = fields["stated_targets"].to(own, non_blocking=True)
+        is_stated = fields["is_stated"].to(own.device, non_blocking=True)[:, None]
+        return Targets(targets.feature_map, torch.where(is_stated, stated, own))
 
 
 def save_named_targets(path: Path, texts: Sequence[str], embeddings: Tensor):

@@ -12,6 +12,9 @@ class Ones:
 
     num_views = 0
 
+    def read(self, batch):
+        return {"text_targets": batch["caption_ids"]}
+
     def texts(self, batch):
         size = len(batch["caption_ids"])
         return Targets(torch.zeros(size, 3, 2), torch.ones(size, 2))
@@ -22,7 +25,11 @@ def test_stated_embeddings_replace_those_of_their_captions_alone(tmp_path):
     stated = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     save_named_targets(path, ["狗", "not in the data"], stated)
     targets = NamedTargets(Ones(), str(path), ["cat", "狗"])
-    found = targets.texts({"caption_ids": torch.tensor([1, 0, 1])})
+    batch = {"caption_ids": torch.tensor([1, 0, 1])}
+    fields = targets.read(batch)  # in the workers of a loader
+    assert fields.keys() == {"text_targets", "stated_targets", "is_stated"}
+    targets.embeddings = targets.embeddings.to("meta")  # they are not read again
+    found = targets.texts(batch | fields)
     assert found.embedding.tolist() == [[0, 2], [1, 1], [0, 2]]
     assert found.feature_map.shape == (3, 3, 2)
 
