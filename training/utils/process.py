@@ -4,6 +4,7 @@ Torch is imported inside functions, so that programs without it can use this fil
 """
 
 import ctypes
+import logging
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -28,6 +29,8 @@ BEAT_S = 5.0
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
+log = logging.getLogger(__name__)
+
 
 def find_processes() -> "PartialState":
     """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
@@ -36,6 +39,7 @@ def find_processes() -> "PartialState":
     from accelerate.utils import parse_flag_from_env
 
     use_all_cores()
+    warn_of_one_process()
     keep_freed_memory()
     # without this flag, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
@@ -103,20 +107,16 @@ def use_all_cores():
     leave all other cores idle. A limit that the user chose stays: OMP_NUM_THREADS in the environment of
     `accelerate launch`, or its `--num_cpu_threads_per_process`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("OMP_NUM_THREADS") != "1":
+    is_limited = os.environ.get("OMP_NUM_THREADS") == "1"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not is_limited:
+        return
+    launcher = _launcher()
+    if launcher is None:
         return
     import psutil
 
-    try:
-        launcher = psutil.Process(os.getppid())
-        command = launcher.cmdline()
-        environment = launcher.environ()
-    except psutil.Error:
-        return
-    is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
-    options = " ".join(command).replace("-", "_")
-    is_chosen = "num_cpu_threads" in options or "OMP_NUM_THREADS" in environment
-    if is_launcher and not is_chosen:
+    is_chosen = "num_cpu_threads" in " ".join(launcher.arguments).replace("-", "_")
+    if not is_chosen and "OMP_NUM_THREADS" not in launcher.environment:
         import torch
 
         # PyTorch's own default, unless this process is bound to fewer cores
@@ -129,6 +129,51 @@ def use_all_cores():
 def num_cores() -> int:
     """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warn_of_one_process():
+    """Say if `accelerate launch` was asked for several processes and started one, as it does on the CPU."""
+    launcher = None if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _launcher()
+    if launcher is None:
+        return
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    given, _ = launch_command_parser().parse_known_args(launcher.arguments)
+    wanted = given.num_processes
+    if wanted is None and (given.config_file or Path(default_config_file).is_file()):
+        wanted = load_config_from_file(given.config_file).num_processes
+    if wanted is not None and wanted > 1:
+        log.warning(
+            "accelerate launch has started one process instead of %d, as it does with --cpu or use_cpu. For several "
+            "processes on a CPU: accelerate launch --config_file training/engine/distributed/ddp_cpu.yaml "
+            "--num_processes %d",
+            wanted,
+            wanted,
+        )
+
+
+class _Launcher(NamedTuple):
+    """Arguments and environment of the `accelerate launch` that started this process."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def _launcher() -> _Launcher | None:
+    import psutil
+
+    try:
+        parent = psutil.Process(os.getppid())
+        command = parent.cmdline()
+        environment = parent.environ()
+    except psutil.Error:
+        return None
+    for number, part in enumerate(command[:3]):
+        if Path(part).name.startswith("accelerate"):
+            arguments = command[number + 1 :]
+            return _Launcher(arguments[arguments[:1] == ["launch"] :], environment)
+    return None
 
 
 def keep_freed_memory():

@@ -82,6 +82,19 @@ def test_accelerate_launch_does_not_limit_a_process_to_one_core(run_python, monk
         assert launched.stdout.split() == ["1", expected]
 
 
+@pytest.mark.slow
+def test_accelerate_launch_that_starts_one_process_of_two_is_told(run_python, tmp_path):
+    (script := tmp_path / "one.py").write_text(
+        "from training.utils.process import find_processes\nprint(find_processes().num_processes)\n"
+    )
+    wanted = ["--cpu", "--num_processes", "2"]
+    told = "accelerate launch has started one process instead of 2"
+    for options in (wanted, ["--cpu"]):
+        launched = run_python("-m", "accelerate.commands.launch", *options, str(script))
+        assert launched.stdout.strip() == "1"
+        assert (told in launched.stderr) is (options == wanted)
+
+
 def test_rows_of_numbers_do_not_depend_on_each_other():
     ids = np.arange(50)
     together = keyed_uniform(3, ids, ids % 4, num=5)
