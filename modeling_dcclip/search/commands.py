@@ -191,7 +191,11 @@ def run_search(options: argparse.Namespace):
         query = " ".join(options.texts)  # without quotation marks: a dog in the snow
         limits = Filter(options.after, options.before, options.path)
         text, without, chosen, dates = understand(query, limits)
-        if dates is not None:
+        if dates is not None and dates.every is not None:
+            print_note(
+                "{!r} is understood as dates, of every year unless it names one", dates.words
+            )
+        elif dates is not None:
             print_note(
                 "{!r} is understood as the dates {} to {}",
                 dates.words,

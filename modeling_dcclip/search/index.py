@@ -347,6 +347,7 @@ class Index:
         after: str | None = None,
         before: str | None = None,
         path: str | None = None,
+        every: str | None = None,
     ) -> list[Hit]:
         """Find photographs.
 
@@ -360,6 +361,7 @@ class Index:
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
             before: Last date, in the same form.
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
+            every: Days of every year: `weekend`, a month as `MM`, a day as `MM-DD`, or a feast such as `christmas`.
 
         Returns:
             The photographs: those with all words of the text in their name or in what was read in them, then the
@@ -373,7 +375,7 @@ class Index:
             QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
                 Files of the results are gone or have changed.
         """
-        chosen = Filter(after, before, path)
+        chosen = Filter(after, before, path, every)
         self.refresh()
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         calibration = None

@@ -386,7 +386,7 @@ def _require_page(request: Request):
 
 
 def _filter(parameters: QueryParams) -> Filter:
-    names = ("after", "before", "path")
+    names = ("after", "before", "path", "every")
     return Filter(*(parameters.get(name, "").strip() or None for name in names))
 
 

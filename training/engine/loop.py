@@ -22,6 +22,7 @@ from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.spread import batches_on, forward_backward
+from training.utils.process import at_own_pace
 from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
@@ -109,10 +110,11 @@ def train(
         num_processes=accelerator.num_processes,
     )
     if accelerator.num_processes > 1:
-        first = replace(plan, stop=1, batch_size=task.chunk_size or recipe.batch_size)
+        # which losses reach a parameter depends on no row, and in eval mode nothing is checkpointed
+        first = replace(plan, stop=1, batch_size=min(2, task.chunk_size or recipe.batch_size))
         batch = next(batches_on(make_loader(dataset, first), accelerator.device))
         with accelerator.autocast():
-            freeze_unreached(task, task.augmented(batch), recipe.gradient_checkpointing)
+            freeze_unreached(task, task.augmented(batch))
     if recipe.torch_compile:
         for tower in (task.student.vision_model, task.student.text_model):
             tower.compile()
@@ -155,16 +157,17 @@ def train(
             if evaluate and evaluates:
                 for norm in task.moving_norms:  # each process has the statistics of its own images
                     broadcast([*norm.buffers()])
-                # transformers wraps `to` in a decorator that hides its signature
-                model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
-                metrics = evaluate(model.eval())
-                task.train()
-                is_best = state.progress.best is None or metrics[BEST] > state.progress.best
-                log.evaluated(step, metrics, is_best)
-                if is_best and accelerator.is_main_process:
-                    checkpoint.save_best(output_dir, write)
-                if is_best:
-                    state.progress = replace(state.progress, best=metrics[BEST])
+                with at_own_pace():
+                    # transformers wraps `to` in a decorator that hides its signature
+                    model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
+                    metrics = evaluate(model.eval())
+                    task.train()
+                    is_best = state.progress.best is None or metrics[BEST] > state.progress.best
+                    log.evaluated(step, metrics, is_best)
+                    if is_best:
+                        if accelerator.is_main_process:
+                            checkpoint.save_best(output_dir, write)
+                        state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
                 state.progress = replace(state.progress, data=positions)
@@ -188,7 +191,7 @@ def train(
     return result
 
 
-def freeze_unreached(task: Task, batch: Batch, recomputes: bool = False):
+def freeze_unreached(task: Task, batch: Batch):
     """Freeze the parameters that no loss reaches, such as those of layers after a backbone's feature map.
 
     They would never change, and DistributedDataParallel would search for them in every step.
@@ -196,10 +199,8 @@ def freeze_unreached(task: Task, batch: Batch, recomputes: bool = False):
     Args:
         task: Task on the device of the batch.
         batch: Any batch of the data, with augmented images.
-        recomputes: Whether the student recomputes its activations, which it does in train mode only. It then has no
-            running statistics, which otherwise must stay as they are.
     """
-    task.train(recomputes)
+    task.eval()  # leaves running statistics as they are
     learned = {name: each for name, each in task.named_parameters() if each.requires_grad}
     loss = task(batch)["loss"]
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)

@@ -195,12 +195,9 @@ def keep_masks():
     and its fastest kernel takes none.
     """
 
-    def mask(
-        *arguments: Any, attention_mask: Tensor | None = None, **options: Any
-    ) -> Tensor | None:
-        skips = ("allow_is_causal_skip", "allow_is_bidirectional_skip")
-        if attention_mask is not None:
-            options |= dict.fromkeys(skips, False)
-        return sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+    def mask(**options: Any) -> Tensor | None:
+        if options.get("attention_mask") is not None:
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(**options)
 
     AttentionMaskInterface.register("sdpa", mask)

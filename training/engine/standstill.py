@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 from training.utils.cli import LOST_PROCESS, one_line
-from training.utils.process import LONGEST_WAIT
+from training.utils.process import AT_OWN_PACE, LONGEST_WAIT
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ def name_standstill(run: str, position: Callable[[], int]) -> Iterator[None]:
         period = 0.45 * LONGEST_WAIT  # two of them pass before torch ends the process
         seen = None
         while not is_over.wait(period.total_seconds()):
+            if AT_OWN_PACE.is_set():  # an evaluation may take longer than a step may
+                seen = None
+                continue
             done = position()
             if done == seen:
                 log.error(

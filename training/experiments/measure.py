@@ -12,7 +12,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +55,12 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
 
     with FlopCounterMode(display=False) as counter:
         step()
-    bare = recipe.max_steps * recipe.batch_size / seconds(step, recipe.max_steps)
+    wait_for(accelerator.device)
+    start = time.perf_counter()
+    for _ in range(recipe.max_steps):
+        step()
+    wait_for(accelerator.device)  # once, because the loop of a run waits at no step either
+    bare = recipe.max_steps * recipe.batch_size / (time.perf_counter() - start)
     images_per_s = result.images_per_s / accelerator.num_processes
     return {
         "images_per_s": images_per_s,
@@ -66,19 +70,10 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
     }
 
 
-def seconds(step: Callable[[], object], repeats: int) -> float:
-    """Time repeated steps. As in a run, the device is not waited for between them, only before and after all."""
-    _wait_for_device()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    _wait_for_device()
-    return time.perf_counter() - start
-
-
-def _wait_for_device():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def wait_for(device: torch.device):
+    """Wait until a GPU has computed all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def main(argv: list[str] | None = None):

@@ -31,7 +31,7 @@ class NamedTargets:
         self.num_views = targets.num_views
         try:
             with safe_open(path, "pt") as file:
-                self.embeddings = file.get_tensor("embedding")
+                self.embeddings = file.get_tensor("embedding").float()
                 texts = json.loads(file.metadata()["texts"])
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -46,30 +46,33 @@ class NamedTargets:
                 "data, or leave named_targets out."
             )
 
-    def read(self, batch: Batch) -> Batch:
-        """Read the targets of a batch, for a loader that reads them in its workers.
-
-        Returns:
-            The fields of the teacher's targets, `stated_targets` and `is_stated`.
-        """
-        places = self.places[batch["caption_ids"]]
-        fields = self.targets.read(batch)
-        fields["stated_targets"] = self.embeddings[places.clamp_min(0)]
-        fields["is_stated"] = places >= 0
-        return fields
-
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images, the teacher's own."""
         return self.targets.images(images, batch)
 
     def texts(self, batch: Batch) -> Targets:
         """Targets of the captions of a batch; the feature maps are the teacher's own."""
-        fields = batch if "is_stated" in batch else batch | self.read(batch)
-        targets = self.targets.texts(fields)
-        own = targets.embedding
-        stated = fields["stated_targets"].to(own, non_blocking=True)
-        is_stated = fields["is_stated"].to(own.device, non_blocking=True)[:, None]
-        return Targets(targets.feature_map, torch.where(is_stated, stated, own))
+        targets = self.targets.texts(batch)
+        stated = batch if "named_targets" in batch else self._read_named(batch)
+        found = targets.embedding
+        named, is_named = (
+            stated[name].to(found.device, non_blocking=True)  # type: ignore[literal-required]
+            for name in ("named_targets", "is_named")
+        )
+        embeddings = torch.where(is_named[:, None], named.to(found.dtype), found)
+        return Targets(targets.feature_map, embeddings)
+
+    def read(self, batch: Batch) -> Batch:
+        """Read the targets of a batch, for a loader that reads them in its workers.
+
+        Returns:
+            Fields of `Batch`: `named_targets`, `is_named`, and those of the teacher's targets if they are cached.
+        """
+        return self._read_named(batch) | self.targets.read(batch)
+
+    def _read_named(self, batch: Batch) -> Batch:
+        places = self.places[batch["caption_ids"]]
+        return {"named_targets": self.embeddings[places.clamp_min(0)], "is_named": places >= 0}
 
 
 def save_named_targets(path: Path, texts: Sequence[str], embeddings: Tensor):

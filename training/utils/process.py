@@ -15,21 +15,22 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+log = logging.getLogger(__name__)
+
 # parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# of a process for the others, after which a run ends: a node may be dead
+# how long a process waits for another one before the run ends: a node may be dead
 LONGEST_WAIT = timedelta(hours=1)
 BEAT_S = 5.0
+AT_OWN_PACE = Event()  # while this process is in `at_own_pace`
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
-
-log = logging.getLogger(__name__)
 
 
 def find_processes() -> "PartialState":
@@ -39,8 +40,8 @@ def find_processes() -> "PartialState":
     from accelerate.utils import parse_flag_from_env
 
     use_all_cores()
-    warn_of_one_process()
     keep_freed_memory()
+    _report_lone_process()
     # without this flag, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
@@ -85,6 +86,7 @@ def at_own_pace() -> Iterator[None]:
             lost.append(error)
 
     beats = Thread(target=beat, daemon=True)
+    AT_OWN_PACE.set()
     beats.start()
     try:
         yield
@@ -93,6 +95,7 @@ def at_own_pace() -> Iterator[None]:
         own[0] = bool(own[0])
         finished.set()
         beats.join()
+        AT_OWN_PACE.clear()
     if lost or False in succeeded:
         raise ConnectionError(
             "another process of this run has ended or does not answer; its own message says why. Run the same command "
@@ -107,16 +110,11 @@ def use_all_cores():
     leave all other cores idle. A limit that the user chose stays: OMP_NUM_THREADS in the environment of
     `accelerate launch`, or its `--num_cpu_threads_per_process`.
     """
-    is_limited = os.environ.get("OMP_NUM_THREADS") == "1"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not is_limited:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("OMP_NUM_THREADS") != "1":
         return
-    launcher = _launcher()
-    if launcher is None:
-        return
-    import psutil
-
-    is_chosen = "num_cpu_threads" in " ".join(launcher.arguments).replace("-", "_")
-    if not is_chosen and "OMP_NUM_THREADS" not in launcher.environment:
+    options, environment = _launch()
+    if options and "num_cpu_threads" not in options and "OMP_NUM_THREADS" not in environment:
+        import psutil
         import torch
 
         # PyTorch's own default, unless this process is bound to fewer cores
@@ -126,54 +124,40 @@ def use_all_cores():
         torch.set_num_threads(cores)
 
 
-def num_cores() -> int:
-    """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _launch() -> tuple[str, Mapping[str, str]]:
+    """Command line of the `accelerate launch` that started this process, with `_` for `-`, and its environment.
 
-
-def warn_of_one_process():
-    """Say if `accelerate launch` was asked for several processes and started one, as it does on the CPU."""
-    launcher = None if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _launcher()
-    if launcher is None:
-        return
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    given, _ = launch_command_parser().parse_known_args(launcher.arguments)
-    wanted = given.num_processes
-    if wanted is None and (given.config_file or Path(default_config_file).is_file()):
-        wanted = load_config_from_file(given.config_file).num_processes
-    if wanted is not None and wanted > 1:
-        log.warning(
-            "accelerate launch has started one process instead of %d, as it does with --cpu or use_cpu. For several "
-            "processes on a CPU: accelerate launch --config_file training/engine/distributed/ddp_cpu.yaml "
-            "--num_processes %d",
-            wanted,
-            wanted,
-        )
-
-
-class _Launcher(NamedTuple):
-    """Arguments and environment of the `accelerate launch` that started this process."""
-
-    arguments: list[str]
-    environment: dict[str, str]
-
-
-def _launcher() -> _Launcher | None:
+    Both are empty if something else started it.
+    """
     import psutil
 
     try:
-        parent = psutil.Process(os.getppid())
-        command = parent.cmdline()
-        environment = parent.environ()
+        launcher = psutil.Process(os.getppid())
+        command = launcher.cmdline()
+        environment = launcher.environ()
     except psutil.Error:
-        return None
-    for number, part in enumerate(command[:3]):
-        if Path(part).name.startswith("accelerate"):
-            arguments = command[number + 1 :]
-            return _Launcher(arguments[arguments[:1] == ["launch"] :], environment)
-    return None
+        return "", {}
+    if any(Path(part).name.startswith("accelerate") for part in command[:3]):
+        return " ".join(command).replace("-", "_"), environment
+    return "", {}
+
+
+def _report_lone_process():
+    """Warn if `accelerate launch` was asked for several processes and started one, as it does with `--cpu` alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    asked = re.search(r"__num_processes[ =](\d+)", _launch()[0])
+    if asked is not None and int(asked[1]) > 1:
+        log.warning(
+            "num_processes: accelerate launch was asked for %s processes, and has started only this one. On a CPU, "
+            "use --config_file training/engine/distributed/ddp_cpu.yaml instead of --cpu.",
+            asked[1],
+        )
+
+
+def num_cores() -> int:
+    """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory():

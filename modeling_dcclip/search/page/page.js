@@ -158,10 +158,10 @@ function showChips(now, dates) {
   const chips = [];
   if (now.like) chips.push(chip(text.image, { like: "" }, `/thumbnail/${now.like}`));
   if (now.example) chips.push(chip(text.image, { example: "" }, `/example/${now.example}`));
-  const { after, before } = dates ?? now;
-  if (after || before) {
-    const without = dates ? { dates: "off" } : { after: "", before: "" };
-    chips.push(chip(text.dates(after ?? "…", before ?? "…"), without));
+  const { after, before, every, words } = dates ?? now;
+  if (after || before || every) {
+    const without = dates ? { dates: "off" } : { after: "", before: "", every: "" };
+    chips.push(chip(every ? words ?? every : text.dates(after ?? "…", before ?? "…"), without));
   }
   element.chips.replaceChildren(...chips);
 }

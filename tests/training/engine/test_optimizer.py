@@ -69,6 +69,7 @@ class Linear(Task):
         self.adapter = nn.Parameter(torch.zeros(()))  # a parameter of the task itself
         self.rows: list[list[int]] = []
         self.draws: list[float] = []
+        self.checked: list[int] = []
         self.weights = [self.weight.detach().clone()]
         self.gradients: list[Tensor] = []
         self.infinite_at = -1
@@ -82,6 +83,8 @@ class Linear(Task):
         if self.training:
             self.rows.append(batch["rows"].tolist())
             self.draws.append(torch.rand(1, dtype=torch.float64).item())
+        else:
+            self.checked.append(len(batch["rows"]))
         factor = (batch["rows"].float() + 1).mean()
         if len(self.rows) == self.infinite_at:
             factor = factor * math.inf
@@ -205,6 +208,8 @@ def test_processes_differ_in_their_draws_add_up_their_images_and_evaluate_togeth
         dataset.skipped.max_share = 1.0
         dataset.skipped.add(1000 + rank, "a cause of this test")
         result = run(task, recipe, evaluate)
+        # before the first step, where nothing is checkpointed
+        assert task.checked == [2]
         images = result.images_per_s * result.seconds
         (tmp_path / f"{rank}.json").write_text(json.dumps([task.draws, task.rows]))
         assert images == pytest.approx(16) and result.skipped == "a cause of this test: 2"
@@ -242,25 +247,30 @@ def test_a_process_that_does_not_answer_ends_a_run_that_says_its_step(
         torch.set_num_threads(1)
         for name, value in (names | {"RANK": rank, "LOCAL_RANK": rank}).items():
             monkeypatch.setenv(name, str(value))
-        make_accelerator(recipe := make_recipe(tmp_path / "run"))
+        fields = {"eval_every": 1, "eval": EvalConfig(data="rows", class_names="names")}
+        make_accelerator(recipe := make_recipe(tmp_path / "run", **fields))
         with process.at_own_pace():  # longer than a process may let others wait elsewhere
             time.sleep(3 * rank)
         pids = spread.gather_on_host(os.getpid())
         began = time.monotonic()
         try:
-            run(Stopping(), recipe)
-        except ConnectionError as error:
+            with pytest.raises(ConnectionError) as raised:
+                run(Stopping(), recipe, evaluate)
             if rank == 0:
-                assert re.match(
-                    rf"test, {tmp_path}/run: at step 2, another process or node", str(error)
-                )
+                expected = rf"test, {tmp_path}/run: at step 2, another process or node"
+                assert re.match(expected, str(raised.value))
                 assert f"test, {tmp_path}/run: step 2 has not ended for 0:00:00.9" in caplog.text
+                assert caplog.text.count("has not ended") <= 2  # not while it evaluates
         finally:
             if rank == 0:
                 os.kill(pids[1], signal.SIGCONT)
         with pytest.raises(RuntimeError, match="gloo"):
             spread.gather_on_host(time.sleep(2.5 * (1 - rank)))
         assert time.monotonic() - began < 20
+
+    def evaluate(model: DCCLIPModel) -> dict[str, float]:
+        time.sleep(3)  # the other process waits longer than for a step
+        return {"top1": 0.5}
 
     rank = 0
     start_processes(work, nprocs=2, start_method="fork")

@@ -2,9 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from tests.tiny import BERT, VIT, make_model
 from training.engine.loop import freeze_unreached
 
 
@@ -27,26 +25,3 @@ def test_layers_that_no_loss_reaches_are_frozen_and_statistics_stay():
     assert learned == {"norm.weight", "norm.bias", "tower.weight", "tower.bias"}
     assert not task.norm.running_mean.any()
     assert all(each.grad is None for each in task.parameters())
-
-
-def test_a_student_that_recomputes_its_activations_needs_no_more_memory_than_in_training(inputs):
-    class Whole(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.student = make_model(VIT, BERT)
-            self.student.activation_checkpointing_enable()
-
-        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"loss": self.student(**batch, return_loss=True).loss}
-
-    def saved(work) -> int:
-        sizes = []
-        with saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda x: x):
-            work()
-        return sum(sizes)
-
-    task = Whole()
-    checked = saved(lambda: freeze_unreached(task, inputs, recomputes=True))
-    assert all(each.requires_grad for each in task.parameters())
-    trained = saved(lambda: task.train()(inputs)["loss"].backward())
-    assert checked <= trained < saved(lambda: freeze_unreached(task, inputs)) / 2

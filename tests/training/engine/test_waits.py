@@ -16,7 +16,6 @@ from transformers.masking_utils import (
 from tests.tiny import BERT, DROPOUT, PROJECTION_DIM, ROOT, VIT, make_model, save_untrained
 from tests.training.tasks.hand_made import save_classifier
 from training.engine.stage import keep_masks
-from training.experiments.measure import seconds
 from training.teachers import DualEncoder
 from training.teachers.named_targets import save_named_targets
 
@@ -106,11 +105,3 @@ def test_attention_has_a_mask_only_where_tokens_may_be_padded(monkeypatch):
         for tokens in (None, torch.ones(2, 5, dtype=torch.long)):
             mask = make(config=config, inputs_embeds=states, attention_mask=tokens, **options)
             assert (mask is None) is (tokens is None)
-
-
-def test_the_bare_loop_waits_for_the_device_as_a_run_does(monkeypatch):
-    calls = []
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.synchronize", lambda: calls.append("wait"))
-    assert seconds(lambda: calls.append("step"), 3) >= 0
-    assert calls == ["wait", "step", "step", "step", "wait"]

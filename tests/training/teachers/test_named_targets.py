@@ -13,7 +13,7 @@ class Ones:
     num_views = 0
 
     def read(self, batch):
-        return {"text_targets": batch["caption_ids"]}
+        return {"text_targets": torch.ones(len(batch["caption_ids"]), 2)}
 
     def texts(self, batch):
         size = len(batch["caption_ids"])
@@ -26,12 +26,12 @@ def test_stated_embeddings_replace_those_of_their_captions_alone(tmp_path):
     save_named_targets(path, ["狗", "not in the data"], stated)
     targets = NamedTargets(Ones(), str(path), ["cat", "狗"])
     batch = {"caption_ids": torch.tensor([1, 0, 1])}
-    fields = targets.read(batch)  # in the workers of a loader
-    assert fields.keys() == {"text_targets", "stated_targets", "is_stated"}
-    targets.embeddings = targets.embeddings.to("meta")  # they are not read again
-    found = targets.texts(batch | fields)
-    assert found.embedding.tolist() == [[0, 2], [1, 1], [0, 2]]
-    assert found.feature_map.shape == (3, 3, 2)
+    read = targets.read(batch)  # by the workers of a loader
+    assert read["text_targets"].tolist() == [[1, 1]] * 3
+    for each in (batch, batch | read):
+        found = targets.texts(each)
+        assert found.embedding.tolist() == [[0, 2], [1, 1], [0, 2]]
+        assert found.feature_map.shape == (3, 3, 2)
 
 
 def test_a_file_of_other_texts_or_a_damaged_one_is_refused(tmp_path):
