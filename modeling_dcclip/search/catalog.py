@@ -44,7 +44,7 @@ BUSY_S = 60.0  # how long a process waits for the commit of another
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
 # are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
 # original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
-# words.py has the tables of words
+# words.py has the tables of words; hubs: numbers of a segment with this checksum, by a bank with this one: see hubs.py
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -61,6 +61,7 @@ CREATE INDEX copies ON signatures (original) WHERE original != row;
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
+CREATE TABLE hubs (number INTEGER PRIMARY KEY, segment INTEGER, bank INTEGER, checksum INTEGER, numbers BLOB);
 CREATE TABLE rotation (checksum INTEGER NOT NULL, matrix BLOB NOT NULL);
 CREATE TABLE sums (value TEXT NOT NULL);
 """

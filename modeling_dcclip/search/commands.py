@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Hit, Index, open_model
+from modeling_dcclip.search.hubs import BANK_FILE
+from modeling_dcclip.search.index import Hit, Index, may_fit, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
 from modeling_dcclip.search.messages import (
     Message,
@@ -223,7 +224,12 @@ def run_search(options: argparse.Namespace):
     shown = hits[: max(number, min(options.top, LISTED))]
     for place, hit in enumerate(shown):
         if place == number:
-            say("less likely:" if place else "no photograph seems to fit; the most similar ones:")
+            if place:
+                say("less likely:")
+            elif may_fit(hits):
+                say("perhaps these; nothing is sure:")
+            else:
+                say("nothing like it was found; the most similar ones:")
         _print_hit(hit, show)
     if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
@@ -419,6 +425,9 @@ def run_status(options: argparse.Namespace):
             "left out": {str(folder): patterns for folder, patterns in folders.items() if patterns},
             "unreadable": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         } | ({"searched for text": read} if read else {})
+        has_model = os.path.isdir(index.settings.model)
+        if has_model and not os.path.lexists(os.path.join(index.settings.model, BANK_FILE)):
+            status["ranking"] = translate("without a bank, because the model has none")
         vectors = {
             "dimensions": index.space.dimension,
             "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,

@@ -264,7 +264,7 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     assert len(others) == 4
     (photos / "red.jpg").unlink()
     run("index")
-    assert run("search", "red").startswith("no photograph seems to fit; the most similar ones:")
+    assert run("search", "red").startswith("nothing like it was found; the most similar ones:")
 
 
 def test_thumbnails_are_shown_under_the_lines(calibrated, run):

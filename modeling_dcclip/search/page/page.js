@@ -71,7 +71,7 @@ function sentence(now, answer, isQuery) {
   if (image && now.q) parts.push(text.combined(now.q));
   if (answer.without.length) parts.push(text.without(answer.without));
   if (!isQuery) parts.push(text.all(total));
-  else if (answer.fits === 0) parts.push(text.none);
+  else if (answer.fits === 0) parts.push(answer.may ? text.may : text.none);
   else if (now.sort) parts.push(text.byDateOf(count(answer.hits.length)));
   else if (answer.fits === null) parts.push(text.similarity(total));
   else if (answer.fits >= LOOKED) parts.push(text.many(count(LOOKED), total));
