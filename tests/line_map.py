@@ -24,6 +24,8 @@ SETTINGS = """\
 [run]
 data_file = {data}
 parallel = true
+concurrency = multiprocessing, thread
+sigterm = true
 source = {source}
 context = ${{PYTEST_CURRENT_TEST}}
 disable_warnings = module-not-imported, no-data-collected
@@ -170,10 +172,13 @@ class _Recorder:
         if fixturedef.scope == "function":
             return (yield)
         start = processor_time()
+        phase = os.environ["PYTEST_CURRENT_TEST"]
+        os.environ["PYTEST_CURRENT_TEST"] = fixturedef.argname  # for its children
         self.coverage.switch_context(fixturedef.argname)
         try:
             return (yield)
         finally:
+            os.environ["PYTEST_CURRENT_TEST"] = phase
             self.coverage.switch_context(self.test)
             seconds = processor_time() - start
             self._count(self.map.shared, fixturedef.argname, seconds)

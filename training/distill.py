@@ -134,6 +134,7 @@ def make_task(
             task.num_views,
             start=0,
             augment=task.augment,
+            read_targets=getattr(targets, "read", None),
             stop=math.ceil(STATISTICS_ROWS / recipe.batch_size),
         )
         task.measure_maps(batches_on(make_loader(inputs.dataset, plan), accelerator.device))

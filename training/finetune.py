@@ -37,7 +37,7 @@ def run(options: FinetuneOptions) -> str | None:
     from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE, Prepared
     from training.general_images.photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.students import load_student
-    from training.utils.process import find_processes
+    from training.utils.process import at_own_pace, find_processes
     from training.utils.results import PLOT_FILE, RESULTS_FILE
 
     # a missing package is reported before training
@@ -55,9 +55,10 @@ def run(options: FinetuneOptions) -> str | None:
             print(
                 f"License of the finished model, inherited from {options.model}: {license or 'not stated there'}."
             )
-            continued = checkpoints[-1] if checkpoints and options.resume else None
-            _prepare(options, start, processor, state.num_processes, continued)
-        state.wait_for_everyone()
+        with at_own_pace():
+            if state.is_main_process:
+                continued = checkpoints[-1] if checkpoints and options.resume else None
+                _prepare(options, start, processor, state.num_processes, continued)
         prepared = Prepared.load(output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, start, state.num_processes)
         if state.is_main_process:

@@ -79,6 +79,7 @@ def write_index(
         for batch in batches:
             with index.catalog.writing():
                 enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+        index.hubs.write(index.bank, index.nouns)
         return len(index)
 
 

@@ -32,6 +32,7 @@ from modeling_dcclip.search.messages import (
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 RUNTIME_PACKAGES = (
     "filelock",
+    "holidays",
     "numpy",
     "onnxruntime",
     "pillow",

@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.index import Hit, Index, open_model
+from modeling_dcclip.search.hubs import BANK_FILE
+from modeling_dcclip.search.index import Hit, Index, may_fit, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
 from modeling_dcclip.search.messages import (
     Message,
@@ -55,7 +56,9 @@ USES_MODEL = "everyone who reaches this address can use the model"
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    names = ("folders", "model", "exclude", "forget", "upgrade", "watch")
+    names = ["folders", "model", "exclude", "forget", "upgrade", "watch"]
+    if options.forget is not None:
+        names += ["model_id", "truncate_dim"]
     given = [name for name in names if getattr(options, name)]
     if len(given) > 1 and {"forget", "upgrade"} & {*given}:
         raise UserError("index: {} cannot be combined. Run two commands.", ", ".join(given))
@@ -189,7 +192,11 @@ def run_search(options: argparse.Namespace):
         query = " ".join(options.texts)  # without quotation marks: a dog in the snow
         limits = Filter(options.after, options.before, options.path)
         text, without, chosen, dates = understand(query, limits)
-        if dates is not None:
+        if dates is not None and dates.every is not None:
+            print_note(
+                "{!r} is understood as dates, of every year unless it names one", dates.words
+            )
+        elif dates is not None:
             print_note(
                 "{!r} is understood as the dates {} to {}",
                 dates.words,
@@ -217,7 +224,12 @@ def run_search(options: argparse.Namespace):
     shown = hits[: max(number, min(options.top, LISTED))]
     for place, hit in enumerate(shown):
         if place == number:
-            say("less likely:" if place else "no photograph seems to fit; the most similar ones:")
+            if place:
+                say("less likely:")
+            elif may_fit(hits):
+                say("perhaps these; nothing is sure:")
+            else:
+                say("nothing like it was found; the most similar ones:")
         _print_hit(hit, show)
     if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
@@ -291,6 +303,11 @@ def run_serve(options: argparse.Namespace):
 
 def run_browse(options: argparse.Namespace):
     """Serve the page at once, and index folders meanwhile."""
+    if given := [name for name in ("forget", "upgrade", "api") if getattr(options, name)]:
+        raise UserError(
+            "{} does not apply to a folder that is indexed and served. Run dcclip index or dcclip serve.",
+            ", ".join(given),
+        )
     with _open_to_add(options) as index:
         _serve_index(index, options, options.folders, options.exclude)
 
@@ -408,6 +425,9 @@ def run_status(options: argparse.Namespace):
             "left out": {str(folder): patterns for folder, patterns in folders.items() if patterns},
             "unreadable": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
         } | ({"searched for text": read} if read else {})
+        has_model = os.path.isdir(index.settings.model)
+        if has_model and not os.path.lexists(os.path.join(index.settings.model, BANK_FILE)):
+            status["ranking"] = translate("without a bank, because the model has none")
         vectors = {
             "dimensions": index.space.dimension,
             "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,

@@ -52,7 +52,7 @@ def find_duplicates(index: Index, threshold: float = NEAR_COSINE) -> list[list[D
         vectors = dict(zip(rows, index.store.read(np.array(rows, np.int64)), strict=True))
     listed = []
     for _, files in sorted(groups.items()):
-        found = []
+        found: list[tuple[File, float]] = []
         for file in distinct_files([file for file in files if file.state.is_current()]):
             first = found[0][0] if found else file
             score = min(float(vectors[first.row] @ vectors[file.row]), 1.0)

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
@@ -239,7 +240,8 @@ def _embed_pending(
     """Embed the pending files, and return the counts of `_commit`."""
     if not pending:
         return Counter()
-    runtime.encode_images([])  # loads the tower before threads share it
+    # loads the tower before threads share it, and refuses a damaged one, for which every photograph would be blamed
+    runtime.encode_images([Image.new("RGB", (8, 8), "white")])
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []
     entered: Counter[str] = Counter()

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.fit import NOUNS
+from modeling_dcclip.search.hubs import Hubs, read_bank
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import UserError
 from modeling_dcclip.search.settings import (
     UPGRADE,
     Settings,
-    catalog_path,
     create_catalog,
-    read_settings,
+    open_catalog,
+    read_upgrade,
     write_settings,
 )
 from modeling_dcclip.search.space import Space
@@ -65,15 +67,21 @@ def upgrade_index(
                 others,
                 str(index.folder),
             )
+        if not folders:
+            raise UserError(
+                "upgrade: the index {!r} has no folders. Name one: dcclip index FOLDER.",
+                str(index.folder),
+            )
         settings, catalog = _pending(index, runtime, space)
         with closing(catalog):
             # forgotten since an interrupted upgrade
             for folder in settings.folders.keys() - folders.keys():
                 catalog.forget_folder(folder)
             write_settings(index.folder, replace(settings, folders=folders), UPGRADE)
+            store = VectorStore(catalog, space.dimension)
             report = update(
                 catalog,
-                VectorStore(catalog, space.dimension),
+                store,
                 runtime,
                 folders,
                 lambda folders: None,  # they stay
@@ -81,6 +89,8 @@ def upgrade_index(
                 progress=progress,
             )
             catalog.add_texts(index.catalog.texts())
+            bank = read_bank(runtime, space.files)
+            Hubs(catalog, store).write(bank, runtime.encode_texts(NOUNS))
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
                 raise UserError(
@@ -98,11 +108,10 @@ def upgrade_index(
 def _pending(index: Index, runtime: Runtime, space: Space) -> tuple[Settings, Catalog]:
     """Settings and catalog of the upgrade. An interrupted one continues if it had the same model and dimensions."""
     number = index.settings.data + 1
-    if (index.folder / UPGRADE).exists():
-        earlier = read_settings(index.folder, UPGRADE)
+    if (earlier := read_upgrade(index.folder)) is not None:
         if earlier.space.change(space) is None:
             with suppress(DamagedIndexError):
-                return earlier, Catalog(catalog_path(index.folder, earlier.data))
+                return earlier, open_catalog(index.folder, earlier)
         number = max(number, earlier.data + 1)
     settings = Settings.new(runtime, space, number)
     return settings, create_catalog(index.folder, settings, runtime)

@@ -18,7 +18,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import indexing, vectors
 from modeling_dcclip.search.catalog import Database
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import date_in_name, search_text
+from modeling_dcclip.search.files import date_in_name, date_of_folder, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.space import Space
@@ -108,6 +108,46 @@ def test_dates_that_end_before_they_start_are_refused():
 )
 def test_names_of_files_have_dates(name, expected):
     assert date_in_name(b"/20200101/" + name.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "date"),
+    [
+        ("2023/05", "2023-05"),
+        ("2019/2023-05-12 Rome", "2023-05"),
+        ("20230512", "2023-05"),
+        ("2020年12月", "2020-12"),
+        ("2019-2021", "2021"),
+        ("DCIM/100APPLE", None),
+        ("20231234567", None),
+    ],
+)
+def test_a_folder_may_name_a_year_and_a_month(folder, date):
+    assert date_of_folder(f"/Photos/{folder}/20180101.jpg".encode()) == date
+
+
+def test_the_newest_photographs_are_indexed_first(index, photos, monkeypatch):
+    for name, year in {"red.jpg": 2021, "white.png": 2019, "green.png": 2022}.items():
+        os.utime(photos / name, (datetime(year, 6, 1).timestamp(),) * 2)
+    (photos / "a").rename(photos / "2020")  # whatever the time of its files
+    (photos / "white.png").rename(photos / "IMG_20230512_093012.png")
+    order = []
+    read = indexing.read_photo
+
+    def note(path, *others):
+        order.append(os.path.basename(path))
+        return read(path, *others)
+
+    monkeypatch.setattr(indexing, "read_photo", note)
+    monkeypatch.setattr(indexing, "num_cores", lambda: 1)
+    index.add(photos)
+    assert order == [
+        b"IMG_20230512_093012.png",
+        b"green.png",
+        b"red.jpg",
+        b"blue.jpg",
+        b"yellow.webp",
+    ]
 
 
 def test_the_date_in_a_name_comes_before_the_date_of_the_file(index, photos, paint):
@@ -380,8 +420,8 @@ def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
 
 
 def test_a_teacher_is_known_by_its_weights_or_its_name():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    student = Space("student", "2" * 16, "", "a/copy", teacher.weights, 16, "digest", 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    student = Space("student", "2" * 16, "a/copy", teacher.weights, "digest", "student", 16, 16)
     stranger = replace(student, teacher_weights="0" * 16)
     assert teacher.rotations(student) == (None, "digest")
     assert student.rotations(teacher)
@@ -390,11 +430,19 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
 
 
 def test_a_student_that_has_left_its_teachers_space_shares_none():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    left = Space("left", "2" * 16, "", "some/teacher", None, 16, None, 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    left = Space("left", "2" * 16, "some/teacher", None, None, "left", 16, 16)
     assert teacher.rotations(left) is None
     assert left.rotations(teacher) is None
-    assert left.rotations(replace(left, weights="3" * 16)) is None
+    assert left.rotations(replace(left, weights="3" * 16, files="other")) is None
+
+
+def test_a_model_is_known_by_the_files_that_encode_where_its_weights_are_missing():
+    """As of the wheel, which has no model.safetensors."""
+    checkout = Space("checkout", "1" * 16, None, None, None, "same", 16, 16)
+    wheel = replace(checkout, model="wheel", weights="2" * 16)
+    assert checkout.rotations(wheel) == (None, None)
+    assert checkout.change(wheel) is None
 
 
 @pytest.fixture
@@ -446,11 +494,24 @@ def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color
 
 
 def test_a_photograph_whose_embedding_is_not_finite_is_counted(filled, photos, paint, monkeypatch):
-    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
-    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    def run(names, inputs):
+        is_white = np.ptp(inputs["pixel_values"]) == 0
+        return [np.full((1, 16), 0.25 if is_white else np.nan, np.float32)]
+
+    monkeypatch.setitem(filled.runtime._sessions, "vision", SimpleNamespace(run=run))
     paint(photos / "new.jpg", "red", width=33)
     report = filled.add()
     assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
+
+
+def test_a_model_that_is_not_finite_is_refused_before_any_photograph(
+    filled, photos, paint, monkeypatch
+):
+    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
+    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    paint(photos / "new.jpg", "red", width=33)
+    with pytest.raises(ValueError, match=r"not finite\. Export it again"):
+        filled.add()
 
 
 @pytest.mark.parametrize(

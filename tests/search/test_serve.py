@@ -4,7 +4,7 @@ import io
 import os
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -246,6 +246,15 @@ def test_previews_are_kept_with_other_caches(tmp_path, monkeypatch):
     assert previews.cache_folder() == tmp_path / ".cache" / "dcclip" / "previews"
 
 
+def test_a_preview_is_kept_for_its_file_moment_and_size(tmp_path):
+    """Two key frames may be within a second."""
+    kept = Previews(tmp_path)
+    made = [("a", None), ("a", 0.2), ("a", 0.6), ("a", 1.2), ("b", 0.2)]
+    names = {kept._cached(*each, kind) for each in made for kind in ("thumbnail", "photo")}
+    kept.close()
+    assert len(names) == 10
+
+
 def test_previews_are_for_this_user_alone(tmp_path):
     Previews(tmp_path / "previews").close()
     assert (tmp_path / "previews").stat().st_mode & 0o777 == 0o700
@@ -360,14 +369,20 @@ def test_connections_without_a_request_make_room_for_others(connect, monkeypatch
 
 def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
     paint(photos / "new.png", "blue", width=80)
-    with Indexing(server.index, lambda report, files: None) as server.indexing:
+    for name in ("one.jpg", "two.jpg"):
+        (photos / name).write_bytes(b"no")
+    shown = []
+    bar = partial(nullcontext, lambda *numbers: shown.append(numbers))
+    with Indexing(server.index, lambda report, files: None, bar) as server.indexing:
         server.indexing.add([])
         server.indexing.join()
     state = get("/status").json()
     fields = {"running", "done", "total", "seconds_left", "error", "left_out", "files"}
     assert state.keys() == fields
     assert state["files"] == 7
-    assert state["done"] == state["total"] == 1
+    assert state["done"] == state["total"] == 3
+    assert shown[-1] == (3, 3)
+    assert state["left_out"] == ["unreadable: 2 files (not an image, or damaged)"]
     assert not state["running"]
 
 

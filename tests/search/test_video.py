@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -89,13 +90,18 @@ def test_a_recording_without_a_length_has_a_key_frame_in_ten_seconds(tmp_path):
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"creation_time": "2023-05-12T09:30:12Z"},
-        {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0800"},
+        {"creation_time": "2023-05-12T01:30:12Z"},
+        {"com.apple.quicktime.creationdate": "2023-05-12T09:30:12+0900"},
     ],
 )
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows takes the zone of its settings")
 def test_the_date_is_the_local_one(monkeypatch, metadata):
-    monkeypatch.setenv("TZ", "UTC")
-    assert module._date(metadata) == "2023-05-12 09:30:12"
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Shanghai")
+        time.tzset()
+        date = module._date(metadata)
+    time.tzset()
+    assert date == "2023-05-12 09:30:12"
 
 
 def test_a_clock_that_was_not_set_gives_no_date():

@@ -35,7 +35,7 @@ def enter(catalog, paths):
 
 @pytest.fixture
 def catalog(tmp_path):
-    with closing(Catalog(tmp_path / "catalog-1.sqlite", create=True)) as catalog:
+    with closing(Catalog(tmp_path / "catalog-1.sqlite", "", create=True)) as catalog:
         digests = enter(catalog, [f"/photos/{name}" for name in NAMES])
         catalog.add_texts([(digests[number], text) for number, text in TEXTS.items()])
         yield catalog
@@ -101,7 +101,7 @@ def test_what_has_the_words_of_both_scripts_comes_first(catalog):
     ],
 )
 def test_the_words_of_a_hit_are_as_they_are_written_there(tmp_path, query, text, words):
-    with closing(Catalog(tmp_path / "catalog.sqlite", create=True)) as catalog:
+    with closing(Catalog(tmp_path / "catalog.sqlite", "", create=True)) as catalog:
         enter(catalog, [f"/{text}"])
         phrases = catalog.find_words(query).phrases
     assert sorted(find_in(phrases, text)) == sorted(words)
@@ -109,7 +109,7 @@ def test_the_words_of_a_hit_are_as_they_are_written_there(tmp_path, query, text,
 
 def test_the_folders_around_the_home_are_no_words(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
-    with closing(Catalog(tmp_path / "catalog.sqlite", create=True)) as catalog:
+    with closing(Catalog(tmp_path / "catalog.sqlite", "", create=True)) as catalog:
         enter(catalog, ["/home/anna/Pictures/dog.jpg", "/media/anna/cat.jpg"])
         assert [*catalog.find_words("anna").files] == [2]
 
@@ -189,7 +189,7 @@ def test_a_catalog_of_an_earlier_version_gets_its_words(catalog, tmp_path):
         earlier.commit()
     path.chmod(0o644)
     (tmp_path / EARLIER_TEXTS).symlink_to(path)
-    with closing(Catalog(path)) as again:
+    with closing(Catalog(path, "")) as again:
         assert [*again.find_words("旅行").files] == [2]
     assert path.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / EARLIER_TEXTS).is_symlink()
@@ -201,7 +201,7 @@ def test_damaged_words_are_noticed(catalog, tmp_path):
         other.execute("UPDATE words_data SET block = replace(block, 'starbucks', 'starbuckz')")
         other.commit()
     with (
-        closing(Catalog(tmp_path / "catalog-1.sqlite")) as damaged,
+        closing(Catalog(tmp_path / "catalog-1.sqlite", "")) as damaged,
         pytest.raises(DamagedIndexError),
     ):
         damaged.verify()

@@ -43,6 +43,8 @@ class Batch(TypedDict, total=False):
         image_maps: (B, D, H, W) float16, cached feature maps.
         text_targets: (T, D) float16, cached embeddings of the captions.
         text_maps: (T, L, D) float16, cached token states, zero after the last token.
+        named_targets: (T, D) float32, embeddings that a file states for some captions.
+        is_named: (T,) bool, whether the file states one.
     """
 
     rows: Tensor
@@ -64,6 +66,8 @@ class Batch(TypedDict, total=False):
     image_maps: Tensor
     text_targets: Tensor
     text_maps: Tensor
+    named_targets: Tensor
+    is_named: Tensor
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from modeling_dcclip.image_dcclip import is_hidden
 from training.utils.files import expanded, is_claimed
-from training.utils.keys import Digest
+from training.utils.keys import Digest, digest_key
+from training.utils.reading import read_text, require_regular
 from training.utils.trust import FUNCTION, call_function
 
 # its log repeats the error that it raises for a file that cannot be read
@@ -170,11 +171,24 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
 
 def _open(source: str | list[str], reading: Reading) -> Opened:
     names = _names(source)
+    local = [
+        Path(found) for name in _numbered(names) for found in sorted(glob(str(expanded(name))))
+    ]
+    for path in local:
+        require_regular(path, reading.field)
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
     if len(kinds) == 1 and (kind := kinds.pop()):
         reading.has_no_splits(names[0])
         files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
-        rows = _load(source, reading, kind, data_files=files, split="train")
+        # the cache of `datasets` goes by the time of a file alone, which a copy may keep
+        found = {str(path): path.stat() for path in local}
+        state = digest_key(
+            {
+                name: [each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns]
+                for name, each in found.items()
+            }
+        )
+        rows = _load(source, reading, kind, name=f"files-{state}", data_files=files, split="train")
         return Opened(rows, f"{kind} files")
     name = names[0].strip() if len(names) == 1 else ""
     path = expanded(name)
@@ -399,7 +413,7 @@ def _caption(path: Path, reading: Reading) -> str | None:
 
 def _read_text(path: Path, reading: Reading) -> str:
     try:
-        return path.read_text(reading.codec)
+        return read_text(path, reading.codec)
     except (OSError, UnicodeError, LookupError) as error:
         raise reading.unreadable(path, error) from error
 

@@ -100,8 +100,8 @@ class GateData:
         recipe = Path(options.folder, RECIPE_FILE)
         if (splits / VALIDATION_FILE).is_file():
             return cls._validation(splits, calibration)
-        labeled = cls._of_recipe(recipe, calibration) if recipe.is_file() else None
-        return labeled or cls._unchecked(calibration)
+        named = cls._of_recipe(recipe, calibration) if recipe.is_file() else None
+        return named or cls._unchecked(calibration)
 
     @classmethod
     def _of_recipe(cls, path: Path, calibration: Dataset | None) -> "GateData | None":
@@ -110,7 +110,7 @@ class GateData:
         """
         recipe = read_mapping(path, "folder")
         evaluation = recipe.get("eval") or {}
-        location = evaluation.get("data")
+        location = str(evaluation.get("data"))
         names = evaluation.get("class_names")
         if not names or not _is_here(location):
             return None
@@ -218,4 +218,4 @@ def _calibration(options: ExportOptions) -> Dataset:
 
 def _is_here(source: Any) -> bool:
     """Whether a source of a recipe is a function or a file of this machine, so that nothing is downloaded."""
-    return isinstance(source, str) and (bool(FUNCTION.fullmatch(source)) or Path(source).exists())
+    return isinstance(source, str) and bool(FUNCTION.fullmatch(source) or Path(source).exists())

@@ -28,7 +28,7 @@ from training.utils.cli import one_line
 from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
 from training.utils.keys import digest_key, make_key
 from training.utils.output import claim_folder
-from training.utils.process import find_processes, num_cores
+from training.utils.process import at_own_pace, find_processes, num_cores
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ def embed(options: EmbedOptions) -> Results | None:
         began = time.monotonic()
         failures = []
         name = f"images of process {state.process_index + 1} of {state.num_processes}"
-        with tqdm(desc=name, unit="image", disable=not state.is_main_process) as progress:
+        bar = tqdm(desc=name, unit="image", disable=not state.is_main_process)
+        with at_own_pace(), bar as progress:
             for number in missing[state.process_index :: state.num_processes]:
                 images = _named_cells(shards, number, options)
                 try:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -17,10 +17,12 @@ from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.log import LOG_FILE, Log
+from training.engine.standstill import name_standstill
 from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.spread import batches_on, forward_backward
+from training.utils.process import at_own_pace
 from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
@@ -79,8 +81,8 @@ def train(
         dataset: Training data.
         processor: Processor of the student, which is saved with it.
         run: The run.
-        evaluate: Evaluation every `eval_every` steps, which runs on the main process. The best student is kept in
-            `output_dir/best`.
+        evaluate: Evaluation every `eval_every` steps, which all processes call; it returns the same metrics to all.
+            The best student is kept in `output_dir/best`.
 
     Returns:
         Summary of the run.
@@ -101,14 +103,15 @@ def train(
         seed=recipe.seed,
         num_views=task.num_views,
         augment=task.augment,
-        read_targets=getattr(task.targets, "read", None),
+        read_targets=task.targets.read if task.targets is not None else None,
         start=0,
         stop=recipe.max_steps,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
     if accelerator.num_processes > 1:
-        first = replace(plan, stop=1, batch_size=task.chunk_size or recipe.batch_size)
+        # which losses reach a parameter depends on no row, and in eval mode nothing is checkpointed
+        first = replace(plan, stop=1, batch_size=min(2, task.chunk_size or recipe.batch_size))
         batch = next(batches_on(make_loader(dataset, first), accelerator.device))
         with accelerator.autocast():
             freeze_unreached(task, task.augmented(batch))
@@ -133,7 +136,7 @@ def train(
     num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
     log = Log(output_dir / LOG_FILE, run.command, recipe, start, accelerator, num_rows)
     task.train()
-    with log:
+    with log, name_standstill(f"{run.command}, {output_dir}", lambda: state.progress.step):
         for batch in batches_on(log.timed(loader), accelerator.device):
             # torch's generator (dropout) is seeded by the number of each step
             seed = keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0]
@@ -151,16 +154,20 @@ def train(
             saves = recipe.save_every and step % recipe.save_every == 0
             if evaluates or saves:
                 log.check()
-            if evaluate and evaluates and accelerator.is_main_process:
-                # transformers wraps `to` in a decorator that hides its signature
-                model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
-                metrics = evaluate(model.eval())
-                task.train()
-                is_best = state.progress.best is None or metrics[BEST] > state.progress.best
-                log.evaluated(step, metrics, is_best)
-                if is_best:
-                    checkpoint.save_best(output_dir, write)
-                    state.progress = replace(state.progress, best=metrics[BEST])
+            if evaluate and evaluates:
+                for norm in task.moving_norms:  # each process has the statistics of its own images
+                    broadcast([*norm.buffers()])
+                with at_own_pace():
+                    # transformers wraps `to` in a decorator that hides its signature
+                    model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
+                    metrics = evaluate(model.eval())
+                    task.train()
+                    is_best = state.progress.best is None or metrics[BEST] > state.progress.best
+                    log.evaluated(step, metrics, is_best)
+                    if is_best:
+                        if accelerator.is_main_process:
+                            checkpoint.save_best(output_dir, write)
+                        state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
                 state.progress = replace(state.progress, data=positions)

@@ -199,7 +199,7 @@ class DistillTask(Task):
                 states = states.double()
                 parts = [torch.tensor(len(states)), states.sum(0), states.square().sum(0)]
                 known = moments.setdefault(tower, [torch.zeros(())] * 3)
-                moments[tower] = [sum(each) for each in zip(known, parts, strict=True)]
+                moments[tower] = [sums + part for sums, part in zip(known, parts, strict=True)]
         for tower, (count, total, squares) in moments.items():
             mean = total / count
             scale = (squares / count - mean.square()).mean().sqrt()

@@ -13,6 +13,8 @@ from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_dcclip.image_dcclip import open_regular
+
 _IN_KEY = "in_key"
 
 
@@ -108,5 +110,5 @@ def digest_key(key: Mapping[str, Any]) -> str:
 
 def digest_file(path: Path) -> str:
     """Digest of a file's content, 32 hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

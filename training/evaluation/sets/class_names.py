@@ -13,6 +13,7 @@ from typing import Any
 
 from training.text.writing_systems import LANGUAGES, is_written_in
 from training.utils.files import expanded
+from training.utils.reading import read_text
 from training.utils.trust import FUNCTION, call_function
 
 NAMES = Path(__file__).parent / "names"
@@ -103,7 +104,7 @@ class ClassNames:
 def _read_classes(path: Path) -> Any:
     if path.suffix == ".txt":
         return read_lines(path, "class_names")
-    classes = json.loads(path.read_text(encoding="utf-8-sig"))
+    classes = json.loads(read_text(path, "utf-8-sig"))
     if path.parent == NAMES:
         return [{"en": english, "zh": each["zh"]} for english, each in classes["classes"].items()]
     return classes
@@ -116,7 +117,7 @@ def read_lines(path: Path, field: str) -> list[str]:
         ValueError: The file cannot be read; the message starts with `field`.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one entry per line."
