@@ -23,7 +23,7 @@ def free_port() -> int:
 
 def client_of(server: LocalServer) -> TestClient:
     """Client that calls a server without a connection, as its page does. Use it in a `with` block."""
-    client = TestClient(server, server.origin, headers={"X-DCCLIP": "1"})
+    client = TestClient(server, server.origin, headers={"X-DCCLIP": "1"}, client=("127.0.0.1", 1))
     if server.access is not None:
         client.get(server.url)  # which gives it a cookie
     return client

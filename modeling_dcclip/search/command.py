@@ -38,6 +38,7 @@ RUNTIME_PACKAGES = (
     "pillow",
     "safetensors",
     "segno",
+    "send2trash",
     "starlette",
     "tokenizers",
     "tqdm",

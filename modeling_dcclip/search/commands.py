@@ -196,6 +196,8 @@ def run_search(options: argparse.Namespace):
             print_note(
                 "{!r} is understood as dates, of every year unless it names one", dates.words
             )
+        elif dates is not None and dates.after == dates.before:
+            print_note("{!r} is understood as the date {}", dates.words, dates.after)
         elif dates is not None:
             print_note(
                 "{!r} is understood as the dates {} to {}",

@@ -18,7 +18,30 @@ class Duplicate(NamedTuple):
     bytes: int
 
 
+# files of a group, each with its cosine similarity to the first one
+Group = list[tuple[File, float]]
+
+
 def find_duplicates(index: Index, threshold: float = NEAR_COSINE) -> list[list[Duplicate]]:
+    """Find groups as `find_groups` does, and describe their files.
+
+    Warns:
+        QueryWarning: Files are left out.
+    """
+    groups, outdated = find_groups(index, threshold)
+    warn_of_outdated(outdated)
+    return [
+        [Duplicate(file.path, score, file.state.size) for file, score in group] for group in groups
+    ]
+
+
+def freed(group: Group) -> int:
+    """Bytes that are freed if the largest file of a group is kept."""
+    sizes = [file.state.size for file, _ in group]
+    return sum(sizes) - max(sizes)
+
+
+def find_groups(index: Index, threshold: float = NEAR_COSINE) -> tuple[list[Group], int]:
     """Find groups of near duplicates: copies that were resized or compressed again, and not images of the same kind.
 
     The index has grouped them when it entered them. Of videos, and of images of nearly one color, only files with the
@@ -29,14 +52,11 @@ def find_duplicates(index: Index, threshold: float = NEAR_COSINE) -> list[list[D
         threshold: Lowest cosine similarity to the first photograph of a group, `NEAR_COSINE` to 1.
 
     Returns:
-        Groups of at least two files, in the order of indexing. Copies of a file count, links to it do not. Files
-        that are gone or have changed are left out.
+        Groups of at least two files, in the order of indexing, and the number of files that are left out because they
+        are gone or have changed. Copies of a file count, links to it do not.
 
     Raises:
         ValueError: The threshold is out of range, or a vector is damaged.
-
-    Warns:
-        QueryWarning: Files are left out.
     """
     if not NEAR_COSINE <= threshold <= 1:
         raise UserError("threshold: got {}, expected {} to 1.", threshold, NEAR_COSINE)
@@ -59,6 +79,5 @@ def find_duplicates(index: Index, threshold: float = NEAR_COSINE) -> list[list[D
             if file.row == first.row or score >= threshold:
                 found.append((file, 1.0 if file.row == first.row else score))
         if len(found) > 1:
-            listed.append([Duplicate(file.path, score, file.state.size) for file, score in found])
-    warn_of_outdated(sum(not file.state.is_current() for file in indexed))
-    return listed
+            listed.append(found)
+    return listed, sum(not file.state.is_current() for file in indexed)

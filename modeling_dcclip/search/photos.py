@@ -25,6 +25,8 @@ from modeling_dcclip.search.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 THUMBNAIL = 320  # pixels of the longer side
+NARROW = 0.6  # of that, pixels of the shorter side at least, as long as the longer one has at most WIDE times as many
+WIDE = 8
 QUALITY = 82
 
 
@@ -101,7 +103,8 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:
     """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata.
 
-    Of a video, it shows the key frame at a time.
+    A panorama may be longer, so that its height fills a row without blur. Of a video, it shows the key frame
+    at a time.
     """
     extension = extension_of(os.fsencode(path))
     with open_file(os.fsencode(path)) as file, PAGE_MEMORY.scope():
@@ -113,8 +116,13 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
 
 
 def encode_thumbnail(image: Image.Image, edge: int = THUMBNAIL) -> bytes:
-    """JPEG of an RGB image, at most `edge` pixels per side, without metadata. The image is reduced, too."""
-    image.thumbnail((edge, edge))
+    """JPEG of an RGB image without metadata, at most `edge` pixels per side, or longer if it is a panorama.
+
+    The image is reduced, too.
+    """
+    ratio = max(image.size) / min(image.size)
+    longest = min(max(edge, round(NARROW * edge * ratio)), WIDE * edge)
+    image.thumbnail((longest, longest))
     image.info.clear()
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)

@@ -17,7 +17,8 @@ from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
-SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
+WHOLE = 8192  # of one that is zoomed
+SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE, "whole": WHOLE}
 MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
 USUAL_RATIO = 3 / 2
 VIDEO_RATIO = 16 / 9

@@ -1,12 +1,14 @@
 """The search page in Chromium, on a desktop in English and on a phone in Chinese."""
 
 import os
+import sys
+from importlib.resources import files
 
 import pytest
 from PIL import Image
 
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.serve import Indexing, SearchServer
+from modeling_dcclip.search.serve import PAGE, Indexing, SearchServer
 from tests.browser import Visit
 from tests.local_server import serving
 from tests.search.conftest import film
@@ -71,7 +73,10 @@ def search(page, text):
 
 
 def names(page):
-    return page.locator("figcaption span:first-child").all_text_contents()
+    return [
+        os.path.basename(path)
+        for path in page.locator(".tile").evaluate_all("(all) => all.map((tile) => tile.title)")
+    ]
 
 
 def wait_for_name(page, name):
@@ -114,26 +119,31 @@ def test_rows_are_justified_and_keep_the_proportions(visit):
 
 def test_a_year_of_the_scrubber_leads_to_its_photographs(visit):
     page = visit()
-    page.get_by_role("button", name="2020", exact=True).click()
-    page.get_by_role("button", name="51.png").wait_for()
-    page.locator("#years [aria-current=true]", has_text="2020").wait_for()
+    page.locator("#years > button", has_text="2020").click()
+    page.get_by_role("button", name=" 51.png").wait_for()
+    page.locator("#years > [aria-current=true]", has_text="2020").wait_for()
+    assert page.locator("#years div button").all_text_contents()[0] == "Dec5"
 
 
-def test_scrolling_loads_all_results(visit):
-    page = visit(hash="#q=red")
-    for number in (100, 150, 199):
+def test_scrolling_loads_all_results_and_removes_those_far_away(visit):
+    page = visit(PHONE, hash="#q=red")
+    seen = {*names(page)}
+    for number in (100, 199):
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        page.locator(".tile").nth(number).wait_for()
-    assert len({*names(page)}) == 200
+        page.locator(f".tile[title$='/{number}.png']").wait_for()
+        seen |= {*names(page)}
+    assert len(seen) == 200
+    assert page.locator(".tile").count() == 100
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".tile[title$='/0.png']").wait_for()
 
 
 def test_details_are_shown_when_asked_for(visit):
     page = visit()
-    caption = page.locator("figcaption").first
-    assert not caption.is_visible()
-    page.get_by_role("button", name="Details").click()
-    assert caption.is_visible()
-    assert "2023-10-" in caption.text_content()
+    assert not page.locator("figcaption").count()
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Names and scores").click()
+    assert "2023-10-" in page.locator("figcaption").first.text_content()
 
 
 def test_what_fits_stands_above_a_line(browser, calibrated):
@@ -241,9 +251,11 @@ def test_a_swipe_shows_the_next_photograph_and_a_swipe_down_closes(visit):
     page.locator(".tile").first.tap()
     wait_for_name(page, "0.png")
     swipe = """([x, y]) => {
-      const touch = (x, y) => new Touch({ identifier: 1, target: stage, clientX: x, clientY: y });
-      stage.dispatchEvent(new TouchEvent("touchstart", { touches: [touch(200, 300)] }));
-      stage.dispatchEvent(new TouchEvent("touchend", { changedTouches: [touch(200 + x, 300 + y)] }));
+      const send = (kind, x, y) => large.dispatchEvent(new PointerEvent(
+        kind, { pointerId: 9, pointerType: "touch", clientX: x, clientY: y, bubbles: true }));
+      stage.setPointerCapture = null;  // which a finger of a script does not have
+      send("pointerdown", 200, 300);
+      send("pointerup", 200 + x, 300 + y);
     }"""
     page.evaluate(swipe, [-120, 10])
     wait_for_name(page, "1.png")
@@ -256,12 +268,10 @@ def test_similar_photographs_are_found_from_the_large_view(visit):
     page.get_by_role("button", name="197.png").click()
     page.get_by_role("button", name="Similar").click()
     page.get_by_role("button", name="Remove: example image").wait_for()
-    page.wait_for_function(
-        "() => document.querySelector('figcaption span')?.textContent === '197.png'"
-    )
+    page.wait_for_function("() => document.querySelector('.tile')?.title.endsWith('/197.png')")
     page.get_by_role("searchbox").fill("red")
     page.keyboard.press("Enter")
-    page.get_by_text("Image and “red” combined").wait_for()
+    page.get_by_text("Image + “red”").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -364,3 +374,259 @@ def test_a_video_plays_from_the_moment_that_was_found(browser, index, tmp_path):
         page.locator(".badge").click()
         page.wait_for_function("() => document.querySelector('#video').currentTime >= 10")
         page.close()
+
+
+def test_a_photograph_is_in_the_address_and_survives_a_reload(visit):
+    page = visit(hash="#q=red")
+    page.locator(".tile").nth(2).click()
+    wait_for_name(page, "2.png")
+    page.keyboard.press("ArrowRight")
+    wait_for_name(page, "3.png")
+    assert "photo=" in page.url
+    page.reload()
+    wait_for_name(page, "3.png")
+    page.keyboard.press("ArrowRight")
+    wait_for_name(page, "4.png")
+    page.keyboard.press("Escape")
+    page.locator("#viewer").wait_for(state="hidden")
+    assert page.url.endswith("#q=red")
+
+
+def test_a_photograph_of_the_timeline_opens_from_its_address_alone(visit, browser, address):
+    page = visit()
+    page.locator("#years > button", has_text="2020").click()
+    page.get_by_role("button", name=" 51.png").click()
+    wait_for_name(page, "51.png")
+    other = visit(hash="#" + page.url.partition("#")[2])
+    wait_for_name(other, "51.png")
+    other.keyboard.press("ArrowRight")
+    wait_for_name(other, "50.png")
+    other.keyboard.press("Escape")
+    other.locator("#viewer").wait_for(state="hidden")
+    assert "photo=" not in other.url
+
+
+def test_double_click_and_ctrl_wheel_zoom_and_the_wheel_alone_turns(visit):
+    page = visit(hash="#q=red")
+    page.locator(".tile").first.click()
+    wait_for_name(page, "0.png")
+    page.locator("#large.sharp").wait_for()
+    stage = page.locator("#stage")
+    page.mouse.dblclick(600, 400)
+    assert "scale(2.5)" in page.locator("#large").evaluate("(image) => image.style.transform")
+    page.mouse.dblclick(600, 400)
+    assert "zoomed" not in (stage.get_attribute("class") or "")
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.locator("#stage.zoomed").wait_for()
+    page.mouse.wheel(0, 100)
+    wait_for_name(page, "1.png")
+    assert "zoomed" not in (stage.get_attribute("class") or "")
+
+
+def test_two_fingers_zoom(visit):
+    page = visit(PHONE, "#q=red")
+    page.locator(".tile").first.tap()
+    wait_for_name(page, "0.png")
+    page.evaluate("""() => {
+      const send = (kind, id, x) => large.dispatchEvent(new PointerEvent(
+        kind, { pointerId: id, pointerType: "touch", clientX: x, clientY: 300, bubbles: true }));
+      stage.setPointerCapture = null;
+      send("pointerdown", 1, 150); send("pointerdown", 2, 200);
+      send("pointermove", 1, 100); send("pointermove", 2, 250);
+      send("pointerup", 1, 100); send("pointerup", 2, 250);
+    }""")
+    assert "scale(3)" in page.locator("#large").evaluate("(image) => image.style.transform")
+    assert page.locator("#name").text_content() == "0.png"
+
+
+def test_the_facts_of_a_photograph_are_behind_an_i(visit, photographs):
+    page = visit(hash="#q=red")
+    page.locator(".tile").first.click()
+    page.get_by_role("button", name="About this photograph").click()
+    facts = page.locator("#facts dl")
+    facts.wait_for()
+    assert "24 × 16" in facts.text_content()
+    assert str(photographs / "0.png") in facts.text_content()
+
+
+def test_the_month_stays_in_view_and_nothing_is_drawn_far_away(visit):
+    page = visit(PHONE)
+    page.locator("#years > button", has_text="2021").click()
+    page.locator("#years > [aria-current=true]", has_text="2021").wait_for()
+    page.wait_for_timeout(200)
+    page.evaluate("scrollBy(0, 60)")
+    stuck = """[...document.querySelectorAll("h2")].filter((each) => {
+      const top = each.getBoundingClientRect().top;
+      return top >= header_ && top < header_ + 60;
+    }).map((each) => each.textContent)"""
+    height = page.locator("header").evaluate("(header) => header.offsetHeight")
+    assert page.evaluate(stuck.replace("header_", str(height)))
+    near = page.locator(".tile").evaluate_all(
+        "(all) => all.every((tile) => Math.abs(tile.getBoundingClientRect().top) < 3000)"
+    )
+    assert near
+
+
+def test_results_by_date_have_a_heading_only_after_full_rows(visit):
+    page = visit(hash="#q=red&sort=date")
+    page.locator(".tile").nth(30).wait_for()
+    headings = page.locator("h2").all_text_contents()
+    assert 10 < len(headings) < 45  # 200 photographs of 46 months
+    assert " – " in headings[0]
+    full = page.locator("section").evaluate_all(
+        "(all) => all.every((each) => each.querySelector('.row:not(.open)') || !each.querySelector('.row'))"
+    )
+    assert full
+
+
+def test_dates_have_a_picker_and_show_a_month_as_its_days(visit):
+    page = visit(hash="#after=2021-02&before=2021-02")
+    page.get_by_role("button", name="Filters").click()
+    assert page.get_by_label("From", exact=True).input_value() == "2021-02-01"
+    assert page.get_by_label("To", exact=True).input_value() == "2021-02-28"
+    assert page.get_by_label("To", exact=True).get_attribute("type") == "date"
+    page.get_by_role("button", name="Remove: 2021-02").wait_for()
+
+
+def test_the_query_keeps_its_place_beside_chips_on_a_phone(visit):
+    page = visit(PHONE, "#q=2020年夏天的red")
+    page.locator(".chip").wait_for()
+    assert page.locator("#q").evaluate("(field) => field.offsetWidth") > 200
+
+
+@pytest.fixture
+def permitted(visit, address):
+    """The page on a desktop, which may write to the clipboard."""
+    page = visit(hash="#q=red")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".tile").nth(20).wait_for()
+    return page
+
+
+def test_photographs_are_selected_by_clicks_shift_and_keys_and_their_paths_copied(
+    permitted, photographs
+):
+    page = permitted
+    page.locator("figure").nth(1).hover()
+    page.locator(".check").nth(1).click()
+    page.locator(".tile").nth(4).click(modifiers=["Shift"])
+    page.get_by_text("4 selected").wait_for()
+    page.locator(".tile").nth(2).click()  # while some are selected, a click selects
+    page.get_by_text("3 selected").wait_for()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.get_by_text("3 selected").wait_for()
+    page.get_by_role("button", name="Copy paths").click()
+    page.get_by_text("Paths copied: 3").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert {*copied} == {str(photographs / f"{number}.png") for number in (1, 2, 3)}
+    page.keyboard.press("Escape")
+    page.locator("#actions").wait_for(state="hidden")
+    assert page.url.endswith("#q=red")  # the search stays
+
+
+def test_an_image_is_copied(permitted):
+    permitted.locator(".tile").first.click()
+    permitted.get_by_role("button", name="Copy image").click()
+    permitted.get_by_role("button", name="Copied").wait_for()
+    kinds = "navigator.clipboard.read().then((items) => items.flatMap((item) => item.types))"
+    assert permitted.evaluate(kinds) == ["image/png"]
+
+
+@pytest.fixture
+def own(browser, filled, photos, tmp_path, monkeypatch):
+    """The page of five photographs and a copy of one, which may be moved."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in [name for name in sys.modules if name.startswith("send2trash")]:
+        monkeypatch.delitem(sys.modules, name)
+    (photos / "twin.jpg").write_bytes((photos / "red.jpg").read_bytes())
+    filled.add()
+    with serving(SearchServer(filled, port=0)) as server:
+        page = Visit(browser, server.url, **DESKTOP).page
+        page.locator(".tile").first.wait_for()
+        yield page
+        page.close()
+
+
+def test_the_trash_asks_first_and_has_an_undo(own, photos):
+    own.get_by_role("button", name="white.png").click()
+    for answer, is_there in (("Cancel", True), ("Move to trash", False)):
+        own.get_by_role("button", name="Move to trash…").click()
+        own.get_by_text("Move 1 file to the trash?").wait_for()
+        own.locator("#dialog").get_by_role("button", name=answer, exact=True).click()
+        own.locator("#dialog").wait_for(state="hidden")
+        if not is_there:
+            own.get_by_text("Moved to the trash: 1").wait_for()
+        assert (photos / "white.png").exists() == is_there
+    assert own.locator("#name").text_content() != "white.png"  # the next one is shown
+    own.get_by_role("button", name="Undo").click()
+    own.get_by_text("Put back: 1").wait_for()
+    assert (photos / "white.png").exists()
+
+
+def test_copies_go_into_a_folder(own, photos, tmp_path):
+    own.get_by_role("button", name="More").click()
+    own.get_by_role("button", name="Select photographs").click()
+    for name in ("blue.jpg", "green.png"):
+        own.locator(f".tile[title$='{name}']").click()
+    own.get_by_role("button", name="Copy to a folder…").click()
+    own.get_by_label("Folder").fill(str(tmp_path / "to"))
+    own.get_by_role("button", name="Copy", exact=True).click()
+    own.get_by_text(f"Copied 2 to {tmp_path / 'to'}").wait_for()
+    assert {*os.listdir(tmp_path / "to")} == {"blue.jpg", "green.png"}
+
+
+def test_of_duplicates_all_but_one_are_selected(own):
+    own.get_by_role("button", name="More").click()
+    own.get_by_role("button", name="Duplicates").click()
+    own.get_by_text("1 selected").wait_for()
+    assert own.locator("h2").text_content().startswith("2 files · ")
+    assert own.locator(".check").evaluate_all("(all) => all.map((each) => each.ariaChecked)") == [
+        "false",
+        "true",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_in_any_state(visit, window, scheme):
+    script = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    page = visit(window | {"color_scheme": scheme, "bypass_csp": True})
+    page.evaluate(script)
+
+    def check():
+        found = page.evaluate(
+            "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes[0].failureSummary]))"
+        )
+        assert found == []
+
+    check()
+    page.locator("#filter").click()
+    page.locator("#more").click()
+    check()
+    page.locator("#select").click()
+    page.locator(".tile").first.click()
+    check()
+    page.locator("#trash").click()
+    check()
+    page.keyboard.press("Escape")
+    page.locator("#unselect").click()
+    page.locator(".tile").first.click()
+    page.locator("#info").click()
+    page.locator("#facts dl").wait_for()
+    check()
+
+
+def test_traditional_characters_are_made_of_the_simplified_ones(browser, address):
+    opencc = pytest.importorskip("opencc")
+    simplified = (PAGE / "zh.js").read_text(encoding="utf-8")
+    command = "python -m opencc -c s2twp -i zh.js -o zh-hant.js"
+    converted = opencc.OpenCC("s2twp").convert(simplified)
+    assert (PAGE / "zh-hant.js").read_text(encoding="utf-8") == converted, command
+    page = Visit(browser, address, **DESKTOP | {"locale": "zh-HK"}).page
+    page.get_by_text("200 張照片，最新的在前").wait_for()
+    assert page.locator("html").get_attribute("lang") == "zh-Hant"
+    page.close()

@@ -12,8 +12,16 @@ from threading import Thread
 import pytest
 import segno
 from PIL import Image, ImageFile
+from starlette.testclient import TestClient
 
-from modeling_dcclip.search import command, commands, decoding, local_server, previews, serve
+from modeling_dcclip.search import (
+    actions,
+    command,
+    commands,
+    decoding,
+    local_server,
+    previews,
+)
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.previews import Previews
 from modeling_dcclip.search.serve import Indexing, SearchServer
@@ -103,22 +111,22 @@ def test_months_count_what_the_timeline_shows(get, dated):
 def opened(monkeypatch):
     """Paths that the file manager has shown."""
     paths = []
-    monkeypatch.setattr(serve, "_file_manager", lambda path: paths.append(path) or ["true"])
+    monkeypatch.setattr(actions, "file_manager", lambda path: paths.append(path) or ["true"])
     return paths
 
 
 def test_the_page_opens_the_folder_of_a_photograph(client, photos, opened):
-    assert client.post(f"/open/{id_of(client.get, 'blue.jpg')}").status_code == 200
+    assert client.post(f"/reveal/{id_of(client.get, 'blue.jpg')}").status_code == 200
     assert opened == [str(photos / "a" / "blue.jpg")]
-    assert client.post("/open/99").status_code == 404
+    assert client.post("/reveal/99").status_code == 404
 
 
 def test_only_the_page_on_this_machine_opens_a_folder(client, server, opened):
-    path = f"/open/{id_of(client.get, 'blue.jpg')}"
+    path = f"/reveal/{id_of(client.get, 'blue.jpg')}"
     assert client.post(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    server.host = "192.168.1.2"
-    assert client.post(path).status_code == 403
-    server.host = "127.0.0.1"
+    with TestClient(server, server.origin, client=("192.168.1.2", 1)) as phone:
+        phone.get(server.url)  # which gives it a cookie
+        assert phone.post(path, headers={"X-DCCLIP": "1"}).status_code == 403
     del client.headers["X-DCCLIP"]
     assert client.post(path).status_code == 403
     assert not opened

@@ -1,8 +1,9 @@
 // The page: what the address says is searched and shown.
 
 import { Grid, make } from "./grid.js";
+import { Actions, Selection } from "./select.js";
 import { ask, send } from "./server.js";
-import { count, language, monthName, text } from "./texts.js";
+import { bytes, count, language, monthName, text } from "./texts.js";
 import { Viewer } from "./viewer.js";
 
 const FIELDS = ["q", "after", "before", "path", "sort"];
@@ -13,37 +14,87 @@ const REFRESH_MS = 10_000; // between two looks at what is new while it is index
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((each) => [each.id, each]));
 const places = new Map(); // how far each search was scrolled, for the way back
 let latest = 0; // number of the search that is shown
-let canOpen = false;
+let shown = null; // the search that is shown, without the photograph that is large
+let isLocal = false; // whether the server is on the same machine
 let files = null; // in the index
 let refreshed = 0; // when new photographs were shown
 
 const parameters = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-const grid = new Grid(element.grid, element.years, (hit) => viewer.show(hit, canOpen));
-const viewer = new Viewer(element, (hit, step) => grid.neighbor(hit, step), (changes) => visit({ ...parameters(), ...changes }));
+const hashOf = (fields) => "#" + new URLSearchParams(Object.entries(fields).filter(([, value]) => value));
+
+const selection = new Selection(
+  () => {
+    grid.markSelected();
+    actions.show(isLocal);
+  },
+  (one, other) => grid.between(one, other),
+);
+const grid = new Grid(element.grid, element.years, selection, (hit, event) => {
+  if (selection.isOn || event.shiftKey || event.ctrlKey || event.metaKey) selection.click(hit, event);
+  else viewer.show(hit);
+});
+const actions = new Actions(
+  element,
+  selection,
+  async (ids) => {
+    await viewer.leave(ids);
+    grid.remove(ids);
+  },
+  () => {
+    places.set(shown, scrollY);
+    show();
+  },
+);
+const viewer = new Viewer(element, grid, actions, (changes) => visit({ ...parameters(), photo: "", ...changes }));
 
 function visit(changed) {
-  places.set(location.hash, scrollY);
-  const hash = "#" + new URLSearchParams(Object.entries(changed).filter(([, value]) => value));
+  places.set(shown, scrollY);
+  const hash = hashOf(changed);
   if (hash === location.hash || (hash === "#" && !location.hash)) show();
   else location.hash = hash;
 }
 
+/** A date as the fields show it: the first day of a month or a year, or the last one. */
+function dayOf(date = "", isLast) {
+  const [year, month, day] = date.split("-").map(Number);
+  if (!year || day) return date;
+  const found = isLast ? new Date(Date.UTC(year, month || 12, 0)) : new Date(Date.UTC(year, (month || 1) - 1, 1));
+  return found.toISOString().slice(0, 10);
+}
+
 function submit() {
-  const { dates, ...now } = parameters();
+  const { dates, photo, view, ...now } = parameters();
   const fields = Object.fromEntries(FIELDS.map((name) => [name, element[name].value.trim()]));
+  toggleFilters(false);
   visit({ ...now, ...fields, ...(fields.q === now.q && dates ? { dates } : {}) });
 }
 
-/** Search for what the address says. */
+/** Search for what the address says, unless it is shown, and show its photograph large. */
+async function follow() {
+  const { photo, ...now } = parameters();
+  const search = hashOf(now);
+  if (!photo) viewer.hide();
+  if (search !== shown) {
+    shown = search;
+    await show();
+  }
+  if (photo && search === shown && photo !== viewer.hit?.id) viewer.showById(photo);
+}
+
 async function show() {
-  const now = parameters();
+  const { photo, view, ...now } = parameters();
   const number = (latest += 1);
   for (const name of FIELDS) element[name].value = now[name] ?? "";
+  for (const name of ["after", "before"]) element[name].value = dayOf(now[name], name === "before");
   const isFiltered = Boolean(now.after || now.before || now.path);
-  if (isFiltered) toggleFilters(true);
+  selection.set([]);
   showChips(now, null);
-  element.status.textContent = text.loading;
+  element.status.textContent = view ? text.comparing : text.loading;
   element.grid.classList.add("loading");
+  if (view) {
+    await showDuplicates(number);
+    return;
+  }
   const search = (skip, top) => ask("/search?" + new URLSearchParams({ ...now, skip, top }));
   const first = await search(0, now.sort ? LOOKED : CHUNK);
   if (number !== latest) return; // a later search was faster
@@ -52,7 +103,8 @@ async function show() {
     element.status.textContent = first.error;
     return;
   }
-  canOpen = first.opens;
+  isLocal = first.is_local;
+  actions.show(isLocal);
   showChips(now, first.dates);
   const isQuery = first.is_query;
   element.sort.hidden = !isQuery;
@@ -60,8 +112,30 @@ async function show() {
   if (!first.hits.length) sayEmpty(isFiltered || first.dates);
   else if (!isQuery) await showTimeline(now, first, search, number);
   else showResults(now, first, search, number);
-  scrollTo(0, places.get(location.hash) ?? 0);
-  places.delete(location.hash);
+  scrollTo(0, places.get(shown) ?? 0);
+  places.delete(shown);
+}
+
+/** Groups of duplicates, of each all but the best selected. */
+async function showDuplicates(number) {
+  const answer = await ask("/duplicates");
+  if (number !== latest) return;
+  element.sort.hidden = true;
+  if (answer.error || !answer.groups.length) {
+    grid.say(answer.error ?? text.noDuplicates, "");
+    element.status.textContent = "";
+    return;
+  }
+  isLocal = answer.is_local;
+  grid.clear();
+  for (const group of answer.groups) {
+    for (const hit of group.files) hit.badge = bytes(hit.bytes);
+    group.files[0].badge += ` · ${text.best}`;
+    grid.showHits(group.files, text.group(count(group.files.length), bytes(group.freed)));
+  }
+  selection.set(answer.groups.flatMap((group) => group.files.slice(1)));
+  const freed = answer.groups.reduce((sum, group) => sum + group.freed, 0);
+  element.status.textContent = text.groups(count(answer.groups.length), bytes(freed));
 }
 
 function sentence(now, answer, isQuery) {
@@ -70,7 +144,7 @@ function sentence(now, answer, isQuery) {
   const image = now.like || now.example;
   if (image && now.q) parts.push(text.combined(now.q));
   if (answer.without.length) parts.push(text.without(answer.without));
-  if (!isQuery) parts.push(text.all(total));
+  if (!isQuery) parts.push(text.all(total, answer.hits.some((hit) => hit.seconds !== null)));
   else if (answer.fits === 0) parts.push(answer.may ? text.may : text.none);
   else if (now.sort) parts.push(text.byDateOf(count(answer.hits.length)));
   else if (answer.fits === null) parts.push(text.similarity(total));
@@ -109,38 +183,46 @@ async function showTimeline(now, first, search, number) {
 function showResults(now, first, search, number) {
   grid.clear();
   if (now.sort) {
-    for (const [month, hits] of Map.groupBy(first.hits, (hit) => hit.date.slice(0, 7))) {
-      grid.showHits(hits, monthName(month));
-    }
+    showByDate(first.hits);
     return;
   }
-  const shown = new Set();
+  const listed = new Set();
   let skip = 0;
   let last = null; // the section that photographs are added to: those that fit, then the others
-  const place = (hits) => {
+  const place = (hits, goOn) => {
     const isOther = last?.element.className === "others";
     const other = hits.findIndex((hit) => !hit.fits);
     const cut = isOther ? 0 : other < 0 ? hits.length : other;
-    if (cut) grid.fill((last ??= grid.showHits([])), hits.slice(0, cut));
+    if (cut) grid.add((last ??= grid.section()), hits.slice(0, cut), goOn && cut === hits.length);
     if (cut === hits.length) return;
-    if (!isOther) last = grid.showHits([], last && text.less, "others");
-    grid.fill(last, hits.slice(cut));
+    if (!isOther) last = grid.section(last && text.less, "others");
+    grid.add(last, hits.slice(cut), goOn);
   };
   const take = (answer) => {
-    const hits = answer.hits.filter((hit) => !shown.has(hit.id)); // the index may have changed
-    hits.forEach((hit) => shown.add(hit.id));
+    const hits = answer.hits.filter((hit) => !listed.has(hit.id)); // the index may have changed
+    hits.forEach((hit) => listed.add(hit.id));
     skip += answer.hits.length;
-    place(hits);
-    // an empty section at the end loads the next photographs when it comes near
-    if (answer.more) {
-      grid.add(null, async () => {
-        const next = await search(skip, 60);
-        if (next.hits && number === latest) take(next);
-        return [];
-      });
-    }
+    place(hits, answer.more);
+    if (!answer.more) return;
+    grid.atEnd(async () => {
+      const next = await search(skip, CHUNK);
+      if (next.hits && number === latest) take(next);
+    });
   };
   take(first);
+}
+
+/** Photographs under the months that they were taken in; a heading only after rows that are full. */
+function showByDate(hits) {
+  const groups = [];
+  for (const inMonth of Map.groupBy(hits, (hit) => hit.date.slice(0, 7)).values()) {
+    if (groups.length && !grid.fillsRow(groups.at(-1))) groups.at(-1).push(...inMonth);
+    else groups.push([...inMonth]);
+  }
+  if (groups.length > 1 && !grid.fillsRow(groups.at(-1))) groups.at(-2).push(...groups.pop());
+  for (const group of groups) {
+    grid.showHits(group, monthName(group.at(-1).date.slice(0, 7), group[0].date.slice(0, 7)));
+  }
 }
 
 function chip(label, removed, image) {
@@ -153,7 +235,7 @@ function chip(label, removed, image) {
   return make("span", { className: "chip" }, content, remove);
 }
 
-/** What is combined with the text: an image, and dates that the text names or that the filters give. */
+/** What is combined with the text: an image, dates that the text names or that the filters give, and a path. */
 function showChips(now, dates) {
   const chips = [];
   if (now.like) chips.push(chip(text.image, { like: "" }, `/thumbnail/${now.like}`));
@@ -163,6 +245,7 @@ function showChips(now, dates) {
     const without = dates ? { dates: "off" } : { after: "", before: "", every: "" };
     chips.push(chip(every ? words ?? every : text.dates(after ?? "…", before ?? "…"), without));
   }
+  if (now.path) chips.push(chip(`${text.path}: ${now.path}`, { path: "" }));
   element.chips.replaceChildren(...chips);
 }
 
@@ -173,6 +256,7 @@ function toggleFilters(isOpen) {
 
 function setDetails(isOn) {
   element.grid.classList.toggle("detailed", isOn);
+  grid.refill(true);
   element.details.ariaPressed = String(isOn);
 }
 
@@ -185,10 +269,13 @@ async function searchWith(file) {
 }
 
 /** Show how far the indexing is, and new photographs while the page is at its top. */
-async function follow() {
+async function poll() {
   const state = await ask("/status");
   if (state.error !== undefined && state.running === undefined) return; // the server has ended
-  element.indexing.hidden = !state.running && !state.error;
+  const leftOut = state.left_out ?? [];
+  element.indexing.hidden = !state.running && !state.error && !leftOut.length;
+  element.progress.hidden = !state.running;
+  element.why.hidden = state.running || !leftOut.length;
   if (state.running) {
     const minutes = Math.round(state.seconds_left / 60);
     const left = state.seconds_left === null ? "" : text.left(minutes);
@@ -199,18 +286,18 @@ async function follow() {
       ? text.progress(count(state.done), count(state.total), count(state.files), left)
       : text.looking;
   } else {
-    element["progress-text"].textContent = state.error;
+    element["progress-text"].textContent = state.error || leftOut.join(" · ");
   }
   const isDue = !grid.parts.length || !state.running || Date.now() - refreshed > REFRESH_MS;
   const isTyped = FIELDS.some((name) => element[name].value); // which show() would clear
-  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !isTyped;
+  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !isTyped && !selection.isOn;
   if (files !== null && state.files !== files && isDue && isQuiet) {
     refreshed = Date.now();
     files = state.files;
     show();
   }
   files ??= state.files;
-  if (state.running) setTimeout(follow, POLL_MS);
+  if (state.running) setTimeout(poll, POLL_MS);
 }
 
 document.documentElement.lang = language;
@@ -229,6 +316,10 @@ element.form.addEventListener("submit", (event) => {
 element.q.addEventListener("search", () => element.q.value || submit()); // the cross of the field
 element.sort.addEventListener("change", submit);
 element.filter.addEventListener("click", () => toggleFilters(element.filters.hidden));
+element.select.addEventListener("click", () => selection.set([], true));
+element.duplicates.addEventListener("click", () => visit({ view: "duplicates" }));
+for (const name of ["left-out", "why"]) element[name].addEventListener("click", () => actions.showLeftOut());
+element.menu.addEventListener("click", () => element.menu.hidePopover());
 element.details.addEventListener("click", () => {
   const isOn = element.details.ariaPressed !== "true";
   localStorage.setItem("details", isOn);
@@ -255,10 +346,17 @@ addEventListener("drop", (event) => {
   else searchWith([...event.dataTransfer.files].find((file) => file.type.startsWith("image/")));
 });
 addEventListener("keydown", (event) => {
-  if (element.viewer.open || event.isComposing) return;
+  if (document.querySelector("dialog[open]") || event.isComposing) return;
   if (event.key === "/" && !document.activeElement.matches("input")) {
     event.preventDefault();
     element.q.select();
+  } else if (event.key === "Escape" && element.menu.matches(":popover-open")) {
+    return;
+  } else if (event.key === "Escape" && selection.isOn) {
+    event.preventDefault();
+    selection.set([]);
+  } else if (event.key === "Delete" && selection.size && isLocal && !document.activeElement.matches("input")) {
+    actions.trash([...selection.hits.values()]);
   } else if (event.key === "Escape" && location.hash.length > 1) {
     event.preventDefault();
     visit({});
@@ -268,13 +366,13 @@ addEventListener("keydown", (event) => {
     grid.current?.focus();
   }
 });
-addEventListener("hashchange", show);
+addEventListener("hashchange", follow);
 
 history.scrollRestoration = "manual";
 const header = document.querySelector("header");
 new ResizeObserver(() => {
   document.documentElement.style.setProperty("--header", `${header.offsetHeight}px`);
 }).observe(header);
+await poll();
 await follow();
-show();
 element.q.focus({ preventScroll: true });

@@ -1,60 +1,104 @@
-// One photograph or video large over the page.
+// One photograph or video large over the page. Its id is in the address.
 
-import { address, send } from "./server.js";
-import { dateName, text } from "./texts.js";
+import { make } from "./grid.js";
+import { address, ask, send } from "./server.js";
+import { bytes, dateName, text } from "./texts.js";
+import { Zoom } from "./zoom.js";
 
 const SWIPE = 50; // pixels
 const WHEEL_MS = 250; // between two photographs
+const DONE_MS = 1500; // how long a button says that it has copied
+
+/** A text with the words that were searched for marked. */
+function marked(content, words) {
+  const quoted = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const parts = quoted.length ? content.split(new RegExp(`(${quoted.join("|")})`, "i")) : [content];
+  return parts.map((part, place) => (place % 2 ? make("mark", {}, part) : part));
+}
 
 export class Viewer {
-  /** `elements` by their ids; `neighbor(hit, step)` finds the next photograph, `search(changes)` starts a search. */
-  constructor(elements, neighbor, search) {
-    Object.assign(this, { ...elements, dialog: elements.viewer, neighbor, search, hit: null, turned: 0 });
+  /** `elements` by their ids; `search(changes)` starts a search. */
+  constructor(elements, grid, actions, search) {
+    Object.assign(this, { ...elements, element: elements, dialog: elements.viewer, grid, actions, search, hit: null, turned: 0 });
+    this.zoom = new Zoom(this.stage, this.large, {
+      swipe: (x, y) => this.swipe(x, y),
+      enlarged: () => this.load(this.hit, "whole"),
+    });
     this.previous.addEventListener("click", () => this.step(-1));
     this.next.addEventListener("click", () => this.step(1));
-    this.close.addEventListener("click", () => history.back());
+    this.close.addEventListener("click", () => this.end());
     this.dialog.addEventListener("cancel", (event) => {
       event.preventDefault(); // Esc goes back as well, so that the history has no photograph that is closed
-      history.back();
+      this.end();
     });
-    addEventListener("popstate", () => this.hide());
     addEventListener("keydown", (event) => this.key(event)); // wherever the focus is
     this.dialog.addEventListener("wheel", (event) => this.turn(event), { passive: true });
-    this.stage.addEventListener("touchstart", (event) => (this.touch = event.touches.length === 1 ? event.touches[0] : null), { passive: true });
-    this.stage.addEventListener("touchend", (event) => this.swipe(event.changedTouches[0]), { passive: true });
-    this.copy.addEventListener("click", () => this.copyPath());
-    this.similar.addEventListener("click", () => {
-      const { id } = this.hit;
-      addEventListener("popstate", () => this.search({ q: "", sort: "", example: "", like: id }), { once: true });
-      history.back();
-    });
-    this.open.addEventListener("click", async () => {
-      const answer = await send(`/open/${this.hit.id}`);
-      if (answer.error) this.complain(answer.error);
-    });
+    this.info.addEventListener("click", () => this.toggleFacts(this.facts.hidden));
+    this.copy.addEventListener("click", () => this.copied(this.copy, navigator.clipboard.writeText(this.hit.path)));
+    this.element["copy-image"].addEventListener("click", (event) => this.copied(event.target, this.copyImage()));
+    this.similar.addEventListener("click", () => this.search({ q: "", sort: "", view: "", example: "", like: this.hit.id }));
+    for (const [button, path] of [[elements.open, "open"], [this.reveal, "reveal"]]) {
+      button.addEventListener("click", async () => {
+        const answer = await send(`/${path}/${this.hit.id}`);
+        if (answer.error) this.complain(answer.error);
+      });
+    }
+    this.element["trash-one"].addEventListener("click", () => this.actions.trash([this.hit]));
     this.video.addEventListener("error", () => {
       if (!this.video.hidden) this.complain(text.broken);
       this.video.hidden = true;
     });
   }
 
-  show(hit, canOpen) {
-    this.open.hidden = !canOpen;
-    if (!this.dialog.open) {
-      history.pushState({ viewing: true }, "");
-      this.dialog.showModal();
-      this.dialog.focus();
-    }
+  /** Show a photograph of the grid, with an entry of its own in the history. */
+  show(hit) {
+    history.pushState({ isOpened: true }, "", this.hash(hit.id));
     this.put(hit);
+  }
+
+  /** Show the photograph that the address names. */
+  async showById(id) {
+    const answer = await ask(`/facts/${encodeURIComponent(id)}`);
+    if (answer.error) {
+      this.end();
+      this.actions.toast(answer.error);
+      return;
+    }
+    this.put((await this.grid.find(id, answer.hit.date.slice(0, 7))) ?? answer.hit);
+  }
+
+  /** Close: back to the entry of the history before, unless the page was opened with the photograph. */
+  end() {
+    if (history.state?.isOpened) {
+      history.back();
+      return;
+    }
+    history.replaceState(null, "", this.hash(""));
+    this.hide();
+  }
+
+  hash(id) {
+    const fields = new URLSearchParams(location.hash.slice(1));
+    if (id) fields.set("photo", id);
+    else fields.delete("photo");
+    return `#${fields}`;
   }
 
   hide() {
     if (!this.dialog.open) return;
+    const { hit } = this;
+    this.hit = null;
     this.stop();
     this.dialog.close();
-    this.hit?.tile?.scrollIntoView({ block: "nearest" });
-    this.hit?.tile?.focus({ preventScroll: true });
-    this.hit = null;
+    this.grid.reveal(hit);
+  }
+
+  /** Show a different photograph if this one is among those that leave the page. */
+  async leave(ids) {
+    if (!this.hit || !ids.has(this.hit.id)) return;
+    const next = (await this.grid.neighbor(this.hit, 1)) ?? (await this.grid.neighbor(this.hit, -1));
+    if (next) this.change(next);
+    else this.end();
   }
 
   stop() {
@@ -70,24 +114,32 @@ export class Viewer {
 
   async put(hit) {
     this.hit = hit;
+    if (!this.dialog.open) {
+      this.dialog.showModal();
+      this.dialog.focus();
+    }
     this.stop();
+    this.zoom.reset();
     const isVideo = hit.seconds !== null;
     this.broken.hidden = hit.is_current;
     this.broken.textContent = text.gone;
     this.date.textContent = dateName(hit.date);
-    this.name.textContent = hit.name;
-    this.folder.textContent = hit.folder;
+    const inName = hit.match === "name" ? hit.words : [];
+    this.name.replaceChildren(...marked(hit.name, inName));
+    this.folder.replaceChildren(...marked(hit.folder, inName));
     this.dialog.ariaLabel = this.large.alt = `${hit.name}, ${dateName(hit.date)}`;
     this.large.classList.remove("sharp");
     this.large.src = address("thumbnail", hit);
     this.video.hidden = !isVideo;
+    this.element["copy-image"].hidden = isVideo || !navigator.clipboard;
     if (isVideo) {
       this.video.src = `${address("video", hit)}#t=${hit.seconds}`;
       this.video.play().catch(() => {}); // a browser may refuse to play with sound
     } else {
-      this.load(hit);
+      this.load(hit, "photo");
     }
-    const [before, after] = await Promise.all([this.neighbor(hit, -1), this.neighbor(hit, 1)]);
+    this.toggleFacts(!this.facts.hidden || hit.match === "text");
+    const [before, after] = await Promise.all([this.grid.neighbor(hit, -1), this.grid.neighbor(hit, 1)]);
     if (this.hit !== hit) return;
     this.previous.disabled = !before;
     this.next.disabled = !after;
@@ -96,10 +148,10 @@ export class Viewer {
     }
   }
 
-  /** Replace the thumbnail as soon as the large image is decoded. */
-  async load(hit) {
+  /** Replace the smaller image as soon as a larger one is decoded. */
+  async load(hit, kind) {
     const image = new Image();
-    image.src = address("photo", hit);
+    image.src = address(kind, hit);
     try {
       await image.decode();
     } catch {
@@ -111,14 +163,46 @@ export class Viewer {
     this.large.classList.add("sharp");
   }
 
+  /** Show what the file says about itself, and the text in the photograph. */
+  async toggleFacts(isOpen) {
+    this.facts.hidden = !isOpen;
+    this.info.ariaExpanded = String(isOpen);
+    if (!isOpen) return;
+    const { hit } = this;
+    const answer = await ask(`/facts/${encodeURIComponent(hit.id)}`);
+    if (this.hit !== hit) return;
+    const { camera, lens, exposure, place, width, height, size } = answer.facts ?? {};
+    const shown = {
+      camera, lens, exposure, place,
+      size: size && text.pixels(width, height, bytes(size)),
+      score: hit.score ? hit.score.toFixed(3) : "",
+      text: hit.text && marked(hit.text, hit.words),
+      path: hit.path,
+      copies: answer.copies?.map((path) => make("div", {}, path)),
+    };
+    const list = make("dl");
+    for (const [name, value] of Object.entries(shown)) {
+      if (value?.length) list.append(make("dt", {}, text.facts[name]), make("dd", {}, ...[value].flat()));
+    }
+    this.facts.replaceChildren(list);
+  }
+
   async step(step) {
     const from = this.hit;
-    const next = from && (await this.neighbor(from, step));
-    if (next && this.hit === from) this.put(next);
+    const next = from && (await this.grid.neighbor(from, step));
+    if (next && this.hit === from) this.change(next);
+  }
+
+  change(hit) {
+    history.replaceState(history.state, "", this.hash(hit.id));
+    this.put(hit);
   }
 
   key(event) {
-    if (!this.dialog.open || event.target === this.video) return; // a video seeks with arrows
+    if (!this.hit || this.element.dialog.open || event.target === this.video) return; // a video seeks with arrows
+    if (event.key === "i") this.info.click();
+    if (event.key === "Delete" && !this.element["trash-one"].hidden) this.actions.trash([this.hit]);
+    if (["+", "-"].includes(event.key)) this.zoom.by(event.key === "+" ? 1.5 : 1 / 1.5);
     const step = { ArrowLeft: -1, ArrowUp: -1, PageUp: -1, ArrowRight: 1, ArrowDown: 1, PageDown: 1 }[event.key];
     if (!step || event.altKey || event.metaKey) return; // Alt and Left go back
     event.preventDefault();
@@ -127,27 +211,37 @@ export class Viewer {
 
   turn(event) {
     const now = performance.now();
-    if (event.ctrlKey || Math.abs(event.deltaY) < 4 || now - this.turned < WHEEL_MS) return;
+    const isInside = event.target.closest("#facts");
+    if (isInside || event.ctrlKey || Math.abs(event.deltaY) < 4 || now - this.turned < WHEEL_MS) return;
     this.turned = now;
     this.step(Math.sign(event.deltaY));
   }
 
-  swipe(end) {
-    if (!this.touch || visualViewport.scale > 1) return;
-    const [x, y] = [end.clientX - this.touch.clientX, end.clientY - this.touch.clientY];
-    this.touch = null;
-    if (y > 2 * SWIPE && y > 2 * Math.abs(x)) history.back();
+  swipe(x, y) {
+    if (y > 2 * SWIPE && y > 2 * Math.abs(x)) this.end();
     else if (Math.abs(x) > SWIPE && Math.abs(x) > Math.abs(y)) this.step(x < 0 ? 1 : -1);
   }
 
-  async copyPath() {
+  async copyImage() {
+    const image = new Image();
+    image.src = address("photo", this.hit);
+    await image.decode();
+    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    const content = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": content })]);
+  }
+
+  /** Say on a button that it has copied, or why it could not. */
+  async copied(button, copying) {
+    const label = button.textContent;
     try {
-      await navigator.clipboard.writeText(this.hit.path);
-    } catch {
-      getSelection().selectAllChildren(this.folder); // without the right to write, a person copies it
+      await copying;
+    } catch (error) {
+      this.complain(error.message);
       return;
     }
-    this.copy.textContent = text.copied;
-    setTimeout(() => (this.copy.textContent = text.copy), 1500);
+    button.textContent = text.copied;
+    setTimeout(() => (button.textContent = label), DONE_MS);
   }
 }
