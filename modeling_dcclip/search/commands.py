@@ -21,6 +21,7 @@ from typing import Any
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
+from modeling_dcclip.search.lance import LanceIndex, is_lance
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
@@ -150,6 +151,13 @@ def _model(options: argparse.Namespace) -> Path | None:
     return _default_model()
 
 
+def open_to_search(options: argparse.Namespace) -> Index | LanceIndex:
+    """Open the index of photographs, or the collection in Lance, that the options name."""
+    if is_lance(options.index):
+        return LanceIndex(options.index, options.model, options.model_id)
+    return Index.open(options.index, _model(options), model_id=options.model_id)
+
+
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
         print(json.dumps(vars(report) | {"files": files, "index": str(options.index)}))
@@ -194,10 +202,7 @@ def run_search(options: argparse.Namespace):
     show = _load_thumbnails() if options.thumbnails else None
     if options.top < 1:
         raise UserError("top: got {}, expected at least 1.", options.top)
-    with (
-        Index.open(options.index, _model(options), model_id=options.model_id) as index,
-        _notes_printed(),
-    ):
+    with open_to_search(options) as index, _notes_printed():
         query = " ".join(options.texts)  # without quotation marks: a dog in the snow
         limits = Filter(options.after, options.before, options.path)
         text, without, chosen, dates = understand(query, limits)
@@ -213,7 +218,7 @@ def run_search(options: argparse.Namespace):
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
         total = len(hits)  # a recompressed copy is part of the hit of its photograph
         if total >= options.top:
-            total = len(index.catalog.rows_of_files(chosen))
+            total = index.count(chosen)
         if not len(index):
             print_note("the index has no photographs. Run dcclip index FOLDER")
         elif not hits:

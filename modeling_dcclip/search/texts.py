@@ -26,6 +26,7 @@ from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
 from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.fit import standardize
 from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.lance import LanceIndex
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import LOOKED, Filter
 
@@ -132,7 +133,7 @@ def _phrases(text: str) -> list[str]:
 
 
 def find(
-    index: Index,
+    index: Index | LanceIndex,
     text: str,
     without: Sequence[str] = (),
     images: Sequence[ImageInput] = (),
@@ -156,7 +157,7 @@ def find(
     chosen = chosen or Filter()
     if not (text or without or images or like):
         return index.newest(top, chosen, skip)
-    written = _written(index, text, chosen)
+    written = _written(index, text, chosen) if isinstance(index, Index) else []
     query = {"without": without, "images": images, "like": like} | vars(chosen)
     if skip >= LOOKED:
         return index.search(text, top=top, skip=skip - len(written), **query)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from training.config import DataConfig
 from training.data.batch import Batch
 from training.data.images import Augment
+from training.utils.process import num_cores
 
 MAX_WORKERS = 16
 SHARED_MEMORY = Path("/dev/shm")
@@ -178,9 +179,7 @@ def num_workers(config: DataConfig) -> int:
     if not torch.cuda.is_available():
         return 0
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    is_linux = hasattr(os, "sched_getaffinity")  # which counts the cores of a container
-    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, cores // processes))
+    return max(1, min(MAX_WORKERS, num_cores() // processes))
 
 
 def image_bytes(size: int | None) -> int:

@@ -39,6 +39,11 @@ def find_processes() -> "PartialState":
     return PartialState(cpu=is_cpu, **group)
 
 
+def num_cores() -> int:
+    """Number of processor cores that this process may use, such as those of a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_all_cores():
     """Give PyTorch all cores again, if `accelerate launch` limited this process to one.
 
@@ -63,10 +68,7 @@ def use_all_cores():
         import torch
 
         # PyTorch's own default, unless this process is bound to fewer cores
-        cores = psutil.cpu_count(logical=False) or 1
-        if hasattr(os, "sched_getaffinity"):
-            cores = min(cores, len(os.sched_getaffinity(0)))
-        torch.set_num_threads(cores)
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
 
 
 def keep_freed_memory():

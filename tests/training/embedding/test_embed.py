@@ -1,4 +1,4 @@
-"""`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
+"""`training/embed.py`: every kind of source, interruptions, and failures by cause."""
 
 import os
 import shutil
@@ -205,19 +205,6 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
     assert finished.items() < times(tmp_path / "out").items()
 
 
-@pytest.mark.stress
-def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
-    embed_into(tmp_path / "one", color_model, tars, *STREAMED)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = arguments_of(tmp_path / "two", color_model, tars, *STREAMED)
-    printed = run_python(*launch, "training/embed.py", *arguments)
-    assert printed.stdout.count("embedded: 20") == 1
-    assert "images of process 1 of 2" in printed.stderr
-    assert "process 2" not in printed.stderr
-    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
-    assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
-
-
 @pytest.fixture
 def embedded(table, color_model, tmp_path):
     """A folder with the embeddings of the table."""
@@ -253,7 +240,8 @@ def test_an_index_is_written_again_from_the_shards(embedded, table, color_model)
 def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
     options = EmbedOptions(model="m", data=["d"], output_dir="o")
     key = ShardKey(options, "model", "encoder", "data", num_shards=2, num_rows=None)
-    without_effect = ("model", "output_dir", "format", "model_id", "batch_size")
+    without_effect = ("model", "output_dir", "format", "ray", "model_id", "batch_size")
+    without_effect += ("gate_data", "class_names")
     assert ignored_fields(make_key, key) == [f"options.{name}" for name in without_effect]
 
 
