@@ -24,9 +24,9 @@ except ImportError:  # Inference Endpoints import this file by its path
 
 MAX_LABELS = 1000
 MAX_INPUTS = {"texts": 1000, "images": 64}  # in a request
-MAX_CHARACTERS = 1000  # of a text, a label and the template
+MAX_CHARACTERS = 1000  # longest text, label and template
 MAX_PIXELS = 40_000_000
-MAX_BYTES = 32 * 2**20  # of an encoded image
+MAX_BYTES = 32 * 2**20  # largest encoded image
 TEXTS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 # base64 of URLs has other characters; white space is ignored
 URL_SAFE, WHITESPACE = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\f\v"

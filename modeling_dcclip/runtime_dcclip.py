@@ -9,10 +9,12 @@ index = runtime.encode_images(paths)              # (N, D), L2-normalized
 """
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,35 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 try:
-    from .image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb
+    from .image_dcclip import (
+        EIGHT_BITS,
+        ImageError,
+        fit_image,
+        open_image,
+        open_regular,
+        to_rgb,
+    )
 except ImportError:  # in a model folder, which is not a package
-    from image_dcclip import EIGHT_BITS, ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import (  # type: ignore[no-redef]
+        EIGHT_BITS,
+        ImageError,
+        fit_image,
+        open_image,
+        open_regular,
+        to_rgb,
+    )
 
 ImageInput = str | Path | bytes | Image.Image
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "")
-# of SentencePiece and of BERT; tokenizers of bytes know everything
+# unknown tokens of SentencePiece and of BERT; byte tokenizers know every text
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 BATCH_SIZE = 32
 # largest values that a config may state: widths and lengths, edges of images, logarithm of the factor on cosines
 MAX_SIZE, MAX_EDGE, MAX_LOGIT_SCALE = 2**16, 2**12, 10
+# steps of a tokenizer in real models replace a character by three at most
+MAX_GROWTH, MODELS = 1024, ("BPE", "Unigram", "WordLevel", "WordPiece")
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 SQUARE, SHORTEST = {"height", "width"}, {"shortest_edge"}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
@@ -220,8 +238,12 @@ class Runtime:
         """
         names = [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         if (self.folder / "results.json").exists():
-            with suppress(KeyError, TypeError):  # not of an export
-                names.insert(0, self._read("results.json")["meta"]["export"]["best"][tower])
+            export = (
+                self._read("results.json").get("meta", {}).get("export")
+            )  # None of an evaluation
+            if export is not None:
+                with _damage_named(self.folder / "results.json"):
+                    names.insert(0, _file_of_export(export["best"][tower]))
         found = (name for name in names if (self.folder / name).is_file())
         return self._path(next(found, names[-1]))
 
@@ -263,7 +285,7 @@ class Runtime:
         if self._loaded_tokenizer is None:
             path = self._path("tokenizer.json")
             with _damage_named(path):
-                tokenizer = Tokenizer.from_file(str(path))
+                tokenizer = read_tokenizer(path)
             tokenizer.no_padding()
             tokenizer.no_truncation()
             self._loaded_tokenizer = tokenizer  # when it is ready for other threads
@@ -291,6 +313,11 @@ class Runtime:
         if not np.isfinite(embeddings).all():
             raise ValueError(
                 f"model: {str(self.folder)!r} gives embeddings that are not finite. Export it again."
+            )
+        if embeddings.shape[1] != self.config["projection_dim"]:
+            raise ValueError(
+                f"model: {str(self.folder)!r} gives embeddings of {embeddings.shape[1]} dimensions, and its config "
+                f"states {self.config['projection_dim']}. Copy or export the model again."
             )
         if embeddings.shape[1] == self.dimension:
             return embeddings
@@ -354,28 +381,9 @@ class ImagePreprocessor:
         Returns:
             (3, height, width) float32.
         """
-        opened = open_rgb(image, self.edge)
-        if "height" not in self.size:
-            # a center crop keeps less; a model that squashes images takes them whole
-            opened = crop_to_aspect(opened)
-        width, height = self._new_size(*opened.size)
-        # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
-        for target in ((width, opened.height), (width, height)):
-            if target != opened.size:
-                opened = opened.resize(target, self.resample)
-        if self.crop:
-            rows, columns = self.crop["height"], self.crop["width"]
-            top, left = (height - rows) // 2, (width - columns) // 2
-            opened = opened.crop((left, top, left + columns, top + rows))
-        pixels = np.asarray(opened, np.float32).transpose(2, 0, 1)  # (3, height, width)
+        fitted = fit_image(open_rgb(image, self.edge), self.size, self.crop, self.resample)
+        pixels = np.asarray(fitted, np.float32).transpose(2, 0, 1)  # (3, height, width)
         return (pixels - self.mean) / self.std
-
-    def _new_size(self, width: int, height: int) -> tuple[int, int]:
-        if "height" in self.size:
-            return self.size["width"], self.size["height"]
-        shorter = min(width, height)
-        edge = self.size.get("shortest_edge", shorter)
-        return int(edge * width / shorter), int(edge * height / shorter)
 
 
 def _edges(size: dict[str, Any] | None) -> dict[str, int]:
@@ -406,6 +414,84 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
             f"image: {name} does not decode ({error}). Pass a path, the content of a file, or a Pillow image, such "
             "as PIL.Image.fromarray(array)."
         ) from error
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the embeddings of a model come from, which tells whose embeddings they can be compared with.
+
+    Args:
+        model: Hub id of the model, or its folder.
+        weights: Fingerprint of its weights, or their commit; None if it is unknown.
+        teacher: Name of the teacher whose space it has; None if it has no teacher.
+        teacher_weights: Fingerprint of the teacher's weights; None if the embeddings are not in the teacher's space.
+        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
+    """
+
+    model: str
+    weights: str | None
+    teacher: str | None
+    teacher_weights: str | None
+    rotation: str | None
+
+    def rotations(self, other: "Lineage") -> tuple[str | None, str | None] | None:
+        """Digests of the rotations from a common space to this one and to the other, None for an identity.
+
+        The spaces are the same for one model, for students of one teacher, and for a teacher and its student. For all
+        other pairs, the result is None.
+        """
+        if self.weights is not None and self.weights == other.weights:
+            return None, None
+        if self.teacher_weights is not None and self.teacher_weights == other.teacher_weights:
+            return self.rotation, other.rotation
+        if self._taught(other):
+            return None, other.rotation
+        return (self.rotation, None) if other._taught(self) else None
+
+    def _taught(self, student: "Lineage") -> bool:
+        """Whether a student has the space of this model: by weights, or by name if they are a commit of the Hub."""
+        if student.teacher_weights is None:
+            return False
+        return self.weights == student.teacher_weights or self.model == student.teacher
+
+
+def digest_files(files: Sequence[Path]) -> str:
+    """Digest of files of a model and their names, 16 hexadecimal digits, which identifies its weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with open_regular(path) as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
+
+
+def _file_of_export(name: Any) -> str:
+    """Name of a file that an export wrote; a stranger's results.json may name any."""
+    if not (isinstance(name, str) and name.startswith("onnx/") and ".." not in name):
+        raise ValueError(f"best: {name!r:.60} is not a file of the folder onnx/")
+    return name
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        ValueError: Its normalizers lengthen texts beyond measure, which would take all memory.
+    """
+    with open_regular(path) as file:
+        content = file.read()
+    if (growth := _growth(json.loads(content))) > MAX_GROWTH:
+        raise ValueError(f"it makes a text {growth} times as long, expected at most {MAX_GROWTH}")
+    return Tokenizer.from_str(content.decode("utf-8"))
+
+
+def _growth(node: Any) -> int:
+    """How many times as long the steps of a tokenizer make a text at most."""
+    if isinstance(node, list):
+        return math.prod(map(_growth, node))
+    if not isinstance(node, dict) or node.get("type") in MODELS:
+        return 1
+    own = len(str(node.get("content") or node.get("prepend") or "")) if "type" in node else 1
+    return max(own, 1) * math.prod(map(_growth, node.values()))
 
 
 def _numbers(

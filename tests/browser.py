@@ -49,7 +49,7 @@ class Visit:
             "console",
             lambda entry: self.errors.append(entry.text) if entry.type == "error" else None,
         )
-        self.address = address
+        self.address = address.partition("?")[0]
         self.page.goto(address)
 
     def foreign(self) -> list[str]:

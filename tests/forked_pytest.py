@@ -73,8 +73,14 @@ def run_pytest(tests: Sequence[str], folder: Path) -> str:
     return MISSED if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else NOTICED
 
 
+def library_caches(folder: Path) -> Path:
+    """Folder of what the libraries of this process keep, next to a copy; each fork finds it empty."""
+    return folder.with_name("caches")
+
+
 def fork_pytest(arguments: list[str], plugins: list[object], folder: Path) -> int:
     """Start pytest in a fork; its output goes to a log next to the folder. Returns its process ID."""
+    shutil.rmtree(library_caches(folder), ignore_errors=True)
     process = os.fork()
     if process:
         return process

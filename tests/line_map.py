@@ -16,7 +16,7 @@ from tests.forked_pytest import fork_pytest, function_of
 
 ROOMS = ("modeling_dcclip", "training")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "dcclip-mutants")
-BUDGET_S = 30.0  # of processor time for one fault, by what its tests took in the run of the suite
+BUDGET_S = 30.0  # processor time for the tests of one fault, by their times in the run of the suite
 OUTSIDE = ""  # coverage's name of the context outside tests
 # a process that a test starts measures itself
 CHILD = "import coverage\ncoverage.process_startup()\n"
@@ -24,6 +24,8 @@ SETTINGS = """\
 [run]
 data_file = {data}
 parallel = true
+concurrency = multiprocessing, thread
+sigterm = true
 source = {source}
 context = ${{PYTEST_CURRENT_TEST}}
 disable_warnings = module-not-imported, no-data-collected
@@ -170,10 +172,13 @@ class _Recorder:
         if fixturedef.scope == "function":
             return (yield)
         start = processor_time()
+        phase = os.environ["PYTEST_CURRENT_TEST"]
+        os.environ["PYTEST_CURRENT_TEST"] = fixturedef.argname  # for its children
         self.coverage.switch_context(fixturedef.argname)
         try:
             return (yield)
         finally:
+            os.environ["PYTEST_CURRENT_TEST"] = phase
             self.coverage.switch_context(self.test)
             seconds = processor_time() - start
             self._count(self.map.shared, fixturedef.argname, seconds)

@@ -4,11 +4,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPResponse
 from socketserver import BaseServer
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Server = TypeVar("Server", bound=BaseServer)
+from starlette.testclient import TestClient
+
+from modeling_dcclip.search.local_server import LocalServer
+
+Server = TypeVar("Server", bound=BaseServer | LocalServer)
 
 
 def free_port() -> int:
@@ -18,22 +21,19 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def ask(
-    server: Any, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-) -> tuple[HTTPResponse, bytes]:
-    """Send a request, and return the response and its body; names of headers have `_` for `-`."""
-    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, named)
-    response = connection.getresponse()
-    return response, response.read()
+def client_of(server: LocalServer) -> TestClient:
+    """Client that calls a server without a connection, as its page does. Use it in a `with` block."""
+    client = TestClient(server, server.origin, headers={"X-DCCLIP": "1"})
+    if server.access is not None:
+        client.get(server.url)  # which gives it a cookie
+    return client
 
 
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
     """Answer requests in a thread until the end of the `with` block."""
     with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             yield server

@@ -3,7 +3,8 @@
     python -m tests.mutants --seed 1 --count 200            with the tests of the same room
     python -m tests.mutants --seed 1 --count 200 --suite    with all tests, for those that the room misses
 
-The operators are mutmut's. Strings of prose and error messages are left out. A draw is a pure
+The operators are mutmut's, and swaps of the operators of SQL. Strings of prose and error messages are
+left out. A fault whose tests do not end is not noticed. A draw is a pure
 function of the code and the seed: a file by its size, and twice as often from the rooms in
 `IMPORTANT`; then a kind of syntax; then a fault. The files are mutated in a copy of the tracked
 files, and pytest runs in a fork of this process, which has the libraries already. Only tests that
@@ -16,6 +17,7 @@ import argparse
 import gc
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -26,9 +28,17 @@ from importlib import import_module
 from pathlib import Path
 
 import libcst
+from libcst import matchers
 from mutmut.mutation.file_mutation import Mutation, create_mutations
 
-from tests.forked_pytest import MISSED, ROOT, copy_tracked, run_pytest
+from tests.forked_pytest import (
+    MISSED,
+    ROOT,
+    TIMED_OUT,
+    copy_tracked,
+    library_caches,
+    run_pytest,
+)
 from tests.line_map import ROOMS, LineMap
 
 IMPORTANT = (
@@ -53,6 +63,24 @@ LIBRARIES = (
 )
 GOAL = 0.75
 ELSEWHERE, REFUSED = "noticed outside its room", "refused by mypy"
+UNNOTICED = (MISSED, TIMED_OUT)
+SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|WHERE|FROM|ORDER BY)\b|\?\d? ")
+SQL_OPERATORS = {
+    r" = ": " != ",
+    r" != ": " = ",
+    r" >= ": " > ",
+    r" > ": " >= ",
+    r" <= ": " < ",
+    r" < ": " <= ",
+    r"\bAND\b": "OR",
+    r"\bNOT IN\b": "IN",
+    r"\bNOT EXISTS\b": "EXISTS",
+    r"\bmin\(": "max(",
+    r" \+ ": " - ",
+    r" DESC\b": "",
+    r"\bOR REPLACE\b": "OR IGNORE",
+    r"\bDISTINCT ": "",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +139,21 @@ def mutations_of(name: str) -> tuple[libcst.Module, dict[str, list[Mutation]]]:
         is_prose = isinstance(node, libcst.SimpleString) and " " in node.value
         if not is_prose and id(node) not in messages.nodes:
             kinds[type(node).__name__].append(mutation)
+    if statements := [*_sql_mutations(module)]:
+        kinds["SQL"] = statements
     return module, kinds
+
+
+def _sql_mutations(module: libcst.Module) -> Iterator[Mutation]:
+    """Faults of the SQL in strings: one operator at a time. In others a blank makes prose."""
+    strings = matchers.SimpleString() | matchers.FormattedStringText()
+    for node in matchers.findall(module, strings):
+        if not SQL.search(node.value):
+            continue
+        for operator, other in SQL_OPERATORS.items():
+            for place in re.finditer(operator, node.value):
+                value = node.value[: place.start()] + other + node.value[place.end() :]
+                yield Mutation(node, node.with_changes(value=value), None)
 
 
 class _Messages(libcst.CSTVisitor):
@@ -166,12 +208,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     sys.dont_write_bytecode = True
-    for name in LIBRARIES:
-        import_module(name)
-    gc.freeze()
     faults = draw(options.seed)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     with copy_tracked() as folder:
+        # the libraries read it when they are imported, which is before the tests set their own
+        os.environ["HF_HOME"] = str(library_caches(folder))
+        for name in LIBRARIES:
+            import_module(name)
+        gc.freeze()
         lines = LineMap.of(folder)
         if not passes_types(folder):
             parser.error("mypy refuses the code without a fault")
@@ -191,14 +235,16 @@ def main(argv: list[str] | None = None) -> int:
             (folder / fault.file).write_text(original, encoding="utf-8")
             counts[Path(fault.file).parent.as_posix()][outcome] += 1
             print(f"{number} {outcome}, {len(tests)} tests: {fault.file}:{line}", flush=True)
-            if outcome == MISSED:
+            if outcome in UNNOTICED:
                 print(f"    {before}\n    {after}", flush=True)
     for room, found in sorted(counts.items()):
-        print(f"{room}: {found.total() - found[MISSED]} of {found.total()} noticed")
+        unnoticed = sum(found[each] for each in UNNOTICED)
+        print(f"{room}: {found.total() - unnoticed} of {found.total()} noticed")
     total = sum(counts.values(), Counter())
     count = max(options.count, 1)
-    share = 1 - total[MISSED] / count
-    alone = [f"{total[each] / count:.0%} {each}" for each in (ELSEWHERE, REFUSED) if total[each]]
+    share = 1 - sum(total[each] for each in UNNOTICED) / count
+    kinds = (ELSEWHERE, REFUSED, TIMED_OUT)
+    alone = [f"{total[each] / count:.0%} {each}" for each in kinds if total[each]]
     print(f"all: {', '.join([f'{share:.0%} of {count}', *alone])}, seed {options.seed}")
     return int(share < GOAL)
 

@@ -10,6 +10,8 @@ from training.experiments.studies.tables import list_readmes
 ROOT = Path(__file__).parents[1]
 READMES = list_readmes()
 DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
+# the names at the start of a line of an index, such as "- `cache.py`, `cached_targets.py`: ..."
+LISTED = re.compile(r"^(?:- )?(?:`?\w+\.py`?,? *)+", re.M)
 
 
 def read(name: str) -> str:
@@ -52,6 +54,23 @@ def test_both_readmes_have_the_same_structure():
     english, chinese = read("README.md"), read("README.zh.md")
     assert structure(english) == structure(chinese)
     assert english.count("\n| ") == chinese.count("\n| ")
+
+
+def indexes_of_folders() -> list[Path]:
+    """Folders whose `__init__.py` lists files, each in a line of its own."""
+    packages = [
+        path
+        for name in ("training", "modeling_dcclip")
+        for path in (ROOT / name).rglob("__init__.py")
+    ]
+    return [path for path in packages if LISTED.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("path", indexes_of_folders(), ids=lambda path: name_of(path.parent))
+def test_the_index_of_a_folder_lists_its_files(path):
+    lines = LISTED.findall(path.read_text(encoding="utf-8"))
+    listed = {name for line in lines for name in re.findall(r"\w+\.py", line)}
+    assert listed == {file.name for file in path.parent.glob("*.py")} - {"__init__.py"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

@@ -29,6 +29,15 @@ def test_a_fault_is_other_code_that_compiles(faults):
         compile(fault.content, fault.file, "exec")
 
 
+def test_the_operators_of_sql_are_swapped():
+    module, kinds = mutations_of("modeling_dcclip/search/catalog.py")
+    assert len(kinds["SQL"]) > 60
+    mutation = kinds["SQL"][0]
+    code = module.deep_replace(mutation.original_node, mutation.mutated_node).code
+    assert code != module.code
+    compile(code, "catalog.py", "exec")
+
+
 def test_messages_and_prose_are_not_mutated():
     _, kinds = mutations_of("training/utils/files.py")
     strings = [mutation.original_node.value for mutation in kinds["SimpleString"]]
@@ -47,7 +56,23 @@ def double(
     return 2 * value
 """
 TESTS = """\
+import multiprocessing
+
+import pytest
+
 from training.arithmetic import LIMIT, double
+
+
+@pytest.fixture(scope="module")
+def from_a_child():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        yield pool.apply(double, [9])
+        pool.close()
+        pool.join()
+
+
+def test_in_a_child(from_a_child):
+    assert from_a_child == 0
 
 
 def test_small():
@@ -81,8 +106,10 @@ def project(tmp_path_factory) -> Path:
 def test_a_line_is_tested_by_what_executes_it(project, tmp_path, monkeypatch):
     monkeypatch.setattr(line_map, "CACHE", tmp_path)
     found = LineMap.of(project)
-    small, large = (f"tests/test_it.py::test_{name}" for name in ("small", "large"))
-    for line, tests in {8: {large}, 7: {small, large}, 1: {small, large}}.items():
+    names = ("small", "large", "in_a_child")
+    small, large, child = (f"tests/test_it.py::test_{name}" for name in names)
+    every = {small, large, child}
+    for line, tests in {8: {large, child}, 7: every, 1: every}.items():
         assert found.tests(CODE, "training/arithmetic.py", line, ("tests/",)) == tests
     assert not found.tests(CODE, "training/arithmetic.py", 8, ("tests/other",))
     assert LineMap.of(project) == found

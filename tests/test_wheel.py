@@ -68,7 +68,16 @@ def test_the_command_labels_an_image_with_the_bundled_model_and_without_torch(wh
         archive.extractall(tmp_path / "site")
     example = ROOT / "model_cards/dcclip-tiny-photo/example.jpg"
     run = subprocess.run(
-        [sys.executable, "-c", BLOCK, "torch,transformers,timm", "label", str(example), "狗", "猫"],
+        [
+            sys.executable,
+            "-c",
+            BLOCK,
+            "torch,transformers,timm,starlette,uvicorn",
+            "label",
+            str(example),
+            "狗",
+            "猫",
+        ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin"},
         capture_output=True,

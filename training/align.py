@@ -28,14 +28,18 @@ DEMO_STUDENT = Path("runs/demo/distilled/config.json")  # `student` of configs/d
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.stage import run_stage
+    from training.engine.inputs import open_teacher
+    from training.engine.stage import open_evaluation, open_run, train_task
+    from training.tasks import Models
 
-    return run_stage(
-        recipe,
-        command="align",
-        open_student=open_student,
-        make_task=make_task,
-    )
+    inputs = {"student": recipe.student, "classifier": recipe.classifier}
+    with open_run(recipe, "align", inputs, starts=[recipe.student]) as run:
+        teacher = open_teacher(run.recipe)
+        student, processor = open_student(run.recipe, teacher)
+        evaluate = open_evaluation(run, student, processor)
+        models = Models(student, processor, teacher)
+        task, dataset = make_task(run.recipe, models, run.accelerator)
+        return train_task(run, models, task, dataset, evaluate)
 
 
 def open_student(
@@ -75,11 +79,11 @@ def open_student(
 def make_task(
     recipe: AlignRecipe, models: "Models", accelerator: "Accelerator"
 ) -> tuple["Task", "Pairs"]:
-    """Make the alignment task and open its data; see `run_stage`."""
+    """Make the alignment task and open its data."""
     from training.data import PairDataset
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks import AlignTask
-    from training.tasks.loss_table import active_losses
+    from training.tasks.align import active_losses
     from training.teachers.targets import TargetSpec
 
     student, processor, teacher = models.student, models.processor, models.teacher

@@ -22,17 +22,27 @@ if TYPE_CHECKING:
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
+STATISTICS_ROWS = 1024  # rows of the data that `map_whitening: data` takes its statistics from
+
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distill a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.stage import run_stage
+    from training.engine.inputs import open_teacher
+    from training.engine.stage import open_evaluation, open_run, train_task
+    from training.tasks import Models
 
-    return run_stage(
-        recipe,
-        command="distill",
-        open_student=open_student,
-        make_task=make_task,
-    )
+    new = recipe.student
+    inits = {"student.vision_init": new.vision_init, "student.text_init": new.text_init}
+    inputs = {"student.tokenizer": new.tokenizer, **inits}
+    # a teacher's own training is not a stage of a new student
+    starts = [name for name in inits.values() if name != recipe.teacher]
+    with open_run(recipe, "distill", inputs, starts) as run:
+        teacher = open_teacher(run.recipe)
+        student, processor = open_student(run.recipe, teacher)
+        evaluate = open_evaluation(run, student, processor)
+        models = Models(student, processor, teacher)
+        task, dataset = make_task(run.recipe, models, run.accelerator)
+        return train_task(run, models, task, dataset, evaluate)
 
 
 def open_student(
@@ -47,12 +57,13 @@ def open_student(
 def make_task(
     recipe: DistillRecipe, models: "Models", accelerator: "Accelerator"
 ) -> tuple["Task", "Pairs"]:
-    """Make the distillation task and open its data; see `run_stage`."""
+    """Make the distillation task and open its data."""
     from accelerate.logging import get_logger
 
-    from training.data import PairStream
+    from training.data import BatchPlan, PairStream, make_loader
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
+    from training.tasks.spread import batches_on
     from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 
@@ -116,6 +127,17 @@ def make_task(
         bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
+    if recipe.map_whitening == "data" and task.adapters:
+        plan = BatchPlan(
+            recipe.batch_size,
+            recipe.seed,
+            task.num_views,
+            start=0,
+            augment=task.augment,
+            read_targets=getattr(targets, "read", None),
+            stop=math.ceil(STATISTICS_ROWS / recipe.batch_size),
+        )
+        task.measure_maps(batches_on(make_loader(inputs.dataset, plan), accelerator.device))
     return task, inputs.dataset
 
 

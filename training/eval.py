@@ -49,7 +49,7 @@ def _run(options: EvalOptions) -> "Results | None":
                 options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite
             )
             claimed.enter_context(claim)
-        results = evaluation.run(state)
+        results = evaluation.measure_all(state)
         if not state.is_main_process:
             return None
         print(evaluation.write(results))

@@ -2,7 +2,7 @@
 
 python training/export.py runs/demo/model --output_dir runs/demo/edge
 python training/export.py runs/demo/model --output_dir runs/demo/edge --format executorch
-python training/export.py runs/demo/model --output_dir runs/demo/edge --format immich
+python training/export.py runs/demo/model --output_dir runs/demo/edge --format open_clip
 python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_names NAMES.json
 """
 

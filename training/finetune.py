@@ -19,7 +19,6 @@ from training.utils.process import end_process_group
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
-    from training.teachers import DualEncoder
 
 
 def run(options: FinetuneOptions) -> str | None:
@@ -31,16 +30,14 @@ def run(options: FinetuneOptions) -> str | None:
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
-    from training.align import make_task
     from training.engine.checkpoint import list_checkpoints, open_output_dir
-    from training.engine.stage import run_stage
-    from training.experiments.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.finetuning.finish import START, Point, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe
     from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE, Prepared
+    from training.general_images.photos import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.students import load_student
-    from training.utils.process import find_processes
+    from training.utils.process import at_own_pace, find_processes
     from training.utils.results import PLOT_FILE, RESULTS_FILE
 
     # a missing package is reported before training
@@ -58,9 +55,10 @@ def run(options: FinetuneOptions) -> str | None:
             print(
                 f"License of the finished model, inherited from {options.model}: {license or 'not stated there'}."
             )
-            continued = checkpoints[-1] if checkpoints and options.resume else None
-            _prepare(options, start, processor, state.num_processes, continued)
-        state.wait_for_everyone()
+        with at_own_pace():
+            if state.is_main_process:
+                continued = checkpoints[-1] if checkpoints and options.resume else None
+                _prepare(options, start, processor, state.num_processes, continued)
         prepared = Prepared.load(output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, start, state.num_processes)
         if state.is_main_process:
@@ -72,15 +70,27 @@ def run(options: FinetuneOptions) -> str | None:
                 f"a point between the starting model and the end of training. Output: {output_dir}",
                 flush=True,
             )
-        run_stage(
-            recipe,
-            command="finetune",
-            open_student=open_student,
-            make_task=make_task,
-        )
+        train(recipe)
         if not state.is_main_process:
             return None
         return finish(options, prepared, recipe, measurer, weights, first)
+
+
+def train(recipe: "AlignRecipe"):
+    """Train the starting model by stage 2, which writes the folder of the recipe."""
+    from training.align import make_task
+    from training.engine.inputs import open_teacher
+    from training.engine.stage import open_evaluation, open_run, train_task
+    from training.tasks import Models
+
+    inputs = {"student": recipe.student}
+    with open_run(recipe, "finetune", inputs, starts=[recipe.student]) as run:
+        teacher = open_teacher(run.recipe)
+        student, processor = open_student(run.recipe)
+        evaluate = open_evaluation(run, student, processor)
+        models = Models(student, processor, teacher)
+        task, dataset = make_task(run.recipe, models, run.accelerator)
+        train_task(run, models, task, dataset, evaluate)
 
 
 def _prepare(
@@ -120,15 +130,8 @@ def _prepare(
             )
 
 
-def open_student(
-    recipe: "AlignRecipe", teacher: "DualEncoder | None"
-) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
-    """Load the starting model, and record its lineage in the config.
-
-    Args:
-        recipe: Recipe of the training.
-        teacher: The starting model as an anchor, which this function does not need.
-    """
+def open_student(recipe: "AlignRecipe") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+    """Load the starting model, and record its lineage in the config."""
     from training import align
 
     student, processor = align.open_student(recipe, None)

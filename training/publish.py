@@ -44,7 +44,7 @@ class PublishOptions:
     dry_run: bool = False
 
 
-def run(options: PublishOptions) -> "Published | None":
+def publish_folder(options: PublishOptions) -> "Published | None":
     """Check the folder, print its files, and upload them.
 
     Returns:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None):
         from training.hub import PublishError
 
         try:
-            run(options)
+            publish_folder(options)
         except PublishError as error:
             sys.exit(f"publish: {error}")  # exit code 1: the options are valid
 

@@ -56,7 +56,7 @@ class DCCLIPConfig(PreTrainedConfig):
             weight `rotation`. None if the space is the teacher's own.
         truncate_dim: Number of leading dimensions that the towers return, in 1..projection_dim. None returns all.
         fit: Slope, growth and offset of two logistic functions, for names and for sentences, that give the probability
-            that a photograph fits a query; see `logistic` in search/fit.py. None if they were not measured.
+            that a photograph fits a query; see `judge` in search/fit.py. None if they were not measured.
         base_model: Hub id or folder of the model that this model was fine-tuned from.
         base_model_license: License of the weights of that model, which also applies to this model's.
 

@@ -7,6 +7,9 @@ import errno
 import io
 import os
 import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -47,6 +50,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+)
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -167,7 +173,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # before the orientation is read: Pillow turns a TIFF file upright by itself
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # of damaged EXIF, whose pixels may be sound
+    except Exception:  # damaged EXIF; the pixels may be sound
         turn = None
     if turn is not None:
         image = image.transpose(turn)
@@ -210,6 +216,63 @@ def crop_to_aspect(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def square_input(edge: int, squash: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the resize and of the center crop that give a square, as image processors of transformers state them.
+
+    Args:
+        edge: Edge of the square in pixels.
+        squash: Whether the whole image is resized to the square, instead of its short side.
+    """
+    square = {"height": edge, "width": edge}
+    return (square if squash else {"shortest_edge": edge}), square
+
+
+def fit_box(
+    width: int, height: int, size: Mapping[str, int], crop: Mapping[str, int]
+) -> tuple[int, int, int, int]:
+    """Size of an image after its resize, and the place of the center crop in it.
+
+    Args:
+        width: Width of the image in pixels.
+        height: Its height.
+        size: `height` and `width`, or `shortest_edge`, in pixels; empty without a resize.
+        crop: `height` and `width`; empty without a crop.
+
+    Returns:
+        Width, height, and the left and upper margin of the crop. Half pixels are rounded down, as by transformers.
+        torchvision, and with it open_clip, rounds some up.
+    """
+    if "height" in size:
+        width, height = size["width"], size["height"]
+    elif size:
+        shorter = min(width, height)
+        width, height = (int(size["shortest_edge"] * side / shorter) for side in (width, height))
+    if not crop:
+        return width, height, 0, 0
+    return width, height, (width - crop["width"]) // 2, (height - crop["height"]) // 2
+
+
+def fit_image(
+    image: Image.Image,
+    size: Mapping[str, int],
+    crop: Mapping[str, int],
+    resample: int = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Resize an RGB image with Pillow and crop its center, by the numbers of `fit_box`.
+
+    The image processors of transformers, and training, resize with torch, which differs by at most 1 of 255 in most
+    pixels.
+    """
+    if "height" not in size:  # a model that squashes images takes them whole
+        image = crop_to_aspect(image)
+    width, height, left, top = fit_box(*image.size, size, crop)
+    # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
+    for target in ((width, image.height), (width, height)):
+        if target != image.size:
+            image = image.resize(target, resample)
+    return image.crop((left, top, left + crop["width"], top + crop["height"])) if crop else image
+
+
 def squashes(image_processor: Any) -> bool:
     """Whether a transformers image processor resizes the whole image to a fixed height and width.
 
@@ -217,6 +280,30 @@ def squashes(image_processor: Any) -> bool:
     """
     size = getattr(image_processor, "size", None)
     return not isinstance(size, int | None) and size.get("height") is not None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or a folder of the system, which holds copies of images."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def map_ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int
+) -> Iterator[Any]:
+    """Results of a function, such as a decoder, for all items in order, computed in threads: at most `ahead` + 1 at a
+    time.
+    """
+    pool = ThreadPoolExecutor(threads, "dcclip")
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # cancel the remaining jobs after an early stop or an error
+        pool.shutdown(cancel_futures=True)
 
 
 @cache
@@ -234,11 +321,16 @@ __all__ = [
     "DecompressionBomb",
     "ImageError",
     "crop_to_aspect",
+    "fit_box",
+    "fit_image",
     "formats",
+    "is_hidden",
+    "map_ahead",
     "open_header",
     "open_image",
     "open_regular",
     "reduce_jpeg",
+    "square_input",
     "squashes",
     "to_rgb",
 ]

@@ -67,7 +67,7 @@ def convert(
     model.config.text_config.save_pretrained(output_dir)
     shutil.copyfile(folder / "tokenizer.json", output_dir / "tokenizer.json")
     tokenizer_config = _read(folder / "tokenizer_config.json")
-    for name in ("auto_map", "processor_class"):  # of the model folder's code
+    for name in ("auto_map", "processor_class"):  # they refer to the code in the model folder
         tokenizer_config.pop(name, None)
     _write(output_dir / "tokenizer_config.json", tokenizer_config)
     location = repo_id or str(output_dir)
@@ -87,7 +87,7 @@ def _write(path: Path, content: dict[str, Any]):
 
 
 def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """The image preprocessing as open_clip describes it; Immich reads the same fields.
+    """The image preprocessing as open_clip describes it.
 
     Args:
         image_processor: Content of preprocessor_config.json.

@@ -6,6 +6,7 @@ vectors: a process may be killed at any moment. A reader within `reading()` sees
 lasts.
 """
 
+import json
 import math
 import os
 import sqlite3
@@ -30,11 +31,19 @@ from modeling_dcclip.search.files import (
 )
 from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.query import Filter
+from modeling_dcclip.search.signatures import TOLERANCE, place_of
+from modeling_dcclip.search.words import ENTER_WORDS, Found, name_words, search, words_of
+from modeling_dcclip.search.words import TABLES as WORD_TABLES
 
+NEAREST = (
+    64  # images of about the same tone that a new one is compared with, however many there are
+)
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: number of the vector; taken: date by EXIF;
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
-# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py; sums: see _SUMS
+# are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
+# original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
+# words.py has the tables of words
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -43,7 +52,11 @@ CREATE TABLE files (
 );
 CREATE INDEX files_by_row ON files (row);
 CREATE TABLE frames (row INTEGER PRIMARY KEY, content INTEGER NOT NULL REFERENCES contents, seconds REAL NOT NULL);
-CREATE TABLE signatures (row INTEGER PRIMARY KEY, pixels BLOB NOT NULL);
+CREATE TABLE signatures (
+    row INTEGER PRIMARY KEY, pixels BLOB NOT NULL, cell INTEGER NOT NULL, tone REAL NOT NULL, original INTEGER NOT NULL
+);
+CREATE INDEX originals ON signatures (cell, tone) WHERE original = row;
+CREATE INDEX copies ON signatures (original) WHERE original != row;
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
@@ -63,6 +76,10 @@ _SUMS = (
     ("contents", "ifnull(CAST(strftime('%s', {0}taken) AS INTEGER), 0)"),
     ("frames", "{0}row + {0}content + CAST({0}seconds * 1000 AS INTEGER)"),
     ("free_rows", "{0}row"),
+    (
+        "signatures INDEXED BY copies WHERE original != row",
+        "({0}row + {0}original) * ({0}original != {0}row)",
+    ),
 )
 _TAKE_SUMS = (
     f"SELECT printf('{' '.join(['%d'] * len(_SUMS))}', "
@@ -89,6 +106,7 @@ def _count_changes() -> str:
     return script
 
 
+EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
@@ -103,10 +121,11 @@ class File:
 
     id: int  # stable while the file stays in the index
     path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
-    row: int  # of its vector; of a video, of one key frame
+    row: int  # row of its vector; for a video, the vector of one key frame
     taken: str  # date and time by EXIF, else by its name, else of its last modification, `YYYY-MM-DD HH:MM:SS`
     state: FileState  # when it was indexed
     seconds: float | None = None  # time of the key frame of a video
+    text: str = ""  # that was read in it, if the file comes from a row
 
 
 class DamagedIndexError(ValueError):
@@ -198,23 +217,45 @@ class Catalog(Database):
 
     Args:
         path: Path of the file.
+        owner: Name of the index that it belongs to.
         create: Whether to create it. Default: it has to exist.
     """
 
-    def __init__(self, path: Path, create: bool = False):
+    def __init__(self, path: Path, owner: str, create: bool = False):
         self._timeline: tuple[tuple[Filter, int, int], list[tuple[int, str]]] | None = None
         if not create and not os.path.exists(path):
             raise DamagedIndexError(path, "it is missing")
-        script = "PRAGMA synchronous = FULL;"
+        script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
+        identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
-            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS}; COMMIT;"
+            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
+            script += f" PRAGMA user_version = {identity}; COMMIT;"
         super().__init__(path, script)
-        for function in (search_text, date_in_name):
+        if (found := self.value("PRAGMA user_version")) != identity:
+            raise self.damage(
+                "it belongs to a different index" if found else "it is of an earlier version"
+            )
+        for function in (search_text, date_in_name, name_words, words_of, zlib.crc32):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():
             self._connection.executescript(_count_changes())
         if self.column(f"SELECT value = ({_TAKE_SUMS}) FROM sums") != [1]:
             raise self.damage("an entry is lost or changed")
+        if not self._has_words():
+            self._add_words()
+
+    def _has_words(self) -> bool:
+        return bool(self.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'"))
+
+    def _add_words(self):
+        """Add the words to a new catalog, or to one of an earlier version. Only the user may read them."""
+        with self.writing():
+            # another process may have added them meanwhile
+            for statement in () if self._has_words() else (*WORD_TABLES, ENTER_WORDS):
+                self.execute(statement)
+            self._path.chmod(0o600)
+        with suppress(OSError):  # what an index does not write is not removed
+            self._path.with_name(EARLIER_TEXTS).unlink()
 
     def verify(self):
         """Check all pages of the file.
@@ -224,6 +265,7 @@ class Catalog(Database):
         """
         if (found := self.value("PRAGMA integrity_check(1)")) != "ok":
             raise self.damage(found)
+        self.execute("INSERT INTO words(words, rank) VALUES('integrity-check', 1)")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -288,12 +330,21 @@ class Catalog(Database):
         found = self.execute("SELECT path, cause FROM failures ORDER BY path")
         return [(os.fsdecode(path), cause) for path, cause in found]
 
-    def content_rows(self, count: int) -> np.ndarray:
-        """For each row below a count, the first row of the same content, (count,) int64."""
+    def content_rows(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each row below a count, the first row of the same content, and of the original of a copy.
+
+        Returns:
+            Two arrays (count,) int64.
+        """
         first = np.arange(count)
         for row, content in self.execute("SELECT row, content FROM frames"):
             first[row] = content
-        return first
+        original = first.copy()
+        for row, earlier in self.execute(
+            "SELECT row, original FROM signatures WHERE original != row"
+        ):
+            original[row] = earlier
+        return first, original
 
     def files_of_rows(
         self, rows: Iterable[int], chosen: Filter | None = None
@@ -306,7 +357,10 @@ class Catalog(Database):
             frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
             content, seconds = frame[0] if frame else (row, None)
             entries = self.execute(query, content, *values)
-            found[row] = [replace(self._file(each, seconds), row=row) for each in entries]
+            text = "".join(self.column("SELECT text FROM texts WHERE row = ?", content))
+            found[row] = [
+                replace(self._file(each, seconds), row=row, text=text) for each in entries
+            ]
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
@@ -359,6 +413,36 @@ class Catalog(Database):
         where, values = chosen.condition()
         found = self.column(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
         return np.array(found, np.int64)
+
+    def find_words(self, query: str) -> Found:
+        """The files that have the words of a query in their names or texts."""
+        return search(
+            query,
+            lambda words: {*self.column("SELECT rowid FROM words WHERE words MATCH ?", words)},
+            lambda start: self.column(
+                "SELECT term FROM terms WHERE term BETWEEN ? AND ?", start, f"{start}\U0010ffff"
+            ),
+        )
+
+    def rows_of_ids(self, ids: Iterable[int]) -> dict[int, int]:
+        """The row of each file of some ids."""
+        listed = json.dumps([*ids])
+        query = "SELECT id, row FROM files WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self.execute(query, listed))
+
+    def add_texts(self, texts: Iterable[tuple[bytes, str]]):
+        """Enter the text of each content of a digest, an empty one if it has none. Unknown contents are skipped."""
+        insert = (
+            "INSERT OR IGNORE INTO texts SELECT row, ? FROM contents WHERE digest = ? RETURNING row"
+        )
+        with self.writing():
+            for digest, text in texts:
+                for row in self.column(insert, text, digest):
+                    self.execute(f"{ENTER_WORDS} WHERE row = ?", row)
+
+    def texts(self) -> list[tuple[bytes, str]]:
+        """Digests of the contents that were read, with their texts."""
+        return self.execute("SELECT digest, text FROM texts JOIN contents USING (row)")
 
     def forget_folder(self, folder: Path) -> int:
         """Remove the files below a folder, and return their number."""
@@ -413,13 +497,11 @@ class Catalog(Database):
             yield from (path for _, path in found)
             position = found[-1][0]
 
-    def allocate(
-        self, contents: Sequence[tuple[bytes, str | None, bytes | None, Sequence[float]]]
-    ) -> np.ndarray:
+    def allocate(self, contents: Sequence[tuple[bytes, str | None, Sequence[float]]]) -> np.ndarray:
         """Give each new content a row, and the further frames of a video the next ones: free rows, then new ones.
 
-        A content is a digest, a date, a signature and the times of the further frames in seconds. Call it within
-        `writing()`, before any row is freed.
+        A content is a digest, a date and the times of the further frames in seconds. Call it within `writing()`,
+        before any row is freed.
         """
         end = self.num_rows
         count = sum(1 + len(times) for *_, times in contents)
@@ -427,21 +509,32 @@ class Catalog(Database):
         self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
         rows += range(end, end + count - len(rows))
         numbers = iter(rows)
-        for digest, taken, pixels, times in contents:
+        for digest, taken, times in contents:
             row = next(numbers)
             self.execute("INSERT INTO contents VALUES (?, ?, ?)", row, digest, taken)
-            if pixels is not None:
-                self.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", row, pixels)
             frames = [(next(numbers), row, seconds) for seconds in times]
             self._many("INSERT INTO frames VALUES (?, ?, ?)", frames)
         return np.array(rows, np.int64)
 
-    def signatures(self, rows: Iterable[int]) -> dict[int, bytes]:
-        """The signatures of rows that have one."""
+    def originals_near(self, pixels: bytes) -> dict[int, bytes]:
+        """Signatures by row that may be of the original of a copy with a signature, at most `NEAREST` of each cell."""
+        cells, tone = place_of(pixels)
         found: dict[int, bytes] = {}
-        for row in rows:
-            found.update(self.execute("SELECT row, pixels FROM signatures WHERE row = ?", int(row)))
+        for cell in cells:
+            for limits in (
+                "tone >= ?2 AND tone <= ?2 + ?3 ORDER BY tone",
+                "tone < ?2 AND tone >= ?2 - ?3 ORDER BY tone DESC",
+            ):
+                query = f"SELECT row, pixels FROM signatures WHERE original = row AND cell = ?1 AND {limits} LIMIT ?4"
+                found.update(self.execute(query, cell, tone, TOLERANCE, NEAREST // 2))
         return found
+
+    def add_signature(self, row: int, pixels: bytes, original: int):
+        """Enter the signature of a new row, with the row that it is a copy of, or its own, within `writing()`."""
+        cells, tone = place_of(pixels)
+        self.execute(
+            "INSERT INTO signatures VALUES (?, ?, ?, ?, ?)", row, pixels, cells[0], tone, original
+        )
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):
         """Enter files, each with the digest of a known content. Call it within `writing()`."""
@@ -449,6 +542,7 @@ class Catalog(Database):
         for state, digest in files:
             replaced += self.column("SELECT row FROM files WHERE path = ?", state.path)
             self.execute(_ENTER_FILE, state.path, state.size, state.mtime_ns, digest)
+            self.execute(f"{ENTER_WORDS} WHERE path = ?", state.path)
             self.execute("DELETE FROM failures WHERE path = ?", state.path)
         self._free(replaced)
 
@@ -500,8 +594,9 @@ class Catalog(Database):
         candidates = [(row,) for row in set(rows)]
         if not candidates:
             return
-        unseen = "NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)"
-        self._many(f"DELETE FROM signatures WHERE row = ? AND {unseen}", candidates)
+        for row in candidates:
+            self.execute(_FREE_SIGNATURE, *row)
+            self.execute(_NEXT_ORIGINAL, *row)
         unused = (
             "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         )
@@ -510,6 +605,8 @@ class Catalog(Database):
         orphans = "content NOT IN (SELECT row FROM contents)"
         self.execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
         self.execute(f"DELETE FROM frames WHERE {orphans}")
+        if candidates:  # FTS5 keeps deleted words until it merges its parts
+            self.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
 _COMPARISON = (
@@ -534,6 +631,15 @@ ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
 """
 _COUNT_ENTERED = """
 SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
+"""
+_FREE_SIGNATURE = """
+DELETE FROM signatures WHERE row = ? AND NOT EXISTS (SELECT 1 FROM files WHERE files.row = signatures.row)
+"""
+# the first copy of an original that is gone takes its place
+_NEXT_ORIGINAL = """
+UPDATE signatures SET original = next FROM
+    (SELECT min(row) AS next FROM signatures WHERE original = ?1 AND original != row)
+WHERE original = ?1 AND original != row AND NOT EXISTS (SELECT 1 FROM signatures WHERE row = ?1)
 """
 _BELOW = "(path = ? OR path > ? AND path < ?)"
 
@@ -565,4 +671,5 @@ def distinct_files(files: Sequence[File]) -> list[File]:
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
             chosen.setdefault((found.st_dev, found.st_ino), file)
-    return [file for file in files if file in chosen.values()] or [*files]
+    distinct = {*chosen.values()}
+    return [file for file in files if file in distinct] or [*files]

@@ -31,13 +31,17 @@ from modeling_dcclip.search.messages import (
 
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 RUNTIME_PACKAGES = (
+    "filelock",
     "numpy",
     "onnxruntime",
     "pillow",
     "safetensors",
+    "segno",
+    "starlette",
     "tokenizers",
     "tqdm",
-)  # of the extra `runtime`
+    "uvicorn",
+)  # the extra `runtime`
 DEFAULT_MODEL = "the variable DCCLIP_MODEL, else the bundled model of photographs"
 
 
@@ -73,7 +77,7 @@ MODEL_ID = _option(
     metavar="NAME",
     help="Hub id of the model; its students and their indexes are recognized by it. Default: the folder.",
 )
-# of each command a summary and its options
+# summary and options of each command
 COMMANDS = {
     "index": (
         "Index folders of photographs, or bring the index up to date with them.",
@@ -203,8 +207,8 @@ COMMANDS = {
             _option(
                 "--host",
                 default="127.0.0.1",
-                help="Address to listen on. Everyone who reaches it sees the photographs of the index. "
-                "Default: 127.0.0.1.",
+                help="Address to listen on; 0.0.0.0 for all devices in the network. Everyone who has the printed "
+                "address with its token sees the photographs of the index. Default: 127.0.0.1.",
             ),
             _option(
                 "--port",
@@ -229,7 +233,7 @@ COMMANDS = {
                 metavar="COSINE",
                 type=float,
                 default=0.945,
-                help="Lowest cosine similarity to the first photograph of a group, above 0, at most 1. "
+                help="Lowest cosine similarity to the first photograph of a group, 0.945 to 1. "
                 "Default: 0.945, which finds copies that a messenger has compressed.",
             ),
             _option("--json", action="store_true", help="Print a JSON list of groups."),
@@ -281,7 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (summary, options) in COMMANDS.items():
         text = translate(summary)
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(error=command.error, index=None)
+        command.set_defaults(error=command.error, index=None, json=False)
         for names, settings in options:
             command.add_argument(*names, **settings | {"help": translate(settings["help"])})
     return parser
@@ -295,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command-line arguments. Default: the arguments of the process.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of metadata that are cut short
+    warnings.filterwarnings("ignore", module="PIL")  # warnings about truncated metadata
     # paths may have bytes that are not UTF-8; on Windows, a pipe cannot take every character
     is_utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     errors = "surrogateescape" if is_utf8 else "backslashreplace"
@@ -338,7 +342,7 @@ def _run(options: argparse.Namespace):
         # imported here, because --help must work, and fast, without the packages of the runtime
         from modeling_dcclip.search import commands
 
-        getattr(commands, f"run_{options.command}")(options)
+        commands.RUN[options.command](options)
         sys.stdout.flush()  # here, because a closed pipe is not a user error
     except BrokenPipeError:
         # for what Python flushes at its end

@@ -5,22 +5,22 @@ status, and label an image.
 import argparse
 import errno
 import io
-import json
 import os
 import sys
 import time
 import warnings
 import webbrowser
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Hit, Index, open_model
-from modeling_dcclip.search.indexing import Progress, Report, count_extensions, require_folders
+from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
 from modeling_dcclip.search.lance import LanceIndex, is_lance
 from modeling_dcclip.search.messages import (
     Message,
@@ -28,6 +28,7 @@ from modeling_dcclip.search.messages import (
     joined,
     message_of,
     print_error,
+    print_json,
     print_line,
     print_note,
     say,
@@ -36,40 +37,41 @@ from modeling_dcclip.search.messages import (
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
 from modeling_dcclip.search.settings import BusyError, has_index, read_settings
-from modeling_dcclip.search.texts import NAME, TextReader, Texts, find, is_available
+from modeling_dcclip.search.texts import TextReader, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
 
-SHOWN_FAILURES = 3  # of each cause
+SHOWN_FAILURES = 3  # failures shown for each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
-THUMBNAIL_LINES = 8  # of the terminal
+THUMBNAIL_LINES = 8  # height of a thumbnail in lines
 # seconds between two updates of a watch; if an update that found no change takes long, this many times its duration
 WATCH_S = 60.0
 WATCH_SHARE = 20
 PORT = 8420
 PORTS = 20  # how many are tried from `PORT` on if it is taken
-SEES_PHOTOGRAPHS = "everyone who reaches this address sees the photographs of the index"
+SEES_PHOTOGRAPHS = (
+    "everyone who has this address, with its token, sees the photographs of the index"
+)
 USES_MODEL = "everyone who reaches this address can use the model"
 
 
 def run_index(options: argparse.Namespace):
     """Index folders, remove one, or embed all photographs again, and print what was done."""
-    names = ("folders", "model", "exclude", "forget", "upgrade", "watch")
+    names = ["folders", "model", "exclude", "forget", "upgrade", "watch"]
+    if options.forget is not None:
+        names += ["model_id", "truncate_dim"]
     given = [name for name in names if getattr(options, name)]
     if len(given) > 1 and {"forget", "upgrade"} & {*given}:
         raise UserError("index: {} cannot be combined. Run two commands.", ", ".join(given))
     if options.forget is not None:
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
-            if (options.index / NAME).exists():
-                with closing(Texts(options.index)) as texts:
-                    texts.remove_missing(index.catalog)
         if options.json:
-            print(json.dumps({"removed": removed}))
+            print_json({"removed": removed})
         else:
-            say("{} removed", _files(removed))
+            say("{} removed", count_files(removed))
         return
     with _open_to_add(options) if options.upgrade is None else Index.open(options.index) as index:
-        with _progress("images") as show:
+        with _progress() as show:
             if options.upgrade is None:
                 report = index.add(*options.folders, progress=show, exclude=options.exclude)
             else:
@@ -160,7 +162,7 @@ def open_to_search(options: argparse.Namespace) -> Index | LanceIndex:
 
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
-        print(json.dumps(vars(report) | {"files": files, "index": str(options.index)}))
+        print_json(vars(report) | {"files": files, "index": str(options.index)})
         return
     parts = {
         "{:,} embedded": report.embedded,
@@ -171,30 +173,18 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         "{:,} unreadable": len(report.failures),
     }
     counts = [Message(text, number) for text, number in parts.items() if number]
-    say("{} in the index: {} ({:.1f} s)", _files(files), joined(counts), report.seconds)
+    say("{} in the index: {} ({:.1f} s)", count_files(files), joined(counts), report.seconds)
     if report.lost:
         say(
             "the index was damaged ({}), and all its photographs were embedded again",
             Message(report.lost),
         )
-    failed = defaultdict(list)
-    for path, cause in report.failures:
-        failed[cause].append(path)
-    for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
-        say("unreadable: {} ({})", _files(len(paths)), Message(cause))
+    for message, paths in report.left_out():
+        say(message)
         for path in paths[:SHOWN_FAILURES]:
             print_line(f"  {path}")
         if len(paths) > SHOWN_FAILURES:
             say("  and {:,} more; --json lists all of them", len(paths) - SHOWN_FAILURES)
-    for folder in report.unreadable:
-        say("cannot be read: {!r} (its indexed photographs are kept)", folder)
-    for folder in report.missing:
-        say(
-            "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
-            folder,
-        )
-    if report.others:
-        say("files of other types are not indexed: {}", count_extensions(report.others))
 
 
 def run_search(options: argparse.Namespace):
@@ -224,7 +214,7 @@ def run_search(options: argparse.Namespace):
         elif not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))
     if options.json:
-        print(json.dumps([_fields(hit) for hit in hits[: options.top]]))
+        print_json([_fields(hit) for hit in hits[: options.top]])
         return
     number = sum(options.all or hit.fits for hit in hits[: options.top])
     if options.paths:
@@ -244,13 +234,16 @@ def _fields(hit: Hit) -> dict[str, Any]:
     """JSON of a result."""
     return {
         "path": hit.path,
-        "score": round(hit.score, 6),
+        "score": None if hit.score is None else round(hit.score, 6),
         "fit": hit.fit,
         "fits": hit.fits,
         "date": hit.taken,
         "seconds": hit.seconds,
         "copies": hit.copies,
         "is_current": hit.is_current,
+        "match": hit.match,
+        "words": hit.words,
+        "text": hit.text,
     }
 
 
@@ -273,7 +266,12 @@ def _load_thumbnails() -> Callable[[Hit], None]:
 
 
 def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
-    parts = [f"{hit.score:.3f}", hit.taken[:10], hit.path]
+    parts = [] if hit.score is None else [f"{hit.score:.3f}"]
+    parts += [hit.taken[:10], hit.path]
+    if hit.match is not None:
+        words = ", ".join(hit.words)
+        is_text = hit.match == "text"
+        parts.append(translate(Message("(text: {})" if is_text else "(name: {})", words)))
     if hit.time:
         parts.append(translate(Message("(at {})", hit.time)))
     if hit.copies:
@@ -287,34 +285,68 @@ def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
 
 def run_serve(options: argparse.Namespace):
     """Serve the page or the API until the process is stopped."""
-    from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
-    from modeling_dcclip.search.serve import SearchServer
-
     if options.api:
+        from modeling_dcclip.search.api import ApiServer  # the others start faster without a server
+
         model = _model(options) or Path(read_settings(options.index).model)
         _serve(partial(ApiServer, open_model(model, threads=None)), USES_MODEL, options)
         return
     with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         _ = index.runtime  # refuses a wrong model now
-        _serve(partial(SearchServer, index), SEES_PHOTOGRAPHS, options)
+        _serve_index(index, options, [], None)
 
 
 def run_browse(options: argparse.Namespace):
     """Serve the page at once, and index folders meanwhile."""
+    if given := [name for name in ("forget", "upgrade", "api") if getattr(options, name)]:
+        raise UserError(
+            "{} does not apply to a folder that is indexed and served. Run dcclip index or dcclip serve.",
+            ", ".join(given),
+        )
+    with _open_to_add(options) as index:
+        _serve_index(index, options, options.folders, options.exclude)
+
+
+def _serve_index(
+    index: Index,
+    options: argparse.Namespace,
+    folders: Sequence[Path],
+    exclude: Sequence[str] | None,
+):
+    """Serve the page and index folders, or have the server of this index do it until that one ends."""
+    from modeling_dcclip.search.access import add_folders, sole_server
+    from modeling_dcclip.search.local_server import LOOPBACK
     from modeling_dcclip.search.serve import Indexing, SearchServer
+
+    def join():
+        url = add_folders(options.index, folders, exclude)
+        if options.host not in LOOPBACK or options.port not in (None, urlsplit(url).port):
+            raise UserError(
+                "port: another dcclip serves this index at {}. Stop it to choose a different --host or --port.",
+                url,
+            )
+        print(url, flush=True)
+        print_note("another dcclip serves this index; this one takes over when it ends")
+        if options.open:
+            webbrowser.open(url)
 
     report = partial(_print_report, options=options)
     with (
-        _open_to_add(options) as index,
+        suppress(KeyboardInterrupt),  # how a user ends it
+        sole_server(options.index, join),
         Index.open(options.index, index.runtime) as searched,
-        Indexing(index, options.folders, options.exclude, report) as indexing,
+        Indexing(index, report, _progress) as indexing,
     ):
+        if folders:
+            indexing.add(folders, exclude)
         _serve(partial(SearchServer, searched, indexing=indexing), SEES_PHOTOGRAPHS, options)
         if indexing.state()["running"]:
             print_error("stopped. The same command goes on where it stopped.")
 
 
 def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
+    from tqdm import tqdm
+
     from modeling_dcclip.search.local_server import LOOPBACK
 
     ports = [*range(PORT, PORT + PORTS)] if options.port is None else [options.port]
@@ -322,7 +354,11 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
         try:
             server = make(host=options.host, port=port)
             break
-        except (OSError, OverflowError, UnicodeError) as error:  # of an address, port or name
+        except (
+            OSError,
+            OverflowError,
+            UnicodeError,
+        ) as error:  # the address, port or name cannot be used
             if port != ports[-1] and getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
             raise UserError(
@@ -334,11 +370,17 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
     with server, ExitStack() as stack, suppress(KeyboardInterrupt):  # how a user ends it
         if hasattr(server, "index") and is_available():
             stack.enter_context(TextReader(server.index, server.is_busy))
-        print(server.url, flush=True)
-        if port != ports[0]:
-            print_note("port {} is taken, so the page is at port {}", ports[0], port)
-        if options.host not in LOOPBACK:
-            print_note(risk)
+        with tqdm.external_write_mode():  # not in the line of the bar
+            print(server.url, flush=True)
+            if port != ports[0]:
+                print_note("port {} is taken, so the page is at port {}", ports[0], port)
+            if options.host not in LOOPBACK:
+                print_note(risk)
+                if server.access is not None and sys.stdout.isatty():
+                    import segno
+
+                    segno.make(server.url, micro=False).terminal(compact=True)
+            print_note("press Ctrl+C to stop")
         if options.open:
             webbrowser.open(server.url)
         server.serve_forever()
@@ -346,10 +388,10 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
 
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph, and what they take."""
-    with Index.open(options.index) as index, _notes_printed(), _progress("pairs") as show:
-        groups = find_duplicates(index, options.threshold, show)
+    with Index.open(options.index) as index, _notes_printed():
+        groups = find_duplicates(index, options.threshold)
     if options.json:
-        print(json.dumps([[each._asdict() for each in group] for group in groups]))
+        print_json([[each._asdict() for each in group] for group in groups])
         return
     freed = 0
     for group in groups:
@@ -365,32 +407,33 @@ def run_duplicates(options: argparse.Namespace):
 
 def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
-    status: dict[str, Any] = {"index": str(options.index)}
     with Index.open(options.index) as index:
         catalog = index.catalog
         folders = index.folders
-        status |= {
+        read = catalog.value("SELECT count(*) FROM texts")
+        status = {
+            "index": str(options.index),
             "model": index.settings.model,
-            "dimensions": index.space.dimension,
             "files": len(index),
-            "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,
             "folders": {str(folder): catalog.count_below(folder) for folder in folders},
             "missing folders": [str(folder) for folder in folders if not os.path.isdir(folder)],
             "left out": {str(folder): patterns for folder, patterns in folders.items() if patterns},
             "unreadable": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
+        } | ({"searched for text": read} if read else {})
+        vectors = {
+            "dimensions": index.space.dimension,
+            "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,
         }
-    if (options.index / NAME).exists():
-        with closing(Texts(options.index)) as texts:
-            status["searched for text"] = len(texts)
     if options.json:
-        print(json.dumps(status))
+        print_json(status | vectors)
         return
     for name, value in status.items():
         if isinstance(value, list):
             value = dict.fromkeys(value, "")
         entries = value if isinstance(value, dict) else {"": value}
         for key, each in entries.items():
-            print_line(": ".join(filter(None, [translate(name), translate(key), str(each)])))
+            shown = ", ".join(each) if isinstance(each, list) else str(each)
+            print_line(": ".join(filter(None, [translate(name), translate(key), shown])))
 
 
 def run_label(options: argparse.Namespace) -> None:
@@ -402,13 +445,9 @@ def run_label(options: argparse.Namespace) -> None:
     if unknown := runtime.unknown_parts(" ".join(labels)):
         print_note("not in the model's vocabulary: {}", ", ".join(unknown))
     if options.json:
-        print(json.dumps([{"label": label, "score": round(score, 6)} for label, score in scores]))
+        print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:
         print("\n".join(f"{score:.3f}  {label}" for label, score in scores))
-
-
-def _files(number: int) -> Message:
-    return Message("1 file") if number == 1 else Message("{:,} files", number)
 
 
 @contextmanager
@@ -421,17 +460,30 @@ def _notes_printed() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
+def _progress() -> Iterator[Progress]:
     """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
     from tqdm import tqdm  # a search shows no bar
 
+    unit = translate("images")
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(unit=translate(unit), disable=None, leave=False, bar_format=layout) as bar:
+    with tqdm(unit=unit, disable=None, leave=False, bar_format=layout) as bar:
 
         def show(done: int, total: int):
             bar.total = total
             rate = done / max(bar.format_dict["elapsed"], 1e-3)
-            bar.set_postfix_str(translate(Message("{:.1f} {}/s", rate, Message(unit))), False)
+            bar.set_postfix_str(translate(Message("{:.1f} {}/s", rate, unit)), False)
             bar.update(done - bar.n)
 
         yield show
+
+
+# `browse` is a folder in place of a command
+RUN = {
+    "index": run_index,
+    "search": run_search,
+    "serve": run_serve,
+    "browse": run_browse,
+    "duplicates": run_duplicates,
+    "status": run_status,
+    "label": run_label,
+}

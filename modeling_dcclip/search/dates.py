@@ -1,4 +1,4 @@
-"""Dates: what a query says of them in words, and the forms in which they are written."""
+"""Dates in a query: in words, and in the forms in which they are written."""
 
 import re
 from dataclasses import dataclass
@@ -144,9 +144,13 @@ def _period(match: re.Match, today: date) -> tuple[str, str]:
         is_last = found["this"] in ("last", "上")
         unit = found["unit"]
         if unit in ("month", "月"):
-            day = today.replace(day=1) - timedelta(is_last)
+            day = today.replace(day=1)
+            if is_last:
+                day -= timedelta(days=1)
             return f"{day:%Y-%m}", f"{day:%Y-%m}"
-        monday = today - timedelta(today.weekday() + 7 * is_last)
+        monday = today - timedelta(today.weekday())
+        if is_last:
+            monday -= timedelta(weeks=1)
         if (name := found.get("weekday", unit)) in WEEKDAYS:
             day = monday + timedelta(WEEKDAYS[name])
             # last Tuesday may be in this week, 上周二 is not

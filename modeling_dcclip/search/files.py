@@ -1,6 +1,5 @@
 """Image files below a folder, and the state of a file."""
 
-import hashlib
 import os
 import re
 import stat
@@ -15,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from modeling_dcclip.image_dcclip import is_hidden
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message
 
 
@@ -35,9 +36,6 @@ WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
 MILLISECONDS = re.compile(
     r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})"
 )  # WeChat, since 1970
-SYSTEM = frozenset(
-    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-)
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ class FileState:
     @property
     def version(self) -> str:
         """Digest of all fields, 16 hexadecimal digits."""
-        return hashlib.blake2b(
-            b"%d %d " % (self.size, self.mtime_ns) + self.path, digest_size=8
-        ).hexdigest()
+        return fingerprint(b"%d %d " % (self.size, self.mtime_ns) + self.path)
 
     @classmethod
     def of(cls, path: bytes, status: os.stat_result) -> "FileState":
@@ -79,7 +75,7 @@ class FileState:
 class UnreadablePhotoError(ValueError):
     """A file cannot be read: a short cause, and whether it fails again until it changes (`is_lasting`)."""
 
-    status_code = 404  # of the answer to a browser
+    status_code = 404  # status of the HTTP response
 
     def __init__(self, cause: str, is_lasting: bool = True):
         super().__init__(cause)
@@ -125,8 +121,7 @@ class Walk:
             below = []
             for name in names:
                 path, (root, _) = os.path.join(folder, name), os.path.splitext(name)
-                is_hidden = name.startswith(b".") or name.decode(errors="replace").lower() in SYSTEM
-                if is_hidden or (self.excluded and self._is_excluded(path)):
+                if is_hidden(os.fsdecode(name)) or (self.excluded and self._is_excluded(path)):
                     continue
                 extension = extension_of(name)
                 try:

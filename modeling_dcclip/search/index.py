@@ -13,7 +13,8 @@ An index is a folder with settings, and a catalog of files and their vectors: se
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,27 +23,30 @@ from pathlib import Path
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.catalog import Catalog, File, distinct_files
+from modeling_dcclip.search.catalog import File, distinct_files
 from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import Message, UserError
-from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
+from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, embed_query
 from modeling_dcclip.search.settings import (
     BusyError,
     Settings,
-    catalog_path,
     check_data,
     create_index,
     empty_data,
     has_index,
+    open_catalog,
     read_settings,
     remove_stale_data,
     write_lock,
     write_settings,
 )
-from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same
 from modeling_dcclip.search.space import Space
-from modeling_dcclip.search.vectors import VectorStore, largest
+from modeling_dcclip.search.vectors import VectorStore, best_of_each, largest
+from modeling_dcclip.search.words import Found, find_in
+
+AT_ONCE = 10_000  # vectors in memory
+AHEAD = 2.0  # of every cosine similarity: what words find comes first
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Hit:
 
     Args:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
-        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py.
+        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py. None
+            without a query.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content, or of recompressed copies with a lower score, without links
             to the file and files that are gone.
@@ -62,10 +67,14 @@ class Hit:
         fit: Probability that it shows what the query describes, 0 to 1. None for a query with example images, and
             if the model is not calibrated.
         fits: Whether the photograph is above the line; see `judge` in fit.py. True without a probability.
+        match: Where the words of the query are: `text` in the photograph, or `name` of the file and its folders; None
+            if it is found by what it shows.
+        words: The words that match, as they are written there.
+        text: Text that was read in the photograph; empty if there is none, or it was not read yet.
     """
 
     path: str
-    score: float
+    score: float | None
     taken: str
     copies: tuple[str, ...]
     id: int
@@ -74,6 +83,9 @@ class Hit:
     seconds: float | None = None
     fit: float | None = None
     fits: bool = True
+    match: str | None = None
+    words: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def time(self) -> str:
@@ -104,7 +116,7 @@ class Index:
 
     def _load(self, settings: Settings):
         self.settings, self.space = settings, settings.space
-        self.catalog = Catalog(catalog_path(self.folder, settings.data))
+        self.catalog = open_catalog(self.folder, settings)
         self.store = VectorStore(self.catalog, self.space.dimension)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
@@ -338,7 +350,7 @@ class Index:
         text: str = "",
         *,
         without: Sequence[str] = (),
-        images: Sequence[ImageInput] = (),
+        images: Sequence[ImageInput | np.ndarray] = (),
         like: Sequence[tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
@@ -351,7 +363,7 @@ class Index:
         Args:
             text: What the photograph shows, in Chinese or English.
             without: What it should not show; half the embedding of each text is subtracted.
-            images: Example images, added to the query.
+            images: Example images, or their embeddings, added to the query.
             like: Example photographs of the index, added to the query: `(Hit.id, Hit.seconds)` of each.
             top: Maximum number of results, at least 1.
             skip: Number of results to leave out at the beginning.
@@ -360,7 +372,8 @@ class Index:
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
 
         Returns:
-            The photographs, most similar first. Copies of one file are one result, also if they are recompressed.
+            The photographs: those with all words of the text in their name or in what was read in them, then the
+            others, each most similar first. Copies of one file are one result, also if they are recompressed.
 
         Raises:
             ValueError: The query is empty, an example image cannot be read, the index has no photograph of an id, or
@@ -393,52 +406,64 @@ class Index:
             query = query / max(np.linalg.norm(query), 1e-6)
             ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
-            first = self.catalog.content_rows(count)
+            first, original = self.catalog.content_rows(count)
             allowed = self._allowed(count, chosen)
-            scores = self.store.scores(ranked, count)
+            found = self.catalog.find_words(text)
+            ahead = self._ahead(found, count)[first]
+            scores = self.store.scores(ranked, count) + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
-            groups = self._best(scores, first, skip + top)
-            rows = np.array([group[0] for group in groups], np.int64)
-            scores = scores[rows]
+            rows = largest(best_of_each(scores, original), skip + top)
+            groups = self._grouped(rows[skip:], scores, first, original)
+            ahead = ahead[rows]
+            scores = scores[rows] - AHEAD * ahead
             judged = None
             if calibration is not None:
-                vectors = self.store.read(rows)
-                standard = standardize(vectors @ query, vectors @ nouns.T)
+                by_score = np.argsort(-scores, kind="stable")  # words change no probability
+                standard = self.standard_scores(rows[by_score], query[None], nouns)
                 judged = judge(standard, name_share(length), int(allowed.sum()), calibration)
-            groups = groups[skip:]
+                for values in judged:
+                    values[by_score] = values.copy()
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        found = [[file for row in group for file in files[row]] for group in groups]
-        hits = _hits(found, scores[skip:])
-        if judged is None:
-            return hits
-        probabilities, listed = (values[skip:].tolist() for values in judged)
+        hits = _hits(
+            [[file for row in group for file in files[row]] for group in groups], scores[skip:]
+        )
+        if judged is not None:
+            probabilities, listed = (values[skip:].tolist() for values in judged)
+            hits = [
+                replace(hit, fit=fit, fits=is_listed)
+                for hit, fit, is_listed in zip(hits, probabilities, listed, strict=True)
+            ]
         return [
-            replace(hit, fit=fit, fits=is_listed)
-            for hit, fit, is_listed in zip(hits, probabilities, listed, strict=True)
+            _with_words(hit, found) if has_words else hit
+            for hit, has_words in zip(hits, ahead[skip:], strict=True)
         ]
 
-    def _best(self, scores: np.ndarray, first: np.ndarray, count: int) -> list[list[int]]:
-        """Rows with the highest finite scores, highest first, of each video its best frame alone.
+    def _ahead(self, found: Found, count: int) -> np.ndarray:
+        """How far each row is ahead of others by its words: number of scripts, (count,) float32.
 
-        Each is followed by the rows of those below it that are its recompressed copies.
+        Words that most photographs of a large index have, such as those of a folder around it, tell nothing.
         """
-        asked = count
-        while True:
-            rows = largest(scores, asked)
-            _, places = np.unique(first[rows], return_index=True)
-            rows = rows[np.sort(places)]
-            groups = {row: [row] for row in rows.tolist()}
-            vectors = self.store.read(rows)
-            near = rows[np.argwhere(np.triu(vectors @ vectors.T >= NEAR_COSINE, 1))]  # (N, 2)
-            pixels = self.catalog.signatures(np.unique(near))
-            for above, below in near.tolist():
-                is_known = {above, below} <= pixels.keys() & groups.keys()
-                if is_known and shows_the_same(pixels[above], pixels[below]):
-                    groups[above] += groups.pop(below)
-            if len(groups) >= count or np.count_nonzero(np.isfinite(scores)) <= asked:
-                return [*groups.values()][:count]
-            asked *= 2
+        ahead = np.zeros(count, np.float32)
+        rows = self.catalog.rows_of_ids(found.files)
+        if len(rows) <= max(LOOKED, len(self) / 2):
+            for number, row in rows.items():
+                ahead[row] = max(ahead[row], found.files[number])
+        return ahead
+
+    def _grouped(
+        self, rows: np.ndarray, scores: np.ndarray, first: np.ndarray, original: np.ndarray
+    ) -> list[list[int]]:
+        """Each of the rows with the rows of its copies that have a finite score, highest first."""
+        is_listed = np.isin(original, original[rows]) & (first == np.arange(len(first)))
+        listed = np.flatnonzero(is_listed & np.isfinite(scores))
+        copies: dict[int, list[int]] = defaultdict(list)
+        for row in listed[np.argsort(-scores[listed], kind="stable")].tolist():
+            copies[original[row]].append(row)
+        return [
+            [row, *(each for each in copies[original[row]] if each != first[row])]
+            for row in rows.tolist()
+        ]
 
     def _to_space(self, embeddings: np.ndarray) -> np.ndarray:
         """Embeddings of the model, (..., D_model), in the space of the index, of unit length."""
@@ -453,6 +478,17 @@ class Index:
         if self._nouns is None:
             self._nouns = self.embed_texts(NOUNS)
         return self._nouns
+
+    def standard_scores(
+        self, rows: np.ndarray, queries: np.ndarray, nouns: np.ndarray
+    ) -> np.ndarray:
+        """Standard scores of rows (K,) for the most similar of queries (Q, D), (K,); see `standardize` in fit.py."""
+        scores = np.zeros(len(rows))
+        for start in range(0, len(rows), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            vectors = self.store.read(rows[part])
+            scores[part] = standardize((vectors @ queries.T).max(1), vectors @ nouns.T)
+        return scores
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts in the space of the index, (N, D) float32, of unit length."""
@@ -470,32 +506,42 @@ class Index:
         return allowed
 
     def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:
-        """The newest photographs that pass a filter, newest first, with score 0. Copies of one file are one result."""
+        """The newest photographs that pass a filter, newest first. Copies of one file are one result."""
         chosen = chosen or Filter()
         self.refresh()
         with self.catalog.reading():
             shown = self.catalog.timeline(chosen)[skip : skip + top]
-            return self.hits([row for row, _ in shown], chosen)
-
-    def hits(self, rows: Sequence[int], chosen: Filter) -> list[Hit]:
-        """The photographs of rows that pass a filter, with score 0."""
-        files = self.catalog.files_of_rows(rows, chosen)
-        return _hits([files[row] for row in rows], np.zeros(len(rows)))
+            files = self.catalog.files_of_rows([row for row, _ in shown], chosen)
+            return _hits([files[row] for row, _ in shown], [None] * len(shown))
 
 
-def _hits(groups: Sequence[Sequence[File]], scores: np.ndarray) -> list[Hit]:
+def _with_words(hit: Hit, found: Found) -> Hit:
+    """A photograph that is found by its words."""
+    in_text = find_in(found.phrases, hit.text)
+    in_names = find_in(found.phrases, "\n".join([hit.path, *hit.copies]))
+    return replace(
+        hit,
+        fit=None if hit.fit is None else 1.0,
+        fits=True,
+        match="text" if in_text else "name",
+        words=tuple(dict.fromkeys(in_text + in_names)),
+    )
+
+
+def _hits(groups: Sequence[Sequence[File]], scores: Iterable[float | None]) -> list[Hit]:
     hits = []
     for group, score in zip(groups, scores, strict=True):
         first, *others = distinct_files(group)
         hit = Hit(
             path=first.path,
-            score=float(score),
+            score=None if score is None else float(score),
             taken=first.taken,
             copies=tuple(other.path for other in others),
             id=first.id,
             version=first.state.version,
             is_current=first.state.is_current(),
             seconds=first.seconds,
+            text=first.text,
         )
         hits.append(hit)
     warn_of_outdated(sum(not hit.is_current for hit in hits))

@@ -8,30 +8,31 @@ one.
 import os
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import MEMORY
 from modeling_dcclip.search.files import VIDEOS, FileState, Walk, extension_of, patterns_of
 from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
-from modeling_dcclip.search.signatures import signature
+from modeling_dcclip.search.signatures import NEAR_COSINE, shows_the_same, signature
 from modeling_dcclip.search.vectors import VectorStore
 
 # a commit after so many files or seconds: what a kill may lose
 COMMIT_FILES = 512
 COMMIT_S = 5.0
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
-SHOWN_EXTENSIONS = 5  # of files that are not indexed
+SHOWN_EXTENSIONS = 5  # extensions shown of files that are not indexed
 
 Progress = Callable[[int, int], None]
 
@@ -69,6 +70,48 @@ class Report:
     others: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def left_out(self) -> Iterator[tuple[Message, list[str]]]:
+        """What was left out and why, the most files first, each with the paths of files that cannot be read."""
+        failed = defaultdict(list)
+        for path, cause in self.failures:
+            failed[cause].append(path)
+        for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
+            yield Message("unreadable: {} ({})", count_files(len(paths)), Message(cause)), paths
+        for folder in self.unreadable:
+            yield Message("cannot be read: {!r} (its indexed photographs are kept)", folder), []
+        for folder in self.missing:
+            message = Message(
+                "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
+                folder,
+            )
+            yield message, []
+        if self.others:
+            counts = count_extensions(self.others)
+            yield Message("files of other types are not indexed: {}", counts), []
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image that was embedded, or could not be read.
+
+    Args:
+        name: Unique name: a path or a key.
+        vector: Embedding, (D,) float32, L2-normalized.
+        error: Why the image could not be read; None if it could.
+        digest: Digest of the file by `describe` in bulk.py.
+        size: Size of the file in bytes.
+        mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
+        taken: Date by `describe`.
+    """
+
+    name: str
+    vector: np.ndarray
+    error: str | None
+    digest: bytes
+    size: int
+    mtime_ns: int
+    taken: str | None
+
 
 @dataclass
 class Outcome:
@@ -76,7 +119,7 @@ class Outcome:
 
     path: bytes
     state: FileState | None = None  # while it was read; None if it could not be read
-    digest: bytes = b""  # of its content
+    digest: bytes = b""  # digest of the content
     taken: str | None = None  # date by EXIF
     # embeddings, each (D,) float32: of an image, or of each frame of a video; none if the content is known
     vectors: list[np.ndarray] = field(default_factory=list)
@@ -116,7 +159,7 @@ def update(
     # Path.is_dir fails if a disk does
     missing = {folder for folder in recorded if not os.path.isdir(folder)}
     known = {*recorded, *named} - missing
-    # of an index whose data are lost, all
+    # all folders if the index lost its data
     wanted = named if named and catalog.num_rows else known
     folders = []
     replaced = []
@@ -203,6 +246,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
     )
 
 
+def count_files(number: int) -> Message:
+    """A number of files."""
+    return Message("1 file") if number == 1 else Message("{:,} files", number)
+
+
 def count_extensions(others: Counter[str]) -> str:
     """Number of files, and the most frequent of their extensions."""
     names = ", ".join(name for name, _ in others.most_common(SHOWN_EXTENSIONS))
@@ -215,7 +263,8 @@ def _embed_pending(
     """Embed the pending files, and return the counts of `_commit`."""
     if not pending:
         return Counter()
-    runtime.encode_images([])  # loads the tower before threads share it
+    # loads the tower before threads share it, and refuses a damaged one, for which every photograph would be blamed
+    runtime.encode_images([Image.new("RGB", (8, 8), "white")])
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []
     entered: Counter[str] = Counter()
@@ -224,7 +273,8 @@ def _embed_pending(
     with warnings.catch_warnings():
         # Pillow's, about damaged files; they are listed as failures
         warnings.simplefilter("ignore")
-        for outcome in _read_all(catalog.pending(), read):
+        threads = num_cores()
+        for outcome in map_ahead(read, catalog.pending(), threads, WAITING * threads):
             batch.append(outcome)
             done += 1
             is_full = len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S
@@ -240,22 +290,6 @@ def _embed_pending(
 def num_cores() -> int:
     """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Iterator[Outcome]:
-    """Read files in as many threads as there are processors, and yield them in order."""
-    threads = num_cores()
-    executor = ThreadPoolExecutor(threads, "dcclip")
-    try:
-        waiting: deque[Future[Outcome]] = deque()
-        for path in paths:
-            waiting.append(executor.submit(read, path))
-            if len(waiting) >= WAITING * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
@@ -294,6 +328,16 @@ def _commit(
         return Counter(embedded=embedded, unchanged=unchanged, known=known)
 
 
+def _original(
+    catalog: Catalog, store: VectorStore, row: int, pixels: bytes, vector: np.ndarray
+) -> int:
+    """The row of the first image that a new one is a copy of, but for size and compression; else its own row."""
+    near = catalog.originals_near(pixels)
+    same = np.array([*near], np.int64)[shows_the_same(pixels, [*near.values()])]
+    copied = (each for each in np.sort(same).tolist() if store.stored(each) @ vector >= NEAR_COSINE)
+    return next(copied, row)
+
+
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
     """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`."""
     new: dict[bytes, Outcome] = {}
@@ -304,9 +348,14 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
         contents = []
         vectors = []
         for digest, each in new.items():
-            contents.append((digest, each.taken, each.pixels, each.seconds[1:]))
+            contents.append((digest, each.taken, each.seconds[1:]))
             vectors += each.vectors
-        store.write(catalog.allocate(contents), np.stack(vectors))
+        rows = catalog.allocate(contents)
+        store.write(rows, np.stack(vectors))
+        pixels = chain.from_iterable([each.pixels] * len(each.vectors) for each in new.values())
+        for row, shown, vector in zip(rows.tolist(), pixels, vectors, strict=True):
+            if shown is not None:
+                catalog.add_signature(row, shown, _original(catalog, store, row, shown, vector))
     catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
     for outcome in batch:
         if outcome.failure is not None:

@@ -22,6 +22,7 @@ from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.dates import end_of
 from modeling_dcclip.search.files import FileState, date_in_name, search_text
 from modeling_dcclip.search.index import Hit, open_model, warn_of_outdated
+from modeling_dcclip.search.indexing import EmbeddedImage
 from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.query import Filter, embed_query
 from modeling_dcclip.search.space import Space
@@ -47,7 +48,10 @@ def is_lance(folder: Path) -> bool:
 
 
 def write_lance(
-    folder: Path, batches: "Iterable[pa.RecordBatch]", runtime: Runtime, model_id: str | None
+    folder: Path,
+    batches: Iterable[Sequence[EmbeddedImage]],
+    runtime: Runtime,
+    model_id: str | None,
 ) -> int:
     """Write a collection with its indexes to an empty folder; other arguments as in `write_index`."""
     import lance
@@ -83,25 +87,28 @@ def write_lance(
     return count
 
 
-def _stored(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
+def _stored(batch: Sequence[EmbeddedImage], schema: "pa.Schema") -> "pa.RecordBatch":
     """The readable images of a batch, as they are stored."""
     import pyarrow as pa
 
-    batch = batch.filter(batch["error"].is_null())
-    vectors = batch["vector"].flatten().to_numpy().astype(np.float16)
+    images = [image for image in batch if image.error is None]
+    paths = [image.name.encode("utf-8", "surrogateescape") for image in images]
     width = schema.field("vector").type.list_size
-    columns: dict[str, Any] = {name: batch[name] for name in ("digest", "size", "mtime_ns")}
-    columns["path"] = batch["name"]
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors), width)
-    columns["date"] = []
-    columns["searched"] = []
-    rows = zip(*(batch[name].to_pylist() for name in ("name", "taken", "mtime_ns")), strict=True)
-    for name, taken, mtime_ns in rows:
-        path = name.encode("utf-8", "surrogateescape")
-        modified = datetime.fromtimestamp(mtime_ns // 10**9)
-        columns["date"].append(taken or date_in_name(path) or str(modified))
-        columns["searched"].append(search_text(path))
-    return pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema)
+    vectors = np.array([image.vector for image in images], np.float16).ravel()
+    dates = [
+        image.taken or date_in_name(path) or str(datetime.fromtimestamp(image.mtime_ns // 10**9))
+        for image, path in zip(images, paths, strict=True)
+    ]
+    columns = {
+        "path": [image.name for image in images],
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors), width),
+        "date": dates,
+        "searched": list(map(search_text, paths)),
+        "digest": [image.digest for image in images],
+        "size": [image.size for image in images],
+        "mtime_ns": [image.mtime_ns for image in images],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema)
 
 
 @contextmanager
@@ -220,7 +227,7 @@ class LanceIndex:
         text: str = "",
         *,
         without: Sequence[str] = (),
-        images: Sequence[ImageInput] = (),
+        images: Sequence[ImageInput | np.ndarray] = (),
         like: Sequence[tuple[int, float | None]] = (),
         top: int = 20,
         skip: int = 0,
@@ -259,7 +266,7 @@ class LanceIndex:
             asked *= 2
 
     def newest(self, top: int = 20, chosen: Filter | None = None, skip: int = 0) -> list[Hit]:
-        """The newest images that pass a filter, newest first, with score 0."""
+        """The newest images that pass a filter, newest first, without a score."""
         from lance.dataset import ColumnOrdering
 
         order = [ColumnOrdering("date", ascending=False), ColumnOrdering("path")]
@@ -315,7 +322,7 @@ def _hits(groups: Sequence[Sequence[dict[str, Any]]]) -> list[Hit]:
         state = FileState(os.fsencode(first["path"]), first["size"], first["mtime_ns"])
         hit = Hit(
             path=first["path"],
-            score=min(1.0, 1 - first.get("_distance", 1.0)),
+            score=min(1.0, 1 - first["_distance"]) if "_distance" in first else None,
             taken=first["date"],
             copies=tuple(other["path"] for other in others),
             id=first["_rowid"],

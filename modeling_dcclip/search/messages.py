@@ -120,6 +120,16 @@ def print_line(text: str):
     print(controls.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text))
 
 
+def print_json(content: Any):
+    """Print JSON on one line, with all characters that stdout can take; bytes that are not UTF-8 are escaped."""
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(content)
+    print(text)
+
+
 class TranslatedParser(argparse.ArgumentParser):
     """Parser whose help and errors are in the user's language."""
 

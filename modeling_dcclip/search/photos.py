@@ -1,6 +1,5 @@
 """Read photographs and videos with their digests and dates, and make thumbnails."""
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.decoding import PAGE_MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
     STILLS,
     VIDEOS,
@@ -33,7 +33,7 @@ class Photo:
     """A file that was read as an image, or as a video."""
 
     state: FileState  # while it was read
-    digest: bytes  # of its content, 16 bytes
+    digest: bytes  # digest of the content, 16 bytes
     # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
     taken: str | None = None
     # a photograph, or key frames of a video: times in seconds and upright 8-bit RGB images on white; none if the
@@ -62,7 +62,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     with open_file(path) as file:
         before = os.fstat(file.fileno())
         source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
-        digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
+        digest = content_digest(source)
         if not is_known(digest):
             try:
                 if extension in VIDEOS:
@@ -104,11 +104,16 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> byte
     Of a video, it shows the key frame at a time.
     """
     extension = extension_of(os.fsencode(path))
-    with open_file(os.fsencode(path)) as file, MEMORY.scope():
+    with open_file(os.fsencode(path)) as file, PAGE_MEMORY.scope():
         if extension in VIDEOS:
             image = read_frame(file, seconds, edge)
         else:
-            _, image = decode_photo(file, edge, extension)
+            _, image = decode_photo(file, edge, extension, is_lean=True)
+        return encode_thumbnail(image, edge)
+
+
+def encode_thumbnail(image: Image.Image, edge: int = THUMBNAIL) -> bytes:
+    """JPEG of an RGB image, at most `edge` pixels per side, without metadata. The image is reduced, too."""
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()

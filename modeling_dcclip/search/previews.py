@@ -3,22 +3,22 @@
 import io
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 
 from PIL import Image
+from starlette.concurrency import run_in_threadpool
 
-from modeling_dcclip.image_dcclip import open_header
+from modeling_dcclip.search.decoding import read_size
 from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
+from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE}
-MAX_BYTES = 2**30  # of the cache; the previews that were not used for the longest time leave it
-ORIENTATION = 0x0112  # tag of EXIF
-TURNED = (5, 6, 7, 8)  # its values for a turn by 90 degrees
+MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
 USUAL_RATIO = 3 / 2
 VIDEO_RATIO = 16 / 9
 
@@ -38,18 +38,20 @@ class Previews:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # of each size, one image in memory at a time, in a thread whose allocator uses the memory again
-        self._readers = {kind: ThreadPoolExecutor(1, f"dcclip-{kind}") for kind in SIZES}
+        # of each size, one image in memory at a time
+        self._readers = {kind: Turns(wait_s=None) for kind in SIZES}
         with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
             folder.mkdir(0o700, parents=True, exist_ok=True)
-        self._readers["photo"].submit(self._prune)
+        self._pruning = Thread(target=self._prune)
+        self._pruning.start()
 
     def close(self):
         """Let the previews in work end, and drop the others."""
         for reader in self._readers.values():
-            reader.shutdown(cancel_futures=True)
+            reader.close()
+        self._pruning.join()
 
-    def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
+    async def read(self, path: str, version: str, seconds: float | None, kind: str) -> bytes:
         """JPEG of a file, at most `SIZES[kind]` pixels per side, without metadata.
 
         Args:
@@ -62,18 +64,10 @@ class Previews:
             UnreadablePhotoError: The file cannot be read or decoded.
         """
         cached = self._cached(version, seconds, kind)
-        with suppress(OSError):
-            content = cached.read_bytes()
-            os.utime(cached)  # it was used now
+        content = await run_in_threadpool(_read_cached, cached)
+        if content is not None:
             return content
-        making = self._readers[kind].submit(make_thumbnail, path, SIZES[kind], seconds or 0)
-        content = making.result()
-        partial = cached.with_suffix(f".{threading.get_ident()}")
-        with suppress(OSError):
-            cached.parent.mkdir(exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(cached)
-        return content
+        return await self._readers[kind].run(_make, cached, path, SIZES[kind], seconds or 0)
 
     def ratio(self, path: str, version: str, seconds: float | None) -> float:
         """Width of a photograph divided by its height, from the header of the file or of its thumbnail."""
@@ -93,6 +87,27 @@ class Previews:
                     path.unlink()
 
 
+def _read_cached(cached: Path) -> bytes | None:
+    with suppress(OSError):
+        content = cached.read_bytes()
+        os.utime(cached)  # it was used now
+        return content
+    return None
+
+
+def _make(cached: Path, path: str, edge: int, seconds: float) -> bytes:
+    """Make a preview, unless a request before has made it."""
+    if (content := _read_cached(cached)) is not None:
+        return content
+    content = make_thumbnail(path, edge, seconds)
+    partial = cached.with_suffix(f".{threading.get_ident()}")
+    with suppress(OSError):
+        cached.parent.mkdir(exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(cached)
+    return content
+
+
 @lru_cache(maxsize=100_000)
 def _ratio(path: str, thumbnail: Path) -> float:
     extension = extension_of(os.fsencode(path))
@@ -101,9 +116,7 @@ def _ratio(path: str, thumbnail: Path) -> float:
     # a damaged file has a usual shape, and a preview that says why it cannot be shown
     with suppress(Exception):
         if extension in STILLS:
-            with open_file(os.fsencode(path)) as file, open_header(file) as image:
-                ratio = image.width / image.height
-                # the size of a TIFF is upright, whatever its EXIF says
-                is_turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED
-                return 1 / ratio if is_turned else ratio
+            with open_file(os.fsencode(path)) as file:
+                width, height = read_size(file)
+            return width / height
     return VIDEO_RATIO if extension in VIDEOS else USUAL_RATIO

@@ -25,7 +25,7 @@ NEGATION = re.compile(r"(?<!\S)(?:not|without)\s|(?<!要)不要|(?<=[^\s有])\s*
 
 # best photographs among which those that fit are counted, on the page and in the terminal
 LOOKED = 200
-# of a query
+# limits of a query
 MAX_CHARACTERS = 1000
 MAX_TERMS = 16
 
@@ -131,7 +131,7 @@ def embed_query(
     runtime: Runtime,
     text: str,
     without: Sequence[str] = (),
-    images: Sequence[ImageInput] = (),
+    images: Sequence[ImageInput | np.ndarray] = (),
 ) -> np.ndarray:
     """Embed a query: the sum of the embeddings of its text and images, less those of what it excludes.
 
@@ -139,7 +139,7 @@ def embed_query(
         runtime: Model of the index's space.
         text: What is searched for; empty for nothing.
         without: Texts to subtract, with weight 0.5.
-        images: Example images.
+        images: Example images, or their embeddings, (D,).
 
     Returns:
         (D,) float32, of unit length.
@@ -159,8 +159,8 @@ def embed_query(
             MAX_TERMS,
         )
     total: np.ndarray = np.zeros(runtime.dimension, np.float32)
-    if images:
-        total += runtime.encode_images(images).sum(0)
+    for image in images:
+        total += image if isinstance(image, np.ndarray) else runtime.encode_images([image])[0]
     for term, weight in terms.items():
         _require_short(term)
         _warn(runtime, term)

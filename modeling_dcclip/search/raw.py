@@ -21,8 +21,8 @@ DATE_TIME_ORIGINAL = 0x9003
 JPEG_START = b"\xff\xd8\xff"
 CHUNK_BYTES = 2**20  # that are searched at once; a file starts with its EXIF data in so many
 JPEG_HEADER_BYTES = 2**18
-PREVIEW_BYTES = 2**26  # of a preview at most
-MAX_STARTS = 100  # of a JPEG; sensor data have some by chance
+PREVIEW_BYTES = 2**26  # largest preview
+MAX_STARTS = 100  # JPEG starts that are tried; sensor data have some by chance
 CR3_EXIF = b"CMT1"  # box of Canon's newest files
 
 

@@ -4,10 +4,10 @@
     settings.backup.json  the same, for a disk that damages the first
     catalog-1.sqlite      files and their vectors: a cache, which is computed again if it is lost
 
-A new catalog is written first, and comes into force when the settings are renamed.
+A new catalog is written first, and comes into force when the settings are renamed. It names the index that it belongs
+to.
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -17,12 +17,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from filelock import FileLock, Timeout
+
 from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
-from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
+from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message, UserError, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
@@ -32,8 +36,9 @@ VERSION = 5
 SETTINGS = "settings.json"
 BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
+CATALOGS = "catalog-*.sqlite"
 LOCK = ".lock"
-MAX_BYTES = 2**24  # of a settings file
+MAX_BYTES = 2**24  # largest settings file
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,40 @@ class Settings:
 
 
 def has_index(folder: Path) -> bool:
-    """Whether a folder has the settings of an index."""
-    return any(os.path.lexists(folder / name) for name in (SETTINGS, BACKUP))
+    """Whether a folder has the settings of an index, or a catalog that has lost them.
+
+    Raises:
+        ValueError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries}
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if names & {SETTINGS, BACKUP}:
+        return True
+    return any(_has_files(folder / name) for name in names if fnmatch(name, CATALOGS))
+
+
+def _has_files(catalog: Path) -> bool:
+    """Whether a catalog has files, or cannot tell. A process that was killed while it created one leaves it empty."""
+    try:
+        with closing(Database(catalog, "")) as found:
+            return bool(found.column("SELECT 1 FROM sqlite_master")) and (
+                found.value("SELECT count(*) FROM files") > 0
+            )
+    except DamagedIndexError:
+        return True
+
+
+def _unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        "index: {!r} cannot be read ({}). Check that it is a folder, and its permissions.",
+        str(folder),
+        error.strerror or error,
+    )
 
 
 def read_settings(folder: Path, *names: str) -> Settings:
@@ -79,7 +116,9 @@ def read_settings(folder: Path, *names: str) -> Settings:
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except Exception as error:  # of any kind, as of a list in place of an object
+        except PermissionError as error:
+            raise _unreadable(folder, error) from error
+        except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
         raise UserError(
@@ -100,10 +139,19 @@ def _parse(content: bytes) -> Settings:
     space = Space(**fields.pop("space"))
     for name, kind in get_type_hints(Space).items():
         is_sound &= isinstance(getattr(space, name), kind)
+    for name in ("model", "id", "created"):
+        is_sound &= isinstance(fields[name], str)
     if not (is_sound and isinstance(fields["data"], int) and 1 <= space.dimension <= MAX_SIZE):
         raise UserError("damaged, edited, or not of version {}", VERSION)
     folders = {Path(path): [*map(str, texts)] for path, texts in fields.pop("folders").items()}
     return Settings(folders=folders, space=space, **fields)
+
+
+def read_upgrade(folder: Path) -> Settings | None:
+    """Settings of an interrupted upgrade; None without one. One that is damaged starts anew."""
+    with suppress(ValueError):
+        return read_settings(folder, UPGRADE)
+    return None
 
 
 def write_settings(folder: Path, settings: Settings, *names: str):
@@ -112,7 +160,9 @@ def write_settings(folder: Path, settings: Settings, *names: str):
     fields["folders"] = {str(path): patterns for path, patterns in settings.folders.items()}
     head = {"format": FORMAT, "version": VERSION, "checksum": _checksum(fields)}
     for name in names or (SETTINGS, BACKUP):
-        scratch = folder / f".{name}.{os.getpid()}"
+        scratch = (
+            folder / f".{name}.new"
+        )  # one name: the next run replaces that of a process that was killed
         scratch.unlink(missing_ok=True)
         with scratch.open("x", encoding="ascii") as file:
             json.dump(head | fields, file, indent=1)  # escapes bytes of paths that are not UTF-8
@@ -123,7 +173,7 @@ def write_settings(folder: Path, settings: Settings, *names: str):
 
 def _checksum(fields: dict[str, Any]) -> str:
     content = json.dumps(fields, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return fingerprint(content)
 
 
 def create_index(folder: Path, runtime: Runtime, space: Space) -> Settings:
@@ -149,11 +199,17 @@ def catalog_path(folder: Path, number: int) -> Path:
     return folder / f"catalog-{number}.sqlite"
 
 
+def open_catalog(folder: Path, settings: Settings, create: bool = False) -> Catalog:
+    """Open the catalog that settings name."""
+    owner = f"{settings.id} {settings.data}"
+    return Catalog(catalog_path(folder, settings.data), owner, create)
+
+
 def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalog:
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
-    _remove(path)  # of a process that was killed
-    catalog = Catalog(path, create=True)
+    _remove(path)  # left by a process that was killed
+    catalog = open_catalog(folder, settings, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
     return catalog
@@ -166,7 +222,7 @@ def check_data(folder: Path, settings: Settings) -> str | None:
         DamagedIndexError: They are damaged, and the index has no folders to compute them from.
     """
     try:
-        with closing(Catalog(catalog_path(folder, settings.data))) as catalog:
+        with closing(open_catalog(folder, settings)) as catalog:
             catalog.verify()
             VectorStore(catalog, settings.space.dimension).verify()
     except DamagedIndexError as error:
@@ -187,10 +243,10 @@ def empty_data(folder: Path, settings: Settings, runtime: Runtime) -> Settings:
 def remove_stale_data(folder: Path):
     """Remove catalogs that are no longer in force. Call it within the lock of the index."""
     named = [read_settings(folder)]
-    if (folder / UPGRADE).exists():
-        named.append(read_settings(folder, UPGRADE))
+    if (upgrade := read_upgrade(folder)) is not None:
+        named.append(upgrade)
     kept = {catalog_path(folder, settings.data).name for settings in named}
-    for path in folder.glob("catalog-*.sqlite"):
+    for path in folder.glob(CATALOGS):
         if path.name not in kept and path.name[8:-7].isdecimal():  # else a copy that somebody made
             with suppress(OSError):
                 _remove(path)
@@ -217,18 +273,17 @@ def write_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / LOCK) and not stat.S_ISREG(os.lstat(folder / LOCK).st_mode):
             (folder / LOCK).unlink()  # a link would lead out of the index
-        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
-            lock.execute("BEGIN EXCLUSIVE")
+        with FileLock(folder / LOCK, timeout=0):
             yield
+    except Timeout as error:
+        raise BusyError(
+            Message(
+                "index: another process is writing to {!r}. Wait for it to end, or stop it.",
+                str(folder),
+            )
+        ) from error
     except (OSError, sqlite3.Error) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise BusyError(
-                Message(
-                    "index: another process is writing to {!r}. Wait for it to end, or stop it.",
-                    str(folder),
-                )
-            ) from error
-        cause = error.__cause__ or error  # of an error that the catalog has reported
+        cause = error.__cause__ or error  # the catalog wraps errors of SQLite
         cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(

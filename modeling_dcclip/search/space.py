@@ -1,60 +1,43 @@
 """The embedding space of a model, which tells who may search an index and who may add to it."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.runtime_dcclip import Lineage, Runtime, digest_files
 from modeling_dcclip.search.messages import Message
 
 WEIGHTS = "model*.safetensors"
 
 
 @dataclass(frozen=True)
-class Space:
+class Space(Lineage):
     """Embedding space of a model: who may search an index, and who may add to it.
 
     Args:
-        model: Hub id of the model, or its folder.
-        weights: Fingerprint of its weights, 16 hexadecimal digits.
         files: Fingerprint of the files that encode: both ONNX files, the tokenizer and the preprocessing, 16
             hexadecimal digits.
-        teacher: Name of the teacher whose space it has; None if it has no teacher.
-        teacher_weights: Fingerprint of the teacher's weights; None if the embeddings are not in the teacher's space.
         dimension: Number of dimensions D of the embeddings.
-        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
         projection_dim: Number of dimensions before the embeddings were truncated.
     """
 
-    model: str
-    weights: str
     files: str
-    teacher: str | None
-    teacher_weights: str | None
     dimension: int
-    rotation: str | None
     projection_dim: int
 
     @classmethod
     def of(cls, runtime: Runtime, model: str | None = None) -> "Space":
         """Space of an exported model."""
-        files = [runtime.file("text"), runtime.file("vision")]
+        towers = [runtime.file("text"), runtime.file("vision")]
+        prepared = [runtime.folder / "tokenizer.json", runtime.folder / "preprocessor_config.json"]
         return cls(
-            model or str(runtime.folder.absolute()),
+            model=model or str(runtime.folder.absolute()),
             # without model.safetensors, the ONNX files are all there is
-            digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
-            digest_files(
-                [
-                    *files,
-                    runtime.folder / "tokenizer.json",
-                    runtime.folder / "preprocessor_config.json",
-                ]
-            ),
-            runtime.config.get("teacher"),
-            runtime.config.get("teacher_weights"),
-            runtime.dimension,
-            runtime.config.get("rotation"),
-            runtime.config["projection_dim"],
+            weights=digest_files(sorted(runtime.folder.glob(WEIGHTS)) or towers),
+            teacher=runtime.config.get("teacher"),
+            teacher_weights=runtime.config.get("teacher_weights"),
+            rotation=runtime.config.get("rotation"),
+            files=digest_files([*towers, *prepared]),
+            dimension=runtime.dimension,
+            projection_dim=runtime.config["projection_dim"],
         )
 
     def change(self, other: "Space") -> str | None:
@@ -69,29 +52,11 @@ class Space:
             )
         return None
 
-    def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
-        """Digests of the rotations from a common space to this one and to the other; None for an identity."""
-        if self.projection_dim != other.projection_dim:
+    def rotations(self, other: Lineage) -> tuple[str | None, str | None] | None:
+        """The same as for models, but for indexes of vectors with the same number of dimensions before truncation."""
+        if isinstance(other, Space) and self.projection_dim != other.projection_dim:
             return None
-        if self.weights == other.weights:
+        # the wheel has no model.safetensors, so its weights have a different fingerprint than those of a checkout
+        if isinstance(other, Space) and self.files == other.files:
             return None, None
-        if self.teacher_weights is not None and self.teacher_weights == other.teacher_weights:
-            return self.rotation, other.rotation
-        if self._taught(other):
-            return None, other.rotation
-        return (self.rotation, None) if other._taught(self) else None
-
-    def _taught(self, student: "Space") -> bool:
-        """Whether a student has the space of this model: by weights, or by name if they are a commit of the Hub."""
-        if student.teacher_weights is None:
-            return False
-        return self.weights == student.teacher_weights or self.model == student.teacher
-
-
-def digest_files(files: list[Path]) -> str:
-    """Digest of files and their names, 16 hexadecimal digits; equals the digest of teachers in `training/`."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
-    return digest.hexdigest()
+        return super().rotations(other)

@@ -16,9 +16,9 @@ from modeling_dcclip.search.messages import UserError
 from modeling_dcclip.search.settings import (
     UPGRADE,
     Settings,
-    catalog_path,
     create_catalog,
-    read_settings,
+    open_catalog,
+    read_upgrade,
     write_settings,
 )
 from modeling_dcclip.search.space import Space
@@ -65,6 +65,11 @@ def upgrade_index(
                 others,
                 str(index.folder),
             )
+        if not folders:
+            raise UserError(
+                "upgrade: the index {!r} has no folders. Name one: dcclip index FOLDER.",
+                str(index.folder),
+            )
         settings, catalog = _pending(index, runtime, space)
         with closing(catalog):
             # forgotten since an interrupted upgrade
@@ -80,6 +85,7 @@ def upgrade_index(
                 named=[*folders],
                 progress=progress,
             )
+            catalog.add_texts(index.catalog.texts())
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
                 raise UserError(
@@ -97,11 +103,10 @@ def upgrade_index(
 def _pending(index: Index, runtime: Runtime, space: Space) -> tuple[Settings, Catalog]:
     """Settings and catalog of the upgrade. An interrupted one continues if it had the same model and dimensions."""
     number = index.settings.data + 1
-    if (index.folder / UPGRADE).exists():
-        earlier = read_settings(index.folder, UPGRADE)
+    if (earlier := read_upgrade(index.folder)) is not None:
         if earlier.space.change(space) is None:
             with suppress(DamagedIndexError):
-                return earlier, Catalog(catalog_path(index.folder, earlier.data))
+                return earlier, open_catalog(index.folder, earlier)
         number = max(number, earlier.data + 1)
     settings = Settings.new(runtime, space, number)
     return settings, create_catalog(index.folder, settings, runtime)

@@ -26,7 +26,7 @@ class VectorStore:
     def __init__(self, catalog: Catalog, dimension: int):
         self.catalog = catalog
         self.dimension = dimension
-        self._checksums: dict[int, int] = {}  # of the segments in memory
+        self._checksums: dict[int, int] = {}  # checksums of the segments in memory
         self._codes = np.zeros((0, dimension), np.int8)
         self._scales = np.zeros(0, np.float32)
 
@@ -73,6 +73,12 @@ class VectorStore:
         """
         self._load()
         return self._codes[rows].astype(np.float32) * self._scales[rows, None]
+
+    def stored(self, row: int) -> np.ndarray:
+        """One vector as it is on the disk, (D,) float32: an index that is only written is not loaded."""
+        number, place = divmod(row, SEGMENT_ROWS)
+        codes, scales = self._segment(number)
+        return codes[place].astype(np.float32) * scales[place]
 
     def scores(self, query: np.ndarray, count: int) -> np.ndarray:
         """Cosine similarities of the first rows to a query.
@@ -136,6 +142,16 @@ class VectorStore:
             content = stored
         codes = np.frombuffer(content, np.int8, size).reshape(SEGMENT_ROWS, self.dimension)
         return codes, np.frombuffer(content, np.float32, offset=size)
+
+
+def best_of_each(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Scores (N,) with -inf in place of all but the largest of each group; ties go to the lower position."""
+    shared = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    shared = shared[np.lexsort((-scores[shared], groups[shared]))]
+    is_next = groups[shared[1:]] == groups[shared[:-1]]
+    best = scores.copy()
+    best[shared[1:][is_next]] = -np.inf
+    return best
 
 
 def largest(scores: np.ndarray, top: int) -> np.ndarray:

@@ -8,15 +8,15 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from modeling_dcclip.search.decoding import MEMORY
+from modeling_dcclip.search.decoding import current_budget
 from modeling_dcclip.search.files import UnreadablePhotoError
 
 INTERVAL_S = 10
 MAX_FRAMES = 20
 MAX_HOURS = 6  # twenty frames say little about a longer video
 MAX_PIXELS = 40_000_000  # 8K has 33 million
-BYTES_PER_PIXEL = 24  # of a decoder, which keeps up to 16 frames
-# of containers; a playlist would open other files
+BYTES_PER_PIXEL = 10  # memory of a decoder of key frames, with 10 bits a channel
+# formats of containers; a playlist would open other files
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf"
 DATES = ("com.apple.quicktime.creationdate", "creation_time")  # local time of an iPhone; UTC
 
@@ -80,7 +80,7 @@ def _open(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
             pixels = codec.width * codec.height
             if pixels > MAX_PIXELS:
                 raise UnreadablePhotoError("too many pixels")
-            MEMORY.take(BYTES_PER_PIXEL * pixels)
+            current_budget().take(BYTES_PER_PIXEL * pixels)
             codec.skip_frame = "NONKEY"
             codec.thread_count = 1
             yield container, stream

@@ -1,4 +1,7 @@
-"""A Hub in memory with the methods of `HfApi` that an upload calls, and with failures on demand."""
+"""A Hub in memory with the methods of `HfApi` that an upload calls, and with failures on demand.
+
+It behaves as huggingface_hub and the Hub's API document it: `test_fake_hub.py` has the table.
+"""
 
 import inspect
 from dataclasses import dataclass, field
@@ -52,13 +55,19 @@ class FakeHub:
 
         return call
 
-    def _create_repo(self, repo_id, private, exist_ok):
+    def _create_repo(self, repo_id, private=None, exist_ok=False):
+        if self.private is not None and not exist_ok:
+            raise http_error(409)
         self.private = bool(private) if self.private is None else self.private
 
     def _repo_info(self, repo_id, revision="main"):
+        if self.private is None or revision not in self.branches:
+            raise http_error(404)
         return SimpleNamespace(private=self.private, sha=self.branches[revision])
 
-    def _create_branch(self, repo_id, branch, exist_ok):
+    def _create_branch(self, repo_id, branch, exist_ok=False):
+        if branch in self.branches and not exist_ok:
+            raise http_error(409)
         self.branches.setdefault(branch, self.branches["main"])
 
     def _list_repo_files(self, repo_id, revision):
@@ -70,7 +79,8 @@ class FakeHub:
         )
 
     def _create_tag(self, repo_id, tag, revision):
-        assert tag not in self.tags
+        if tag in self.tags:
+            raise http_error(409)
         self.tags[tag] = revision
 
     def _create_commit(self, repo_id, operations, commit_message, revision, parent_commit):
@@ -79,6 +89,8 @@ class FakeHub:
         files = dict(self.files(revision))
         for operation in operations:
             if isinstance(operation, CommitOperationDelete):
+                if operation.path_in_repo not in files:
+                    raise http_error(404)
                 del files[operation.path_in_repo]
             else:
                 files[operation.path_in_repo] = Path(operation.path_or_fileobj).read_bytes()

@@ -5,8 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from huggingface_hub import ModelCard, errors
+from PIL import ExifTags, Image, PngImagePlugin
+from safetensors.numpy import save_file
 
 from tests.hub.fake_hub import FakeHub, http_error
 from tests.tiny import CUT_EFFICIENTNET, recipe_fields, student_config
@@ -29,7 +33,7 @@ pytestmark = pytest.mark.slow
 REPO = "me/dcclip-tiny"
 LOST = importlib.import_module(
     errors.Response.__module__.partition(".")[0]
-).ConnectError  # of httpx or httpx2
+).ConnectError  # httpx or httpx2
 
 
 @pytest.fixture
@@ -77,6 +81,11 @@ def test_no_file_of_a_run_has_an_absolute_path(folder):
         ("recipe.yaml", "# ghp_" + "a1B2" * 9),
         ("handler.py", "KEY = 'AKIA" + "A1B2" * 4 + "'"),
         ("LICENSE", "-----BEGIN PRIVATE KEY-----"),
+        ("README.md", "github_pat_" + "a1B2" * 20),
+        ("README.md", "sk-ant-api03-" + "a1B2" * 20),
+        ("handler.py", "# AIza" + "a1B2" * 8 + "a1B"),
+        ("README.md", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.a1B2a1B2"),
+        ("README.md", "https://me:a1B2a1B2@example.com/model"),
     ],
 )
 def test_a_token_in_any_text_file_is_refused_with_its_line(folder, name, line):
@@ -84,6 +93,47 @@ def test_a_token_in_any_text_file_is_refused_with_its_line(folder, name, line):
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     with pytest.raises(ValueError, match=f"^{name}, line {number}: has a .* Remove and revoke it"):
+        list_files(folder)
+
+
+TOKEN = "hf_" + "a1B2" * 9
+
+
+def in_safetensors(path):
+    save_file({"weight": np.zeros(1, np.float32)}, path, {"note": TOKEN})
+
+
+def in_onnx(path):
+    onnx.save(onnx.ModelProto(producer_name="x", doc_string=f"see {TOKEN}"), path)
+
+
+def in_exif(path):
+    image = Image.new("RGB", (8, 8))
+    exif = image.getexif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = TOKEN.encode("utf-16-le")
+    image.save(path, exif=exif)
+
+
+def in_compressed_text(path):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("note", f"{TOKEN} " * 9, zip=True)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("model.safetensors", in_safetensors),
+        ("onnx/model.onnx", in_onnx),
+        ("example.jpg", in_exif),
+        ("example.png", in_compressed_text),
+    ],
+)
+def test_a_token_in_the_metadata_of_a_binary_file_is_refused(folder, name, write):
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write(f"![]({name})\n")
+    write(folder / name)
+    with pytest.raises(ValueError, match=f"^{name}, its metadata: has a secret access token"):
         list_files(folder)
 
 

@@ -13,12 +13,21 @@ from modeling_dcclip.image_dcclip import (
     DecompressionBomb,
     ImageError,
     crop_to_aspect,
+    fit_image,
     open_image,
+    square_input,
     squashes,
     to_rgb,
 )
-from modeling_dcclip.runtime_dcclip import open_rgb
+from modeling_dcclip.runtime_dcclip import ImagePreprocessor, open_rgb
 from tests.tiny import encoded
+from training.data.images import decode_image
+from training.teachers.images import ImagePreparation
+
+SQUASHING = CLIPImageProcessor(
+    size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False
+)
+CROPPING = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, do_normalize=False)
 
 
 def ramp(dtype, largest):
@@ -88,15 +97,39 @@ def test_long_images_are_cropped():
         assert np.array_equal(cropped.ravel(), wide[0, 4:-5])
 
 
+def by_training(image, squash):
+    return decode_image({"bytes": encoded(image), "path": None}, 64, squash).permute(1, 2, 0)
+
+
+def by_evaluation(image, squash):
+    return ImagePreparation(64, lambda pixels: pixels, "", squash).fit(image)
+
+
+def by_runtime(image, squash):
+    config = SQUASHING if squash else CROPPING
+    return ImagePreprocessor(config.to_dict())(image).transpose(1, 2, 0) * 255
+
+
+def by_processor(image, squash):
+    processor = SQUASHING if squash else CROPPING
+    return processor(image, return_tensors="pt")["pixel_values"][0].permute(1, 2, 0) * 255
+
+
+@pytest.mark.parametrize("prepare", [by_training, by_evaluation, by_runtime, by_processor])
+@pytest.mark.parametrize("size", [(101, 64), (64, 103), (137, 90), (64, 64), (31, 50)])
+@pytest.mark.parametrize("squash", [False, True])
+def test_every_tool_prepares_an_image_alike(images, prepare, size, squash):
+    image = images[0].resize(size)
+    fitted = fit_image(image, *square_input(64, squash))
+    assert fitted.size == (64, 64)
+    difference = np.asarray(fitted, np.float32) - np.asarray(prepare(image, squash), np.float32)
+    assert np.abs(difference).max() <= 2  # Pillow and torch round differently
+
+
 def test_long_images_are_cropped_before_they_are_resized(processor):
     # without the crop the image processor would make 64 x 12,800,000 pixels
     pixels = processor(images=Image.new("L", (200_000, 1)))["pixel_values"][0]
     assert pixels.shape == (3, 64, 64)
-
-
-SQUASHING = CLIPImageProcessor(
-    size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False
-)
 
 
 def test_images_of_a_model_that_squashes_them_are_not_cropped(processor):

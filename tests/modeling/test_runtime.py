@@ -161,6 +161,32 @@ def test_a_logit_scale_that_no_model_has_is_refused(folder, value):
         Runtime(folder).logit_scale  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "best", [["onnx/text_model.onnx"], {"text": 5}, {"text": "../a.onnx"}, {"text": "/a.onnx"}]
+)
+def test_a_damaged_name_of_the_best_file_is_refused(folder, best):
+    content = {"meta": {"export": {"best": best}}}
+    (folder / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results\.json"):
+        Runtime(folder).file("text")
+
+
+def test_a_width_that_the_onnx_files_do_not_have_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
+    with pytest.raises(ValueError, match="of 16 dimensions, and its config states 9"):
+        Runtime(folder).encode_texts(["red"])
+
+
+def test_a_tokenizer_that_multiplies_characters_is_refused(folder):
+    steps = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 4
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"100000000 times as long, expected at most"):
+        Runtime(folder).encode_texts(["red"])
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 @pytest.mark.parametrize("name", ["config.json", "onnx/text_model.onnx"])
 def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(folder, name):

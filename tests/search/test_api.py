@@ -9,7 +9,7 @@ import pytest
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import api, command
 from modeling_dcclip.search.api import ApiServer
-from tests.local_server import ask, serving
+from tests.local_server import client_of
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +18,19 @@ def runtime(color_model):
 
 
 @pytest.fixture(scope="module")
-def server(runtime):
-    with serving(ApiServer(runtime, port=0)) as server:
-        yield server
+def client(runtime):
+    with ApiServer(runtime, port=0) as server, client_of(server) as client:
+        yield client
 
 
 @pytest.fixture
-def post(server):
+def post(client):
     def send(body, path="/api", **headers):
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        kind = {"Content_Type": "application/json"}
-        response, answer = ask(server, path, "POST", content, **kind | headers)
-        return response.status, json.loads(answer)
+        content = body if isinstance(body, bytes) else json.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        kind = {"Content-Type": "application/json"}
+        response = client.post(path, content=content, headers=kind | named)
+        return response.status_code, response.json()
 
     return send
 
@@ -70,7 +71,7 @@ def test_errors_are_in_the_language_of_the_request(post):
 
 
 def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
-    assert post({}, path="/")[0] == 404
+    assert post({}, path="/none")[0] == 404
     assert post({}, Content_Type="text/plain")[0] == 415
     assert post({}, Sec_Fetch_Site="cross-site")[0] == 403
     assert post({}, Host="evil.example")[0] == 403
@@ -80,8 +81,8 @@ def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch)
     assert "5,000,000" in answer["error"]
 
 
-def test_the_description_is_served(server):
-    description = json.loads(ask(server, "/openapi.json")[1])
+def test_the_description_is_served(client):
+    description = client.get("/openapi.json").json()
     assert {"Embed", "Classify"} <= {*description["components"]["schemas"]}
 
 

@@ -57,7 +57,7 @@ def test_label_prints_json(label, image, scores):
 
 def test_help_needs_no_packages(run_python):
     run = run_python(
-        "-c", BLOCK, "torch,transformers,numpy,onnxruntime,tokenizers,PIL", "label", "--help"
+        "-c", BLOCK, "torch,numpy,onnxruntime,tokenizers,PIL,starlette,uvicorn", "label", "--help"
     )
     assert "usage: dcclip" in run.stdout
 
@@ -66,10 +66,10 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     def fail(options):
         raise ModuleNotFoundError("No module named 'PIL.Image'", name="PIL.Image")
 
-    monkeypatch.setattr(commands, "run_label", fail)
+    monkeypatch.setitem(commands.RUN, "label", fail)
     with pytest.raises(SystemExit):
         command.main(["label", "a.png", "fox"])
-    assert "PIL.Image is not installed. Run: pip install numpy onnx" in capsys.readouterr().err
+    assert "PIL.Image is not installed. Run: pip install filelock numpy" in capsys.readouterr().err
 
 
 def test_user_errors_are_one_line(label, image, tmp_path):

@@ -1,6 +1,7 @@
 """One budget of memory for all decoders, and a limit of time for slow ones."""
 
 import io
+import os
 from threading import Thread
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from modeling_dcclip import image_dcclip
 from modeling_dcclip.search import decoding
-from modeling_dcclip.search.decoding import Budget, decode_photo
+from modeling_dcclip.search.decoding import MEMORY, Budget, decode_photo
 from modeling_dcclip.search.files import UnreadablePhotoError
 from tests.tiny import encoded
 
@@ -17,8 +18,8 @@ SIZE = (160, 120)
 PIXELS = SIZE[0] * SIZE[1]
 
 
-def file_of(file_format, **options):
-    return io.BytesIO(encoded(Image.effect_noise(SIZE, 50).convert("RGB"), file_format, **options))
+def file_of(file_format, mode="RGB", **options):
+    return io.BytesIO(encoded(Image.effect_noise(SIZE, 50).convert(mode), file_format, **options))
 
 
 def assert_refused(file, **options):
@@ -28,24 +29,77 @@ def assert_refused(file, **options):
 
 
 @pytest.mark.parametrize(
-    ("file_format", "per_pixel"), [("PNG", 8), ("WEBP", 16), ("JPEG2000", 20), ("GIF", 9)]
+    ("file_format", "mode", "per_pixel"),
+    [
+        ("PNG", "RGB", 8),
+        ("PNG", "L", 5),
+        ("PNG", "P", 13),
+        ("PNG", "LA", 16),
+        ("PNG", "RGBA", 16),
+        ("WEBP", "RGB", 16),
+        ("JPEG2000", "RGB", 20),
+        ("GIF", "L", 5),
+    ],
 )
-def test_the_memory_of_a_decoder_depends_on_its_format(file_format, per_pixel, monkeypatch):
-    needed = per_pixel * PIXELS
-    monkeypatch.setattr(decoding, "MAX_BYTES", needed)
-    assert decode_photo(file_of(file_format))[1].size == SIZE
-    monkeypatch.setattr(decoding, "MAX_BYTES", needed - 1)
-    assert_refused(file_of(file_format))
+def test_the_memory_of_a_decoder_depends_on_its_format_and_mode(
+    file_format, mode, per_pixel, monkeypatch
+):
+    file = file_of(file_format, mode)
+    held = 2 * len(file.getvalue()) if file_format == "WEBP" else 0
+    monkeypatch.setattr(MEMORY, "limit", per_pixel * PIXELS + held)
+    assert decode_photo(file)[1].size == SIZE
+    monkeypatch.setattr(MEMORY, "limit", per_pixel * PIXELS + held - 1)
+    assert_refused(file)
+
+
+@pytest.mark.parametrize(("mode", "per_pixel"), [("RGB", 4), ("L", 1), ("P", 9), ("RGBA", 8)])
+def test_an_image_that_is_too_large_to_convert_is_reduced_before(mode, per_pixel, monkeypatch):
+    monkeypatch.setattr(MEMORY, "limit", per_pixel * PIXELS)
+    assert decode_photo(file_of("PNG", mode), 20)[1].size == (27, 20)
+    assert decode_photo(file_of("PNG", mode), 20, is_lean=True)[1].size == (27, 20)
+    monkeypatch.setattr(MEMORY, "limit", per_pixel * PIXELS - 1)
+    assert_refused(file_of("PNG", mode), edge=20)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_size_of_a_webp_is_read_from_its_start(mode, options):
+    image = Image.effect_noise(SIZE, 50).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(9)
+    head = encoded(image, "WEBP", **options)[:30]
+    assert decoding.read_webp_size(head) == (*SIZE, mode == "RGBA")
+
+
+def test_a_file_that_its_decoder_reads_as_a_whole_has_a_limit(tmp_path):
+    path = tmp_path / "sparse.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic")
+    os.truncate(path, MEMORY.limit)
+    with path.open("rb") as file, pytest.raises(UnreadablePhotoError, match="file too large"):
+        decode_photo(file)
+
+
+def test_the_page_takes_a_part_of_the_memory_of_all():
+    whole = Budget(100)
+    part = Budget(60, whole)
+    with part.scope():
+        assert decoding.current_budget() is part
+        part.take(50)
+        assert whole._used == 50
+        with pytest.raises(UnreadablePhotoError, match="too many pixels"):
+            part.take(61)
+    assert decoding.current_budget() is MEMORY
+    assert whole._used == 0
 
 
 def test_a_jpeg_that_is_decoded_smaller_takes_less_memory(monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 8 * PIXELS // 16)
+    monkeypatch.setattr(MEMORY, "limit", 8 * PIXELS // 16)
     assert decode_photo(file_of("JPEG"), 24)[1].size == (40, 30)
     assert_refused(file_of("JPEG"))
 
 
 def test_a_progressive_jpeg_is_in_memory_as_a_whole(monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 4 * PIXELS)
+    monkeypatch.setattr(MEMORY, "limit", 4 * PIXELS)
     assert_refused(file_of("JPEG", progressive=True), edge=24)
 
 
@@ -74,12 +128,18 @@ def test_a_thread_waits_for_the_memory_of_another():
     assert order == ["first", "second"]
 
 
-def test_a_process_decodes_to_the_same_pixels_and_date():
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_process_decodes_to_the_same_pixels_and_date(is_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "STRIP_BYTES", 3 * SIZE[0] * 50)
     exif = Image.Exif()
     exif[0x0132] = "2021:05:09 10:00:00"
     file = file_of("PNG", exif=exif)
-    taken, image = decoding._decode_in_process(file, None, ".png")
     expected = decode_photo(file, in_process=False)[1]
+    if is_file:
+        (tmp_path / "a.png").write_bytes(file.getvalue())
+        file = (tmp_path / "a.png").open("rb")
+    with file:
+        taken, image = decoding._decode_in_process(file, {"extension": ".png"})
     assert taken == "2021-05-09 10:00:00"
     assert np.array_equal(np.asarray(image), expected)
 

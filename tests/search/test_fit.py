@@ -11,7 +11,7 @@ def test_nouns_are_in_both_languages_and_each_once():
     assert sum(map(str.isascii, NOUNS)) == 66
 
 
-NUMBERS = (2, -1, -3, 1, -2, -4)  # of names, and of sentences
+NUMBERS = (2, -1, -3, 1, -2, -4)  # three for names, three for sentences
 SPREAD = 3.717  # root of 2 ln(1000)
 
 

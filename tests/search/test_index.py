@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import duplicates, indexing, vectors
+from modeling_dcclip.search import indexing, vectors
 from modeling_dcclip.search.catalog import Database
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.files import date_in_name, search_text
@@ -151,23 +151,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert {hit.copies for hit in index.search("red")} == {()}
 
 
-def test_duplicates_are_those_of_a_comparison_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", 16)
-    vectors = np.random.default_rng(0).standard_normal((120, 4), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = []
-    for row in range(120):
-        for group in expected:
-            if vectors[group[0]] @ vectors[row] >= 0.9:
-                group.append(row)
-                break
-        else:
-            expected.append([row])
-    groups = duplicates._group(vectors, np.ones(120, bool), [None] * 120, 0.9, None)
-    assert [[row for row, _ in group] for group in groups] == expected
-    assert 2 < max(map(len, expected)) < 100
-
-
 def test_content_that_left_the_index_after_it_was_read_is_embedded_again(
     filled, photos, monkeypatch, paint
 ):
@@ -177,7 +160,10 @@ def test_content_that_left_the_index_after_it_was_read_is_embedded_again(
     paint(photos / "white.png", "red", width=31)
     report = filled.add(photos)
     assert report.embedded == 2
-    assert names(filled.search("white", top=1)) == ["z.png"]
+    assert names(filled.search("white", top=2)) == [
+        "white.png",
+        "z.png",
+    ]  # its name, and what it shows
 
 
 def test_broken_files_are_counted_listed_and_not_read_again(index, photos, monkeypatch, paint):
@@ -394,8 +380,8 @@ def test_no_index_is_created_among_other_files(tmp_path, color_model, paint):
 
 
 def test_a_teacher_is_known_by_its_weights_or_its_name():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    student = Space("student", "2" * 16, "", "a/copy", teacher.weights, 16, "digest", 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    student = Space("student", "2" * 16, "a/copy", teacher.weights, "digest", "student", 16, 16)
     stranger = replace(student, teacher_weights="0" * 16)
     assert teacher.rotations(student) == (None, "digest")
     assert student.rotations(teacher)
@@ -404,11 +390,19 @@ def test_a_teacher_is_known_by_its_weights_or_its_name():
 
 
 def test_a_student_that_has_left_its_teachers_space_shares_none():
-    teacher = Space("some/teacher", "1" * 16, "", None, None, 16, None, 16)
-    left = Space("left", "2" * 16, "", "some/teacher", None, 16, None, 16)
+    teacher = Space("some/teacher", "1" * 16, None, None, None, "teacher", 16, 16)
+    left = Space("left", "2" * 16, "some/teacher", None, None, "left", 16, 16)
     assert teacher.rotations(left) is None
     assert left.rotations(teacher) is None
-    assert left.rotations(replace(left, weights="3" * 16)) is None
+    assert left.rotations(replace(left, weights="3" * 16, files="other")) is None
+
+
+def test_a_model_is_known_by_the_files_that_encode_where_its_weights_are_missing():
+    """As of the wheel, which has no model.safetensors."""
+    checkout = Space("checkout", "1" * 16, None, None, None, "same", 16, 16)
+    wheel = replace(checkout, model="wheel", weights="2" * 16)
+    assert checkout.rotations(wheel) == (None, None)
+    assert checkout.change(wheel) is None
 
 
 @pytest.fixture
@@ -460,11 +454,24 @@ def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color
 
 
 def test_a_photograph_whose_embedding_is_not_finite_is_counted(filled, photos, paint, monkeypatch):
-    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
-    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    def run(names, inputs):
+        is_white = np.ptp(inputs["pixel_values"]) == 0
+        return [np.full((1, 16), 0.25 if is_white else np.nan, np.float32)]
+
+    monkeypatch.setitem(filled.runtime._sessions, "vision", SimpleNamespace(run=run))
     paint(photos / "new.jpg", "red", width=33)
     report = filled.add()
     assert report.failures == [(str(photos / "new.jpg"), "its embedding is not finite")]
+
+
+def test_a_model_that_is_not_finite_is_refused_before_any_photograph(
+    filled, photos, paint, monkeypatch
+):
+    nothing = SimpleNamespace(run=lambda *arguments: [np.full((1, 16), np.nan, np.float32)])
+    monkeypatch.setitem(filled.runtime._sessions, "vision", nothing)
+    paint(photos / "new.jpg", "red", width=33)
+    with pytest.raises(ValueError, match=r"not finite\. Export it again"):
+        filled.add()
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,28 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     assert photo.frames[0][1].size == (20, 40)
 
 
+ORIGINAL, DIGITIZED, CHANGED = 0x9003, 0x9004, 0x0132
+
+
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [
+        ({ORIGINAL: 1, DIGITIZED: 2, CHANGED: 3}, 1),
+        ({DIGITIZED: 2, CHANGED: 3}, 2),
+        ({CHANGED: 3}, 3),
+        ({ORIGINAL: 0, DIGITIZED: 2, CHANGED: 3}, 2),
+    ],
+)
+def test_the_first_tag_with_a_date_counts(tmp_path, tags, taken):
+    """And not the date in the name. 0 stands for zeros, of a camera without a clock."""
+    exif = Image.Exif()
+    for tag, month in tags.items():
+        date = f"2023:{month:02}:14 18:22:01" if month else "0000:00:00 00:00:00"
+        (exif if tag == CHANGED else exif.get_ifd(0x8769))[tag] = date
+    Image.new("RGB", (40, 20)).save(tmp_path / "IMG_20190501_101500.jpg", exif=exif)
+    assert read(tmp_path / "IMG_20190501_101500.jpg").taken == f"2023-{taken:02}-14 18:22:01"
+
+
 def failure_of(path, **options):
     with pytest.raises(UnreadablePhotoError) as raised:
         read(path, **options)

@@ -10,6 +10,7 @@ import webbrowser
 from contextlib import ExitStack
 
 import pytest
+from PIL import Image
 
 from modeling_dcclip.search import command, commands
 from modeling_dcclip.search.commands import SHOWN_FAILURES, THUMBNAIL_LINES
@@ -84,7 +85,7 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     os.utime(indexed / "a copy.jpg", (1_700_000_000, 1_700_000_000))
     run("index")
     found = run("search", "red").splitlines()
-    assert found[0] == f"0.998  2023-11-14  {indexed}/a copy.jpg  (copies: 1)"
+    assert found[0] == f"0.998  2023-11-14  {indexed}/a copy.jpg  (name: red)  (copies: 1)"
     first, *others = json.loads(run("search", "red", "--json"))
     assert first["copies"] == [f"{indexed}/red.jpg"]
     assert len(others) == 4
@@ -94,7 +95,7 @@ def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
     found = run("search", "red")
-    assert "red.jpg  (changed or gone)\n" in found
+    assert "red.jpg  (name: red)  (changed or gone)\n" in found
     assert "white.png  (changed or gone)\n" in found
     assert "green.png\n" in found
 
@@ -146,14 +147,16 @@ def test_names_in_any_bytes_are_printed_and_escaped_in_a_terminal(
     assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
 
 
-def test_duplicates_lists_groups(run, indexed, paint):
-    paint(indexed / "red too.jpg", "red", width=50)
+def test_duplicates_lists_groups(run, indexed):
+    ramp = Image.linear_gradient("L")
+    for name, size in {"ramp.png": 256, "ramp too.png": 200}.items():
+        ramp.resize((size, size)).save(indexed / name)
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
     run("index")
     *groups, summary = [group.splitlines() for group in run("duplicates").split("\n\n")]
     assert summary == ["groups: 2. Keeping the largest file of each frees 0.0 MB."]
     found = sorted([line.rpartition("/")[2] for line in group] for group in groups)
-    assert found == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
+    assert found == [["blue.jpg", "copy.jpg"], ["ramp too.png", "ramp.png"]]
 
 
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
@@ -168,16 +171,16 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert run("status").splitlines() == [
         f"index: {place}",
         f"model: {model}",
-        "dimensions: 16",
         "files: 6",
-        "bytes of vectors: 120",
         f"folders: {tmp_path}/gone: 1",
         f"folders: {photos}: 5",
         f"missing folders: {tmp_path}/gone",
-        f"left out: {photos}: ['*.gif', 'private']",
+        f"left out: {photos}: *.gif, private",
         "unreadable: not an image, or damaged: 2",
     ]
-    assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
+    status = json.loads(run("status", "--json"))
+    assert status["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 5}
+    assert (status["dimensions"], status["bytes of vectors"]) == (16, 120)
 
 
 @pytest.mark.parametrize("pattern", ["{photos}/a/", "{photos}/A/*", "~/link/a", "./a", "/a"])
@@ -197,8 +200,24 @@ def test_a_forgotten_folder_leaves_by_any_of_its_paths(run, indexed, tmp_path):
     assert run("index", "--forget", tmp_path / "link") == "5 files removed\n"
     assert run("search", "red") == ""
     assert (indexed / "red.jpg").exists()
-    assert "folders, forget cannot be combined" in run("index", "--forget", indexed, indexed)
     assert "folder: got none, and the index has none yet" in run("index")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["index", "--forget", "a", "a"], "folders, forget cannot be combined"),
+        (["index", "--forget", "a", "--truncate_dim", "9"], "forget, truncate_dim cannot be"),
+        (["index", "--forget", "a", "--model_id", "some/model"], "forget, model_id cannot be"),
+        (["index", "--upgrade", "a", "--exclude", "*.png"], "exclude, upgrade cannot be"),
+        (["a", "--forget", "a"], "forget does not apply"),
+        (["a", "--upgrade", "model"], "upgrade does not apply"),
+        (["a", "--api"], "api does not apply"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(run, indexed, monkeypatch, options, named):
+    monkeypatch.chdir(indexed)
+    assert named in run(*options)
 
 
 def test_a_folder_alone_is_served_at_once_and_indexed(
@@ -213,7 +232,8 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     port = str(free_port())
     command.main([str(photos), "--index", index, "--exclude", "a", "--port", port])
     report, address = sorted(capsys.readouterr().out.splitlines())  # two threads print them
-    assert [address] == opened == [f"http://127.0.0.1:{port}/"]
+    assert [address] == opened
+    assert address.startswith(f"http://127.0.0.1:{port}/?token=")
     assert report.startswith("3 files in the index: 3 embedded")
 
 
@@ -228,7 +248,7 @@ def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
 
 def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     first, line, *others = run("search", "red").splitlines()
-    assert first.endswith("red.jpg")
+    assert first.endswith("red.jpg  (name: red)")
     assert line == "less likely:"
     assert len(others) == 4
     (photos / "red.jpg").unlink()
@@ -272,7 +292,7 @@ def test_the_default_model_takes_the_place_of_a_removed_one(
     run("index", photos, "--model", tmp_path / "old")
     shutil.rmtree(tmp_path / "old")
     monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
-    assert run("search", "red", "--top", "1").endswith("red.jpg\n")
+    assert "red.jpg" in run("search", "red", "--top", "1")
 
 
 def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, capsys):

@@ -1,5 +1,6 @@
 """What a user said about an index outlives its data, and damaged data are computed again."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,7 +13,13 @@ import pytest
 
 from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.settings import BACKUP, SETTINGS, read_settings, write_lock
+from modeling_dcclip.search.settings import (
+    BACKUP,
+    SETTINGS,
+    read_settings,
+    write_lock,
+    write_settings,
+)
 from tests.search.conftest import names
 
 
@@ -41,12 +48,24 @@ def change(path, statement):
         catalog.execute(statement)
 
 
+def copy_from_another_index(path):
+    """A sound catalog, of the same photographs."""
+    with (
+        Index.open(path.parent) as index,
+        Index.open(path.parents[1] / "other", index.runtime, create=True) as other,
+    ):
+        other.add(*index.folders)
+        shutil.copyfile(other.folder / path.name, path)
+
+
 LOSE_THE_VECTORS = "DELETE FROM segments"
-DAMAGES = [Path.unlink, cut_in_half]
+VERSION = "PRAGMA user_version = 0"  # as of a version whose catalogs did not name their index
+DAMAGES = [Path.unlink, cut_in_half, copy_from_another_index]
 DAMAGES += [
     partial(change, statement=statement)
     for statement in (
         LOSE_THE_VECTORS,
+        VERSION,
         "UPDATE segments SET vectors = zeroblob(length(vectors))",
         "UPDATE files SET row = 3 WHERE row = 1",
     )
@@ -76,11 +95,45 @@ def test_damaged_data_without_folders_are_not_dropped(folder):
         Index.open(folder, create=True)
 
 
-def test_settings_without_a_sound_file_are_not_guessed(folder, photos):
+@pytest.mark.parametrize("damage", [cut_in_half, Path.unlink])
+def test_settings_without_a_sound_file_are_not_guessed(folder, color_model, damage):
     for name in (SETTINGS, BACKUP):
-        cut_in_half(folder / name)
+        damage(folder / name)
     with pytest.raises(ValueError, match=r"damaged settings.*Restore settings\.json"):
-        Index.open(folder, create=True)
+        Index.open(folder, color_model, create=True)
+
+
+def test_an_index_that_cannot_be_read_is_not_taken_for_a_new_one(folder, color_model, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"cannot be read .Permission denied.*permissions"):
+        Index.open(folder, color_model, create=True)
+
+
+@pytest.mark.parametrize("name", ["model", "id", "created", "data"])
+def test_settings_of_a_wrong_type_are_damaged(folder, name):
+    settings = read_settings(folder)
+    write_settings(folder, replace(settings, **{name: None}))
+    with pytest.raises(ValueError, match="damaged, edited"):
+        read_settings(folder)
+
+
+def test_what_is_committed_is_on_the_disk(folder, monkeypatch):
+    """A power cut loses no settings that were renamed, and no vectors that a catalog has."""
+    written = []
+    monkeypatch.setattr(os, "fsync", lambda number: written.append(os.fstat(number).st_ino))
+    write_settings(folder, read_settings(folder))
+    assert written == [(folder / name).stat().st_ino for name in (SETTINGS, BACKUP)]
+    with Index.open(folder) as index:
+        assert index.catalog.value("PRAGMA synchronous") == 2  # FULL
+
+
+def test_settings_that_were_not_finished_are_replaced(folder):
+    (folder / f".{SETTINGS}.new").write_text("half")
+    write_settings(folder, read_settings(folder))
+    assert not [*folder.glob(".settings*")]
 
 
 def test_settings_of_a_different_version_are_refused(folder):
@@ -94,7 +147,7 @@ def test_settings_of_a_different_version_are_refused(folder):
 def test_a_creation_that_was_killed_is_repeated(tmp_path, color_model, photos):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / ".lock").touch()
-    (tmp_path / "index" / "catalog-1.sqlite").write_bytes(b"half")
+    (tmp_path / "index" / "catalog-1.sqlite").touch()
     with Index.open(tmp_path / "index", color_model, create=True) as index:
         assert index.add(photos).embedded == 5
 

@@ -2,13 +2,14 @@
 
 import io
 import os
+import time
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.signatures import shows_the_same, signature
+from modeling_dcclip.search.signatures import place_of, shows_the_same, signature
 from tests.search.conftest import names
 
 
@@ -38,7 +39,7 @@ def recompressed(image, quality, scale):
 
 
 def same(first, second):
-    return shows_the_same(signature(first), signature(second))
+    return shows_the_same(signature(first), [signature(second)]).all()
 
 
 LUNCH = ("Lunch at twelve?", "Yes, the usual place", "See you there")
@@ -49,6 +50,19 @@ TRAIN = ("Lunch at twelve?", "No, the train is late", "See you there")
 @pytest.mark.parametrize("image", [landscape(), screenshot(*LUNCH)], ids=["photo", "screenshot"])
 def test_a_copy_shows_the_same_whatever_its_size_and_compression(image, quality, scale):
     assert same(image, recompressed(image, quality, scale))
+
+
+@pytest.mark.parametrize("step", [(1, 1), (1, -1), (-1, 1)], ids=["rows", "columns", "diagonal"])
+def test_a_copy_is_looked_for_on_both_sides_of_a_border(step):
+    """Images whose halves differ by all amounts: one of them is next to the border of a cell."""
+    signs = np.kron([[1, step[0]], [step[1], -step[0] * step[1]]], np.ones((20, 20)))
+    for amount in range(40):
+        one, other = (
+            (128 + (amount + more) / 2 * signs).round().astype(np.uint8).tobytes()
+            for more in (0, 1)
+        )
+        assert place_of(other)[0][0] in place_of(one)[0]
+        assert place_of(one)[0][0] in place_of(other)[0]
 
 
 def test_screenshots_with_one_other_line_do_not_show_the_same():
@@ -79,6 +93,42 @@ def test_a_recompressed_copy_is_one_result_with_its_photograph(chats):
     assert len(hits) == 3
     (both,) = [hit for hit in hits if hit.copies]
     assert {*names([both]), *map(os.path.basename, both.copies)} == COPIES
+
+
+def test_the_next_copy_takes_the_place_of_an_original_that_is_gone(chats, tmp_path):
+    folder = tmp_path / "photos"
+    recompressed(screenshot(*LUNCH), 50, 0.5).save(folder / "z.png")
+    chats.add()
+    for name in ("lunch.png", "mmexport lunch.png"):
+        assert {len(hit.copies) for hit in chats.search("white")} == {
+            0,
+            len(find_duplicates(chats)[0]) - 1,
+        }
+        (folder / name).unlink()
+        chats.add()
+    assert not find_duplicates(chats)
+    screenshot(*LUNCH).save(folder / "lunch.png")
+    chats.add()
+    assert {*names(find_duplicates(chats)[0])} == {"lunch.png", "z.png"}
+
+
+def test_a_search_takes_no_longer_if_all_photographs_are_similar(index, tmp_path):
+    """Every image has small squares in other places, and every other one is a copy of the one before."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2, 602):
+        image = Image.new("RGB", (160, 160), "white")
+        for place in range(10):
+            if number // 2 >> place & 1:
+                left, top = 40 * (place % 4), 48 * (place // 4)
+                image.paste("black", (left, top, left + 16, top + 16))
+        image.save(tmp_path / "photos" / f"{number:04}.jpg", quality=85 - 20 * (number % 2))
+    index.add(tmp_path / "photos")
+    began = time.process_time()
+    hits = index.search("white", top=100_000)
+    assert time.process_time() - began < 1
+    assert len(hits) == 300
+    assert {len(hit.copies) for hit in hits} == {1}
+    assert not index.search("white", skip=999_999)
 
 
 def test_screenshots_whose_words_differ_are_not_duplicates(chats):

@@ -1,6 +1,5 @@
 """Words in photographs: which are read, what finds them, and that a search puts them first."""
 
-import json
 import os
 import sqlite3
 import time
@@ -12,9 +11,9 @@ from modeling_dcclip.search import command
 from modeling_dcclip.search import texts as texts_module
 from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.serve import SearchServer
-from modeling_dcclip.search.texts import NAME, TextReader, Texts, _written, candidates
-from tests.local_server import ask, serving
-from tests.search.conftest import names
+from modeling_dcclip.search.texts import TextReader, candidates, find
+from modeling_dcclip.search.upgrade import upgrade_index
+from tests.local_server import client_of
 
 # a package that reads a text in every image, and ends its process for a white one
 READER = """
@@ -26,80 +25,6 @@ class RapidOCR:
             raise SystemExit
         return type("Result", (), {"txts": ("Total: 45.00", "北京大学 %d" % image[0, 0, 2])})
 """
-
-
-@pytest.fixture
-def texts(index):
-    with closing(Texts(index.folder)) as texts:
-        yield texts
-
-
-@pytest.mark.parametrize(
-    ("query", "is_found"),
-    [
-        ("北京大学", True),
-        ("学", True),
-        ("北大", False),
-        ("total 45.00", True),
-        ("ＴＯＴＡＬ 北京", True),
-        ("tot", False),
-        ('"', False),
-    ],
-)
-def test_all_words_of_a_query_are_found(texts, query, is_found):
-    texts.add(b"/a.png", "1", "Total: 45.00\n北京大学")
-    assert texts.find(query) == ([(b"/a.png", "1")] if is_found else [])
-
-
-def test_a_text_takes_the_place_of_an_earlier_one(texts):
-    texts.add(b"/a.png", "1", "old")
-    texts.add(b"/a.png", "2", "new")
-    assert not texts.find("old")
-    assert texts.find("new") == [(b"/a.png", "2")]
-    assert texts.has(b"/a.png", "2")
-    assert not texts.has(b"/a.png", "1")
-    assert len(texts) == 1
-
-
-def test_a_damaged_file_is_begun_again(tmp_path):
-    (tmp_path / NAME).write_bytes(b"no database" * 1000)
-    with closing(Texts(tmp_path)) as texts:
-        assert len(texts) == 0
-
-
-def test_damage_that_a_query_finds_begins_the_file_again(index, texts):
-    texts.add(b"/a.png", "1", "old " * 9000)
-    texts.close()
-    content = (index.folder / NAME).read_bytes()
-    half = len(content) // 2
-    (index.folder / NAME).write_bytes(content[:4096] + b"\1" * half + content[half + 4096 :])
-    assert _written(index, "old", Filter()) == []
-    with closing(Texts(index.folder)) as again:
-        again.add(b"/a.png", "1", "new")
-        assert again.find("new")
-
-
-def test_the_texts_of_files_that_left_the_index_leave_the_disk(written, photos, texts):
-    texts.add(b"/elsewhere.png", "1", "secret")
-    assert b"secret" in (written.folder / NAME).read_bytes()
-    texts.remove_missing(written.catalog)
-    assert len(texts) == 1
-    assert texts.find("red")
-    assert b"secret" not in (written.folder / NAME).read_bytes()
-
-
-def test_the_words_of_a_folder_are_forgotten_with_it(written, photos, texts, capsys):
-    command.main(["index", "--index", str(written.folder), "--forget", str(photos)])
-    assert len(texts) == 0
-
-
-def test_photographs_elsewhere_do_not_hide_those_of_a_filter(written, texts, monkeypatch):
-    monkeypatch.setattr(texts_module, "MOST", 1)
-    state = written.catalog.file_at(os.fsencode(written.newest()[0].path)).state
-    texts.add(b"/elsewhere.png", "1", "red")
-    texts.add(state.path, state.version, "red red red")
-    assert len(_written(written, "red", Filter())) == 1
-    assert names(_written(written, "red", Filter(path="blue"))) == ["blue.jpg"]
 
 
 @pytest.fixture
@@ -116,20 +41,29 @@ def readable(calibrated, monkeypatch, tmp_path):
     return calibrated
 
 
-def test_photographs_are_read_while_nothing_else_happens(readable, texts, tmp_path, monkeypatch):
+def number_read(index):
+    return index.catalog.value("SELECT count(*) FROM texts")
+
+
+def test_photographs_are_read_while_nothing_else_happens(readable, photos, tmp_path, monkeypatch):
     (tmp_path / "PIL.py").write_text("raise SystemExit")  # in the current folder
     monkeypatch.chdir(tmp_path)
+    os.utime(photos / "red.jpg", (1, 1))  # it may have a different content now
     with TextReader(readable, lambda: False):
         deadline = time.monotonic() + 60
-        while len(texts) < 5 and time.monotonic() < deadline:
+        while number_read(readable) < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
-    found = names(_written(readable, "北京大学 0", Filter()))
-    assert sorted(found) == ["blue.jpg", "green.png"]
+    found = readable.search("北京大学")
+    assert sorted(hit.path.rpartition("/")[2] for hit in found if hit.match) == [
+        "blue.jpg",
+        "green.png",
+        "yellow.webp",
+    ]
     # the white one ended the process, and is not tried again
-    assert candidates(readable, texts) == []
+    assert [os.path.basename(state.path) for state in candidates(readable)] == [b"red.jpg"]
 
 
-def test_no_photograph_leaves_the_index_while_candidates_are_chosen(readable, texts, monkeypatch):
+def test_no_photograph_leaves_the_index_while_candidates_are_chosen(readable, monkeypatch):
     def delete_one(rows):
         (path,) = readable.folder.glob("catalog-*.sqlite")
         with closing(sqlite3.connect(path, timeout=0)) as other:
@@ -138,35 +72,58 @@ def test_no_photograph_leaves_the_index_while_candidates_are_chosen(readable, te
 
     monkeypatch.setattr(readable.store, "read", delete_one)
     with pytest.raises(OSError, match="locked"):
-        candidates(readable, texts)
+        candidates(readable)
 
 
-def test_nothing_is_read_while_something_else_happens(readable, texts):
+def test_nothing_is_read_while_something_else_happens(readable):
     with TextReader(readable, lambda: True):
         time.sleep(0.2)
-    assert len(texts) == 0
+    assert number_read(readable) == 0
 
 
 @pytest.fixture
-def written(calibrated, photos, texts):
-    """An index whose blue photograph shows the word red."""
-    state = calibrated.catalog.file_at(os.fsencode(photos / "a" / "blue.jpg")).state
-    texts.add(state.path, state.version, "red")
+def written(calibrated, photos):
+    """An index whose blue photograph shows the words TOTAL and red."""
+    digest = calibrated.catalog.digest(os.fsencode(photos / "a" / "blue.jpg"))
+    calibrated.catalog.add_texts([(digest, "TOTAL: red")])
     return calibrated
 
 
-def test_a_photograph_with_the_words_comes_first_on_the_page(written):
-    with serving(SearchServer(written, port=0)) as server:
-        answer = json.loads(ask(server, "/search?q=red")[1])
-    assert [hit["name"] for hit in answer["hits"]][:2] == ["blue.jpg", "red.jpg"]
+def test_photographs_with_the_words_come_first_and_are_marked(written, photos):
+    with SearchServer(written, port=0) as server, client_of(server) as client:
+        answer = client.get("/search?q=red").json()
+    hits = answer["hits"]
+    assert [(hit["name"], hit["match"], hit["words"]) for hit in hits[:2]] == [
+        ("red.jpg", "name", ["red"]),
+        ("blue.jpg", "text", ["red"]),
+    ]
+    assert hits[1]["text"] == "TOTAL: red"
+    assert -1 <= hits[1]["score"] < 0.9
+    assert {hit["match"] for hit in hits[2:]} == {None}
     assert answer["fits"] == 2
-    assert len(answer["hits"]) == 5
+    # what words find changes nothing in the probabilities of the others
+    others = {hit.path: hit.fit for hit in written.search("red") if hit.match is None}
+    written.catalog.execute("DELETE FROM words")
+    assert others.items() <= {hit.path: hit.fit for hit in written.search("red")}.items()
 
 
-def test_the_words_of_a_file_that_has_changed_are_forgotten(written, photos):
-    os.utime(photos / "a" / "blue.jpg", (1, 1))
+def test_a_text_is_found_within_a_filter_and_on_the_next_page(written):
+    (hit,) = find(written, "total", chosen=Filter(path="blue"))
+    assert hit.match == "text"
+    (hit,) = written.search("total", top=1, skip=0)
+    assert hit.match == "text"
+    assert written.search("total", top=1, skip=1)[0].match is None
+
+
+def test_the_text_stays_with_a_moved_photograph_and_an_upgrade(written, photos, color_model):
+    (photos / "a" / "blue.jpg").rename(photos / "other.jpg")
     written.add()
-    assert _written(written, "red", Filter()) == []
+    assert written.search("total")[0].match == "text"
+    upgrade_index(written, color_model)
+    assert written.search("total")[0].match == "text"
+    (photos / "other.jpg").unlink()
+    written.add()
+    assert written.search("total")[0].match is None
 
 
 def test_status_tells_how_many_photographs_were_read(written, capsys):

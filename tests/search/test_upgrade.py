@@ -78,6 +78,19 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch, paint, 
     assert first(index, "red") == "red.jpg"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_note_of_an_upgrade_blocks_nothing(index, new_model, content):
+    (index.folder / "upgrade.json").write_text(content)
+    assert index.add().unchanged == 5
+    assert upgrade_index(index, new_model).embedded == 5
+
+
+def test_an_index_without_folders_is_not_upgraded(index, new_model, photos):
+    index.forget(photos)
+    with pytest.raises(ValueError, match="has no folders"):
+        upgrade_index(index, new_model)
+
+
 def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model):
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop_after(1))

@@ -26,7 +26,7 @@ def vectors():
 
 @pytest.fixture
 def store(tmp_path, vectors):
-    store = VectorStore(Catalog(tmp_path / "catalog.sqlite", create=True), DIMENSION)
+    store = VectorStore(Catalog(tmp_path / "catalog.sqlite", "", create=True), DIMENSION)
     for start in range(0, COUNT, 90):
         part = vectors[start : start + 90]
         store.write(np.arange(start, start + len(part)), part)

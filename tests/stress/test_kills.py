@@ -24,7 +24,7 @@ from tests.training.data.shards import read_samples, write_shards
 
 pytestmark = pytest.mark.stress
 
-KILLS = 6  # of each command
+KILLS = 6  # kills of each command
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TIMEOUT_S = 600.0
 EARLIER = 0.8  # factor of the moment if a command ended before it

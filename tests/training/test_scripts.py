@@ -9,7 +9,9 @@ import yaml
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import ROOT, VIT, XLM_ROBERTA
-from training import align, distill, measure
+from training import align, distill
+from training.engine import script as engine_script
+from training.experiments import measure
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +60,10 @@ def test_stage_2_of_the_demo_trains_its_student_first_if_there_is_none(
     ran = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit):
+        align.main([])
+    assert "the demo runs in the checkout alone" in capsys.readouterr().err
+    monkeypatch.setattr(engine_script, "REPO_ROOT", tmp_path)
     for stage in (distill, align):
         monkeypatch.setattr(stage, "run", lambda recipe, name=stage.__name__: ran.append(name))
     if has_student:

@@ -130,8 +130,12 @@ class DistillRecipe(TrainingRecipe):
     Args:
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
-        map_weight: Weight of the Smooth-L1 loss between the student's feature map, after a 1x1 convolution to the
-            teacher's width, and the teacher's feature map, whitened by LayerNorm without affine parameters.
+        map_weight: Weight of the Smooth-L1 loss between the student's feature map, after a head that maps it to the
+            teacher's width, and the teacher's whitened feature map.
+        map_head: Head of the student's feature map, which training discards: `linear` is the paper's 1x1 convolution,
+            `mlp` two of them with a norm and GELU between them (SimReg, arXiv 2201.05131).
+        map_whitening: Whitening of the teacher's feature map: `position` is the paper's LayerNorm over the channels of
+            each position, `data` takes the mean of each channel and one scale from the training data.
         embedding_weight: Weight of the cosine distance between embeddings, which trains the student's projections.
         logits_weight: Weight of the divergence between the teacher's and the student's similarities to the captions of
             the data; of more than 4,096 captions, evenly spaced ones are taken.
@@ -142,6 +146,8 @@ class DistillRecipe(TrainingRecipe):
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
     map_weight: Weight = 1.0
+    map_head: Literal["linear", "mlp"] = "linear"
+    map_whitening: Literal["position", "data"] = "position"
     embedding_weight: Weight = 1.0
     logits_weight: Weight = 0.0
     named_targets: str | None = None
@@ -178,6 +184,8 @@ class AlignRecipe(TrainingRecipe):
             other way round; `sigmoid` classifies every pair on its own as matching or not.
         contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
+        interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
+            teacher's images and the student's captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names and sentences that
             come with this project, in the languages of the student. It keeps the student accurate beyond the captions
@@ -203,6 +211,7 @@ class AlignRecipe(TrainingRecipe):
     loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: Weight = 1.0
     text_text_weight: Weight = 0.0
+    interactive_weight: Weight = 0.0
     anchor_weight: Weight = 0.0
     general_weight: Weight = 0.0
     photo_weight: Weight = 0.0

@@ -178,16 +178,14 @@ class StudentConfig(Checked):
             checkpoint, only the fields that differ from the checkpoint's config; None takes that config unchanged.
         text_config: Transformers config of the text tower, by the same rules with `text_init`. Vocabulary size and
             special tokens come from the tokenizer.
-        vision_init: Initial weights of the image tower: `random`, `teacher`, `pip:efficientnet-lite0` or
-            `pip:efficientnet-lite2` (ImageNet weights of a pip package), or the Hub id or folder of a pretrained
+        vision_init: Initial weights of the image tower: `random`, `teacher`, or the Hub id or folder of a pretrained
             tower. A deeper or wider tower is cut to evenly spaced layers, heads and channels.
         text_init: Initial weights of the text tower: `random`, `teacher`, or the Hub id or folder of a pretrained
             tower, which is cut like an image tower. Token embeddings are matched by the token's text.
         tokenizer: Hub id or folder of the tokenizer, such as a vocabulary from
             `python -m training.prepare.vocabulary`. None takes the teacher's tokenizer.
         image_size: Height and width of the input image in pixels. None takes the teacher's size.
-        image_mean: Mean of each color channel, in 0..1, for normalization. None takes the value of a `pip:`
-            tower, or else of the teacher.
+        image_mean: Mean of each color channel, in 0..1, for normalization. None takes the teacher's value.
         image_std: Standard deviation of each color channel, in 0..1. None takes the teacher's value.
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
             text of the teacher; a run warns if the student's is longer.
@@ -215,7 +213,8 @@ class EvalConfig(Checked):
     Args:
         data: Parquet file, folder, Hub id (its split `test`) or `module:function` of the images and labels, which are
             class names. None runs no evaluation.
-        class_names: JSON file with a list of {language: name}, one entry per class, or the id of an ELEVATER set.
+        class_names: JSON file with a list of {language: name}, one entry per class, `module:function` that returns
+            such a list, or the id of an ELEVATER set.
     """
 
     data: str | None = None

@@ -1,15 +1,14 @@
 """Images and captions, from files to batches. `training.data.batch.Batch` documents the fields of a batch.
 
-batch.py       the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
-captions.py    captions of rows, in memory-mapped tables
-dataset.py     rows that can be looked up: `PairDataset`, and its loader
-image_bank.py  images without captions that stay in memory
-images.py      decode, resize, augment and normalize images
-reader.py      open files, folders, Hub ids or functions, whole or as a stream; which images may be opened
-sampling.py    which samples make up which batch, as pure functions of seed and step
-shards.py      the shards of a stream: order, division among workers, shuffling, position
-skips.py       what was skipped and why, with a limit
-stream.py      streams of any size: `PairStream`, and its loader
+batch.py     the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
+captions.py  captions of rows, in memory-mapped tables
+dataset.py   rows that can be looked up: `PairDataset`, and its loader
+images.py    decode, resize, augment and normalize images
+reader.py    open files, folders, Hub ids or functions, whole or as a stream; which images may be opened
+sampling.py  which samples make up which batch, as pure functions of seed and step
+shards.py    the shards of a stream: order, division among workers, shuffling, position
+skips.py     what was skipped and why, with a limit
+stream.py    streams of any size: `PairStream`, and its loader
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """The batch that data, tasks and the training loop share: its captions, their token ids, and how it is made."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from training.data.images import Views
 from training.text.phrasing import reword
 from training.text.vocabulary import Vocabulary, chunks
 from training.text.writing_systems import is_written_in
+from training.utils.keys import fingerprint
 
 
 class Batch(TypedDict, total=False):
@@ -43,6 +43,8 @@ class Batch(TypedDict, total=False):
         image_maps: (B, D, H, W) float16, cached feature maps.
         text_targets: (T, D) float16, cached embeddings of the captions.
         text_maps: (T, L, D) float16, cached token states, zero after the last token.
+        named_targets: (T, D) float32, embeddings that a file states for some captions.
+        is_named: (T,) bool, whether the file states one.
     """
 
     rows: Tensor
@@ -64,6 +66,8 @@ class Batch(TypedDict, total=False):
     image_maps: Tensor
     text_targets: Tensor
     text_maps: Tensor
+    named_targets: Tensor
+    is_named: Tensor
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ NO_CAPTION = "no caption"
 EMPTY = "empty caption"
 NO_LETTERS = "caption without letters or digits"
 NOT_UNICODE = "caption is not valid Unicode"
-HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # of surrogates
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # half of a surrogate pair
 WRONG_SCRIPT = "caption in the wrong script"
 # a missing translation, and what the user asked to filter
 EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})
@@ -180,7 +184,7 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
 
 def text_id(text: str) -> int:
     """63-bit id of a text, the same in any process and run; it fits into an int64 tensor."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(fingerprint(text.encode()), "big") >> 1
 
 
 def tokenize(

@@ -24,7 +24,7 @@ class CaptionTable:
         tables: Rows of each source.
         columns: Caption columns of each source, by language.
         check_scripts: Whether captions without a letter of their language's script are not usable.
-        skipped: Report to which rows without a usable caption, and captions that are not usable, are added.
+        skipped: Report that counts rows without a usable caption, and captions that are not usable.
 
     Raises:
         ValueError: A caption is not UTF-8.

@@ -20,7 +20,13 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
-from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect
+from modeling_dcclip.image_dcclip import (
+    DecompressionBomb,
+    ImageError,
+    crop_to_aspect,
+    fit_box,
+    square_input,
+)
 from modeling_dcclip.image_dcclip import open_image as open_file
 from training.config import AugmentConfig
 from training.data.reader import FILE_MISSING, Cell, CellRules
@@ -97,13 +103,9 @@ def decode_image(cell: Cell | str | None, size: int, squash: bool = False) -> Te
     image = read_image(cell, size)
     if isinstance(image, str):
         return image
-    if squash:
-        return _resize(image, size, size)
-    image = crop_to_aspect(image)
-    short = min(image.size)
-    width = max(size, int(image.width * size / short))
-    height = max(size, int(image.height * size / short))
-    left, top = (width - size) // 2, (height - size) // 2
+    if not squash:
+        image = crop_to_aspect(image)
+    width, height, left, top = fit_box(*image.size, *square_input(size, squash))
     return _resize(image, width, height)[:, top : top + size, left : left + size]
 
 

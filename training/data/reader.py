@@ -26,11 +26,9 @@ that does not decode is never left out in silence: `images.read_image` returns t
 counts, fine-tuning lists, and an evaluation refuses with the row.
 """
 
-import importlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,9 +54,11 @@ from datasets import (
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from modeling_dcclip.image_dcclip import is_hidden
 from training.utils.files import expanded, is_claimed
-from training.utils.keys import Digest
-from training.utils.trust import FUNCTION
+from training.utils.keys import Digest, digest_key
+from training.utils.reading import read_text, require_regular
+from training.utils.trust import FUNCTION, call_function
 
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
@@ -70,9 +70,6 @@ BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 IMAGE_SUFFIXES = re.compile(
     r"\.(avif|bmp|gif|heic|heif|hif|jfif|jp2|jpe|jpeg|jpg|mpo|pgm|png|ppm|tif|tiff|webp)"
 )
-SYSTEM_FOLDERS = frozenset(
-    {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-)
 SPLITS = {
     "train": ("train", "training", "训练集", "训练", "訓練集", "訓練"),
     "validation": ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
@@ -80,7 +77,7 @@ SPLITS = {
 }
 KIND_OF = {name: kind for kind, names in SPLITS.items() for name in names}
 CLASS_NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
-SHARDED_PREFIX = "/wds_"  # of the names of these data sets, whose folders are splits of tar shards
+SHARDED_PREFIX = "/wds_"  # prefix of their names; their folders are splits of tar shards
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -174,11 +171,24 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
 
 def _open(source: str | list[str], reading: Reading) -> Opened:
     names = _names(source)
+    local = [
+        Path(found) for name in _numbered(names) for found in sorted(glob(str(expanded(name))))
+    ]
+    for path in local:
+        require_regular(path, reading.field)
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
     if len(kinds) == 1 and (kind := kinds.pop()):
         reading.has_no_splits(names[0])
         files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
-        rows = _load(source, reading, kind, data_files=files, split="train")
+        # the cache of `datasets` goes by the time of a file alone, which a copy may keep
+        found = {str(path): path.stat() for path in local}
+        state = digest_key(
+            {
+                name: [each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns]
+                for name, each in found.items()
+            }
+        )
+        rows = _load(source, reading, kind, name=f"files-{state}", data_files=files, split="train")
         return Opened(rows, f"{kind} files")
     name = names[0].strip() if len(names) == 1 else ""
     path = expanded(name)
@@ -253,10 +263,8 @@ def _load(source: str | list[str], reading: Reading, *arguments: Any, **options:
 
 def _call(name: str, reading: Reading) -> Any:
     """Result of a function of the user's."""
-    module, function = name.split(":")
-    sys.path.append(os.getcwd())  # which `python training/X.py` leaves out
     with _loading(name, reading):
-        found = getattr(importlib.import_module(module), function)()
+        found = call_function(name)
     return _select_split(found, name, reading)[0]
 
 
@@ -345,15 +353,14 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
         below = [Path(parent, name) for name in names]
         outputs += filter(is_claimed, below)
         names[:] = [path.name for path in below if not _is_passed(path)]
-        paths = [Path(parent, name) for name in found if not name.startswith(".")]
+        paths = [Path(parent, name) for name in found if not is_hidden(name)]
         files += filter(Path.is_file, paths)  # no pipe or device
     return sorted(files), outputs
 
 
 def _is_passed(folder: Path) -> bool:
     """Whether a folder is hidden, of the system, or an output of this project's commands."""
-    name = folder.name.lower()
-    return name.startswith(".") or name in SYSTEM_FOLDERS or is_claimed(folder)
+    return is_hidden(folder.name) or is_claimed(folder)
 
 
 def _split_folder(folder: Path, reading: Reading) -> Path:
@@ -406,7 +413,7 @@ def _caption(path: Path, reading: Reading) -> str | None:
 
 def _read_text(path: Path, reading: Reading) -> str:
     try:
-        return path.read_text(reading.codec)
+        return read_text(path, reading.codec)
     except (OSError, UnicodeError, LookupError) as error:
         raise reading.unreadable(path, error) from error
 

@@ -178,8 +178,12 @@ def num_workers(config: DataConfig) -> int:
         return config.workers
     if not torch.cuda.is_available():
         return 0
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MAX_WORKERS, num_cores() // processes))
+    return max(1, min(MAX_WORKERS, num_cores() // _local_processes()))
+
+
+def _local_processes() -> int:
+    """Number of training processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def image_bytes(size: int | None) -> int:
@@ -199,11 +203,14 @@ def data_loader(dataset: Any, workers: int, batch_bytes: int = 0, **options: Any
     Raises:
         ValueError: The shared memory, which a container limits, is too small for the batches that are prepared.
     """
-    needed = 2 * workers * batch_bytes  # each worker prepares two batches
+    # each worker prepares two batches, and all processes of the machine share the memory
+    processes = _local_processes()
+    needed = 2 * processes * workers * batch_bytes
     if SHARED_MEMORY.is_dir() and needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
         raise ValueError(
-            f"data.workers: {workers} workers need {needed / MIB:,.0f} MiB of shared memory, and {SHARED_MEMORY} has "
-            f"{free / MIB:,.0f} MiB free. Enlarge it (docker run --shm-size), or lower data.workers or batch_size."
+            f"data.workers: {workers} workers of {processes} processes need {needed / MIB:,.0f} MiB of shared memory, "
+            f"and {SHARED_MEMORY} has {free / MIB:,.0f} MiB free. Enlarge it (docker run --shm-size), or lower "
+            "data.workers or batch_size."
         )
     return DataLoader(
         dataset,

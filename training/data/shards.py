@@ -17,7 +17,7 @@ from training.data.reader import check_types
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
 
 READ_SIZE = 16  # rows that are read at once
-MAX_BLOCK_BYTES = 256 * 2**20  # of encoded images in a block of the shuffling
+MAX_BLOCK_BYTES = 256 * 2**20  # encoded images in one block of the shuffling
 MAX_EMPTY = 16  # a worker that has read this many times the number of units, all empty, has no rows
 
 
@@ -221,7 +221,7 @@ def shuffled_samples(
     reader = read_samples(shards, key, worker, num_workers, position.unit, position.index)
     ahead = next(reader)  # the first sample that is not in a block yet
     following: list[RawSample] = []
-    num_bytes = 0  # of the next block
+    num_bytes = 0  # size of the next block
 
     def read_ahead() -> bool:
         """Add a sample to the next block; return False if the block is full or its epoch has ended."""

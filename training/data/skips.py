@@ -7,7 +7,7 @@ from typing import Any
 
 from training.data.batch import EXPECTED_CAUSES, usable_captions
 
-COUNTS = ("samples", "captions", "usable", "damaged")  # of a stream
+COUNTS = ("samples", "captions", "usable", "damaged")  # counters of a stream
 MIN_SEEN = 200  # number of samples of a stream before the share of skipped ones is checked
 
 
@@ -41,7 +41,7 @@ class _Captions:
                 counts[language] += number
 
     def check_languages(self, least: int = 0):
-        """Raise SkipError if too many captions of a language are damaged that has at least `least` captions."""
+        """Raise SkipError if too many captions of a language with at least `least` captions are damaged."""
         for language, damaged in self.damaged.items():
             total = damaged + self.usable[language]
             if total >= least and damaged > self.max_share * total:

@@ -5,7 +5,6 @@ formats.py           options, and the table of export formats: a new format is o
 gate.py              the accuracy gate: encode the data with each file, and time it
 gate_data.py         images, class names and calibration images of the gate
 graphs.py            ONNX: write and quantize graphs
-immich_layout.py     the folder that Immich's server loads
 open_clip_layout.py  the folder that open_clip loads
 output.py            the output folder: files, results and card
 programs.py          ExecuTorch: write and run programs

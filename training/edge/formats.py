@@ -21,12 +21,12 @@ class ExportOptions:
         folder: Folder of a finished model, as `training/align.py` writes it.
         output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
         format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` for apps, or the layout of
-            another tool: `open_clip` or `immich`.
+            another tool: `open_clip`.
         towers: Towers to export: `vision`, `text` or `both`.
         variants: Number formats, `fp32` and `int8`. Default: all of the format.
         data: Labeled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
-            embedded corpus for a model of emoji, or the validation split that fine-tuning left in `folder`. Without
-            these, accuracy is not checked and the files are marked as unchecked.
+            validation split that fine-tuning left in `folder`, or the validation set of its recipe. Without these,
+            accuracy is not checked and the files are marked as unchecked.
         class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
             for each class, or the id of an ELEVATER set, such as cifar-100.
         calibration: Images that set the int8 ranges: any source, with the column `image_column`. Default: the images
@@ -157,11 +157,6 @@ FORMATS = {
             name="open_clip",
             module="training.edge.open_clip_layout",
             packages=("open-clip-torch", "timm"),
-        ),
-        Format(
-            name="immich",
-            module="training.edge.immich_layout",
-            packages=("onnx", "onnxscript", "onnxruntime"),
         ),
     )
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_dcclip import DCCLIPProcessor
+from modeling_dcclip.image_dcclip import fit_image, square_input
 from training.data import open_image
 from training.edge.formats import Format
 from training.edge.gate_data import GateData
@@ -123,7 +124,7 @@ def judged(verdict: Verdict) -> Verdict:
 
 
 def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateData) -> Verdict:
-    """Check the layout of another tool: the tool must give the embeddings of transformers, on whole images."""
+    """Check the layout of another tool: the tool must give the embeddings of transformers."""
     tool = layout.functions.ToolEncoder(target, Path(model.name))
     # tools resize in Pillow; torchvision, the default of transformers, rounds some pixels differently
     processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
@@ -131,11 +132,9 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
     expected = []
     for row in data.images.cast_column("image", Image(decode=False)):
         image = open_image(row["image"])
-        # the upper left square: tools round the margins of a center crop differently
-        edge = min(image.size)
-        image = image.crop((0, 0, edge, edge))
+        # its center at full resolution: tools round the margins of a crop after the resize differently
+        image = fit_image(image, {}, square_input(min(image.size), squash=False)[1])
         found.append(torch.from_numpy(tool.encode_image(image)))
-        # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
         inputs = processor(images=image, return_tensors="pt")["pixel_values"]
         expected.append(model.embed_images(inputs).cpu())
     texts = {}

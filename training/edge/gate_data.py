@@ -1,8 +1,9 @@
 """Data of the accuracy gate: labeled images, and the names of their classes in both languages.
 
-Without options, they are data of the kind that the model was trained on, if its folder names any.
+Without options, they are the validation set that the model's folder has or names.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, concatenate_datasets
+from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -27,9 +28,9 @@ from training.data.reader import Reading, open_source
 from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.evaluation.sets.labeled_sets import Source, open_set
-from training.experiments.corpus.emoji import DEFAULT_CACHE
 from training.text.writing_systems import LANGUAGES
 from training.utils.reading import read_mapping
+from training.utils.trust import FUNCTION, check_no_code
 
 NUM_CALIBRATION = 128
 MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
@@ -39,7 +40,8 @@ NOISE_EDGE = 256
 SPLITS_FOLDER = "data"
 TRAINING_FILE = "train.parquet"
 VALIDATION_FILE = "validation.parquet"
-EMOJI = "training.experiments.corpus.emoji:"  # functions that load the embedded corpus
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class GateData:
 
     @classmethod
     def from_options(cls, options: ExportOptions) -> "GateData":
-        """The labeled set that the options name; else data of the kind that the model was trained on; else none.
+        """The labeled set that the options name; else the validation set that the folder has or names; else none.
 
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labeled set does not match them.
@@ -98,25 +100,36 @@ class GateData:
         recipe = Path(options.folder, RECIPE_FILE)
         if (splits / VALIDATION_FILE).is_file():
             return cls._validation(splits, calibration)
-        if recipe.is_file() and is_of_emoji(read_mapping(recipe, "folder")):
-            return cls._embedded(calibration)
-        return cls._unchecked(calibration)
+        named = cls._of_recipe(recipe, calibration) if recipe.is_file() else None
+        return named or cls._unchecked(calibration)
 
     @classmethod
-    def _embedded(cls, calibration: Dataset | None) -> "GateData":
-        """The embedded corpus: images held out from training, and the names of all concepts. The images of the
-        training split are the default of `calibration`.
+    def _of_recipe(cls, path: Path, calibration: Dataset | None) -> "GateData | None":
+        """The validation set that a recipe names; None if it names none that can be used here. The images of the
+        training data are the default of `calibration`.
         """
-        # not at the top, so that other data do not need the packages of the embedded corpus
-        from training.evaluation.sets.held_out import HeldOut
-
-        held_out = HeldOut.open()
-        if calibration is None:
-            calibration = load_source(str(held_out.corpus / TRAINING_FILE))
-        sets = held_out.sets.values()
-        images = concatenate_datasets([each.rows for each in sets])
-        labels = torch.cat([each.labels for each in sets])
-        return cls(images, labels, held_out.class_names, calibration, held_out.corpus.name)
+        recipe = read_mapping(path, "folder")
+        evaluation = recipe.get("eval") or {}
+        location = str(evaluation.get("data"))
+        names = evaluation.get("class_names")
+        if not names or not _is_here(location):
+            return None
+        data = recipe["data"]
+        try:
+            check_no_code({"eval": evaluation, "data": data}, ())
+            class_names = ClassNames.read(names)
+            labeled = open_set("eval.data", Source(location), class_names)
+        except ValueError as error:
+            logger.warning("The validation set in %s is not used: %s", path, error)
+            return None
+        if labeled.labels.ndim > 1:
+            return None  # the check needs one label for each image
+        if calibration is None and _is_here(data.get("train")):
+            column = data.get("image_column", "image")
+            rows = load_source(data["train"], image_column=column)
+            calibration = rows.select_columns([column]).rename_columns({column: "image"})
+        images = labeled.rows if calibration is None else calibration
+        return cls(labeled.rows, labeled.labels, class_names, images, location)
 
     @classmethod
     def _validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
@@ -136,7 +149,7 @@ class GateData:
             first = {best: first[best]}
             kept = [row for row, name in enumerate(first[best]) if name]
         chosen = [kept[row] for row in evenly_spaced_rows(len(kept), MAX_VALIDATION)]
-        numbers: dict[tuple[str, ...], int] = {}  # of classes, by their names
+        numbers: dict[tuple[str, ...], int] = {}  # class numbers by class names
         labels = []
         for row in chosen:
             key = tuple(names[row] for names in first.values())
@@ -203,15 +216,6 @@ def _calibration(options: ExportOptions) -> Dataset:
     return rows.select_columns([column]).rename_columns({column: "image"})
 
 
-def is_of_emoji(recipe: dict[str, Any]) -> bool:
-    """Whether all training data of a recipe are the embedded corpus of emoji."""
-    data = recipe.get("data") or {}
-    sources = [source.get("train") for source in data.get("sources") or []]
-    if data.get("train"):
-        sources.append(data["train"])
-    cache = DEFAULT_CACHE.expanduser().resolve()
-    for source in map(str, sources):
-        is_cached = Path(source).expanduser().resolve().is_relative_to(cache)
-        if not source.startswith(EMOJI) and not is_cached:
-            return False
-    return bool(sources)
+def _is_here(source: Any) -> bool:
+    """Whether a source of a recipe is a function or a file of this machine, so that nothing is downloaded."""
+    return isinstance(source, str) and bool(FUNCTION.fullmatch(source) or Path(source).exists())

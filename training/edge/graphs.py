@@ -75,9 +75,8 @@ def write_graph(
     graph: nn.Module,
     tower: str,
     example: tuple[Tensor, ...],
-    shapes: dict[str, Any] | tuple[Any, ...] | None,
+    shapes: dict[str, Any] | tuple[Any, ...],
     path: Path,
-    input_names: list[str] | None = None,
     external_data: bool = False,
 ):
     """Write a module as a graph, such as a tower of any model.
@@ -86,9 +85,8 @@ def write_graph(
         graph: Module that maps images, or token ids and mask, to embeddings; on the CPU, in float32.
         tower: The tower, for the names of inputs and output: `vision` or `text`.
         example: Example inputs. The batch size must be at least 2, since the tracer takes 1 as constant.
-        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`. None fixes all.
+        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`.
         path: Path of the graph.
-        input_names: Names of the inputs. Default: those of transformers.js.
         external_data: Whether the weights go to a second file, which a graph of more than 2 GiB needs.
     """
     with warnings.catch_warnings(action="ignore"):  # about PyTorch's own code
@@ -98,7 +96,7 @@ def write_graph(
             path,
             dynamo=True,
             opset_version=OPSET,
-            input_names=input_names or INPUTS[tower],
+            input_names=INPUTS[tower],
             output_names=[OUTPUTS[tower]],
             dynamic_shapes=shapes,
             external_data=external_data,

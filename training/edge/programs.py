@@ -192,11 +192,11 @@ def open_tower(path: Path, threads: int = 0) -> Runner:
             f"{path.name}: ExecuTorch on this machine cannot run it ({error})."
         ) from error
 
-    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def call(inputs: dict[str, np.ndarray]) -> np.ndarray:
         parts = [torch.from_numpy(array).split(MAX_BATCH) for array in inputs.values()]
         embeddings = []
         for batch in zip(*parts, strict=True):
             embeddings.append(method.execute(batch)[0].numpy())
         return np.concatenate(embeddings)
 
-    return run
+    return call

@@ -14,7 +14,7 @@ from training.evaluation.metrics import right_ranks
 ALLOWED_POINTS = {"fp32": 0.0, "bfloat16": 1.0, "int8": 1.0}
 TOLERANCE = {"int8": 0.0}  # largest slow-down against fp32, as a fraction
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
-# of every embedding in fp32: a runtime or a tool may round pixels and sums differently
+# lowest cosine of an fp32 embedding with PyTorch's: a runtime or a tool may round pixels and sums differently
 MIN_COSINE = 0.999
 TOP = 10  # images that a query of the retrieval finds
 

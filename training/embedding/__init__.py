@@ -1,4 +1,4 @@
-"""Embed image collections of any size, for an index or for other search engines.
+"""Embed image collections, shard by shard, for an index or for other search engines.
 
 embedder.py         `Embedder`: encodes images exactly as an index does; also a function of batches
 shard_writer.py     embeds one shard after the other into Parquet files

@@ -1,25 +1,20 @@
 """Encode images exactly as an index does: the same pixels, digests and dates as `dcclip index`."""
 
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import ExifTags
-from PIL import Image as PILImage
 
+from modeling_dcclip.image_dcclip import map_ahead
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.bulk import describe
 from training.data.images import UNDECODABLE, embedded_cell
 from training.data.reader import CellRules
-from training.teachers.images import map_ahead
 from training.teachers.lineage import digest_folder
 from training.utils.keys import Digest, digest_file
 from training.utils.process import num_cores
@@ -142,13 +137,13 @@ class Embedder:
         if isinstance(found, str):
             return {"name": name or path or "", "error": found}
         content = found["bytes"]
-        digest = hashlib.blake2b(content, digest_size=16).digest()  # as in an index
+        digest, taken = describe(content)
         row = {
             "name": str(name or path or digest.hex()),
             "digest": digest,
             "size": len(content),
             "mtime_ns": os.stat(path).st_mtime_ns if path else 0,
-            "taken": _date(content),
+            "taken": taken,
         }
         try:
             if self.weights is not None:
@@ -193,15 +188,3 @@ def default_device() -> torch.device:
     if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()):
         return found
     return torch.device("cpu")
-
-
-def _date(content: bytes) -> str | None:
-    """Date and time of EXIF at which an image was taken, `YYYY-MM-DD HH:MM:SS`, by the rules of an index."""
-    for name in ("DateTimeOriginal", "DateTimeDigitized", "DateTime"):
-        # damaged metadata, or zeros of a camera without a clock
-        with suppress(Exception), PILImage.open(io.BytesIO(content)) as image:
-            exif = image.getexif()
-            tags = exif if name == "DateTime" else exif.get_ifd(ExifTags.IFD.Exif)
-            text = str(tags[ExifTags.Base[name]]).strip("\0 ")
-            return str(datetime.strptime(text, "%Y:%m:%d %H:%M:%S"))
-    return None

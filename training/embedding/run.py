@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.collection import REPEATED, write_index
+from modeling_dcclip.search import bulk
 from training.data.reader import digest_sources, load_source, open_stream
 from training.data.shards import Shards
 from training.embedding import EmbedOptions, cluster, shard_writer
@@ -179,11 +179,23 @@ def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -
 def _write_index(options: EmbedOptions, shards: Sequence[Path], folder: Path, results: Results):
     """Write an index of the shards. It replaces an earlier one when it is complete."""
     use_lance = options.format == "lance"
-    batches = (batch for path in shards for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP))
+    batches = (
+        _images(batch) for path in shards for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP)
+    )
     target = folder / (LANCE if use_lance else INDEX)
     with scratch_folder(target) as scratch:
-        count = write_index(scratch, batches, options.model, options.model_id, use_lance)
+        count = bulk.write_index(scratch, options.model, batches, options.model_id, use_lance)
         replace_folder(scratch, target)
     if repeated := results.values(metric=EMBEDDED)[0] - count:
-        metric = f"not in the index: {REPEATED}"
+        metric = f"not in the index: {bulk.REPEATED}"
         results.rows.append(Row(model=options.model, metric=metric, value=repeated))
+
+
+def _images(batch: pa.RecordBatch) -> list[bulk.EmbeddedImage]:
+    """Rows of a shard."""
+    column = batch["vector"]
+    vectors = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    rows = batch.drop_columns(["vector"]).to_pylist()
+    return [
+        bulk.EmbeddedImage(vector=vector, **row) for row, vector in zip(rows, vectors, strict=True)
+    ]

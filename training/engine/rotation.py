@@ -4,7 +4,6 @@ A rotation keeps all cosine similarities. After it, the leading dimensions lose 
 projection to as many dimensions.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.hub import WEIGHTS_FILE
 from training.tasks import Task
 from training.tasks.spread import batches_on
+from training.utils.keys import fingerprint
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
 
@@ -89,7 +89,7 @@ def rotate(student: DCCLIPModel, rotation: Tensor):
         rotation = student.get_buffer("rotation").double() @ rotation.double()
     stored = rotation.float().contiguous()
     student.register_buffer("rotation", stored)
-    student.config.rotation = hashlib.blake2b(stored.numpy().tobytes(), digest_size=8).hexdigest()
+    student.config.rotation = fingerprint(stored.numpy().tobytes()).hex()
 
 
 def principal_axes(moment: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, make_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from training.config import CONFIGS, DistillRecipe, TrainingRecipe, parse_recipe
 from training.utils.cli import command_name, hide_library_bars, user_errors
+from training.utils.files import REPO_ROOT
 from training.utils.ranges import Weight
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
@@ -41,6 +43,11 @@ def run_script(
     with user_errors(command, extra="train"):
         arguments = sys.argv[1:] if argv is None else argv
         if not arguments:
+            if not Path.cwd().samefile(REPO_ROOT):
+                raise ValueError(
+                    "config: got no options, and the demo runs in the checkout alone. Run it in "
+                    f"{str(REPO_ROOT)!r}, or name a recipe: --config RECIPE.yaml."
+                )
             arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
             print(
                 f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True
@@ -71,8 +78,8 @@ def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Reci
     Raises:
         ValueError: A module cannot be imported.
     """
+    from training.tasks.align import LOSSES
     from training.tasks.distill import DISTILL_LOSSES
-    from training.tasks.loss_table import LOSSES
 
     for name in modules:
         try:

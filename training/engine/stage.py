@@ -1,12 +1,12 @@
-"""The steps that both training stages share, from a recipe to a finished folder."""
+"""What both stages do around their loop: claim the output folder, check the student, finish the folder."""
 
 import importlib.util
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import AlignRecipe, DistillRecipe, TrainingRecipe
+from training.config import TrainingRecipe
 from training.data import Pairs
 from training.engine.checkpoint import (
     BEST_FOLDER,
@@ -24,40 +24,37 @@ from training.engine.checkpoint import (
     list_checkpoints,
     open_output_dir,
 )
-from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
-from training.engine.loop import TrainingResult, train
+from training.engine.loop import Evaluate, Recipe, Run, TrainingResult, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import check_push, earlier_recipes, push, write_card
 from training.tasks import Models, Task
-from training.teachers import DualEncoder
 from training.utils.files import remove_folder
 from training.utils.process import find_processes
 
-INITS = ("tokenizer", "vision_init", "text_init")  # fields of a new student that name a folder
-StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
-
-def run_stage(
-    recipe: StageRecipe,
-    *,
+@contextmanager
+def open_run(
+    recipe: Recipe,
     command: str,
-    open_student: Callable[[StageRecipe, DualEncoder | None], tuple[DCCLIPModel, DCCLIPProcessor]],
-    make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
-) -> TrainingResult:
-    """Build models, task and data, train, and write a complete Hub folder with its card to `output_dir`.
+    inputs: Mapping[str, str | None],
+    starts: Sequence[str | None] = (),
+) -> Iterator[Run[Recipe]]:
+    """Claim the output folder of a run for the `with` block, and complete the finished folder at its end.
 
     Args:
         recipe: Recipe of the stage.
-        command: Name of the command, such as `distill`, which is also in front of the progress bar.
-        open_student: Function from recipe and teacher to the student and its processor.
-        make_task: Function from recipe, models and Accelerator to the training task and its data.
+        command: Name of the command, such as `distill`.
+        inputs: Folders and ids that the run reads besides the teacher and its cache, by option.
+        starts: Models that the run starts from.
+
+    Yields:
+        The run, whose recipe has the precision and the number of steps of the launch.
 
     Raises:
-        ValueError: A model, the data or an option cannot be used; nothing has been trained.
-        FloatingPointError: The loss is not finite.
-        OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
+        ValueError: An option cannot be used; nothing has been trained.
+        OSError: The upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
     # by `accelerate launch`; saved, and compared by a resumed run
@@ -66,70 +63,83 @@ def run_stage(
     if recipe.max_samples:
         steps = math.ceil(recipe.max_samples / (recipe.batch_size * accelerator.num_processes))
         recipe = replace(recipe, max_steps=min(recipe.max_steps, steps))
-    reads = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
-    if isinstance(recipe, AlignRecipe):
-        reads |= {"student": recipe.student, "classifier": recipe.classifier}
-        starts = [recipe.student]
-    else:
-        new = recipe.student
-        starts = [new.vision_init, new.text_init]
-        reads |= {f"student.{name}": getattr(new, name) for name in INITS}
+    checkpoints = list_checkpoints(recipe.output_dir)
+    kept = checkpoints if recipe.resume else []
     with ExitStack() as claimed:
-        found: list[Path] = list_checkpoints(recipe.output_dir)
-        kept = found if recipe.resume else []
         if accelerator.is_main_process:
+            reads = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache, **inputs}
             names = [LOG_FILE, BEST_FOLDER, TRACKING_FOLDER]
             if not kept:
-                names += [path.name for path in found]
-            claimed.enter_context(open_output_dir(recipe, found, names, command, reads))
+                names += [path.name for path in checkpoints]
+            claimed.enter_context(open_output_dir(recipe, checkpoints, names, command, reads))
             check_push(recipe)  # a missing token or right is reported before training
-        teacher = open_teacher(recipe)
-        student, processor = open_student(recipe, teacher)
-        student.config.prefixes = recipe.prefixes
-        student.config.validate_architecture()
-        if recipe.gradient_checkpointing:
-            student.activation_checkpointing_enable()
-        # before the data, because the teacher's targets can take hours
-        evaluate = make_evaluate(recipe.eval, processor, recipe.data)
-        task, dataset = make_task(recipe, Models(student, processor, teacher), accelerator)
-        chunk_size = task.chunk_size or recipe.batch_size
-        num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
-        if task.moving_norms and num_parts > 1:
-            get_logger(__name__).warning(
-                "BatchNorm takes its statistics from each of the %d parts of a batch, so losses and gradients differ "
-                "from the whole batch's. In stage 2, set freeze_batch_norm to true to make them equal.",
-                num_parts,
-            )
-        if recipe.gradient_checkpointing and task.moving_norms:
-            raise ValueError(
-                "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
-                "update their statistics twice in each step. Leave it out, or freeze these layers."
-            )
-        if teacher is not None:
-            task.teacher_rotation = getattr(teacher.config, "rotation", None)
-            if recipe.save_every or recipe.resume:  # reads the weight files
-                task.teacher_revision = teacher.revision
-        if recipe.prefixes:
-            rotate_student(task, dataset, recipe, accelerator.device, kept)
-        if accelerator.is_main_process and not recipe.resume:
-            for old in (*found, *Path(recipe.output_dir).glob(BEST_FOLDER)):
-                remove_folder(old)
-        # a teacher's own training is not a stage of a new student
-        is_aligned = isinstance(recipe, AlignRecipe)
-        earlier = earlier_recipes(name for name in starts if is_aligned or name != recipe.teacher)
-        try:
-            result = train(
-                task, dataset, recipe, processor, accelerator, command, kept, evaluate, earlier
-            )
-        except KeyboardInterrupt as error:
-            advice = "No checkpoint was written yet; save_every sets how often. Run it again."
-            if found := list_checkpoints(recipe.output_dir):
-                advice = f"{found[-1]} is kept. Run the same command with --resume to continue."
-            raise KeyboardInterrupt(advice) from error
+        yield Run(recipe, accelerator, command, kept, earlier_recipes(starts))
         if accelerator.is_main_process:
             write_card(recipe.output_dir)
             push(recipe)
-    return result
+
+
+def open_evaluation(run: Run, student: DCCLIPModel, processor: DCCLIPProcessor) -> Evaluate | None:
+    """Set up a student for its run, and open the validation set of the recipe, if it is evaluated.
+
+    It comes before the data, because the teacher's targets can take hours.
+    """
+    recipe = run.recipe
+    student.config.prefixes = recipe.prefixes
+    student.config.validate_architecture()
+    if recipe.gradient_checkpointing:
+        student.activation_checkpointing_enable()
+    return make_evaluate(recipe.eval, processor, recipe.data) if recipe.eval_every else None
+
+
+def train_task(
+    run: Run, models: Models, task: Task, dataset: Pairs, evaluate: Evaluate | None
+) -> TrainingResult:
+    """Train a task to the last step of its run, and write a complete Hub folder to `output_dir`.
+
+    Args:
+        run: The run.
+        models: Student, processor and teacher.
+        task: Task with the student.
+        dataset: Training data.
+        evaluate: Evaluation during training.
+
+    Raises:
+        ValueError: The student cannot be trained with this recipe; nothing has been trained.
+        FloatingPointError: The loss is not finite.
+        OSError: A checkpoint or the finished model cannot be saved.
+    """
+    recipe = run.recipe
+    chunk_size = task.chunk_size or recipe.batch_size
+    num_parts = run.accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
+    if task.moving_norms and num_parts > 1:
+        get_logger(__name__).warning(
+            "BatchNorm takes its statistics from each of the %d parts of a batch, so losses and gradients differ "
+            "from the whole batch's. In stage 2, set freeze_batch_norm to true to make them equal.",
+            num_parts,
+        )
+    if recipe.gradient_checkpointing and task.moving_norms:
+        raise ValueError(
+            "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
+            "update their statistics twice in each step. Leave it out, or freeze these layers."
+        )
+    if models.teacher is not None:
+        task.teacher_rotation = getattr(models.teacher.config, "rotation", None)
+        if recipe.save_every or recipe.resume:  # reads the weight files
+            task.teacher_revision = models.teacher.revision
+    if recipe.prefixes:
+        rotate_student(task, dataset, recipe, run.accelerator.device, run.checkpoints)
+    if run.accelerator.is_main_process and not recipe.resume:
+        old = list_checkpoints(recipe.output_dir)
+        for folder in (*old, *Path(recipe.output_dir).glob(BEST_FOLDER)):
+            remove_folder(folder)
+    try:
+        return train(task, dataset, models.processor, run, evaluate)
+    except KeyboardInterrupt as error:
+        advice = "No checkpoint was written yet; save_every sets how often. Run it again."
+        if found := list_checkpoints(recipe.output_dir):
+            advice = f"{found[-1]} is kept. Run the same command with --resume to continue."
+        raise KeyboardInterrupt(advice) from error
 
 
 def make_accelerator(recipe: TrainingRecipe) -> Accelerator:

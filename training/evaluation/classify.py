@@ -180,7 +180,7 @@ def make_evaluate(
     labeled = open_set("eval.data", Source(config.data, allow_paths=data.allow_paths), class_names)
     wanted = ["top1", "top5"] if labeled.labels.ndim == 1 else ["top1"]
 
-    def run(model: DCCLIPModel) -> dict[str, float]:
+    def evaluate(model: DCCLIPModel) -> dict[str, float]:
         student = DualEncoder(model, processor, "student")
         images = student.encode_images(labeled.rows)
         metrics: dict[str, float] = {}
@@ -192,4 +192,4 @@ def make_evaluate(
                 by_metric[name].append(value)
         return metrics | {name: statistics.fmean(values) for name, values in by_metric.items()}
 
-    return run
+    return evaluate

@@ -9,22 +9,22 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor
 
+from modeling_dcclip.runtime_dcclip import Lineage
+
 
 @dataclass(frozen=True)
 class Embeddings:
     """Embeddings of images and texts by one model.
 
     Args:
-        name: Hub id or folder of the model, written to results.
-        weights: Digest or commit of its weights.
-        teacher_weights: Digest or commit of the teacher's weights; None if the model is not in the teacher's space.
+        name: Name of the model, written to results.
+        lineage: Where the embeddings come from.
         rotation: Rotation of its embeddings from its teacher's space, (D, D), if it has one.
-        tensors: Embeddings by what they are of, (N, D) float32 each, L2-normalized.
+        tensors: Embeddings by kind, images or texts of a set, (N, D) float32 each, L2-normalized.
     """
 
     name: str
-    weights: str | None
-    teacher_weights: str | None
+    lineage: Lineage
     rotation: Tensor | None
     tensors: dict[Hashable, Tensor]
 
@@ -49,14 +49,11 @@ class Embeddings:
         teacher: its teacher's space, or its own if it is the teacher of the other model.
         """
         # the teacher's own rotation leads away from the space that the student has learned
-        if self.rotation is None or self._taught(other):
+        shared = self.lineage.rotations(other.lineage)
+        if self.rotation is None or (shared is not None and shared[0] is None):
             return self
         rotation = self.rotation.cpu()
         return replace(self, tensors={key: each @ rotation.T for key, each in self.tensors.items()})
-
-    def _taught(self, student: "Embeddings") -> bool:
-        """Whether a student has the space of this model."""
-        return student.teacher_weights is not None and student.teacher_weights == self.weights
 
 
 def encode_shared(

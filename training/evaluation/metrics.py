@@ -199,8 +199,8 @@ def wilson_interval(share: float, count: float) -> tuple[float, float]:
 def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     """95 % confidence interval of a share of trials that come in groups, such as the captions of an image.
 
-    Trials of a group tend to succeed together, so they count as fewer: as many as would give a share of independent
-    trials the variance that is observed between the groups.
+    Trials of a group tend to succeed together, so they count by their effective sample size: the number of independent
+    trials whose share has the variance that is observed between the groups.
 
     Args:
         hits: Whether each trial succeeded, (N,) bool.
@@ -217,7 +217,7 @@ def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
     share = float(successes.sum()) / count
     if share in (0.0, 1.0):  # nothing is known about the variance
         return wilson_interval(share, int((sizes > 0).sum()))
-    variance = float((successes - share * sizes).square().sum()) / count**2  # of the share
+    variance = float((successes - share * sizes).square().sum()) / count**2  # variance of the share
     if variance == 0:
         return wilson_interval(share, count)
     return wilson_interval(share, min(count, share * (1 - share) / variance))

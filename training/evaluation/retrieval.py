@@ -128,7 +128,7 @@ def make_retrieval_set(
     """
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     images = images.rename_columns({image_column: "image"})
-    numbers: dict[str, int] = {}  # of images, by digest
+    numbers: dict[str, int] = {}  # number of each image, by digest
     first_rows = []
     image_numbers = []
     for row, cell in enumerate(images):
@@ -185,11 +185,12 @@ def ranks(
     size = max(1, max_similarities // len(places))
     found = []
     for start in range(0, len(query_ids), size):
-        part = query_ids[start : start + size]
-        own = pairs[ends[start] - counts[start] : ends[start + len(part) - 1]]
-        rows = torch.searchsorted(part, own[:, 0].contiguous())
-        scores = (queries[part] @ candidates.T)[:, places]
-        found.append(right_ranks(scores, torch.stack([rows, own[:, 1]], 1)))
+        ids = query_ids[start : start + size]
+        first = ends[start] - counts[start]
+        query, candidate = pairs[first : ends[start + len(ids) - 1]].T
+        rows = torch.searchsorted(ids, query.contiguous())
+        scores = (queries[ids] @ candidates.T)[:, places]
+        found.append(right_ranks(scores, torch.stack([rows, candidate], 1)))
     return torch.cat(found)
 
 

@@ -16,6 +16,7 @@ from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_dcclip.runtime_dcclip import Lineage
 from training.evaluation.classify import (
     class_embeddings,
     joint_name,
@@ -275,7 +276,7 @@ class Evaluation:
             )
         return evaluation
 
-    def run(self, state: PartialState) -> Results:
+    def measure_all(self, state: PartialState) -> Results:
         """Measure every model of the options, one after the other, on this process and the others.
 
         Raises:
@@ -356,13 +357,12 @@ class Evaluation:
                 cut[f"{each.name}, {language}"] = model.count_truncated(captions)
         facts = {"name": name, "weights": weights_fingerprint(model.model), **described}
         facts["texts_cut"] = {key: number for key, number in cut.items() if number}
-        embeddings = Embeddings(
-            name,
-            model.revision,
-            getattr(model.config, "teacher_weights", None),
-            getattr(model.model, "rotation", None),
-            tensors,
+        fields = ("teacher", "teacher_weights", "rotation")
+        lineage = Lineage(
+            name, model.revision, *(getattr(model.config, field, None) for field in fields)
         )
+        rotation = getattr(model.model, "rotation", None)
+        embeddings = Embeddings(name, lineage, rotation, tensors)
         del model
         gc.collect()  # before the next model is loaded: two large models may not fit in memory together
         return embeddings, facts

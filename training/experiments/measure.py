@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe
 from training.data import BatchPlan, make_loader
 from training.engine.inputs import open_teacher
-from training.engine.loop import train
+from training.engine.loop import Run, train
 from training.engine.stage import make_accelerator
 from training.engine.state import make_optimizer
 from training.tasks import Models
@@ -43,7 +43,7 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
     teacher = open_teacher(recipe)
     student, processor = stage.open_student(recipe, teacher)
     task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
-    result = train(task, dataset, recipe, processor, accelerator, "measure")
+    result = train(task, dataset, processor, Run(recipe, accelerator, "measure"))
     plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, 0, 1, augment=task.augment)
     batch = next(batches_on(make_loader(dataset, plan), accelerator.device))
     model, optimizer = accelerator.prepare(task.train(), make_optimizer(task, recipe))
@@ -52,14 +52,14 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
         optimizer.zero_grad()
         forward_backward(model, task, task.augmented(batch), accelerator)
         optimizer.step()
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
 
     with FlopCounterMode(display=False) as counter:
         step()
+    wait_for(accelerator.device)
     start = time.perf_counter()
     for _ in range(recipe.max_steps):
         step()
+    wait_for(accelerator.device)  # once, because the loop of a run waits at no step either
     bare = recipe.max_steps * recipe.batch_size / (time.perf_counter() - start)
     images_per_s = result.images_per_s / accelerator.num_processes
     return {
@@ -68,6 +68,12 @@ def measure(stage: Any, recipe: TrainingRecipe) -> dict[str, float]:
         "data_wait": result.data_wait,
         "tflop_per_s": counter.get_total_flops() / recipe.batch_size * images_per_s / 1e12,
     }
+
+
+def wait_for(device: torch.device):
+    """Wait until a GPU has computed all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def main(argv: list[str] | None = None):

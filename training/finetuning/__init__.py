@@ -2,7 +2,6 @@
 
 finetune_options.py  options of `training/finetune.py`
 columns.py           columns of images and captions
-duplicates.py        near-duplicates of images
 splits.py            usable pairs in two splits, without near-duplicates across them
 plan.py              recipe, chosen from the number of images
 measure.py           accuracy on the validation split, and on what the model knew before

@@ -9,7 +9,7 @@ from training.data import evenly_spaced_rows, usable_captions
 from training.text.writing_systems import LANGUAGES, language_of
 
 MAX_PROBED = 1000  # cells from which the languages of a column are found
-MIN_SHARE = 0.2  # of the captions of a column, to be one of its languages
+MIN_SHARE = 0.2  # smallest share of a column's captions in one of its languages
 CAPTION = "caption"  # column of images with text files
 LABEL = "label"  # column of class folders
 

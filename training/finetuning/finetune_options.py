@@ -7,7 +7,7 @@ from pydantic import Field
 
 from training.utils.ranges import Count, Positive, Seed, Weight
 
-MAX_GENERAL_LOSS = 0.02  # of every accuracy beyond the user's own data, as a fraction
+MAX_GENERAL_LOSS = 0.02  # largest loss of any accuracy beyond the user's data, as a fraction
 TABLE_FILE = "table.md"
 
 

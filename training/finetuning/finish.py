@@ -17,8 +17,8 @@ from training.engine.checkpoint import save_final
 from training.finetuning.finetune_options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.measure import (
     VALIDATION,
-    Embeddings,
     Measurer,
+    SetEmbeddings,
     kept_values,
     mean_cosine,
     mean_of,
@@ -27,6 +27,7 @@ from training.finetuning.measure import (
 from training.finetuning.splits import Prepared
 from training.hub import save_model, write_card
 from training.students import load_student
+from training.students.average import average_weights
 from training.utils.cli import command_of
 from training.utils.files import portable, write_text
 from training.utils.results import Results, Row, make_meta
@@ -34,9 +35,9 @@ from training.utils.results import Results, Row, make_meta
 START = "start"
 FINETUNED = "finetuned"
 WEIGHTS = tuple(0.15 * number for number in range(1, 7))  # at 1, recall on photographs fell further
-# of these weights for the text tower, whose change costs photographs more than it gains
+# the text tower moves this share: changing it costs photographs more than it gains
 TEXT_SHARE = 0.7
-TOLERANCE = 1e-9  # of a comparison of numbers of queries
+TOLERANCE = 1e-9  # rounding error when numbers of queries are compared
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Point:
 
     weight: float
     rows: Sequence[Row]
-    embeddings: Embeddings | None = None
+    embeddings: SetEmbeddings | None = None
 
     @property
     def validation(self) -> float:
@@ -74,12 +75,12 @@ def interpolate(
         end: Weights at the end of training by the same names.
         weight: Weight of the end, 0..1.
     """
-    weights = dict(end)
-    for name, tensor in end.items():
-        if tensor.is_floating_point():
-            share = TEXT_SHARE if name.startswith("text_") else 1.0
-            weights[name] = start[name].lerp(tensor, share * weight)
-    return weights
+
+    def shares(name: str) -> tuple[float, float]:
+        share = weight * (TEXT_SHARE if name.startswith("text_") else 1.0)
+        return share, 1 - share
+
+    return average_weights([end, start], shares)
 
 
 def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float) -> Point:

@@ -16,8 +16,8 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.experiments.corpus.free_photos import NUM_VIEWS, load_held_out
 from training.finetuning.splits import Prepared
+from training.general_images.photos import NUM_VIEWS, load_held_out
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
@@ -30,7 +30,7 @@ MODEL = "student"
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class SetEmbeddings:
     """Embeddings of a set.
 
     Args:
@@ -95,14 +95,14 @@ class CaptionedImages:
             pairs[language] = torch.stack([found.pairs[language][:, 0], own], 1)
         return cls(name, replace(found, captions=captions, pairs=pairs), names, views)
 
-    def encode(self, model: DualEncoder) -> Embeddings:
+    def encode(self, model: DualEncoder) -> SetEmbeddings:
         """Encode the images and the captions."""
         captions = {
             language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()
         }
-        return Embeddings(model.encode_images(self.pairs.rows), captions)
+        return SetEmbeddings(model.encode_images(self.pairs.rows), captions)
 
-    def score(self, model: DualEncoder, embeddings: Embeddings) -> list[Row]:
+    def score(self, model: DualEncoder, embeddings: SetEmbeddings) -> list[Row]:
         """Accuracy in each language: retrieval, or top-1 and top-5 among the class names."""
         rows: list[Row] = []
         for language, texts in embeddings.captions.items():
@@ -133,8 +133,9 @@ class CaptionedImages:
 
     def num_queries(self, row: Row) -> int:
         """Number of queries of a row of this set: images with a text, or texts with an image."""
-        by_text = row.metric.startswith("text_to_image")
-        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique()) // self.views
+        images, texts = self.pairs.pairs[str(row.language)].T
+        queries = texts if row.metric.startswith("text_to_image") else images
+        return len(queries.unique()) // self.views
 
 
 class Measurer:
@@ -169,7 +170,7 @@ class Measurer:
         ]
         self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
 
-    def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], Embeddings]:
+    def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], SetEmbeddings]:
         """Measure a model on all sets.
 
         Args:
@@ -181,7 +182,7 @@ class Measurer:
         """
         wrapped = DualEncoder(model.eval(), self.processor, MODEL).to(self.device)
         rows = general_rows(wrapped, self.general)
-        found: dict[str, Embeddings] = {}
+        found: dict[str, SetEmbeddings] = {}
         for each in self.sets:
             found[each.name] = each.encode(wrapped)
             rows += each.score(wrapped, found[each.name])

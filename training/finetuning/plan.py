@@ -14,7 +14,7 @@ TUNED_FOLDER = "tuned"
 IMAGES_PER_1000 = 8_000
 MIN_BATCH = 4
 MAX_BATCH = 64
-FROZEN_SHARE = 0.85  # of the parts of the image tower
+FROZEN_SHARE = 0.85  # share of the image tower's parts
 WARMUP_SHARE = 0.1
 NUM_CHECKPOINTS = 10
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
@@ -40,7 +40,8 @@ def make_recipe(
     """
     num_images = prepared.num_training
     # the largest power of two that is at most a quarter of the images
-    usual = min(max(MIN_BATCH, 2 ** int(math.log2(max(1, num_images / 4)))), MAX_BATCH)
+    quarter = max(1, num_images // 4)
+    usual = min(max(MIN_BATCH, 2 ** int(math.log2(quarter))), MAX_BATCH)
     batch_size = options.batch_size or math.ceil(usual / num_processes)
     all_images = batch_size * num_processes
     if all_images > num_images:

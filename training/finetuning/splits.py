@@ -1,7 +1,6 @@
 """From the user's data to two splits of images and captions: every row that is left out is counted and listed."""
 
 import csv
-import hashlib
 import io
 import json
 from collections import Counter
@@ -25,6 +24,7 @@ from training.data.reader import CellRules, Reading, open_source, require_column
 from training.finetuning.columns import Columns, find_columns
 from training.finetuning.finetune_options import FinetuneOptions
 from training.utils.files import atomic_write, write_text
+from training.utils.keys import fingerprint
 from training.utils.reading import read_mapping
 from training.utils.rng import keyed_uniform
 
@@ -102,7 +102,7 @@ class Prepared:
 class _Pairs:
     """Usable images with their captions, and the rows that were left out."""
 
-    rows: list[int] = field(default_factory=list)  # of the user's data
+    rows: list[int] = field(default_factory=list)  # row numbers in the user's data
     captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
     num_merged: int = 0  # rows whose image is a copy of an earlier one
@@ -226,7 +226,7 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
         cause = image if isinstance(image, str) else None
         content = b"" if isinstance(cell, str) else cell["bytes"]
         path = (value or {}).get("path") or ""
-        return path, hashlib.blake2b(content).digest(), cause
+        return path, fingerprint(content, size=16), cause
 
     with ThreadPoolExecutor() as pool:
         for start in tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="images", leave=False):

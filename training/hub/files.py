@@ -44,8 +44,8 @@ MODEL_FILES = (
     *SENTENCE_FILES,
 )
 PUBLISHED = {*MODEL_FILES, RESULTS_FILE, "config_sentence_transformers.json"}
-# files of exports, in any subfolder; its JSON files belong to them
-HIDDEN = re.compile(r"(^|/)\.")  # in a path of a hidden file, or of a file in a hidden folder
+HIDDEN = re.compile(r"(^|/)\.")  # matches a hidden file, or a file in a hidden folder
+# exported files, in any subfolder, whose JSON files belong to them
 EXPORTS = (".onnx", ".onnx_data", ".pte")
 IMAGES = (".png", ".jpg")  # published only if the card shows them
 BINARY = (".safetensors", *EXPORTS, *IMAGES)

@@ -12,7 +12,6 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
 from training.hub.cards.facts import read_config
 from training.hub.files import (
-    BINARY,
     CODE,
     EARLIER_FILES,
     EARLIER_RECIPES,
@@ -23,7 +22,7 @@ from training.hub.files import (
     published,
     requirements,
 )
-from training.hub.leaks import check_text
+from training.hub.leaks import check_content
 from training.text.tokenizers import reset_call_state
 from training.utils.files import REPO_ROOT, write_json, write_text
 from training.utils.output import recorded_names
@@ -198,6 +197,5 @@ def list_files(folder: str | Path) -> list[str]:
     for path in paths:
         if path.endswith((".yaml", ".json")) and path != MODULES_FILE:
             read_mapping(folder / path, "folder")
-        if not path.endswith(BINARY):
-            check_text(folder, path)
+        check_content(folder, path)
     return paths

@@ -58,7 +58,7 @@ def read_corpus(names: list[str], columns: list[str]) -> list[str]:
     return corpus
 
 
-def run(options: VocabularyOptions):
+def cut_vocabulary(options: VocabularyOptions):
     """Cut the tokenizer, and write it.
 
     Raises:
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None):
             inputs=inputs,
             overwrite=options.overwrite,
         ):
-            run(options)
+            cut_vocabulary(options)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
 from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
-from training.students.pretrained import packaged_tower
-from training.students.sources import TEACHER, open_source, source_config
+from training.students.sources import TEACHER, open_source_tower, source_config
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.lineage import find_commit, join_licenses, read_license
 from training.teachers.loading import check_weights, open_config
@@ -50,16 +49,14 @@ def build_student(
         config: Student of a recipe.
         languages: ISO 639-1 codes of the student's caption languages.
         teacher: Teacher that provides tokenizer, image size, resizing and statistics, embedding width and logit scale,
-            unless the recipe states them. A tower of a pip package brings its own statistics. No tower of the teacher
-            needs to be loaded.
+            unless the recipe states them. No tower of the teacher needs to be loaded.
         seed: Seed of the random weights.
 
     Raises:
         ValueError: A field is missing without a teacher to take it from, it contradicts the teacher, or a tower
             cannot be built or inherited as described.
     """
-    packaged = packaged_tower(config.vision_init, "vision")
-    statistics = packaged or (teacher.image_processor if teacher else None)
+    statistics = teacher.image_processor if teacher else None
 
     def given(field: str, source: Any) -> Any:
         """A field of the recipe, or else of what it is taken from."""
@@ -104,7 +101,7 @@ def build_student(
     for tower in TOWERS:
         init = getattr(config, f"{tower}_init")
         if init != RANDOM:
-            source = open_source(init, tower, teacher)
+            source = open_source_tower(init, tower, teacher)
             tokens = None
             if source.tokenizer is not None:
                 tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer)
@@ -267,8 +264,6 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
     licenses: dict[str, str | None] = {}
     for tower in TOWERS:
         init = getattr(config, f"{tower}_init")
-        if packaged := packaged_tower(init, tower):
-            licenses[init] = packaged.license
-        elif init not in (RANDOM, TEACHER):
+        if init not in (RANDOM, TEACHER):
             licenses[init] = read_license(init, find_commit(init))
     return list(licenses.values())

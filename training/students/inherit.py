@@ -17,7 +17,7 @@ from modeling_dcclip import DCCLIPModel
 from training.students.sources import SourceTower
 from training.teachers.family import first_position
 
-# of the student
+# weights of the student
 _PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}
 # prefixes of weight names that depend on the class around the tower
 _WRAPPER = re.compile(r"^(?:(?:model|vision_model|text_model|bert|roberta)\.)+")
@@ -34,7 +34,7 @@ _ROLES = (
     (re.compile(r"^projection$"), ("rows", "width")),
 )
 _WIDTHS = ("width",) * 4
-# of BERT's table of tokens and what is added to it
+# BERT's token table and what is added to it
 _TABLE = (
     "embeddings.word_embeddings.weight",
     "embeddings.token_type_embeddings.weight",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from training.students.pretrained import packaged_tower
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.loading import open_config
 from training.text.tokenizers import load_tokenizer
@@ -40,22 +39,17 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
+def open_source_tower(init: str, tower: str, teacher: DualEncoder | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
-        init: Source of the weights: `teacher`, a tower of a pip package (see `PACKAGED_TOWERS`), or the Hub id or
-            folder of a tower or of a dual encoder.
+        init: Source of the weights: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
         tower: Kind of tower, `vision` or `text`.
         teacher: Teacher that `teacher` refers to. If its tower is not loaded, it is loaded for this call.
 
     Raises:
         ValueError: The checkpoint, its tokenizer or the teacher is missing.
     """
-    if packaged := packaged_tower(init, tower):
-        own = AutoConfig.for_model(**packaged.config())
-        named = {f"timm_model.{name}": each for name, each in packaged.weights().items()}
-        return SourceTower(init, tower, own, named)
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         if init == TEACHER:
@@ -66,7 +60,7 @@ def open_source(init: str, tower: str, teacher: DualEncoder | None = None) -> So
         weights, projection = owner.tower_weights(tower)
         rotation = owner.state_dict().get("rotation")
         if init != TEACHER and rotation is not None and projection is not None:
-            projection = rotation @ projection  # of a student, back to the space of its teacher
+            projection = rotation @ projection  # from a student's space back to its teacher's
         return SourceTower(
             name=owner.name,
             tower=tower,
@@ -89,8 +83,6 @@ def source_config(init: str, tower: str, teacher: DualEncoder | None = None) -> 
     Raises:
         ValueError: The checkpoint or the teacher is missing.
     """
-    if packaged := packaged_tower(init, tower):
-        return packaged.config()
     source = _read_config(init, tower, teacher)
     config = _tower_of(source, tower)
     model_type = config.model_type

@@ -4,13 +4,10 @@ task.py        what both stages share
 spread.py      one loss over a batch that is spread over processes and chunks
 distill.py     stage 1, each tower learns from its teacher tower
 align.py       stage 2, both towers learn from pairs of images and captions
-loss.py        what a loss of stage 2 is: its row, and what it compares
-loss_table.py  the losses of stage 2, one row each
-losses.py      the losses as pure functions
+losses.py      the losses of both stages as pure functions
 general.py photos.py classes.py   losses of stage 2 with texts or images of their own
 """
 
 from training.tasks.align import AlignTask
 from training.tasks.distill import DistillTask
-from training.tasks.loss import Models
-from training.tasks.task import Task
+from training.tasks.task import Models, Task

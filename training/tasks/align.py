@@ -1,7 +1,19 @@
-"""Stage 2 as a task."""
+"""Stage 2 as a task, and the table of its losses. A new loss is one function of `LossInputs` and one row of `LOSSES`.
+
+A loss outside this package is added to the same table before the task is built. Its weight is a field of a
+subclass of `AlignRecipe`:
+
+    from training.tasks.align import LOSSES, Loss
+
+    LOSSES.append(Loss("spread", spread_loss, weight="spread_weight"))
+
+A loss with texts or images of its own is a subclass of `OwnInputs` in place of the function, in a file of its own.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,15 +25,162 @@ from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.tasks.loss import Captions, LossInputs, OwnInputs
-from training.tasks.loss_table import active_losses
-from training.tasks.losses import SIGMOID_BIAS, positives
+from training.tasks.classes import ClassifierNames
+from training.tasks.general import GeneralTexts
+from training.tasks.losses import (
+    SIGMOID_BIAS,
+    Captions,
+    LossInputs,
+    embedding_loss,
+    info_nce,
+    positives,
+    sigmoid_loss,
+)
+from training.tasks.photos import GeneralPhotos
 from training.tasks.spread import gather, gather_on_host, gather_sizes
-from training.tasks.task import Task, scalar
+from training.tasks.task import OwnInputs, Task, scalar
 from training.teachers.targets import TargetSource
 
 MAX_LOGIT_SCALE = 100.0  # as in CLIP
 PAIR = ("image", "text", "teacher_image", "teacher_text")  # outputs that losses compare by name
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One row of the table.
+
+    Args:
+        name: Name in the log. A loss per language is logged as `NAME_LANGUAGE`, and a part of a loss as `NAME_PART`.
+        function: Function of `LossInputs` that returns a scalar, or a dict of the scalars of its parts; or a subclass
+            of `OwnInputs`. The weight applies to the sum of the parts.
+        weight: Field of the recipe with the weight. Weight 0 turns the loss off.
+        per_language: Whether the loss is computed for the captions of each language, and their mean is taken.
+        needs_teacher: Whether the loss needs the embeddings of a teacher. Without such a loss, the inputs have none.
+        needs_map: Whether the loss needs the mean of the teacher's image feature map.
+        needs_two_languages: Whether the loss compares captions of different languages.
+        needs_bias: Whether the loss needs a learned `logit_bias`.
+        for_loss: Value of `AlignRecipe.loss` that selects the row; None for rows that do not depend on it.
+    """
+
+    name: str
+    function: Callable[[LossInputs], Tensor | dict[str, Tensor]] | type[OwnInputs]
+    weight: str
+    per_language: bool = False
+    needs_teacher: bool = False
+    needs_map: bool = False
+    needs_two_languages: bool = False
+    needs_bias: bool = False
+    for_loss: str | None = None
+
+
+def _info_nce(inputs: LossInputs) -> Tensor:
+    own = inputs.own_images, inputs.own_texts
+    unit = inputs.unit
+    value = info_nce(unit["image"], unit["text"], inputs.logit_scale, inputs.positive, own)
+    return inputs.num_processes * value
+
+
+def _sigmoid(inputs: LossInputs) -> Tensor:
+    assert inputs.logit_bias is not None  # the row has needs_bias
+    value = sigmoid_loss(
+        inputs.unit["image"],
+        inputs.unit["text"],
+        inputs.logit_scale,
+        inputs.logit_bias,
+        inputs.positive,
+        inputs.own_images,
+    )
+    return inputs.num_processes * value
+
+
+def _text_text(inputs: LossInputs) -> Tensor:
+    """Mean over all pairs of languages of InfoNCE between their captions."""
+    text = inputs.unit["text"]
+    values = []
+    positive = inputs.positive.float()
+    for first, second in combinations(inputs.languages, 2):
+        same_image = positive[:, first.index].T @ positive[:, second.index] > 0
+        value = info_nce(
+            text[first.index],
+            text[second.index],
+            inputs.logit_scale,
+            same_image,
+            (first.own, second.own),
+        )
+        values.append(value)
+    return inputs.num_processes * torch.stack(values).mean()
+
+
+def _interactive(inputs: LossInputs) -> Tensor:
+    """InfoNCE of each student tower with the teacher's other tower.
+
+    Source: CLIP-KD, Yang et al., arXiv 2307.12732, interactive contrastive learning.
+    """
+    own = inputs.own_images, inputs.own_texts
+    unit = inputs.unit
+    pairs = (("image", "teacher_text"), ("teacher_image", "text"))
+    values = [
+        info_nce(unit[image], unit[text], inputs.logit_scale, inputs.positive, own)
+        for image, text in pairs
+    ]
+    return inputs.num_processes * torch.stack(values).mean()
+
+
+def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
+    embeddings = inputs.embeddings
+    return {
+        "image": embedding_loss(embeddings["image"], embeddings["teacher_image"]),
+        "text": embedding_loss(embeddings["text"], embeddings["teacher_text"]),
+    }
+
+
+LOSSES: list[Loss] = [
+    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce"),
+    Loss(
+        "contrastive",
+        _sigmoid,
+        "contrastive_weight",
+        per_language=True,
+        needs_bias=True,
+        for_loss="sigmoid",
+    ),
+    Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
+    Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
+    Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
+    Loss("general", GeneralTexts, "general_weight", needs_teacher=True),
+    Loss("photos", GeneralPhotos, "photo_weight", needs_teacher=True),
+    Loss("classes", ClassifierNames, "class_weight", needs_teacher=True, needs_map=True),
+]
+
+
+def active_losses(recipe: AlignRecipe, has_teacher: bool) -> list[Loss]:
+    """The losses that a recipe turns on, in the order of the table.
+
+    Args:
+        recipe: Recipe with the weights.
+        has_teacher: Whether the run has a teacher.
+
+    Raises:
+        ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
+    """
+    losses = [
+        loss
+        for loss in LOSSES
+        if getattr(recipe, loss.weight, 0.0) and loss.for_loss in (None, recipe.loss)
+    ]
+    has_pairs = any(len(source.caption_columns or {}) > 1 for source in recipe.data.mixture)
+    for loss in losses:
+        if loss.needs_teacher and not has_teacher:
+            raise ValueError(
+                f"{loss.weight}: its loss compares with a teacher, and the recipe has none. Name one under teacher, "
+                "or set the weight to 0."
+            )
+        if loss.needs_two_languages and not has_pairs:
+            raise ValueError(
+                f"{loss.weight}: its loss compares the captions of one image in two languages, but no source of "
+                "data.caption_columns has two. Name a second column, or set the weight to 0."
+            )
+    return losses
 
 
 class AlignTask(Task):

@@ -8,16 +8,15 @@ from torch import Tensor, nn
 
 from training.config import AlignRecipe
 from training.data import tokenize
-from training.tasks.loss import LossInputs, Models, OwnInputs
-from training.tasks.losses import class_loss
-from training.tasks.task import Task
+from training.tasks.losses import LossInputs, class_loss
+from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import TargetSource
 
 NUM_DRAWN = 160  # random classes of a step, in addition to the most probable class of each image
 LOGIT_SCALE = 40.0  # factor on cosines; a sharper softmax than a small batch of captions needs
 
 
-class ClassNames(OwnInputs):
+class ClassifierNames(OwnInputs):
     """Divergence from the probabilities of a classifier to the student's similarities to the names of its classes.
 
     Each step encodes the names of random classes and of the most probable class of each image, in every language.
@@ -41,7 +40,7 @@ class ClassNames(OwnInputs):
     @classmethod
     def prepare(
         cls, recipe: AlignRecipe, models: Models, targets: TargetSource, device: torch.device
-    ) -> "ClassNames":
+    ) -> "ClassifierNames":
         """Read the recipe's classifier, and tokenize its class names.
 
         Raises:

@@ -1,6 +1,6 @@
 """Stage 1 as a task, and the table of its losses. A new loss is one function of `TowerInputs` and one row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class TowerInputs:
         student_map: Feature map of the student at the teacher's width C: (B, C, H, W), or (T, L, C) for T captions.
             None unless a loss has `needs_map` and the teacher gives a map.
         teacher_map: Feature map of the teacher after its final norm, of the same shape.
+        statistics: Mean (C,) and scale of the teacher's maps of the data, with `map_whitening: data`.
         mask: Tokens with a target, (T, L), 1 or 0; None for images.
         bank: The teacher's embeddings of M texts in the student's space, (M, D), if a loss has `needs_bank`.
         logit_scale: Factor on the teacher's cosines.
@@ -42,6 +43,7 @@ class TowerInputs:
     teacher: Tensor
     student_map: Tensor | None
     teacher_map: Tensor | None
+    statistics: tuple[Tensor, Tensor] | None
     mask: Tensor | None
     bank: Tensor | None
     logit_scale: float
@@ -80,7 +82,9 @@ def _map(inputs: TowerInputs) -> Tensor:
     # the row has needs_map
     assert inputs.student_map is not None and inputs.teacher_map is not None
     dim = 1 if inputs.tower == "vision" else -1
-    return feature_map_loss(inputs.student_map, inputs.teacher_map, inputs.mask, dim=dim)
+    return feature_map_loss(
+        inputs.student_map, inputs.teacher_map, inputs.mask, dim=dim, statistics=inputs.statistics
+    )
 
 
 def _logits(inputs: TowerInputs) -> Tensor:
@@ -106,7 +110,8 @@ class DistillTask(Task):
     """Stage 1: each tower learns from its teacher tower.
 
     By default, the student's feature map goes through a 1x1 adapter and is compared with the teacher's whitened
-    feature map (Smooth-L1), and the student's embedding is compared with the teacher's (cosine distance).
+    feature map (Smooth-L1), and the student's embedding is compared with the teacher's (cosine distance). A recipe may
+    choose a head with a hidden layer, and whitening by statistics of the data, which `measure_maps` takes.
 
     A feature map has no CLS token. The information in the teacher's CLS token reaches the student through the
     embedding, which is the projection of that token. The embedding loss also trains the student's projections, so that
@@ -152,10 +157,8 @@ class DistillTask(Task):
         for tower in self.towers:
             if tower in map_widths and any(loss.needs_map for loss in self.losses):
                 width = getattr(config, f"{tower}_width")
-                if tower == "vision":
-                    self.adapters[tower] = nn.Conv2d(width, map_widths[tower], 1)
-                else:  # a 1x1 convolution over tokens is a linear layer
-                    self.adapters[tower] = nn.Linear(width, map_widths[tower])
+                self.adapters[tower] = _make_head(recipe.map_head, tower, width, map_widths[tower])
+        self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch by name; `loss` is their weighted sum."""
@@ -176,6 +179,31 @@ class DistillTask(Task):
                 losses[f"{tower}_{loss.name}"] = value
                 total = total + getattr(self.recipe, loss.weight) * value
         return losses | {"loss": total}
+
+    @torch.no_grad()
+    def measure_maps(self, batches: Iterable[Batch]):
+        """Take the mean of each channel of the teacher's maps, and the root of their mean variance, from batches.
+
+        Args:
+            batches: Batches on the device, before augmentation; the same ones on all processes.
+        """
+        moments: dict[str, list[Tensor]] = {}
+        for batch in batches:
+            for tower in self.adapters:
+                if tower == "vision":
+                    maps = self.targets.images(self.augmented(batch)["images"], batch).required_map
+                    states = maps.movedim(1, -1).flatten(0, 2)  # (B x H x W, C)
+                else:
+                    maps = self.targets.texts(batch).required_map
+                    states = maps[batch["attention_mask"][:, : maps.shape[1]].bool()]
+                states = states.double()
+                parts = [torch.tensor(len(states)), states.sum(0), states.square().sum(0)]
+                known = moments.setdefault(tower, [torch.zeros(())] * 3)
+                moments[tower] = [sums + part for sums, part in zip(known, parts, strict=True)]
+        for tower, (count, total, squares) in moments.items():
+            mean = total / count
+            scale = (squares / count - mean.square()).mean().sqrt()
+            self.statistics[tower] = mean.float(), scale.float()
 
     def _inputs(self, tower: str, batch: Batch) -> TowerInputs:
         student_map = teacher_map = mask = None
@@ -203,7 +231,23 @@ class DistillTask(Task):
             teacher=self.to_student_space(targets.embedding),
             student_map=student_map,
             teacher_map=teacher_map,
+            statistics=self.statistics.get(tower),
             mask=mask,
             bank=self.to_student_space(self.bank) if self.bank is not None else None,
             logit_scale=self.logit_scale,
         )
+
+
+def _make_head(kind: str, tower: str, width: int, teacher_width: int) -> nn.Module:
+    """Head from the student's feature map to the teacher's width, over the channels of images or of tokens."""
+
+    def pointwise(inputs: int, outputs: int) -> nn.Module:
+        # a 1x1 convolution over tokens is a linear layer
+        return nn.Conv2d(inputs, outputs, 1) if tower == "vision" else nn.Linear(inputs, outputs)
+
+    if kind == "linear":
+        return pointwise(width, teacher_width)
+    norm = nn.GroupNorm(1, teacher_width) if tower == "vision" else nn.LayerNorm(teacher_width)
+    return nn.Sequential(
+        pointwise(width, teacher_width), norm, nn.GELU(), pointwise(teacher_width, teacher_width)
+    )

@@ -5,9 +5,8 @@ from torch import Tensor
 
 from training.config import AlignRecipe
 from training.data import tokenize
-from training.tasks.loss import LossInputs, Models, OwnInputs
-from training.tasks.losses import embedding_loss
-from training.tasks.task import Task
+from training.tasks.losses import LossInputs, embedding_loss
+from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import TargetSource, encode_bank
 from training.text.scenes import FORMS, scenes
 

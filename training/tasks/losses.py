@@ -1,6 +1,8 @@
-"""Losses as pure functions of tensors; each returns a scalar."""
+"""Losses as pure functions of tensors; each returns a scalar. At the end, what a loss of stage 2 compares."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,8 +34,30 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
     return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, dim)
 
 
+def standardize_map(feature_map: Tensor, mean: Tensor, scale: Tensor, dim: int) -> Tensor:
+    """Subtract the mean of each channel, and divide all channels by one scale, so that no direction is amplified.
+
+    Args:
+        feature_map: Feature map of any shape with C channels, any floating-point dtype.
+        mean: Mean of each channel over the data, (C,).
+        scale: Root of the mean variance of the channels, scalar.
+        dim: Channel dimension.
+
+    Returns:
+        Tensor of the same shape, float32.
+
+    Source: isotropic standardization of PHI-S, Ranzinger et al., arXiv 2410.01680, without its rotation.
+    """
+    return ((feature_map.float().movedim(dim, -1) - mean) / scale).movedim(-1, dim)
+
+
 def feature_map_loss(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, beta: float = 2.0, dim: int = 1
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    beta: float = 2.0,
+    dim: int = 1,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
 
@@ -43,6 +67,7 @@ def feature_map_loss(
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
         beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
+        statistics: Mean (D,) and scale of the teacher's map for `standardize_map`; None whitens each position.
 
     Returns:
         Scalar, the mean over channels and positions that are not masked.
@@ -53,9 +78,8 @@ def feature_map_loss(
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
-    loss = F.smooth_l1_loss(
-        student.float(), whiten(teacher, dim), beta=beta, reduction="none"
-    ).mean(dim)
+    target = standardize_map(teacher, *statistics, dim) if statistics else whiten(teacher, dim)
+    loss = F.smooth_l1_loss(student.float(), target, beta=beta, reduction="none").mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
@@ -311,3 +335,75 @@ def _sum_over_rows(
         checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts
     ]
     return torch.stack(values).sum()
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of one language.
+
+    Args:
+        index: Which captions of the batch they are, (T,) int64.
+        own: Which of them belong to this process.
+    """
+
+    index: Tensor
+    own: slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """The embeddings of a batch of all processes, and its labels; all float32.
+
+    Args:
+        embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
+            teacher, `teacher_image` (B, D) and `teacher_text` (T, D).
+        extra: Other outputs by name at their full width: what `OwnInputs.encode` returns, and `teacher_map` (B, C),
+            the mean of the teacher's feature map, if a loss has `needs_map`.
+        width: Number of leading dimensions D that are compared.
+        logit_scale: Scalar factor on the student's cosines.
+        logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
+        positive: Which captions match which image, (B, T) bool.
+        languages: Captions of each language of the recipe.
+        own_images: Which images belong to this process.
+        own_texts: Which captions belong to this process.
+        num_processes: Number of processes. A loss that each process computes for its own rows only is multiplied by
+            it, because the loss of a batch is the mean over the processes.
+    """
+
+    embeddings: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    width: int
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+    positive: Tensor
+    languages: list[Captions]
+    own_images: slice
+    own_texts: slice
+    num_processes: int
+
+    @cached_property
+    def unit(self) -> dict[str, Tensor]:
+        """The same embeddings, L2-normalized."""
+        return {name: F.normalize(value, dim=-1) for name, value in self.embeddings.items()}
+
+    def in_language(self, captions: Captions) -> "LossInputs":
+        """The same batch with the captions of one language only."""
+        embeddings = dict(self.embeddings)
+        for name, value in self.embeddings.items():
+            if name.endswith("text"):
+                embeddings[name] = value[captions.index]
+        positive = self.positive[:, captions.index]
+        return replace(self, embeddings=embeddings, positive=positive, own_texts=captions.own)
+
+    def at_width(self, width: int) -> "LossInputs":
+        """The same batch with the leading dimensions of all embeddings.
+
+        Args:
+            width: Number of dimensions, in 1..D.
+        """
+        embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
+        return replace(self, embeddings=embeddings, width=width)
+
+    def cut(self, name: str) -> Tensor:
+        """The leading dimensions of embeddings in `extra`, (..., D)."""
+        return self.extra[name][..., : self.width]

@@ -6,10 +6,9 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip.image_dcclip import squashes
 from training.config import AlignRecipe
-from training.data.image_bank import load_images, vary_images
-from training.tasks.loss import LossInputs, Models, OwnInputs
-from training.tasks.losses import embedding_loss, map_distances
-from training.tasks.task import Task
+from training.general_images.bank import load_images
+from training.tasks.losses import LossInputs, embedding_loss, map_distances
+from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import LiveTargets, TargetSource
 
 IMAGES_AT_ONCE = 32  # images that the teacher encodes at once
@@ -37,13 +36,8 @@ class GeneralPhotos(OwnInputs):
     ) -> "GeneralPhotos":
         """Encode the recipe's `photos`, or crops of a few photographs, with the teacher."""
         size = models.student.config.image_size
-        if recipe.photos is not None:
-            squash = squashes(models.processor.image_processor)
-            images = load_images(recipe.photos, recipe.data, size, squash)
-        else:
-            from training.experiments.corpus.free_photos import photo_crops
-
-            images = vary_images(photo_crops(size))
+        squash = squashes(models.processor.image_processor)
+        images = load_images(recipe.photos, recipe.data, size, squash)
         embeddings = []
         maps = []
         for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False):

@@ -11,7 +11,6 @@ for a GPU.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from training.data.batch import Batch
+from training.utils.process import new_host_group
 
 # fields of a batch that are looked up and counted, but never encoded
 HOST_FIELDS = (
@@ -91,18 +91,16 @@ def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-@cache
-def _host_group(world: Any) -> Any:
-    """Process group for values on the host."""
-    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
-
-
 def gather_on_host(value: Any) -> list[Any]:
     """A value of every process, in their order, without a device."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=_host_group(dist.group.WORLD))
+    world: Any = dist.group.WORLD
+    on_host = dist.get_backend(world) == "gloo"
+    dist.all_gather_object(
+        values, value, group=world if on_host else new_host_group(world, "values")
+    )
     return values
 
 

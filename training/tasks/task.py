@@ -1,17 +1,36 @@
-"""What both stages share: the student, the augmentation of its images, and which of its parameters are trained."""
+"""What both stages share: the student, the augmentation of its images, which of its parameters are trained, and inputs
+that a loss brings along.
+"""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modeling_dcclip import DCCLIPModel
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.teachers import TOWERS
+from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSource, encode_chunks
 from training.utils.rng import keyed_uniform
+
+
+@dataclass(frozen=True)
+class Models:
+    """Models of a stage.
+
+    Args:
+        student: Student to train.
+        processor: Processor of the student.
+        teacher: Teacher without its towers, which are loaded where they run; None trains without a teacher.
+    """
+
+    student: DCCLIPModel
+    processor: DCCLIPProcessor
+    teacher: DualEncoder | None
 
 
 class Task(nn.Module):
@@ -173,6 +192,47 @@ class Task(nn.Module):
 
     def after_step(self):
         """Hook that the training loop calls after each optimizer step."""
+
+
+class OwnInputs(nn.Module):
+    """A loss with texts or images of its own, beyond the batch.
+
+    It is called with `LossInputs` and returns its value as a function of `LOSSES` does.
+
+    Args:
+        tensors: Tensors by name. They are buffers that are not saved, and move to the device with the task.
+    """
+
+    def __init__(self, **tensors: Tensor | None):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    @classmethod
+    def prepare(
+        cls, recipe: AlignRecipe, models: Models, targets: TargetSource, device: torch.device
+    ) -> "OwnInputs":
+        """Make the inputs once, before training.
+
+        Args:
+            recipe: Recipe of stage 2, whose weight of this loss is not 0.
+            models: Student, processor and teacher.
+            targets: Distillation targets of the run.
+            device: Device that the teacher runs on.
+        """
+        raise NotImplementedError
+
+    def encode(self, task: Task, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Encode the inputs of a step with the student, and return float32 tensors by name for `LossInputs.extra`.
+
+        With gradient caching it is called twice for a batch and must draw the same inputs, such as by `task.draw`.
+        All processes return the same names; their rows are concatenated.
+
+        Args:
+            task: Task with the student.
+            teacher: The teacher's outputs of all images of this process, as `AlignTask.teacher_outputs` returns them.
+        """
+        raise NotImplementedError
 
 
 def scalar(value: Any, name: str) -> Tensor:

@@ -10,6 +10,7 @@
 - `lineage.py`: revision, weight fingerprint and license
 - `targets.py`: the targets that a run needs, computed at every step
 - `cache.py`, `cached_targets.py`: targets computed once and stored
+- `named_targets.py`: targets of some captions from a file
 """
 
 from training.teachers.dual_encoder import DualEncoder

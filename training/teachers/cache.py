@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from training.teachers.targets import TargetSpec, resample_map
 from training.text.pipeline import digest, read_pipeline
 from training.utils.keys import Digest
 from training.utils.output import claim_folder
+from training.utils.process import at_own_pace
 
 META_FILES = ("images.json", "captions.json")
 FILES = ("images", "captions", *META_FILES)
@@ -132,33 +133,29 @@ def build_target_cache(
     if "text" in spec.towers:
         captions = _Captions(folder, teacher, dataset, spec)
     parts = [part for part in (images, captions) if part is not None]
-    claimed: AbstractContextManager[None] = nullcontext()
     is_cache = any((folder / name).is_file() for name in META_FILES)
-    if state.is_main_process and (not is_cache or os.access(folder, os.W_OK)):
-        claimed = claim_folder(
-            folder,
-            FILES,
-            command="teacher_cache",
-            overwrite=is_cache,
-            field="teacher_cache",
-            flag=None,
-            wait=True,
-        )
-    # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
-    with claimed:
-        if state.is_main_process:
-            if images is not None:
-                claim(folder / "images.json", images.key(), optional="grid")
-            if captions is not None:
-                claim(folder / "captions.json", captions.key(), optional="unaligned")
-            _require_space(folder, parts, max_gb)
-        state.wait_for_everyone()
+    with ExitStack() as claimed:
+        with at_own_pace():
+            # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
+            if state.is_main_process and (not is_cache or os.access(folder, os.W_OK)):
+                options: Any = {"field": "teacher_cache", "flag": None, "wait": True}
+                claimed.enter_context(
+                    claim_folder(
+                        folder, FILES, command="teacher_cache", overwrite=is_cache, **options
+                    )
+                )
+            if state.is_main_process:
+                if images is not None:
+                    claim(folder / "images.json", images.key(), optional="grid")
+                if captions is not None:
+                    claim(folder / "captions.json", captions.key(), optional="unaligned")
+                _require_space(folder, parts, max_gb)
         missing = [[path for path in part.shards if lacks(path, part.needed)] for part in parts]
         state.wait_for_everyone()  # until all have seen the same files
-        for part, paths in zip(parts, missing, strict=True):
-            if own := paths[state.process_index :: state.num_processes]:
-                part.compute(own, batch_size, device)
-        state.wait_for_everyone()
+        with at_own_pace():
+            for part, paths in zip(parts, missing, strict=True):
+                if own := paths[state.process_index :: state.num_processes]:
+                    part.compute(own, batch_size, device)
     image_shards = [] if images is None else list(images.shards)
     caption_shards = [] if captions is None else list(captions.shards)
     return CachedTargets(spec, image_shards, caption_shards, num_views, device)

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from training.teachers.family import patch_map
 
-SOFT_TOKENS = 280  # of an image, at most; the default of its image processor
+SOFT_TOKENS = 280  # most tokens of an image, the default of its image processor
 NUM_MARKS = (
     2  # tokens before and after an image: beginning of text and image, end of image and text
 )

@@ -1,9 +1,7 @@
 """Image preparation for evaluation: decode, resize and normalize, in threads, while the model encodes."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,11 +12,9 @@ import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, resize
 from transformers import PreTrainedConfig
 
-from modeling_dcclip.image_dcclip import crop_to_aspect, squashes
+from modeling_dcclip.image_dcclip import fit_image, map_ahead, square_input, squashes
 from training.data.images import Normalize, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
@@ -98,16 +94,13 @@ class ImagePreparation:
         Returns:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
 
-        Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use. Of an image whose
-        longer side is more than 32 times the shorter one, the middle is taken first.
+        Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, except that they
+        round half pixels. Of an image whose longer side is more than 32 times the shorter one, the middle is taken
+        first.
         """
-        size = self.image_size
-        bicubic = InterpolationMode.BICUBIC
-        if self.squashes if squash is None else squash:
-            image = resize(image, [size, size], bicubic)
-        else:
-            image = center_crop(resize(crop_to_aspect(image), [size], bicubic), [size])
-        return torch.from_numpy(np.array(image))
+        squash = self.squashes if squash is None else squash
+        fitted = fit_image(image, *square_input(self.image_size, squash))
+        return torch.from_numpy(np.array(fitted))
 
     def describe(self) -> dict[str, Any]:
         """These settings for `results.json`."""
@@ -119,23 +112,6 @@ class ImagePreparation:
             "mean": getattr(self.normalize, "mean", None),
             "std": getattr(self.normalize, "std", None),
         }
-
-
-def map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], threads: int, ahead: int
-) -> Iterator[Any]:
-    """Results of a function for all items, in order, computed in threads: at most `ahead` + 1 at a time."""
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # cancel the remaining jobs after an early stop or a damaged image
-        pool.shutdown(cancel_futures=True)
 
 
 def prepared_batches(

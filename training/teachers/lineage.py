@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
-from modeling_dcclip.search.space import digest_files
+from modeling_dcclip.runtime_dcclip import digest_files
 from training.utils.keys import Digest
 from training.utils.reading import read_mapping
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,15 +21,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_dcclip.runtime_dcclip import read_tokenizer
 from training.teachers.family import Family
 from training.text.tokenizers import load_tokenizer
-from training.utils.reading import read_mapping
+from training.utils.reading import check_value, read_mapping, require_regular
 
-# largest sizes of a config; a damaged one would take all memory before an error names it
+# largest sizes of a config, by the first pattern of their name; a damaged one, or a stranger's, would take all memory
+# before an error names it. Those that are named whole are at least 1.
 MAX_SIZES = {
     "num_hidden_layers": 1024, "num_attention_heads": 1024, "hidden_size": 65_536, "projection_dim": 65_536,
     "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
     "max_text_length": 8192, "image_size": 4096,
+    r"((n|num|encoder|decoder)_(\w+_)?layers?|num_blocks|depths?)": 1024,
+    r"\w+_vocab_size": 4_194_304,
+    r"\w+_(size|dim|width|heads|channels)": 65_536,
 }  # fmt: skip
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -46,11 +50,12 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
         commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: There is none, it is damaged, or a size is not in 1 to `MAX_SIZES`.
+        ValueError: There is none, it is damaged, or a size is beyond `MAX_SIZES`.
     """
     check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
+        check_value(str, fields.get("model_type", ""), "model_type")
         _check_sizes(fields)
     except OSError as error:
         raise ValueError(
@@ -70,6 +75,8 @@ def check_files(field: str, name: str):
         ValueError: A file of JSON holds no mapping, or the tokenizer or the head of the weights cannot be read.
     """
     folder = Path(name)
+    for path in folder.glob("*"):
+        require_regular(path, field)
     for file in (
         "config.json",
         "preprocessor_config.json",
@@ -81,7 +88,7 @@ def check_files(field: str, name: str):
     for path in [*folder.glob("tokenizer.json"), *folder.glob("*.safetensors")]:
         try:
             if path.suffix == ".json":
-                Tokenizer.from_file(str(path))
+                read_tokenizer(path)
             else:
                 with safe_open(path, "pt"):
                     pass
@@ -96,8 +103,12 @@ def _check_sizes(config: Mapping[str, Any]):
     for key, value in config.items():
         if isinstance(value, Mapping):
             _check_sizes(value)
-        elif key in MAX_SIZES and isinstance(value, int) and not 1 <= value <= MAX_SIZES[key]:
-            raise ValueError(f"{key} is {value}, expected 1 to {MAX_SIZES[key]}")
+            continue
+        largest = next((MAX_SIZES[each] for each in MAX_SIZES if re.fullmatch(each, key)), None)
+        smallest = 1 if key in MAX_SIZES else -1
+        for each in value if isinstance(value, list) else [value]:
+            if largest and isinstance(each, int) and not smallest <= each <= largest:
+                raise ValueError(f"{key} is {each}, expected {smallest} to {largest}")
 
 
 def open_config(field: str, name: str) -> PreTrainedConfig:
@@ -137,8 +148,9 @@ def load_model(
         model, report = model_class.from_pretrained(
             name, dtype=dtype, revision=revision, **REPORTED
         )
-    except OSError as error:
-        raise ValueError(f"{field}: {name!r} cannot be loaded ({error}).") from error
+    except Exception as error:  # a config may be wrong in many ways
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(f"{field}: {name!r} cannot be loaded ({cause}).") from error
     check_complete(field, name, family.model_class, report)
     return model
 

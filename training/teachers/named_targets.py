@@ -53,11 +53,30 @@ class NamedTargets:
     def texts(self, batch: Batch) -> Targets:
         """Targets of the captions of a batch; the feature maps are the teacher's own."""
         targets = self.targets.texts(batch)
-        places = self.places[batch["caption_ids"]]
-        stated = self.embeddings[places.clamp_min(0)].to(targets.embedding)
-        is_stated = (places >= 0)[:, None].to(stated.device)
-        embeddings = torch.where(is_stated, stated, targets.embedding)
+        stated = batch if "named_targets" in batch else self._read_named(batch)
+        found = targets.embedding
+        named, is_named = (
+            stated[name].to(found.device, non_blocking=True)  # type: ignore[literal-required]
+            for name in ("named_targets", "is_named")
+        )
+        embeddings = torch.where(is_named[:, None], named.to(found.dtype), found)
         return Targets(targets.feature_map, embeddings)
+
+    def read(self, batch: Batch) -> Batch:
+        """Read the targets of a batch, for a loader that reads them in its workers.
+
+        Returns:
+            Fields of `Batch`: `named_targets`, `is_named`, and those of the teacher's targets if they are cached.
+        """
+        fields = self._read_named(batch)
+        read = getattr(self.targets, "read", None)
+        if read is not None:
+            fields.update(read(batch))
+        return fields
+
+    def _read_named(self, batch: Batch) -> Batch:
+        places = self.places[batch["caption_ids"]]
+        return {"named_targets": self.embeddings[places.clamp_min(0)], "is_named": places >= 0}
 
 
 def save_named_targets(path: Path, texts: Sequence[str], embeddings: Tensor):

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from modeling_dcclip.image_dcclip import square_input
+
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 # only the tokenizer of SigLIP 2 has this token; its fixed-size checkpoints have the model type `siglip`
 GEMMA_TOKEN = "<start_of_turn>"
@@ -170,11 +172,11 @@ def square_image_processor(
         std: Standard deviation of each color channel, in 0..1.
         squash: Whether to resize the whole image to the square. Default: resize the short side and crop the center.
     """
-    square = {"height": size, "width": size}
+    resized, crop = square_input(size, squash)
     return CLIPImageProcessor(
-        size=square if squash else {"shortest_edge": size},
+        size=resized,
         do_center_crop=not squash,
-        crop_size=square,
+        crop_size=crop,
         resample=Resampling.BICUBIC,
         image_mean=list(mean),
         image_std=list(std),

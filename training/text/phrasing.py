@@ -15,7 +15,9 @@ REQUESTS = {
         "之前拍的{}", "{}图片",
     ),
 }  # fmt: skip
-REQUEST_SHARE = 0.7  # of reworded captions; the others have a typing error or spaces
+REQUEST_SHARE = (
+    0.7  # share of reworded captions that become requests; the others have a typing error or spaces
+)
 
 
 def reword(text: str, language: str, share: float, *keys: int) -> str:
@@ -49,5 +51,5 @@ def _mistype(text: str, place: float, which: float) -> str:
     start = starts[int(place * len(starts))]
     first = text[start]
     second = text[start + 1]
-    mistyped = (second + first, second, first + first + second)[int(which * 3)]
-    return text[:start] + mistyped + text[start + 2 :]
+    choices = [second + first, second, first + first + second]
+    return text[:start] + choices[int(which * len(choices))] + text[start + 2 :]

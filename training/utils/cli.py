@@ -39,9 +39,10 @@ USER_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
-# the other processes of a run get this error from torch's gloo or NCCL when one has ended
+# the other processes of a run get this error from torch's gloo or NCCL when one has ended or does not answer
 LOST_PROCESS = re.compile(
-    r"gloo.*(closed by peer|reset by peer|Broken pipe)|NCCL.*remote process", re.S
+    r"gloo.*(closed by peer|reset by peer|Broken pipe|Timed out)|NCCL.*(remote process|timed out)",
+    re.S,
 )
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
@@ -306,9 +307,10 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if LOST_PROCESS.search(str(error)) is None:
             raise
-        exit_with_error(
-            command, "another process of this run has ended; its own message says why.", FAILURE
+        message = (
+            "another process of this run has ended or does not answer; its own message says why."
         )
+        exit_with_error(command, message, FAILURE)
     except OSError as error:
         # an error that the system did not number is our own report that a run cannot go on
         is_failure = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)

@@ -1,6 +1,9 @@
 """Keys of caches, shards and checkpoints: a stored result is reused only if everything that it depends on is the same.
 
 A key is built from a dataclass, so a new field is part of the key unless the dataclass says otherwise.
+
+Digests outside this file identify what others identify in their own way: `digest_files` in runtime_dcclip.py the files
+of a model, text/pipeline.py a tokenizer (SHA-256), and experiments/corpus the files of pip packages (SHA-256).
 """
 
 import hashlib
@@ -9,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from modeling_dcclip.image_dcclip import open_regular
 
 _IN_KEY = "in_key"
 
@@ -93,6 +98,11 @@ class Digest:
         return self._hash.hexdigest()
 
 
+def fingerprint(content: bytes, size: int = 8) -> bytes:
+    """Digest of a text, a matrix or a file's content, `size` bytes, which other programs compute in the same way."""
+    return hashlib.blake2b(content, digest_size=size).digest()
+
+
 def digest_key(key: Mapping[str, Any]) -> str:
     """Digest of a key, 32 hexadecimal digits. The order of its names does not count."""
     return Digest().add(json.dumps(key, sort_keys=True)).hex()
@@ -100,5 +110,5 @@ def digest_key(key: Mapping[str, Any]) -> str:
 
 def digest_file(path: Path) -> str:
     """Digest of a file's content, 32 hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

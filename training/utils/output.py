@@ -17,15 +17,13 @@ from contextlib import contextmanager, suppress
 from glob import iglob
 from pathlib import Path
 
-from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
 
 RECORD_FILE = "names.json"
 LOCK_FILE = "lock"
+HOLDER_FILE = "holder"  # who has the lock
 MAX_NAMED = 5  # files that an error message names
 
 
@@ -68,7 +66,7 @@ def claim_folder(
     names = list(names)
     written = {(folder / name).resolve() for name in names}
     for name, value in (inputs or {}).items():
-        # of numbered files
+        # numbered files
         pattern = re.sub(r"\{\d+\.\.\d+\}", "*", os.path.expanduser(str(value or "")))
         for found in iglob(pattern, recursive=True):
             path = Path(found).resolve()
@@ -173,29 +171,24 @@ def listed(names: list[str]) -> str:
 @contextmanager
 def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
     """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
-    if fcntl is None:
-        raise ValueError(
-            f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2."
-        )
-    path = folder / CLAIM_FOLDER / LOCK_FILE
-    mode = fcntl.LOCK_EX
-    if not wait:
-        mode |= fcntl.LOCK_NB
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    holder = folder / CLAIM_FOLDER / HOLDER_FILE
+    lock = FileLock(folder / CLAIM_FOLDER / LOCK_FILE, timeout=-1 if wait else 0)
     try:
-        try:
-            # unlike flock, forked decoding processes do not inherit it, so a killed run never blocks its successor
-            fcntl.lockf(descriptor, mode)
-        except OSError as error:
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
-            raise ValueError(
-                f"{field}: {str(folder)!r} is in use by {holder}. Wait until it has ended, or choose another folder."
-            ) from error
+        lock.acquire()
+    except Timeout as error:
+        by = "another process"
+        with suppress(OSError):
+            by = holder.read_text(encoding="utf-8") or by
+        raise ValueError(
+            f"{field}: {str(folder)!r} is in use by {by}. Wait until it has ended, or choose another folder."
+        ) from error
+    try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        holder = f"process {os.getpid()} on {socket.gethostname()} since {started} ({shlex.join(sys.argv)[:500]})"
-        os.truncate(descriptor, 0)
-        os.write(descriptor, holder.encode())
+        command = shlex.join(sys.argv)[:500]
+        by = f"process {os.getpid()} on {socket.gethostname()} since {started} ({command})"
+        holder.write_text(by, encoding="utf-8")
         yield
-        os.truncate(descriptor, 0)  # a finished folder names no machine and no path
     finally:
-        os.close(descriptor)
+        with suppress(FileNotFoundError):  # nothing was written, and the claim is removed
+            os.truncate(holder, 0)  # a finished folder names no machine and no path
+        lock.release()

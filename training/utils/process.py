@@ -4,23 +4,31 @@ Torch is imported inside functions, so that programs without it can use this fil
 """
 
 import ctypes
+import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+log = logging.getLogger(__name__)
+
 # parameters of mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# of a process for the others, such as for the targets of a large set
-LONGEST_WAIT = timedelta(days=3)
+# how long a process waits for another one before the run ends: a node may be dead
+LONGEST_WAIT = timedelta(hours=1)
+BEAT_S = 5.0
+AT_OWN_PACE = Event()  # while this process is in `at_own_pace`
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
@@ -33,15 +41,66 @@ def find_processes() -> "PartialState":
 
     use_all_cores()
     keep_freed_memory()
+    _report_lone_process()
     # without this flag, processes on a machine without an accelerator do not form a group
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
     return PartialState(cpu=is_cpu, **group)
 
 
-def num_cores() -> int:
-    """Number of processor cores that this process may use, such as those of a container."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@cache
+def new_host_group(world: Any, purpose: str) -> Any:
+    """Process group for values on the host. All processes of the world make it, in the same order."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+@contextmanager
+def at_own_pace() -> Iterator[None]:
+    """Do work that may take some processes much longer than others. All leave the `with` block together.
+
+    Elsewhere a process that lets the others wait for `LONGEST_WAIT` ends the run. Here it may take days, because a
+    thread tells the others every `BEAT_S` seconds that it lives. All processes call it.
+
+    Raises:
+        ConnectionError: Another process has failed, has ended or does not answer.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        yield
+        return
+    group = new_host_group(dist.group.WORLD, "own pace")
+    finished = Event()
+    succeeded: list[bool | None] = [None] * dist.get_world_size()
+    own: list[bool | None] = [None]
+    lost: list[Exception] = []
+
+    def beat():
+        try:
+            while None in succeeded and False not in succeeded:
+                finished.wait(BEAT_S)
+                dist.all_gather_object(succeeded, own[0], group=group)
+        except RuntimeError as error:
+            lost.append(error)
+
+    beats = Thread(target=beat, daemon=True)
+    AT_OWN_PACE.set()
+    beats.start()
+    try:
+        yield
+        own[0] = True
+    finally:
+        own[0] = bool(own[0])
+        finished.set()
+        beats.join()
+        AT_OWN_PACE.clear()
+    if lost or False in succeeded:
+        raise ConnectionError(
+            "another process of this run has ended or does not answer; its own message says why. Run the same command "
+            "again."
+        ) from (lost[0] if lost else None)
 
 
 def use_all_cores():
@@ -53,6 +112,20 @@ def use_all_cores():
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("OMP_NUM_THREADS") != "1":
         return
+    options, environment = _launch()
+    if options and "num_cpu_threads" not in options and "OMP_NUM_THREADS" not in environment:
+        import psutil
+        import torch
+
+        # PyTorch's own default, unless this process is bound to fewer cores
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
+
+
+def _launch() -> tuple[str, Mapping[str, str]]:
+    """Command line of the `accelerate launch` that started this process, with `_` for `-`, and its environment.
+
+    Both are empty if something else started it.
+    """
     import psutil
 
     try:
@@ -60,15 +133,28 @@ def use_all_cores():
         command = launcher.cmdline()
         environment = launcher.environ()
     except psutil.Error:
-        return
-    is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
-    options = " ".join(command).replace("-", "_")
-    is_chosen = "num_cpu_threads" in options or "OMP_NUM_THREADS" in environment
-    if is_launcher and not is_chosen:
-        import torch
+        return "", {}
+    if any(Path(part).name.startswith("accelerate") for part in command[:3]):
+        return " ".join(command).replace("-", "_"), environment
+    return "", {}
 
-        # PyTorch's own default, unless this process is bound to fewer cores
-        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
+
+def _report_lone_process():
+    """Warn if `accelerate launch` was asked for several processes and started one, as it does with `--cpu` alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    asked = re.search(r"__num_processes[ =](\d+)", _launch()[0])
+    if asked is not None and int(asked[1]) > 1:
+        log.warning(
+            "num_processes: accelerate launch was asked for %s processes, and has started only this one. On a CPU, "
+            "use --config_file training/engine/distributed/ddp_cpu.yaml instead of --cpu.",
+            asked[1],
+        )
+
+
+def num_cores() -> int:
+    """Number of processor cores that this process may use, which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory():

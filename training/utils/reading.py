@@ -3,6 +3,7 @@
 A type is anything that pydantic checks. `ranges.py` has the ranges that several files share.
 """
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+
+from modeling_dcclip.image_dcclip import open_regular
 
 
 class _Loader(yaml.SafeLoader):
@@ -79,6 +82,27 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Text of a regular file.
+
+    Raises:
+        OSError: It cannot be read, or it is a pipe or a device, whose end may never come.
+        ValueError: It has another encoding.
+    """
+    with io.TextIOWrapper(open_regular(path), encoding) as file:
+        return file.read()
+
+
+def require_regular(path: Path, field: str):
+    """Refuse a pipe or a device, which a library would open by its name and perhaps never finish.
+
+    Raises:
+        ValueError: The path exists, and is neither a file nor a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{field}: {str(path)!r} is a pipe or a device. Name a file.")
+
+
 def read_mapping(path: Path, field: str, **types: Any) -> dict[str, Any]:
     """Read a YAML file (`*.yaml`, `*.yml`) or JSON file whose content is a mapping.
 
@@ -91,9 +115,7 @@ def read_mapping(path: Path, field: str, **types: Any) -> dict[str, Any]:
         ValueError: The file is missing or damaged, or a field is missing, of the wrong type or out of its range.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("not a regular file")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         is_yaml = path.suffix in (".yaml", ".yml")
         content = (
             parse_yaml(text) if is_yaml else json.loads(text, object_pairs_hook=_without_duplicates)
@@ -127,7 +149,9 @@ def check_value(kind: Any, value: Any, name: str = "") -> Any:
         return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        if first["type"] == "value_error":  # of a dataclass's own check, which names its field
+        if (
+            first["type"] == "value_error"
+        ):  # raised by a dataclass's own check, which names its field
             raise first["ctx"]["error"] from error
         path = [name] if name else []
         inside = value

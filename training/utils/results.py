@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.json"
 PLOT_FILE = "results.png"
-MAX_COLUMNS = 8  # of a table that people read
+MAX_COLUMNS = 8  # widest table that people read
 TITLE_WIDTH = 24  # characters in a line of a panel's title
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 PERCENTS = ("title", "label", "measure", "language", "value", "low", "high")  # columns

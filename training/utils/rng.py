@@ -5,7 +5,7 @@ A resumed run therefore equals an uninterrupted one.
 
 import numpy as np
 
-_INCREMENT = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)  # increment of SplitMix64
 
 
 def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:

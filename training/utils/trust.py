@@ -1,12 +1,14 @@
 """What may run code of others: only what the user has typed, never what a file says."""
 
+import importlib
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, a source of data
-# the data sets of this project, and weights in an installed package, which is not imported
-HARMLESS = ("training.experiments.corpus.", "pip:")
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function, which returns data
+HARMLESS = ("training.experiments.corpus.",)  # functions that return the data sets of this project
 TRUST_OPTIONS = ("trust_remote_code", "allow_changed_code", "trust_recipe_code")
 
 
@@ -41,6 +43,13 @@ def check_no_code(values: Mapping[str, Any], arguments: Sequence[str]):
                 f"{name}: {text!r} names a function, which would run. Check that you trust it, and add "
                 "--trust_recipe_code, or write a file as ./FILE."
             )
+
+
+def call_function(name: str) -> Any:
+    """Result of `module:function`, whose module is installed or in the working directory."""
+    module, function = name.split(":")
+    sys.path.append(os.getcwd())  # which `python training/X.py` leaves out
+    return getattr(importlib.import_module(module), function)()
 
 
 def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

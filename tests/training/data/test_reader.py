@@ -270,6 +270,23 @@ def test_a_damaged_parquet_file_is_named_with_its_remedy(tmp_path):
         load_source(str(tmp_path / "*.parquet"))
 
 
+def test_a_file_that_was_replaced_with_its_old_time_is_read_anew(tmp_path):
+    path = tmp_path / "a.parquet"
+    for caption in ("frog", "newt"):
+        Dataset.from_dict({"en": [caption]}).to_parquet(tmp_path / "new.parquet")
+        os.utime(tmp_path / "new.parquet", (1e9, 1e9))
+        (tmp_path / "new.parquet").replace(path)
+        assert load_source(str(path))["en"][0] == caption
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.tar"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^data: .*{name}' is a pipe or a device"):
+        load_source(str(tmp_path / name))
+
+
 def test_the_digest_of_a_source_follows_its_files(tmp_path):
     for name in ("0.tar", "1.tar"):
         (tmp_path / name).write_bytes(b"x")

@@ -99,8 +99,11 @@ def test_sources_are_drawn_by_their_shares_and_counted(weights, shares):
 
 def test_batches_that_do_not_fit_into_the_shared_memory_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "SHARED_MEMORY", tmp_path)
-    usage = SimpleNamespace(free=64 * 2**20)  # of a container by default
+    usage = SimpleNamespace(free=64 * 2**20)  # a container's default
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     data_loader([], 2, 16 * 2**20)
-    with pytest.raises(ValueError, match=r"^data.workers: 3 workers need 96 MiB .* --shm-size"):
-        data_loader([], 3, 16 * 2**20)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # all of them share it
+    data_loader([], 1, 8 * 2**20)
+    needed = r"^data.workers: 1 workers of 3 processes need 96 MiB .* --shm-size"
+    with pytest.raises(ValueError, match=needed):
+        data_loader([], 1, 16 * 2**20)

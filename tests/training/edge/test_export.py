@@ -47,6 +47,28 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
     assert results.meta["export"]["tags"] == ["onnx", "transformers.js"]
 
 
+def test_the_real_limits_refuse_a_graph_that_rounds_too_much_and_keep_an_exact_one(
+    exported, labeled, tmp_path, monkeypatch
+):
+    """As if tracing had written the image tower in int8; all limits are those of users."""
+    traced = {"vision": "vision_model_quantized.onnx", "text": "text_model.onnx"}
+
+    def trace(model, tower, path):
+        shutil.copy(exported / "onnx" / traced[tower], path)
+
+    monkeypatch.setattr(graphs, "trace", trace)
+    command = [str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "fp32", *labeled]
+    with pytest.raises(SystemExit):
+        export.main(command)
+    results = Results.read(tmp_path / "out/results.json")
+    image, text = results.meta["export"]["verdicts"]
+    (reason,) = image["reasons"]
+    assert 0.9 < image["lowest_cosine"] < verdict.MIN_COSINE
+    assert f"whose cosine with PyTorch's is {image['lowest_cosine']:.5f}" in reason
+    assert text["kept"] and text["lowest_cosine"] > 0.9999
+    assert [path.name for path in (tmp_path / "out/onnx").iterdir()] == ["text_model.onnx"]
+
+
 def write_nans(source, tower, path, images):
     """Quantize to a graph whose embeddings are not finite."""
     model = onnx.load(source)
@@ -135,7 +157,7 @@ def test_interrupted_export_leaves_the_folder_unchanged(
     [
         ({"format": "executorch", "variants": ["int4"]}, "format: executorch has fp32, int8"),
         ({"format": "mine"}, "no-such-package"),
-        ({"format": "immich", "towers": "text"}, "immich has fp32 of both towers together"),
+        ({"format": "open_clip", "towers": "text"}, "open_clip has fp32 of both towers together"),
     ],
 )
 def test_formats_that_cannot_be_written_are_refused(monkeypatch, fields, message):

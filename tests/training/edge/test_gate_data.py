@@ -1,5 +1,6 @@
 """Data of the accuracy gate without options: what the folder of a model tells, and nothing else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,28 +12,8 @@ from training.edge.gate_data import (
     TRAINING_FILE,
     VALIDATION_FILE,
     GateData,
-    is_of_emoji,
     make_noise,
 )
-from training.evaluation.sets.held_out import HeldOut
-from training.experiments.corpus.emoji import DEFAULT_CACHE
-
-EMOJI = {"train": "training.experiments.corpus.emoji:load_train"}
-PHOTOS = {"train": "photos.parquet"}
-
-
-@pytest.mark.parametrize(
-    ("data", "is_emoji"),
-    [
-        ({"train": str(DEFAULT_CACHE / "emoji-96" / "train.parquet")}, True),
-        (PHOTOS, False),
-        ({"sources": [EMOJI, PHOTOS]}, False),
-        ({"sources": [EMOJI]}, True),
-        (None, False),
-    ],
-)
-def test_a_model_of_emoji_is_one_that_was_trained_on_nothing_else(data, is_emoji):
-    assert is_of_emoji({"data": data}) == is_emoji
 
 
 def from_options(folder: Path, **fields) -> GateData:
@@ -91,14 +72,32 @@ def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
         from_options(tmp_path, **labeled, calibration=calibration)
 
 
-def test_a_model_of_emoji_is_checked_on_the_held_out_ones(tmp_path, monkeypatch):
-    held_out = HeldOut.open(every=200)
-    monkeypatch.setattr(HeldOut, "open", lambda: held_out)
-    (tmp_path / "recipe.yaml").write_text(f"data: {{train: '{EMOJI['train']}'}}\n")
+def write_recipe(folder: Path, data: str, train: str, class_names: str):
+    recipe = {"eval": {"data": data, "class_names": class_names}, "data": {"train": train}}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+
+
+def test_the_validation_set_of_the_recipe_checks_a_model(corpus, tmp_path):
+    held_out = str(corpus / "unseen_style.parquet")
+    names = str(corpus / "class_names.json")
+    write_recipe(tmp_path, held_out, str(corpus / TRAINING_FILE), names)
     found = from_options(tmp_path)
-    sizes = [len(each.rows) for each in held_out.sets.values()]
-    assert len(found.images) == len(found.labels) == sum(sizes)
-    assert found.labels[: sizes[0]].equal(held_out.sets["unseen_combination"].labels)
-    assert found.class_names is held_out.class_names
-    training = Dataset.from_parquet(str(held_out.corpus / TRAINING_FILE))
-    assert len(found.calibration) == len(training)
+    assert len(found.images) == len(found.labels) == len(Dataset.from_parquet(held_out))
+    assert found.languages == ["en", "zh"] and found.source == held_out
+    assert len(found.calibration) == len(Dataset.from_parquet(str(corpus / TRAINING_FILE)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("no_such_folder/a.parquet", None),
+        ("some/dataset", None),
+        ("someones.module:load", "names a function, which would run"),
+    ],
+)
+def test_a_validation_set_that_is_not_here_or_not_trusted_is_not_used(
+    corpus, tmp_path, caplog, data, message
+):
+    write_recipe(tmp_path, data, "train.parquet", str(corpus / "class_names.json"))
+    assert from_options(tmp_path).labels is None
+    assert (message in caplog.text) if message else not caplog.text

@@ -1,24 +1,15 @@
-"""Model folders in the layouts of open_clip and Immich give the embeddings of transformers."""
+"""Model folders in the layout of open_clip give the embeddings of transformers."""
 
 import json
 import shutil
 from pathlib import Path
 
-import onnxruntime
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from tests.tiny import (
-    IMAGE_SIZE,
-    MAX_TEXT_LENGTH,
-    MOBILENET,
-    PROJECTION_DIM,
-    make_model,
-    save_student,
-)
+from tests.tiny import MOBILENET, make_model, save_student
 from training import export
 from training.edge import verdict
-from training.hub import list_files
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -88,32 +79,3 @@ def test_a_refused_layout_is_removed_and_other_exports_stay(export_layout, capsy
     assert not (folder / "open_clip").exists()
     verdicts = Results.read(folder / "results.json").meta["export"]["verdicts"]
     assert [entry["kept"] for entry in verdicts] == [True, False]
-
-
-@pytest.fixture(scope="module")
-def immich(exported, labeled, tmp_path_factory):
-    """A model folder with the folder of Immich. Tests must not write into it."""
-    folder = tmp_path_factory.mktemp("immich") / "model"
-    export.main([str(exported), "--output_dir", str(folder), "--format", "immich", *labeled])
-    return folder
-
-
-def test_immich_loses_nothing(immich):
-    (record,) = Results.read(immich / "results.json").meta["export"]["verdicts"]
-    assert record["file"] == "immich" and record["kept"] and record["lowest_cosine"] >= 0.999
-    assert len([name for name in list_files(immich) if name.startswith("immich/")]) == 6
-    assert (
-        set(record["lost_points"].values()) == set(record["lost_recall_points"].values()) == {0.0}
-    )
-
-
-def test_graphs_have_the_inputs_that_the_server_feeds(immich):
-    expected = {
-        "textual": ("text", "tensor(int32)", [1, MAX_TEXT_LENGTH]),
-        "visual": ("image", "tensor(float)", [1, 3, IMAGE_SIZE, IMAGE_SIZE]),
-    }
-    for tower, (name, kind, shape) in expected.items():
-        session = onnxruntime.InferenceSession(immich / "immich" / tower / "model.onnx")
-        (value,) = session.get_inputs()
-        assert (value.name, value.type, value.shape) == (name, kind, shape)
-        assert session.get_outputs()[0].shape == [1, PROJECTION_DIM]

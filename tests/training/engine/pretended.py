@@ -166,7 +166,7 @@ def main(command: str, path: str, *modules: str):
     from training import align, distill
     from training.config import AlignRecipe, DistillRecipe, parse_recipe
     from training.engine.inputs import open_teacher
-    from training.engine.loop import train
+    from training.engine.loop import Run, train
     from training.engine.stage import keep_masks
     from training.tasks import Models
 
@@ -197,7 +197,7 @@ def main(command: str, path: str, *modules: str):
         made = stage.open_student(recipe, teacher)
         task, dataset = stage.make_task(recipe, Models(*made, teacher), accelerator)
         counted = watch(task)
-        train(task, dataset, recipe, made[1], accelerator, "pretended")
+        train(task, dataset, made[1], Run(recipe, accelerator, "pretended"))
     print(json.dumps(counted[2]))
 
 

@@ -5,8 +5,15 @@ The task of these tests has one trained matrix and a gradient that a plain loop 
 
 import json
 import math
+import os
+import re
+import signal
+import time
+from copy import deepcopy
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +22,10 @@ import torch
 from accelerate import debug_launcher
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from modeling_dcclip import DCCLIPModel
+from tests.local_server import free_port
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_model, recipe_fields
 from tests.training.engine.runs import losses
 from tests.training.tasks.hand_made import NORMALIZE, augment
@@ -24,8 +33,14 @@ from tests.variants import ignored_fields
 from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
-from training.engine import checkpoint
-from training.engine.loop import Evaluate, TrainingResult, train
+from training.engine import checkpoint, standstill
+from training.engine.loop import (
+    Evaluate,
+    Run,
+    TrainingResult,
+    keep_depthwise_in_float32,
+    train,
+)
 from training.engine.stage import make_accelerator
 from training.engine.state import (
     STATE_FOLDER,
@@ -34,7 +49,8 @@ from training.engine.state import (
     make_optimizer,
     run_identity,
 )
-from training.tasks import Task
+from training.tasks import Task, spread
+from training.utils import process
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -53,6 +69,7 @@ class Linear(Task):
         self.adapter = nn.Parameter(torch.zeros(()))  # a parameter of the task itself
         self.rows: list[list[int]] = []
         self.draws: list[float] = []
+        self.checked: list[int] = []
         self.weights = [self.weight.detach().clone()]
         self.gradients: list[Tensor] = []
         self.infinite_at = -1
@@ -66,6 +83,8 @@ class Linear(Task):
         if self.training:
             self.rows.append(batch["rows"].tolist())
             self.draws.append(torch.rand(1, dtype=torch.float64).item())
+        else:
+            self.checked.append(len(batch["rows"]))
         factor = (batch["rows"].float() + 1).mean()
         if len(self.rows) == self.infinite_at:
             factor = factor * math.inf
@@ -86,8 +105,8 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 def run(dataset, processor):
     def run(task: Task, recipe: AlignRecipe, evaluate: Evaluate | None = None) -> TrainingResult:
         kept = checkpoint.list_checkpoints(recipe.output_dir) if recipe.resume else []
-        accelerator = make_accelerator(recipe)
-        return train(task, dataset, recipe, processor, accelerator, "test", kept, evaluate)
+        opened = Run(recipe, make_accelerator(recipe), "test", kept)
+        return train(task, dataset, processor, opened, evaluate)
 
     return run
 
@@ -177,6 +196,8 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
         dataset.skipped.max_share = 1.0
         dataset.skipped.add(1000 + rank, "a cause of this test")
         result = run(task, recipe)
+        # before the first step, where nothing is checkpointed
+        assert task.checked == [2]
         images = result.images_per_s * result.seconds
         (tmp_path / f"{rank}.json").write_text(json.dumps([task.draws, task.rows]))
         assert images == pytest.approx(16) and result.skipped == "a cause of this test: 2"
@@ -185,6 +206,60 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert len({*first[0], *second[0]}) == 4  # dropout of each process and each batch
     assert len(np.unique([first[1], second[1]])) == 16
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_a_run_that_says_its_step(
+    tmp_path, run, monkeypatch, caplog
+):
+    for module in (process, standstill):
+        monkeypatch.setattr(module, "LONGEST_WAIT", timedelta(seconds=2))
+    monkeypatch.setattr(process, "BEAT_S", 0.1)
+    names = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    names |= {"ACCELERATE_USE_CPU": "true"}
+    # as on GPUs, where values of the host have a group of their own
+    world = SimpleNamespace(**vars(torch.distributed) | {"get_backend": lambda _: "nccl"})
+    monkeypatch.setattr(spread, "dist", world)
+
+    class Stopping(Linear):
+        def before_batch(self, number):
+            super().before_batch(number)
+            if number == 1 and rank:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+    def work(number: int):
+        nonlocal rank
+        rank = number
+        torch.set_num_threads(1)
+        for name, value in (names | {"RANK": rank, "LOCAL_RANK": rank}).items():
+            monkeypatch.setenv(name, str(value))
+        fields = {"eval_every": 1, "eval": EvalConfig(data="rows", class_names="names")}
+        make_accelerator(recipe := make_recipe(tmp_path / "run", **fields))
+        with process.at_own_pace():  # longer than a process may let others wait elsewhere
+            time.sleep(3 * rank)
+        pids = spread.gather_on_host(os.getpid())
+        began = time.monotonic()
+        try:
+            with pytest.raises(ConnectionError) as raised:
+                run(Stopping(), recipe, evaluate)
+            if rank == 0:
+                expected = rf"test, {tmp_path}/run: at step 2, another process or node"
+                assert re.match(expected, str(raised.value))
+                assert f"test, {tmp_path}/run: step 2 has not ended for 0:00:00.9" in caplog.text
+                assert caplog.text.count("has not ended") <= 2  # not while it evaluates
+        finally:
+            if rank == 0:
+                os.kill(pids[1], signal.SIGCONT)
+        with pytest.raises(RuntimeError, match="gloo"):
+            spread.gather_on_host(time.sleep(2.5 * (1 - rank)))
+        assert time.monotonic() - began < 20
+
+    def evaluate(model: DCCLIPModel) -> dict[str, float]:
+        time.sleep(3)  # the other process waits longer than for a step
+        return {"top1": 0.5}
+
+    rank = 0
+    start_processes(work, nprocs=2, start_method="fork")
 
 
 def test_a_run_with_a_constant_rate_goes_on_for_longer(tmp_path, run):
@@ -248,3 +323,17 @@ def test_the_gradient_scale_of_fp16_is_restored(tmp_path, dataset):
     accelerator.scaler = torch.amp.GradScaler("cpu")
     TrainingState(Linear(), recipe, accelerator, dataset, [tmp_path])
     assert accelerator.scaler.state_dict()["scale"] == 64.0
+
+
+def test_depthwise_convolutions_of_a_copy_leave_autocast():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    keep_depthwise_in_float32(model)
+    other = deepcopy(model)
+    nn.init.zeros_(other[0].weight)
+    images = torch.rand(2, 4, 5, 5) / 3
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_copy, pointwise = model[0](images), other[0](images), model[1](images)
+    expected = nn.functional.conv2d(images, model[0].weight, model[0].bias, groups=4)
+    assert found.equal(expected.bfloat16())  # rounded once, at the end
+    assert of_copy.equal(model[0].bias.bfloat16()[:, None, None].expand_as(of_copy))
+    assert pointwise.dtype == torch.bfloat16

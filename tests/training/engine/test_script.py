@@ -16,8 +16,8 @@ from tests.training.engine.runs import losses
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe, parse_recipe
 from training.engine.script import with_extensions
+from training.tasks.align import LOSSES
 from training.tasks.distill import DISTILL_LOSSES
-from training.tasks.loss_table import LOSSES
 from training.teachers import FAMILIES
 
 SHARED = {"teacher": "teacher", "batch_size": 8, "warmup_steps": 0, "log_every": 1, "max_steps": 1}
@@ -35,7 +35,7 @@ def test_the_example_runs_as_printed(tmp_path, corpus, tokenizer, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     # restored after the test
     monkeypatch.setattr("training.tasks.distill.DISTILL_LOSSES", list(DISTILL_LOSSES))
-    monkeypatch.setattr("training.tasks.loss_table.LOSSES", list(LOSSES))
+    monkeypatch.setattr("training.tasks.align.LOSSES", list(LOSSES))
     monkeypatch.setitem(FAMILIES, "my_clip", None)
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("\\\n", "")
     code = re.findall(r"```python\n(# my_extension.py\n.*?)```", text, re.S)[0]

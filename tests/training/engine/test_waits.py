@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.tiny import BERT, DROPOUT, ROOT, VIT, save_untrained
 from tests.training.tasks.hand_made import save_classifier
 from training.teachers import DualEncoder
+from training.teachers.named_targets import save_named_targets
 
 pytestmark = pytest.mark.slow
 
@@ -49,9 +51,12 @@ def classifier(tmp_path, teacher_folder) -> str:
     return save_classifier(tmp_path / "classifier.safetensors", width, {"en": names, "zh": names})
 
 
-def test_a_step_of_stage_1_waits_for_nothing(waits):
-    losses = {"logits_weight": 1.0}
-    assert waits("distill", augment=EVERY_CHANGE, **losses) == {}
+def test_a_step_of_stage_1_waits_for_nothing(waits, tmp_path, train_rows, teacher_folder):
+    width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).projection_dim
+    path = tmp_path / "named.safetensors"
+    save_named_targets(path, [train_rows[0]["en"]], torch.ones(1, width))
+    fields = {"logits_weight": 1.0, "named_targets": str(path)}
+    assert waits("distill", augment=EVERY_CHANGE, **fields) == {}
 
 
 def test_a_step_of_stage_2_with_cached_targets_waits_for_nothing(waits, tmp_path):
@@ -67,7 +72,7 @@ def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, corpus, cla
 
 def test_a_loss_that_waits_is_found(waits, tmp_path):
     code = """
-from training.tasks.loss_table import LOSSES, Loss
+from training.tasks.align import LOSSES, Loss
 
 
 def waiting(inputs):

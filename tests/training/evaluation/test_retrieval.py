@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
+from modeling_dcclip.runtime_dcclip import Lineage
 from tests.tiny import PROJECTION_DIM, VIT, make_model
 from training import eval as eval_script
 from training.engine.rotation import rotate
@@ -219,7 +220,7 @@ def test_a_rotated_student_is_compared_with_a_rotated_teacher(corpus, processor,
 
 def test_truncated_embeddings_have_unit_length():
     whole = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    leading = Embeddings("m", None, None, None, {"set": whole}).truncated(4)
+    leading = Embeddings("m", Lineage("m", *[None] * 4), None, {"set": whole}).truncated(4)
     torch.testing.assert_close(leading.tensors["set"], F.normalize(whole[:, :4], dim=1))
     with pytest.raises(ValueError, match="widths: 8 is more than the 4 dimensions"):
         leading.truncated(8)

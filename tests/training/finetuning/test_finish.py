@@ -42,7 +42,12 @@ SAME = (0.5, 0.5, 0.5)
     ("validation", "texts", "images", "weight"),
     [
         ((0.2, 0.4, 0.6), (0.9, 0.9, 0.9), SAME, 1.0),  # nothing is forgotten
-        ((0.2, 0.4, 0.6), (0.9, 0.887, 0.886), SAME, 0.5),  # of 1,000, 13 - sqrt(13) are kept
+        (
+            (0.2, 0.4, 0.6),
+            (0.9, 0.887, 0.886),
+            SAME,
+            0.5,
+        ),  # 13 of 1,000 queries less sqrt(13) count
         ((0.2, 0.4, 0.4), (0.9, 0.9, 0.9), SAME, 0.5),  # equally good: the nearest to the start
         ((0.2, 0.4, 0.6), (0.9, 0.9, 0.95), (0.5, 0.49, 0.48), 0.5),  # one falls, the mean rises
     ],

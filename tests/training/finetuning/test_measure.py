@@ -13,7 +13,7 @@ from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs
 from training.finetuning.measure import (
     CaptionedImages,
-    Embeddings,
+    SetEmbeddings,
     general_rows,
 )
 from training.utils.results import Row
@@ -52,7 +52,9 @@ def images_of(pairs, captions, names, num_images):
 
 def values_of(made, table, images):
     """Values by metric, for images with these embeddings."""
-    embeddings = Embeddings(torch.tensor(images), {"en": torch.zeros(len(images), len(images[0]))})
+    embeddings = SetEmbeddings(
+        torch.tensor(images), {"en": torch.zeros(len(images), len(images[0]))}
+    )
     return {row.metric: row.value for row in made.score(Fake(table), embeddings)}
 
 
@@ -80,7 +82,7 @@ def test_a_title_of_several_images_is_one_text(images):
     made = CaptionedImages.of("validation", rows, ["en"])
     assert made.pairs.captions == {"en": ["a", "b"]}
     assert made.pairs.pairs["en"].tolist() == [[0, 0], [1, 0], [2, 1]]
-    perfect = Embeddings(torch.eye(2)[[0, 0, 1]], {"en": torch.eye(2)})
+    perfect = SetEmbeddings(torch.eye(2)[[0, 0, 1]], {"en": torch.eye(2)})
     assert {row.value for row in made.score(Fake({}), perfect)} == {1.0}
 
 
@@ -106,7 +108,7 @@ def test_the_views_of_a_photograph_are_one_query():
     made = replace(whole, views=2)
     images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     model = Fake({"cat": [1.0, 0.0], "dog": [0.0, 1.0]})
-    (found,) = made.score(model, Embeddings(images, {"en": images}))
+    (found,) = made.score(model, SetEmbeddings(images, {"en": images}))
     assert found.value == 0.75
     assert found.interval == wilson_interval(0.75, 2)
     assert made.num_queries(found) == 2

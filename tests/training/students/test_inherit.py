@@ -16,7 +16,7 @@ from tests.tiny import (
 from tests.tiny_teachers import VISION
 from training.engine.rotation import rotate
 from training.prepare.cut import count_pieces, cut_vocabulary
-from training.students import SourceTower, inherit_weights, open_source
+from training.students import SourceTower, inherit_weights, open_source_tower
 from training.teachers import DualEncoder
 from training.text.tokenizers import load_tokenizer, match_tokens
 
@@ -100,7 +100,7 @@ def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_fo
     model = AltCLIPModel.from_pretrained(altclip_folder)
     teacher = DualEncoder.from_pretrained(str(altclip_folder), towers=())
     student = make_model(vision=CLIP_VISION, vision_pooling="tower", seed=5)
-    assert inherit_weights(student, open_source("teacher", "vision", teacher)) == []
+    assert inherit_weights(student, open_source_tower("teacher", "vision", teacher)) == []
     found = student.get_image_features(inputs["pixel_values"])
     expected = model.get_image_features(inputs["pixel_values"])
     assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
@@ -168,10 +168,10 @@ def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, t
     student.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert not torch.allclose(student.visual_projection.weight, before, atol=0.05)
-    found = open_source(str(tmp_path), "vision").projection
+    found = open_source_tower(str(tmp_path), "vision").projection
     torch.testing.assert_close(found, before, atol=1e-5, rtol=0)
     # the student as a teacher lives in its own space
-    own = open_source(
+    own = open_source_tower(
         "teacher", "vision", DualEncoder.from_pretrained(str(tmp_path), ("vision",))
     ).projection
     assert torch.equal(own, student.visual_projection.weight)

@@ -26,7 +26,7 @@ from tests.training.tasks.hand_made import (
 from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.classes import LOGIT_SCALE, ClassNames
+from training.tasks.classes import LOGIT_SCALE, ClassifierNames
 from training.tasks.general import GeneralTexts
 from training.tasks.photos import GeneralPhotos
 from training.teachers.family import Targets
@@ -104,6 +104,21 @@ def test_the_anchor_compares_in_the_space_of_the_student(batch, student, targets
     image, text = encode(student, batch)
     assert_equal(losses["anchor_image"], cosine_distance(image, targets.image.embedding @ turn))
     assert_equal(losses["anchor_text"], cosine_distance(text, targets.text.embedding @ turn))
+
+
+@torch.no_grad()
+def test_each_student_tower_is_contrasted_with_the_other_tower_of_the_teacher(
+    batch, student, targets
+):
+    losses = make_task(student, targets, interactive_weight=1.0)(batch)
+    image, text = encode(student, batch)
+    expected = []
+    for first, second in (
+        (image, targets.text.embedding[ENGLISH]),
+        (targets.image.embedding, text[ENGLISH]),
+    ):
+        expected.append(info_nce(first, second, scale_of(student), POSITIVE[:, ENGLISH]))
+    assert_equal(losses["interactive_en"], np.mean(expected))
 
 
 @torch.no_grad()
@@ -204,7 +219,7 @@ def test_similarities_to_class_names_follow_the_classifier(
     names = make_batch(list(range(2 * 9)), [0] * 2 * 9, [0])
     weight = random(9, 6, seed=7)
     bias = random(9, seed=8)
-    own = {"classes": ClassNames(weight, bias, tokens_of(names), batch_size=len(ROWS))}
+    own = {"classes": ClassifierNames(weight, bias, tokens_of(names), batch_size=len(ROWS))}
     # all classes are encoded, if the drawn ones and those of the images can be all
     assert own["classes"].num_drawn == (9 if num_random + len(ROWS) >= 9 else num_random)
     task = make_task(student, targets, own, class_weight=0.5)
@@ -255,7 +270,7 @@ def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     assert not torch.allclose(embed(), plain)
     config = student.config.text_config
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
-    assert not any(getattr(config, name, 0) for name in names)  # of the exported model
+    assert not any(getattr(config, name, 0) for name in names)  # in the exported model
 
 
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(student):

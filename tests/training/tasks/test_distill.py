@@ -25,7 +25,7 @@ from training.data.images import Augment
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
 
-# of the teacher's maps
+# widths of the teacher's maps
 IMAGE_WIDTH = 24
 TEXT_WIDTH = 20
 GRID = 4
@@ -98,6 +98,29 @@ def test_the_image_map_is_compared_at_every_position(batch):
         position = (image, slice(None), row, column)
         distances.append(smooth_l1(found[position], teacher[position]))
     assert_equal(task(batch)["vision_map"], np.mean(distances))
+
+
+@torch.no_grad()
+def test_statistics_of_the_data_whiten_all_positions_alike(batch):
+    """Against a loop over what the batch shows: tokens of captions, and all positions of images."""
+    targets = make_targets()
+    task = make_task(targets, map_whitening="data", map_head="mlp")
+    task.measure_maps([batch, batch])
+    maps = {"vision": targets.image.feature_map.movedim(1, -1), "text": targets.text.feature_map}
+    lengths = {"vision": [GRID] * 2, "text": [3, 4, 5]}
+    for tower, each in maps.items():
+        parts = zip(each.double(), lengths[tower], strict=True)
+        states = torch.cat([part[:length].flatten(0, -2) for part, length in parts])  # (N, C)
+        mean, scale = task.statistics[tower]
+        torch.testing.assert_close(mean, states.mean(0).float())
+        spread = (states - states.mean(0)).square().mean().sqrt()
+        torch.testing.assert_close(scale, spread.float())
+    student = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map
+    mean, scale = (each.numpy() for each in task.statistics["vision"])
+    target = (targets.image.feature_map.numpy() - mean[:, None, None]) / scale
+    difference = np.abs(task.adapters["vision"](student).numpy() - target)
+    smooth = np.where(difference < 2, difference**2 / 4, difference - 1)
+    assert_equal(task(batch)["vision_map"], smooth.mean())
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.images import Augment, Normalize
 from training.engine.loop import freeze_unreached
 from training.tasks import AlignTask
-from training.tasks.classes import ClassNames
+from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
 from training.tasks.photos import GeneralPhotos
 from training.tasks.spread import forward_backward
@@ -107,7 +107,7 @@ def make_own_inputs(teacher):
     return {
         "general": GeneralTexts(tokens, embeddings),
         "photos": GeneralPhotos(images.to(torch.uint8), embeddings[:64], maps.half()),
-        "classes": ClassNames(weight, embeddings[:300, 0], tokens, BATCH),
+        "classes": ClassifierNames(weight, embeddings[:300, 0], tokens, BATCH),
     }
 
 

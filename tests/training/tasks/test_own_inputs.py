@@ -10,12 +10,13 @@ from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_m
 from tests.training.tasks.hand_made import data_config, random, save_classifier
 from training.config import AlignRecipe
 from training.data import tokenize
-from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
-from training.experiments.corpus import free_photos as crops
+from training.general_images import bank
+from training.general_images.bank import load_images, vary_images
+from training.general_images.photos import photo_crops
 from training.tasks import Models
-from training.tasks.classes import ClassNames
+from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
 from training.tasks.photos import GeneralPhotos
 from training.teachers import TOWERS
@@ -72,8 +73,8 @@ def test_scenes_are_varied_sentences_in_both_languages():
 @pytest.fixture
 def few_photos(monkeypatch):
     """Five crops of photographs, encoded two at a time."""
-    photos = crops.photo_crops(IMAGE_SIZE, 5)
-    monkeypatch.setattr(crops, "photo_crops", lambda size: photos)
+    photos = photo_crops(IMAGE_SIZE, 5)
+    monkeypatch.setattr(bank, "photo_crops", lambda size: photos)
     monkeypatch.setattr("training.tasks.photos.IMAGES_AT_ONCE", 2)
     return photos
 
@@ -112,7 +113,7 @@ def test_a_classifier_is_read_with_its_names(models, teacher, targets, tokenizer
     names = {"zh": ["狗", "猫", "一只鸟"], "en": ["dog", "a cat", "bird"]}
     path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width, names)
     recipe = make_recipe(classifier=path, class_weight=1.0)
-    found = ClassNames.prepare(recipe, models, targets, CPU)
+    found = ClassifierNames.prepare(recipe, models, targets, CPU)
     assert torch.equal(found.weight, random(3, teacher.vision_width))
     assert torch.equal(found.bias, random(3))
     tokens = tokenize(tokenizer, [*names["en"], *names["zh"]], 32)
@@ -133,4 +134,4 @@ def test_a_classifier_that_does_not_fit_is_refused(
     path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width + excess, names)
     recipe = make_recipe(classifier=path, class_weight=1.0)
     with pytest.raises(ValueError, match=rf"(?s)^classifier: .*{message}"):
-        ClassNames.prepare(recipe, models, targets, CPU)
+        ClassifierNames.prepare(recipe, models, targets, CPU)

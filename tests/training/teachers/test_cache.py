@@ -149,15 +149,17 @@ def test_finished_cache_needs_no_tower_of_the_teacher(build_cache, tmp_path, tea
     build_cache(tmp_path, teacher=without, **options)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4], ids=["alone in its batch", "among others"])
 def test_a_damaged_image_shifts_no_row_and_no_map_is_finer_than_the_teachers(
-    build_cache, vit_teacher, images, tokenizer, tmp_path
+    build_cache, vit_teacher, images, tokenizer, tmp_path, batch_size
 ):
     cells = [images[0], BROKEN, images[2], images[3]]
     rows = make_rows(cells, en=["frog", "cat", "dog", "fox"])
     config = DataConfig(train="tiny", max_skip_share=0.5, caption_columns={"en": "en"})
     dataset = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
     spec = TargetSpec(("vision",), (8, 8))
-    cached = build_cache(tmp_path, dataset=dataset, spec=spec, num_views=1)
+    options = {"spec": spec, "num_views": 1, "batch_size": batch_size}
+    cached = build_cache(tmp_path, dataset=dataset, **options)
     batch = dataset.collate([(row, 0, 0, dataset[row]) for row in (0, 2, 3)])
     views = AUGMENT(batch["images"], AUGMENT.views(batch["rows"], batch["view_ids"]))
     live = LiveTargets(vit_teacher, spec).images(views, batch)
@@ -178,6 +180,7 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer):
     rows = train_rows.select(range(40))
     tokens = dataset.tokens
     cleaned = CaptionTokenizer(tokens.tokenizer, 32, tokens.tokenizer, clean=str.lower)
+    shorter = CaptionTokenizer(tokens.tokenizer, 31, tokens.tokenizer)
     others = PairDataset(train_rows.select(range(40, 80)), dataset.config, tokens, 80)
     images = make_image_processor()
     images.image_std = [0.5, 0.5, 0.5]
@@ -193,13 +196,21 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer):
         "image_std": {"teacher": remade(image_processor=images)},
         "captions": {"dataset": others, "spec": replace(SPEC, towers=("text",))},
         "cleaning": {"dataset": PairDataset(rows, dataset.config, cleaned, 80)},
+        "squash": {"dataset": PairDataset(rows, dataset.config, tokens, 80, squash=True)},
+        "max_text_length": {
+            "dataset": PairDataset(rows, dataset.config, shorter, 80),
+            "spec": replace(SPEC, towers=("text",)),
+        },
         "tokenizer": {"teacher": remade(tokenizer=other_tokenizer)},
     }
 
 
 def test_a_cache_of_other_targets_is_refused_and_kept(cache, folder, changes, build_cache):
     def times():
-        return {file: file.stat().st_mtime_ns for file in folder.rglob("*.*")}
+        files = [
+            file for file in folder.rglob("*.*") if ".dcclip" not in file.parts
+        ]  # but the lock
+        return {file: file.stat().st_mtime_ns for file in files}
 
     before = times()
     for field, change in changes.items():

@@ -1,6 +1,7 @@
 """Checkpoints that lack a weight, or whose tokenizer or config does not fit."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -39,6 +40,25 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"^teacher: .*lacks .*'text_model\..*mlp\.fc1\.bias'"):
         DualEncoder.from_pretrained(folder, field="teacher")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "n_layer", "depth", "depths"])
+def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
+    number = [2, 10**6] if key == "depths" else 10**6
+    config = {"model_type": "clip", "text_config": {key: number}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to 1024"):
+        open_config("teacher", str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(tmp_path, tokenizer, name):
+    folder = save_teacher("clip", tmp_path, tokenizer)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=rf"^teacher: .*{name}.* is a pipe or a device"):
+        open_config("teacher", str(folder))
 
 
 @pytest.mark.parametrize("size", [400, 800])
@@ -146,7 +166,7 @@ def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):
     config = {"teacher_license": "openrail and mit", "base_model_license": "cc-by-nc-4.0"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_license(str(tmp_path), None) == "openrail and mit and cc-by-nc-4.0"
-    (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")  # of the data
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")  # license of the data
     assert read_license(str(tmp_path), None) == "cc-by-sa-4.0"
     assert join_licenses([None]) == "unknown"
     assert join_licenses([]) is None

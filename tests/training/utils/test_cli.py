@@ -226,7 +226,7 @@ def test_a_missing_package_names_its_extra(capsys):
                 "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
             ),
             1,
-            "another process of this run has ended; its own message says why.",
+            "another process of this run has ended or does not answer; its own message says why.",
         ),
         (
             KeyboardInterrupt(),

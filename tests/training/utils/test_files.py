@@ -232,8 +232,13 @@ def test_a_message_names_the_first_of_many_files():
 
 def test_two_runs_never_write_to_one_folder(tmp_path):
     code = (
+        "import os, time\n"
         "from training.utils.output import claim_folder\n"
         f"with claim_folder({str(tmp_path)!r}, [], command='align'):\n"
+        "    if os.fork() == 0:\n"
+        "        os.closerange(0, 3)\n"
+        "        time.sleep(5)\n"
+        "        os._exit(0)\n"
         "    print('held', flush=True)\n"
         "    input()\n"
     )
@@ -249,7 +254,7 @@ def test_two_runs_never_write_to_one_folder(tmp_path):
     finally:
         other.kill()
         other.communicate()
-    write_model(tmp_path)  # the lock of a killed process is not stale
+    write_model(tmp_path)  # the lock of a killed process is not stale, even while its child lives
 
 
 def test_a_folder_with_added_files_is_not_replaced(tmp_path):

@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,6 +58,27 @@ def test_a_single_process_forms_no_group(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert find_processes().num_processes == 1
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("command", "world", "is_reported"),
+    [
+        ("python -m accelerate.commands.launch --num_processes 2 --cpu", "1", True),
+        ("python bin/accelerate launch --num-processes=8 --cpu", "1", True),
+        ("python bin/accelerate launch --num_processes 2 --multi_gpu", "2", False),
+        ("python bin/accelerate launch --num_processes 1 --cpu", "1", False),
+        ("python other.py --num_processes 2", "1", False),
+    ],
+)
+def test_a_launch_that_starts_fewer_processes_than_it_was_asked_for_says_so(
+    monkeypatch, caplog, command, world, is_reported
+):
+    launcher = SimpleNamespace(cmdline=command.split, environ=dict)
+    monkeypatch.setattr("psutil.Process", lambda _: launcher)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setattr("accelerate.PartialState", lambda **_: None)
+    find_processes()
+    assert ("this one. On a CPU, use --config_file" in caplog.text) is is_reported
 
 
 def test_end_process_group(tmp_path):

@@ -13,6 +13,8 @@ from typing import Any
 
 from training.text.writing_systems import LANGUAGES, is_written_in
 from training.utils.files import expanded
+from training.utils.reading import read_text
+from training.utils.trust import FUNCTION, call_function
 
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
@@ -47,13 +49,14 @@ class ClassNames:
 
     @classmethod
     def read(cls, source: str | Path, languages: Sequence[str] = ()) -> "ClassNames":
-        """Read class names of an included set or of a file.
+        """Read class names of an included set, a file or a function.
 
         A file is a JSON list of `{"en": ..., "zh": ...}`, one entry per class. It may also be a plain list of names in
         one language: a JSON list of strings, or a .txt file with one name per line.
 
         Args:
-            source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), or a file.
+            source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), a file, or `module:function` that
+                returns the content of such a JSON file.
             languages: Languages that will be used. The first one is the language of a plain list. Default: en, or zh
                 if all names are in Chinese script.
 
@@ -61,9 +64,10 @@ class ClassNames:
             ValueError: The file is missing or does not have this form, a class has no name in a language, or two
                 classes share a name.
         """
-        path = NAMES / f"{source}.json" if source in SETS else expanded(str(source))
+        name = str(source)
+        path = NAMES / f"{name}.json" if name in SETS else expanded(name)
         try:
-            classes: Any = _read_classes(path)
+            classes: Any = call_function(name) if FUNCTION.fullmatch(name) else _read_classes(path)
             if isinstance(classes[0], str):
                 names = {languages[0] if languages else _language_of(classes): classes}
             else:
@@ -100,7 +104,7 @@ class ClassNames:
 def _read_classes(path: Path) -> Any:
     if path.suffix == ".txt":
         return read_lines(path, "class_names")
-    classes = json.loads(path.read_text(encoding="utf-8-sig"))
+    classes = json.loads(read_text(path, "utf-8-sig"))
     if path.parent == NAMES:
         return [{"en": english, "zh": each["zh"]} for english, each in classes["classes"].items()]
     return classes
@@ -113,7 +117,7 @@ def read_lines(path: Path, field: str) -> list[str]:
         ValueError: The file cannot be read; the message starts with `field`.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{field}: cannot read {str(path)!r} ({error}). Give a UTF-8 file with one entry per line."
@@ -170,7 +174,7 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
     unique: dict[str, str] = {}
     for en, zh in pairs.items():
         unique.setdefault(zh, en.strip())  # a pair has no second translation
-    half = sorted((en, zh) for zh, en in unique.items())[held_out::2]
+    half = sorted((en, zh) for zh, en in unique.items())[1 if held_out else 0 :: 2]
     english = [en for en, _ in half]
     chinese = [zh for _, zh in half]
     if {"en", "zh"} <= set(languages):

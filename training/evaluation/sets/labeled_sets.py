@@ -317,7 +317,9 @@ def class_ids(
     if not any(isinstance(cell, list) for cell in cells):
         return torch.tensor([find(cell) for cell in cells])
     labels = [cell if isinstance(cell, list) else [cell] for cell in cells]
-    are_flags = classes and all(len(cell) == len(classes) and {*cell} <= {0, 1} for cell in labels)
+    are_flags = bool(classes)
+    for cell in labels:
+        are_flags &= len(cell) == len(classes) and {*cell} <= {0, 1}
     targets = torch.zeros(len(labels), lookup.count, dtype=torch.int8)
     for row, cell in enumerate(labels):
         if are_flags:

@@ -14,6 +14,7 @@ from pathlib import Path
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import IMAGENET, OURS, SETS
 from training.utils.files import packaged_file
+from training.utils.reading import read_text
 
 CLIP_BENCHMARK = "clip-benchmark"
 CN_CLIP = "cn-clip"
@@ -70,7 +71,7 @@ def read_templates(path: str, language: str, name: str) -> Templates:
             exactly one `{}`.
     """
     try:
-        lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
+        lines = json.loads(read_text(Path(path)))[language]
         lines = lines[name] if isinstance(lines, dict) else lines
         are_usable = {line.format("\0").count("\0") for line in lines} == {1}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

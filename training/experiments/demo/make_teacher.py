@@ -27,6 +27,7 @@ from training import align
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.engine.log import LOG_FILE
 from training.experiments.corpus.emoji import load_train
+from training.experiments.corpus.pretrained import LITE0
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
 from training.utils.cli import user_errors
@@ -80,14 +81,18 @@ def build_untrained_teacher(folder: Path):
     tokenizer_folder = folder / "tokenizer"
     tokenizer.save_pretrained(tokenizer_folder)
     config = StudentConfig(
-        vision_init="pip:efficientnet-lite0",
+        vision_config=LITE0.config(),
         text_config=TEXT_CONFIG,
         tokenizer=str(tokenizer_folder),
         image_size=96,
+        image_mean=list(LITE0.image_mean),
+        image_std=list(LITE0.image_std),
         projection_dim=256,
         max_text_length=64,
     )
     model, processor = build_student(config, ["en", "zh"])
+    LITE0.load_into(model.vision_model)
+    model.config.teacher_license = LITE0.license
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

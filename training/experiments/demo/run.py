@@ -22,9 +22,9 @@ from training.engine.log import LOG_FILE
 from training.evaluation.encoder import Embeddings
 from training.evaluation.options import EvalOptions
 from training.evaluation.run import BARE_NAME, EvalTask, Evaluation
-from training.evaluation.sets.held_out import HeldOut
 from training.evaluation.sets.protocols import CLASS_NAMES
 from training.experiments.corpus.emoji import ATTRIBUTION
+from training.experiments.corpus.held_out import HeldOut
 from training.experiments.demo.options import PROGRAM, DemoOptions, load_recipes
 from training.hub import WEIGHTS_FILE, save_model
 from training.hub.cards import CardDetails, classify_example, count_parameters, write_card

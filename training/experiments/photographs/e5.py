@@ -245,6 +245,6 @@ def _any_of(e5: E5, replacement: str) -> str:
     code_points = [
         code_point
         for code_point, text in e5.replacements.items()
-        if text == replacement != unicodedata.normalize("NFKC", chr(code_point))
+        if text == replacement and text != unicodedata.normalize("NFKC", chr(code_point))
     ]
     return "[" + "".join(rf"\x{{{code_point:X}}}" for code_point in code_points) + "]"

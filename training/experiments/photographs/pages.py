@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.students.pretrained import PackagedFile
+from training.experiments.corpus.pretrained import PackagedFile
 from training.text.writing_systems import LANGUAGES
 
 SIZE = 384  # px, longer side
@@ -221,7 +221,7 @@ def _document(page: _Page):
 
 
 def _code(page: _Page):
-    import segno  # of the extra `photos`
+    import segno  # comes with the extra `photos`
 
     if page.design == 1:
         page.fill(page.accent)

@@ -43,6 +43,7 @@ from training.experiments.photographs.towers import save_towers
 from training.experiments.photographs.words import simplified_pieces
 from training.hub import WEIGHTS_FILE
 from training.hub.cards import CardDetails, write_card
+from training.students.average import average_weights
 from training.teachers import DualEncoder
 from training.text.tokenizers import load_tokenizer
 from training.text.writing_systems import LANGUAGES
@@ -65,7 +66,7 @@ Recipe = AlignRecipe | DistillRecipe
 COMMAND = "photographs"
 RUN_FILE = "run.json"
 DATA, TARGETS, TOWERS = "data", "targets", "towers"
-ROOT = "runs/photographs/"  # of all paths in the recipes; stands for the output folder
+ROOT = "runs/photographs/"  # prefix of all paths in the recipes, replaced by the output folder
 VALIDATION = "_validation.parquet"
 
 
@@ -90,12 +91,12 @@ class Stage:
     model: str | None = None
 
 
-# of multilingual-e5-small: they keep what they learned from far more text
+# layers of multilingual-e5-small: they keep what they learned from far more text
 LOWER_LAYERS = (
     "[text_model.embeddings, text_model.encoder.layer.0, text_model.encoder.layer.1, "
     "text_model.encoder.layer.2, text_model.encoder.layer.3]"
 )
-# of the two steps in which the teacher's text tower learns embeddings
+# options of the two steps in which the teacher's text tower learns embeddings
 TEACHER_TEXTS = {
     "student": str(CONFIGS / "students/photographs_teacher.yaml"),
     "named_targets": "null",
@@ -353,26 +354,17 @@ class Run:
             self.rows.append(replace(row, seed=recipe.seed))
 
     def _average(self, stage: Stage, path: Path):
-        """Mix the weights of earlier runs into those of a run.
-
-        On the way from one to the other, both captions and names are better than at either end (model soups,
-        https://arxiv.org/abs/2203.05482).
-        """
-        weights = load_file(path)
-        averaged = [name for name, each in weights.items() if each.is_floating_point()]
-        for name in averaged:
-            weights[name] *= 1 - sum(stage.shares.values())
-        for run, share in stage.shares.items():
-            other = load_file(self.folder / run / WEIGHTS_FILE)
-            for name in averaged:
-                weights[name] += share * other[name]
+        """Mix the weights of earlier runs into those of a run."""
+        others = [load_file(self.folder / run / WEIGHTS_FILE) for run in stage.shares]
+        shares = [1 - sum(stage.shares.values()), *stage.shares.values()]
+        weights = average_weights([load_file(path), *others], lambda name: shares)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""
         folder = self.folder / str(stage.model)
-        if folder.exists():  # of a run that was interrupted during the export
+        if folder.exists():  # left by a run that was interrupted during the export
             remove_leftovers(folder)
             check_replaceable(folder)
         details = CardDetails(

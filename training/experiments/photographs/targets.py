@@ -18,7 +18,10 @@ from training.tasks.classes import read_classifier
 from training.teachers import DualEncoder
 from training.teachers.named_targets import save_named_targets
 
-CLASS_SHARE, OTHER_SHARE = 0.7, 0.4  # of the place by the classifier; the rest is the model's own
+CLASS_SHARE, OTHER_SHARE = (
+    0.7,
+    0.4,
+)  # weight of the classifier's embedding; the rest is the model's own
 SHARPNESS = 20.0  # factor on cosines between names
 
 

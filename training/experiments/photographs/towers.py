@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from training.config import StudentConfig
+from training.experiments.corpus.pretrained import LITE2, PackagedFile
 from training.experiments.photographs.e5 import (
     make_tokenizer,
     parse_e5,
@@ -22,7 +23,6 @@ from training.experiments.photographs.e5 import (
     xlm_roberta_weights,
 )
 from training.students import build_student
-from training.students.pretrained import LITE2, PackagedFile
 from training.teachers.lineage import join_licenses
 from training.teachers.preparation import square_image_processor
 from training.text.writing_systems import LANGUAGES
@@ -53,10 +53,12 @@ def save_towers(folder: Path, *, image_size: int = 256, seed: int = 0):
     with tempfile.TemporaryDirectory() as tokenizer:
         make_tokenizer(e5, MAX_TEXT_LENGTH).save_pretrained(tokenizer)
         config = StudentConfig(
-            vision_init="pip:efficientnet-lite2",
+            vision_config=LITE2.config(),
             text_config=xlm_roberta_config(e5),
             tokenizer=tokenizer,
             image_size=image_size,
+            image_mean=list(LITE2.image_mean),
+            image_std=list(LITE2.image_std),
             projection_dim=PROJECTION_DIM,
             max_text_length=MAX_TEXT_LENGTH,
         )
@@ -65,6 +67,7 @@ def save_towers(folder: Path, *, image_size: int = 256, seed: int = 0):
     processor.image_processor = square_image_processor(
         image_size, LITE2.image_mean, LITE2.image_std, squash=True
     )
+    LITE2.load_into(model.vision_model)
     classes = LITE2.weights()["classifier.weight"]
     # with 512 of 1,280 dimensions, the classifier keeps its label on 99.7 % of photographs
     directions = torch.linalg.svd(classes - classes.mean(0), full_matrices=False)[2]

@@ -18,16 +18,16 @@ from tqdm.auto import tqdm
 
 from training.data import load_source
 from training.data.images import Normalize
-from training.students.pretrained import LITE2
+from training.experiments.corpus.pretrained import LITE2
 from training.tasks.classes import read_classifier
 from training.teachers.images import ImagePreparation, prepared_batches
 from training.text.writing_systems import LANGUAGES
 
 LONGEST_NAME = 3  # words
-MIN_PHOTOS = 3  # of a noun; names of fewer photographs are mostly accidents
+MIN_PHOTOS = 3  # a noun needs this many photographs; rarer ones are mostly accidents
 CLASSIFIER_SIZE = 192  # height and width in pixels, close to the photographs' own
 MIN_PROBABILITY = 0.25
-MAX_CLASSES = 3  # of a photograph
+MAX_CLASSES = 3  # most classes of one photograph
 BATCH_SIZE = 64
 IRREGULAR = {
     "calves": "calf",
@@ -69,7 +69,7 @@ def write_nouns(sources: Sequence[Path], path: Path):
     """Write photographs whose captions are the nouns of their captions.
 
     English nouns are the names of ImageNet-21k's synsets, in the singular; Chinese ones are what jieba tags as common
-    nouns. A noun stands as often as the captions of its photograph have it. Rare ones are left out.
+    nouns. Each noun is repeated once per caption that mentions it. Rare ones are left out.
 
     Args:
         sources: Parquet files with the column `image`, and `en`, `zh` or both, captions or lists of captions.

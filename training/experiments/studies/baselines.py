@@ -23,7 +23,7 @@ from training.text.tokenizers import load_tokenizer
 from training.text.writing_systems import LANGUAGES
 
 TEMPLATES = {"en": "a photo of a {}.", "zh": "一张{}的照片。"}
-NUM_TEXTS, MAX_LENGTH, IMAGE_SIZE = 32, 64, 224  # of the baselines
+NUM_TEXTS, MAX_LENGTH, IMAGE_SIZE = 32, 64, 224  # inputs of the baselines
 MAX_PROTOBUF_BYTES = 2**31  # larger weights are stored next to the graph
 
 

@@ -1,59 +1,58 @@
-r"""Test the paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.
+r"""Test the paper's claims with the recipes and the loop that users run.
 
 Examples:
   python -m training.experiments.studies claims --photos DATA
-  python -m training.experiments.studies claims --photos DATA --seeds 1 --distill_steps 20 --rates 1e-3
+  python -m training.experiments.studies claims --photos DATA --seeds 1 --lengths 40 --rates 1e-3
 
-Stage 1 trains each tower apart, on photographs with and without captions and on texts with and without images. Stage 2
-is InfoNCE alone. Every arm of a start and a seed has the same initial weights, and the learning rate of each stage is
-tuned in every arm with all pairs: stage 1 on the held-out loss of its own target, stage 2 on the recall of held-out
-photographs. Held-out data are a part of the training data; results are measured on validation and test sets.
+Stage 1 trains each tower apart on the teacher's cached targets: photographs with and without captions, in several
+views, and texts with and without photographs. Stage 2 is InfoNCE, alone or with interactive contrast. Every arm of a
+start and a seed has the same initial weights. The learning rate of each stage is tuned in every arm on the recall of
+held-out photographs, in runs of a tenth of the length. Results are measured on validation and test sets.
 
 The text tower starts at random. The image tower starts from ImageNet's weights, and its lower layers keep them; or it
-is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or as much time, the
-teacher's for its targets included.
+is smaller and starts at random. Stage 2 alone has as many steps as both stages together, or equal time, including the
+teacher's for each set of targets.
 
-The study takes hours. An interrupted one continues with the run that was not finished.
+The study takes hours. The same command continues an interrupted one, to the bit.
 """
 
 import itertools
-import math
+import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas
 import torch
-import torch.nn.functional as F
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import Dataset
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from scipy import stats
-from torch import Tensor, nn
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import StudentConfig
-from training.data import evenly_spaced_rows, load_source, tokenize, usable_captions
-from training.data.images import Normalize
+from training import align, distill
+from training.config import (
+    AlignRecipe,
+    AugmentConfig,
+    DataConfig,
+    DistillRecipe,
+    SourceConfig,
+    StudentConfig,
+)
+from training.data import evenly_spaced_rows, load_source
+from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
-from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import open_retrieval_set
+from training.experiments.corpus.pretrained import LITE0, EfficientNetLite
 from training.experiments.studies.harness import Study, StudyOptions, mean_and_spread
+from training.hub import WEIGHTS_FILE, save_model
 from training.students import build_student
-from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss, info_nce
 from training.teachers import DualEncoder
-from training.teachers.images import ImagePreparation, prepared_batches
 from training.teachers.lineage import weights_fingerprint
-from training.teachers.preparation import square_image_processor
-from training.teachers.targets import resample_map
 from training.text.writing_systems import LANGUAGES
-from training.utils.files import atomic_write
 from training.utils.keys import digest_file, digest_key, no_key
-from training.utils.process import interleaved_ms
 from training.utils.ranges import Count, Pixels, Positive, Seed
 from training.utils.results import Results, Row, markdown_table
 
@@ -63,26 +62,27 @@ MORE_TEXTS = ("captions_text_en_zh.parquet", "sentences_tatoeba_en_zh.parquet")
 RETRIEVAL = "photos_flickr8k_validation.parquet"
 LABELED = {"cifar-10": "cifar10_test.parquet", "tiny-imagenet": "tiny_imagenet_val.parquet"}
 NUM_LABELED = 2000  # evenly spaced images of each labeled set
-NUM_HELD_OUT, HELD_OUT_AT_ONCE = 500, 100  # photographs with captions, and texts
-NUM_PHOTOS = 3000  # without captions
-NUM_TEXTS = 40000
-NUM_CAPTIONS = 5  # of a photograph and language
-NUM_BANK = 2048  # texts, or photographs, that logits compare with
+NUM_HELD_OUT = 500  # photographs with captions, the last ones of the pairs
 MAX_LENGTH = 24  # tokens
-# of the image towers, as ImageNet's weights were trained
-IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
-TUNING, COSTS = "tuning", "costs"
-HELD_OUT_LOSS = "held_out_loss"
-COST_ROUNDS = 7
-TUNING_SEED = 0  # also the first of the default seeds, whose stage 1 is then trained once
-TEXT_START = "random"  # of the text tower, which does not depend on the image tower
-# weights of the losses of stage 1. With weight 1, maps dominate the gradients of embeddings
-TARGETS = {
-    "map": {"map": 1.0},
-    "map + embedding": {"map": 0.1, "embedding": 1.0},
-    "embedding": {"embedding": 1.0},
-    "logits": {"logits": 1.0},
+TUNING, COSTS, SECONDS = "tuning", "costs", "targets_s"
+STEPS = " steps"  # after the length of a run, as the stage of its rows
+TUNING_SEED = 0
+TUNING_SHARE = 0.1  # length of a tuning run, as a share of the shortest run
+ALIGN_SHARE = 0.25  # steps of stage 2 after stage 1, as a share of the steps of each tower
+AUGMENT = AugmentConfig(zoom=0.45, stretch=0.25, shift=0.12, flip=0.5, background=124)
+# fields of the recipe of stage 1. With weight 1, maps dominate the gradients of embeddings
+TARGETS: dict[str, dict[str, Any]] = {
+    "map": {"map_weight": 1.0, "embedding_weight": 0.0},
+    "map with MLP head": {
+        "map_weight": 1.0,
+        "embedding_weight": 0.0,
+        "map_head": "mlp",
+        "map_whitening": "data",
+    },
+    "map + embedding": {"map_weight": 0.1, "embedding_weight": 1.0},
+    "embedding": {"map_weight": 0.0, "embedding_weight": 1.0},
+    "logits": {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0},
 }
 BEST = "map + embedding"  # stage 1 of the arms with fewer pairs
 TEXT_CONFIG = {
@@ -103,28 +103,23 @@ class Start:
 
     Args:
         architecture: Name of the architecture in timm.
-        init: Source of the weights, as in a recipe.
-        frozen: Prefixes of the layers that are not trained.
+        pretrained: Weights from a pip package; None for random weights.
+        frozen: Layers that are not trained.
     """
 
     architecture: str
-    init: str = "random"
+    pretrained: EfficientNetLite | None = None
     frozen: tuple[str, ...] = ()
 
 
 LOWER_LAYERS = ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
 STARTS = {
     "ImageNet": Start(
-        "tf_efficientnet_lite0",
-        "pip:efficientnet-lite0",
-        tuple(f"vision_model.timm_model.{name}." for name in LOWER_LAYERS),
+        LITE0.architecture,
+        LITE0,
+        tuple(f"vision_model.timm_model.{name}" for name in LOWER_LAYERS),
     ),
     "random": Start("mobilenetv4_conv_small_050"),
-}
-# of the weights of a tower
-PREFIXES = {
-    "vision": ("vision_model.", "visual_projection."),
-    "text": ("text_model.", "text_projection."),
 }
 
 
@@ -137,12 +132,14 @@ class Arm:
         aligned: Whether stage 2 follows.
         share: Stage 2 has all pairs divided by this number.
         equal_time: Whether stage 2 alone has the time of both stages, not their steps.
+        interactive: Whether stage 2 also contrasts each student tower with the teacher's other tower.
     """
 
     target: str | None
     aligned: bool = True
     share: int = 1
     equal_time: bool = False
+    interactive: bool = False
 
     @property
     def name(self) -> str:
@@ -151,17 +148,23 @@ class Arm:
             name = f"stage 2 alone, equal {'time' if self.equal_time else 'steps'}"
         else:
             name = f"{self.target}, {'both stages' if self.aligned else 'stage 1'}"
+        name += ", interactive" if self.interactive else ""
         return name if self.share == 1 else f"{name}, 1/{self.share} of the pairs"
 
 
 def arms_of(shares: Sequence[int]) -> list[Arm]:
     """All arms. A map alone trains no projection, so its embeddings are not measured before stage 2."""
-    arms = [Arm(target, aligned=False) for target in TARGETS if target != "map"]
+    arms = [Arm(target, aligned=False) for target, fields in TARGETS.items() if not _is_map(fields)]
     arms += [Arm(target) for target in TARGETS]
-    arms += [Arm(None), Arm(None, equal_time=True)]
+    arms += [Arm(BEST, interactive=True), Arm(None), Arm(None, interactive=True)]
     for share in shares:
         arms += [Arm(BEST, share=share), Arm(None, share=share)]
-    return arms
+    # its time is known when the other arms have run
+    return [*arms, Arm(None, equal_time=True)]
+
+
+def _is_map(fields: dict[str, Any]) -> bool:
+    return not fields["embedding_weight"] and "logits_weight" not in fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +176,10 @@ class Options(StudyOptions):
             ImageNet as `cifar10_test.parquet` and `tiny_imagenet_val.parquet`.
         teacher: Folder of the teacher.
         image_size: Edge of the student's images in pixels.
-        distill_steps: Optimizer steps of each tower in stage 1.
-        align_steps: Optimizer steps of stage 2 after stage 1.
-        batch_size: Photographs in a batch; a batch of texts has twice as many.
+        lengths: Optimizer steps of each tower in stage 1, ascending; stage 2 has a quarter of them. Claims are judged
+            at the last length, and the others show whether the curve has flattened.
+        batch_size: Photographs in a batch.
+        views: Cached views of each photograph.
         rates: Learning rates to choose from.
         shares: Stage 2 has all pairs divided by each of these numbers.
         seeds: Seeds of the initial weights, the batches and the choice of pairs.
@@ -183,33 +187,18 @@ class Options(StudyOptions):
 
     photos: str = no_key()
     teacher: str = no_key(default="model_cards/dcclip-tiny-photo")
-    image_size: Pixels = 96
-    distill_steps: Count = 200
-    align_steps: Count = 100
+    image_size: Pixels = 160
+    lengths: list[Count] = no_key(default_factory=lambda: [500, 1000, 2000])
     batch_size: Annotated[Count, Field(ge=2)] = 64
+    views: Count = 8
     rates: list[Positive] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
-    shares: list[Count] = field(default_factory=lambda: [4, 16])
+    shares: list[Count] = field(default_factory=lambda: [16])
     seeds: list[Seed] = no_key(default_factory=lambda: [0, 1, 2])
     output_dir: str = no_key(default="runs/studies/claims")
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Inputs of one tower with the teacher's targets. The first `NUM_HELD_OUT` are held out.
-
-    Args:
-        inputs: Images, (N, 3, S, S) uint8, or token ids, (N, L) int64.
-        maps: Feature maps of the teacher at P positions, (N, P, C) float16.
-        embeddings: Embeddings of the teacher, (N, D) float16.
-    """
-
-    inputs: Tensor
-    maps: Tensor
-    embeddings: Tensor
-
-
 class Experiment:
-    """Data in memory, and the runs on them.
+    """The runs of the study, each a folder that a training script writes.
 
     Args:
         options: Options of the study.
@@ -218,380 +207,209 @@ class Experiment:
     """
 
     def __init__(self, options: Options, study: Study, teacher: DualEncoder):
-        self.options, self.study = options, study
+        self.options, self.study, self.teacher = options, study, teacher
         self.photos = Path(options.photos).expanduser()
-        self.cache = study.folder / "cache" / digest_key(study.results.meta["settings"])[:16]
-        self.cache.mkdir(parents=True, exist_ok=True)
-        self.teacher, self.tokenizer = teacher, teacher.tokenizer
-        self.pad = self.tokenizer.pad_token_id
-        size = options.batch_size
-        self.batch_sizes = {"vision": size, "text": size * len(LANGUAGES)}
-        self.normalize = Normalize(options.image_size, tuple(IMAGE_MEAN), tuple(IMAGE_STD))
-        pairs = self._load(PAIRS)
-        self.examples = {"vision": self._images(pairs), "text": self._texts(pairs)}
-        self.captions = {each: self._captions(pairs[each]) for each in LANGUAGES}
+        self.folder = study.folder / "runs" / digest_key(study.results.meta["settings"])[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pairs = load_source(str(self.photos / PAIRS), field="photos")
+        number = len(pairs) - NUM_HELD_OUT
+        held_out = self._write("held_out", pairs.select(range(number, len(pairs))))
+        self.held_out = open_retrieval_set("held-out", held_out)
+        self.pairs = pairs.select(range(number))
         self.retrieval = open_retrieval_set("flickr8k", str(self.photos / RETRIEVAL))
-        self.labeled = {name: self._load(file) for name, file in LABELED.items()}
-
-    # data
-
-    def _load(self, file: str) -> Dataset:
-        return load_source(str(self.photos / file), field="photos")
-
-    def _cached(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        path = self.cache / f"{name}.safetensors"
-        if not path.exists():
-            tensors = make()
-            with atomic_write(path) as scratch:
-                save_file({key: each.contiguous() for key, each in tensors.items()}, scratch)
-        return load_file(path)
-
-    def _images(self, pairs: Dataset) -> Examples:
-        """Photographs with captions first, then others."""
-        others = self._load(MORE_PHOTOS)
-        others = others.select(evenly_spaced_rows(len(others), NUM_PHOTOS))
-        rows = concatenate_datasets([_undecoded(pairs), _undecoded(others)])
-        size = self.options.image_size
-        small = ImagePreparation(size, self.normalize, "", squashes=True)
-        large = self.teacher.images
-        edge = math.ceil(size / 32)  # of the feature maps of both image towers
-
-        def make() -> dict[str, Tensor]:
-            pixels = torch.cat(list(prepared_batches(rows, "image", 64, small.fit)))
-            maps, embeddings = [], []
-            for batch in prepared_batches(rows, "image", 64, large.fit):
-                targets = self.teacher.image_targets(large.normalize(batch))
-                resampled = resample_map(targets.required_map, (edge, edge)).flatten(2)
-                maps.append(resampled.transpose(1, 2).half())  # (B, H x W, C)
-                embeddings.append(targets.embedding.half())
-            return {
-                "inputs": pixels,
-                "maps": torch.cat(maps),
-                "embeddings": torch.cat(embeddings),
-            }
-
-        return Examples(**self._cached(f"images-{size}", make))
-
-    def _texts(self, pairs: Dataset) -> Examples:
-        """Evenly spaced texts of each source and language: captions, and texts without photographs."""
-        sources = [pairs.select(range(NUM_HELD_OUT, len(pairs)))]
-        for name in MORE_TEXTS:
-            sources.append(self._load(name))
-        most = NUM_TEXTS // (len(sources) * len(LANGUAGES))
-        texts: list[str] = []
-        for rows, language in itertools.product(sources, LANGUAGES):
-            found = []
-            for cell in rows[language]:
-                found += usable_captions(cell)[0]
-            numbers = evenly_spaced_rows(len(found), min(most, len(found)))
-            texts += [found[number] for number in numbers]
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
-        texts = [texts[number] for number in order.tolist()]
-
-        def make() -> dict[str, Tensor]:
-            ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
-            maps, embeddings = [], []
-            for part in ids.split(256):
-                targets = self.teacher.text_targets(part, self._mask(part))
-                maps.append(targets.required_map.half())
-                embeddings.append(targets.embedding.half())
-            return {"inputs": ids, "maps": torch.cat(maps), "embeddings": torch.cat(embeddings)}
-
-        return Examples(**self._cached("texts", make))
-
-    def _captions(self, cells: Sequence[list[str]]) -> Tensor:
-        """Token ids of the captions of each photograph, (N, NUM_CAPTIONS, L); fewer are repeated."""
-        texts = []
-        for cell in cells:
-            texts += (cell * NUM_CAPTIONS)[:NUM_CAPTIONS]
-        ids = tokenize(self.tokenizer, texts, MAX_LENGTH)["input_ids"]
-        ids = F.pad(ids, (0, MAX_LENGTH - ids.shape[1]), value=self.pad)
-        return ids.unflatten(0, (-1, NUM_CAPTIONS))
-
-    def _mask(self, ids: Tensor) -> Tensor:
-        return (ids != self.pad).long()
-
-    # models
-
-    def student(self, start: str, seed: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
-        """The initial student, the same in every arm."""
-        vision = {
-            "model_type": "timm_wrapper",
-            "architecture": STARTS[start].architecture,
-            "do_pooling": False,
+        self.labeled = {
+            name: load_source(str(self.photos / file), field="photos")
+            for name, file in LABELED.items()
         }
+
+    def _write(self, name: str, rows: Dataset) -> str:
+        path = self.folder / f"{name}.parquet"
+        if not path.exists():
+            rows.to_parquet(path)
+        return str(path)
+
+    def _pairs(self, share: int, seed: int) -> DataConfig:
+        """All pairs, or a share of them that the seed draws."""
+        if share == 1:
+            return DataConfig(train=self._write("pairs", self.pairs))
+        order = torch.randperm(len(self.pairs), generator=torch.Generator().manual_seed(seed))
+        chosen = self.pairs.select(order[: len(self.pairs) // share].tolist())
+        return DataConfig(train=self._write(f"pairs-{share}-{seed}", chosen))
+
+    def _data(self, tower: str) -> DataConfig:
+        more = (MORE_PHOTOS,) if tower == "vision" else MORE_TEXTS
+        files = [self._write("pairs", self.pairs), *(str(self.photos / name) for name in more)]
+        return DataConfig(sources=[SourceConfig(train=file) for file in files])
+
+    def _fields(self, folder: Path, steps: int, rate: float, seed: int) -> dict[str, Any]:
+        """Fields of both recipes."""
+        return {
+            "output_dir": str(folder),
+            "augment": AUGMENT,
+            "seed": seed,
+            "max_steps": steps,
+            "batch_size": self.options.batch_size,
+            "learning_rate": rate,
+            "warmup_steps": max(1, steps // 10),
+            "betas": (0.9, 0.98),
+            "save_every": 250,
+            "resume": True,
+            "overwrite": True,
+        }
+
+    def _cached(self, name: str) -> dict[str, Any]:
+        """Fields of a recipe with a teacher; each set of data has its own targets."""
+        return {
+            "teacher": self.options.teacher,
+            "teacher_cache": str(self.folder / f"targets-{name}"),
+            "teacher_views": self.options.views,
+        }
+
+    def initial(self, start: str, seed: int) -> str:
+        """Folder of the initial student, the same in every arm."""
+        folder = self.folder / f"initial-{start}-{seed}"
+        source = STARTS[start]
         config = StudentConfig(
-            vision_config=vision,
-            vision_init=STARTS[start].init,
+            vision_config={
+                "model_type": "timm_wrapper",
+                "architecture": source.architecture,
+                "do_pooling": False,
+            },
             text_config=TEXT_CONFIG,
             tokenizer=self.options.teacher,
             image_size=self.options.image_size,
-            image_mean=IMAGE_MEAN,
-            image_std=IMAGE_STD,
+            # as ImageNet's weights were trained
+            image_mean=list(LITE0.image_mean),
+            image_std=list(LITE0.image_std),
             max_text_length=MAX_LENGTH,
-            projection_dim=self.teacher.projection_dim,
         )
-        model, processor = build_student(config, list(LANGUAGES), seed=seed)
-        processor.image_processor = square_image_processor(
-            self.options.image_size, IMAGE_MEAN, IMAGE_STD, squash=True
+        if not (folder / WEIGHTS_FILE).exists():
+            model, processor = build_student(config, list(LANGUAGES), self.teacher, seed)
+            if source.pretrained is not None:
+                source.pretrained.load_into(model.vision_model)
+            recipe = DistillRecipe(
+                student=config,
+                data=self._data("vision"),
+                teacher=self.options.teacher,
+                output_dir=str(folder),
+            )
+            save_model(folder, model, processor, recipe)
+        return str(folder)
+
+    def distill(self, target: str, start: str, rate: float, seed: int, steps: int) -> str:
+        """Folder of the student after stage 1: the image tower, then the text tower."""
+        name = f"{start}-{target}-{rate:g}-{seed}-{steps}".replace(" ", "_")
+        student = self.initial(start, seed)
+        for tower in ("vision", "text"):
+            folder = self.folder / f"{name}-{tower}"
+            recipe = DistillRecipe(
+                student=StudentConfig(
+                    vision_init=student,
+                    text_init=student,
+                    tokenizer=self.options.teacher,
+                    image_size=self.options.image_size,
+                    max_text_length=MAX_LENGTH,
+                ),
+                tower=tower,
+                data=self._data(tower),
+                freeze=list(STARTS[start].frozen) if tower == "vision" else [],
+                **TARGETS[target],
+                **self._cached(tower),
+                **self._fields(folder, steps, rate, seed),
+            )
+            self._run(distill.run, recipe, folder)
+            student = str(folder)
+        return student
+
+    def align(self, arm: Arm, student: str, start: str, rate: float, seed: int, steps: int) -> str:
+        """Folder of a student after stage 2."""
+        kind = f"{arm.share}-{arm.interactive}-{rate:g}-{seed}-{steps}"
+        folder = self.folder / f"{Path(student).name}-aligned-{kind}"
+        fields = self._fields(folder, steps, rate, seed)
+        if arm.interactive:
+            fields |= {"interactive_weight": 1.0, **self._cached(f"pairs-{arm.share}")}
+        recipe = AlignRecipe(
+            student=student,
+            data=self._pairs(arm.share, seed),
+            freeze=list(STARTS[start].frozen),
+            **fields,
         )
-        if start != TEXT_START:
-            same = tower_weights(self.student(TEXT_START, seed)[0], "text")
-            model.load_state_dict(same, strict=False)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-        return model, processor
+        self._run(align.run, recipe, folder)
+        return str(folder)
 
-    def encode(
-        self, model: DCCLIPModel, tower: str, inputs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Feature maps, (B, P, C), embeddings, (B, D), and the mask of a text's positions, (B, P)."""
-        if tower == "vision":
-            images = model.get_image_features(self.normalize(inputs))
-            return images.feature_map.flatten(2).transpose(1, 2), images.pooler_output, None
-        mask = self._mask(inputs)
-        length = int(mask.sum(1).max())
-        texts = model.get_text_features(inputs[:, :length], mask[:, :length])
-        return texts.last_hidden_state, texts.pooler_output, mask[:, :length]
+    def _run(self, run: Any, recipe: DistillRecipe | AlignRecipe, folder: Path):
+        """Train, or take the finished folder of an earlier run; the first run of some targets records their time."""
+        if (folder / WEIGHTS_FILE).exists():
+            return
+        cache = recipe.teacher_cache
+        if cache is not None and not self.study.has(model=COSTS, set=Path(cache).name):
+            began = time.perf_counter()
+            run(replace(recipe, max_steps=1, output_dir=f"{folder}-first"))
+            seconds = time.perf_counter() - began
+            row = Row(model=COSTS, metric=SECONDS, value=seconds, set=Path(cache).name)
+            self.study.add([row])
+        run(recipe)
 
-    def embed(self, model: DCCLIPModel, tower: str, inputs: Tensor) -> Tensor:
-        """Embeddings, (B, D), L2-normalized."""
-        return F.normalize(self.encode(model, tower, inputs)[1], dim=-1)
+    def train(self, arm: Arm, start: str, seed: int, length: int) -> str:
+        """Train an arm with its tuned rates, and return the folder of its model."""
+        rates = self._tuned(arm, start)
+        return self._train(arm, start, seed, length, *rates, self.align_steps(arm, start, length))
 
-    def fit(
-        self,
-        model: DCCLIPModel,
-        more: Iterable[Tensor],
-        towers: Iterable[str],
-        start: str,
-        loss: Callable[[Tensor], Tensor],
-        batches: Sequence[Tensor],
-        rate: float,
-    ):
-        """Train towers.
-
-        Args:
-            model: Student.
-            more: Further parameters to train.
-            towers: Names of the towers.
-            start: Name of the start, whose frozen layers are not trained.
-            loss: Loss of the rows of a batch.
-            batches: Row numbers of the batch of each step.
-            rate: Peak learning rate.
-        """
-        frozen = STARTS[start].frozen
-        prefixes = tuple(prefix for tower in towers for prefix in PREFIXES[tower])
-        for name, parameter in model.named_parameters():
-            learns = name.startswith((*prefixes, "logit_scale")) and not name.startswith(frozen)
-            parameter.requires_grad_(learns)
-        model.train()
-        for name, module in model.named_modules():
-            if f"{name}.".startswith(frozen):
-                module.eval()
-        trained = [each for each in (*model.parameters(), *more) if each.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-        steps = len(batches)
-        warmup = math.ceil(steps / 10)
-
-        def share_of_rate(step: int) -> float:
-            return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / steps)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
-        for rows in batches:
-            optimizer.zero_grad()
-            loss(rows).backward()
-            nn.utils.clip_grad_norm_(trained, 3.0)
-            optimizer.step()
-            schedule.step()
-        model.eval()
-
-    # stage 1
-
-    def distill(
-        self, start: str, tower: str, target: str, rate: float, seed: int
-    ) -> dict[str, Tensor]:
-        """Train one tower, or open the result of an earlier run.
-
-        Returns:
-            Weights of the tower by name, and `held_out_loss`.
-        """
-
-        def make() -> dict[str, Tensor]:
-            model, _ = self.student(start, seed)
-            adapter, loss = self.stage1_loss(model, tower, target)
-            rows = torch.arange(NUM_HELD_OUT, len(self.examples[tower].inputs))
-            steps = self.options.distill_steps
-            batches = draw_batches(rows, self.batch_sizes[tower], steps, seed)
-            self.fit(model, adapter.parameters(), [tower], start, loss, batches, rate)
-            with torch.no_grad():
-                parts = torch.arange(NUM_HELD_OUT).split(HELD_OUT_AT_ONCE)
-                value = torch.stack([loss(part) for part in parts]).mean()
-            return tower_weights(model, tower) | {HELD_OUT_LOSS: value}
-
-        name = f"{tower}-{start}-{target}-{rate:g}-{seed}".replace(" ", "")
-        return self._cached(name, make)
-
-    def stage1_loss(
-        self, model: DCCLIPModel, tower: str, target: str
-    ) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
-        """The adapter of the feature map, and the loss of some rows of the examples."""
-        examples = self.examples[tower]
-        others = self.examples["text" if tower == "vision" else "vision"].embeddings
-        bank = others[NUM_HELD_OUT : NUM_HELD_OUT + NUM_BANK].float()
-        width = int(getattr(model.config, f"{tower}_width") or 0)
-        adapter = nn.Linear(width, examples.maps.shape[-1])
-        scale = math.exp(self.teacher.logit_scale)
-
-        def loss(rows: Tensor) -> Tensor:
-            maps, embeddings, mask = self.encode(model, tower, examples.inputs[rows])
-            teacher_maps = examples.maps[rows, : maps.shape[1]].float()
-            teacher = examples.embeddings[rows].float()
-            losses = {
-                "map": lambda: feature_map_loss(adapter(maps), teacher_maps, mask, dim=-1),
-                "embedding": lambda: embedding_loss(embeddings, teacher),
-                "logits": lambda: bank_loss(embeddings, teacher, bank, scale),
-            }
-            weighted = [weight * losses[name]() for name, weight in TARGETS[target].items()]
-            return torch.stack(weighted).sum()
-
-        return adapter, loss
-
-    # stage 2
-
-    def stage2_loss(
-        self, model: DCCLIPModel, steps: int, seed: int, share: int = 1
-    ) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
-        """Batches from a share of the pairs that the seed draws, and their InfoNCE in both languages."""
-        generator = torch.Generator().manual_seed(seed)
-        num_pairs = len(self.captions["en"]) - NUM_HELD_OUT
-        pairs = torch.randperm(num_pairs, generator=generator)[: num_pairs // share] + NUM_HELD_OUT
-        size = min(self.options.batch_size, len(pairs))
-        batches = draw_batches(pairs, size, steps, seed)
-        own = torch.eye(size, dtype=torch.bool)
-
-        def loss(rows: Tensor) -> Tensor:
-            images = self.examples["vision"].inputs[rows]
-            flipped = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
-            image = self.embed(model, "vision", torch.where(flipped, images.flip(3), images))
-            number = torch.randint(NUM_CAPTIONS, (size,), generator=generator)
-            texts = torch.cat([captions[rows, number] for captions in self.captions.values()])
-            scale = model.logit_scale.exp().clamp(max=100)
-            parts = self.embed(model, "text", texts).split(size)
-            return torch.stack([info_nce(image, part, scale, own) for part in parts]).mean()
-
-        return batches, loss
-
-    # arms
-
-    def train(self, arm: Arm, start: str, seed: int, rate: float = 0.0) -> DualEncoder:
-        """Train an arm with tuned rates, or stage 2 with a given one."""
-        model, processor = self.student(start, seed)
+    def _train(
+        self, arm: Arm, start: str, seed: int, length: int, first: float, second: float, steps: int
+    ) -> str:
+        student = self.initial(start, seed)
         if arm.target is not None:
-            for tower in PREFIXES:
-                own_start = start_of(tower, start)
-                first_rate = self.first_rate(arm.target, own_start, tower)
-                weights = self.distill(own_start, tower, arm.target, first_rate, seed)
-                del weights[HELD_OUT_LOSS]
-                model.load_state_dict(weights, strict=False)
+            student = self.distill(arm.target, start, first, seed, length)
         if arm.aligned:
-            steps = self.steps(arm, start)
-            batches, loss = self.stage2_loss(model, steps, seed, arm.share)
-            rate = rate or self.second_rate(arm, start)
-            self.fit(model, [], PREFIXES, start, loss, batches, rate)
-        return DualEncoder(model.eval(), processor, arm.name)
+            student = self.align(arm, student, start, second, seed, steps)
+        return student
 
-    def first_rate(self, target: str, start: str, tower: str) -> float:
-        """The rate of stage 1 with the lowest loss on held-out data."""
+    def _tuned(self, arm: Arm, start: str) -> tuple[float, float]:
+        """Learning rates of both stages: the first with the middle rate of the second, then the second."""
+        rates = self.options.rates
+        first = second = rates[len(rates) // 2]
+        if len(rates) == 1:
+            return first, second
+        # fewer pairs and other lengths take the rates of all pairs
+        tuned = replace(arm, share=1, equal_time=False)
+        if arm.target is not None:
+            first = max(rates, key=lambda rate: self._tuning_recall(tuned, start, rate, second))
+        if arm.aligned:
+            second = max(rates, key=lambda rate: self._tuning_recall(tuned, start, first, rate))
+        return first, second
 
-        def score(rate: float) -> float:
-            run = self.distill(start, tower, target, rate, TUNING_SEED)
-            return -float(run[HELD_OUT_LOSS])
+    def _tuning_recall(self, arm: Arm, start: str, first: float, second: float) -> float:
+        """Mean recall at 10 of held-out photographs after a short run, over directions and languages."""
+        name = f"{arm.name}, rates {first:g}, {second:g}"
+        known = self.study.results.mean(model=name, protocol=start, stage=TUNING)
+        if known is not None:
+            return known
+        length = max(1, round(TUNING_SHARE * self.options.lengths[0]))
+        steps = max(1, round(ALIGN_SHARE * length)) + (0 if arm.target else length)
+        folder = self._train(arm, start, TUNING_SEED, length, first, second, steps)
+        rows = retrieval.measure(DualEncoder.from_pretrained(folder), self.held_out, name, ks=(10,))
+        value = statistics.fmean(row.value for row in rows)
+        row = Row(model=name, metric="recall", value=value, protocol=start, stage=TUNING)
+        self.study.add([row])
+        return value
 
-        return self._best_rate(f"{target}, stage 1 of {tower}", start, score)
-
-    def second_rate(self, arm: Arm, start: str) -> float:
-        """The rate of stage 2 with the highest recall on held-out photographs, with all pairs."""
-        arm = replace(arm, share=1)
-
-        def score(rate: float) -> float:
-            return self.held_out_recall(self.train(arm, start, TUNING_SEED, rate).model)
-
-        return self._best_rate(arm.name, start, score)
-
-    def _best_rate(self, name: str, start: str, score: Callable[[float], float]) -> float:
-        """The rate with the highest score on held-out data. Every score is computed once, and recorded."""
-        scores = {}
-        for rate in self.options.rates:
-            model = f"{name}, rate {rate:g}"
-            if not self.study.has(model=model, protocol=start):
-                self._record(model, start, {"held_out_score": score(rate)})
-            (scores[rate],) = self.study.results.values(model=model, protocol=start)
-        return max(scores, key=scores.__getitem__)
-
-    def _record(self, name: str, start: str, values: dict[str, float]):
-        rows = []
-        for metric, value in values.items():
-            row = Row(model=name, metric=metric, value=value, protocol=start, stage=TUNING)
-            rows.append(row)
-        self.study.add(rows)
-
-    def steps(self, arm: Arm, start: str) -> int:
+    def align_steps(self, arm: Arm, start: str, length: int) -> int:
         """Steps of stage 2 of an arm."""
-        first, second = self.options.distill_steps, self.options.align_steps
+        after = max(1, round(ALIGN_SHARE * length))
+        if arm.target is not None:
+            return after
         if not arm.equal_time:
-            return second if arm.target else first + second
-        if not self.study.has(model=COSTS, protocol=start):
-            self._record(COSTS, start, self.measure_costs(start))
-        step = self._cost("pairs", start)
-        total = second * step
-        for tower, size in self.batch_sizes.items():
-            batches = len(self.examples[tower].inputs) / size
-            total += first * self._cost(tower, start)
-            total += batches * self._cost(f"teacher, {tower}", start)
-        return round(total / step)
-
-    def _cost(self, name: str, start: str) -> float:
-        return self.study.results.mean(model=COSTS, protocol=start, metric=name) or 0.0
-
-    def measure_costs(self, start: str) -> dict[str, float]:
-        """Milliseconds of a step of each kind, and of the teacher for a batch of images or of texts.
-
-        They take turns, so that other load on the machine affects all of them; each is the median.
-        """
-        model, _ = self.student(start, TUNING_SEED)
-        size = self.teacher.image_size
-        pixels = torch.rand(self.batch_sizes["vision"], 3, size, size)
-        ids = self.examples["text"].inputs[: self.batch_sizes["text"]]
-        batches, align_loss = self.stage2_loss(model, 1, TUNING_SEED)
-        calls: dict[str, Callable[[], object]] = {
-            "pairs": partial(self.fit, model, [], PREFIXES, start, align_loss, batches, 1e-5),
-            "teacher, vision": lambda: self.teacher.image_targets(pixels),
-            "teacher, text": lambda: self.teacher.text_targets(ids, self._mask(ids)),
-        }
-        for tower, size in self.batch_sizes.items():
-            adapter, loss = self.stage1_loss(model, tower, BEST)
-            more = list(adapter.parameters())
-            batches = [torch.arange(size)]
-            calls[tower] = partial(self.fit, model, more, [tower], start, loss, batches, 1e-5)
-        times = interleaved_ms(calls, COST_ROUNDS)
-        return {name: round(statistics.median(values), 3) for name, values in times.items()}
-
-    # measurement
-
-    @torch.inference_mode()
-    def held_out_recall(self, model: DCCLIPModel) -> float:
-        """Mean recall at 10 of held-out photographs and their first captions, over directions and languages."""
-        labels = torch.arange(NUM_HELD_OUT)
-        images = self._embed_held_out(model, "vision", self.examples["vision"].inputs)
-        recalls = []
-        for captions in self.captions.values():
-            similarities = images @ self._embed_held_out(model, "text", captions[:, 0]).T
-            recalls.append(top_k_accuracy(similarities, labels, 10))
-            recalls.append(top_k_accuracy(similarities.T, labels, 10))
-        return statistics.fmean(recalls)
-
-    def _embed_held_out(self, model: DCCLIPModel, tower: str, inputs: Tensor) -> Tensor:
-        parts = inputs[:NUM_HELD_OUT].split(HELD_OUT_AT_ONCE)
-        return torch.cat([self.embed(model, tower, part) for part in parts])
+            return length + after
+        seed = self.options.seeds[0]
+        best, alone = Arm(BEST), Arm(None)
+        distilled = Path(self.distill(BEST, start, self._tuned(best, start)[0], seed, length))
+        spent = _seconds(Path(self.train(best, start, seed, length)))
+        for tower in ("vision", "text"):
+            spent += _seconds(distilled.with_name(f"{distilled.name[:-5]}-{tower}"))
+            spent += self.study.results.mean(model=COSTS, set=f"targets-{tower}") or 0.0
+        step = _seconds(Path(self.train(alone, start, seed, length))) / (length + after)
+        return max(1, round(spent / step))
 
     def measure(
         self, model: DualEncoder, name: str, start: str | None, seed: int | None
@@ -608,35 +426,15 @@ class Experiment:
                 texts = class_embeddings(
                     model, [class_names[each] for each in classes], TEMPLATES[language]
                 )
-                found = measure(images, texts, labels, ("top1",))
-                rows += found.rows(model=name, set=set_name, language=language, seed=seed)
+                measured = measure(images, texts, labels, ("top1",))
+                rows += measured.rows(model=name, set=set_name, language=language, seed=seed)
         return [replace(row, protocol=start) for row in rows]
 
 
-def _undecoded(rows: Dataset) -> Dataset:
-    return rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-
-
-def tower_weights(model: DCCLIPModel, tower: str) -> dict[str, Tensor]:
-    """Weights of a tower and of its projection."""
-    weights = model.state_dict()
-    return {name: weights[name] for name in weights if name.startswith(PREFIXES[tower])}
-
-
-def start_of(tower: str, start: str) -> str:
-    """Start of a tower: the text tower does not depend on the image tower's."""
-    return start if tower == "vision" else TEXT_START
-
-
-def draw_batches(rows: Tensor, size: int, steps: int, seed: int) -> list[Tensor]:
-    """Row numbers of each batch: all rows in random order, and again for each epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    whole = len(rows) - len(rows) % size  # of full batches
-    parts: list[Tensor] = []
-    while len(parts) < steps:
-        order = torch.randperm(len(rows), generator=generator)[:whole]
-        parts += rows[order].split(size)
-    return parts[:steps]
+def _seconds(folder: Path) -> float:
+    """Wall time of the steps of a finished run, from its log."""
+    lines = (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()
+    return float(json.loads(lines[-1])["seconds"])
 
 
 # what is compared: the claim, the arm that it says is better, and the other one
@@ -648,13 +446,23 @@ CLAIMS = (
     ("Feature maps teach more than logits", Arm("map"), Arm("logits")),
     ("Feature maps teach more than embeddings", Arm("map"), Arm("embedding")),
     ("Feature maps add to embeddings", Arm(BEST), Arm("embedding")),
+    ("An MLP head and data statistics help maps", Arm("map with MLP head"), Arm("map")),
+    ("Interactive contrast helps both stages", Arm(BEST, interactive=True), Arm(BEST)),
+    ("Interactive contrast helps stage 2 alone", Arm(None, interactive=True), Arm(None)),
 )
 SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
 
 
 def rows_of_arms(results: Results) -> list[Row]:
-    """Results of the arms, without the teacher's and those of tuning."""
-    return [row for row in results.rows if row.set in SETS and row.seed is not None]
+    """Results of the arms at the last length, without the teacher's and those of tuning."""
+    rows = [row for row in results.rows if row.set in SETS and row.seed is not None]
+    last = max((_length(row) for row in rows), default=0)
+    return [row for row in rows if _length(row) == last]
+
+
+def _length(row: Row) -> int:
+    """Steps of each tower in stage 1; 0 in results of a single length."""
+    return int(row.stage.removesuffix(STEPS)) if row.stage else 0
 
 
 def arms_measured(results: Results) -> list[tuple[str, str]]:
@@ -700,7 +508,8 @@ def verdicts(results: Results) -> str:
             second = values.get((start, worse.name, of), none)
             differences = 100 * (first - second)
             cells.append(_verdict(differences.dropna()))
-        lines.append(cells)
+        if {*cells[1:]} != {"-"}:  # an arm that this study lacks
+            lines.append(cells)
     return markdown_table(lines)
 
 
@@ -743,6 +552,7 @@ def run(options: Options):
         raise ValueError(f"photos: {options.photos!r} lacks {', '.join(missing)}. Add these files.")
     digests = {name: digest_file(photos / name) for name in names}
     teacher = DualEncoder.from_pretrained(options.teacher, field="teacher")
+    options = replace(options, lengths=sorted(options.lengths))
     # a result is the same wherever data and teacher are
     study = Study(
         "claims",
@@ -754,10 +564,13 @@ def run(options: Options):
     experiment = Experiment(options, study, teacher)
     if not study.has(model="teacher", set="flickr8k"):
         study.add(experiment.measure(teacher, "teacher", None, None))
-    for seed, start, arm in itertools.product(options.seeds, STARTS, arms_of(options.shares)):
-        if study.has(model=arm.name, protocol=start, seed=seed):
+    order = itertools.product(options.seeds, STARTS, options.lengths, arms_of(options.shares))
+    for seed, start, length, arm in order:
+        stage = f"{length}{STEPS}"
+        if study.has(model=arm.name, protocol=start, seed=seed, stage=stage):
             continue
-        model = experiment.train(arm, start, seed)
-        study.add(experiment.measure(model, arm.name, start, seed))
+        model = DualEncoder.from_pretrained(experiment.train(arm, start, seed, length))
+        rows = experiment.measure(model, arm.name, start, seed)
+        study.add([replace(row, stage=stage) for row in rows])
     plot(study.results, study.folder)
     study.finish(f"{table(study.results)}\n\n{verdicts(study.results)}")

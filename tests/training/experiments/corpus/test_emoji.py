@@ -4,11 +4,13 @@ import pytest
 from PIL import Image
 
 from training.data import load_source
+from training.evaluation.sets.class_names import ClassNames
 from training.experiments.corpus import emoji
 from training.experiments.corpus.emoji import (
     SPLITS,
     STYLES,
     build_corpus,
+    load_held_out,
     load_train,
     read_concepts,
     render,
@@ -70,10 +72,12 @@ def test_a_drawing_is_centered_on_a_white_square(width, height):
     assert box == (40 - width, 40 - height, 40 + width, 40 + height)
 
 
-def test_a_corpus_is_rendered_once_and_recipes_read_its_training_split(tmp_path, monkeypatch):
+def test_a_corpus_is_rendered_once_and_recipes_read_its_splits_and_names(tmp_path, monkeypatch):
     folder = build_corpus(tmp_path, every=300)
     monkeypatch.setattr(emoji, "DEFAULT_CACHE", tmp_path)
     monkeypatch.setattr(emoji, "read_concepts", None)  # it would render again
     assert build_corpus(tmp_path, every=300) == folder
     folder.rename(folder.with_name(folder.name.replace("-300-", "-1-")))
     assert load_train().column_names == load_source(str(tmp_path)).column_names
+    names = "training.experiments.corpus.emoji:load_names"
+    assert {*load_held_out()["label"]} < {*ClassNames.read(names).names["en"]}

@@ -9,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPProcessor
-from training.evaluation.sets.held_out import HeldOut
+from training.experiments.corpus.held_out import HeldOut
 from training.experiments.demo import make_teacher
 from training.experiments.demo import run as demo_run
 from training.experiments.demo.__main__ import main

@@ -71,7 +71,7 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
     if absent:
         assert (numbers, rows) == (None, [])
         return
-    # of a sound run; a search judges by all six
+    # values of a sound run; a search judges by all six
     expected = [25.787, -17.603, -17.232, 15.347, -15.85, -8.319]
     assert numbers == pytest.approx(expected, rel=0.02)
     found = {(row.metric, row.set, row.language): row.value for row in rows}

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import NO_DROPOUT, VIT, make_model
 from training.config import AlignRecipe, StudentConfig
-from training.experiments.corpus.free_photos import FREE_PHOTOS
 from training.experiments.photographs import data, run
 from training.experiments.photographs.__main__ import MODULES, main
 from training.experiments.photographs.options import Options
 from training.experiments.photographs.run import STAGES, Run
+from training.general_images.photos import FREE_PHOTOS
 
 # fast to trace
 VISION = VIT | {"num_hidden_layers": 1}
@@ -147,11 +147,7 @@ def tiny(monkeypatch, processor):
         if isinstance(recipe, AlignRecipe):
             is_cached = stage.name == "tower_teacher"
             return replace(recipe, freeze=["vision_model"] if is_cached else [])
-        inits = {
-            name: value.replace("pip:efficientnet-lite0", "random")
-            for name in ("vision_init", "text_init")
-            if (value := getattr(recipe.student, name))
-        }
+        inits = {name: getattr(recipe.student, name) for name in ("vision_init", "text_init")}
         return replace(recipe, freeze=[], student=replace(student, **inits))
 
     def save_towers(folder: Path, seed: int):

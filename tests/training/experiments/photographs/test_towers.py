@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.experiments.corpus.pretrained import LITE2
 from training.experiments.photographs.e5 import dequantize, make_tokenizer, parse_e5
 from training.experiments.photographs.towers import E5_FILE, save_classifier, save_towers
-from training.students.pretrained import LITE2
 
 TEXTS = [
     "Two dogs run through the snow .",

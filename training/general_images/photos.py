@@ -1,4 +1,4 @@
-"""Photographs with a free license from pip packages: examples of the card, and crops of them for rehearsal."""
+"""Photographs with a free license from pip packages: crops to train on, and others that show what a model forgets."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-NUM_VIEWS = 8  # of each held-out photograph
+NUM_VIEWS = 8  # views of each held-out photograph
 NUM_CROPS = 2048
-MIN_AREA = 0.03  # of a crop, as a share of the photograph
+MIN_AREA = 0.03  # smallest area of a crop, as a share of the photograph
 MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
 
 

@@ -5,9 +5,9 @@ import torch
 from datasets import Dataset, Features, Image
 
 from training.config import DataConfig
-from training.data import image_bank
-from training.data.image_bank import load_images, vary_images
 from training.data.images import decode_image
+from training.general_images import bank
+from training.general_images.bank import load_images, vary_images
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32
@@ -28,7 +28,7 @@ def test_images_are_decoded_as_in_training(tmp_path, images):
 
 def test_of_many_images_evenly_spaced_ones_are_taken(tmp_path, images, monkeypatch):
     everything = load_images(write(tmp_path / "a.parquet", images[:5]), CONFIG, SIZE)
-    monkeypatch.setattr(image_bank, "MAX_IMAGES", 3)
+    monkeypatch.setattr(bank, "MAX_IMAGES", 3)
     torch.testing.assert_close(
         load_images(str(tmp_path / "a.parquet"), CONFIG, SIZE), everything[::2]
     )
@@ -43,8 +43,8 @@ def test_images_that_cannot_be_used_are_named(tmp_path, images):
 
 
 def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
-    monkeypatch.setattr(image_bank.Augment, "__call__", lambda self, images, views: images.float())
-    monkeypatch.setattr(image_bank, "ROWS_AT_ONCE", 150)
+    monkeypatch.setattr(bank.Augment, "__call__", lambda self, images, views: images.float())
+    monkeypatch.setattr(bank, "ROWS_AT_ONCE", 150)
     images = torch.tensor([0, 200], dtype=torch.uint8).repeat(150)[:, None, None, None]
     images = images.expand(-1, 3, 4, 4)
     varied = vary_images(images, seed=1)

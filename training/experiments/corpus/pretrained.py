@@ -1,4 +1,4 @@
-"""Pretrained weights that pip packages bring, for towers that start without the Hub."""
+"""Image towers with ImageNet weights from pip packages, for models that start without the Hub."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from training.utils.files import packaged_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-PIP = "pip:"  # prefix of `StudentConfig.vision_init`, such as pip:efficientnet-lite0
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,19 @@ class EfficientNetLite:
         names = timm.create_model(self.architecture).state_dict()
         return dict(zip(names, packaged.values(), strict=True))
 
+    def load_into(self, tower: "nn.Module"):
+        """Copy the weights into an image tower that was built from `config`, without the classifier.
+
+        Args:
+            tower: Tower with a `timm_model`, changed in place.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has a wrong hash.
+        """
+        network = tower.get_submodule("timm_model")
+        weights = self.weights()
+        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+
 
 LITE0 = EfficientNetLite(
     "tf_efficientnet_lite0",
@@ -101,20 +112,3 @@ LITE2 = EfficientNetLite(
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 )
-PACKAGED_TOWERS = {f"{PIP}efficientnet-lite0": LITE0, f"{PIP}efficientnet-lite2": LITE2}
-
-
-def packaged_tower(init: str, tower: str) -> EfficientNetLite | None:
-    """Find the image tower that `init` names; None if it does not start with `pip:`.
-
-    Raises:
-        ValueError: No package has this tower.
-    """
-    if not init.startswith(PIP):
-        return None
-    if tower != "vision" or init not in PACKAGED_TOWERS:
-        raise ValueError(
-            f"student.{tower}_init: {init!r} is unknown. Image towers from pip packages are "
-            f"{', '.join(PACKAGED_TOWERS)}."
-        )
-    return PACKAGED_TOWERS[init]

@@ -1,4 +1,4 @@
-"""Images without captions that stay in memory for a whole run, and variations of them."""
+"""General images that stay in memory for a whole run, and variations of them."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,7 @@ from torch import Tensor
 from training.config import AugmentConfig, DataConfig
 from training.data.images import Augment, decode_images
 from training.data.reader import evenly_spaced_rows, load_source, require_allowed
+from training.general_images.photos import photo_crops
 from training.utils.rng import keyed_uniform
 
 MAX_IMAGES = 2048  # 300 MB at 224 pixels
@@ -27,11 +28,11 @@ VARIETY = AugmentConfig(
 MIX_STREAM = 0x6D6978  # separates these random numbers from the draws of the views
 
 
-def load_images(source: str, config: DataConfig, size: int, squash: bool = False) -> Tensor:
+def load_images(source: str | None, config: DataConfig, size: int, squash: bool = False) -> Tensor:
     """Decode the images of a source, or `MAX_IMAGES` evenly spaced ones of more.
 
     Args:
-        source: Any source that `load_source` accepts.
+        source: Any source that `load_source` accepts. Default: varied crops of the photographs in photos.py.
         config: Name of the image column, and which images are opened that rows name by path.
         size: Edge of the images in pixels.
         squash: Whether images are resized to the square without a crop.
@@ -42,6 +43,8 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
     Raises:
         ValueError: The source cannot be loaded, has no images, or has one that cannot be used.
     """
+    if source is None:
+        return vary_images(photo_crops(size))
     column = config.image_column
     rows = load_source(source, field="photos")
     rows = require_allowed(rows, source, column, allow_paths=config.allow_paths, field="photos")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from training.evaluation.sets import held_out
-from training.evaluation.sets.held_out import HeldOut
+from training.experiments.corpus import held_out
+from training.experiments.corpus.held_out import HeldOut
 
 
 @pytest.mark.slow

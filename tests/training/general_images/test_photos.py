@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.experiments.corpus import free_photos as module
-from training.experiments.corpus.free_photos import (
+from training.general_images import photos as module
+from training.general_images.photos import (
     FREE_PHOTOS,
     HELD_OUT_PHOTOS,
     NUM_VIEWS,
