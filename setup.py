@@ -11,6 +11,7 @@ MODEL = Path("model_cards/dcclip-tiny-photo")
 # what the runtime opens; README.md has the license of the weights
 MODEL_FILES = (
     "README.md",
+    "bank.safetensors",
     "config.json",
     "preprocessor_config.json",
     "tokenizer.json",

@@ -322,7 +322,8 @@ class Runtime:
         if embeddings.shape[1] == self.dimension:
             return embeddings
         leading = embeddings[:, : self.dimension]
-        return leading / np.linalg.norm(leading, axis=1, keepdims=True)
+        norms = np.linalg.norm(leading, axis=1, keepdims=True)
+        return leading / np.maximum(norms, 1e-6)
 
     def _encode_ids(self, ids: Sequence[list[int]]) -> np.ndarray:
         input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)

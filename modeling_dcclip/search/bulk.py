@@ -55,13 +55,11 @@ def write_index(
     """
     if use_lance:
         return write_lance(folder, batches, open_model(model), model_id)
-    with (
-        Index.open(folder, model, create=True, model_id=model_id) as index,
-        index.writing(),
-        index.catalog.writing(),  # one transaction: new pages need no journal
-    ):
-        for batch in batches:
-            enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+    with Index.open(folder, model, create=True, model_id=model_id) as index, index.writing():
+        with index.catalog.writing():  # one transaction: new pages need no journal
+            for batch in batches:
+                enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+        index.hubs.write(index.bank, index.nouns)
         return len(index)
 
 

@@ -26,6 +26,7 @@ from modeling_dcclip.search.files import (
     VIDEOS,
     FileState,
     date_in_name,
+    date_of_folder,
     extension_of,
     search_text,
 )
@@ -43,7 +44,7 @@ BUSY_S = 60.0  # how long a process waits for the commit of another
 # frames: the key frames of a video after the first, with the row of its content and their time; failures with a size
 # are not read again until the file changes; segments: see vectors.py; signatures: see signatures.py;
 # original: the row of the first image that a photograph is a copy of, or its own; sums: see _SUMS;
-# words.py has the tables of words
+# words.py has the tables of words; hubs: numbers of a segment with this checksum, by a bank with this one: see hubs.py
 SCHEMA = """
 CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
 CREATE TABLE files (
@@ -60,6 +61,7 @@ CREATE INDEX copies ON signatures (original) WHERE original != row;
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vectors BLOB NOT NULL);
+CREATE TABLE hubs (number INTEGER PRIMARY KEY, segment INTEGER, bank INTEGER, checksum INTEGER, numbers BLOB);
 CREATE TABLE rotation (checksum INTEGER NOT NULL, matrix BLOB NOT NULL);
 CREATE TABLE sums (value TEXT NOT NULL);
 """
@@ -235,7 +237,7 @@ class Catalog(Database):
             raise self.damage(
                 "it belongs to a different index" if found else "it is of an earlier version"
             )
-        for function in (search_text, date_in_name, name_words, words_of, zlib.crc32):
+        for function in (search_text, date_in_name, date_of_folder, name_words, words_of):
             self._connection.create_function(function.__name__, 1, function, deterministic=True)
         with self._errors_reported():
             self._connection.executescript(_count_changes())
@@ -470,7 +472,7 @@ class Catalog(Database):
             self.execute("INSERT INTO rotation VALUES (?, ?)", zlib.crc32(content), content)
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
-        """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
+        """Record which files exist now, for `pending`, the newest first, and for `remove_missing`.
 
         Returns the numbers of files, of files that the index has in this state, and of new or changed ones.
         """
@@ -605,8 +607,8 @@ class Catalog(Database):
         orphans = "content NOT IN (SELECT row FROM contents)"
         self.execute(f"INSERT INTO free_rows SELECT row FROM frames WHERE {orphans}")
         self.execute(f"DELETE FROM frames WHERE {orphans}")
-        if candidates:  # FTS5 keeps deleted words until it merges its parts
-            self.execute("INSERT INTO words (words) VALUES ('optimize')")
+        # FTS5 keeps deleted words until it merges its parts
+        self.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
 _COMPARISON = (
@@ -617,13 +619,14 @@ _COMPARISON = (
     # row: the row of the path before it is read again
     "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, row INTEGER)",
 )
-_FIND_PENDING = """
-INSERT INTO pending SELECT position, path, (SELECT row FROM files WHERE files.path = seen.path) FROM seen
+# newest first by what a name says, so that the photographs that people look for are searched early
+_FIND_PENDING = f"""
+INSERT INTO pending (path, row) SELECT path, (SELECT row FROM files WHERE files.path = seen.path) FROM seen
 WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.path = seen.path
                   AND files.size = seen.size AND files.mtime_ns = seen.mtime_ns)
   AND NOT EXISTS (SELECT 1 FROM failures WHERE failures.path = seen.path
                   AND failures.size = seen.size AND failures.mtime_ns = seen.mtime_ns)
-ORDER BY position
+ORDER BY coalesce(date_in_name(path), date_of_folder(path), {_MODIFIED}) DESC, position
 """
 _ENTER_FILE = """
 INSERT INTO files (path, size, mtime_ns, row) SELECT ?1, ?2, ?3, row FROM contents WHERE digest = ?4

@@ -32,6 +32,7 @@ from modeling_dcclip.search.messages import (
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 RUNTIME_PACKAGES = (
     "filelock",
+    "holidays",
     "numpy",
     "onnxruntime",
     "pillow",
@@ -242,6 +243,10 @@ COMMANDS = {
     "status": (
         "Show the folders, model and size of an index, and what it left out.",
         [INDEX, _option("--json", action="store_true", help="Print a JSON object.")],
+    ),
+    "mcp": (
+        "Let an assistant search the photographs, by the Model Context Protocol over stdin and stdout.",
+        [INDEX, MODEL_ID, _model("the model of the index")],
     ),
     "label": (
         "Rank labels for an image.",

@@ -32,6 +32,9 @@ NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
     r"(?:(?: at |[ _T-])?([01]\d|2[0-3])[-_.:]?([0-5]\d)[-_.:]?([0-5]\d)\d{0,3})?(?!\d)"
 )
+FOLDER_DATE = re.compile(
+    r"(?<!\d)((?:19[89]|20[0-4])\d)(?:[-_. /年\\]?(0[1-9]|1[0-2])(?:[-_.月]?\d\d)?)?(?!\d)"
+)
 WRITTEN_DATE = re.compile(r"(?<!\d)(\d{4})年(\d\d?)月(\d\d?)日")
 MILLISECONDS = re.compile(
     r"(?:mmexport|wx_camera_|microMsg\.|企业微信截图_)(1\d{12})"
@@ -185,6 +188,13 @@ def date_in_name(path: bytes) -> str | None:
             if found < datetime.now():
                 return str(found)
     return None
+
+
+def date_of_folder(path: bytes) -> str | None:
+    """Year, or year and month, that the folders of a file name: the last one, such as `2023/05` or `2023-05 Rome`."""
+    folder = os.path.dirname(path).decode("utf-8", "replace")
+    found = [*FOLDER_DATE.finditer(folder)]
+    return "-".join(filter(None, found[-1].groups())) if found else None
 
 
 def extension_of(name: bytes) -> str:

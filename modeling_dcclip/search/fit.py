@@ -17,6 +17,8 @@ LINE = 0.5  # lowest probability of a photograph that is listed
 NEAR = 0.7  # its lowest standard score, as a share of the mean of the `BEST` highest
 BEST = 3  # photographs of that mean
 FIRST = 20  # photographs whose list has no gaps
+MAYBE = 0.1  # lowest probability of the best photograph of a list that may fit
+NEAREST = 10  # texts of a bank to which a hub is similar
 SHORT = 5  # tokens of a name at most
 LONG = 8  # tokens of a sentence at least
 
@@ -26,38 +28,67 @@ def name_share(num_tokens: int) -> float:
     return float(np.clip((LONG - num_tokens) / (LONG - SHORT), 0, 1))
 
 
-def centered(query: np.ndarray, nouns: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Remove from the embedding of a name what all nouns have in common.
-
-    Some photographs are similar to every name. Without the mean noun, a search by a name finds more right ones;
-    sentences are found better as they are.
+def hub_numbers(vectors: np.ndarray, bank: np.ndarray | None, nouns: np.ndarray) -> np.ndarray:
+    """How much of a similarity to a caption and to a name is for a photograph's similarity to all texts.
 
     Args:
-        query: Embedding of the query, (D,), of unit length.
-        nouns: Embeddings of `NOUNS`, (N, D).
-        num_tokens: Number of tokens of the query.
+        vectors: Embeddings of photographs, (K, D), of unit length.
+        bank: Embeddings of captions that are no queries, (M, D), of unit length; None without a bank.
+        nouns: Embeddings of `NOUNS`, (N, D), of unit length.
 
     Returns:
-        (D,), of unit length.
+        (K, 2) float32. For captions, half of the mean of the `NEAREST` highest similarities to the bank, 0 without a
+        bank. For names, half of the mean similarity to nouns, and a quarter of the mean of the highest ones.
+
+    Source: CSLS, Conneau et al., arXiv 1710.04087; query-bank normalization, Bogolin et al., arXiv 2112.12777. The
+        shares were chosen on validation photographs.
     """
-    query = query - name_share(num_tokens) * nouns.mean(0)
-    return query / max(np.linalg.norm(query), 1e-6)
+    to_nouns = vectors @ nouns.T
+    names = to_nouns.mean(1) / 2 + _mean_of_highest(to_nouns) / 4
+    captions = np.zeros(len(vectors)) if bank is None else _mean_of_highest(vectors @ bank.T) / 2
+    return np.stack([captions, names], 1).astype(np.float32)
+
+
+def _mean_of_highest(similarities: np.ndarray) -> np.ndarray:
+    count = min(NEAREST, similarities.shape[1])
+    return np.partition(similarities, -count, 1)[:, -count:].mean(1)
+
+
+def correct(scores: np.ndarray, hubs: np.ndarray, share: float) -> np.ndarray:
+    """Scores of a search: similarities to a text less what hubs have with all texts.
+
+    Args:
+        scores: Cosine similarities of photographs to the text, (K,).
+        hubs: Their `hub_numbers`, (K, 2).
+        share: How far the text is a name, 0 to 1, as `name_share`.
+
+    Returns:
+        (K,)
+    """
+    return scores - hubs @ np.array([1 - share, share], np.float32)
 
 
 def judge(
-    scores: np.ndarray, share: float, num_photos: int, calibration: Sequence[float]
+    scores: np.ndarray,
+    ranks: np.ndarray,
+    first: np.ndarray,
+    share: float,
+    num_photos: int,
+    calibration: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tell how likely photographs show what a text says, and which of them are listed.
 
     By chance, the k-th best of N photographs is about as similar as the best of N / k. So hundreds of photographs that
     show a noun support each other. Those are listed that are more likely than not and about as similar as the best
-    ones; of the first ones, also those that rank above such a photograph. More photographs change nothing in the list
-    of the first ones.
+    ones; of the first ones, also those that rank above such a photograph. The whole library is the background: a date
+    or a path changes no probability.
 
     Args:
         scores: Standard scores of photographs, (K,), in the order of the search.
+        ranks: Their ranks among all photographs, from 1, (K,).
+        first: Standard scores of the first photographs of all, (F,), as many as `FIRST` or fewer.
         share: How far the text is a name, 0 to 1, as `name_share`.
-        num_photos: Number of photographs that were searched, N, at least K.
+        num_photos: Number of all photographs, N.
         calibration: `DCCLIPConfig.fit` of the model: slope, growth with the number of photographs, and offset of the
             logit, for names and then for sentences. A photograph is more similar to a sentence of which it shows a
             part than to a wrong name.
@@ -67,10 +98,10 @@ def judge(
     """
     names, sentences = np.reshape(calibration, (2, 3))
     slope, growth, offset = share * names + (1 - share) * sentences
-    ranks = np.arange(1, len(scores) + 1)
-    logits = slope * scores + growth * expected_maximum(num_photos / ranks) + offset
+    chance = expected_maximum(np.maximum(num_photos / ranks, 1))
+    logits = slope * scores + growth * chance + offset
     probabilities = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
-    best = np.sort(scores[:FIRST])[-BEST:]
+    best = np.sort(first)[-BEST:]
     listed = (probabilities >= LINE) & (scores >= NEAR * best.sum() / max(len(best), 1))
     listed[:FIRST] = np.logical_or.accumulate(listed[:FIRST][::-1])[::-1]
     return probabilities, listed

@@ -24,7 +24,16 @@ import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
 from modeling_dcclip.search.catalog import File, distinct_files
-from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
+from modeling_dcclip.search.fit import (
+    FIRST,
+    MAYBE,
+    NOUNS,
+    correct,
+    judge,
+    name_share,
+    standardize,
+)
+from modeling_dcclip.search.hubs import Hubs, read_bank
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import Message, UserError
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, embed_query
@@ -55,7 +64,7 @@ class Hit:
 
     Args:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
-        score: Cosine similarity to the query, -1 to 1; for a name, to the query after `centered` in fit.py. None
+        score: Cosine similarity to the query, -1 to 1; for a text, less what hubs have with all texts: `correct`. None
             without a query.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content, or of recompressed copies with a lower score, without links
@@ -121,6 +130,8 @@ class Index:
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
         self._nouns: np.ndarray | None = None
+        self._bank: np.ndarray | None = None
+        self.hubs = Hubs(self.catalog, self.store)
 
     def refresh(self):
         """Switch to the result of an upgrade, or to an index that replaced this one. Searches call this method."""
@@ -203,6 +214,11 @@ class Index:
     def __len__(self) -> int:
         """Number of files."""
         return self.catalog.value("SELECT count(*) FROM files")
+
+    @property
+    def model_folder(self) -> str:
+        """Folder of the model that wrote the index."""
+        return self.settings.model
 
     def count(self, chosen: Filter) -> int:
         """Number of photographs that pass a filter, each content once."""
@@ -310,6 +326,7 @@ class Index:
                 progress=progress,
                 exclude=exclude,
             )
+            self.hubs.write(self.bank, self.nouns)
             report.lost = self._lost
             self._lost = None
             return report
@@ -357,6 +374,7 @@ class Index:
         after: str | None = None,
         before: str | None = None,
         path: str | None = None,
+        every: str | None = None,
     ) -> list[Hit]:
         """Find photographs.
 
@@ -370,6 +388,7 @@ class Index:
             after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
             before: Last date, in the same form.
             path: Part of the path, or a pattern of the whole path with `*` and `?`.
+            every: Days of every year: `weekend`, a month as `MM`, a day as `MM-DD`, or a feast such as `christmas`.
 
         Returns:
             The photographs: those with all words of the text in their name or in what was read in them, then the
@@ -383,19 +402,15 @@ class Index:
             QueryWarning: A text is truncated, or has characters or words that are not in the model's vocabulary.
                 Files of the results are gone or have changed.
         """
-        chosen = Filter(after, before, path)
+        chosen = Filter(after, before, path, every)
         self.refresh()
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
-        calibration = None
+        is_text = bool(text and not images and not like)
         length = 0
-        nouns = query[None]
         if text or without or images or not like:
             with self._lock:  # one thread at a time uses the tokenizer
                 query = self._to_space(embed_query(self.runtime, text, without, images))
-                if text and not images and not like:
-                    calibration = self.runtime.fit
-                if calibration is not None:
-                    nouns = self.nouns
+                if is_text:
                     length = self.runtime.count_tokens(text) - self.runtime.count_tokens("")
         with self.catalog.reading():
             for number, seconds in like:
@@ -404,23 +419,28 @@ class Index:
                     raise UserError("id: the index has no file {}.", number)
                 query = query + self.store.read(np.array([file.row]))[0]
             query = query / max(np.linalg.norm(query), 1e-6)
-            ranked = query if calibration is None else centered(query, nouns, length)
             count = self.catalog.num_rows
             first, original = self.catalog.content_rows(count)
-            allowed = self._allowed(count, chosen)
             found = self.catalog.find_words(text)
             ahead = self._ahead(found, count)[first]
-            scores = self.store.scores(ranked, count) + AHEAD * ahead
+            scores = self.store.scores(query, count)
+            if is_text:
+                hubs = self.hubs.numbers(count, self.bank, self.nouns)
+                scores = correct(scores, hubs, name_share(length))
+            everything = scores.copy()
+            everything[self.catalog.free_rows()] = -np.inf
+            everything = best_of_each(everything, original)
+            allowed = self._allowed(count, chosen)
+            scores = scores + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
             rows = largest(best_of_each(scores, original), skip + top)
             groups = self._grouped(rows[skip:], scores, first, original)
             ahead = ahead[rows]
             scores = scores[rows] - AHEAD * ahead
             judged = None
-            if calibration is not None:
+            if is_text and self.runtime.fit is not None:
                 by_score = np.argsort(-scores, kind="stable")  # words change no probability
-                standard = self.standard_scores(rows[by_score], query[None], nouns)
-                judged = judge(standard, name_share(length), int(allowed.sum()), calibration)
+                judged = self._judge(query, rows[by_score], everything, name_share(length))
                 for values in judged:
                     values[by_score] = values.copy()
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
@@ -438,6 +458,30 @@ class Index:
             _with_words(hit, found) if has_words else hit
             for hit, has_words in zip(hits, ahead[skip:], strict=True)
         ]
+
+    def _judge(
+        self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray, share: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of rows, (K,), and whether they are listed, (K,), with all photographs as the background.
+
+        Args:
+            query: Embedding of the query, (D,).
+            rows: Rows of a search, highest score first, (K,).
+            scores: Scores of all rows, (N,), -inf for those that are not photographs of their own.
+            share: `name_share` of the query.
+        """
+        assert self.runtime.fit is not None
+        best = largest(scores, FIRST)
+        ordered = np.sort(scores[np.isfinite(scores)])
+        ranks = len(ordered) - np.searchsorted(ordered, scores[rows], side="right") + 1
+        return judge(
+            self.standard_scores(rows, query[None], self.nouns),
+            np.maximum(ranks, 1),
+            self.standard_scores(best, query[None], self.nouns),
+            share,
+            len(ordered),
+            self.runtime.fit,
+        )
 
     def _ahead(self, found: Found, count: int) -> np.ndarray:
         """How far each row is ahead of others by its words: number of scripts, (count,) float32.
@@ -478,6 +522,18 @@ class Index:
         if self._nouns is None:
             self._nouns = self.embed_texts(NOUNS)
         return self._nouns
+
+    @property
+    def bank(self) -> np.ndarray | None:
+        """Embeddings of the captions of the model's bank in the space of the index, (M, D); None without a bank.
+
+        Raises:
+            ValueError: The bank is damaged, or belongs to other weights.
+        """
+        if self._bank is None:
+            bank = read_bank(self.runtime, Space.of(self.runtime).files)
+            self._bank = None if bank is None else self._to_space(bank)
+        return self._bank
 
     def standard_scores(
         self, rows: np.ndarray, queries: np.ndarray, nouns: np.ndarray
@@ -546,6 +602,11 @@ def _hits(groups: Sequence[Sequence[File]], scores: Iterable[float | None]) -> l
         hits.append(hit)
     warn_of_outdated(sum(not hit.is_current for hit in hits))
     return hits
+
+
+def may_fit(hits: Sequence[Hit]) -> bool:
+    """Whether some results may fit, if none surely does; otherwise the index has nothing like it."""
+    return any(hit.fit is not None and hit.fit >= MAYBE for hit in hits)
 
 
 def warn_of_outdated(number: int):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.dates import end_of
+from modeling_dcclip.search.dates import end_of, recurring
 from modeling_dcclip.search.files import FileState, date_in_name, search_text
 from modeling_dcclip.search.index import Hit, open_model, warn_of_outdated
 from modeling_dcclip.search.indexing import EmbeddedImage
@@ -189,8 +189,8 @@ class LanceIndex:
     ):
         self.folder = Path(folder)
         self._data = _open(self.folder)
-        self.model, self.space = _describe(self._data)
-        self.runtime = open_model(self.model if model is None else model)
+        self.model_folder, self.space = _describe(self._data)
+        self.runtime = open_model(self.model_folder if model is None else model)
         space = Space.of(self.runtime, model_id)
         rotations = self.space.rotations(space)
         dimension = self.space.dimension
@@ -234,13 +234,14 @@ class LanceIndex:
         after: str | None = None,
         before: str | None = None,
         path: str | None = None,
+        every: str | None = None,
     ) -> list[Hit]:
         """Find images, with the arguments of `Index.search`. Scores are cosine similarities, and every image fits.
 
         Raises:
             ValueError: As there, or a part of the collection is damaged.
         """
-        condition = _condition(Filter(after, before, path))
+        condition = _condition(Filter(after, before, path, every))
         query: np.ndarray = np.zeros(self.space.dimension, np.float32)
         if text or without or images or not like:
             query = embed_query(self.runtime, text, without, images)
@@ -299,9 +300,20 @@ def _condition(chosen: Filter) -> str | None:
         conditions.append(f"date >= {_quoted(chosen.after)}")
     if chosen.before is not None:
         conditions.append(f"date <= {_quoted(end_of(chosen.before))}")
+    if chosen.every is not None:
+        conditions.append(_days_of(chosen.every))
     if chosen.path is not None:
         conditions.append(f"searched LIKE {_quoted(_like(chosen.path))}")
     return " AND ".join(conditions) or None
+
+
+def _days_of(every: str) -> str:
+    """Condition of `recurring` in Lance's SQL."""
+    if every == "weekend":
+        return "date_part('dow', CAST(substr(date, 1, 10) AS DATE)) IN (0, 6)"
+    condition, values = recurring(every)
+    quoted = [_quoted(str(value).replace("?", "_").replace("*", "%")) for value in values]
+    return condition.replace("GLOB", "LIKE").replace("?", "{}").format(*quoted)
 
 
 def _like(pattern: str) -> str:

@@ -6,13 +6,22 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import chain
 
 import numpy as np
 
 from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
-from modeling_dcclip.search.dates import PUNCTUATION, Dates, end_of, parse_date, split_dates
+from modeling_dcclip.search.dates import (
+    PUNCTUATION,
+    Dates,
+    end_of,
+    parse_date,
+    recurring,
+    split_dates,
+)
 from modeling_dcclip.search.files import search_text
 from modeling_dcclip.search.messages import Message, UserError
+from modeling_dcclip.search.words import without_fillers
 
 WITHOUT = 0.5  # weight of what a photograph should not show: the best precision of the first 10 in both languages
 # -word or -"two words"; or 没有人的 before what is searched, in one clause and without the word 目的
@@ -48,6 +57,7 @@ class Filter:
             it.
         before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
         path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
+        every: Days of every year: `weekend`, a month as `MM`, a day as `MM-DD`, or a feast such as `christmas`.
 
     Raises:
         ValueError: A date is malformed or does not exist, or `after` is later than `before`.
@@ -56,6 +66,7 @@ class Filter:
     after: str | None = None
     before: str | None = None
     path: str | None = None
+    every: str | None = None
 
     def __post_init__(self):
         if self.after is not None:
@@ -71,16 +82,20 @@ class Filter:
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
-        conditions: dict[str, object] = {}
+        conditions: dict[str, list[object]] = {}
         if self.after is not None:
-            conditions["date >= ?"] = self.after
+            conditions["date >= ?"] = [self.after]
         if self.before is not None:
-            conditions["date <= ?"] = end_of(self.before)
+            conditions["date <= ?"] = [end_of(self.before)]
+        if self.every is not None:
+            days, limits = recurring(self.every)
+            conditions[days] = limits
         if self.path is not None:
             glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
-            conditions["search_text(path) GLOB ?"] = glob if {*"*?"} & {*glob} else f"*{glob}*"
+            pattern = glob if {*"*?"} & {*glob} else f"*{glob}*"
+            conditions["search_text(path) GLOB ?"] = [pattern]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return where, [*conditions.values()]
+        return where, [*chain.from_iterable(conditions.values())]
 
 
 def understand(
@@ -95,10 +110,11 @@ def understand(
     """
     _require_short(query)
     dates = None
-    if has_dates and chosen.after is None and chosen.before is None:
+    if has_dates and chosen.after is None and chosen.before is None and chosen.every is None:
         query, dates = split_dates(query, date.today())
         if dates is not None:
-            chosen = replace(chosen, after=dates.after, before=dates.before)
+            query = without_fillers(query)  # photos of last summer: all of them, by date
+            chosen = replace(chosen, after=dates.after, before=dates.before, every=dates.every)
     text, without = split_query(query)
     return text, without, chosen, dates
 

@@ -39,7 +39,7 @@ from modeling_dcclip.search.catalog import File
 from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo, give_memory_back
 from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.files import UnreadablePhotoError
-from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.index import Hit, Index, may_fit
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.local_server import LOOPBACK, Json, LocalServer, Turns, translated
 from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
@@ -348,6 +348,7 @@ class SearchServer(LocalServer):
                 "total": len(self.index.catalog.rows_of_files(chosen)),
                 "without": without,
                 "fits": fits,
+                "may": may_fit(hits),
                 "hits": [self._entry(hit) for hit in hits],
                 "more": more,
                 "dates": dates and {name: value for name, value in vars(dates).items() if value},
@@ -386,7 +387,7 @@ def _require_page(request: Request):
 
 
 def _filter(parameters: QueryParams) -> Filter:
-    names = ("after", "before", "path")
+    names = ("after", "before", "path", "every")
     return Filter(*(parameters.get(name, "").strip() or None for name in names))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.fit import NOUNS
+from modeling_dcclip.search.hubs import Hubs, read_bank
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import Progress, Report, update
 from modeling_dcclip.search.messages import UserError
@@ -76,9 +78,10 @@ def upgrade_index(
             for folder in settings.folders.keys() - folders.keys():
                 catalog.forget_folder(folder)
             write_settings(index.folder, replace(settings, folders=folders), UPGRADE)
+            store = VectorStore(catalog, space.dimension)
             report = update(
                 catalog,
-                VectorStore(catalog, space.dimension),
+                store,
                 runtime,
                 folders,
                 lambda folders: None,  # they stay
@@ -86,6 +89,8 @@ def upgrade_index(
                 progress=progress,
             )
             catalog.add_texts(index.catalog.texts())
+            bank = read_bank(runtime, space.files)
+            Hubs(catalog, store).write(bank, runtime.encode_texts(NOUNS))
         for path in [*report.unreadable, *(path for path, _ in report.failures)]:
             if indexed := index.catalog.count_below(Path(path)):
                 raise UserError(

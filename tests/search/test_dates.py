@@ -1,10 +1,13 @@
 """What a query says of dates in its words."""
 
+import sqlite3
+from contextlib import closing
 from datetime import date
 
 import pytest
 
-from modeling_dcclip.search.dates import split_dates
+from modeling_dcclip.search.dates import recurring, split_dates
+from modeling_dcclip.search.messages import UserError
 
 TODAY = date(2026, 7, 15)  # a Wednesday
 
@@ -49,6 +52,25 @@ TODAY = date(2026, 7, 15)  # a Wednesday
         ("上週末的雪", "雪", "2026-07-11", "2026-07-12"),
         ("兩年前的海邊", "海邊", "2024", "2024"),
         ("2023年5月1號的蛋糕", "蛋糕", "2023-05-01", "2023-05-01"),
+        ("大前年的海", "海", "2023", "2023"),
+        ("前几年的照片", "照片", "2021", "2025"),
+        ("这两年的雪", "雪", "2024", "2026"),
+        ("最近的猫", "猫", "2026-06-15", "2026-07-15"),
+        ("最近三个月", "", "2026-04-16", "2026-07-15"),
+        ("the past few weeks", "", "2026-06-10", "2026-07-15"),
+        ("cats recently", "cats", "2026-06-15", "2026-07-15"),
+        ("12 May 2023", "", "2023-05-12", "2023-05-12"),
+        ("cake on May 12th, 2023", "cake", "2023-05-12", "2023-05-12"),
+        # the days around a feast
+        ("去年春节", "", "2025-01-28", "2025-02-04"),
+        ("2023年春节的烟花", "烟花", "2023-01-21", "2023-01-28"),
+        ("去年国庆假期的海", "海", "2025-10-01", "2025-10-07"),
+        ("2023年十一假期", "", "2023-10-01", "2023-10-07"),
+        ("大前年中秋", "", "2023-09-28", "2023-09-30"),
+        ("tree at Christmas 2022", "tree", "2022-12-24", "2022-12-26"),
+        ("last Christmas", "", "2025-12-24", "2025-12-26"),
+        ("last Easter", "", "2026-04-03", "2026-04-06"),
+        ("new year's eve last year", "", "2025-12-31", "2026-01-01"),
         # two dates are one period
         ("holiday 2021-2023", "holiday", "2021", "2023"),
         ("from 2019 to 2021 beach", "beach", "2019", "2021"),
@@ -119,10 +141,90 @@ def test_dates_are_split_from_the_text(query, text, after, before):
         "过去年代",
         "失去年轻的心",
         "如今天气",
+        "Christmas tree",
+        "中秋月饼",
+        "圣诞树",
+        "春节联欢晚会",
+        "清明上河图",
+        "2 Christmas trees",
+        "march in the snow",
+        "五月天演唱会",
+        "三个月大的宝宝",
+        "二十一月",
+        "十一个人",
+        "2月30日",
+        "上上周末",
+        "这几个人",
+        "a weekend bag",
     ],
 )
 def test_a_text_without_dates_stays_whole(query):
     assert split_dates(query, TODAY) == (query, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "every"),
+    [
+        ("三月的花", "花", "03"),
+        ("十二月份", "", "12"),
+        ("5月12日的蛋糕", "蛋糕", "05-12"),
+        ("二月二十九号", "", "02-29"),
+        ("snow in March", "snow", "03"),
+        ("March", "", "03"),
+        ("cake on 12 May", "cake", "05-12"),
+        ("Dec 25", "", "12-25"),
+        ("周末的公园", "公园", "weekend"),
+        ("park on weekends", "park", "weekend"),
+        ("春节", "", "spring-festival"),
+        ("北京春节", "北京", "spring-festival"),
+        ("國慶節的煙火", "煙火", "national-day"),
+        ("中秋期间的月亮", "月亮", "mid-autumn-festival"),
+        ("family at Christmas", "family", "christmas"),
+        ("除夕 饺子", "饺子", "lunar-new-years-eve"),
+        ("thanksgiving", "", "thanksgiving"),
+    ],
+)
+def test_dates_without_a_year_are_of_every_year(query, text, every):
+    found, dates = split_dates(query, TODAY)
+    assert (found, dates.every) == (text, every)
+    assert dates.after is dates.before is None
+
+
+def test_a_year_limits_the_days_of_every_year():
+    text, dates = split_dates("去年周末的公园", TODAY)
+    assert text == "公园"
+    assert (dates.after, dates.before, dates.every) == ("2025", "2025", "weekend")
+    assert dates.words == "去年 周末"
+
+
+@pytest.mark.parametrize(
+    ("every", "days"),
+    [
+        ("03", ["2019-03-31", "2024-03-02"]),
+        ("03-31", ["2019-03-31"]),
+        ("weekend", ["2019-03-31", "2024-02-10", "2024-02-11", "2024-03-02"]),
+        ("spring-festival", ["2024-02-10", "2024-02-11", "2024-02-16"]),
+        ("christmas", ["2023-12-26"]),
+    ],
+)
+def test_a_filter_of_every_year_finds_its_days(every, days):
+    taken = (
+        "2019-03-31 2023-12-26 2023-12-27 2024-02-10 2024-02-11 2024-02-16 2024-02-17 2024-03-02"
+    )
+    condition, values = recurring(every)
+    with closing(sqlite3.connect(":memory:")) as database:
+        rows = ", ".join(f"('{day} 23:59:59')" for day in taken.split() if day != "2024-02-17")
+        found = database.execute(
+            f"WITH photos (date) AS (VALUES {rows}) SELECT substr(date, 1, 10) FROM photos WHERE {condition}",
+            values,
+        )
+        assert [day for (day,) in found] == days
+
+
+@pytest.mark.parametrize("query", ["0年春节", "1900年的春节", "Christmas 0000"])
+def test_a_feast_of_an_unknown_year_is_refused(query):
+    with pytest.raises(UserError, match=r"its date in the year \d+ is not known\. Name a"):
+        split_dates(query, TODAY)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +235,7 @@ def test_a_text_without_dates_stays_whole(query):
         (date(2026, 12, 1), "last winter", "2025-12"),
         (date(2026, 12, 1), "this winter", "2026-12"),
         (date(2026, 1, 1), "last month", "2025-12"),
+        (date(2026, 12, 25), "last Christmas", "2026-12-24"),
     ],
 )
 def test_seasons_and_months_cross_the_year(today, query, after):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from modeling_dcclip.search.fit import NOUNS, centered, judge, name_share, standardize
+from modeling_dcclip.search.fit import (
+    FIRST,
+    NOUNS,
+    correct,
+    hub_numbers,
+    judge,
+    name_share,
+    standardize,
+)
 
 
 def test_nouns_are_in_both_languages_and_each_once():
@@ -15,6 +23,12 @@ NUMBERS = (2, -1, -3, 1, -2, -4)  # three for names, three for sentences
 SPREAD = 3.717  # root of 2 ln(1000)
 
 
+def judged(scores, count, share=1.0, numbers=NUMBERS):
+    """What a search without filters is told of its first photographs."""
+    ranks = np.arange(1, len(scores) + 1)
+    return judge(np.array(scores), ranks, np.array(scores[:FIRST]), share, count, numbers)
+
+
 @pytest.mark.parametrize(
     ("length", "count", "logit"),
     [(5, 1, 1), (8, 1, -2), (5, 1000, 1 - SPREAD), (8, 1000, -2 - 2 * SPREAD)],
@@ -22,15 +36,23 @@ SPREAD = 3.717  # root of 2 ln(1000)
 def test_the_probability_of_the_best_is_logistic_in_its_standard_score(length, count, logit):
     similarities = np.array([[0.0, 0.2]])  # mean and deviation 0.1
     standard = standardize(np.array([0.3]), similarities)
-    (found,), _ = judge(standard, name_share(length), count, NUMBERS)
+    (found,), _ = judged(standard, count, name_share(length))
     assert found == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-3)
 
 
 def test_the_second_of_many_is_judged_as_the_best_of_half_as_many():
-    scores = np.array([3.0, 2.5])
-    (_, second), _ = judge(scores, 1.0, 1000, NUMBERS)
-    (best, _), _ = judge(scores[::-1], 1.0, 500, NUMBERS)
+    (_, second), _ = judged([3.0, 2.5], 1000)
+    (best, _), _ = judged([2.5, 3.0], 500)
     assert second == pytest.approx(best)
+
+
+def test_a_filter_changes_no_probability():
+    """Of 200 photographs, the filter lets the 50th pass."""
+    scores = np.linspace(3, 1, 200)
+    first, numbers = scores[:FIRST], (2, -1, 1, 0, 0, 0)
+    whole, _ = judge(scores, np.arange(1, 201), first, 1.0, 200, numbers)
+    (alone,), _ = judge(scores[49:50], np.array([50]), first, 1.0, 200, numbers)
+    assert alone == pytest.approx(whole[49])
 
 
 @pytest.mark.parametrize(
@@ -45,14 +67,22 @@ def test_the_second_of_many_is_judged_as_the_best_of_half_as_many():
 )
 def test_the_list_ends_at_the_last_that_is_likely_and_near_the_best(scores, expected):
     numbers = (2, 0, -3, 0, 0, 0)  # independent of the number of photographs
-    _, listed = judge(np.array(scores), 1.0, len(scores), numbers)
+    _, listed = judged(scores, len(scores), numbers=numbers)
     assert listed.tolist() == expected
 
 
-def test_a_name_is_compared_without_what_all_nouns_share():
-    nouns = np.array([[1.0, 0, 0], [1, 0, 0]])
-    query, everything, right = np.array([[0.8, 0.6, 0], [1, 0, 0], [0, 1, 0]])
-    assert query @ everything > query @ right
-    name = centered(query, nouns, 1)
-    assert name @ right > name @ everything and np.linalg.norm(name) == pytest.approx(1)
-    np.testing.assert_allclose(centered(query, nouns, 20), query)
+def test_hubs_lose_what_they_have_with_all_texts():
+    """Against a loop over photographs; the bank has 12 captions, of which the ten nearest count."""
+    rng = np.random.default_rng(0)
+    vectors, bank, nouns = (rng.normal(size=(count, 8)) for count in (4, 12, 11))
+    captions, names = hub_numbers(vectors, bank, nouns).T
+    for vector, caption, name in zip(vectors, captions, names, strict=True):
+        to_nouns = sorted(vector @ nouns.T)
+        assert caption == pytest.approx(np.mean(sorted(bank @ vector)[-10:]) / 2, rel=1e-5)
+        assert name == pytest.approx(np.mean(to_nouns) / 2 + np.mean(to_nouns[-10:]) / 4, rel=1e-5)
+    hubs = hub_numbers(vectors, None, nouns)
+    assert not hubs[:, 0].any()
+    scores = np.ones(4)
+    np.testing.assert_allclose(
+        correct(scores, np.stack([captions, names], 1), 0.25), 1 - 0.75 * captions - 0.25 * names
+    )

@@ -18,7 +18,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import indexing, vectors
 from modeling_dcclip.search.catalog import Database
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.files import date_in_name, search_text
+from modeling_dcclip.search.files import date_in_name, date_of_folder, search_text
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import Filter, QueryWarning, embed_query
 from modeling_dcclip.search.space import Space
@@ -108,6 +108,46 @@ def test_dates_that_end_before_they_start_are_refused():
 )
 def test_names_of_files_have_dates(name, expected):
     assert date_in_name(b"/20200101/" + name.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "date"),
+    [
+        ("2023/05", "2023-05"),
+        ("2019/2023-05-12 Rome", "2023-05"),
+        ("20230512", "2023-05"),
+        ("2020年12月", "2020-12"),
+        ("2019-2021", "2021"),
+        ("DCIM/100APPLE", None),
+        ("20231234567", None),
+    ],
+)
+def test_a_folder_may_name_a_year_and_a_month(folder, date):
+    assert date_of_folder(f"/Photos/{folder}/20180101.jpg".encode()) == date
+
+
+def test_the_newest_photographs_are_indexed_first(index, photos, monkeypatch):
+    for name, year in {"red.jpg": 2021, "white.png": 2019, "green.png": 2022}.items():
+        os.utime(photos / name, (datetime(year, 6, 1).timestamp(),) * 2)
+    (photos / "a").rename(photos / "2020")  # whatever the time of its files
+    (photos / "white.png").rename(photos / "IMG_20230512_093012.png")
+    order = []
+    read = indexing.read_photo
+
+    def note(path, *others):
+        order.append(os.path.basename(path))
+        return read(path, *others)
+
+    monkeypatch.setattr(indexing, "read_photo", note)
+    monkeypatch.setattr(indexing, "num_cores", lambda: 1)
+    index.add(photos)
+    assert order == [
+        b"IMG_20230512_093012.png",
+        b"green.png",
+        b"red.jpg",
+        b"blue.jpg",
+        b"yellow.webp",
+    ]
 
 
 def test_the_date_in_a_name_comes_before_the_date_of_the_file(index, photos, paint):

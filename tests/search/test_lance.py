@@ -70,6 +70,9 @@ def test_colors_are_found_by_an_index_of_the_vectors(collection):
     ("limits", "count"),
     [
         ({"after": "2015", "before": "2016-05-06"}, 120),
+        ({"every": "05"}, PHOTOS + 1),
+        ({"every": "weekend"}, 180),
+        ({"every": "christmas"}, 0),
         ({"path": "RED"}, 120),
         ({"path": "*/red_?.jpg"}, 2),
         ({"path": "it's 100%"}, 1),

@@ -47,6 +47,9 @@ def test_a_name_is_asked_bare_and_in_a_sentence(query, found):
 def test_a_query_with_dates_excludes_too():
     assert understand("beach last summer without people", Filter())[:2] == ("beach", ["people"])
     assert understand("last summer without people", Filter())[:2] == ("", ["people"])
+    # nothing but dates: listed by date
+    for query in ("我去年的照片", "photos from last summer", "三月的照片", "Christmas"):
+        assert understand(query, Filter())[:2] == ("", [])
 
 
 def test_a_query_has_at_most_1000_characters():

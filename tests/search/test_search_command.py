@@ -91,6 +91,15 @@ def test_search_prints_score_date_path_and_copies(run, indexed):
     assert len(others) == 4
 
 
+def test_the_newest_photographs_are_listed_without_scores_and_json_has_no_escapes(
+    run, indexed, monkeypatch
+):
+    (indexed / "红.jpg").write_bytes((indexed / "red.jpg").read_bytes())
+    run("index")
+    assert all(re.match(r"\d{4}-\d\d-\d\d  /", line) for line in run("search").splitlines())
+    assert '/红.jpg", "score": null' in run("search", "--path", "红", "--json")
+
+
 def test_a_file_that_is_gone_or_changed_is_marked(run, indexed):
     (indexed / "red.jpg").unlink()
     os.utime(indexed / "white.png", (1, 1))
@@ -231,7 +240,9 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     index = str(tmp_path / "other")
     port = str(free_port())
     command.main([str(photos), "--index", index, "--exclude", "a", "--port", port])
-    report, address = sorted(capsys.readouterr().out.splitlines())  # two threads print them
+    printed, notes = capsys.readouterr()
+    report, address = sorted(printed.splitlines())  # two threads print them
+    assert "press Ctrl+C to stop" in notes
     assert [address] == opened
     assert address.startswith(f"http://127.0.0.1:{port}/?token=")
     assert report.startswith("3 files in the index: 3 embedded")
@@ -253,7 +264,7 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     assert len(others) == 4
     (photos / "red.jpg").unlink()
     run("index")
-    assert run("search", "red").startswith("no photograph seems to fit; the most similar ones:")
+    assert run("search", "red").startswith("nothing like it was found; the most similar ones:")
 
 
 def test_thumbnails_are_shown_under_the_lines(calibrated, run):
@@ -274,6 +285,11 @@ def test_dates_in_the_words_of_a_search_filter_it(indexed, run):
         ("en", "red 2019 to 2021", "note: '2019 to 2021' is understood as the dates 2019 to 2021"),
         ("en", "red before 2021", "note: 'before 2021' is understood as the dates … to 2020-12-31"),
         ("zh", "2019年以来的红", "提示：'2019年以来' 按日期理解：2019 到 …"),
+        (
+            "en",
+            "red at Christmas",
+            "note: 'at Christmas' is understood as dates, of every year unless it names one",
+        ),
     ],
 )
 def test_a_note_says_which_dates_are_understood(

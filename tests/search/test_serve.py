@@ -4,7 +4,7 @@ import io
 import os
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -368,14 +368,20 @@ def test_a_connection_without_a_request_makes_room_for_another(connect, monkeypa
 
 def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
     paint(photos / "new.png", "blue", width=80)
-    with Indexing(server.index, lambda report, files: None) as server.indexing:
+    for name in ("one.jpg", "two.jpg"):
+        (photos / name).write_bytes(b"no")
+    shown = []
+    bar = partial(nullcontext, lambda *numbers: shown.append(numbers))
+    with Indexing(server.index, lambda report, files: None, bar) as server.indexing:
         server.indexing.add([])
         server.indexing.join()
     state = get("/status").json()
     fields = {"running", "done", "total", "seconds_left", "error", "left_out", "files"}
     assert state.keys() == fields
     assert state["files"] == 7
-    assert state["done"] == state["total"] == 1
+    assert state["done"] == state["total"] == 3
+    assert shown[-1] == (3, 3)
+    assert state["left_out"] == ["unreadable: 2 files (not an image, or damaged)"]
     assert not state["running"]
 
 

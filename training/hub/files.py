@@ -18,6 +18,7 @@ CODE = (
     "runtime_dcclip.py",
 )
 README = "README.md"
+BANK_FILE = "bank.safetensors"  # captions by which the photo search corrects its ranking
 WEIGHTS_FILE = "model.safetensors"
 MODULES_FILE = "modules.json"
 SENTENCE_FILES = (MODULES_FILE, "sentence_bert_config.json")
@@ -43,7 +44,7 @@ MODEL_FILES = (
     *EARLIER_FILES,
     *SENTENCE_FILES,
 )
-PUBLISHED = {*MODEL_FILES, RESULTS_FILE, "config_sentence_transformers.json"}
+PUBLISHED = {*MODEL_FILES, RESULTS_FILE, BANK_FILE, "config_sentence_transformers.json"}
 HIDDEN = re.compile(r"(^|/)\.")  # matches a hidden file, or a file in a hidden folder
 # exported files, in any subfolder, whose JSON files belong to them
 EXPORTS = (".onnx", ".onnx_data", ".pte")

@@ -71,7 +71,7 @@ function sentence(now, answer, isQuery) {
   if (image && now.q) parts.push(text.combined(now.q));
   if (answer.without.length) parts.push(text.without(answer.without));
   if (!isQuery) parts.push(text.all(total));
-  else if (answer.fits === 0) parts.push(text.none);
+  else if (answer.fits === 0) parts.push(answer.may ? text.may : text.none);
   else if (now.sort) parts.push(text.byDateOf(count(answer.hits.length)));
   else if (answer.fits === null) parts.push(text.similarity(total));
   else if (answer.fits >= LOOKED) parts.push(text.many(count(LOOKED), total));
@@ -158,10 +158,10 @@ function showChips(now, dates) {
   const chips = [];
   if (now.like) chips.push(chip(text.image, { like: "" }, `/thumbnail/${now.like}`));
   if (now.example) chips.push(chip(text.image, { example: "" }, `/example/${now.example}`));
-  const { after, before } = dates ?? now;
-  if (after || before) {
-    const without = dates ? { dates: "off" } : { after: "", before: "" };
-    chips.push(chip(text.dates(after ?? "…", before ?? "…"), without));
+  const { after, before, every, words } = dates ?? now;
+  if (after || before || every) {
+    const without = dates ? { dates: "off" } : { after: "", before: "", every: "" };
+    chips.push(chip(every ? words ?? every : text.dates(after ?? "…", before ?? "…"), without));
   }
   element.chips.replaceChildren(...chips);
 }

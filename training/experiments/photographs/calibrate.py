@@ -16,9 +16,12 @@ from datasets import concatenate_datasets
 from torch import Tensor, nn
 
 from modeling_dcclip.search.fit import (
+    FIRST,
+    MAYBE,
     NOUNS,
-    centered,
+    correct,
     expected_maximum,
+    hub_numbers,
     judge,
     name_share,
     standardize,
@@ -63,17 +66,21 @@ class Search:
 
     Args:
         names: The names.
-        queries: Their embeddings, (N, D).
         scores: Standardized similarities, (N, I).
+        ranked: Similarities by which a search ranks, (N, I).
     """
 
     names: Names
-    queries: np.ndarray
     scores: np.ndarray
+    ranked: np.ndarray
 
 
 def calibrate(
-    model: DualEncoder, pretrained: DualEncoder, sets: Sequence[RetrievalSet], classifier: Path
+    model: DualEncoder,
+    pretrained: DualEncoder,
+    sets: Sequence[RetrievalSet],
+    classifier: Path,
+    bank: np.ndarray,
 ) -> tuple[list[float] | None, list[Row]]:
     """Fit the numbers of `DCCLIPConfig.fit`.
 
@@ -82,18 +89,21 @@ def calibrate(
         pretrained: Model whose image tower the classifier reads.
         sets: Validation photographs with captions in every language, at least two sets of different subjects.
         classifier: File as `AlignRecipe.classifier`, with the names of its classes in every language.
+        bank: Embeddings of the captions of the model's bank, (M, D).
 
     Returns:
         The six numbers; None if no class is surely in the photographs, or none surely is not. By language, for the
         sets `names` (classes), `nouns` and `sentences`: the area under the ROC curve at which the best probability
         tells whether a query has a photograph among all, `has_photograph_auc`; how many of the photographs that show a
         name are listed, `fitting_recall`; how many of those listed may show it, `fitting_precision`; how many of the
-        names that no photograph shows list nothing, `nothing_fits`. All are shares, 0 to 1.
+        names that no photograph shows list nothing, `nothing_fits`; how many of the names that are there are answered
+        that nothing fits, `wrongly_nothing`. All are shares, 0 to 1.
     """
     background = model.encode_texts(NOUNS).numpy()
     embeddings = [model.encode_images(each.rows).numpy() for each in sets]
     similarities = [each @ background.T for each in embeddings]
     photos, all_similarities = np.concatenate(embeddings), np.concatenate(similarities)
+    hubs = hub_numbers(photos, bank, background)
     classes = _classes(pretrained, sets, classifier)
     known = next(iter(classes.values()))  # the same in every language
     if not (known.shown.any() and known.absent.all(0).any()):
@@ -102,9 +112,14 @@ def calibrate(
     examples: dict[tuple[str, str], np.ndarray] = {}
     for language in classes:
         for kind, names in (("names", classes[language]), ("nouns", _nouns(sets, language))):
-            queries = _encode_names(model, names.texts)
-            scores = standardize(queries @ photos.T, all_similarities)
-            search = Search(names, queries, scores[:, names.photos])
+            cosines = encode_names(model, names.texts) @ photos.T
+            shares = [name_share(length_of(model, text)) for text in names.texts]
+            ranked = np.stack(
+                [correct(row, hubs, share) for row, share in zip(cosines, shares, strict=True)]
+            )
+            scores = standardize(cosines, all_similarities)
+            part = names.photos
+            search = Search(names, scores[:, part], ranked[:, part])
             searched[kind, language] = search
             examples[kind, language] = _name_examples(search)
         examples["sentences", language] = _sentence_examples(
@@ -123,7 +138,7 @@ def calibrate(
             area = roc_auc(logits, torch.from_numpy(labels > 0))
             rows.append(about(metric="has_photograph_auc", value=area, set=kind, language=language))
     for (kind, language), search in searched.items():
-        measures = _list_measures(model, search, background, photos, numbers)
+        measures = _list_measures(model, search, numbers)
         for metric, value in measures.items():
             rows.append(about(metric=metric, value=value, set=kind, language=language))
     return [round(number, 3) for number in numbers], rows
@@ -163,33 +178,39 @@ def _sentence_examples(
 
 
 def _list_measures(
-    model: DualEncoder,
-    search: Search,
-    background: np.ndarray,
-    photos: np.ndarray,
-    calibration: Sequence[float],
+    model: DualEncoder, search: Search, calibration: Sequence[float]
 ) -> dict[str, float]:
     """What a search by each name lists, compared with what is known of the photographs."""
     names = search.names
-    recall, precision, nothing = [], [], []
-    for number, (text, query) in enumerate(zip(names.texts, search.queries, strict=True)):
-        length = _length(model, text)
-        ranked = photos[names.photos] @ centered(query, background, length)
-        order = np.argsort(-ranked)[:LOOKED]
-        score = search.scores[number, order]
-        _, is_listed = judge(score, name_share(length), len(names.photos), calibration)
+    measures: dict[str, list[float]] = {
+        "fitting_recall": [],
+        "fitting_precision": [],
+        "nothing_fits": [],
+        "wrongly_nothing": [],
+    }
+    for number, text in enumerate(names.texts):
+        order = np.argsort(-search.ranked[number])[:LOOKED]
+        scores = search.scores[number, order]
+        probabilities, is_listed = judge(
+            scores,
+            np.arange(1, len(order) + 1),
+            scores[:FIRST],
+            name_share(length_of(model, text)),
+            len(names.photos),
+            calibration,
+        )
         listed = order[is_listed]
         if names.absent[:, number].all():
-            nothing.append(len(listed) == 0)
+            measures["nothing_fits"].append(len(listed) == 0)
         elif (shown := names.shown[:, number]).any():
-            recall.append(shown[listed].sum() / shown.sum())
+            measures["fitting_recall"].append(shown[listed].sum() / shown.sum())
+            measures["wrongly_nothing"].append(max(probabilities, default=0) < MAYBE)
             if len(listed):
-                precision.append(names.perhaps[listed, number].mean())
-    found = {"fitting_recall": recall, "fitting_precision": precision, "nothing_fits": nothing}
-    return {metric: float(np.mean(values)) for metric, values in found.items() if values}
+                measures["fitting_precision"].append(names.perhaps[listed, number].mean())
+    return {metric: float(np.mean(values)) for metric, values in measures.items() if values}
 
 
-def _encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
+def encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
     """Embeddings of names, (N, D), as a search embeds them."""
     texts = []
     owners = []
@@ -205,7 +226,7 @@ def _encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
 def _sentences(model: DualEncoder, each: RetrievalSet, language: str) -> dict[int, str]:
     """A caption of each photograph, by its position, that is as long as a sentence."""
     pairs = zip(each.pairs[language].tolist(), each.captions[language], strict=True)
-    return {image: text for (image, _), text in pairs if name_share(_length(model, text)) == 0}
+    return {image: text for (image, _), text in pairs if name_share(length_of(model, text)) == 0}
 
 
 def _parts(num_photos: int) -> Iterator[np.ndarray]:
@@ -268,7 +289,8 @@ def _nouns(sets: Sequence[RetrievalSet], language: str) -> Names:
     return Names(texts, np.array(photos, int), shown, perhaps, np.zeros_like(shown))
 
 
-def _length(model: DualEncoder, text: str) -> int:
+def length_of(model: DualEncoder, text: str) -> int:
+    """Number of tokens of a text, without special tokens."""
     return len(model.processor.tokenizer(text, add_special_tokens=False).input_ids)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file, save_file
@@ -38,6 +39,7 @@ from training.experiments.photographs.data import (
 )
 from training.experiments.photographs.options import PROGRAM, Options
 from training.experiments.photographs.pages import KINDS
+from training.experiments.photographs.search import encode_bank, measure_search, save_bank
 from training.experiments.photographs.targets import write_named_targets
 from training.experiments.photographs.towers import save_towers
 from training.experiments.photographs.words import simplified_pieces
@@ -382,7 +384,8 @@ class Run:
             table = weights["text_model.embeddings.word_embeddings.weight"]
             table[[*pieces]] = table[[*pieces.values()]]
             save_file(weights, scratch / WEIGHTS_FILE, {"format": "pt"})
-            self._calibrate(scratch, stage)
+            bank = encode_bank(DualEncoder.from_pretrained(scratch), self.photos)
+            self._calibrate(scratch, stage, bank)
             (scratch / SPLITS_FOLDER).mkdir()
             self._gate_rows().to_parquet(scratch / SPLITS_FOLDER / VALIDATION_FILE)
             rows = [
@@ -394,6 +397,8 @@ class Run:
             replace_folder(scratch, folder)
         for verdict in export(ExportOptions(folder=str(folder), output_dir=str(folder))):
             print(verdict.line(), flush=True)
+        save_bank(folder, bank)
+        record_tree(folder, COMMAND)
 
     def _gate_rows(self) -> Dataset:
         """Photographs of the first validation set, and of those with the same columns: a few hundred are too few."""
@@ -404,7 +409,7 @@ class Run:
         ]
         return concatenate_datasets([each for each in parts if each.features == parts[0].features])
 
-    def _calibrate(self, folder: Path, stage: Stage):
+    def _calibrate(self, folder: Path, stage: Stage, bank: np.ndarray):
         """Tell the model how likely a photograph fits a query, judged by the classes that photographs show."""
         classifier = self.folder / DATA / CLASSIFIER
         has_all = all({*LANGUAGES} <= {*each.captions} for each in self.sets)
@@ -413,7 +418,8 @@ class Run:
         pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
         model = DualEncoder.from_pretrained(folder)
         model.name = stage.name
-        model.model.config.fit, rows = calibrate(model, pretrained, self.sets, classifier)
+        model.model.config.fit, rows = calibrate(model, pretrained, self.sets, classifier, bank)
+        rows += measure_search(model, self.sets, bank, stage.name)
         model.model.config.save_pretrained(folder)
         measured = {(row.model, row.metric) for row in rows}
         self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]

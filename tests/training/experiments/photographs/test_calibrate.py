@@ -38,6 +38,9 @@ MODEL = SimpleNamespace(
 )
 
 
+BANK = np.zeros((1, WIDTH), np.float32)
+
+
 def make_set(number: int) -> SimpleNamespace:
     """Twenty photographs of a class, with a sentence and a short caption each."""
     captions = {each: [] for each in NAMES}
@@ -67,7 +70,7 @@ def classes_of(absent: float) -> dict[str, Names]:
 @pytest.mark.parametrize("absent", [0.0, 0.5], ids=["clear", "doubtful"])
 def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
     monkeypatch.setattr(module, "_classes", lambda *_: classes_of(absent))
-    numbers, rows = calibrate(MODEL, None, [make_set(0), make_set(1)], Path("unused"))
+    numbers, rows = calibrate(MODEL, None, [make_set(0), make_set(1)], Path("unused"), BANK)
     if absent:
         assert (numbers, rows) == (None, [])
         return
@@ -75,11 +78,12 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
     expected = [25.787, -17.603, -17.232, 15.347, -15.85, -8.319]
     assert numbers == pytest.approx(expected, rel=0.02)
     found = {(row.metric, row.set, row.language): row.value for row in rows}
-    assert found["fitting_recall", "names", "zh"] == pytest.approx(0.825, abs=0.01)
+    assert found["fitting_recall", "names", "zh"] == pytest.approx(0.8, abs=0.01)
     for language in NAMES:
         for kind in ("names", "sentences"):
             assert found["has_photograph_auc", kind, language] == 1
         assert found["nothing_fits", "names", language] == 1
+        assert found["wrongly_nothing", "names", language] == 0
         for kind in ("names", "nouns"):  # no noun is surely missing
             assert found["fitting_precision", kind, language] == 1
             assert found["fitting_recall", kind, language] > 0.5
@@ -95,7 +99,10 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
         scores = (photos @ embed(text)).numpy()
         standard = standardize(scores, similarities.numpy())
         for score in standard:  # each is the best alone
-            (probability,), _ = judge(score[None], name_share(length), len(photos), numbers)
+            alone = score[None]
+            (probability,), _ = judge(
+                alone, np.array([1]), alone, name_share(length), len(photos), numbers
+            )
             assert (probability > 0.5) == fits, text
 
 
@@ -103,7 +110,7 @@ def test_a_set_may_lack_sentences(monkeypatch):
     monkeypatch.setattr(module, "_classes", lambda *_: classes_of(0))
     sets = [make_set(0), make_set(1)]
     sets[1].captions["zh"] = [NAMES["zh"][1]] * 60
-    assert calibrate(MODEL, None, sets, Path("unused"))[0] is not None
+    assert calibrate(MODEL, None, sets, Path("unused"), BANK)[0] is not None
 
 
 def test_a_photograph_shows_the_nouns_of_most_of_its_captions():

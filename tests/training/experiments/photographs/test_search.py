@@ -1,0 +1,54 @@
+"""The bank of the published models, and the everyday queries that a search is measured by."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.hubs import read_bank
+from modeling_dcclip.search.space import Space
+from training.experiments.photographs import search as module
+
+MODELS = Path(__file__).parents[4] / "model_cards"
+
+
+@pytest.mark.parametrize("name", ["dcclip-tiny-photo", "dcclip-nano-photo"])
+def test_each_published_model_has_a_bank_of_its_own_weights(name):
+    runtime = Runtime(MODELS / name)
+    bank = read_bank(runtime, Space.of(runtime).files)
+    assert bank is not None
+    assert bank.shape == (944, runtime.dimension)
+    assert (MODELS / name / "bank.safetensors").stat().st_size < 2**20
+    cosines = bank @ bank.T
+    assert np.median(cosines) < 0.5  # captions of many subjects
+
+
+def test_there_are_sixty_everyday_queries_in_each_language_that_name_what_is_known():
+    queries = module.EVERYDAY["queries"]
+    for place in (0, 1):
+        assert len({query[place] for query in queries}) == len(queries) >= 60
+    assert all(query[0].isascii() and not query[1].isascii() for query in queries)
+    assert {name for *_, names in queries for name in names} <= {*module.EVERYDAY["shown"]}
+
+
+def make_set(*captions: tuple[str, ...]) -> SimpleNamespace:
+    texts = [text for each in captions for text in each]
+    owners = [number for number, each in enumerate(captions) for _ in each]
+    pairs = torch.tensor([*zip(owners, range(len(texts)), strict=True)])
+    return SimpleNamespace(rows=captions, captions={"en": texts}, pairs={"en": pairs})
+
+
+def test_a_photograph_is_right_if_enough_of_its_captions_name_all_that_is_asked(monkeypatch):
+    shown = {"dog": "dogs?|狗", "snow": "snow(?:y|flakes)?|雪"}
+    queries = [["a dog in the snow", "雪地里的狗", ["dog", "snow"]]]
+    monkeypatch.setattr(
+        module, "EVERYDAY", json.loads(json.dumps({"shown": shown, "queries": queries}))
+    )
+    one = ("a dog in the snow", "a cat", "a cat", "a cat", "a cat")  # one of five
+    two = ("a snowy field with two dogs", "狗在雪里", "a cat", "a cat", "a cat")
+    sets = [make_set(one, two, ("a dog",)), make_set(("Dogs on snow",), ("hotdog with snow",))]
+    assert module.everyday_photos(sets).tolist() == [[False, True, False, True, False]]

@@ -1,0 +1,221 @@
+"""Fit the photo search to a finished model: its bank, its calibration, and what it finds for everyday queries.
+
+Examples:
+  python -m training.experiments.photographs.search --model model_cards/dcclip-tiny-photo --photos DATA
+
+The model's folder gets `bank.safetensors` and the numbers `fit` of its config. Settings are judged on the validation
+photographs of DATA alone.
+"""
+
+import json
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.fit import NOUNS, correct, hub_numbers, name_share
+from modeling_dcclip.search.hubs import BANK_FILE, write_bank
+from modeling_dcclip.search.space import Space
+from training.data import usable_captions
+from training.evaluation.retrieval import PROTOCOL, RetrievalSet, open_retrieval_set
+from training.experiments.photographs.calibrate import calibrate, encode_names, length_of
+from training.experiments.photographs.data import CLASS_NAMES, CLASSIFIER, write_class_names
+from training.experiments.photographs.towers import save_towers
+from training.hub.cards.facts import read_config
+from training.teachers import DualEncoder
+from training.text.writing_systems import LANGUAGES
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
+from training.utils.files import write_json
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+
+PROGRAM = "python -m training.experiments.photographs.search"
+VALIDATION = "_validation.parquet"
+# half of the captions are of people and things, half of landscapes
+BANK_SOURCES = (
+    "captions_text_en_zh.parquet",
+    "photos_flickr8k_train.parquet",
+    "photos_bing_train.parquet",
+    "photos_bing_train.parquet",
+)
+BANK_CAPTIONS = 118  # of each source and language
+EVERYDAY = json.loads(Path(__file__).with_name("everyday.json").read_text(encoding="utf-8"))
+SOME_CAPTIONS, MANY_CAPTIONS = (
+    2,
+    5,
+)  # so many have to name what is shown, of a photograph with so many
+TOP = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A finished model, and the data to judge its search by.
+
+    Args:
+        model: Folder of the model, with its ONNX files.
+        photos: Folder with the files of `python -m training.experiments.photographs`.
+        output_dir: Folder of the results.
+    """
+
+    model: str
+    photos: str
+    output_dir: str = "runs/photographs/search"
+
+
+def encode_bank(model: DualEncoder, photos: Path) -> np.ndarray:
+    """Embeddings of the captions of the bank, (M, D): as many of each source and language, drawn with a fixed seed.
+
+    Args:
+        model: Model that encodes them.
+        photos: Folder of the data; a source that is missing is left out.
+
+    Raises:
+        ValueError: No source is there.
+    """
+    texts = []
+    for number, name in enumerate(BANK_SOURCES):
+        if not (photos / name).is_file():
+            continue
+        columns = pq.read_table(photos / name, columns=list(LANGUAGES)).to_pydict()
+        for language in LANGUAGES:
+            captions = [text for cell in columns[language] for text in usable_captions(cell)[0]]
+            chosen = random.Random(number).sample(captions, min(BANK_CAPTIONS, len(captions)))
+            texts += chosen
+    if not texts:
+        raise ValueError(f"photos: {str(photos)!r} has none of {', '.join(BANK_SOURCES)}. Add one.")
+    return model.encode_texts(texts).numpy()
+
+
+def save_bank(folder: Path, captions: np.ndarray):
+    """Write the bank of a model that is exported, with the fingerprint of its files."""
+    write_bank(folder / BANK_FILE, captions, Space.of(Runtime(folder)).files)
+
+
+def measure_search(
+    model: DualEncoder, sets: Sequence[RetrievalSet], bank: np.ndarray, name: str
+) -> list[Row]:
+    """Precision of the first ten photographs for everyday queries, and recall at 5 of captions, by the search.
+
+    Args:
+        model: Model.
+        sets: Validation photographs with captions.
+        bank: Embeddings of the captions of the bank, (M, D).
+        name: Name of the model in the results.
+
+    Returns:
+        `everyday_p10` by language, the mean over queries of the share of right photographs in the first ten, or in as
+        many as there are; `search_recall_at_5` by set and language; each also for the plain cosine, `..._cosine`.
+    """
+    nouns = model.encode_texts(NOUNS).numpy()
+    images = [model.encode_images(each.rows).numpy() for each in sets]
+    about = partial(Row, model=name, protocol=PROTOCOL)
+    rows = []
+    photos = np.concatenate(images)
+    right = everyday_photos(sets)  # (Q, I)
+    hubs = hub_numbers(photos, bank, nouns)
+    for place, language in enumerate(LANGUAGES):
+        texts = [query[place] for query in EVERYDAY["queries"]]
+        cosines = encode_names(model, texts) @ photos.T
+        shares = [name_share(length_of(model, text)) for text in texts]
+        searched = np.stack(
+            [correct(*each) for each in zip(cosines, [hubs] * len(texts), shares, strict=True)]
+        )
+        for metric, scores in (("everyday_p10", searched), ("everyday_p10_cosine", cosines)):
+            shown = []
+            for number in np.flatnonzero(right.sum(1) >= TOP // 2):
+                first = np.argsort(-scores[number], kind="stable")[:TOP]
+                shown.append(right[number, first].sum() / min(TOP, right[number].sum()))
+            half = 1.96 * float(np.std(shown, ddof=1)) / len(shown) ** 0.5
+            mean = float(np.mean(shown))
+            interval = (max(0.0, mean - half), min(1.0, mean + half))
+            rows.append(
+                about(
+                    metric=metric, value=mean, set="everyday", language=language, interval=interval
+                )
+            )
+    for each, vectors in zip(sets, images, strict=True):
+        numbers = hub_numbers(vectors, bank, nouns)
+        for language in each.captions:
+            captions, owners = each.captions[language], each.pairs[language][:, 0].numpy()
+            cosines = model.encode_texts(captions).numpy() @ vectors.T
+            sentences = np.array([1 - name_share(length_of(model, text)) for text in captions])
+            weights = np.stack([sentences, 1 - sentences], 1)
+            for metric, scores in (
+                ("search_recall_at_5", cosines - weights @ numbers.T),
+                ("search_recall_at_5_cosine", cosines),
+            ):
+                own = np.take_along_axis(scores, owners[:, None], 1)
+                value = float(((scores >= own).sum(1) <= 5).mean())
+                rows.append(about(metric=metric, value=value, set=each.name, language=language))
+    return rows
+
+
+def everyday_photos(sets: Sequence[RetrievalSet]) -> np.ndarray:
+    """Which photographs show what an everyday query names, by their captions in all languages, (Q, I) bool."""
+    captions: list[list[str]] = []
+    for each in sets:
+        texts: list[list[str]] = [[] for _ in range(len(each.rows))]
+        for language, found in each.captions.items():
+            for (image, _), text in zip(each.pairs[language].tolist(), found, strict=True):
+                texts[image].append(text)
+        captions += texts
+    shown = {}
+    for name, expression in EVERYDAY["shown"].items():
+        pattern = _compile(expression)
+        counts = np.array([sum(bool(pattern.search(text)) for text in texts) for texts in captions])
+        enough = np.array(
+            [SOME_CAPTIONS if len(texts) >= MANY_CAPTIONS else 1 for texts in captions]
+        )
+        shown[name] = counts >= enough
+    return np.array(
+        [np.all([shown[name] for name in names], 0) for *_, names in EVERYDAY["queries"]]
+    )
+
+
+def _compile(expression: str) -> re.Pattern:
+    """Pattern of alternatives: Latin ones are whole words, Chinese ones stand anywhere."""
+    alternatives = re.split(r"\|(?![^(\[]*[)\]])", expression)
+    latin = [each for each in alternatives if each.isascii()]
+    others = [each for each in alternatives if not each.isascii()]
+    whole = [rf"\b(?:{'|'.join(latin)})\b"] if latin else []
+    return re.compile("|".join([*whole, *others]), re.I)
+
+
+def main(argv: list[str] | None = None):
+    """Parse, fit, print the table."""
+    options = parse_options(Options, argv, prog=PROGRAM, description=__doc__ or "")
+    with user_errors("search"), tempfile.TemporaryDirectory() as scratch:
+        hide_library_bars()
+        photos, folder = Path(options.photos).expanduser(), Path(options.model)
+        files = sorted(photos.glob(f"*{VALIDATION}"))
+        if len(files) < 2:
+            raise ValueError(
+                f"photos: {options.photos!r} needs two files that end in {VALIDATION}."
+            )
+        sets = [open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files]
+        towers = Path(scratch) / "towers"
+        save_towers(towers)
+        classifier = Path(scratch) / CLASSIFIER
+        write_class_names([photos / CLASS_NAMES], classifier, seed=0)
+        model = DualEncoder.from_pretrained(str(folder))
+        bank = encode_bank(model, photos)
+        fit, rows = calibrate(model, DualEncoder.from_pretrained(towers), sets, classifier, bank)
+        rows += measure_search(model, sets, bank, model.name)
+        write_json(folder / "config.json", read_config(folder) | {"fit": fit})
+        save_bank(folder, bank)
+        results = Results(
+            make_meta(options.photos, None, f"{PROGRAM} --model {options.model}"), rows
+        )
+        results.write(options.output_dir)
+    print(results.table())
+    print_ending({f"{options.output_dir}/{RESULTS_FILE}": "all numbers"})
+
+
+if __name__ == "__main__":
+    main()
