@@ -4,18 +4,22 @@ A shard whose node ends is embedded again on a different node. A shard that is w
 task.
 """
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.embedding import EmbedOptions
 from training.embedding.shard_writer import Encoding, Job, ShardWriter, path_of
 from training.embedding.shard_writer import find_encoding as find_encoding_here
 from training.utils.cli import one_line
+
+if TYPE_CHECKING:
+    import ray
 
 IN_FLIGHT = 2  # shards that an actor has at once: the one in work, and the next one
 
@@ -61,14 +65,19 @@ def write_shards(job: Job, missing: list[int]) -> Iterator[tuple[int, str | None
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     resources = _resources()
     numbers = [{"shard": number} for number in missing]
     done = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
         _Actor,
-        fn_constructor_args=(os.getcwd(), job, resources["num_cpus"]),
+        fn_constructor_args=(os.getcwd(), ray.put(job), resources["num_cpus"]),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=len(missing), max_tasks_in_flight_per_actor=IN_FLIGHT
+            min_size=1,
+            # one on each node now; more if the cluster grows
+            initial_size=min(_capacity(resources), len(missing)),
+            max_size=len(missing),
+            max_tasks_in_flight_per_actor=IN_FLIGHT,
         ),
         **resources,
     )
@@ -80,9 +89,11 @@ def write_shards(job: Job, missing: list[int]) -> Iterator[tuple[int, str | None
 class _Actor:
     """A shard writer on a node. Batches have one shard each."""
 
-    def __init__(self, folder: str, job: Job, threads: int):
-        self._job = job
-        self._writer = _on_node(folder, ShardWriter, job, threads)
+    def __init__(self, folder: str, job: "ray.ObjectRef[Job]", threads: int):
+        import ray
+
+        self._job = ray.get(job)
+        self._writer = _on_node(folder, ShardWriter, self._job, threads)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         number = int(batch["shard"][0])
@@ -113,9 +124,7 @@ class NodeError(ValueError):
 
 def _resources() -> dict[str, int]:
     """Cores and accelerators of an actor: of one accelerator its share of the cores, else the cores of one node."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     accelerated = [node for node in nodes if node.get("GPU")]
     cores = [
         int(node["CPU"] // node.get("GPU", 1)) for node in accelerated or nodes if node.get("CPU")
@@ -125,6 +134,22 @@ def _resources() -> dict[str, int]:
             "ray: no node of the cluster has CPUs for tasks. Start one: ray start --address ..."
         )
     return {"num_cpus": max(1, min(cores))} | ({"num_gpus": 1} if accelerated else {})
+
+
+def _capacity(resources: Mapping[str, int]) -> int:
+    """Number of actors for which the cluster has room."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    count = 0
+    for node in _nodes():
+        count += min(int(node.get(names[name], 0) // each) for name, each in resources.items())
+    return max(1, count)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of each node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
