@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -46,9 +47,9 @@ class DCCLIPVisionModelOutput(CLIPVisionModelOutput):
     feature_map: Tensor | None = None
 
 
-def _if_all_towers(flag: str) -> Any:
-    """A class attribute of transformers that is true if it is true of every tower."""
-    return property(lambda self: all(getattr(tower, flag) for tower in self._towers()))
+def _of_towers(condition: Callable[[Iterable[bool]], bool], flag: str) -> Any:
+    """A class attribute of transformers that is true if it is true of `all` towers, or of `any`."""
+    return property(lambda self: condition(getattr(tower, flag) for tower in self._towers()))
 
 
 class DCCLIPPreTrainedModel(PreTrainedModel):
@@ -66,11 +67,11 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
     base_model_prefix = "dcclip"
     _auto_classes: ClassVar[dict[str, str]] = {}  # further entries of `auto_map` in a saved config
     _auto_class: Any = "AutoModel"  # a saved folder has the code of the model or tower
-    supports_gradient_checkpointing = True
-    _supports_sdpa = _if_all_towers("_supports_sdpa")
-    _supports_flash_attn = _if_all_towers("_supports_flash_attn")
-    _supports_flex_attn = _if_all_towers("_supports_flex_attn")
-    _supports_attention_backend = _if_all_towers("_supports_attention_backend")
+    supports_gradient_checkpointing = _of_towers(any, "supports_gradient_checkpointing")
+    _supports_sdpa = _of_towers(all, "_supports_sdpa")
+    _supports_flash_attn = _of_towers(all, "_supports_flash_attn")
+    _supports_flex_attn = _of_towers(all, "_supports_flex_attn")
+    _supports_attention_backend = _of_towers(all, "_supports_attention_backend")
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)

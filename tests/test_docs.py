@@ -1,6 +1,8 @@
 """The READMEs keep their word: Python blocks run, tables are the committed results, links and commands exist."""
 
 import re
+import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,27 @@ def test_named_scripts_and_modules_exist(path):
     for name in re.findall(r"python -m (training[\w.]*)", text):
         module = ROOT / name.replace(".", "/")
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
+
+
+@pytest.mark.parametrize("script", ["align", "embed"])
+def test_the_header_of_a_job_has_the_requirements_of_training(script):
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = dict(config["options.extras_require"]) | dict(config["checkout.extras_require"])
+    extras["dcclip"] = config["options"]["install_requires"]
+
+    def requirements(extra: str) -> dict[str, str]:
+        """Each requirement by its package; a later one, which is stricter, replaces an earlier one."""
+        found = {}
+        for line in extras[extra].split("\n"):
+            if inner := re.fullmatch(r"dcclip\[(\w+)\]", line):
+                found |= requirements(inner[1])
+            elif line and not line.startswith("#"):
+                found[re.split("[<>=]", line)[0]] = line
+        return found
+
+    text = (ROOT / f"training/{script}.py").read_text(encoding="utf-8")
+    header = re.match(r"# /// script\n(.+?)\n# ///\n", text, re.S)
+    listed = tomllib.loads(re.sub("^# ?", "", header[1], flags=re.M))["dependencies"]
+    expected = requirements("dcclip") | requirements("train")
+    assert sorted(listed) == sorted(expected.values())

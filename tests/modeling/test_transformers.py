@@ -23,8 +23,10 @@ from tests.tiny import (
     CUT_EFFICIENTNET,
     DROPOUT,
     IMAGE_SIZE,
+    RESNET,
     ROOT,
     SMALL,
+    VIT,
     WHOLE_MOBILENET,
     make_config,
     make_model,
@@ -198,6 +200,13 @@ def test_gradient_checkpointing_gives_equal_gradients(inputs):
         each(**inputs, return_loss=True).loss.backward()
     for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(other.grad, value.grad, msg=name)
+
+
+@pytest.mark.parametrize(("vision", "alone"), [(VIT, True), (RESNET, False)])
+def test_gradient_checkpointing_is_claimed_only_if_a_tower_has_it(vision, alone):
+    tower = DCCLIPVisionModelWithProjection(make_config(vision))
+    assert tower.supports_gradient_checkpointing is alone
+    assert make_model(vision).supports_gradient_checkpointing  # the text tower has it
 
 
 @torch.no_grad()

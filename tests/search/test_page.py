@@ -146,11 +146,11 @@ def test_what_fits_stands_above_a_line(browser, calibrated):
         assert [sections.nth(n).locator("figure").count() for n in (0, 1)] == [1, 4]
         page.locator("#path").evaluate("(field) => (field.value = 'red')")
         search(page, "blue")
-        assert status(page) == "Nothing seems to fit. The closest ones are below."
+        assert status(page) == "Nothing like it was found. The closest ones are below."
         with page.expect_response("**/search?*"):
             page.locator("#sort").select_option("date")
         page.locator("#grid:not(.loading)").wait_for()
-        assert status(page) == "Nothing seems to fit. The closest ones are below."
+        assert status(page) == "Nothing like it was found. The closest ones are below."
         page.close()
 
 

@@ -139,7 +139,8 @@ FORMATS = {
             packages=("onnx", "onnxscript", "onnxruntime"),
             suffix=".onnx",
             variants={"fp32": "", "int8": "_quantized"},  # the file names of transformers.js
-            tags=("onnx", "transformers.js"),
+            # transformers.js loads each tower; its tag would offer the pipeline, which takes one file of both
+            tags=("onnx",),
             use="`onnx/` is for ONNX Runtime and transformers.js; `runtime_dcclip.py` runs these files without "
             "PyTorch.",
         ),

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -81,8 +81,8 @@ def train(
         dataset: Training data.
         processor: Processor of the student, which is saved with it.
         run: The run.
-        evaluate: Evaluation every `eval_every` steps, which runs on the main process. The best student is kept in
-            `output_dir/best`.
+        evaluate: Evaluation every `eval_every` steps, which all processes call; it returns the same metrics to all.
+            The best student is kept in `output_dir/best`.
 
     Returns:
         Summary of the run.
@@ -103,7 +103,7 @@ def train(
         seed=recipe.seed,
         num_views=task.num_views,
         augment=task.augment,
-        read_targets=getattr(task.targets, "read", None),
+        read_targets=task.targets.read if task.targets is not None else None,
         start=0,
         stop=recipe.max_steps,
         rank=accelerator.process_index,
@@ -155,17 +155,19 @@ def train(
             if evaluates or saves:
                 log.check()
             if evaluate and evaluates:
+                for norm in task.moving_norms:  # each process has the statistics of its own images
+                    broadcast([*norm.buffers()])
                 with at_own_pace():
-                    if accelerator.is_main_process:
-                        # transformers wraps `to` in a decorator that hides its signature
-                        model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
-                        metrics = evaluate(model.eval())
-                        task.train()
-                        is_best = state.progress.best is None or metrics[BEST] > state.progress.best
-                        log.evaluated(step, metrics, is_best)
-                        if is_best:
+                    # transformers wraps `to` in a decorator that hides its signature
+                    model = state.exported_model().to(accelerator.device)  # type: ignore[arg-type]
+                    metrics = evaluate(model.eval())
+                    task.train()
+                    is_best = state.progress.best is None or metrics[BEST] > state.progress.best
+                    log.evaluated(step, metrics, is_best)
+                    if is_best:
+                        if accelerator.is_main_process:
                             checkpoint.save_best(output_dir, write)
-                            state.progress = replace(state.progress, best=metrics[BEST])
+                        state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
                 state.progress = replace(state.progress, data=positions)

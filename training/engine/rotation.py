@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.hub import WEIGHTS_FILE
 from training.tasks import Task
-from training.tasks.spread import batches_on
+from training.tasks.spread import batches_on, gather_on_host
 from training.utils.keys import fingerprint
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
@@ -29,7 +30,7 @@ def rotate_student(
     task: Task,
     dataset: Pairs,
     recipe: TrainingRecipe,
-    device: torch.device,
+    accelerator: Accelerator,
     checkpoints: Sequence[Path] = (),
 ):
     """Rotate the student to the principal axes of its teacher's embeddings of the first batches of training data.
@@ -41,7 +42,7 @@ def rotate_student(
         task: Task of the run, with the student and its targets.
         dataset: Training data.
         recipe: Recipe of the run.
-        device: Device of the targets.
+        accelerator: Accelerator of this process.
         checkpoints: Checkpoints of the run that is resumed, oldest first.
     """
     if task.student.config.rotation is not None or task.targets is None:
@@ -54,12 +55,23 @@ def rotate_student(
         except (OSError, SafetensorError):
             pass  # a damaged checkpoint is reported when the run resumes
     if rotation is None:
-        # every process computes the axes from the same batches, with equal weights for images and captions
+        # the processes share the batches; images and captions have equal weights
         num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
-        stop = math.ceil(num_rows / recipe.batch_size)
-        plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
-        moments: dict[str, Tensor] = {}
-        for batch in batches_on(make_loader(dataset, plan), device):
+        rank = accelerator.process_index
+        num_batches = math.ceil(num_rows / recipe.batch_size)
+        plan = BatchPlan(
+            recipe.batch_size,
+            recipe.seed,
+            task.num_views,
+            start=0,
+            stop=len(range(rank, num_batches, accelerator.num_processes)),
+            rank=rank,
+            num_processes=accelerator.num_processes,
+            augment=task.augment,
+            read_targets=task.targets.read,
+        )
+        moments = dict.fromkeys(task.towers, torch.zeros((), dtype=torch.float64))
+        for batch in batches_on(make_loader(dataset, plan), accelerator.device):
             embeddings = {}
             if "vision" in task.towers:
                 images = task.augmented(batch)["images"]
@@ -68,8 +80,12 @@ def rotate_student(
                 embeddings["text"] = task.targets.texts(batch).embedding
             for tower, values in embeddings.items():
                 unit = F.normalize(values.double().cpu(), dim=-1)  # (B, D)
-                moments[tower] = moments.get(tower, 0) + unit.T @ unit
-        shares = [moment / moment.trace() for moment in moments.values()]
+                moments[tower] = moments[tower] + unit.T @ unit
+        by_process = gather_on_host(moments)
+        shares = []
+        for tower, start in moments.items():
+            moment = sum((each[tower] for each in by_process), torch.zeros_like(start))
+            shares.append(moment / moment.trace())
         rotation = principal_axes(torch.stack(shares).sum(0))
     rotate(task.student, rotation)
 

@@ -128,7 +128,7 @@ def train_task(
         if recipe.save_every or recipe.resume:  # reads the weight files
             task.teacher_revision = models.teacher.revision
     if recipe.prefixes:
-        rotate_student(task, dataset, recipe, run.accelerator.device, run.checkpoints)
+        rotate_student(task, dataset, recipe, run.accelerator, run.checkpoints)
     if run.accelerator.is_main_process and not recipe.resume:
         old = list_checkpoints(recipe.output_dir)
         for folder in (*old, *Path(recipe.output_dir).glob(BEST_FOLDER)):
@@ -160,7 +160,10 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         step_scheduler_with_optimizer=False,
         log_with=list(recipe.trackers) or None,
         project_dir=str(Path(recipe.output_dir) / TRACKING_FOLDER),
-        kwargs_handlers=[DistributedDataParallelKwargs(static_graph=is_whole_batch)],
+        # the loop sends the statistics of BatchNorm, where they are used; no other buffer changes
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(static_graph=is_whole_batch, broadcast_buffers=False)
+        ],
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError(
@@ -187,10 +190,14 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
 
 
 def keep_masks():
-    """Give attention its mask, instead of waiting for the device to find out whether a batch has any padding."""
+    """Give attention the mask of a batch with a padding mask, instead of waiting for the device to find out whether
+    anything is padded. Without a padding mask, as for images, there is nothing to find out: attention needs no mask,
+    and its fastest kernel takes none.
+    """
 
-    def mask(*arguments: Any, **options: Any) -> Tensor | None:
-        skips = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return sdpa_mask(*arguments, **options | skips)
+    def mask(**options: Any) -> Tensor | None:
+        if options.get("attention_mask") is not None:
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(**options)
 
     AttentionMaskInterface.register("sdpa", mask)

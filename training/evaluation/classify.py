@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import DataConfig, EvalConfig
+from training.evaluation.encoder import encode_shared
 from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
@@ -167,8 +169,9 @@ def make_evaluate(
         data: Training data, with the languages, and whether images may be named by path.
 
     Returns:
-        A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
-        as the mean over languages. None if the config names no set.
+        A function that all processes call, which share the images: from a model in eval mode to its top-1 and top-5
+        accuracy by name, `top1_zh` in one language, `top1` as the mean over languages. None if the config names no
+        set.
 
     Raises:
         ValueError: The set, its class names, a label or a language is missing.
@@ -182,7 +185,10 @@ def make_evaluate(
 
     def evaluate(model: DCCLIPModel) -> dict[str, float]:
         student = DualEncoder(model, processor, "student")
-        images = student.encode_images(labeled.rows)
+        rows = labeled.rows
+        images = encode_shared(
+            PartialState(), len(rows), lambda numbers: student.encode_images(rows.select(numbers))
+        )
         metrics: dict[str, float] = {}
         by_metric = defaultdict(list)
         for language, classes in names.items():

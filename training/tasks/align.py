@@ -34,6 +34,7 @@ from training.tasks.losses import (
     embedding_loss,
     info_nce,
     positives,
+    share_image,
     sigmoid_loss,
 )
 from training.tasks.photos import GeneralPhotos
@@ -97,9 +98,8 @@ def _text_text(inputs: LossInputs) -> Tensor:
     """Mean over all pairs of languages of InfoNCE between their captions."""
     text = inputs.unit["text"]
     values = []
-    positive = inputs.positive.float()
-    for first, second in combinations(inputs.languages, 2):
-        same_image = positive[:, first.index].T @ positive[:, second.index] > 0
+    pairs = combinations(inputs.languages, 2)
+    for (first, second), same_image in zip(pairs, inputs.same_image, strict=True):
         value = info_nce(
             text[first.index],
             text[second.index],
@@ -231,10 +231,6 @@ class AlignTask(Task):
         self.needs_map = any(loss.needs_map for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.own_inputs: Any = nn.ModuleDict(own_inputs)
-        # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
-        self._ddp_params_and_buffers_to_ignore = [
-            f"own_inputs.{name}" for name, _ in self.own_inputs.named_buffers()
-        ]
         # a frozen tower whose outputs are cached does not run again
         self.reads_images = not (
             recipe.shares_image_tower and student.config.vision_pooling == "mean"
@@ -340,9 +336,12 @@ class AlignTask(Task):
             name: gather(value, sizes[name]) if value.ndim else value
             for name, value in outputs.items()
         }
+        ids = torch.cat(rows), torch.cat(owner), torch.cat(caption_ids)
+        device = self.student.device
+        spoken = torch.cat(language).numpy()
+        indices = [np.flatnonzero(spoken == number) for number in range(len(self.languages))]
         languages = []
-        for number in range(len(self.languages)):
-            index = np.flatnonzero(torch.cat(language).numpy() == number)
+        for index in indices:
             first, stop = np.searchsorted(index, [own_texts.start, own_texts.stop]).tolist()
             on_device = self.on_device(torch.from_numpy(index))
             languages.append(Captions(on_device, slice(first, stop)))
@@ -352,10 +351,13 @@ class AlignTask(Task):
             logit_scale=outputs.pop("logit_scale"),
             logit_bias=outputs.pop("logit_bias", None),
             extra=outputs,
-            positive=positives(
-                torch.cat(rows), torch.cat(owner), torch.cat(caption_ids), self.student.device
-            ),
+            positive=positives(*ids, device),
             languages=languages,
+            same_image=[
+                share_image(*ids, *pair, device)
+                for pair in combinations(indices, 2)
+                if any(loss.needs_two_languages for loss in self.losses)
+            ],
             own_images=slice(*image_starts[rank : rank + 2]),
             own_texts=own_texts,
             num_processes=len(rows),

@@ -214,6 +214,51 @@ def positives(
     return table[images[:, None], captions]  # (B, T)
 
 
+def share_image(
+    rows: Tensor,
+    owner: Tensor,
+    caption_ids: Tensor,
+    first: np.ndarray,
+    second: np.ndarray,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Find the captions of two languages that match an image in common, as `positives` matches them.
+
+    Args:
+        rows: Ids that are equal for equal images, (B,) int64, on the CPU.
+        owner: Index of the image that each caption belongs to, (T,) int64, on the CPU.
+        caption_ids: Ids that are equal for equal captions, (T,) int64, on the CPU.
+        first: Captions of the first language, (N,) int64.
+        second: Captions of the second language, (M,) int64.
+        device: Device of the result.
+
+    Returns:
+        (N, M) bool.
+    """
+    captions = _distinct(caption_ids).numpy()
+    images = _distinct(rows)[owner].numpy()
+    known = np.unique(np.stack([images, captions], 1), axis=0)  # sorted by image
+    matches = []
+    numbers = []
+    shape = []
+    for index in (first, second):
+        distinct, number = np.unique(captions[index], return_inverse=True)
+        own = known[np.isin(known[:, 1], distinct)]
+        matches.append((own[:, 0], np.searchsorted(distinct, own[:, 1])))
+        numbers.append(torch.from_numpy(number).to(device, non_blocking=True))
+        shape.append(len(distinct))
+    (images, own), (others, captions) = matches
+    # every match of an image in the first language, with every one in the second
+    start = np.searchsorted(others, images)
+    count = np.searchsorted(others, images, "right") - start
+    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    pairs = np.repeat(own, count), captions[np.repeat(start, count) + within]
+    at = [torch.from_numpy(each).to(device, non_blocking=True) for each in pairs]
+    table = torch.zeros(shape, dtype=torch.bool, device=device)
+    table[at[0], at[1]] = True
+    return table[numbers[0][:, None], numbers[1]]
+
+
 def info_nce(
     image_embeds: Tensor,
     text_embeds: Tensor,
@@ -364,6 +409,8 @@ class LossInputs:
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
         positive: Which captions match which image, (B, T) bool.
         languages: Captions of each language of the recipe.
+        same_image: Which captions of two languages match an image in common, (N, M) bool, for each pair of languages;
+            empty unless a loss has `needs_two_languages`.
         own_images: Which images belong to this process.
         own_texts: Which captions belong to this process.
         num_processes: Number of processes. A loss that each process computes for its own rows only is multiplied by
@@ -377,6 +424,7 @@ class LossInputs:
     logit_bias: Tensor | None
     positive: Tensor
     languages: list[Captions]
+    same_image: list[Tensor]
     own_images: slice
     own_texts: slice
     num_processes: int

@@ -33,7 +33,7 @@ from training.config import AugmentConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.images import Augment, Normalize, Views
 from training.data.reader import evenly_spaced_rows
-from training.data.sampling import data_loader, num_workers
+from training.data.sampling import data_loader, image_bytes, num_workers
 from training.teachers import DualEncoder
 from training.teachers.cached_targets import (
     CAPTIONS_PER_SHARD,
@@ -54,6 +54,9 @@ from training.utils.process import at_own_pace
 META_FILES = ("images.json", "captions.json")
 FILES = ("images", "captions", *META_FILES)
 GB = 10**9
+# images or texts that a teacher encodes at once
+CPU_BATCH = 64
+GPU_BATCH = 256
 LENGTH_SAMPLE = 1000  # captions whose length estimates the size of all token states
 
 log = logging.getLogger(__name__)
@@ -104,7 +107,7 @@ def build_target_cache(
     spec: TargetSpec,
     num_views: int,
     max_gb: float = 100.0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> CachedTargets:
     """Compute the targets that are missing, and open the cache. Every process of a run calls this.
@@ -117,7 +120,7 @@ def build_target_cache(
         spec: Targets that the run needs; the cache may hold more.
         num_views: Number of views of each image.
         max_gb: Largest size of this teacher's targets in GB (10^9 bytes).
-        batch_size: Number of images or texts that the teacher encodes at once.
+        batch_size: Number of images or texts that the teacher encodes at once. Default: chosen for the device.
         device: Device of the teacher and of the batches.
 
     Raises:
@@ -126,6 +129,8 @@ def build_target_cache(
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
     state = PartialState()
+    if batch_size is None:
+        batch_size = CPU_BATCH if torch.device(device).type == "cpu" else GPU_BATCH
     folder = teacher_folder(folder, teacher)
     images = captions = None
     if "vision" in spec.towers:
@@ -255,32 +260,39 @@ class _Images:
         # the workers decode the next images meanwhile
         decode = partial(_decode_views, self.dataset, self.augment)
         workers = num_workers(self.dataset.config)
-        loader = data_loader(batches, workers, batch_size=None, collate_fn=decode)
+        num_bytes = batch_size * image_bytes(self.dataset.image_size)
+        loader = data_loader(batches, workers, num_bytes, batch_size=None, collate_fn=decode)
         is_quiet = not PartialState().is_main_process
         decoded = iter(
             tqdm(loader, "teacher targets", len(batches), unit="batch", disable=is_quiet)
         )
         for path in paths:
             rows = self.shards[path][1]
-            tensors: dict[str, Tensor] = {}  # rows that do not decode stay zero
+            places = []
+            encoded: list[dict[str, Tensor]] = []
             for _ in _chunks(rows, batch_size):
                 ids, images, changes = next(decoded)
                 if not len(ids):
                     continue
-                images = self.augment(images.to(device), changes.to(device))
-                for name, value in self._encode(teacher, normalize(images)).items():
-                    empty = value.new_zeros(len(rows), *value.shape[1:])
-                    tensors.setdefault(name, empty)[ids - rows[0]] = value
+                images = images.to(device, non_blocking=True)
+                views = self.augment(images, changes.to(device, non_blocking=True))
+                places.append(ids - rows[0])
+                encoded.append(self._encode(teacher, normalize(views)))
+            tensors: dict[str, Tensor] = {}
+            for name in encoded[0] if encoded else ():
+                values = torch.cat([each[name] for each in encoded]).cpu()
+                tensors[name] = values.new_zeros(len(rows), *values.shape[1:])
+                tensors[name][torch.cat(places)] = values  # rows that do not decode stay zero
             save(tensors, path)
 
     def _encode(self, teacher: DualEncoder, pixel_values: Tensor) -> dict[str, Tensor]:
         targets = teacher.image_targets(pixel_values)
-        values = {"embedding": targets.embedding.half().cpu()}
+        values = {"embedding": targets.embedding.half()}
         if self.grid is not None:
             # never stored at a finer grid than the teacher's own
             own = targets.required_map.shape[-2:]
             grid = [min(sizes) for sizes in zip(self.grid, own, strict=True)]
-            values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
+            values["feature_map"] = resample_map(targets.required_map, grid).half()
         return values
 
 
@@ -360,20 +372,23 @@ class _Captions:
 
         def encode(indices: Tensor) -> tuple[Tensor]:
             length = int(lengths[indices[-1]])  # the last text is the longest
-            ids = encoded["input_ids"][indices, :length].to(device)
-            targets = teacher.text_targets(ids, mask[indices, :length].to(device))
+            ids, own_mask = (
+                each[indices, :length].to(device, non_blocking=True)
+                for each in (encoded["input_ids"], mask)
+            )
+            targets = teacher.text_targets(ids, own_mask)
             if self.token_maps:
-                maps = targets.required_map.half().cpu()
+                maps = targets.required_map.half()
                 for index, tokens in zip(indices.tolist(), maps, strict=True):
                     num_tokens = 0 if texts[index] in unaligned else int(lengths[index])
                     states[index] = tokens[:num_tokens]
-            return (targets.embedding.half().cpu(),)
+            return (targets.embedding.half(),)
 
         (embeddings,) = encode_by_length(lengths, batch_size, encode)
         if not self.token_maps:
-            return {"embedding": embeddings}
+            return {"embedding": embeddings.cpu()}
         start = torch.tensor([0, *map(len, states)]).cumsum(0)
-        return {"embedding": embeddings, "states": torch.cat(states), "start": start}
+        return {"embedding": embeddings.cpu(), "states": torch.cat(states).cpu(), "start": start}
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -54,6 +54,9 @@ def claim(path: Path, parts: Any, optional: str):
         raise TargetCacheError(f"{error} Or remove {path.parent}.") from error
     if key[optional] is None:
         stored[optional] = None
+    for each in (stored, key):  # as the recipe names it
+        if "num_views" in each:
+            each["teacher_views"] = each.pop("num_views")
     if found := differences(stored, key):
         raise TargetCacheError(
             f"teacher_cache: {path.parent} holds targets of a different run ({'; '.join(found)}). Name a different "

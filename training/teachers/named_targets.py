@@ -68,11 +68,7 @@ class NamedTargets:
         Returns:
             Fields of `Batch`: `named_targets`, `is_named`, and those of the teacher's targets if they are cached.
         """
-        fields = self._read_named(batch)
-        read = getattr(self.targets, "read", None)
-        if read is not None:
-            fields.update(read(batch))
-        return fields
+        return self._read_named(batch) | self.targets.read(batch)
 
     def _read_named(self, batch: Batch) -> Batch:
         places = self.places[batch["caption_ids"]]

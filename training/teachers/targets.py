@@ -44,6 +44,9 @@ class TargetSource(Protocol):
 
     num_views: int
 
+    def read(self, batch: Batch) -> Batch:
+        """Fields that a loader adds to a batch in its workers; `images` and `texts` read what a batch lacks."""
+
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images.
 
@@ -116,6 +119,10 @@ class LiveTargets:
         self.spec = spec
         if "vision" in spec.towers:
             self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
+
+    def read(self, batch: Batch) -> Batch:
+        """No fields."""
+        return {}
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images, (B, 3, S, S), 0..255."""

@@ -44,7 +44,7 @@ def test_the_output_is_a_complete_hub_folder_with_a_verdict_on_every_file(export
         assert set(entry["lost_points"]) == {"en", "zh"}
         assert entry["bytes"] == (exported / entry["file"]).stat().st_size
     assert set(results.meta["export"]["best"]) == {"vision", "text"} and not results.rows
-    assert results.meta["export"]["tags"] == ["onnx", "transformers.js"]
+    assert results.meta["export"]["tags"] == ["onnx"]
 
 
 def test_the_real_limits_refuse_a_graph_that_rounds_too_much_and_keep_an_exact_one(

@@ -2,7 +2,8 @@
 
 Its tensors say that they are on `pretended:0` and hold their values on the CPU. Every operation that a GPU would have
 to be waited for is counted, and tensors of different devices are an error. The program trains with the recipe of a
-file, and prints the waits of the second batch by kind and place, as JSON. Modules with losses of one's own may follow:
+file, and prints the waits before the first batch and those of the second, by kind and place, as JSON. Modules with
+losses of one's own may follow:
 
     python -m tests.training.engine.pretended align RECIPE.yaml MODULE
 
@@ -198,7 +199,7 @@ def main(command: str, path: str, *modules: str):
         task, dataset = stage.make_task(recipe, Models(*made, teacher), accelerator)
         counted = watch(task)
         train(task, dataset, made[1], Run(recipe, accelerator, "pretended"))
-    print(json.dumps(counted[2]))
+    print(json.dumps({"before": dict(counted[0]), "step": counted[2]}))
 
 
 if __name__ == "__main__":

@@ -188,14 +188,26 @@ def test_the_average_that_is_measured_and_exported_includes_every_step_once(tmp_
     assert torch.equal(found, exported)
 
 
-def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_path, run, dataset):
+def test_processes_differ_in_their_draws_add_up_their_images_and_evaluate_together(
+    tmp_path, run, dataset, monkeypatch
+):
     def work():
         torch.set_num_threads(1)
-        recipe = make_recipe(tmp_path, max_steps=2)
-        task, rank = Linear(), make_accelerator(recipe).process_index
+        fields = {"eval_every": 2, "eval": EvalConfig(data="rows", class_names="names")}
+        recipe = make_recipe(tmp_path, max_steps=2, **fields)
+        accelerator, norm = make_accelerator(recipe), nn.BatchNorm1d(2)
+        task, rank = Linear(), accelerator.process_index
+        assert not accelerator.ddp_handler.broadcast_buffers  # at every step
+        monkeypatch.setattr(Linear, "moving_norms", [norm])
+        norm.running_mean += rank
+
+        def evaluate(_: DCCLIPModel) -> dict[str, float]:  # by both, with the statistics of one
+            (tmp_path / f"{rank}.evaluated").write_text(str(norm.running_mean.tolist()))
+            return {"top1": 0.5}
+
         dataset.skipped.max_share = 1.0
         dataset.skipped.add(1000 + rank, "a cause of this test")
-        result = run(task, recipe)
+        result = run(task, recipe, evaluate)
         # before the first step, where nothing is checkpointed
         assert task.checked == [2]
         images = result.images_per_s * result.seconds
@@ -204,6 +216,8 @@ def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_p
 
     debug_launcher(work)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    evaluated = [(tmp_path / f"{rank}.evaluated").read_text() for rank in (0, 1)]
+    assert evaluated == ["[0.0, 0.0]"] * 2
     assert len({*first[0], *second[0]}) == 4  # dropout of each process and each batch
     assert len(np.unique([first[1], second[1]])) == 16
 

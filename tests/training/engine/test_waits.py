@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    create_bidirectional_mask,
+    create_causal_mask,
+    sdpa_mask,
+)
 
-from tests.tiny import BERT, DROPOUT, ROOT, VIT, save_untrained
+from tests.tiny import BERT, DROPOUT, PROJECTION_DIM, ROOT, VIT, make_model, save_untrained
 from tests.training.tasks.hand_made import save_classifier
+from training.engine.stage import keep_masks
 from training.teachers import DualEncoder
 from training.teachers.named_targets import save_named_targets
 
@@ -22,9 +29,9 @@ PAIR_LOSSES = {"anchor_weight": 1.0, "text_text_weight": 1.0}
 
 @pytest.fixture
 def waits(corpus, teacher_folder, tmp_path, run_python, processor):
-    """Run three steps of a stage, and return the waits of the second."""
+    """Run three steps of a stage, and return the waits before the first and those of the second."""
 
-    def run(stage: str, module: str = "", **fields: Any) -> dict[str, int]:
+    def run(stage: str, module: str = "", **fields: Any) -> dict[str, dict[str, int]]:
         student = save_untrained(tmp_path / "student", processor, VIT, text=TEXT)
         recipe = {
             "output_dir": str(tmp_path / "run"),
@@ -51,23 +58,25 @@ def classifier(tmp_path, teacher_folder) -> str:
     return save_classifier(tmp_path / "classifier.safetensors", width, {"en": names, "zh": names})
 
 
-def test_a_step_of_stage_1_waits_for_nothing(waits, tmp_path, train_rows, teacher_folder):
-    width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).projection_dim
-    path = tmp_path / "named.safetensors"
-    save_named_targets(path, [train_rows[0]["en"]], torch.ones(1, width))
-    fields = {"logits_weight": 1.0, "named_targets": str(path)}
-    assert waits("distill", augment=EVERY_CHANGE, **fields) == {}
+def test_a_step_of_stage_1_waits_for_nothing(waits, train_rows, tmp_path):
+    names = tmp_path / "names.safetensors"
+    save_named_targets(names, train_rows["en"][:9], torch.ones(9, PROJECTION_DIM))
+    losses = {"logits_weight": 1.0, "named_targets": str(names)}
+    assert waits("distill", augment=EVERY_CHANGE, **losses)["step"] == {}
 
 
-def test_a_step_of_stage_2_with_cached_targets_waits_for_nothing(waits, tmp_path):
+def test_a_step_of_stage_2_waits_for_nothing_and_its_cache_once_for_each_shard(waits, tmp_path):
     fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1, "prefixes": [8]}
-    assert waits("align", **PAIR_LOSSES, **fields) == {}
+    found = waits("align", **PAIR_LOSSES, **fields)
+    assert found["step"] == {}
+    of_cache = {place: n for place, n in found["before"].items() if "teachers/cache.py" in place}
+    assert [*of_cache.values()] == [1, 1], of_cache  # images and captions
 
 
 def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, corpus, classifier):
     photos = {"photo_weight": 1.0, "photos": str(corpus / "unseen_style.parquet")}
     fields = {"class_weight": 1.0, "classifier": classifier, "general_weight": 1.0}
-    assert waits("align", chunk_size=3, **PAIR_LOSSES, **photos, **fields) == {}
+    assert waits("align", chunk_size=3, **PAIR_LOSSES, **photos, **fields)["step"] == {}
 
 
 def test_a_loss_that_waits_is_found(waits, tmp_path):
@@ -82,5 +91,17 @@ def waiting(inputs):
 LOSSES.append(Loss("waiting", waiting, "contrastive_weight"))
 """
     (tmp_path / "waiting.py").write_text(code, encoding="utf-8")
-    (found,) = waits("align", "waiting")
+    (found,) = waits("align", "waiting")["step"]
     assert found.startswith("value at ")
+
+
+def test_attention_has_a_mask_only_where_tokens_may_be_padded(monkeypatch):
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "sdpa", sdpa_mask)
+    keep_masks()
+    states = torch.zeros(2, 5, 32)
+    config = make_model(VIT, TEXT).text_model.config
+    for make in (create_bidirectional_mask, create_causal_mask):
+        options = {"cache": None} if make is create_causal_mask else {}
+        for tokens in (None, torch.ones(2, 5, dtype=torch.long)):
+            mask = make(config=config, inputs_embeds=states, attention_mask=tokens, **options)
+            assert (mask is None) is (tokens is None)

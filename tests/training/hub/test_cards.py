@@ -128,7 +128,7 @@ def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder)
     assert found == [
         ("zero-shot-image-classification", "accuracy", "top-5 accuracy", 0.4321),
         ("image-text-retrieval", "recall", "t2i R@1", 0.25),
-        ("image-text-retrieval", "has_photograph_auc", "has photograph auc", 0.9),
+        ("image-text-retrieval", "dcclip-has_photograph_auc", "has photograph auc", 0.9),
     ]
     assert "| student, aligned | 43.2 | 25.0 | 90.0 |" in card.text
     assert "Command: `python measure.py`" in card.text
@@ -238,6 +238,21 @@ def test_results_of_the_first_model_alone_have_one_entry_for_each_language_and_p
     results = Results({"models": [{"name": "student"}, {"name": "some/baseline"}]}, rows)
     found = [(each.dataset_config, each.metric_value) for each in eval_results(results)]
     assert found == [("zh", 0.5), ("en, class-names", 0.4), ("en, mine", 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "ids"),
+    [
+        ("food-101", "top1", ("ethz/food101", "validation", "accuracy")),
+        ("mnist (90 of 10,000 images)", "top5", ("clip-benchmark/wds_mnist", "test", "accuracy")),
+        ("me/cats", "t2i_R@1", ("me/cats", None, "recall")),
+        ("validation", "mean_per_class", ("dcclip-validation", None, "dcclip-mean_per_class")),
+    ],
+)
+def test_results_have_the_ids_of_the_hub_and_own_names_where_it_has_none(name, metric, ids):
+    (found,) = eval_results(Results({}, [row(0.5, set=name, metric=metric)]))
+    assert (found.dataset_type, found.dataset_split, found.metric_type) == ids
+    assert found.dataset_name == f"{name} (zh)"
 
 
 def test_a_set_of_elevater_is_shown_with_its_own_metric_for_each_model():

@@ -191,6 +191,8 @@ def changes(vit_teacher, dataset, train_rows, other_tokenizer):
 
     return {
         "seed": {"augment": replace(AUGMENT, seed=6)},
+        "augment.zoom": {"augment": replace(AUGMENT, config=replace(AUGMENT.config, zoom=0.5))},
+        "teacher_views": {"num_views": NUM_VIEWS + 1},
         "images": {"dataset": others},
         "image_size": {"dataset": PairDataset(rows, dataset.config, tokens, 48)},
         "image_std": {"teacher": remade(image_processor=images)},
@@ -217,6 +219,15 @@ def test_a_cache_of_other_targets_is_refused_and_kept(cache, folder, changes, bu
         with pytest.raises(TargetCacheError, match=rf"^teacher_cache: .*[(; ]{field}: "):
             build_cache(folder, **change)
     assert times() == before
+
+
+def test_targets_of_other_weights_are_never_read(vit_teacher, build_cache, copied):
+    other = DualEncoder(make_model(VIT, XLM_ROBERTA, seed=4), vit_teacher.processor, "tiny-vit")
+    own, theirs = (teacher_folder(copied, each) for each in (vit_teacher, other))
+    assert own != theirs
+    own.rename(theirs)
+    with pytest.raises(TargetCacheError, match=r"^teacher_cache: .*[(; ]teacher\.revision: "):
+        build_cache(copied, teacher=other)
 
 
 def test_a_damaged_key_is_named(vit_teacher, build_cache, tmp_path):

@@ -10,4 +10,5 @@ pages.py         drawn pages, such as chats and receipts
 towers.py        pretrained towers of the teacher, from pip packages
 e5.py            weights and tokenizer of multilingual-e5-small
 calibrate.py     probability that a photograph fits a query
+search.py        bank, calibration and everyday queries of a finished model
 """

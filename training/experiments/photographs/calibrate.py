@@ -172,7 +172,7 @@ def _sentence_examples(
             scores = standardize(queries @ images.T, seen)
             for part in _parts(len(images)):
                 is_asked = np.isin([*captions], part) if is_own else np.full(len(captions), True)
-                is_there = np.full(is_asked.sum(), is_own)
+                is_there = np.full(int(is_asked.sum()), is_own)
                 found.append(_examples(scores[is_asked][:, part], is_there))
     return np.concatenate(found)
 

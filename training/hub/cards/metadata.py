@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from training.evaluation.sets.protocols import SETS
 from training.hub.cards.facts import ModelFacts, TrainingRun, is_hub_id
 from training.utils.results import Results, with_several_protocols
 
@@ -13,6 +14,11 @@ RETRIEVAL_TASK = "image-text-retrieval"
 RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+# metrics of the Hub, by ours; the type of all others begins with `OWN`, as that of a set without an id does
+RECALL = "recall"  # of retrieval, at any number of results
+HUB_METRICS = {"top1": "accuracy", "top5": "accuracy", "roc_auc": "roc_auc"}
+OWN = "dcclip-"
+HUB_SETS = {"flickr8k_validation": "nlphuji/flickr8k"}  # a part of its photographs
 TITLES = {"en": "English", "zh": "中文"}
 
 
@@ -37,6 +43,7 @@ def front_matter(
         repo_id: Id of the repo that has the image.
     """
     evaluated = eval_results(results)
+    ids = {RECALL, *HUB_METRICS.values()}
     more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
     if example is not None:
         folder = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else ""
@@ -63,7 +70,7 @@ def front_matter(
         tags=tags,
         base_model=base_model or None,
         datasets=[name for name in sources if is_hub_id(name)] or None,
-        metrics=sorted({result.metric_type for result in evaluated}) or None,
+        metrics=sorted({each.metric_type for each in evaluated if each.metric_type in ids}) or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
         **more,
@@ -91,14 +98,20 @@ def eval_results(results: Results | None) -> list[EvalResult]:
         config = str(row.language)
         if (row.set, row.language) in several:
             config += f", {row.protocol}"
-        metric = "recall" if "@" in row.metric else row.metric
+        # a part of a set has its number of images in the name
+        name = str(row.set)
+        known = SETS.get(name.partition(" (")[0])
+        own = name if is_hub_id(name) else f"{OWN}{name}"
+        hub_id = known.hub if known is not None else HUB_SETS.get(name, own)
+        metric = HUB_METRICS.get(row.metric, f"{OWN}{row.metric}")
         found.append(
             EvalResult(
                 task_type=RETRIEVAL_TASK if row.protocol == RETRIEVAL else TASK,
-                dataset_type=row.set or "",
+                dataset_type=hub_id,
                 dataset_name=f"{row.set} ({config})",
                 dataset_config=config,
-                metric_type="accuracy" if row.metric in ACCURACY else metric,
+                dataset_split=known.split if known is not None else None,
+                metric_type=RECALL if "@" in row.metric else metric,
                 metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
                 metric_value=round(row.value, 4),
             )
