@@ -36,7 +36,7 @@ def connected(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"ray: cannot connect to {address!r} ({one_line(error)}). Name the address of a running cluster, or "
@@ -122,7 +122,7 @@ class NodeError(ValueError):
     """An error on a node that every shard would meet there."""
 
 
-def _resources() -> dict[str, int]:
+def _resources() -> dict[str, Any]:
     """Cores and accelerators of an actor: of one accelerator its share of the cores, else the cores of one node."""
     nodes = _nodes()
     accelerated = [node for node in nodes if node.get("GPU")]
@@ -136,7 +136,7 @@ def _resources() -> dict[str, int]:
     return {"num_cpus": max(1, min(cores))} | ({"num_gpus": 1} if accelerated else {})
 
 
-def _capacity(resources: Mapping[str, int]) -> int:
+def _capacity(resources: Mapping[str, Any]) -> int:
     """Number of actors for which the cluster has room."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
     count = 0

@@ -73,12 +73,13 @@ class Embedder:
         model: str,
         image_column: str = "image",
         name_column: str | None = None,
-        *,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         rules: CellRules | None = None,
     ):
+        # another process loads the model anew
+        self._arguments = (model, image_column, name_column, device, dtype, threads, rules)
         self.image_column = image_column
         self.name_column = name_column
         self.threads = threads or num_cores()
@@ -102,6 +103,10 @@ class Embedder:
                 f"model: {model!r} has no weights ({error}). Name a finished model."
             ) from error
         self.weights = weights.eval().to(self.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the embedder is made of, as for the processes of `datasets.map` and Daft."""
+        return Embedder, self._arguments
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
         """Embed a batch of columns by name: a table with the columns of `schema`, a row per image, in order."""
