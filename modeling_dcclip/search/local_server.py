@@ -54,10 +54,9 @@ MAX_ADDRESS = 2**14  # characters; a Chinese character of a query takes nine
 MAX_IN_FLIGHT = 2**28  # bytes of all bodies that are in memory
 # bytes that are read of a body that is too large, so that the client reads the answer
 MAX_DRAINED = 2**28
-BACKLOG = 64  # connections that the system accepts for the server
-MAX_CONNECTIONS = (
-    96  # if more are open, those without a request are closed; others also need descriptors
-)
+BACKLOG = 32  # connections that the system accepts for the server, and asyncio at once
+# connections without a request; files need descriptors as well, and a process may have 256
+MAX_IDLE = 64
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; media-src 'self'; "
     "script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -352,7 +351,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self.timer = self._start(REQUEST_S)
         idle = [each for each in self.connections if isinstance(each, _Connection) and each.is_idle]
-        if len(self.connections) > MAX_CONNECTIONS and len(idle) > 1:
+        if len(idle) > MAX_IDLE:
             min(idle, key=lambda each: each.timer.when()).transport.abort()
 
     def connection_lost(self, exc: Exception | None):
@@ -377,8 +376,9 @@ class _Connection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether it is open, and no request is being answered."""
+        is_free = self.cycle is None or self.cycle.response_complete
+        return is_free and not self.transport.is_closing()
 
     def _start(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)

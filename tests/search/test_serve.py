@@ -357,13 +357,14 @@ def test_a_request_that_comes_slowly_is_ended_and_holds_up_no_other(
     assert slow.recv(13) == answer
 
 
-def test_a_connection_without_a_request_makes_room_for_another(connect, monkeypatch):
-    monkeypatch.setattr(local_server, "MAX_CONNECTIONS", 2)
-    first, second = connect(), connect()
+def test_connections_without_a_request_make_room_for_others(connect, monkeypatch):
+    monkeypatch.setattr(local_server, "MAX_IDLE", 2)
+    idle = [connect() for _ in range(6)]  # some of them in one turn of the loop
     assert connect(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").recv(8) == b"HTTP/1.1"
-    assert first.recv(1) == b""
-    second.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
-    assert second.recv(8) == b"HTTP/1.1"
+    for closed in idle[:4]:
+        assert closed.recv(1) == b""
+    idle[-1].sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    assert idle[-1].recv(8) == b"HTTP/1.1"
 
 
 def test_the_state_of_the_indexing_is_told(get, server, photos, paint):
