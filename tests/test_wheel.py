@@ -43,6 +43,8 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         "modeling_dcclip"
     }
     assert {*metadata.get_all("Provides-Extra")} == {
+        "lance",
+        "mcp",
         "ocr",
         "runtime",
         "terminal",

@@ -11,14 +11,13 @@
 r"""Embed a collection of images of any size, for an index that `dcclip search` reads or as Parquet files.
 
 python training/embed.py --model runs/demo/edge --data Photos --output_dir runs/photos
-accelerate launch training/embed.py --model MODEL --data "shards/{0000..0999}.tar" --streaming \
-    --image_column jpg --name_column __key__ --output_dir /shared/collection
+python training/embed.py --ray auto --model MODEL --data "shards/{0000..0999}.tar" --streaming \
+    --image_column jpg --name_column __key__ --format lance --output_dir /shared/collection
 python training/embed.py --model MODEL --data HUB_ID --format parquet --output_dir runs/vectors
 """
 
 from training.embedding import EmbedOptions
 from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
-from training.utils.process import end_process_group
 
 PROG = "python training/embed.py"
 
@@ -32,8 +31,6 @@ def main(argv: list[str] | None = None):
 
         hide_library_bars()
         results = embed(options)
-        if results is None:
-            return
     for row in results.rows:
         print(
             f"{row.metric}: {row.value:,.1f}"
@@ -41,11 +38,10 @@ def main(argv: list[str] | None = None):
             else f"{row.metric}: {row.value:,}"
         )
     written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
-    if options.format == "index":
-        written[f"{options.output_dir}/index"] = "index of the collection"
+    if options.format != "parquet":
+        written[f"{options.output_dir}/{options.format}"] = "index of the collection"
     print_ending(written)
 
 
 if __name__ == "__main__":
     main()
-    end_process_group()

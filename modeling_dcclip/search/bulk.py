@@ -4,44 +4,20 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import date_taken
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import FileState
-from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.indexing import Outcome, enter
+from modeling_dcclip.search.index import Index, open_model
+from modeling_dcclip.search.indexing import EmbeddedImage, Outcome, enter
+from modeling_dcclip.search.lance import write_lance
 from modeling_dcclip.search.photos import UnreadablePhotoError
 
 REPEATED = "another image has the same name"
-
-
-@dataclass(frozen=True)
-class EmbeddedImage:
-    """An image that was embedded, or could not be read.
-
-    Args:
-        name: Unique name: a path or a key.
-        vector: Embedding, (D,) float32, L2-normalized.
-        error: Why the image could not be read; None if it could.
-        digest: Digest of the file by `describe`.
-        size: Size of the file in bytes.
-        mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
-        taken: Date by `describe`.
-    """
-
-    name: str
-    vector: np.ndarray
-    error: str | None
-    digest: bytes
-    size: int
-    mtime_ns: int
-    taken: str | None
 
 
 def describe(content: bytes) -> tuple[bytes, str | None]:
@@ -57,17 +33,19 @@ def write_index(
     model: str | Path,
     batches: Iterable[Sequence[EmbeddedImage]],
     model_id: str | None = None,
+    use_lance: bool = False,
 ) -> int:
     """Write a new index of embedded images.
 
     Images with the same content share a vector. Of several images with the same name the first is kept; the index
-    lists the others with the images that could not be read.
+    lists the others with the images that could not be read. A Lance data set keeps all readable images.
 
     Args:
         folder: Folder of the index, which has no index yet.
         model: Folder of the model that encoded the images.
         batches: Images, as many at once as fit into memory.
         model_id: Hub id of the model. Default: its folder.
+        use_lance: Whether to write a Lance data set, for many millions of images, instead of a catalog in SQLite.
 
     Returns:
         Number of images in the index.
@@ -75,9 +53,11 @@ def write_index(
     Raises:
         OSError: The disk is full or cannot be written.
     """
+    if use_lance:
+        return write_lance(folder, batches, open_model(model), model_id)
     with Index.open(folder, model, create=True, model_id=model_id) as index, index.writing():
-        for batch in batches:
-            with index.catalog.writing():
+        with index.catalog.writing():  # one transaction: new pages need no journal
+            for batch in batches:
                 enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
         index.hubs.write(index.bank, index.nouns)
         return len(index)

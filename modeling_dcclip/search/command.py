@@ -245,6 +245,10 @@ COMMANDS = {
         "Show the folders, model and size of an index, and what it left out.",
         [INDEX, _option("--json", action="store_true", help="Print a JSON object.")],
     ),
+    "mcp": (
+        "Let an assistant search the photographs, by the Model Context Protocol over stdin and stdout.",
+        [INDEX, MODEL_ID, _model("the model of the index")],
+    ),
     "label": (
         "Rank labels for an image.",
         [

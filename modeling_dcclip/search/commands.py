@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 import webbrowser
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -19,9 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from modeling_dcclip.search.duplicates import find_duplicates
-from modeling_dcclip.search.hubs import BANK_FILE
 from modeling_dcclip.search.index import Hit, Index, may_fit, open_model
 from modeling_dcclip.search.indexing import Progress, Report, count_files, require_folders
+from modeling_dcclip.search.lance import LanceIndex, is_lance
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
@@ -36,6 +35,7 @@ from modeling_dcclip.search.messages import (
 )
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
+from modeling_dcclip.search.report import fields_of, status_of
 from modeling_dcclip.search.settings import BusyError, has_index, read_settings
 from modeling_dcclip.search.texts import TextReader, find, is_available
 from modeling_dcclip.search.upgrade import upgrade_index
@@ -153,6 +153,13 @@ def _model(options: argparse.Namespace) -> Path | None:
     return _default_model()
 
 
+def open_to_search(options: argparse.Namespace) -> Index | LanceIndex:
+    """Open the index of photographs, or the collection in Lance, that the options name."""
+    if is_lance(options.index):
+        return LanceIndex(options.index, options.model, options.model_id)
+    return Index.open(options.index, _model(options), model_id=options.model_id)
+
+
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
         print_json(vars(report) | {"files": files, "index": str(options.index)})
@@ -185,10 +192,7 @@ def run_search(options: argparse.Namespace):
     show = _load_thumbnails() if options.thumbnails else None
     if options.top < 1:
         raise UserError("top: got {}, expected at least 1.", options.top)
-    with (
-        Index.open(options.index, _model(options), model_id=options.model_id) as index,
-        _notes_printed(),
-    ):
+    with open_to_search(options) as index, _notes_printed():
         query = " ".join(options.texts)  # without quotation marks: a dog in the snow
         limits = Filter(options.after, options.before, options.path)
         text, without, chosen, dates = understand(query, limits)
@@ -210,13 +214,13 @@ def run_search(options: argparse.Namespace):
         hits = find(index, text, without, images, chosen=chosen, top=options.top)
         total = len(hits)  # a recompressed copy is part of the hit of its photograph
         if total >= options.top:
-            total = len(index.catalog.rows_of_files(chosen))
+            total = index.count(chosen)
         if not len(index):
             print_note("the index has no photographs. Run dcclip index FOLDER")
         elif not hits:
             print_note("no photograph passes the filters (of {:,} in the index)", len(index))
     if options.json:
-        print_json([_fields(hit) for hit in hits[: options.top]])
+        print_json([fields_of(hit) for hit in hits[: options.top]])
         return
     number = sum(options.all or hit.fits for hit in hits[: options.top])
     if options.paths:
@@ -235,23 +239,6 @@ def run_search(options: argparse.Namespace):
         _print_hit(hit, show)
     if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
-
-
-def _fields(hit: Hit) -> dict[str, Any]:
-    """JSON of a result."""
-    return {
-        "path": hit.path,
-        "score": None if hit.score is None else round(hit.score, 6),
-        "fit": hit.fit,
-        "fits": hit.fits,
-        "date": hit.taken,
-        "seconds": hit.seconds,
-        "copies": hit.copies,
-        "is_current": hit.is_current,
-        "match": hit.match,
-        "words": hit.words,
-        "text": hit.text,
-    }
 
 
 def _load_thumbnails() -> Callable[[Hit], None]:
@@ -414,26 +401,9 @@ def run_duplicates(options: argparse.Namespace):
 
 def run_status(options: argparse.Namespace):
     """Print what an index has, and what it left out."""
-    with Index.open(options.index) as index:
-        catalog = index.catalog
-        folders = index.folders
-        read = catalog.value("SELECT count(*) FROM texts")
-        status = {
-            "index": str(options.index),
-            "model": index.settings.model,
-            "files": len(index),
-            "folders": {str(folder): catalog.count_below(folder) for folder in folders},
-            "missing folders": [str(folder) for folder in folders if not os.path.isdir(folder)],
-            "left out": {str(folder): patterns for folder, patterns in folders.items() if patterns},
-            "unreadable": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
-        } | ({"searched for text": read} if read else {})
-        has_model = os.path.isdir(index.settings.model)
-        if has_model and not os.path.lexists(os.path.join(index.settings.model, BANK_FILE)):
-            status["ranking"] = translate("without a bank, because the model has none")
-        vectors = {
-            "dimensions": index.space.dimension,
-            "bytes of vectors": catalog.num_rows * index.store.bytes_per_row,
-        }
+    is_collection = is_lance(options.index)
+    with LanceIndex(options.index) if is_collection else Index.open(options.index) as index:
+        status, vectors = status_of(index)
     if options.json:
         print_json(status | vectors)
         return
@@ -444,6 +414,19 @@ def run_status(options: argparse.Namespace):
         for key, each in entries.items():
             shown = ", ".join(each) if isinstance(each, list) else str(each)
             print_line(": ".join(filter(None, [translate(name), translate(key), shown])))
+
+
+def run_mcp(options: argparse.Namespace):
+    """Serve the index to an assistant, over stdin and stdout, until it ends."""
+    try:
+        from modeling_dcclip.search.mcp import make_server
+    except ModuleNotFoundError as error:
+        if error.name not in ("mcp", "mcp_types", "pydantic"):
+            raise
+        raise UserError("mcp: its SDK is not installed. Run: pip install mcp") from error
+    with open_to_search(options) as index:
+        _ = index.runtime  # refuses a wrong model now
+        make_server(index).run("stdio")
 
 
 def run_label(options: argparse.Namespace) -> None:
@@ -495,5 +478,6 @@ RUN = {
     "browse": run_browse,
     "duplicates": run_duplicates,
     "status": run_status,
+    "mcp": run_mcp,
     "label": run_label,
 }

@@ -10,6 +10,7 @@
 An index is a folder with settings, and a catalog of files and their vectors: see settings.py.
 """
 
+import os
 import threading
 import warnings
 from collections import defaultdict
@@ -213,6 +214,20 @@ class Index:
     def __len__(self) -> int:
         """Number of files."""
         return self.catalog.value("SELECT count(*) FROM files")
+
+    @property
+    def model_folder(self) -> str:
+        """Folder of the model that wrote the index."""
+        return self.settings.model
+
+    def count(self, chosen: Filter) -> int:
+        """Number of photographs that pass a filter, each content once."""
+        return len(self.catalog.rows_of_files(chosen))
+
+    def id_of(self, path: str) -> int | None:
+        """`Hit.id` of a file; None if it is not in the index."""
+        file = self.catalog.file_at(os.fsencode(path))
+        return file.id if file else None
 
     @property
     def runtime(self) -> Runtime:

@@ -90,6 +90,29 @@ class Report:
             yield Message("files of other types are not indexed: {}", counts), []
 
 
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image that was embedded, or could not be read.
+
+    Args:
+        name: Unique name: a path or a key.
+        vector: Embedding, (D,) float32, L2-normalized.
+        error: Why the image could not be read; None if it could.
+        digest: Digest of the file by `describe` in bulk.py.
+        size: Size of the file in bytes.
+        mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
+        taken: Date by `describe`.
+    """
+
+    name: str
+    vector: np.ndarray
+    error: str | None
+    digest: bytes
+    size: int
+    mtime_ns: int
+    taken: str | None
+
+
 @dataclass
 class Outcome:
     """One file that was read, or not."""

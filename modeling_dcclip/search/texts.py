@@ -20,6 +20,7 @@ from modeling_dcclip.runtime_dcclip import ImageInput
 from modeling_dcclip.search.background import Background, command_of_main
 from modeling_dcclip.search.files import VIDEOS, FileState, extension_of
 from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.lance import LanceIndex
 from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail
 from modeling_dcclip.search.query import LOOKED, Filter
 
@@ -45,7 +46,7 @@ def is_available() -> bool:
 
 
 def find(
-    index: Index,
+    index: Index | LanceIndex,
     text: str,
     without: Sequence[str] = (),
     images: Sequence[ImageInput | np.ndarray] = (),

@@ -5,6 +5,7 @@ import pytest
 
 from modeling_dcclip.search import vectors as vectors_module
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
+from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.vectors import VectorStore, largest
 
 DIMENSION = 64
@@ -68,3 +69,21 @@ def test_the_largest_scores_come_first(top):
     scores = np.random.default_rng(1).standard_normal(COUNT)
     expected = np.argsort(-scores)[:top]
     assert largest(scores, top).tolist() == expected.tolist()
+
+
+def test_a_commit_costs_the_same_in_a_large_catalog(tmp_path):
+    catalog = Catalog(tmp_path / "catalog.sqlite", "", create=True)
+    steps = []
+    catalog._connection.set_progress_handler(lambda: steps.append(1), 100)
+    costs = []
+    for part in range(12):
+        del steps[:]
+        with catalog.writing():
+            digests = [b"%02d %013d" % (part, number) for number in range(200)]
+            catalog.allocate([(digest, None, ()) for digest in digests])
+            states = [FileState(digest, 1, 1) for digest in digests]
+            catalog.add_files(list(zip(states, digests, strict=True)))
+        costs.append(len(steps))
+    assert max(costs[1:]) < 1.3 * costs[1]
+    catalog.close()
+    Catalog(tmp_path / "catalog.sqlite", "").close()  # the sums are right

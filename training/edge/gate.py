@@ -41,7 +41,7 @@ class Gate:
         self.data = data
         self.format = export_format
         self.threads = threads
-        self.reference = Encoded(student.encode_images(data.images), _encode_names(student, data))
+        self.reference = Encoded(student.encode_images(data.images), encode_names(student, data))
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
         """Check a file of one tower.
@@ -78,7 +78,7 @@ class Gate:
         model = DualEncoder(cast(PreTrainedModel, towers), self.student.processor, path.name)
         if tower == "vision":
             return replace(self.reference, images=model.encode_images(self.data.images))
-        return replace(self.reference, classes=_encode_names(model, self.data))
+        return replace(self.reference, classes=encode_names(model, self.data))
 
     def _inputs(self, tower: str) -> list[dict[str, np.ndarray]]:
         """Inputs of the latency measurement: one image, or in each language the class name of median length."""
@@ -109,10 +109,10 @@ def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
         runner(arrays)
 
 
-def _encode_names(model: DualEncoder, data: GateData) -> dict[str, Tensor]:
-    """Embeddings of the class names by language."""
+def encode_names(model: DualEncoder, data: GateData) -> dict[str, Tensor]:
+    """Embeddings of the class names by language, on the CPU."""
     return {
-        language: model.encode_texts(data.class_names.in_language(language))
+        language: model.encode_texts(data.class_names.in_language(language)).cpu()
         for language in data.languages
     }
 
@@ -141,7 +141,7 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
     for language in data.languages:
         embeddings = [tool.encode_text(name) for name in data.class_names.in_language(language)]
         texts[language] = torch.from_numpy(np.concatenate(embeddings))
-    reference = Encoded(torch.cat(expected), _encode_names(model, data))
+    reference = Encoded(torch.cat(expected), encode_names(model, data))
     fields = compare("both", Encoded(torch.cat(found), texts), reference, data.labels)
     fields["bytes"] = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     checked = data.labels is not None

@@ -1,7 +1,10 @@
 """Embed image collections, shard by shard, for an index or for other search engines.
 
-embedder.py   `Embedder`: encodes images exactly as an index does
-run.py        embeds a collection shard by shard with several processes, and writes an index
+embedder.py         `Embedder`: encodes images exactly as an index does; also a function of batches
+shard_writer.py     embeds one shard after the other into Parquet files
+run.py              embeds the missing shards of a collection, here or on a Ray cluster, and writes an index
+cluster.py          an autoscaling pool of Ray Data, whose actors are shard writers
+half_precision.py   whether a model is accurate enough in bfloat16 on this device
 """
 
 from dataclasses import dataclass
@@ -20,9 +23,12 @@ class EmbedOptions:
         model: Folder of a finished model. On a CPU its ONNX file is used if it has one, else its weights.
         data: Images, as `data.train` in a recipe: parquet files, tar shards, an image folder, a Hub id, or
             `module:function`.
-        output_dir: Folder for the embeddings in `shards/`, the index in `index/`, and results.json. Several machines
-            share it.
-        format: `index` writes an index from the shards, `parquet` writes the shards alone.
+        output_dir: Folder for the embeddings in `shards/`, the index in `index/` or `lance/`, and results.json.
+        format: `index` writes an index from the shards, `lance` a Lance data set for many millions of images,
+            `parquet` the shards alone.
+        ray: Address of a Ray cluster whose nodes embed the shards, such as `auto`; `local` starts one on this machine,
+            for several accelerators. All nodes need this package, the model, the data and `output_dir` under the same
+            paths. Default: this process alone, with at most one accelerator.
         model_id: Hub id of the model; its students and their indexes are recognized by it. Default: its folder.
         split: Split of the data.
         subset: Configuration of a Hub data set with several.
@@ -33,12 +39,16 @@ class EmbedOptions:
         batch_size: Number of images that the weights encode at once, at least 1.
         rows_per_shard: Number of rows in a shard, at least 1. A stream has the shards of its source.
         allow_paths: Whether rows may name image files outside the data.
+        gate_data: Labeled set with which bfloat16 is checked on an accelerator, as `data` of `training/export.py`.
+            Default: the validation data that the model's folder names. Without any, the weights run in float32.
+        class_names: Class names of `gate_data`, as there.
     """
 
     model: str = no_key()  # the digest of its files is in the key
     data: list[str]
     output_dir: str = no_key()
-    format: Literal["index", "parquet"] = no_key(default="index")
+    format: Literal["index", "lance", "parquet"] = no_key(default="index")
+    ray: str | None = no_key(default=None)
     model_id: str | None = no_key(default=None)
     split: str = "train"
     subset: str | None = None
@@ -48,3 +58,5 @@ class EmbedOptions:
     batch_size: Annotated[int, Field(ge=1)] = no_key(default=64)
     rows_per_shard: Annotated[int, Field(ge=1)] = 16_384
     allow_paths: bool = False
+    gate_data: str | None = no_key(default=None)  # the precision that it allows is in the key
+    class_names: str | None = no_key(default=None)

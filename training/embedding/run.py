@@ -1,43 +1,40 @@
-"""Embed the missing shards of a collection with several processes, and write an index.
+"""Embed the missing shards of a collection, here or on a Ray cluster, and write an index.
 
-The processes divide the missing shards among them. Each shard becomes a Parquet file, which is complete or absent, so
-an interrupted run continues with the others.
+Each shard becomes a Parquet file, which is complete or absent, so an interrupted run continues with the others, on
+whichever machines.
 """
 
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import bulk
-from training.data.reader import digest_sources, load_source, open_stream, rules_for
-from training.data.shards import Shards, get_cell
-from training.embedding import EmbedOptions
-from training.embedding.embedder import Embedder, schema
+from training.data.reader import digest_sources, load_source, open_stream
+from training.data.shards import Shards
+from training.embedding import EmbedOptions, cluster, shard_writer
+from training.embedding.shard_writer import KEY, ROW_GROUP, Job, path_of
 from training.utils.cli import one_line
-from training.utils.files import atomic_write, replace_folder, scratch_folder, sync
+from training.utils.files import replace_folder, scratch_folder
 from training.utils.keys import digest_key, make_key
 from training.utils.output import claim_folder
-from training.utils.process import at_own_pace, find_processes, num_cores
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
 
 SHARDS = "shards"
 INDEX = "index"
-KEY = b"key"
-FILES = (SHARDS, INDEX, RESULTS_FILE)
-ROW_GROUP = 8192  # rows in memory at once
+LANCE = "lance"
+FILES = (SHARDS, INDEX, LANCE, RESULTS_FILE)
 EMBEDDED = "embedded"
 
 
@@ -63,78 +60,54 @@ class ShardKey:
     num_rows: int | None
 
 
-def embed(options: EmbedOptions) -> Results | None:
+def embed(options: EmbedOptions) -> Results:
     """Embed a collection.
 
     Returns:
-        Number of embedded images and of those that could not be read, by cause, in the first process; None in all
-        others.
+        Number of embedded images and of those that could not be read, by cause.
 
     Raises:
         ValueError: The data or the model cannot be used, the folder has embeddings of other data or of a different
             model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    state = find_processes()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "embed: it runs as one process, not under accelerate launch. For several accelerators pass --ray local, "
+            "for several machines the address of their Ray cluster."
+        )
     folder = Path(options.output_dir)
+    if options.format != "parquet":
+        Runtime(options.model).file("text")  # a model without it cannot search the index
     shards, num_rows = _open(options)
-    cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    rules = rules_for(options.data, options.allow_paths)
-    embedder = Embedder(options.model, state.device, cores, rules)
-    if options.format == "index":
-        embedder.runtime.file("text")  # a model without it cannot search the index
-    with ExitStack() as claimed:
-        if state.is_main_process:
-            inputs = {"model": options.model}
-            inputs |= {f"data {number}": name for number, name in enumerate(options.data)}
-            claimed.enter_context(
-                claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None)
-            )
-        state.wait_for_everyone()
+    inputs = {"model": options.model}
+    inputs |= {f"data {number}": name for number, name in enumerate(options.data)}
+    with (
+        claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None),
+        cluster.connected(options.ray) if options.ray else nullcontext(),
+    ):
+        engine = cluster if options.ray else shard_writer
+        encoding = engine.find_encoding(options)
         key = ShardKey(
             options,
-            model=embedder.digest(),
-            encoder=embedder.encoder,
+            model=encoding.model,
+            encoder=encoding.encoder,
             data=digest_sources(options.data, with_states=not options.streaming),
             num_shards=len(shards),
             num_rows=num_rows,
         )
-        columns = schema(embedder.dimension).with_metadata({KEY: digest_key(make_key(key))})
-        paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
-        missing = []
-        for number, path in enumerate(paths):
-            if not path.exists():
-                missing.append(number)
-                continue
-            try:
-                written = pq.read_schema(path).metadata or {}
-            except (OSError, pa.ArrowException) as error:
-                raise ValueError(
-                    f"output_dir: {str(path)!r} is damaged ({one_line(error)}). Remove it: the same command writes it "
-                    "again."
-                ) from error
-            if written.get(KEY) != columns.metadata[KEY]:
-                raise ValueError(
-                    f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
-                    "Choose a different folder."
-                )
-        state.wait_for_everyone()  # until all have seen the same files
+        digest = digest_key(make_key(key)).encode()
+        paths = [path_of(folder / SHARDS, number) for number in range(len(shards))]
+        missing = _missing(paths, digest)
         began = time.monotonic()
+        job = Job(options, (folder / SHARDS).absolute(), shards, digest, encoding)
         failures = []
-        name = f"images of process {state.process_index + 1} of {state.num_processes}"
-        bar = tqdm(desc=name, unit="image", disable=not state.is_main_process)
-        with at_own_pace(), bar as progress:
-            for number in missing[state.process_index :: state.num_processes]:
-                images = _named_cells(shards, number, options)
-                try:
-                    for table in _written(paths[number], columns, embedder, images, options):
-                        progress.update(len(table))
-                except ValueError as error:
-                    log.warning("%s", error)
-                    failures.append(str(error))
-        failures = gather_object(failures)
-        if not state.is_main_process:
-            return None
+        with tqdm(desc="embed", unit="image") as progress:
+            for count, failure in engine.write_shards(job, missing):
+                progress.update(count)
+                if failure:
+                    log.warning("%s", failure)
+                    failures.append(failure)
         if failures:
             raise OSError(
                 f"data: {len(failures)} of {len(missing)} shards could not be read. The first: {failures[0]} Finished "
@@ -142,11 +115,8 @@ def embed(options: EmbedOptions) -> Results | None:
             )
         new = sum(pq.read_metadata(paths[number]).num_rows for number in missing)
         results = _count(options, paths, new / (time.monotonic() - began))
-        if options.format == "index":
-            num_indexed = write_index(paths, folder / INDEX, options.model, options.model_id)
-            if repeated := results.values(metric=EMBEDDED)[0] - num_indexed:
-                metric = f"not in the index: {bulk.REPEATED}"
-                results.rows.append(Row(model=options.model, metric=metric, value=repeated))
+        if options.format != "parquet":
+            _write_index(options, paths, folder, results)
         results.write(folder)
     return results
 
@@ -165,34 +135,26 @@ def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
     return Shards(stream, 0, " ".join(options.data), options.image_column, names), count
 
 
-def _written(
-    path: Path,
-    columns: pa.Schema,
-    embedder: Embedder,
-    images: Iterator[tuple[str, Any]],
-    options: EmbedOptions,
-) -> Iterator[pa.Table]:
-    """Embed the images of a shard, and write each table that is yielded."""
-    with atomic_write(path) as scratch:
-        with pq.ParquetWriter(scratch, columns) as writer:
-            for table in embedder.tables(images, options.batch_size):
-                writer.write_table(table.cast(columns), row_group_size=ROW_GROUP)
-                yield table
-        sync(scratch)
-
-
-def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator[tuple[str, Any]]:
-    """Name and cell of each image of a shard."""
-    for row, cells in enumerate(shards.read(number, 0)):
-        cell = cells[options.image_column]
-        name = None
-        if options.name_column:
-            name = get_cell(cells, options.name_column)
-        elif isinstance(cell, dict) and cell.get("bytes") is None:
-            name = cell.get("path")
-        if name is None:
-            name = f"{number:05d}/{row:06d}"
-        yield str(name), cell
+def _missing(paths: Sequence[Path], digest: bytes) -> list[int]:
+    """Numbers of the shards without a file; files of other embeddings are refused."""
+    missing = []
+    for number, path in enumerate(paths):
+        if not path.exists():
+            missing.append(number)
+            continue
+        try:
+            written = pq.read_schema(path).metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"output_dir: {str(path)!r} is damaged ({one_line(error)}). Remove it: the same command writes it "
+                "again."
+            ) from error
+        if written.get(KEY) != digest:
+            raise ValueError(
+                f"output_dir: {str(path)!r} has embeddings of other data or options, or of a different model. "
+                "Choose a different folder."
+            )
+    return missing
 
 
 def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -> Results:
@@ -214,35 +176,19 @@ def _count(options: EmbedOptions, shards: Sequence[Path], images_per_s: float) -
     return Results(make_meta(" ".join(options.data), None), rows)
 
 
-def write_index(
-    shards: Sequence[Path], folder: Path, model: str, model_id: str | None = None
-) -> int:
-    """Write an index from Parquet files of embeddings. It replaces the folder when it is complete.
-
-    Images with the same content share a vector. Of several images with the same name the first is kept; the index
-    lists the others with the images that could not be read.
-
-    Args:
-        shards: Parquet files with the columns of `schema`.
-        folder: Folder of the index.
-        model: Folder of the model that encoded the images.
-        model_id: Hub id of the model. Default: its folder.
-
-    Returns:
-        Number of images in the index.
-
-    Raises:
-        OSError: The disk is full or cannot be written. The previous index stays.
-    """
-    with scratch_folder(folder) as scratch:
-        batches = (
-            _images(batch)
-            for path in shards
-            for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP)
-        )
-        num_images = bulk.write_index(scratch, model, batches, model_id)
-        replace_folder(scratch, folder)
-    return num_images
+def _write_index(options: EmbedOptions, shards: Sequence[Path], folder: Path, results: Results):
+    """Write an index of the shards. It replaces an earlier one when it is complete."""
+    use_lance = options.format == "lance"
+    batches = (
+        _images(batch) for path in shards for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP)
+    )
+    target = folder / (LANCE if use_lance else INDEX)
+    with scratch_folder(target) as scratch:
+        count = bulk.write_index(scratch, options.model, batches, options.model_id, use_lance)
+        replace_folder(scratch, target)
+    if repeated := results.values(metric=EMBEDDED)[0] - count:
+        metric = f"not in the index: {bulk.REPEATED}"
+        results.rows.append(Row(model=options.model, metric=metric, value=repeated))
 
 
 def _images(batch: pa.RecordBatch) -> list[bulk.EmbeddedImage]:

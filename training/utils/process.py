@@ -118,10 +118,7 @@ def use_all_cores():
         import torch
 
         # PyTorch's own default, unless this process is bound to fewer cores
-        cores = psutil.cpu_count(logical=False) or 1
-        if hasattr(os, "sched_getaffinity"):
-            cores = min(cores, len(os.sched_getaffinity(0)))
-        torch.set_num_threads(cores)
+        torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
 
 
 def _launch() -> tuple[str, Mapping[str, str]]:

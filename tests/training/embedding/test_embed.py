@@ -1,4 +1,4 @@
-"""`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
+"""`training/embed.py`: every kind of source, interruptions, and failures by cause."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.lance import LanceIndex
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.color_model import save_color_model
 from tests.tiny import encoded
@@ -22,8 +23,13 @@ from tests.training.data.shards import read_samples, write_shards
 from tests.variants import ignored_fields
 from training import embed
 from training.data import open_image
+from training.edge.gate_data import GateData
+from training.edge.verdict import ALLOWED_POINTS
 from training.embedding import EmbedOptions
+from training.embedding.embedder import Embedder
+from training.embedding.half_precision import passes_in_half_precision
 from training.embedding.run import ShardKey
+from training.evaluation.sets.class_names import ClassNames
 from training.utils.keys import make_key
 from training.utils.results import Results
 
@@ -205,19 +211,6 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
     assert finished.items() < times(tmp_path / "out").items()
 
 
-@pytest.mark.stress
-def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
-    embed_into(tmp_path / "one", color_model, tars, *STREAMED)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = arguments_of(tmp_path / "two", color_model, tars, *STREAMED)
-    printed = run_python(*launch, "training/embed.py", *arguments)
-    assert printed.stdout.count("embedded: 20") == 1
-    assert "images of process 1 of 2" in printed.stderr
-    assert "process 2" not in printed.stderr
-    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
-    assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
-
-
 @pytest.fixture
 def embedded(table, color_model, tmp_path):
     """A folder with the embeddings of the table."""
@@ -253,7 +246,8 @@ def test_an_index_is_written_again_from_the_shards(embedded, table, color_model)
 def test_the_key_of_a_shard_names_everything_that_its_vectors_depend_on():
     options = EmbedOptions(model="m", data=["d"], output_dir="o")
     key = ShardKey(options, "model", "encoder", "data", num_shards=2, num_rows=None)
-    without_effect = ("model", "output_dir", "format", "model_id", "batch_size")
+    without_effect = ("model", "output_dir", "format", "ray", "model_id", "batch_size")
+    without_effect += ("gate_data", "class_names")
     assert ignored_fields(make_key, key) == [f"options.{name}" for name in without_effect]
 
 
@@ -277,6 +271,44 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, proce
     assert (found[:DAMAGED] * expected).sum(1).min() > 0.999
     assert not found[DAMAGED : DAMAGED + 2].any()
     assert found[DAMAGED + 2].any()
+
+
+def test_bfloat16_is_used_where_it_passes_the_gate(teacher_folder, train_rows, cells, monkeypatch):
+    options = EmbedOptions(model=str(teacher_folder), data=["d"], output_dir="o")
+    device = torch.device("cpu")
+    assert not passes_in_half_precision(options, device)  # the folder names no labeled data
+    rows = train_rows.select(range(0, 100, 5))
+    names = ClassNames({language: rows[language] for language in ("en", "zh")}, "en")
+    data = GateData(rows.select_columns(["image"]), torch.arange(len(rows)), names, None, "")
+    monkeypatch.setattr(GateData, "from_options", lambda options: data)
+    # a model that was not trained confuses images by rounding alone
+    monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 100.0)
+    assert passes_in_half_precision(options, device)
+    monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 0.0)
+    assert not passes_in_half_precision(options, device)
+    columns = {"image": [cell["bytes"] for cell in cells[:DAMAGED]]}
+    half, full = (
+        Embedder(str(teacher_folder), dtype=dtype)(columns)["vector"].combine_chunks()
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    cosines = (half.flatten().to_numpy() * full.flatten().to_numpy()).reshape(DAMAGED, -1).sum(1)
+    assert 0.99 < cosines.min() < 1
+
+
+def test_an_embedder_is_a_function_of_batches(cells, table, color_model, tmp_path):
+    embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--format=parquet")
+    rows = Dataset.from_parquet(str(table)).cast_column("image", Image(decode=False))
+    embedder = Embedder(str(color_model), "image", "key")
+    embedded = rows.map(embedder, batched=True, batch_size=7, remove_columns=rows.column_names)
+    assert embedded.to_list() == rows_of(tmp_path / "out")
+
+
+def test_a_collection_in_lance_is_searched(photos, color_model, tmp_path):
+    pytest.importorskip("lance", reason='pip install -e ".[lance]"')
+    embed_into(tmp_path / "out", color_model, photos, "--format=lance")
+    with LanceIndex(tmp_path / "out" / "lance") as index:
+        assert len(index) == 20
+        assert index.search("red", top=1)[0].is_current
 
 
 def test_of_images_with_the_same_name_the_first_is_in_the_index(tars, color_model, tmp_path):

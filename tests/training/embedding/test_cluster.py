@@ -1,0 +1,84 @@
+"""`training/embed.py --ray` and `Embedder` in Ray Data: a real cluster of two nodes, one of which ends."""
+
+import socket
+import threading
+import time
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Image
+
+from tests.training.data.shards import read_samples, write_shards
+from tests.training.embedding.test_embed import STREAMED, arguments_of, embed_into, rows_of
+from training import embed
+from training.embedding.embedder import Embedder
+
+ray = pytest.importorskip("ray", reason='pip install -e ".[ray]"')
+pytestmark = pytest.mark.stress
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default others on the machine go first
+    options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=options)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_a_collection_is_complete_although_a_node_ends(
+    cluster, train_rows, color_model, tmp_path, number
+):
+    tars = write_shards(tmp_path / "tars", read_samples(train_rows, 150), 50)
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    embed_into(tmp_path / "one", color_model, tars, *STREAMED)
+    shards = tmp_path / "two" / "shards"
+    left = []
+
+    def end_the_node():
+        while (written := len([*shards.glob("*.parquet")])) < number:
+            time.sleep(0.01)
+        cluster.remove_node(node, allow_graceful=False)
+        left.append(50 - written)
+
+    ending = threading.Thread(target=end_the_node, daemon=True)
+    ending.start()
+    embed_into(tmp_path / "two", color_model, tars, *STREAMED, "--ray", cluster.address)
+    ending.join(60)
+    assert left[0] > 0
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+
+
+def test_a_node_without_the_model_is_named(cluster, train_rows, tmp_path, refusal):
+    tars = write_shards(tmp_path / "tars", read_samples(train_rows, 4), 1)
+    arguments = arguments_of(tmp_path / "out", tmp_path / "missing", tars, *STREAMED)
+    arguments += ["--format=parquet", f"--ray={cluster.address}"]
+    assert f"on the node {socket.gethostname()}" in refusal(embed.main, *arguments)
+
+
+def test_batches_of_ray_data_are_embedded_as_in_one_process(
+    cluster, train_rows, color_model, tmp_path
+):
+    ray.init(address=cluster.address, log_to_driver=False)
+    undecoded = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
+    cells = [{"key": str(row), "image": cell["bytes"]} for row, cell in enumerate(undecoded)]
+    rows = ray.data.from_items([*cells, {"key": "damaged", "image": b"no"}], override_num_blocks=4)
+    embedded = rows.map_batches(
+        Embedder,
+        fn_constructor_args=(str(color_model), "image", "key"),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+        batch_size=4,
+    )
+    embedded.write_parquet(str(tmp_path / "shards"))
+    ray.shutdown()
+    found = pq.read_table(tmp_path / "shards").to_pylist()
+    columns = {name: [row[name] for row in cells] for name in ("key", "image")}
+    expected = Embedder(str(color_model), name_column="key")(columns).to_pylist()
+    by_name = {row["name"]: row for row in found}
+    assert by_name.pop("damaged")["error"] == "image does not decode"
+    assert by_name == {row["name"]: row for row in expected}
+    assert len(found) == len(cells) + 1

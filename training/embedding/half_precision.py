@@ -1,0 +1,56 @@
+"""Whether the image tower of a model is accurate enough in bfloat16, by the gate that exported files pass."""
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from training.edge.formats import ExportOptions
+from training.edge.gate import encode_names, judged
+from training.edge.gate_data import GateData
+from training.edge.verdict import Encoded, Verdict, compare
+from training.embedding import EmbedOptions
+from training.teachers import DualEncoder
+
+log = logging.getLogger(__name__)
+
+
+def passes_in_half_precision(options: EmbedOptions, device: torch.device) -> bool:
+    """Whether the model may run in bfloat16 on a device. The reasons against it are logged.
+
+    Raises:
+        ValueError: The labeled set of the options cannot be used.
+    """
+    data = GateData.from_options(
+        ExportOptions(
+            folder=options.model,
+            output_dir=options.output_dir,
+            data=options.gate_data,
+            class_names=options.class_names,
+        )
+    )
+    if data.labels is None:
+        log.warning(
+            "The weights run in float32: the folder of the model names no labeled data to check bfloat16 with. Name "
+            "some: --gate_data PATH --class_names NAMES.json"
+        )
+        return False
+    verdict = check_half_precision(options.model, data, device)
+    log.warning("%s", verdict.line() if verdict.kept else " ".join(verdict.reasons))
+    return verdict.kept
+
+
+def check_half_precision(model: str, data: GateData, device: torch.device) -> Verdict:
+    """Compare the image tower in bfloat16 with float32, both with the text tower in float32.
+
+    Args:
+        model: Folder of the model.
+        data: Labeled images, and the names of their classes.
+        device: Device of the weights.
+    """
+    full = DualEncoder.from_pretrained(model, device=device)
+    reference = Encoded(full.encode_images(data.images).cpu(), encode_names(full, data))
+    half = DualEncoder.from_pretrained(model, ["vision"], torch.bfloat16, device)
+    encoded = replace(reference, images=half.encode_images(data.images).float().cpu())
+    fields = compare("vision", encoded, reference, data.labels)
+    return judged(Verdict("bfloat16", "vision", "bfloat16", False, [], bytes_share=0.5, **fields))
