@@ -164,6 +164,23 @@ def test_what_fits_stands_above_a_line(browser, calibrated):
         page.close()
 
 
+def test_words_that_were_found_are_marked_on_the_tile_and_in_the_viewer(
+    browser, calibrated, photos
+):
+    digest = calibrated.catalog.digest(os.fsencode(photos / "a" / "blue.jpg"))
+    calibrated.catalog.add_texts([(digest, "TOTAL: red")])
+    with serving(SearchServer(calibrated, port=0)) as server:
+        page = Visit(browser, server.url, **DESKTOP).page
+        search(page, "red")
+        badges = page.locator("figure").locator(".badge").all_text_contents()
+        assert badges[:2] == ["name", "text"]
+        page.locator("figure").nth(1).locator(".tile").click()
+        page.locator("#viewer mark").first.wait_for()
+        assert page.locator("#viewer mark").all_text_contents() == ["red"]
+        assert "TOTAL: red" in page.locator("#viewer").text_content()
+        page.close()
+
+
 def test_dates_in_the_query_are_a_chip_that_can_be_removed(visit):
     page = visit()
     search(page, "2020年夏天的red")
