@@ -12,6 +12,8 @@ from PIL import Image
 from modeling_dcclip.search import command
 from modeling_dcclip.search import index as index_module
 from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.serve import SearchServer
+from tests.local_server import client_of
 
 RGB = {
     "red": (255, 0, 0),
@@ -134,3 +136,17 @@ def calibrated(color_model, photos, tmp_path, monkeypatch):
     with Index.open(tmp_path / "index", model, create=True) as index:
         index.add(photos)
         yield index
+
+
+@pytest.fixture
+def server(filled):
+    """A server of the page that is not listening, for `client`."""
+    with SearchServer(filled, port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    """Client of the page that has its token."""
+    with client_of(server) as client:
+        yield client

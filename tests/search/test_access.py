@@ -17,12 +17,6 @@ from tests.tiny import ROOT
 
 
 @pytest.fixture
-def server(filled):
-    with SearchServer(filled, port=0) as server:
-        yield server
-
-
-@pytest.fixture
 def stranger(server):
     """Client that knows where the server is, and no secret of it."""
     with TestClient(server, server.origin, headers={"X-DCCLIP": "1"}) as client:

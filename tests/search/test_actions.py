@@ -10,20 +10,6 @@ from starlette.testclient import TestClient
 
 from modeling_dcclip.search import actions
 from modeling_dcclip.search.facts import read_facts
-from modeling_dcclip.search.serve import SearchServer
-from tests.local_server import client_of
-
-
-@pytest.fixture
-def server(filled):
-    with SearchServer(filled, port=0) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server):
-    with client_of(server) as client:
-        yield client
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from modeling_dcclip.search import (
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.previews import Previews
 from modeling_dcclip.search.serve import Indexing, SearchServer
-from tests.local_server import client_of, serving
+from tests.local_server import serving
 
 
 @pytest.fixture
@@ -37,12 +37,6 @@ def server(index, photos):
     index.add(photos)
     with SearchServer(index, port=0) as server:
         yield server
-
-
-@pytest.fixture
-def client(server):
-    with client_of(server) as client:
-        yield client
 
 
 @pytest.fixture
