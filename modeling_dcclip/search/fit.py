@@ -54,18 +54,19 @@ def _mean_of_highest(similarities: np.ndarray) -> np.ndarray:
     return np.partition(similarities, -count, 1)[:, -count:].mean(1)
 
 
-def correct(scores: np.ndarray, hubs: np.ndarray, share: float) -> np.ndarray:
-    """Scores of a search: similarities to a text less what hubs have with all texts.
+def correct(scores: np.ndarray, hubs: np.ndarray, share: float | np.ndarray) -> np.ndarray:
+    """Scores of a search: similarities to texts less what hubs have with all texts.
 
     Args:
-        scores: Cosine similarities of photographs to the text, (K,).
+        scores: Cosine similarities of photographs to a text, (K,), or to Q texts, (Q, K).
         hubs: Their `hub_numbers`, (K, 2).
-        share: How far the text is a name, 0 to 1, as `name_share`.
+        share: How far the text is a name, 0 to 1, as `name_share`; of Q texts (Q,).
 
     Returns:
-        (K,)
+        The same shape as `scores`.
     """
-    return scores - hubs @ np.array([1 - share, share], np.float32)
+    share = np.asarray(share, np.float32)
+    return scores - (hubs @ np.stack([1 - share, share])).T
 
 
 def judge(

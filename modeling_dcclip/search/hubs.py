@@ -108,8 +108,7 @@ class Hubs:
             if self._known.get(number, (None,))[0] != key:
                 numbers = self._stored(number, key)
                 if numbers is None:
-                    whole = np.arange(number * SEGMENT_ROWS, (number + 1) * SEGMENT_ROWS)
-                    numbers = hub_numbers(self._store.read(whole), bank, nouns)
+                    numbers = hub_numbers(self._store.stored_segment(number), bank, nouns)
                 self._known[number] = (key, numbers)
             found[rows] = self._known[number][1][: rows.stop - rows.start]
         return found
@@ -117,18 +116,19 @@ class Hubs:
     def write(self, bank: np.ndarray | None, nouns: np.ndarray):
         """Store the numbers of all segments that have none of this bank. Call it within the lock of the index."""
         bank_key = _key(bank, nouns)
-        for number, checksum in self._catalog.execute("SELECT number, checksum FROM segments"):
-            key = (checksum, bank_key)
-            if self._stored(number, key) is not None:
-                continue
-            rows = number * SEGMENT_ROWS + np.arange(SEGMENT_ROWS)
-            vectors = np.stack([self._store.stored(row) for row in rows.tolist()])
-            content = hub_numbers(vectors, bank, nouns).tobytes()
-            with self._catalog.writing():
+        segments = self._catalog.execute("SELECT number, checksum FROM segments")
+        lacking = [each for each in segments if self._stored(each[0], (each[1], bank_key)) is None]
+        if not lacking:
+            return
+        with self._catalog.writing():
+            for number, checksum in lacking:
+                vectors = self._store.stored_segment(number)
+                content = hub_numbers(vectors, bank, nouns).tobytes()
                 self._catalog.execute(
                     "INSERT OR REPLACE INTO hubs VALUES (?, ?, ?, ?, ?)",
                     number,
-                    *key,
+                    checksum,
+                    bank_key,
                     zlib.crc32(content, number),
                     content,
                 )
@@ -144,5 +144,5 @@ class Hubs:
 
 
 def _key(bank: np.ndarray | None, nouns: np.ndarray) -> int:
-    """Checksum of what the numbers depend on, beside the vectors."""
+    """Checksum of what the numbers depend on, in addition to the vectors."""
     return zlib.crc32(b"" if bank is None else bank.tobytes(), zlib.crc32(nouns.tobytes()))

@@ -130,7 +130,8 @@ class Index:
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
         self._nouns: np.ndarray | None = None
-        self._bank: np.ndarray | None = None
+        self._bank: tuple[np.ndarray | None] | None = None  # None before it was looked for
+        self._files = ""  # fingerprint of those that encode
         self.hubs = Hubs(self.catalog, self.store)
 
     def refresh(self):
@@ -256,6 +257,7 @@ class Index:
                     )
                     warnings.warn(message, QueryWarning, stacklevel=3)
                 self._runtime, self._map = found
+                self._files = space.files
             return self._runtime
 
     def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
@@ -427,9 +429,7 @@ class Index:
             if is_text:
                 hubs = self.hubs.numbers(count, self.bank, self.nouns)
                 scores = correct(scores, hubs, name_share(length))
-            everything = scores.copy()
-            everything[self.catalog.free_rows()] = -np.inf
-            everything = best_of_each(everything, original)
+            unfiltered = scores
             allowed = self._allowed(count, chosen)
             scores = scores + AHEAD * ahead
             scores[~allowed[first]] = -np.inf
@@ -440,7 +440,9 @@ class Index:
             judged = None
             if is_text and self.runtime.fit is not None:
                 by_score = np.argsort(-scores, kind="stable")  # words change no probability
-                judged = self._judge(query, rows[by_score], everything, name_share(length))
+                judged = self._judge(
+                    query, rows[by_score], unfiltered, original, name_share(length)
+                )
                 for values in judged:
                     values[by_score] = values.copy()
             files = self.catalog.files_of_rows(chain.from_iterable(groups), chosen)
@@ -460,17 +462,26 @@ class Index:
         ]
 
     def _judge(
-        self, query: np.ndarray, rows: np.ndarray, scores: np.ndarray, share: float
+        self,
+        query: np.ndarray,
+        rows: np.ndarray,
+        scores: np.ndarray,
+        original: np.ndarray,
+        share: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of rows, (K,), and whether they are listed, (K,), with all photographs as the background.
 
         Args:
             query: Embedding of the query, (D,).
             rows: Rows of a search, highest score first, (K,).
-            scores: Scores of all rows, (N,), -inf for those that are not photographs of their own.
+            scores: Scores of all rows, (N,), whatever the filter.
+            original: Row of the photograph that each row is a copy of, or its own, (N,).
             share: `name_share` of the query.
         """
         assert self.runtime.fit is not None
+        scores = scores.copy()
+        scores[self.catalog.free_rows()] = -np.inf
+        scores = best_of_each(scores, original)
         best = largest(scores, FIRST)
         ordered = np.sort(scores[np.isfinite(scores)])
         ranks = len(ordered) - np.searchsorted(ordered, scores[rows], side="right") + 1
@@ -530,10 +541,12 @@ class Index:
         Raises:
             ValueError: The bank is damaged, or belongs to other weights.
         """
-        if self._bank is None:
-            bank = read_bank(self.runtime, Space.of(self.runtime).files)
-            self._bank = None if bank is None else self._to_space(bank)
-        return self._bank
+        with self._lock:
+            if self._bank is None:
+                runtime = self.runtime
+                bank = read_bank(runtime, self._files)
+                self._bank = (None if bank is None else self._to_space(bank),)
+            return self._bank[0]
 
     def standard_scores(
         self, rows: np.ndarray, queries: np.ndarray, nouns: np.ndarray

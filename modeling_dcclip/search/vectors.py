@@ -80,6 +80,11 @@ class VectorStore:
         codes, scales = self._segment(number)
         return codes[place].astype(np.float32) * scales[place]
 
+    def stored_segment(self, number: int) -> np.ndarray:
+        """The vectors of a segment as they are on the disk, (SEGMENT_ROWS, D) float32; zeros where there are none."""
+        codes, scales = self._segment(number)
+        return codes.astype(np.float32) * scales[:, None]
+
     def scores(self, query: np.ndarray, count: int) -> np.ndarray:
         """Cosine similarities of the first rows to a query.
 

@@ -79,6 +79,7 @@ def calibrate(
     model: DualEncoder,
     pretrained: DualEncoder,
     sets: Sequence[RetrievalSet],
+    embeddings: Sequence[np.ndarray],
     classifier: Path,
     bank: np.ndarray,
 ) -> tuple[list[float] | None, list[Row]]:
@@ -88,6 +89,7 @@ def calibrate(
         model: Model to calibrate.
         pretrained: Model whose image tower the classifier reads.
         sets: Validation photographs with captions in every language, at least two sets of different subjects.
+        embeddings: The model's embeddings of the photographs of each set, (I, D).
         classifier: File as `AlignRecipe.classifier`, with the names of its classes in every language.
         bank: Embeddings of the captions of the model's bank, (M, D).
 
@@ -100,7 +102,6 @@ def calibrate(
         that nothing fits, `wrongly_nothing`. All are shares, 0 to 1.
     """
     background = model.encode_texts(NOUNS).numpy()
-    embeddings = [model.encode_images(each.rows).numpy() for each in sets]
     similarities = [each @ background.T for each in embeddings]
     photos, all_similarities = np.concatenate(embeddings), np.concatenate(similarities)
     hubs = hub_numbers(photos, bank, background)
@@ -114,9 +115,7 @@ def calibrate(
         for kind, names in (("names", classes[language]), ("nouns", _nouns(sets, language))):
             cosines = encode_names(model, names.texts) @ photos.T
             shares = [name_share(length_of(model, text)) for text in names.texts]
-            ranked = np.stack(
-                [correct(row, hubs, share) for row, share in zip(cosines, shares, strict=True)]
-            )
+            ranked = correct(cosines, hubs, np.array(shares))
             scores = standardize(cosines, all_similarities)
             part = names.photos
             search = Search(names, scores[:, part], ranked[:, part])

@@ -28,7 +28,7 @@ from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import top_k_accuracy
-from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
+from training.evaluation.retrieval import RetrievalSet
 from training.experiments.photographs.calibrate import calibrate
 from training.experiments.photographs.data import (
     CLASSIFIER,
@@ -39,7 +39,12 @@ from training.experiments.photographs.data import (
 )
 from training.experiments.photographs.options import PROGRAM, Options
 from training.experiments.photographs.pages import KINDS
-from training.experiments.photographs.search import encode_bank, measure_search, save_bank
+from training.experiments.photographs.search import (
+    encode_bank,
+    measure_search,
+    open_validation,
+    save_bank,
+)
 from training.experiments.photographs.targets import write_named_targets
 from training.experiments.photographs.towers import save_towers
 from training.experiments.photographs.words import simplified_pieces
@@ -69,7 +74,6 @@ COMMAND = "photographs"
 RUN_FILE = "run.json"
 DATA, TARGETS, TOWERS = "data", "targets", "towers"
 ROOT = "runs/photographs/"  # prefix of all paths in the recipes, replaced by the output folder
-VALIDATION = "_validation.parquet"
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class Run:
             if (self.folder / RUN_FILE).exists():
                 self.steps = read_mapping(self.folder / RUN_FILE, "output_dir", steps=dict)["steps"]
                 self.rows = Results.read(self.folder / RESULTS_FILE).rows
-            self._open_validation()
+            self.sets = open_validation(self.photos)
             self._step("data", {}, self._prepare)
             recipes = {stage.name: self._recipe(stage) for stage in STAGES}
             for stage in STAGES:
@@ -266,17 +270,6 @@ class Run:
         return Results(
             make_meta(str(self.photos), self.options.seed, command, seconds=seconds), self.rows
         )
-
-    def _open_validation(self):
-        files = sorted(self.photos.glob(f"*{VALIDATION}"))
-        if not files:
-            raise ValueError(
-                f"photos: {str(self.photos)!r} has no file that ends in {VALIDATION}. Keep some captioned "
-                "photographs for validation in such a file."
-            )
-        self.sets = [
-            open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files
-        ]
 
     def _prepare(self):
         towers = self.folder / TOWERS
@@ -418,8 +411,11 @@ class Run:
         pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
         model = DualEncoder.from_pretrained(folder)
         model.name = stage.name
-        model.model.config.fit, rows = calibrate(model, pretrained, self.sets, classifier, bank)
-        rows += measure_search(model, self.sets, bank, stage.name)
+        images = [model.encode_images(each.rows).numpy() for each in self.sets]
+        model.model.config.fit, rows = calibrate(
+            model, pretrained, self.sets, images, classifier, bank
+        )
+        rows += measure_search(model, self.sets, images, bank, stage.name)
         model.model.config.save_pretrained(folder)
         measured = {(row.model, row.metric) for row in rows}
         self.rows = [row for row in self.rows if (row.model, row.metric) not in measured]

@@ -46,10 +46,8 @@ BANK_SOURCES = (
 )
 BANK_CAPTIONS = 118  # of each source and language
 EVERYDAY = json.loads(Path(__file__).with_name("everyday.json").read_text(encoding="utf-8"))
-SOME_CAPTIONS, MANY_CAPTIONS = (
-    2,
-    5,
-)  # so many have to name what is shown, of a photograph with so many
+MANY_CAPTIONS = 5  # of a photograph with so many captions,
+SOME_CAPTIONS = 2  # so many have to name what is shown; of others one
 TOP = 10
 
 
@@ -66,6 +64,21 @@ class Options:
     model: str
     photos: str
     output_dir: str = "runs/photographs/search"
+
+
+def open_validation(photos: Path) -> list[RetrievalSet]:
+    """Open the captioned validation photographs of a folder of data.
+
+    Raises:
+        ValueError: There are none.
+    """
+    files = sorted(photos.glob(f"*{VALIDATION}"))
+    if not files:
+        raise ValueError(
+            f"photos: {str(photos)!r} has no file that ends in {VALIDATION}. Keep some captioned "
+            "photographs for validation in such a file."
+        )
+    return [open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files]
 
 
 def encode_bank(model: DualEncoder, photos: Path) -> np.ndarray:
@@ -98,13 +111,18 @@ def save_bank(folder: Path, captions: np.ndarray):
 
 
 def measure_search(
-    model: DualEncoder, sets: Sequence[RetrievalSet], bank: np.ndarray, name: str
+    model: DualEncoder,
+    sets: Sequence[RetrievalSet],
+    embeddings: Sequence[np.ndarray],
+    bank: np.ndarray,
+    name: str,
 ) -> list[Row]:
     """Precision of the first ten photographs for everyday queries, and recall at 5 of captions, by the search.
 
     Args:
         model: Model.
         sets: Validation photographs with captions.
+        embeddings: The model's embeddings of the photographs of each set, (I, D).
         bank: Embeddings of the captions of the bank, (M, D).
         name: Name of the model in the results.
 
@@ -113,19 +131,15 @@ def measure_search(
         many as there are; `search_recall_at_5` by set and language; each also for the plain cosine, `..._cosine`.
     """
     nouns = model.encode_texts(NOUNS).numpy()
-    images = [model.encode_images(each.rows).numpy() for each in sets]
     about = partial(Row, model=name, protocol=PROTOCOL)
     rows = []
-    photos = np.concatenate(images)
+    photos = np.concatenate(embeddings)
     right = everyday_photos(sets)  # (Q, I)
     hubs = hub_numbers(photos, bank, nouns)
     for place, language in enumerate(LANGUAGES):
         texts = [query[place] for query in EVERYDAY["queries"]]
         cosines = encode_names(model, texts) @ photos.T
-        shares = [name_share(length_of(model, text)) for text in texts]
-        searched = np.stack(
-            [correct(*each) for each in zip(cosines, [hubs] * len(texts), shares, strict=True)]
-        )
+        searched = correct(cosines, hubs, _name_shares(model, texts))
         for metric, scores in (("everyday_p10", searched), ("everyday_p10_cosine", cosines)):
             shown = []
             for number in np.flatnonzero(right.sum(1) >= TOP // 2):
@@ -139,21 +153,23 @@ def measure_search(
                     metric=metric, value=mean, set="everyday", language=language, interval=interval
                 )
             )
-    for each, vectors in zip(sets, images, strict=True):
+    for each, vectors in zip(sets, embeddings, strict=True):
         numbers = hub_numbers(vectors, bank, nouns)
         for language in each.captions:
             captions, owners = each.captions[language], each.pairs[language][:, 0].numpy()
             cosines = model.encode_texts(captions).numpy() @ vectors.T
-            sentences = np.array([1 - name_share(length_of(model, text)) for text in captions])
-            weights = np.stack([sentences, 1 - sentences], 1)
             for metric, scores in (
-                ("search_recall_at_5", cosines - weights @ numbers.T),
+                ("search_recall_at_5", correct(cosines, numbers, _name_shares(model, captions))),
                 ("search_recall_at_5_cosine", cosines),
             ):
                 own = np.take_along_axis(scores, owners[:, None], 1)
                 value = float(((scores >= own).sum(1) <= 5).mean())
                 rows.append(about(metric=metric, value=value, set=each.name, language=language))
     return rows
+
+
+def _name_shares(model: DualEncoder, texts: Sequence[str]) -> np.ndarray:
+    return np.array([name_share(length_of(model, text)) for text in texts])
 
 
 def everyday_photos(sets: Sequence[RetrievalSet]) -> np.ndarray:
@@ -193,20 +209,21 @@ def main(argv: list[str] | None = None):
     with user_errors("search"), tempfile.TemporaryDirectory() as scratch:
         hide_library_bars()
         photos, folder = Path(options.photos).expanduser(), Path(options.model)
-        files = sorted(photos.glob(f"*{VALIDATION}"))
-        if len(files) < 2:
+        sets = open_validation(photos)
+        if len(sets) < 2:
             raise ValueError(
                 f"photos: {options.photos!r} needs two files that end in {VALIDATION}."
             )
-        sets = [open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files]
         towers = Path(scratch) / "towers"
         save_towers(towers)
         classifier = Path(scratch) / CLASSIFIER
         write_class_names([photos / CLASS_NAMES], classifier, seed=0)
         model = DualEncoder.from_pretrained(str(folder))
         bank = encode_bank(model, photos)
-        fit, rows = calibrate(model, DualEncoder.from_pretrained(towers), sets, classifier, bank)
-        rows += measure_search(model, sets, bank, model.name)
+        images = [model.encode_images(each.rows).numpy() for each in sets]
+        pretrained = DualEncoder.from_pretrained(towers)
+        fit, rows = calibrate(model, pretrained, sets, images, classifier, bank)
+        rows += measure_search(model, sets, images, bank, model.name)
         write_json(folder / "config.json", read_config(folder) | {"fit": fit})
         save_bank(folder, bank)
         results = Results(

@@ -67,10 +67,15 @@ def classes_of(absent: float) -> dict[str, Names]:
     }
 
 
+def calibrated(sets):
+    images = [MODEL.encode_images(each.rows).numpy() for each in sets]
+    return calibrate(MODEL, None, sets, images, Path("unused"), BANK)
+
+
 @pytest.mark.parametrize("absent", [0.0, 0.5], ids=["clear", "doubtful"])
 def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
     monkeypatch.setattr(module, "_classes", lambda *_: classes_of(absent))
-    numbers, rows = calibrate(MODEL, None, [make_set(0), make_set(1)], Path("unused"), BANK)
+    numbers, rows = calibrated([make_set(0), make_set(1)])
     if absent:
         assert (numbers, rows) == (None, [])
         return
@@ -110,7 +115,7 @@ def test_a_set_may_lack_sentences(monkeypatch):
     monkeypatch.setattr(module, "_classes", lambda *_: classes_of(0))
     sets = [make_set(0), make_set(1)]
     sets[1].captions["zh"] = [NAMES["zh"][1]] * 60
-    assert calibrate(MODEL, None, sets, Path("unused"), BANK)[0] is not None
+    assert calibrated(sets)[0] is not None
 
 
 def test_a_photograph_shows_the_nouns_of_most_of_its_captions():
