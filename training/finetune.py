@@ -118,7 +118,7 @@ def _prepare(
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
         model = DualEncoder(start.eval(), processor, options.model)
-        prepared = prepare(options, scratch, lambda rows: model.encode_images(rows).numpy())
+        prepared = prepare(options, scratch, model.encode_images)
         print(prepared, flush=True)
         make_recipe(options, prepared, start, num_processes)  # refuses a batch that is too large
         if checkpoint is None:

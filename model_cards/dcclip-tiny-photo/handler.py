@@ -9,12 +9,16 @@ import re
 import reprlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     from .image_dcclip import open_image
@@ -27,7 +31,7 @@ MAX_INPUTS = {"texts": 1000, "images": 64}  # in a request
 MAX_CHARACTERS = 1000  # longest text, label and template
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 32 * 2**20  # largest encoded image
-TEXTS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
+IMAGES_AT_ONCE = 8  # in a forward pass
 # base64 of URLs has other characters; white space is ignored
 URL_SAFE, WHITESPACE = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\f\v"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
@@ -50,7 +54,66 @@ class BadRequest(ValueError):
         self.status_code = status_code
 
 
-class EndpointHandler:
+class TorchEncoder:
+    """Embeddings by a model in PyTorch, with the signatures of `Runtime`.
+
+    A subclass has `prepared_batches`, `embed_images`, `tokenize` and `embed_texts`.
+    """
+
+    texts_at_once = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
+
+    def encode_images(self, images: Iterable[Any]) -> np.ndarray:
+        """Encode images.
+
+        Args:
+            images: Paths, contents of files, or Pillow images of any size and mode; at least one.
+
+        Returns:
+            (N, D) float32, L2-normalized.
+
+        Raises:
+            ValueError: A file does not decode.
+        """
+        import torch
+
+        with torch.inference_mode():
+            parts = [_array(self.embed_images(each)) for each in self.prepared_batches(images)]
+        return np.concatenate(parts)
+
+    def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        """Encode texts, in batches of similar length. Equal texts are encoded once and have equal embeddings.
+
+        Args:
+            texts: Texts, at least one, in any order.
+            truncate: Whether to truncate texts longer than the model's limit. By default they raise an error.
+
+        Returns:
+            (N, D) float32, L2-normalized.
+
+        Raises:
+            ValueError: A text is too long.
+        """
+        import torch
+
+        unique = sorted(dict.fromkeys(texts), key=len)
+        parts = []
+        with torch.inference_mode():
+            for batch in self.text_batches(unique):
+                parts.append(_array(self.embed_texts(self.tokenize(batch, truncate))))
+        rows = {text: row for row, text in enumerate(unique)}
+        return np.concatenate(parts)[[rows[text] for text in texts]]
+
+    def text_batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """The texts in batches, in order."""
+        size = self.texts_at_once
+        return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+
+def _array(embeddings: Any) -> np.ndarray:
+    return embeddings.float().cpu().numpy()
+
+
+class EndpointHandler(TorchEncoder):
     """Labels and embeddings in Chinese and English. Inference Endpoints look up this class by name.
 
     Args:
@@ -94,25 +157,31 @@ class EndpointHandler:
         with self.lock, torch.inference_mode():
             return answer(data, self)
 
-    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
-        """L2-normalized embeddings of images, (N, D) float32."""
-        inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
-        return _normalized(self.model.get_image_features(**inputs).pooler_output)
+    def prepared_batches(self, images: Iterable[Any]) -> Iterator["Tensor"]:
+        """The images in batches, as the processor prepares them, (B, 3, S, S)."""
+        opened = (
+            image if isinstance(image, Image.Image) else open_image(image, self.edge)
+            for image in images
+        )
+        while batch := [*islice(opened, IMAGES_AT_ONCE)]:
+            yield self.processor(images=batch, return_tensors="pt").pixel_values
 
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """L2-normalized embeddings of texts, (N, D) float32."""
-        parts = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            part = texts[start : start + TEXTS_AT_ONCE]
-            inputs = self.processor(text=part, return_tensors="pt").to(self.model.device)
-            parts.append(_normalized(self.model.get_text_features(**inputs).pooler_output))
-        return np.concatenate(parts)
+    def embed_images(self, pixel_values: "Tensor") -> "Tensor":
+        """Embeddings of prepared images, (B, D), L2-normalized."""
+        features = self.model.get_image_features(pixel_values.to(self.model.device))
+        return features.pooler_output / features.pooler_output.norm(dim=-1, keepdim=True)
 
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Mapping[str, "Tensor"]:
+        """Token ids and mask of texts, (T, L) each."""
+        length = self.model.config.max_text_length
+        options = {"truncation": True, "max_length": length} if truncate else {}
+        return self.processor(text=[*texts], return_tensors="pt", **options)
 
-def _normalized(features: Any) -> np.ndarray:
-    """A tensor (N, D) as an array of float32 whose rows have unit length."""
-    vectors = features.detach().float().cpu().numpy()
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    def embed_texts(self, tokens: Mapping[str, "Tensor"]) -> "Tensor":
+        """Embeddings of the output of `tokenize`, (T, D), L2-normalized."""
+        inputs = {name: tensor.to(self.model.device) for name, tensor in tokens.items()}
+        features = self.model.get_text_features(**inputs)
+        return features.pooler_output / features.pooler_output.norm(dim=-1, keepdim=True)
 
 
 def answer(data: Any, model: Any) -> list[Any] | dict[str, Any]:

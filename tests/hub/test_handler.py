@@ -125,7 +125,7 @@ def test_a_request_that_cannot_be_answered_is_named(handler, request_, reason):
 def test_many_labels_in_parts_have_the_embeddings_of_one_pass(handler, monkeypatch):
     request = {"task": "embed", "inputs": {"texts": [f"label {number}" for number in range(150)]}}
     found = handler(request)["texts"]
-    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 1000)
+    monkeypatch.setattr(handler, "texts_at_once", 1000)
     np.testing.assert_allclose(found, handler(request)["texts"], atol=1e-6)
 
 

@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from datasets import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -41,7 +40,7 @@ class Gate:
         self.data = data
         self.format = export_format
         self.threads = threads
-        self.reference = Encoded(student.encode_images(data.images), encode_names(student, data))
+        self.reference = Encoded(encode_cells(student, data), encode_names(student, data))
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> Verdict:
         """Check a file of one tower.
@@ -77,7 +76,7 @@ class Gate:
         towers = ExportedTowers(self.student.model.config, **{tower: runner})
         model = DualEncoder(cast(PreTrainedModel, towers), self.student.processor, path.name)
         if tower == "vision":
-            return replace(self.reference, images=model.encode_images(self.data.images))
+            return replace(self.reference, images=encode_cells(model, self.data))
         return replace(self.reference, classes=encode_names(model, self.data))
 
     def _inputs(self, tower: str) -> list[dict[str, np.ndarray]]:
@@ -109,10 +108,17 @@ def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
         runner(arrays)
 
 
+def encode_cells(model: DualEncoder, data: GateData) -> Tensor:
+    """Embeddings of the images, on the CPU."""
+    return torch.as_tensor(model.encode_images(data.cells))
+
+
 def encode_names(model: DualEncoder, data: GateData) -> dict[str, Tensor]:
     """Embeddings of the class names by language, on the CPU."""
     return {
-        language: model.encode_texts(data.class_names.in_language(language)).cpu()
+        language: torch.as_tensor(
+            model.encode_texts(data.class_names.in_language(language), truncate=True)
+        )
         for language in data.languages
     }
 
@@ -130,8 +136,8 @@ def check_layout(layout: Format, target: Path, model: DualEncoder, data: GateDat
     processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
     found = []
     expected = []
-    for row in data.images.cast_column("image", Image(decode=False)):
-        image = open_image(row["image"])
+    for cell in data.cells:
+        image = open_image(cell)
         # its center at full resolution: tools round the margins of a crop after the resize differently
         image = fit_image(image, {}, square_input(min(image.size), squash=False)[1])
         found.append(torch.from_numpy(tool.encode_image(image)))

@@ -4,7 +4,7 @@ Without options, they are the validation set that the model's folder has or name
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class GateData:
     class_names: ClassNames
     calibration: Dataset | None
     source: str
+
+    @property
+    def cells(self) -> Sequence[Any]:
+        """The undecoded images."""
+        return self.images.cast_column("image", Image(decode=False))["image"]
 
     @property
     def languages(self) -> list[str]:

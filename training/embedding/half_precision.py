@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from training.edge.formats import ExportOptions
-from training.edge.gate import encode_names, judged
+from training.edge.gate import encode_cells, encode_names, judged
 from training.edge.gate_data import GateData
 from training.edge.verdict import Encoded, Verdict, compare
 from training.embedding import EmbedOptions
@@ -49,8 +49,8 @@ def check_half_precision(model: str, data: GateData, device: torch.device) -> Ve
         device: Device of the weights.
     """
     full = DualEncoder.from_pretrained(model, device=device)
-    reference = Encoded(full.encode_images(data.images).cpu(), encode_names(full, data))
+    reference = Encoded(encode_cells(full, data), encode_names(full, data))
     half = DualEncoder.from_pretrained(model, ["vision"], torch.bfloat16, device)
-    encoded = replace(reference, images=half.encode_images(data.images).float().cpu())
+    encoded = replace(reference, images=encode_cells(half, data))
     fields = compare("vision", encoded, reference, data.labels)
     return judged(Verdict("bfloat16", "vision", "bfloat16", False, [], bytes_share=0.5, **fields))

@@ -153,7 +153,7 @@ def class_embeddings(
     for start in range(0, len(names), classes_at_once):
         part = names[start : start + classes_at_once]
         texts = [template.format(name) for name in part for template in templates]
-        embeddings = model.encode_texts(texts)  # (C * T, D)
+        embeddings = torch.as_tensor(model.encode_texts(texts, truncate=True))  # (C * T, D)
         means.append(embeddings.unflatten(0, (len(part), -1)).mean(1))  # (C, D)
     return F.normalize(torch.cat(means), dim=-1)
 
@@ -187,7 +187,9 @@ def make_evaluate(
         student = DualEncoder(model, processor, "student")
         rows = labeled.rows
         images = encode_shared(
-            PartialState(), len(rows), lambda numbers: student.encode_images(rows.select(numbers))
+            PartialState(),
+            len(rows),
+            lambda numbers: student.encode_images(rows.select(numbers)["image"]),
         )
         metrics: dict[str, float] = {}
         by_metric = defaultdict(list)

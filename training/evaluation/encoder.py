@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
@@ -57,7 +58,7 @@ class Embeddings:
 
 
 def encode_shared(
-    state: PartialState, count: int, encode: Callable[[Sequence[int]], Tensor]
+    state: PartialState, count: int, encode: Callable[[Sequence[int]], Tensor | np.ndarray]
 ) -> Tensor:
     """Encode items by all processes: each encodes its share, and all of them get all embeddings.
 
@@ -71,7 +72,7 @@ def encode_shared(
     """
     # padded: all processes have as many, and some items are encoded twice
     with state.split_between_processes(list(range(count)), apply_padding=True) as numbers:
-        own = encode(numbers).to(state.device)
+        own = torch.as_tensor(encode(numbers), device=state.device)
     order = gather(torch.tensor(numbers, device=state.device))
     embeddings = own.new_zeros(count, own.shape[1])
     embeddings[order] = gather(own.contiguous())

@@ -256,9 +256,9 @@ def measure(
     seed: int | None = None,
 ) -> list[Row]:
     """Encode a set with a model, and `score` it in every language. `name` is the model name in the rows."""
-    images = model.encode_images(retrieval_set.rows)
+    images = torch.as_tensor(model.encode_images(retrieval_set.rows["image"]))
     rows: list[Row] = []
     for language, captions in retrieval_set.captions.items():
-        texts = model.encode_texts(captions)
+        texts = torch.as_tensor(model.encode_texts(captions, truncate=True))
         rows += score(retrieval_set, language, images, texts, name, ks, seed)
     return rows

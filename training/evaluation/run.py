@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import evaluate
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
@@ -341,8 +342,8 @@ class Evaluation:
         tensors: dict[Hashable, Tensor] = {}
         cut: dict[str, int] = {}  # number of truncated texts by set
         for set_name, labeled in self.sets.items():
-            squash = SETS[set_name].squashed if self.options.protocol else None
-            tensors[set_name] = _encode_images(model, state, labeled.rows, set_name, squash)
+            encoder = model.squashing(SETS[set_name].squashed) if self.options.protocol else model
+            tensors[set_name] = _encode_images(encoder, state, labeled.rows, set_name)
         for task in self._available():
             names = task.candidates
             lines = task.templates.lines
@@ -473,14 +474,12 @@ class Evaluation:
         return [f"{', '.join(names)} ({reason})" for reason, names in groups.items()]
 
 
-def _encode_images(
-    model: DualEncoder, state: PartialState, rows: Dataset, name: str, squash: bool | None = None
-) -> Tensor:
+def _encode_images(model: DualEncoder, state: PartialState, rows: Dataset, name: str) -> Tensor:
     """Embeddings of the images of a set, (N, D) float32, L2-normalized."""
 
-    def encode(numbers: Sequence[int]) -> Tensor:
+    def encode(numbers: Sequence[int]) -> np.ndarray:
         try:
-            return model.encode_images(rows.select(numbers), squash=squash)
+            return model.encode_images(rows.select(numbers)["image"])
         except ValueError as error:
             raise ValueError(f"data: {name}, from row {numbers[0]}: {error}") from error
 
@@ -501,10 +500,10 @@ def _encode_classes(
 def _encode_captions(model: DualEncoder, state: PartialState, captions: Sequence[str]) -> Tensor:
     """Embeddings of captions, (T, D) float32, L2-normalized. Equal captions have the same, so that they tie."""
     known: dict[str, int] = {}
-    places = [known.setdefault(text, len(known)) for text in captions]
+    numbers_of_captions = [known.setdefault(text, len(known)) for text in captions]
     unique = list(known)
 
-    def encode(numbers: Sequence[int]) -> Tensor:
-        return model.encode_texts([unique[each] for each in numbers])
+    def encode(numbers: Sequence[int]) -> np.ndarray:
+        return model.encode_texts([unique[number] for number in numbers], truncate=True)
 
-    return encode_shared(state, len(unique), encode)[places]
+    return encode_shared(state, len(unique), encode)[numbers_of_captions]

@@ -98,9 +98,11 @@ class CaptionedImages:
     def encode(self, model: DualEncoder) -> SetEmbeddings:
         """Encode the images and the captions."""
         captions = {
-            language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()
+            language: torch.as_tensor(model.encode_texts(texts, truncate=True))
+            for language, texts in self.pairs.captions.items()
         }
-        return SetEmbeddings(model.encode_images(self.pairs.rows), captions)
+        images = torch.as_tensor(model.encode_images(self.pairs.rows["image"]))
+        return SetEmbeddings(images, captions)
 
     def score(self, model: DualEncoder, embeddings: SetEmbeddings) -> list[Row]:
         """Accuracy in each language: retrieval, or top-1 and top-5 among the class names."""
@@ -197,7 +199,8 @@ class Measurer:
 
 def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:
     """Share of the general texts whose nearest text in the other form is the correct one, in both directions."""
-    first, second = model.encode_texts(general.texts).chunk(2)
+    embeddings = torch.as_tensor(model.encode_texts(general.texts, truncate=True))
+    first, second = embeddings.chunk(2)
     pairs = torch.arange(len(first))[:, None].expand(-1, 2)
     directions = ((first, second), (second, first))
     rows = []

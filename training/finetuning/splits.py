@@ -43,8 +43,8 @@ DEFAULT_SHARE = 0.15
 # least 95 % of brightened, mirrored, framed, compressed, rotated or slightly cropped copies are above it, 90 % of
 # watermarked ones, 75 % of those cropped by a tenth, half of the gray ones, and hardly any unrelated photographs
 MAX_COSINE = 0.9
-# rows with a column `image` to embeddings by the starting model, (N, D) float32, L2-normalized
-Embed = Callable[[Dataset], np.ndarray]
+# undecoded images to embeddings by the starting model, (N, D) float32, L2-normalized
+Embed = Callable[[Sequence[Any]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
         num_validation = validation_size(len(pairs.rows), options.validation_share)
         everything = folder / "all.parquet"
         _write_rows(everything, images, pairs, range(len(pairs.rows)), [])
-        embeddings = embed(load_source(str(everything)))
+        cells = load_source(str(everything)).cast_column("image", Image(decode=False))
+        embeddings = embed(cells["image"])
         everything.unlink()
         training, validation = split_images(embeddings, num_validation, options.seed)
     except ValueError as error:

@@ -1,19 +1,22 @@
 """A frozen dual encoder of any family: the teacher of a student, or a model that is evaluated."""
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from modeling_dcclip.handler import TorchEncoder
 from training.teachers.families import FAMILIES, GENERIC, unknown_family
 from training.teachers.family import TOWERS, Targets
 from training.teachers.images import ImagePreparation, prepared_batches
@@ -30,16 +33,18 @@ from training.text.vocabulary import chunks
 # a text that every cleaning changes
 CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
 
+IMAGES_AT_ONCE = 64
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
 log = logging.getLogger(__name__)
 
 
-class DualEncoder:
+class DualEncoder(TorchEncoder):
     """A frozen model with an image tower and a text tower, whole or one tower at a time.
 
     As a teacher it gives feature maps and embeddings of tensors (`image_targets`, `text_targets`). In evaluation it
-    gives L2-normalized embeddings of images and texts as a user has them (`encode_images`, `encode_texts`).
+    gives L2-normalized embeddings of images and texts as a user has them (`encode_images`, `encode_texts`). Images may
+    also be cells of a data set, decoded or not.
 
     Args:
         model: Dual encoder in eval mode, with all or some of its towers.
@@ -55,6 +60,8 @@ class DualEncoder:
             from.
         towers: Loaded towers, in the order of `TOWERS`.
     """
+
+    texts_at_once = 256
 
     def __init__(
         self,
@@ -303,8 +310,8 @@ class DualEncoder:
         states = outputs.last_hidden_state
         return Targets(None if states is None else states[:, :length], outputs.pooler_output)
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize texts to `input_ids` and, for most families, `attention_mask`, (T, L) int64."""
+    def tokenize(self, texts: Sequence[str], truncate: bool = True) -> dict[str, Tensor]:
+        """Tokenize texts, and cut long ones: `input_ids` and, for most families, `attention_mask`, (T, L) int64."""
         return self.texts.tokenize(self.tokenizer, texts)[0]
 
     def count_truncated(self, texts: Sequence[str]) -> int:
@@ -325,69 +332,31 @@ class DualEncoder:
             mask = mask.to(ids.device)
         return self._normalized(self._text_outputs(ids, mask))
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Encode texts, in batches of similar length. Equal texts are encoded once and have equal embeddings.
-
-        Texts that are longer than the model's limit are cut, and their number is logged.
-
-        Args:
-            texts: Texts, at least one.
-            batch_size: Number of texts encoded at once.
-
-        Returns:
-            (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
-        """
+    def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        """Encode texts, as `TorchEncoder` does. The number of those that are truncated is logged."""
         unique = list(dict.fromkeys(texts))
-        num_cut = 0
+        if num_cut := self.count_truncated(unique):
+            message = f"{self.name}: {num_cut} of {len(unique)} texts are longer than {self.texts.max_length} tokens"
+            if not truncate:
+                raise ValueError(f"texts: {message}. Shorten them, or pass truncate=True.")
+            log.warning("%s and were cut", message)
+        return super().encode_texts(texts, truncate)
 
-        def encode(indices: Tensor) -> tuple[Tensor]:
-            nonlocal num_cut
-            batch = [unique[number] for number in indices.tolist()]
-            tokens, cut = self.texts.tokenize(self.tokenizer, batch)
-            num_cut += cut
-            progress.update(len(batch))
-            return (self.embed_texts(tokens).cpu(),)
+    def text_batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """The texts in batches, with a progress bar."""
+        return tqdm(super().text_batches(texts), "texts", unit="batch", leave=False)
 
-        lengths = torch.tensor([len(text) for text in unique])
-        with tqdm(total=len(unique), desc="texts", unit="text", leave=False) as progress:
-            (embeddings,) = encode_by_length(lengths, batch_size, encode)
-        if num_cut:
-            log.warning(
-                "%s: %d of %d texts are longer than %d tokens and were cut",
-                self.name,
-                num_cut,
-                len(unique),
-                self.texts.max_length,
-            )
-        numbers = {text: number for number, text in enumerate(unique)}
-        return embeddings[[numbers[text] for text in texts]]
+    def prepared_batches(self, images: Iterable[Any]) -> Iterator[Tensor]:
+        """The images in batches, resized and normalized, (B, 3, S, S). Threads decode the next ones meanwhile."""
+        shown = tqdm(images, "images", unit="image", leave=False)
+        for batch in prepared_batches(shown, IMAGES_AT_ONCE, self.images.fit):
+            yield self.images.normalize(batch.to(self.model.device))
 
-    def encode_images(
-        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool | None = None
-    ) -> Tensor:
-        """Encode images. Threads decode and resize the next batches meanwhile.
-
-        Args:
-            rows: Data set with a column of images, at least one row.
-            column: Name of the column.
-            batch_size: Number of images encoded at once.
-            squash: Whether to resize to the square input without a crop, or to resize the short side and crop the
-                center. Default: as the model's image processor does.
-
-        Returns:
-            (N, D) float32 on the CPU, L2-normalized, in the order of the rows.
-
-        Raises:
-            ValueError: An image does not decode.
-        """
-        parts = []
-        with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
-            fit = partial(self.images.fit, squash=squash)
-            for images in prepared_batches(rows, column, batch_size, fit):
-                pixels = self.images.normalize(images.to(self.model.device))
-                parts.append(self.embed_images(pixels).cpu())
-                progress.update(len(images))
-        return torch.cat(parts)
+    def squashing(self, squash: bool) -> "DualEncoder":
+        """This model with images that are resized to the square without a crop, or whose center is cropped."""
+        encoder = copy.copy(self)
+        encoder.images = replace(self.images, squashes=squash)
+        return encoder
 
     def state_dict(self) -> dict[str, Tensor]:
         """State dict of the loaded towers."""

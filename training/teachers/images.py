@@ -1,20 +1,20 @@
 """Image preparation for evaluation: decode, resize and normalize, in threads, while the model encodes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from modeling_dcclip.image_dcclip import fit_image, map_ahead, square_input, squashes
+from modeling_dcclip.image_dcclip import fit_image, map_ahead, square_input, squashes, to_rgb
 from training.data.images import Normalize, read_image
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
@@ -83,13 +83,8 @@ class ImagePreparation:
                 return cls(size, normalize, stated_by, whole)
         return cls(size, by_processor, f"the model's own {type(image_processor).__name__}", whole)
 
-    def fit(self, image: PILImage.Image, squash: bool | None = None) -> Tensor:
-        """Resize an image to the input size with bicubic interpolation.
-
-        Args:
-            image: RGB image.
-            squash: Whether to resize to the square without a crop, or to resize the short side and crop the center.
-                Default: as the model's image processor does.
+    def fit(self, image: PILImage.Image) -> Tensor:
+        """Resize an RGB image to the input size with bicubic interpolation.
 
         Returns:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
@@ -98,8 +93,7 @@ class ImagePreparation:
         round half pixels. Of an image whose longer side is more than 32 times the shorter one, the middle is taken
         first.
         """
-        squash = self.squashes if squash is None else squash
-        fitted = fit_image(image, *square_input(self.image_size, squash))
+        fitted = fit_image(image, *square_input(self.image_size, self.squashes))
         return torch.from_numpy(np.array(fitted))
 
     def describe(self) -> dict[str, Any]:
@@ -115,15 +109,14 @@ class ImagePreparation:
 
 
 def prepared_batches(
-    rows: Dataset, column: str, batch_size: int, prepare: Callable[[PILImage.Image], Tensor]
+    images: Iterable[Any], batch_size: int, prepare: Callable[[PILImage.Image], Tensor]
 ) -> Iterator[Tensor]:
     """Iterate over batches of prepared images, in order.
 
     Threads prepare the next batches while the caller works on one. At most `BATCHES_AHEAD` + 1 batches are in memory.
 
     Args:
-        rows: Data set with a column of images.
-        column: Name of the column.
+        images: Cells of a column of images, decoded or not, or paths, contents of files, or Pillow images.
         batch_size: Number of images in a batch; the last batch may have fewer.
         prepare: Function of an RGB image that returns (S, S, 3) uint8.
 
@@ -131,26 +124,31 @@ def prepared_batches(
         (B, 3, S, S) uint8, channels last in memory.
 
     Raises:
-        ValueError: An image does not decode; the message names its row.
+        ValueError: An image does not decode; the message has its number.
     """
-    images = rows.select_columns([column]).cast_column(column, Image(decode=False))
 
-    def prepare_row(row: int) -> Tensor:
-        return prepare(_open_row(images[row][column], row))
+    def prepare_one(numbered: tuple[int, Any]) -> Tensor:
+        return prepare(_open(*numbered))
 
     threads = min(8, os.cpu_count() or 1)
-    prepared = map_ahead(prepare_row, range(len(rows)), threads, BATCHES_AHEAD * batch_size)
+    prepared = map_ahead(prepare_one, enumerate(images), threads, BATCHES_AHEAD * batch_size)
     while batch := list(islice(prepared, batch_size)):
         yield torch.stack(batch).permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S)
 
 
-def _open_row(cell: dict | None, row: int) -> PILImage.Image:
-    """Decode the image of a row to RGB."""
-    image = read_image(cell)
+def _open(number: int, value: Any) -> PILImage.Image:
+    """An image of any kind in RGB."""
+    if isinstance(value, PILImage.Image):
+        return to_rgb(value)
+    if isinstance(value, bytes):
+        value = {"bytes": value, "path": None}
+    elif isinstance(value, (str, Path)):
+        value = {"bytes": None, "path": str(value)}
+    image = read_image(value)
     if isinstance(image, str):
-        file = f", file {cell['path']!r}" if cell and cell.get("path") else ""
+        file = f", file {value['path']!r}" if value and value.get("path") else ""
         raise ValueError(
-            f"image: row {row}{file}: {image}. Rows are never dropped silently: fix or remove it."
+            f"image: row {number}{file}: {image}. Rows are never dropped silently: fix or remove it."
         )
     return image
 

@@ -153,16 +153,16 @@ class LiveTargets:
         return Targets(maps[0] if maps else None, embeddings)
 
 
-def encode_bank(teacher: DualEncoder, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+def encode_bank(teacher: DualEncoder, texts: Sequence[str]) -> Tensor:
     """Embeddings of a bank of texts. If the target is `logits`, images are compared with them.
 
     Args:
         teacher: Teacher with its text tower.
         texts: The bank. If there are more than `MAX_BANK` texts, evenly spaced ones are taken.
-        batch_size: Number of texts encoded at once.
 
     Returns:
         (N, D) float32, L2-normalized, on the device of the teacher.
     """
     step = max(1, -(-len(texts) // MAX_BANK))
-    return teacher.encode_texts(texts[::step], batch_size).to(teacher.model.device)
+    embeddings = teacher.encode_texts(texts[::step], truncate=True)
+    return torch.as_tensor(embeddings, device=teacher.model.device)

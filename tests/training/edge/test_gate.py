@@ -27,7 +27,7 @@ class Student:
     def encode_images(self, rows):
         return REFERENCE.images
 
-    def encode_texts(self, texts):
+    def encode_texts(self, texts, truncate=False):
         return EYE
 
 

@@ -17,7 +17,7 @@ class Scripted:
     def __init__(self, table):
         self.table, self.counts = table, []
 
-    def encode_texts(self, texts):
+    def encode_texts(self, texts, truncate=False):
         self.counts.append(len(texts))
         return torch.tensor([self.table[text] for text in texts])
 

@@ -76,12 +76,13 @@ def label_ids(rows):
 def test_top1_equals_an_independent_computation(evaluated, teacher):
     results, _ = evaluated
     rows = rows_of(CIFAR_10)
-    images = teacher.encode_images(rows)
+    images = torch.from_numpy(teacher.encode_images(rows["image"]))
     found = []
     fields = {"model": teacher.name, "set": CIFAR_TITLE}
     for language, names in ClassNames.read("cifar-10").names.items():
         texts = [line.format(name) for name in names for line in TEMPLATES[language]]
-        classes = F.normalize(teacher.encode_texts(texts).unflatten(0, (10, -1)).mean(1), dim=1)
+        embeddings = torch.from_numpy(teacher.encode_texts(texts, truncate=True))
+        classes = F.normalize(embeddings.unflatten(0, (10, -1)).mean(1), dim=1)
         predictions = (images @ classes.T).argmax(1)
         accuracy = (predictions == label_ids(rows)).double().mean()
         assert results.values(**fields, language=language, metric="top1") == [accuracy]
@@ -94,9 +95,9 @@ def test_the_protocol_crops_images_also_for_models_that_squash(arguments, tmp_pa
     encode = DualEncoder.encode_images
     seen = []
 
-    def watch(model, rows, **options):
-        seen.append(options["squash"])
-        return encode(model, rows, **options)
+    def watch(model, images):
+        seen.append(model.images.squashes)
+        return encode(model, images)
 
     monkeypatch.setattr(DualEncoder, "encode_images", watch)
     eval_script.main([*arguments, "--output_dir", str(tmp_path)])

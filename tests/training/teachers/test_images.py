@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_a_damaged_file_is_named(tmp_path):
     cells = [{"path": str(tmp_path / "cat.png"), "bytes": None}]
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png': image does not decode"):
-        list(prepared_batches(rows, "image", 8, shrink))
+        list(prepared_batches(rows["image"], 8, shrink))
 
 
 def test_a_processor_whose_statistics_do_not_suffice_normalizes_itself():
@@ -48,15 +49,16 @@ CROPPING = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8)
 
 @pytest.mark.parametrize(("processor", "squashes"), [(SQUASHING, True), (CROPPING, False)])
 def test_images_are_squashed_by_default_if_the_model_squashes_them(processor, squashes):
-    fit = ImagePreparation.of(CLIPConfig(), processor, "model").fit
+    prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
     image = Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))
-    assert torch.equal(fit(image), fit(image, squash=squashes))
-    assert not torch.equal(fit(image), fit(image, squash=not squashes))
+    assert prepared.squashes == squashes
+    other = replace(prepared, squashes=not squashes)
+    assert not torch.equal(prepared.fit(image), other.fit(image))
 
 
 def test_batches_are_complete_and_in_order(rows):
     rows = rows.select(range(10))
-    found = list(prepared_batches(rows, "image", 4, shrink))
+    found = list(prepared_batches(rows["image"], 4, shrink))
     assert [len(batch) for batch in found] == [4, 4, 2]
     expected = torch.stack([shrink(row["image"].convert("RGB")) for row in rows])
     assert torch.equal(torch.cat(found), expected.permute(0, 3, 1, 2))
@@ -72,7 +74,7 @@ def test_number_of_images_prepared_ahead_is_bounded(rows):
         return shrink(image)
 
     used = 0
-    for batch in prepared_batches(rows, "image", 8, count):
+    for batch in prepared_batches(rows["image"], 8, count):
         used += len(batch)
         assert prepared[0] <= used + BATCHES_AHEAD * 8
     assert prepared[0] == used == len(rows)

@@ -34,7 +34,10 @@ def test_targets_of_a_batch_equal_the_embeddings_of_evaluation(
     batch = caption_tokens(tokenizer, 32, teacher)(TEXTS)
     found = LiveTargets(teacher, TargetSpec(("text",))).texts(batch).embedding
     torch.testing.assert_close(
-        F.normalize(found, dim=1), teacher.encode_texts(TEXTS), rtol=1e-4, atol=1e-5
+        F.normalize(found, dim=1),
+        torch.from_numpy(teacher.encode_texts(TEXTS)),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert torch.equal(batch["input_ids"], tokenize(tokenizer, TEXTS, 32)["input_ids"])
     assert ("teacher_input_ids" in batch) == (kind == "siglip")  # cleaned for the teacher alone

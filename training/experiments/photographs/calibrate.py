@@ -101,7 +101,7 @@ def calibrate(
         names that no photograph shows list nothing, `nothing_fits`; how many of the names that are there are answered
         that nothing fits, `wrongly_nothing`. All are shares, 0 to 1.
     """
-    background = model.encode_texts(NOUNS).numpy()
+    background = np.asarray(model.encode_texts(NOUNS))
     similarities = [each @ background.T for each in embeddings]
     photos, all_similarities = np.concatenate(embeddings), np.concatenate(similarities)
     hubs = hub_numbers(photos, bank, background)
@@ -164,8 +164,8 @@ def _sentence_examples(
     found = []
     for each in sets:
         captions = _sentences(model, each, language)
-        texts = model.encode_texts([*captions.values()] or [""])  # there may be none
-        queries = texts[: len(captions)].numpy()
+        texts = model.encode_texts([*captions.values()] or [""], truncate=True)  # there may be none
+        queries = np.asarray(texts[: len(captions)])
         for other, images, seen in zip(sets, embeddings, similarities, strict=True):
             is_own = other is each
             scores = standardize(queries @ images.T, seen)
@@ -217,9 +217,9 @@ def encode_names(model: DualEncoder, names: list[str]) -> np.ndarray:
         found = phrasings(name)
         texts += found
         owners += [number] * len(found)
-    sums = torch.zeros(len(names), model.projection_dim)
-    sums.index_add_(0, torch.tensor(owners, dtype=torch.long), model.encode_texts(texts))
-    return nn.functional.normalize(sums, dim=-1).numpy()
+    sums = np.zeros((len(names), model.projection_dim), np.float32)
+    np.add.at(sums, owners, model.encode_texts(texts, truncate=True))
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
 
 
 def _sentences(model: DualEncoder, each: RetrievalSet, language: str) -> dict[int, str]:
@@ -251,7 +251,7 @@ def _classes(
     weight, bias, names = read_classifier(str(classifier))
     logits: list[Tensor] = []
     rows = concatenate_datasets([each.rows for each in sets])
-    for images in prepared_batches(rows, "image", 64, pretrained.images.fit):
+    for images in prepared_batches(rows["image"], 64, pretrained.images.fit):
         pixels = pretrained.images.normalize(images)
         maps = pretrained.model.get_image_features(pixels).feature_map
         logits.append(nn.functional.linear(maps.float().mean((2, 3)), weight, bias))

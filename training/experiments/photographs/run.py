@@ -341,7 +341,8 @@ class Run:
         pages = self.folder / DATA / VALIDATION_PAGES
         if not pages.exists():
             return
-        images = model.encode_images(Dataset.from_parquet(str(pages)))
+        rows = Dataset.from_parquet(str(pages))
+        images = torch.as_tensor(model.encode_images(rows["image"]))
         labels = torch.arange(len(images)) % len(KINDS["en"])
         for language, kinds in KINDS.items():
             top1 = top_k_accuracy(images @ class_embeddings(model, kinds).T, labels)
@@ -411,7 +412,7 @@ class Run:
         pretrained = DualEncoder.from_pretrained(self.folder / TOWERS)
         model = DualEncoder.from_pretrained(folder)
         model.name = stage.name
-        images = [model.encode_images(each.rows).numpy() for each in self.sets]
+        images = [model.encode_images(each.rows["image"]) for each in self.sets]
         model.model.config.fit, rows = calibrate(
             model, pretrained, self.sets, images, classifier, bank
         )

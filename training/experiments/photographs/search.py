@@ -102,7 +102,7 @@ def encode_bank(model: DualEncoder, photos: Path) -> np.ndarray:
             texts += chosen
     if not texts:
         raise ValueError(f"photos: {str(photos)!r} has none of {', '.join(BANK_SOURCES)}. Add one.")
-    return model.encode_texts(texts).numpy()
+    return model.encode_texts(texts, truncate=True)
 
 
 def save_bank(folder: Path, captions: np.ndarray):
@@ -130,7 +130,7 @@ def measure_search(
         `everyday_p10` by language, the mean over queries of the share of right photographs in the first ten, or in as
         many as there are; `search_recall_at_5` by set and language; each also for the plain cosine, `..._cosine`.
     """
-    nouns = model.encode_texts(NOUNS).numpy()
+    nouns = model.encode_texts(NOUNS)
     about = partial(Row, model=name, protocol=PROTOCOL)
     rows = []
     photos = np.concatenate(embeddings)
@@ -157,7 +157,7 @@ def measure_search(
         numbers = hub_numbers(vectors, bank, nouns)
         for language in each.captions:
             captions, owners = each.captions[language], each.pairs[language][:, 0].numpy()
-            cosines = model.encode_texts(captions).numpy() @ vectors.T
+            cosines = model.encode_texts(captions, truncate=True) @ vectors.T
             for metric, scores in (
                 ("search_recall_at_5", correct(cosines, numbers, _name_shares(model, captions))),
                 ("search_recall_at_5_cosine", cosines),
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None):
         write_class_names([photos / CLASS_NAMES], classifier, seed=0)
         model = DualEncoder.from_pretrained(str(folder))
         bank = encode_bank(model, photos)
-        images = [model.encode_images(each.rows).numpy() for each in sets]
+        images = [model.encode_images(each.rows["image"]) for each in sets]
         pretrained = DualEncoder.from_pretrained(towers)
         fit, rows = calibrate(model, pretrained, sets, images, classifier, bank)
         rows += measure_search(model, sets, images, bank, model.name)

@@ -44,7 +44,7 @@ def write_named_targets(
     for language, classes in class_names.items():
         others = _listed(names, language) - _listed(photographed, language) - {*classes}
         texts = [*classes, *sorted(others)]
-        own = model.encode_texts(texts)
+        own = torch.as_tensor(model.encode_texts(texts, truncate=True))
         own_classes, own_others = own.split([len(classes), len(others)])
         mixed_classes = _mix(places, own_classes, CLASS_SHARE)
         likeness = (SHARPNESS * own_others @ own_classes.T).softmax(1)

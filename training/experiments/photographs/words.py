@@ -181,7 +181,7 @@ def write_classes(sources: Sequence[Path], classifier: Path, path: Path):
     images = concatenate_datasets(parts)
     normalize = Normalize(CLASSIFIER_SIZE, tuple(LITE2.image_mean), tuple(LITE2.image_std))
     squashed = ImagePreparation(CLASSIFIER_SIZE, normalize, "", squashes=True)
-    batches = prepared_batches(images, "image", BATCH_SIZE, squashed.fit)
+    batches = prepared_batches(images["image"], BATCH_SIZE, squashed.fit)
     probabilities = []
     for pixels in tqdm(
         batches, desc="classes of photographs", total=math.ceil(len(images) / BATCH_SIZE)

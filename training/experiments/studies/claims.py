@@ -420,7 +420,7 @@ class Experiment:
             classes = sorted(set(labeled["label"]))
             chosen = labeled.select(evenly_spaced_rows(len(labeled), NUM_LABELED))
             labels = torch.tensor([classes.index(label) for label in chosen["label"]])
-            images = model.encode_images(chosen)
+            images = torch.as_tensor(model.encode_images(chosen["image"]))
             for language in LANGUAGES:
                 class_names = dict(zip(labeled["label"], labeled[language], strict=True))
                 texts = class_embeddings(

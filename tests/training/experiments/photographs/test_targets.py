@@ -44,7 +44,9 @@ def test_a_name_without_photographs_moves_towards_the_classes_that_it_resembles(
         pq.write_table(pa.table({"en": [texts], "zh": [None]}), tmp_path / f"{name}.parquet")
     projection = torch.randn(32, 64, generator=torch.Generator().manual_seed(2))
     model = SimpleNamespace(
-        encode_texts=lambda texts: torch.stack([embed(text) for text in texts]),
+        encode_texts=lambda texts, truncate=False: torch.stack(
+            [embed(text) for text in texts]
+        ).numpy(),
         model=SimpleNamespace(visual_projection=SimpleNamespace(weight=projection)),
     )
     path = tmp_path / "named_targets.safetensors"
