@@ -9,6 +9,7 @@ import re
 import reprlib
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -54,11 +55,8 @@ class BadRequest(ValueError):
         self.status_code = status_code
 
 
-class TorchEncoder:
-    """Embeddings by a model in PyTorch, with the signatures of `Runtime`.
-
-    A subclass has `prepared_batches`, `embed_images`, `tokenize` and `embed_texts`.
-    """
+class TorchEncoder(ABC):
+    """Embeddings by a model in PyTorch, with the signatures of `Runtime`."""
 
     texts_at_once = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 
@@ -107,6 +105,22 @@ class TorchEncoder:
         """The texts in batches, in order."""
         size = self.texts_at_once
         return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+    @abstractmethod
+    def prepared_batches(self, images: Iterable[Any]) -> Iterator["Tensor"]:
+        """The images in batches, prepared for the model, (B, 3, S, S)."""
+
+    @abstractmethod
+    def embed_images(self, pixel_values: "Tensor") -> "Tensor":
+        """Embeddings of prepared images, (B, D), L2-normalized."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Mapping[str, "Tensor"]:
+        """Token ids and mask of texts, (T, L) each."""
+
+    @abstractmethod
+    def embed_texts(self, tokens: Mapping[str, "Tensor"]) -> "Tensor":
+        """Embeddings of the output of `tokenize`, (T, D), L2-normalized."""
 
 
 def _array(embeddings: Any) -> np.ndarray:
