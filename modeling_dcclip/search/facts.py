@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import ORIENTATION, open_header
+from modeling_dcclip.image_dcclip import ORIENTATION, SUFFIXES, open_header
 from modeling_dcclip.search.decoding import TURNED
-from modeling_dcclip.search.files import RAW_PHOTOS, STILLS, extension_of
+from modeling_dcclip.search.files import RAW_PHOTOS, extension_of
 from modeling_dcclip.search.photos import open_file
 from modeling_dcclip.search.raw import EXIF_IFD, open_preview
 
@@ -31,7 +31,7 @@ def read_facts(path: str) -> dict[str, Any]:
     """
     extension = extension_of(os.fsencode(path))
     facts: dict[str, Any] = {}
-    if extension not in STILLS | RAW_PHOTOS:
+    if extension not in SUFFIXES | RAW_PHOTOS:
         return facts
     # decoders raise many kinds of errors
     with (

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from modeling_dcclip.image_dcclip import is_hidden
+from modeling_dcclip.image_dcclip import SUFFIXES, is_hidden
 from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.messages import Message
 
@@ -23,10 +23,9 @@ def _extensions(names: str) -> frozenset[str]:
     return frozenset(f".{name}" for name in names.split())
 
 
-STILLS = _extensions("avif bmp gif heic heif hif jfif jp2 jpe jpeg jpg mpo png tif tiff webp")
 RAW_PHOTOS = _extensions("arw cr2 cr3 dng nef nrw orf pef raf rw2 rwl sr2 srw")
 VIDEOS = _extensions("3gp avi m2ts m4v mkv mov mp4 mpeg mpg mts webm wmv")
-EXTENSIONS = STILLS | RAW_PHOTOS | VIDEOS
+EXTENSIONS = SUFFIXES | RAW_PHOTOS | VIDEOS
 LIVE_BYTES = 10 * 2**20
 NAME_DATE = re.compile(
     r"(?<!\d)((?:19[89]|20[0-4])\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
@@ -120,7 +119,7 @@ class Walk:
             except OSError:
                 self.unreadable.append(folder)
                 continue
-            roots = {os.path.splitext(name)[0] for name in names if extension_of(name) in STILLS}
+            roots = {os.path.splitext(name)[0] for name in names if extension_of(name) in SUFFIXES}
             below = []
             for name in names:
                 path, (root, _) = os.path.join(folder, name), os.path.splitext(name)

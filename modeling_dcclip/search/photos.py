@@ -10,11 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
+from modeling_dcclip.image_dcclip import SUFFIXES, lacks_plugin, open_regular
 from modeling_dcclip.search.decoding import PAGE_MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
-    STILLS,
     VIDEOS,
     FileState,
     UnreadablePhotoError,
@@ -141,7 +140,7 @@ def open_file(path: bytes) -> Iterator[io.BufferedReader]:
     cause = None
     if extension in VIDEOS and find_spec("av") is None:
         cause = "video needs PyAV: pip install av"
-    elif extension in STILLS and lacks_plugin(extension):
+    elif extension in SUFFIXES and lacks_plugin(extension):
         cause = "the format needs a package: pip install -U pillow pillow-heif"
     if cause is not None:
         raise UnreadablePhotoError(cause, is_lasting=False)

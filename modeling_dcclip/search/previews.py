@@ -11,8 +11,9 @@ from threading import Thread
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
+from modeling_dcclip.image_dcclip import SUFFIXES
 from modeling_dcclip.search.decoding import read_size
-from modeling_dcclip.search.files import STILLS, VIDEOS, extension_of
+from modeling_dcclip.search.files import VIDEOS, extension_of
 from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
@@ -116,7 +117,7 @@ def _ratio(path: str, thumbnail: Path) -> float:
         return image.width / image.height
     # a damaged file has a usual shape, and a preview that says why it cannot be shown
     with suppress(Exception):
-        if extension in STILLS:
+        if extension in SUFFIXES:
             with open_file(os.fsencode(path)) as file:
                 width, height = read_size(file)
             return width / height

@@ -54,7 +54,7 @@ from datasets import (
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from modeling_dcclip.image_dcclip import is_hidden
+from modeling_dcclip.image_dcclip import SUFFIXES, is_hidden
 from training.utils.files import expanded, is_claimed
 from training.utils.keys import Digest, digest_key
 from training.utils.reading import read_text, require_regular
@@ -67,9 +67,6 @@ Cell = dict[str, Any]
 
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}  # with separators
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-IMAGE_SUFFIXES = re.compile(
-    r"\.(avif|bmp|gif|heic|heif|hif|jfif|jp2|jpe|jpeg|jpg|mpo|pgm|png|ppm|tif|tiff|webp)"
-)
 SPLITS = {
     "train": ("train", "training", "训练集", "训练", "訓練集", "訓練"),
     "validation": ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
@@ -387,7 +384,7 @@ def _split_folder(folder: Path, reading: Reading) -> Path:
 
 def _open_images(folder: Path, files: list[Path], reading: Reading) -> Opened:
     """Images with a text file for each, in class folders, or neither."""
-    images = [file.absolute() for file in files if IMAGE_SUFFIXES.fullmatch(_suffix(file.name))]
+    images = [file.absolute() for file in files if _suffix(file.name) in SUFFIXES]
     if not images:
         raise ValueError(
             f"{reading.field}: {str(folder)!r} has neither images nor a table. Add images in one folder per class, or "
@@ -486,7 +483,7 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
             files = [path]
             for each in beside:
                 # also names without a suffix, but no log that a run writes beside the table
-                if not each.suffix or IMAGE_SUFFIXES.fullmatch(_suffix(each.name)):
+                if not each.suffix or _suffix(each.name) in SUFFIXES:
                     files.append(each)
         elif path.exists():
             files = [path]
