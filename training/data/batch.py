@@ -297,7 +297,7 @@ class CaptionTokenizer:
             was reworded.
         """
         reworded = reworded or texts
-        aligned = [text == given for text, given in zip(texts, reworded, strict=True)]
+        aligned = [text == other for text, other in zip(texts, reworded, strict=True)]
         is_reworded = not all(aligned)
         tokens = tokenize(self.tokenizer, reworded, self.max_text_length)
         batch: Batch = {

@@ -41,16 +41,16 @@ class CaptionTable:
         self.columns = columns
         self.check_scripts = check_scripts
         self.tables = [
-            table.select_columns(list(dict.fromkeys(own.values()))).with_format("arrow")[:]
-            for table, own in zip(tables, columns, strict=True)
+            table.select_columns(list(dict.fromkeys(by_language.values()))).with_format("arrow")[:]
+            for table, by_language in zip(tables, columns, strict=True)
         ]
         self.starts = np.cumsum([0, *map(len, tables)])  # (sources + 1,) first row of each source
         ids = array("q")
         rows = array("q")
         for source, (start, stop) in enumerate(pairwise(self.starts.tolist())):
             for first in range(start, stop, ROWS_AT_ONCE):
-                found = self._cells(source, first, min(first + ROWS_AT_ONCE, stop))
-                for row, cells in enumerate(found, first):
+                table = self._cells(source, first, min(first + ROWS_AT_ONCE, stop))
+                for row, cells in enumerate(table, first):
                     captions, causes = read_captions(cells, check_scripts, skipped)
                     if not captions:
                         skipped.add(row, causes[0])
@@ -62,16 +62,16 @@ class CaptionTable:
 
     def _cells(self, source: int, start: int, stop: int) -> list[dict[str, Any]]:
         """Caption cells of consecutive rows of a source, by language."""
-        own = self.columns[source]
+        columns = self.columns[source]
         offset = start - int(self.starts[source])
         try:
-            found = self.tables[source].slice(offset, stop - start).to_pylist()
+            rows = self.tables[source].slice(offset, stop - start).to_pylist()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"data: a caption in rows {start} to {stop - 1} of the columns {', '.join(own.values())} is not "
+                f"data: a caption in rows {start} to {stop - 1} of the columns {', '.join(columns.values())} is not "
                 f"UTF-8 ({error}). Fix or remove its row."
             ) from error
-        return [{language: row[column] for language, column in own.items()} for row in found]
+        return [{language: row[column] for language, column in columns.items()} for row in rows]
 
     def read(self, row: int) -> dict[str, list[str]]:
         """Usable captions of a row by language."""

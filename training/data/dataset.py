@@ -73,12 +73,12 @@ class PairDataset(torch.utils.data.Dataset):
         self.image_size = image_size
         self.squash = squash
         self.languages = config.languages
-        given = [rows] if isinstance(rows, Dataset) else rows
+        rows_by_source = [rows] if isinstance(rows, Dataset) else rows
         tables = []
         columns = []
         self.images: list[tuple[Dataset, str]] = []
         self.rules = []
-        for table, source in zip(given, config.mixture, strict=True):
+        for table, source in zip(rows_by_source, config.mixture, strict=True):
             column = source.image_column or config.image_column
             captions = source.caption_columns or {}
             images = [column] if image_size is not None else []

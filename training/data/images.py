@@ -136,8 +136,8 @@ def decode_images(
 
 def encoded_bytes(cell: Cell | str | None) -> bytes:
     """Return the undecoded file of a cell; empty bytes if it has none."""
-    found = embedded_cell(cell)
-    return b"" if isinstance(found, str) else found["bytes"]
+    embedded = embedded_cell(cell)
+    return b"" if isinstance(embedded, str) else embedded["bytes"]
 
 
 def digest_images(rows: Dataset, column: str = "image", rules: CellRules | None = None) -> str:
@@ -298,7 +298,7 @@ def _downscale(images: Tensor, reductions: Sequence[int]):
     """Lower the resolution of images (B, 3, S, S) in place, all of one factor at once."""
     size = images.shape[-1]
     for factor in sorted({*reductions} - {1}):
-        chosen = [image for image, own in zip(images, reductions, strict=True) if own == factor]
+        chosen = [image for image, by in zip(images, reductions, strict=True) if by == factor]
         small = F.interpolate(
             torch.stack(chosen), size=max(1, size // factor), mode="bilinear", antialias=True
         )

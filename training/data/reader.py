@@ -168,9 +168,7 @@ def open_source(source: str | list[str], reading: Reading | None = None) -> Open
 
 def _open(source: str | list[str], reading: Reading) -> Opened:
     names = _names(source)
-    local = [
-        Path(found) for name in _numbered(names) for found in sorted(glob(str(expanded(name))))
-    ]
+    local = [Path(file) for name in _numbered(names) for file in sorted(glob(str(expanded(name))))]
     for path in local:
         require_regular(path, reading.field)
     kinds = {BUILDERS.get(_suffix(name)) for name in names}
@@ -178,14 +176,16 @@ def _open(source: str | list[str], reading: Reading) -> Opened:
         reading.has_no_splits(names[0])
         files = [name if "://" in name else str(expanded(name)) for name in _numbered(names)]
         # the cache of `datasets` goes by the time of a file alone, which a copy may keep
-        found = {str(path): path.stat() for path in local}
-        state = digest_key(
+        states = {str(path): path.stat() for path in local}
+        content = digest_key(
             {
-                name: [each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns]
-                for name, each in found.items()
+                name: [state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+                for name, state in states.items()
             }
         )
-        rows = _load(source, reading, kind, name=f"files-{state}", data_files=files, split="train")
+        rows = _load(
+            source, reading, kind, name=f"files-{content}", data_files=files, split="train"
+        )
         return Opened(rows, f"{kind} files")
     name = names[0].strip() if len(names) == 1 else ""
     path = expanded(name)
@@ -261,8 +261,8 @@ def _load(source: str | list[str], reading: Reading, *arguments: Any, **options:
 def _call(name: str, reading: Reading) -> Any:
     """Result of a function of the user's."""
     with _loading(name, reading):
-        found = call_function(name)
-    return _select_split(found, name, reading)[0]
+        rows = call_function(name)
+    return _select_split(rows, name, reading)[0]
 
 
 def _select_split(rows: Any, name: str, reading: Reading) -> tuple[Any, str | None]:
@@ -342,15 +342,15 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     files: list[Path] = []
     outputs: list[Path] = []
     seen: set[str] = set()
-    for parent, names, found in os.walk(folder, followlinks=True):
-        if (place := os.path.realpath(parent)) in seen:
+    for parent, names, file_names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
             names.clear()
             continue
-        seen.add(place)
+        seen.add(real)
         below = [Path(parent, name) for name in names]
         outputs += filter(is_claimed, below)
         names[:] = [path.name for path in below if not _is_passed(path)]
-        paths = [Path(parent, name) for name in found if not is_hidden(name)]
+        paths = [Path(parent, name) for name in file_names if not is_hidden(name)]
         files += filter(Path.is_file, paths)  # no pipe or device
     return sorted(files), outputs
 
@@ -392,13 +392,13 @@ def _open_images(folder: Path, files: list[Path], reading: Reading) -> Opened:
         )
     columns: dict[str, Any] = {"image": [str(image) for image in images]}
     texts = [_caption(image.with_suffix(".txt"), reading) for image in images]
-    parts = [image.relative_to(folder.absolute()).parts for image in images]
+    paths = [image.relative_to(folder.absolute()).parts for image in images]
     form = "images"
     if sum(text is not None for text in texts) > len(texts) / 2:
         columns["caption"] = texts
         form = "images with text files"
-    elif all(len(each) > 1 for each in parts):
-        columns["label"] = [each[0] for each in parts]
+    elif all(len(path) > 1 for path in paths):
+        columns["label"] = [path[0] for path in paths]
         form = "class folders"
     return Opened(_dataset(columns, "image", folder, reading), form)
 
@@ -481,10 +481,10 @@ def digest_sources(source: str | list[str], with_states: bool = True) -> str:
         elif path.exists() and _suffix(name) in TABLES:
             beside, _ = list_files(path.parent)  # it names images there
             files = [path]
-            for each in beside:
+            for file in beside:
                 # also names without a suffix, but no log that a run writes beside the table
-                if not each.suffix or _suffix(each.name) in SUFFIXES:
-                    files.append(each)
+                if not file.suffix or _suffix(file.name) in SUFFIXES:
+                    files.append(file)
         elif path.exists():
             files = [path]
         else:

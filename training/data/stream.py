@@ -91,11 +91,13 @@ class PairStream:
             One sample for each raw sample, in order; None for skipped samples.
         """
         skipped.check_languages(MIN_SEEN)
-        found = [self._captions(raw, skipped) for raw in raw_samples]
-        usable = [raw for raw, (_, cause) in zip(raw_samples, found, strict=True) if cause is None]
+        captioned = [self._captions(raw, skipped) for raw in raw_samples]
+        usable = [
+            raw for raw, (_, cause) in zip(raw_samples, captioned, strict=True) if cause is None
+        ]
         images = iter(self._images(usable))
         samples: list[Sample | None] = []
-        for raw, (captions, cause) in zip(raw_samples, found, strict=True):
+        for raw, (captions, cause) in zip(raw_samples, captioned, strict=True):
             skipped.num_seen += 1
             image = next(images) if cause is None else cause
             if isinstance(image, str):
