@@ -4,9 +4,11 @@ A request to `/api` is the JSON object that `EndpointHandler` of handler.py take
 `/predict` answer as Immich's machine learning server does. openapi.json describes all.
 """
 
+import io
 import json
 from pathlib import Path
 
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -14,6 +16,7 @@ from starlette.routing import Route
 
 from modeling_dcclip.handler import BadRequest, answer
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo
 from modeling_dcclip.search.immich import predict, read_form
 from modeling_dcclip.search.local_server import Json, LocalServer, Turns
 from modeling_dcclip.search.messages import print_note
@@ -96,4 +99,9 @@ class ApiServer(LocalServer):
             data = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadRequest("The body is not JSON ({}).", error) from error
-        return Json(answer(data, self.runtime))
+        return Json(answer(data, self.runtime, _decode))
+
+
+def _decode(content: bytes, edge: int | None) -> Image.Image:
+    with PAGE_MEMORY.scope():
+        return decode_photo(io.BytesIO(content), edge)[1]

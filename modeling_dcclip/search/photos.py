@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import PAGE_MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
     STILLS,
@@ -91,7 +91,8 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         ValueError: It cannot be read.
     """
     try:
-        return read_photo(os.fsencode(path), lambda digest: False, edge).frames[0][1]
+        with MEMORY.scope():
+            return read_photo(os.fsencode(path), lambda digest: False, edge).frames[0][1]
     except UnreadablePhotoError as error:
         raise UserError(
             "image: {!r} cannot be read ({}). Name an image file.",

@@ -120,6 +120,19 @@ def test_a_text_that_is_too_long_raises_an_error(full):
         full.encode_texts(["红苹果" * 30])
 
 
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_text_of_exactly_the_maximal_length_is_whole(full, truncate):
+    text = "红苹果" * 30
+    full.max_text_length = full.count_tokens(text)
+    assert full._tokenize(text, truncate) == full._tokenizer.encode(text).ids
+    full.max_text_length -= 1
+    if truncate:
+        assert len(full._tokenize(text, truncate)) == full.max_text_length
+    else:
+        with pytest.raises(ValueError, match="accepts at most"):
+            full._tokenize(text, truncate)
+
+
 def test_a_text_that_is_too_long_can_be_truncated(full):
     tokenizer = Tokenizer.from_file(str(full.folder / "tokenizer.json"))
     tokenizer.enable_truncation(full.max_text_length)

@@ -38,6 +38,7 @@ MAX_SIZES = {
 }  # fmt: skip
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+TOWER_CONFIGS = ("text_config", "vision_config")
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
@@ -50,12 +51,18 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
         commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: There is none, it is damaged, or a size is beyond `MAX_SIZES`.
+        ValueError: There is none, it is damaged, the config of a part is not an object, or a size is beyond
+            `MAX_SIZES`.
     """
     check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
         check_value(str, fields.get("model_type", ""), "model_type")
+        for key in fields:
+            if key.endswith(
+                "_config"
+            ):  # null stands for defaults, which no checkpoint of two towers has
+                check_value(dict if key in TOWER_CONFIGS else dict | None, fields[key], key)
         _check_sizes(fields)
     except OSError as error:
         raise ValueError(
@@ -152,6 +159,11 @@ def load_model(
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{field}: {name!r} cannot be loaded ({cause}).") from error
     check_complete(field, name, family.model_class, report)
+    for key in TOWER_CONFIGS:
+        if getattr(model.config, key, {}) is None:
+            raise ValueError(
+                f"{field}: the config.json of {name!r} has no {key}. Name a checkpoint of both towers."
+            )
     return model
 
 

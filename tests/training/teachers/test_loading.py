@@ -51,6 +51,18 @@ def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
         open_config("teacher", str(tmp_path))
 
 
+@pytest.mark.parametrize("value", [None, [], "text", 3, True])
+@pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
+def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
+    config = {"model_type": "embedding_gemma2", "text_config": {}, "vision_config": {}, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if (key, value) == ("audio_config", None):  # a model without this part
+        assert open_config("teacher", str(tmp_path)).audio_config is None
+    else:
+        with pytest.raises(ValueError, match=rf"^teacher: the config\.json of .*{key}: .*, got "):
+            open_config("teacher", str(tmp_path))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
 def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(tmp_path, tokenizer, name):
