@@ -175,9 +175,11 @@ class Runtime:
             (label, score) pairs, highest score first; the scores sum to 1.
 
         Raises:
-            ValueError: `labels` is empty, the template has no `{}`, or a text is too long.
+            ValueError: `labels` or one of them is empty, the template has no `{}`, or a text is too long.
         """
         _require_list("labels", labels or "")
+        if "" in map(str.strip, map(str, labels)):
+            raise ValueError("labels: one is empty. Write a word or a sentence for each label.")
         if "{}" not in template:
             raise ValueError(
                 f"template: {template!r} has no {{}}. Write {{}} where the label goes."

@@ -109,6 +109,8 @@ YAML = {
     "itself": "seed: &a [*a]",
     "date": "seed: 2024-01-01",
     "nested_text": "data: pairs.parquet",
+    "nul": 'teacher: "a\\0b"',
+    "nul_in_a_section": 'data: {train: "a\\0b"}',
 }
 
 

@@ -215,6 +215,11 @@ def test_labels_that_are_not_a_list_are_refused(full, images, labels):
         full.zero_shot(images[0], labels)
 
 
+def test_an_empty_label_is_refused(full, images):
+    with pytest.raises(ValueError, match=r"^labels: one is empty"):
+        full.zero_shot(images[0], ["dog", " "])
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [("a.png", "images: got a single one"), ([np.zeros(3)], "image: ndarray does not decode")],
