@@ -109,8 +109,6 @@ YAML = {
     "itself": "seed: &a [*a]",
     "date": "seed: 2024-01-01",
     "nested_text": "data: pairs.parquet",
-    "nul": 'teacher: "a\\0b"',
-    "nul_in_a_section": 'data: {train: "a\\0b"}',
 }
 
 
@@ -119,6 +117,14 @@ def test_a_wrong_recipe_names_its_field(content, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(content)
     with time_limit(), pytest.raises(ValueError, match=r"^[\w.]+: "):
+        parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
+
+
+@pytest.mark.parametrize("content", ['teacher: "a\\0b"', 'data: {train: "a\\0b"}'])
+def test_a_character_that_no_path_has_is_named(content, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"^(teacher|data.train): 'a\\x00b' has a NUL"):
         parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
 
 

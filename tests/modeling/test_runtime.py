@@ -156,6 +156,8 @@ def test_what_is_not_a_list_of_strings_is_refused(full):
         ("preprocessor_config.json", "size", {"height": 10**6, "width": 8}),
         ("preprocessor_config.json", "image_std", [0.5, 0.5, 0]),
         ("preprocessor_config.json", "do_pad", True),
+        ("preprocessor_config.json", "do_resize", "no"),
+        ("preprocessor_config.json", "do_rescale", []),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_field(folder, file, field, value):
@@ -175,10 +177,20 @@ def test_a_logit_scale_that_no_model_has_is_refused(folder, value):
 
 
 @pytest.mark.parametrize(
-    "best", [["onnx/text_model.onnx"], {"text": 5}, {"text": "../a.onnx"}, {"text": "/a.onnx"}]
+    "meta",
+    [
+        None,
+        [],
+        {"export": []},
+        {"export": {"best": None}},
+        {"export": {"best": ["onnx/text_model.onnx"]}},
+        {"export": {"best": {"text": 5}}},
+        {"export": {"best": {"text": "../a.onnx"}}},
+        {"export": {"best": {"text": "/a.onnx"}}},
+    ],
 )
-def test_a_damaged_name_of_the_best_file_is_refused(folder, best):
-    content = {"meta": {"export": {"best": best}}}
+def test_a_damaged_name_of_the_best_file_is_refused(folder, meta):
+    content = {"meta": meta}
     (folder / "results.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"results\.json"):
         Runtime(folder).file("text")
@@ -188,6 +200,13 @@ def test_a_width_that_the_onnx_files_do_not_have_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
     with pytest.raises(ValueError, match="of 16 dimensions, and its config states 9"):
+        Runtime(folder).encode_texts(["red"])
+
+
+def test_a_tokenizer_without_tokens_is_refused(folder):
+    content = {"model": {"type": "BPE", "vocab": {}, "merges": []}}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"^texts: 'red' has no token"):
         Runtime(folder).encode_texts(["red"])
 
 
