@@ -357,13 +357,8 @@ class ImagePreprocessor:
         size = config.get("size") if config.get("do_resize") else None
         crop = config.get("crop_size") if config.get("do_center_crop") else None
         self.resample = config.get("resample", Image.Resampling.BILINEAR)
-        for name in config:
-            if name.startswith("do_") and config[name] not in (True, False, None):
-                raise ValueError(
-                    f"preprocessor_config.json: {name} is {config[name]!r}, expected true or false. "
-                    "Copy the file again."
-                )
-        steps = {name for name, value in config.items() if name.startswith("do_") and value}
+        flags = {name: value for name, value in config.items() if name.startswith("do_") and value}
+        steps = {name if flags[name] is True else f"{name} = {flags[name]!r}" for name in flags}
         if (
             steps - {*STEPS}
             or ("do_resize" in steps and {*(size or ())} not in (SQUARE, SHORTEST))

@@ -4,11 +4,9 @@ A request to `/api` is the JSON object that `EndpointHandler` of handler.py take
 `/predict` answer as Immich's machine learning server does. openapi.json describes all.
 """
 
-import io
 import json
 from pathlib import Path
 
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -16,10 +14,10 @@ from starlette.routing import Route
 
 from modeling_dcclip.handler import BadRequest, answer
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo
 from modeling_dcclip.search.immich import predict, read_form
 from modeling_dcclip.search.local_server import Json, LocalServer, Turns
 from modeling_dcclip.search.messages import print_note
+from modeling_dcclip.search.photos import decode_sent
 
 MAX_BODY = 64 * 2**20  # bytes of a request
 MAX_FIELD = 2**16  # bytes of a field of a form that is not a file
@@ -99,9 +97,4 @@ class ApiServer(LocalServer):
             data = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadRequest("The body is not JSON ({}).", error) from error
-        return Json(answer(data, self.runtime, _decode))
-
-
-def _decode(content: bytes, edge: int | None) -> Image.Image:
-    with PAGE_MEMORY.scope():
-        return decode_photo(io.BytesIO(content), edge)[1]
+        return Json(answer(data, self.runtime, decode_sent))

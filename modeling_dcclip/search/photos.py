@@ -101,6 +101,16 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         ) from error
 
 
+def decode_sent(content: bytes, edge: int | None) -> Image.Image:
+    """Decode an image file that was sent to a server, whose shorter side needs `edge` pixels, as RGB.
+
+    Raises:
+        UnreadablePhotoError: It cannot be decoded, or takes more memory than the page has.
+    """
+    with PAGE_MEMORY.scope():
+        return decode_photo(io.BytesIO(content), edge)[1]
+
+
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:
     """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata.
 

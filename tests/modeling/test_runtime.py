@@ -157,7 +157,7 @@ def test_what_is_not_a_list_of_strings_is_refused(full):
         ("preprocessor_config.json", "image_std", [0.5, 0.5, 0]),
         ("preprocessor_config.json", "do_pad", True),
         ("preprocessor_config.json", "do_resize", "no"),
-        ("preprocessor_config.json", "do_rescale", []),
+        ("preprocessor_config.json", "do_rescale", [0]),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_field(folder, file, field, value):

@@ -58,11 +58,6 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
         check_value(str, fields.get("model_type", ""), "model_type")
-        for key in fields:
-            if key.endswith(
-                "_config"
-            ):  # null stands for defaults, which no checkpoint of two towers has
-                check_value(dict if key in TOWER_CONFIGS else dict | None, fields[key], key)
         _check_sizes(fields)
     except OSError as error:
         raise ValueError(
@@ -111,6 +106,9 @@ def _check_sizes(config: Mapping[str, Any]):
         if isinstance(value, Mapping):
             _check_sizes(value)
             continue
+        # null stands for defaults, which no checkpoint of two towers has
+        if key in TOWER_CONFIGS or (key.endswith("_config") and value is not None):
+            raise ValueError(f"{key} is {value!r}, expected an object")
         largest = next((MAX_SIZES[each] for each in MAX_SIZES if re.fullmatch(each, key)), None)
         smallest = 1 if key in MAX_SIZES else -1
         for each in value if isinstance(value, list) else [value]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -59,7 +60,9 @@ def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
     if (key, value) == ("audio_config", None):  # a model without this part
         assert open_config("teacher", str(tmp_path)).audio_config is None
     else:
-        with pytest.raises(ValueError, match=rf"^teacher: the config\.json of .*{key}: .*, got "):
+        with pytest.raises(
+            ValueError, match=rf"^teacher: the config\.json of .*{key} is {re.escape(repr(value))}"
+        ):
             open_config("teacher", str(tmp_path))
 
 
