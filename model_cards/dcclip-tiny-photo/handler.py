@@ -10,6 +10,7 @@ import reprlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +124,14 @@ def decode_image(content: bytes, edge: int | None) -> Image.Image:
 def answer(
     data: Any,
     model: Any,
-    decode: Callable[[bytes, int | None], Image.Image] = decode_image,
+    decode: Callable[..., Image.Image] = decode_image,
 ) -> list[Any] | dict[str, Any]:
     """Answer a request as [`EndpointHandler.__call__`] does.
 
     Args:
         data: The request.
         model: An `EndpointHandler`, or a `Runtime` of runtime_dcclip.py.
-        decode: Function in place of `decode_image`, such as one whose memory is bounded.
+        decode: Function with the arguments of `decode_image`, such as one whose memory is bounded.
 
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
@@ -143,6 +144,7 @@ def answer(
             reprlib.repr(data),
         )
     inputs = data.get("inputs")
+    decode = partial(decode, edge=model.edge)
     if data.get("task") == "embed":
         return _embed(inputs, model, decode)
     labels = parameters.get("candidate_labels")
@@ -155,8 +157,7 @@ def answer(
             "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
             reprlib.repr(template),
         )
-    files = inputs if isinstance(inputs, list) else [inputs]
-    images = _images("inputs", files, model.edge, decode)
+    images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], decode)
     texts = model.encode_texts([template.replace("{}", label) for label in labels])
     answers = []
     for image in images:
@@ -172,7 +173,7 @@ def _ranked(labels: list[str], logits: np.ndarray) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in ranked]
 
 
-def _embed(inputs: Any, model: Any, decode: Callable[..., Image.Image]) -> dict[str, Any]:
+def _embed(inputs: Any, model: Any, decode: Callable[[bytes], Image.Image]) -> dict[str, Any]:
     if not isinstance(inputs, dict) or not inputs or inputs.keys() - MAX_INPUTS.keys():
         raise BadRequest(
             "inputs: to embed, send an object with the lists `texts`, `images` or both."
@@ -182,7 +183,7 @@ def _embed(inputs: Any, model: Any, decode: Callable[..., Image.Image]) -> dict[
         texts = _texts("texts", inputs["texts"], MAX_INPUTS["texts"])
         vectors["texts"] = model.encode_texts(texts).tolist()
     if "images" in inputs:
-        images = _images("images", inputs["images"], model.edge, decode)
+        images = _images("images", inputs["images"], decode)
         vectors["images"] = [model.encode_images([image])[0].tolist() for image in images]
     return vectors
 
@@ -194,12 +195,12 @@ def _bounded(field: str, values: Any, most: int) -> list[Any]:
 
 
 def _images(
-    field: str, values: Any, edge: int | None, decode: Callable[..., Image.Image]
+    field: str, values: Any, decode: Callable[[bytes], Image.Image]
 ) -> Iterator[Image.Image]:
     """Check the list and decode each image when the iterator reaches it."""
     for number, value in enumerate(_bounded(field, values, MAX_INPUTS["images"])):
         try:
-            yield value if isinstance(value, Image.Image) else decode(_content(value), edge)
+            yield value if isinstance(value, Image.Image) else decode(_content(value))
         except (TypeError, ValueError) as error:
             raise BadRequest(
                 "{}[{}] is {:.80}, not a PNG, JPEG or WebP image of at most {:,} bytes as base64 ({}).",

@@ -24,6 +24,7 @@ from transformers import (
 from modeling_dcclip.runtime_dcclip import read_tokenizer
 from training.teachers.family import Family
 from training.text.tokenizers import load_tokenizer
+from training.utils.cli import one_line
 from training.utils.reading import check_value, read_mapping, require_regular
 
 # largest sizes of a config, by the first pattern of their name; a damaged one, or a stranger's, would take all memory
@@ -95,7 +96,7 @@ def check_files(field: str, name: str):
                 with safe_open(path, "pt"):
                     pass
         except Exception as error:  # tokenizers raises Exception itself
-            cause = " ".join(str(error).split())[:200]
+            cause = one_line(error)[:200]
             raise ValueError(
                 f"{field}: {path} is damaged ({cause}). Copy the file again."
             ) from error
@@ -122,7 +123,7 @@ def open_config(field: str, name: str) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # a config may be wrong in many ways
-        cause = " ".join(str(error).split())[:300]
+        cause = one_line(error)[:300]
         raise ValueError(
             f"{field}: the config.json of {name!r} cannot be used ({cause})."
         ) from error
