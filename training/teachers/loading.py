@@ -58,6 +58,8 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
     check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
+        if not fields:
+            raise FileNotFoundError("it has no config.json, or an empty one")
         check_value(str, fields.get("model_type", ""), "model_type")
         _check_sizes(fields)
     except OSError as error:

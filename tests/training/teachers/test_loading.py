@@ -52,6 +52,14 @@ def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
         open_config("teacher", str(tmp_path))
 
 
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^student: .* is neither a folder with a config\.json"):
+        open_config("student", str(tmp_path))
+
+
 @pytest.mark.parametrize("value", [None, [], "text", 3, True])
 @pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
 def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
