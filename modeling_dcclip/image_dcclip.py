@@ -39,6 +39,7 @@ MAX_ASPECT_RATIO = 32
 REDUCING_GAP = 2
 # each scan of a progressive JPEG decodes the whole image again
 SCAN_START, MAX_SCANNED_PIXELS = b"\xff\xda", 2_000_000_000
+MAX_SIDE = 2**24  # pixels; Pillow counts the bits of a row in 31 bits
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 # makes an image of each orientation upright, as Pillow's exif_transpose does, which fails on damaged EXIF
 TURNS = {
@@ -152,10 +153,14 @@ def open_header(file: BinaryIO) -> Image.Image:
 
     Raises:
         PIL.Image.DecompressionBombError: It has more than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels, or
-            is a progressive JPEG with so many scans that decoding takes minutes.
+            a side of more than `MAX_SIDE`, or is a progressive JPEG with so many scans that decoding takes minutes.
         PIL.UnidentifiedImageError: The format is not supported, or the file is damaged.
     """
     image = Image.open(file, formats=formats())
+    if max(image.size) > MAX_SIDE:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels, a side may have {MAX_SIDE}"
+        )
     if "progressive" in image.info:
         file.seek(0)
         scans = sum(part.count(SCAN_START) for part in iter(partial(file.read, 2**20), b""))

@@ -10,7 +10,8 @@ import reprlib
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,12 +199,22 @@ class EndpointHandler(TorchEncoder):
         return features.pooler_output / features.pooler_output.norm(dim=-1, keepdim=True)
 
 
-def answer(data: Any, model: Any) -> list[Any] | dict[str, Any]:
+def decode_image(content: bytes, edge: int | None) -> Image.Image:
+    """Open the content of an image file, whose shorter side needs `edge` pixels, as upright 8-bit RGB."""
+    return open_image(content, edge, max_pixels=MAX_PIXELS)
+
+
+def answer(
+    data: Any,
+    model: Any,
+    decode: Callable[..., Image.Image] = decode_image,
+) -> list[Any] | dict[str, Any]:
     """Answer a request as [`EndpointHandler.__call__`] does.
 
     Args:
         data: The request.
         model: An `EndpointHandler`, or a `Runtime` of runtime_dcclip.py.
+        decode: Function with the arguments of `decode_image`, such as one whose memory is bounded.
 
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
@@ -216,8 +227,9 @@ def answer(data: Any, model: Any) -> list[Any] | dict[str, Any]:
             reprlib.repr(data),
         )
     inputs = data.get("inputs")
+    decode = partial(decode, edge=model.edge)
     if data.get("task") == "embed":
-        return _embed(inputs, model)
+        return _embed(inputs, model, decode)
     labels = parameters.get("candidate_labels")
     if isinstance(labels, str):
         labels = [label for label in LABEL_SEPARATOR.split(labels) if label.strip()]
@@ -228,7 +240,7 @@ def answer(data: Any, model: Any) -> list[Any] | dict[str, Any]:
             "hypothesis_template is {:.80}; send a sentence with one {{}}, where the label goes.",
             reprlib.repr(template),
         )
-    images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], model.edge)
+    images = _images("inputs", inputs if isinstance(inputs, list) else [inputs], decode)
     texts = model.encode_texts([template.replace("{}", label) for label in labels])
     answers = []
     for image in images:
@@ -244,7 +256,7 @@ def _ranked(labels: list[str], logits: np.ndarray) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in ranked]
 
 
-def _embed(inputs: Any, model: Any) -> dict[str, Any]:
+def _embed(inputs: Any, model: Any, decode: Callable[[bytes], Image.Image]) -> dict[str, Any]:
     if not isinstance(inputs, dict) or not inputs or inputs.keys() - MAX_INPUTS.keys():
         raise BadRequest(
             "inputs: to embed, send an object with the lists `texts`, `images` or both."
@@ -254,7 +266,7 @@ def _embed(inputs: Any, model: Any) -> dict[str, Any]:
         texts = _texts("texts", inputs["texts"], MAX_INPUTS["texts"])
         vectors["texts"] = model.encode_texts(texts).tolist()
     if "images" in inputs:
-        images = _images("images", inputs["images"], model.edge)
+        images = _images("images", inputs["images"], decode)
         vectors["images"] = [model.encode_images([image])[0].tolist() for image in images]
     return vectors
 
@@ -265,33 +277,33 @@ def _bounded(field: str, values: Any, most: int) -> list[Any]:
     return values
 
 
-def _images(field: str, values: Any, edge: int | None) -> Iterator[Image.Image]:
+def _images(
+    field: str, values: Any, decode: Callable[[bytes], Image.Image]
+) -> Iterator[Image.Image]:
     """Check the list and decode each image when the iterator reaches it."""
     for number, value in enumerate(_bounded(field, values, MAX_INPUTS["images"])):
         try:
-            yield value if isinstance(value, Image.Image) else _open(value, edge)
+            yield value if isinstance(value, Image.Image) else decode(_content(value))
         except (TypeError, ValueError) as error:
             raise BadRequest(
-                "{}[{}] is {:.80}, not a PNG, JPEG or WebP image of at most {:,} bytes and {:,} pixels as "
-                "base64 ({}).",
+                "{}[{}] is {:.80}, not a PNG, JPEG or WebP image of at most {:,} bytes as base64 ({}).",
                 field,
                 number,
                 reprlib.repr(value),
                 MAX_BYTES,
-                MAX_PIXELS,
-                error,
+                getattr(error, "cause", error),  # which a server can translate
             ) from error
 
 
-def _open(value: Any, edge: int | None) -> Image.Image:
-    """Open the content of a file, or base64 with or without the prefix of a data URL and padding."""
+def _content(value: Any) -> bytes:
+    """Content of a file, or of base64 with or without the prefix of a data URL and padding."""
     if len(value) > MAX_BYTES * 4 // 3 + 1000:
         raise ValueError(f"its length is {len(value):,}")
     if isinstance(value, str):
         text = value.partition(",")[2] if value.startswith("data:") else value
         content = text.encode("ascii").translate(URL_SAFE, WHITESPACE).rstrip(b"=")
         value = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-    return open_image(bytes(value), edge, max_pixels=MAX_PIXELS)
+    return bytes(value)
 
 
 def _texts(field: str, values: Any, most: int) -> list[str]:

@@ -175,9 +175,11 @@ class Runtime:
             (label, score) pairs, highest score first; the scores sum to 1.
 
         Raises:
-            ValueError: `labels` is empty, the template has no `{}`, or a text is too long.
+            ValueError: `labels` or one of them is empty, the template has no `{}`, or a text is too long.
         """
         _require_list("labels", labels or "")
+        if "" in map(str.strip, map(str, labels)):
+            raise ValueError("labels: one is empty. Write a word or a sentence for each label.")
         if "{}" not in template:
             raise ValueError(
                 f"template: {template!r} has no {{}}. Write {{}} where the label goes."
@@ -238,11 +240,10 @@ class Runtime:
         """
         names = [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         if (self.folder / "results.json").exists():
-            export = (
-                self._read("results.json").get("meta", {}).get("export")
-            )  # None of an evaluation
-            if export is not None:
-                with _damage_named(self.folder / "results.json"):
+            results = self._read("results.json")
+            with _damage_named(self.folder / "results.json"):
+                export = results.get("meta", {}).get("export")  # None of an evaluation
+                if export is not None:
                     names.insert(0, _file_of_export(export["best"][tower]))
         found = (name for name in names if (self.folder / name).is_file())
         return self._path(next(found, names[-1]))
@@ -294,6 +295,11 @@ class Runtime:
     def _tokenize(self, text: str, truncate: bool) -> list[int]:
         encoding = self._tokenizer.encode(_valid(text))
         ids = encoding.ids
+        if not ids:
+            raise ValueError(
+                f"texts: {text[:40]!r} has no token of this model's tokenizer.json. Use different words, or copy the "
+                "file again."
+            )
         if len(ids) <= self.max_text_length:
             return ids
         if not truncate:
@@ -351,7 +357,8 @@ class ImagePreprocessor:
         size = config.get("size") if config.get("do_resize") else None
         crop = config.get("crop_size") if config.get("do_center_crop") else None
         self.resample = config.get("resample", Image.Resampling.BILINEAR)
-        steps = {name for name, value in config.items() if name.startswith("do_") and value}
+        flags = {name: value for name, value in config.items() if name.startswith("do_") and value}
+        steps = {name if flags[name] is True else f"{name} = {flags[name]!r}" for name in flags}
         if (
             steps - {*STEPS}
             or ("do_resize" in steps and {*(size or ())} not in (SQUARE, SHORTEST))

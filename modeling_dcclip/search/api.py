@@ -17,6 +17,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.immich import predict, read_form
 from modeling_dcclip.search.local_server import Json, LocalServer, Turns
 from modeling_dcclip.search.messages import print_note
+from modeling_dcclip.search.photos import decode_sent
 
 MAX_BODY = 64 * 2**20  # bytes of a request
 MAX_FIELD = 2**16  # bytes of a field of a form that is not a file
@@ -96,4 +97,4 @@ class ApiServer(LocalServer):
             data = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadRequest("The body is not JSON ({}).", error) from error
-        return Json(answer(data, self.runtime))
+        return Json(answer(data, self.runtime, decode_sent))

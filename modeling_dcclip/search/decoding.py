@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -45,6 +46,8 @@ STRIP_BYTES = 2**22  # of pixels that a process sends at once
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 MAPPED_BYTES = 2**20
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the budget decides
 
 _thread = threading.local()  # `budget` and `taken` of the scope that a thread is in
 

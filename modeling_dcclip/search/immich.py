@@ -12,9 +12,10 @@ from starlette.datastructures import FormData, UploadFile
 
 from modeling_dcclip.handler import MAX_CHARACTERS, BadRequest
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo, read_size
+from modeling_dcclip.search.decoding import read_size
 from modeling_dcclip.search.files import UnreadablePhotoError
 from modeling_dcclip.search.messages import Message
+from modeling_dcclip.search.photos import decode_sent
 
 TASK = "clip"
 FIELDS = {"visual": "image", "textual": "text"}  # of each type of the task
@@ -98,16 +99,13 @@ def predict(query: Query, runtime: Runtime) -> dict[str, Any]:
     """
     if query.image is None:
         return {TASK: _json(runtime.encode_texts([query.text], truncate=True))}
-    file = io.BytesIO(query.image)
     try:
-        with PAGE_MEMORY.scope():
-            _, image = decode_photo(file, runtime.edge)
-            vectors = runtime.encode_images([image])
+        vectors = runtime.encode_images([decode_sent(query.image, runtime.edge)])
     except UnreadablePhotoError as error:
         raise BadRequest(
             "image: it cannot be read ({}). Send an image file.", error.cause
         ) from error
-    width, height = read_size(file)
+    width, height = read_size(io.BytesIO(query.image))
     return {TASK: _json(vectors), "imageHeight": height, "imageWidth": width}
 
 

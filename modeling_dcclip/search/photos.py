@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import SUFFIXES, lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import PAGE_MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, cause_of, decode_photo
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
     VIDEOS,
@@ -90,13 +90,24 @@ def read_example(path: str | Path, edge: int | None) -> Image.Image:
         ValueError: It cannot be read.
     """
     try:
-        return read_photo(os.fsencode(path), lambda digest: False, edge).frames[0][1]
+        with MEMORY.scope():
+            return read_photo(os.fsencode(path), lambda digest: False, edge).frames[0][1]
     except UnreadablePhotoError as error:
         raise UserError(
             "image: {!r} cannot be read ({}). Name an image file.",
             str(path),
             error.cause,
         ) from error
+
+
+def decode_sent(content: bytes, edge: int | None) -> Image.Image:
+    """Decode an image file that was sent to a server, whose shorter side needs `edge` pixels, as RGB.
+
+    Raises:
+        UnreadablePhotoError: It cannot be decoded, or takes more memory than the page has.
+    """
+    with PAGE_MEMORY.scope():
+        return decode_photo(io.BytesIO(content), edge)[1]
 
 
 def make_thumbnail(path: str, edge: int = THUMBNAIL, seconds: float = 0) -> bytes:

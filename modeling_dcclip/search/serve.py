@@ -4,7 +4,6 @@ Only photographs of the index are read: a request names a number, never a path, 
 again. Videos are sent as they are, to be played. A file that has changed since it was indexed is not shown.
 """
 
-import io
 import ipaddress
 import json
 import mimetypes
@@ -35,7 +34,7 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import actions
 from modeling_dcclip.search.access import KEY_HEADER, is_same, read_access, write_access
 from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.decoding import PAGE_MEMORY, decode_photo, give_memory_back
+from modeling_dcclip.search.decoding import give_memory_back
 from modeling_dcclip.search.digests import fingerprint
 from modeling_dcclip.search.duplicates import find_groups, freed
 from modeling_dcclip.search.facts import read_facts
@@ -44,7 +43,7 @@ from modeling_dcclip.search.index import Hit, Index, may_fit
 from modeling_dcclip.search.indexing import Progress, Report, require_folders
 from modeling_dcclip.search.local_server import Json, LocalServer, Turns, translated
 from modeling_dcclip.search.messages import Message, UserError, message_of, print_error
-from modeling_dcclip.search.photos import encode_thumbnail
+from modeling_dcclip.search.photos import decode_sent, encode_thumbnail
 from modeling_dcclip.search.previews import SIZES, Previews, cache_folder
 from modeling_dcclip.search.query import LOOKED, Filter, QueryWarning, understand
 from modeling_dcclip.search.texts import find
@@ -374,12 +373,10 @@ class SearchServer(LocalServer):
 
     def _remember(self, content: bytes) -> str:
         runtime = self.index.runtime
-        with PAGE_MEMORY.scope():
-            _, image = decode_photo(io.BytesIO(content), runtime.edge)
-            embedding = runtime.encode_images([image])[0]
-            example = Example(runtime, embedding, encode_thumbnail(image))
+        image = decode_sent(content, runtime.edge)
+        embedding = runtime.encode_images([image])[0]
         name = fingerprint(content)
-        self.examples[name] = example
+        self.examples[name] = Example(runtime, embedding, encode_thumbnail(image))
         while len(self.examples) > EXAMPLES:
             self.examples.popitem(last=False)
         return name

@@ -120,6 +120,14 @@ def test_a_wrong_recipe_names_its_field(content, tmp_path):
         parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
 
 
+@pytest.mark.parametrize("content", ['teacher: "a\\0b"', 'data: {train: "a\\0b"}'])
+def test_a_character_that_no_path_has_is_named(content, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"^(teacher|data.train): 'a\\x00b' has a NUL"):
+        parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
+
+
 @pytest.mark.parametrize(("file", "damage"), cases(["recipe.yaml"], 10))
 def test_a_damaged_recipe_names_its_field(file, damage, tmp_path):
     # a folder of the test's own would move the damage to a different place on each machine

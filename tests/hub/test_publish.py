@@ -152,6 +152,14 @@ def test_a_link_that_leaves_the_folder_is_refused(folder, tmp_path):
         list_files(folder)
 
 
+@pytest.mark.parametrize("name", ["README.md", "results.json"])
+def test_a_folder_in_place_of_a_file_is_refused(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name} is not a file"):
+        list_files(folder)
+
+
 @pytest.mark.parametrize("name", ["onnx", "onnx/model.onnx"])
 def test_exports_behind_a_link_are_not_left_out(folder, tmp_path, name):
     (folder / name).rename(tmp_path / "elsewhere")

@@ -120,6 +120,19 @@ def test_a_text_that_is_too_long_raises_an_error(full):
         full.encode_texts(["红苹果" * 30])
 
 
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_text_of_exactly_the_maximal_length_is_whole(full, truncate):
+    text = "红苹果" * 30
+    full.max_text_length = full.count_tokens(text)
+    assert full._tokenize(text, truncate) == full._tokenizer.encode(text).ids
+    full.max_text_length -= 1
+    if truncate:
+        assert len(full._tokenize(text, truncate)) == full.max_text_length
+    else:
+        with pytest.raises(ValueError, match="accepts at most"):
+            full._tokenize(text, truncate)
+
+
 def test_a_text_that_is_too_long_can_be_truncated(full):
     tokenizer = Tokenizer.from_file(str(full.folder / "tokenizer.json"))
     tokenizer.enable_truncation(full.max_text_length)
@@ -143,6 +156,8 @@ def test_what_is_not_a_list_of_strings_is_refused(full):
         ("preprocessor_config.json", "size", {"height": 10**6, "width": 8}),
         ("preprocessor_config.json", "image_std", [0.5, 0.5, 0]),
         ("preprocessor_config.json", "do_pad", True),
+        ("preprocessor_config.json", "do_resize", "no"),
+        ("preprocessor_config.json", "do_rescale", [0]),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_field(folder, file, field, value):
@@ -162,10 +177,20 @@ def test_a_logit_scale_that_no_model_has_is_refused(folder, value):
 
 
 @pytest.mark.parametrize(
-    "best", [["onnx/text_model.onnx"], {"text": 5}, {"text": "../a.onnx"}, {"text": "/a.onnx"}]
+    "meta",
+    [
+        None,
+        [],
+        {"export": []},
+        {"export": {"best": None}},
+        {"export": {"best": ["onnx/text_model.onnx"]}},
+        {"export": {"best": {"text": 5}}},
+        {"export": {"best": {"text": "../a.onnx"}}},
+        {"export": {"best": {"text": "/a.onnx"}}},
+    ],
 )
-def test_a_damaged_name_of_the_best_file_is_refused(folder, best):
-    content = {"meta": {"export": {"best": best}}}
+def test_a_damaged_name_of_the_best_file_is_refused(folder, meta):
+    content = {"meta": meta}
     (folder / "results.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"results\.json"):
         Runtime(folder).file("text")
@@ -175,6 +200,13 @@ def test_a_width_that_the_onnx_files_do_not_have_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"projection_dim": 9}))
     with pytest.raises(ValueError, match="of 16 dimensions, and its config states 9"):
+        Runtime(folder).encode_texts(["red"])
+
+
+def test_a_tokenizer_without_tokens_is_refused(folder):
+    content = {"model": {"type": "BPE", "vocab": {}, "merges": []}}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"^texts: 'red' has no token"):
         Runtime(folder).encode_texts(["red"])
 
 
@@ -200,6 +232,11 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_read(folder, name):
 def test_labels_that_are_not_a_list_are_refused(full, images, labels):
     with pytest.raises(ValueError, match="labels: got a single one or none"):
         full.zero_shot(images[0], labels)
+
+
+def test_an_empty_label_is_refused(full, images):
+    with pytest.raises(ValueError, match=r"^labels: one is empty"):
+        full.zero_shot(images[0], ["dog", " "])
 
 
 @pytest.mark.parametrize(

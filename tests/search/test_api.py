@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import api, command
+from modeling_dcclip.search import api, command, decoding
 from modeling_dcclip.search.api import ApiServer
 from tests.local_server import client_of
 
@@ -62,6 +62,18 @@ def test_wrong_requests_name_the_field(post, body, field):
     status, answer = post(body)
     assert status == 400
     assert field in answer["error"]
+
+
+def test_images_are_decoded_within_the_memory_of_the_page(post, red, monkeypatch):
+    monkeypatch.setattr(decoding.PAGE_MEMORY, "limit", 1000)
+    requests = [
+        {"task": "embed", "inputs": {"images": [red]}},
+        {"inputs": red, "parameters": {"candidate_labels": ["red"]}},
+    ]
+    for request in requests:
+        status, answer = post(request, Accept_Language="zh")
+        assert status == 400
+        assert "像素过多" in answer["error"]
 
 
 def test_errors_are_in_the_language_of_the_request(post):

@@ -109,6 +109,13 @@ def test_a_jpeg_of_very_many_scans_is_refused(monkeypatch):
     assert decode_photo(file_of("JPEG"))[1].size == SIZE
 
 
+def test_a_very_long_side_is_refused(monkeypatch):
+    monkeypatch.setattr(image_dcclip, "MAX_SIDE", max(SIZE))
+    assert decode_photo(file_of("PNG"))[1].size == SIZE
+    monkeypatch.setattr(image_dcclip, "MAX_SIDE", max(SIZE) - 1)
+    assert_refused(file_of("PNG"))
+
+
 def test_a_thread_waits_for_the_memory_of_another():
     budget = Budget(100)
     order = []

@@ -127,6 +127,14 @@ def test_the_message_of_an_error_can_be_translated():
     ("environment", "language"),
     [
         ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LC_MESSAGES": "zh_CN.UTF-8", "LANG": "en_US.UTF-8"}, "zh"),
+        ({"LC_ALL": "en_US.UTF-8", "LC_MESSAGES": "zh_CN.UTF-8"}, "en"),
+        ({"LANG": "POSIX", "LANGUAGE": "zh_CN"}, "en"),
+        ({"LANG": "", "LANGUAGE": "zh_CN"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LANGUAGE": "zh_CN:en"}, "zh"),
+        ({"locale": "zh_CN"}, "zh"),
+        ({"locale": "Chinese (Simplified)_China"}, "zh"),
+        ({"locale": "zh_CN", "LANG": "de_DE.UTF-8"}, "en"),
         ({"LANG": "zh_TW.UTF-8", "LANGUAGE": "en_US:en"}, "en"),
         ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "zh_CN:zh"}, "en"),
         ({}, "en"),
@@ -135,7 +143,8 @@ def test_the_message_of_an_error_can_be_translated():
 def test_the_language_is_the_locale_of_the_user(monkeypatch, environment, language):
     for name in ("LC_ALL", "LC_MESSAGES", "LANG", "LANGUAGE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("locale.getlocale", lambda: (None, None))
+    of_system = environment.get("locale")
+    monkeypatch.setattr("locale.getlocale", lambda: (of_system, None))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert user_language() == language

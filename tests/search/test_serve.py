@@ -157,6 +157,16 @@ def test_addresses_of_this_machine_are_accepted(get, host):
     assert get("/search?q=red", headers={"Host": host}).status_code == 200
 
 
+def test_an_address_of_ipv6_is_listened_on(index):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6")
+    with SearchServer(index, host="::1", port=0) as server:
+        assert server.url.startswith(f"http://[::1]:{server.port}/")
+        socket.create_connection(("::1", server.port), 10).close()
+
+
 def test_an_answer_with_its_version_is_kept_by_the_browser(get):
     hit = search(get, "q=red")["hits"][0]
     address = f"/thumbnail/{hit['id']}"

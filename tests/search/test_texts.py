@@ -1,7 +1,9 @@
 """Words in photographs: which are read, what finds them, and that a search puts them first."""
 
+import json
 import os
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 
@@ -9,6 +11,7 @@ import pytest
 
 from modeling_dcclip.search import command
 from modeling_dcclip.search import texts as texts_module
+from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.query import Filter
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.texts import TextReader, candidates, find
@@ -61,6 +64,17 @@ def test_photographs_are_read_while_nothing_else_happens(readable, photos, tmp_p
     ]
     # the white one ended the process, and is not tried again
     assert [os.path.basename(state.path) for state in candidates(readable)] == [b"red.jpg"]
+
+
+def test_a_photograph_that_cannot_be_read_ends_no_reader(readable, photos):
+    (photos / "broken.png").write_bytes(b"no image")
+    names = ("broken.png", "missing.png", "green.png")
+    lines = "".join(json.dumps(str(photos / name)) + "\n" for name in names)
+    command = command_of_main("modeling_dcclip.search.texts")
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    ready, *answers = done.stdout.splitlines()
+    assert ready == "ready"
+    assert [json.loads(each).partition("\n")[0] for each in answers] == ["", "", "Total: 45.00"]
 
 
 def test_no_photograph_leaves_the_index_while_candidates_are_chosen(readable, monkeypatch):

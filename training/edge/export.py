@@ -49,7 +49,7 @@ def export(options: ExportOptions) -> list[Verdict]:
     names = [options.format] if is_own else [options.format, RESULTS_FILE, *copied_names(folder)]
     overwrite = options.overwrite or (is_own and holds_only_exports(folder, options.format))
     with (
-        claim_folder(output_dir, names, command="export", overwrite=overwrite),
+        claim_folder(options.output_dir, names, command="export", overwrite=overwrite),
         scratch_folder(output_dir / "export") as scratch,
     ):
         if export_format.suffix:

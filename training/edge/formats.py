@@ -10,6 +10,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
+from training.utils.ranges import Count
+
 TOWERS = ("vision", "text")
 
 
@@ -53,7 +55,7 @@ class ExportOptions:
     image_column: str | None = None
     allow_paths: bool = False
     label_column: str | None = None
-    threads: int = 1
+    threads: Count = 1
     overwrite: bool = False
 
 

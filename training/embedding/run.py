@@ -83,7 +83,7 @@ def embed(options: EmbedOptions) -> Results:
     inputs = {"model": options.model}
     inputs |= {f"data {number}": name for number, name in enumerate(options.data)}
     with (
-        claim_folder(folder, FILES, command="embed", inputs=inputs, flag=None),
+        claim_folder(options.output_dir, FILES, command="embed", inputs=inputs, flag=None),
         cluster.connected(options.ray) if options.ray else nullcontext(),
     ):
         engine = cluster if options.ray else shard_writer

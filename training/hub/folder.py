@@ -17,6 +17,7 @@ from training.hub.files import (
     EARLIER_RECIPES,
     HIDDEN,
     MODULES_FILE,
+    PUBLISHED,
     README,
     REQUIRED,
     published,
@@ -186,6 +187,8 @@ def list_files(folder: str | Path) -> list[str]:
         path = file.relative_to(folder).as_posix()
         if file.is_file():
             files.append(path)
+        elif path in PUBLISHED:
+            raise ValueError(f"{file} is not a file. Replace it with one, or remove it.")
         # what is behind it would not be found, and an upload would delete it from the repo
         elif file.is_symlink() and not HIDDEN.search(path):
             raise ValueError(

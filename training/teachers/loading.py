@@ -24,6 +24,7 @@ from transformers import (
 from modeling_dcclip.runtime_dcclip import read_tokenizer
 from training.teachers.family import Family
 from training.text.tokenizers import load_tokenizer
+from training.utils.cli import one_line
 from training.utils.reading import check_value, read_mapping, require_regular
 
 # largest sizes of a config, by the first pattern of their name; a damaged one, or a stranger's, would take all memory
@@ -38,6 +39,7 @@ MAX_SIZES = {
 }  # fmt: skip
 # options of from_pretrained: weights that do not fit are in its report, and `check_complete` refuses them
 REPORTED: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+TOWER_CONFIGS = ("text_config", "vision_config")
 MIN_VOCABULARY = 0.9  # smallest share of a text tower's tokens that its tokenizer has
 
 
@@ -50,11 +52,14 @@ def read_config(field: str, name: str, commit: str | None = None) -> dict[str, A
         commit: Commit of the Hub id. Default: the newest commit.
 
     Raises:
-        ValueError: There is none, it is damaged, or a size is beyond `MAX_SIZES`.
+        ValueError: There is none, it is damaged, the config of a part is not an object, or a size is beyond
+            `MAX_SIZES`.
     """
     check_files(field, name)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
+        if not fields:
+            raise FileNotFoundError("it has no config.json, or an empty one")
         check_value(str, fields.get("model_type", ""), "model_type")
         _check_sizes(fields)
     except OSError as error:
@@ -93,7 +98,7 @@ def check_files(field: str, name: str):
                 with safe_open(path, "pt"):
                     pass
         except Exception as error:  # tokenizers raises Exception itself
-            cause = " ".join(str(error).split())[:200]
+            cause = one_line(error)[:200]
             raise ValueError(
                 f"{field}: {path} is damaged ({cause}). Copy the file again."
             ) from error
@@ -104,6 +109,9 @@ def _check_sizes(config: Mapping[str, Any]):
         if isinstance(value, Mapping):
             _check_sizes(value)
             continue
+        # null stands for defaults, which no checkpoint of two towers has
+        if key in TOWER_CONFIGS or (key.endswith("_config") and value is not None):
+            raise ValueError(f"{key} is {value!r}, expected an object")
         largest = next((MAX_SIZES[each] for each in MAX_SIZES if re.fullmatch(each, key)), None)
         smallest = 1 if key in MAX_SIZES else -1
         for each in value if isinstance(value, list) else [value]:
@@ -117,7 +125,7 @@ def open_config(field: str, name: str) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # a config may be wrong in many ways
-        cause = " ".join(str(error).split())[:300]
+        cause = one_line(error)[:300]
         raise ValueError(
             f"{field}: the config.json of {name!r} cannot be used ({cause})."
         ) from error
@@ -152,6 +160,11 @@ def load_model(
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{field}: {name!r} cannot be loaded ({cause}).") from error
     check_complete(field, name, family.model_class, report)
+    for key in TOWER_CONFIGS:
+        if getattr(model.config, key, {}) is None:
+            raise ValueError(
+                f"{field}: the config.json of {name!r} has no {key}. Name a checkpoint of both towers."
+            )
     return model
 
 

@@ -166,6 +166,16 @@ def test_formats_that_cannot_be_written_are_refused(monkeypatch, fields, message
         find_format(fields["format"]).check(ExportOptions(folder="a", output_dir="b", **fields))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("output_dir", "", "output_dir: '' is not a folder"), ("threads", -1, "threads: ")],
+)
+def test_a_wrong_option_of_an_export_is_named(exported, refusal, tmp_path, option, value, message):
+    options = {"output_dir": tmp_path / "out"} | {option: value}
+    arguments = [part for name in options for part in (f"--{name}", options[name])]
+    assert message in refusal(export.main, exported, *arguments)
+
+
 def test_without_data_the_files_are_written_and_marked_as_unchecked(
     exported, traced, corpus, tmp_path, capsys, monkeypatch
 ):

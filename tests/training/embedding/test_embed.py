@@ -234,6 +234,12 @@ def test_embeddings_with_different_options_are_kept_apart(embedded, table, color
     assert "embed: output_dir: " in refusal(embed.main, *arguments)
 
 
+def test_an_empty_name_is_not_the_current_folder(table, color_model, refusal):
+    assert "output_dir: '' is not a folder" in refusal(
+        embed.main, *arguments_of("", color_model, table)
+    )
+
+
 def test_an_index_is_written_again_from_the_shards(embedded, table, color_model):
     before = times(embedded)
     shutil.rmtree(embedded / "index")

@@ -33,7 +33,7 @@ from tests.variants import ignored_fields
 from training.config import AlignRecipe, EvalConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
-from training.engine import checkpoint, standstill
+from training.engine import checkpoint, stage, standstill
 from training.engine.loop import (
     Evaluate,
     Run,
@@ -58,6 +58,29 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 def make_recipe(folder: Path, **fields: Any) -> AlignRecipe:
     fields = {"student": "s", "max_grad_norm": 1e9, "max_steps": 3, "batch_size": 4} | fields
     return AlignRecipe(**recipe_fields(folder, "rows", **fields))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux names open files there")
+def test_a_model_is_on_the_disk_before_and_after_it_takes_its_place(tmp_path, monkeypatch):
+    synced = []
+
+    def sync(file):
+        synced.append((Path(os.readlink(f"/proc/self/fd/{file}")), (tmp_path / "a").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    files = ("a", "model.safetensors")
+    checkpoint.save_final(tmp_path, lambda folder: [(folder / name).touch() for name in files])
+    *scratch, last = synced
+    assert {path.name for path, _ in scratch} >= {*files}
+    assert not any(is_placed for _, is_placed in scratch) and last == (tmp_path, True)
+
+
+@pytest.mark.parametrize(("launched", "saved"), [("no", None), ("bf16", "bf16"), ("fp16", "fp16")])
+def test_the_precision_of_a_launch_is_recorded(launched, saved, tmp_path, monkeypatch):
+    launch = SimpleNamespace(mixed_precision=launched, is_main_process=False, num_processes=1)
+    monkeypatch.setattr(stage, "make_accelerator", lambda recipe: launch)
+    with stage.open_run(make_recipe(tmp_path), "align", {}) as opened:
+        assert opened.recipe.mixed_precision == saved
 
 
 class Linear(Task):

@@ -18,6 +18,7 @@ from training.evaluation.sets import labeled_sets
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labeled_sets import (
     HUB,
+    LABEL_COLUMNS,
     ClassLookup,
     MissingDataError,
     Source,
@@ -92,6 +93,12 @@ def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
     features = Features({"image": rows.features["image"], "label": ClassLabel(names=order)})
     path = write_parquet(tmp_path / "rows.parquet", rows.cast(features))
     assert names_of(open_cifar(path)) == EXPECTED
+
+
+def test_a_column_of_names_comes_before_one_of_numbers(tmp_path):
+    rows = rows_of(CIFAR_10)
+    rows = rows.rename_column("label", LABEL_COLUMNS[1]).add_column("label", [99] * NUM)
+    assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
 def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeypatch):

@@ -11,8 +11,10 @@ from datasets import Dataset, Image
 from tests.tiny import encoded
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs
+from training.finetuning import measure
 from training.finetuning.measure import (
     CaptionedImages,
+    Measurer,
     SetEmbeddings,
     general_rows,
 )
@@ -37,6 +39,43 @@ def test_general_texts_are_measured_in_both_directions():
     pairs = GeneralPairs(["cat", "dog"], ["猫", "狗"], ("en", "zh"))
     values = {row.language: row.value for row in general_rows(Fake(table), pairs)}
     assert values == {"en": 0.5, "zh": 1.0}
+
+
+@pytest.mark.parametrize("names", [{}, {"en": ["cat", "dog"], "zh": ["狗", "猫"]}])
+def test_the_rows_of_every_language_are_kept(names):
+    table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "猫": [1.0, 0.1], "狗": [0.1, 1.0]}
+    captions = {"en": ["cat", "dog"], "zh": ["猫", "狗"]}
+    pairs = {language: torch.tensor([(0, 0), (1, 1)]) for language in captions}
+    made = SimpleNamespace(captions=captions, pairs=pairs, rows=[None] * 2, name="validation")
+    images = torch.eye(2)
+    texts = {each: Fake(table).encode_texts(captions[each]) for each in captions}
+    rows = CaptionedImages("validation", made, names).score(
+        Fake(table), SetEmbeddings(images, texts)
+    )
+    first = {row.metric for row in rows if row.language == "en"}
+    assert first == {row.metric for row in rows if row.language == "zh"} != set()
+
+
+def test_the_rows_of_every_set_are_kept(monkeypatch):
+    monkeypatch.setattr(measure, "DualEncoder", lambda *_: SimpleNamespace(to=lambda device: None))
+    monkeypatch.setattr(measure, "general_rows", lambda *_: [row_of("general")])
+    measurer = Measurer.__new__(Measurer)
+    vars(measurer).update(processor=None, device=None, seed=3, general=None)
+    measurer.sets = [
+        SimpleNamespace(
+            name=name,
+            encode=lambda model, name=name: name,
+            score=lambda model, name: [row_of(name)],
+        )
+        for name in (measure.VALIDATION, measure.HELD_OUT)
+    ]
+    rows, _ = measurer.measure(SimpleNamespace(eval=lambda: None), "start")
+    assert [row.set for row in rows] == ["general", measure.VALIDATION, measure.HELD_OUT]
+    assert {(row.stage, row.seed) for row in rows} == {("start", 3)}
+
+
+def row_of(name):
+    return Row(model="student", metric="top1", value=0.5, set=name)
 
 
 def images_of(pairs, captions, names, num_images):

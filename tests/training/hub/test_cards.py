@@ -172,6 +172,7 @@ def test_a_refreshed_card_keeps_what_was_edited(folder):
     path = folder / "README.md"
     write_card(folder, CardDetails(summary="Old words."))
     text = path.read_text(encoding="utf-8")
+    assert "model_name" not in text  # only an evaluated model has an entry in the index
     text = text.replace("Old words.", "My words.").replace("# dcclip-tiny\n", "# Mine\n")
     path.write_text(text.replace("library_name", "custom: kept\nlibrary_name", 1), encoding="utf-8")
     card = card_of(folder, Results({"command": "x"}, [row(0.25)]), repo_id="me/model")

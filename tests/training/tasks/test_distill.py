@@ -101,6 +101,15 @@ def test_the_image_map_is_compared_at_every_position(batch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_a_tower_without_maps_keeps_its_other_losses(tower, batch):
+    task = make_task()
+    names = {*task(batch)}
+    del task.adapters[tower]
+    assert {*task(batch)} == names - {f"{tower}_map"} > {"loss", f"{tower}_embedding"}
+
+
+@torch.no_grad()
 def test_statistics_of_the_data_whiten_all_positions_alike(batch):
     """Against a loop over what the batch shows: tokens of captions, and all positions of images."""
     targets = make_targets()

@@ -324,11 +324,13 @@ def test_a_shard_that_cannot_be_opened_is_named_at_once(copied, shard, build_cac
         build_cache(copied)
 
 
-def test_a_changed_shard_is_found_in_the_background_and_named(copied, shard, build_cache, batch):
+@pytest.mark.parametrize("name", ["view-000-00000", "view-001-00003", "captions/00000"])
+def test_a_changed_shard_is_found_in_the_background_and_named(copied, name, build_cache, batch):
+    targets = build_cache(copied)
+    (shard,) = copied.rglob(f"{name}.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    targets = build_cache(copied)
     with pytest.raises(TargetCacheError, match=f"{shard.name} is damaged: checksum mismatch"):
         targets.check()
         targets._checking.join()

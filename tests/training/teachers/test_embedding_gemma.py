@@ -1,5 +1,8 @@
 """EmbeddingGemma 2, with random weights, compared with transformers' own model and image processor."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +104,15 @@ def test_images_are_encoded_as_by_transformers_own_processor_and_model(teacher, 
     assert teacher.image_size == SIZE
     expected = states[:, 2:-2].mT.unflatten(2, (16, 16))
     torch.testing.assert_close(found.feature_map, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_without_an_image_tower_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["vision_config"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^teacher: the config\.json of .* has no vision_config"):
+        DualEncoder.from_pretrained(tmp_path / "model", (), field="teacher")
 
 
 @torch.no_grad()

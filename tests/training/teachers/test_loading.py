@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -50,6 +51,28 @@ def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to 1024"):
         open_config("teacher", str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^student: .* is neither a folder with a config\.json"):
+        open_config("student", str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3, True])
+@pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
+def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
+    config = {"model_type": "embedding_gemma2", "text_config": {}, "vision_config": {}, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if (key, value) == ("audio_config", None):  # a model without this part
+        assert open_config("teacher", str(tmp_path)).audio_config is None
+    else:
+        with pytest.raises(
+            ValueError, match=rf"^teacher: the config\.json of .*{key} is {re.escape(repr(value))}"
+        ):
+            open_config("teacher", str(tmp_path))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")

@@ -22,6 +22,7 @@ from training.data.images import digest_images
 from training.data.reader import Opened, Reading, open_source
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import EvalSet
+from training.utils.cli import one_line
 from training.utils.keys import Digest
 
 HUB = "hub"
@@ -143,7 +144,7 @@ def _open_source(name: str, source: Source, eval_set: EvalSet | None) -> tuple[s
     except ValueError as error:
         if not is_default:
             raise
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = one_line(error.__cause__ or error)
         raise MissingDataError(reason.replace(location, "the data set")[:200]) from error
 
 

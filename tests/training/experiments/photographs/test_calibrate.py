@@ -111,6 +111,13 @@ def test_the_line_is_between_what_is_shown_and_what_is_not(monkeypatch, absent):
             assert (probability > 0.5) == fits, text
 
 
+def test_only_captions_as_long_as_sentences_are_sentences():
+    captions = [" ".join(["dog"] * length) for length in range(1, 12)]
+    pairs = torch.tensor([(length, length - 1) for length in range(1, 12)])
+    of = SimpleNamespace(captions={"en": captions}, pairs={"en": pairs})
+    assert [*module._sentences(MODEL, of, "en")] == [8, 9, 10, 11]
+
+
 def test_a_set_may_lack_sentences(monkeypatch):
     monkeypatch.setattr(module, "_classes", lambda *_: classes_of(0))
     sets = [make_set(0), make_set(1)]
