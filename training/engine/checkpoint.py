@@ -11,9 +11,11 @@ output_dir/
 """
 
 import filecmp
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from training.config import TrainingRecipe
-from training.engine.state import STATE_FOLDER, TrainingState
+from training.engine.state import STATE_FOLDER, Snapshot
 from training.hub import MODEL_FILES, WEIGHTS_FILE, derived_names
 from training.utils.files import (
     OLD_SUFFIX,
@@ -34,6 +36,8 @@ from training.utils.files import (
 )
 from training.utils.output import claim_folder, record_names
 
+log = logging.getLogger(__name__)
+
 BEST_FOLDER = "best"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
@@ -42,8 +46,45 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
-def save_checkpoint(recipe: TrainingRecipe, write: Write, state: TrainingState) -> Path:
-    """Write `checkpoint-STEP` atomically, remove the oldest checkpoints, and return its folder.
+class Background:
+    """A thread that saves while training goes on, so that no process waits for the disk of the main process.
+
+    The end of its `with` block waits for all calls. An error of a call is raised there, by `check` or by `wait`; it is
+    logged if the block fails for a different reason.
+    """
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(1)
+        self._calls: list[Future[Any]] = []
+
+    def submit(self, function: Callable[..., Any], *arguments: Any):
+        """Call a function in the thread, after the earlier ones."""
+        self._calls.append(self._thread.submit(function, *arguments))
+
+    def check(self):
+        """Raise the error of a call that has failed."""
+        while self._calls and self._calls[0].done():
+            self._calls.pop(0).result()
+
+    def wait(self):
+        """Wait for all calls."""
+        while self._calls:
+            self._calls.pop(0).result()
+
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object):
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+        for call in self._calls:
+            if failure := call.exception():
+                log.error("%s", failure)
+
+
+def save_checkpoint(recipe: TrainingRecipe, write: Write, state: Snapshot):
+    """Write `checkpoint-STEP` atomically, and remove the oldest checkpoints.
 
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.
@@ -56,7 +97,6 @@ def save_checkpoint(recipe: TrainingRecipe, write: Write, state: TrainingState) 
     record_names(output_dir, [folder.name], command="checkpoint")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
         remove_folder(old)
-    return folder
 
 
 def save_best(output_dir: Path, write: Write):

@@ -1,7 +1,9 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Generic, TypeVar
@@ -126,17 +128,26 @@ def train(
             "another output_dir."
         )
     output_dir = Path(recipe.output_dir)
+    saved_processor = deepcopy(
+        processor
+    )  # saving resets the tokenizer, which the loader may be using
 
-    def write(folder: Path):
-        model = state.exported_model()
-        steps = state.progress.step
-        save_model(folder, model, processor, recipe, earlier=run.earlier, num_steps=steps)
+    def write_files(model: DCCLIPModel) -> checkpoint.Write:
+        return partial(
+            save_model,
+            student=model,
+            processor=saved_processor,
+            recipe=recipe,
+            earlier=run.earlier,
+            num_steps=state.progress.step,
+        )
 
     loader = make_loader(dataset, replace(plan, start=start), state.progress.data)
     num_rows = len(dataset) if isinstance(dataset, PairDataset) else None
     log = Log(output_dir / LOG_FILE, run.command, recipe, start, accelerator, num_rows)
     task.train()
-    with log, name_standstill(f"{run.command}, {output_dir}", lambda: state.progress.step):
+    standstill = name_standstill(f"{run.command}, {output_dir}", lambda: state.progress.step)
+    with log, standstill, checkpoint.Background() as saving:
         for batch in batches_on(log.timed(loader), accelerator.device):
             # torch's generator (dropout) is seeded by the number of each step
             seed = keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0]
@@ -152,8 +163,10 @@ def train(
                 step % recipe.eval_every == 0 or step == recipe.max_steps
             )
             saves = recipe.save_every and step % recipe.save_every == 0
+            saving.check()
             if evaluates or saves:
                 log.check()
+            is_best = False
             if evaluate and evaluates:
                 for norm in task.moving_norms:  # each process has the statistics of its own images
                     broadcast([*norm.buffers()])
@@ -165,18 +178,21 @@ def train(
                     is_best = state.progress.best is None or metrics[BEST] > state.progress.best
                     log.evaluated(step, metrics, is_best)
                     if is_best:
-                        if accelerator.is_main_process:
-                            checkpoint.save_best(output_dir, write)
                         state.progress = replace(state.progress, best=metrics[BEST])
             if saves:
                 positions = gather_object([loader.state()])
                 state.progress = replace(state.progress, data=positions)
-                if accelerator.is_main_process:
-                    checkpoint.save_checkpoint(recipe, write, state)
+            if (is_best or saves) and accelerator.is_main_process:
+                saving.wait()  # one copy of the state is in memory
+                write = write_files(state.exported_model(keep=True))
+                if is_best:
+                    saving.submit(checkpoint.save_best, output_dir, write)
+                if saves:
+                    saving.submit(checkpoint.save_checkpoint, recipe, write, state.snapshot())
     log.check()
     if accelerator.is_main_process:
         task.eval()
-        checkpoint.save_final(output_dir, write)
+        checkpoint.save_final(output_dir, write_files(state.exported_model()))
     # the samples that other processes skipped
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))
     result = TrainingResult(log.seconds, log.images_per_s, log.data_wait, str(dataset.skipped))

@@ -107,19 +107,23 @@ class TrainingState:
         self.progress = replace(self.progress, step=self.progress.step + 1)
         return learning_rate
 
-    def exported_model(self) -> DCCLIPModel:
-        """The student, or a copy of it on the CPU with the average of its weights."""
+    def exported_model(self, keep: bool = False) -> DCCLIPModel:
+        """The student with the average of its weights, if there is one.
+
+        Args:
+            keep: Whether to return a copy on the CPU, which later steps do not change, in any case.
+        """
         student = self.task.student
-        if self.average is None:
+        average = {} if self.average is None else self.average.tensors
+        if not average and not keep:
             return student
         copy = type(student)(student.config)
-        weights = student.state_dict() | self.average.tensors
+        weights = student.state_dict() | average
         copy.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
         return copy
 
-    def save(self, folder: Path):
-        """Write the state to a new folder of a checkpoint, after its model."""
-        folder.mkdir()
+    def snapshot(self) -> "Snapshot":
+        """Copy the state to the memory of the host, so that it can be written while training goes on."""
         tensors = {
             f"task/{name}": tensor
             for name, tensor in self.task.state_dict().items()
@@ -127,12 +131,42 @@ class TrainingState:
         }
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": tensor for key, tensor in moments.items()}
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, folder / TENSORS_FILE)
+        layout = torch.contiguous_format
         scaler = self.accelerator.scaler
+        return Snapshot(
+            tensors={
+                name: tensor.detach().to("cpu", copy=True, memory_format=layout)
+                for name, tensor in tensors.items()
+            },
+            progress=self.progress,
+            scaler=scaler.state_dict() if scaler is not None else None,
+            identity=self.identity,
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """State of a run after a step, in the memory of the host.
+
+    Args:
+        tensors: Weights and moments of the optimizer, by their names in the file.
+        progress: Position of the run.
+        scaler: State of the gradient scaler; None without one.
+        identity: What the weights of the run depend on, as `run_identity` returns it.
+    """
+
+    tensors: dict[str, Tensor]
+    progress: Progress
+    scaler: dict[str, Any] | None
+    identity: dict[str, Any]
+
+    def save(self, folder: Path):
+        """Write the state to a new folder of a checkpoint, after its model."""
+        folder.mkdir()
+        save_file(self.tensors, folder / TENSORS_FILE)
         state = {
             "progress": asdict(self.progress),
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            "scaler": self.scaler,
             "identity": self.identity,
             "digests": {
                 str(path.relative_to(folder.parent)): digest_file(path)

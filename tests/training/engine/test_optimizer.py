@@ -356,7 +356,7 @@ def test_the_gradient_scale_of_fp16_is_restored(tmp_path, dataset):
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # as with fp16
     state = TrainingState(Linear(), recipe, accelerator, dataset)
     state.exported_model().save_pretrained(tmp_path)
-    state.save(tmp_path / STATE_FOLDER)
+    state.snapshot().save(tmp_path / STATE_FOLDER)
     accelerator.scaler = torch.amp.GradScaler("cpu")
     TrainingState(Linear(), recipe, accelerator, dataset, [tmp_path])
     assert accelerator.scaler.state_dict()["scale"] == 64.0

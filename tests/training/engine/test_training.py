@@ -3,6 +3,7 @@
 import filecmp
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tests.training.engine.runs import losses, read_log, run
 from training.align import open_student
 from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
-from training.engine.state import TrainingState, check_checkpoint
+from training.engine.state import Snapshot, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.teachers import DualEncoder
 from training.teachers.loading import load_model
@@ -209,6 +210,26 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert "resumed at step 2" in capfd.readouterr().out
 
 
+def test_steps_go_on_while_the_state_of_a_checkpoint_is_written(kept_run, tmp_path, monkeypatch):
+    recipe, whole = kept_run
+    going_on = tmp_path / "going_on"
+    save = Snapshot.save
+    steps = []
+
+    def save_slowly(state, folder):
+        ends = time.monotonic() + 60
+        while len(losses(going_on)) < state.progress.step + 1 and time.monotonic() < ends:
+            time.sleep(0.01)
+        steps.append(len(losses(going_on)) - state.progress.step)
+        save(state, folder)
+
+    monkeypatch.setattr(Snapshot, "save", save_slowly)
+    run(replace(recipe, output_dir=str(going_on), save_every=4))
+    assert steps[0] > 0
+    names = [f"checkpoint-000004/{name}" for name in (MODEL, TENSORS)]
+    assert filecmp.cmpfiles(going_on, whole, names, shallow=False)[0] == names
+
+
 def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_folder, tmp_path):
     teacher = shutil.copytree(teacher_folder, tmp_path / "teacher")
     recipe = distill_recipe(teacher=str(teacher), save_every=1, max_steps=1)
@@ -285,14 +306,14 @@ def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(
 
 
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
-    save = TrainingState.save
+    save = Snapshot.save
 
     def save_until_full(state, folder):
         if state.progress.step == 4:
             raise OSError(28, "No space left on device")
         save(state, folder)
 
-    monkeypatch.setattr(TrainingState, "save", save_until_full)
+    monkeypatch.setattr(Snapshot, "save", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
     with pytest.raises(OSError, match=r"No space left.* --resume from checkpoint-000002"):
         run(recipe)
