@@ -1,6 +1,6 @@
 """Teacher targets that are computed once and stored, so that training runs without the teacher in memory.
 
-A cache has a folder `teacher-REVISION` for each teacher:
+A cache is a folder of one teacher's targets:
 
     images.json                  key of `images/`: everything that its targets depend on
     images/view-000-00000.safetensors
@@ -9,7 +9,7 @@ A cache has a folder `teacher-REVISION` for each teacher:
     captions/00000.safetensors   some captions in the order of their ids: token states end to end (fp16), the offset
                                  of each caption, embedding (fp16)
 
-Adding a teacher computes only its own targets. A view is a pure function of (seed, row, view number), so student and
+A view is a pure function of (seed, row, view number), so student and
 teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard. The
 processes of a run divide the missing shards among them.
 """
@@ -113,13 +113,13 @@ def build_target_cache(
     """Compute the targets that are missing, and open the cache. Every process of a run calls this.
 
     Args:
-        folder: Folder of the cache of all teachers, which all processes share; created if it does not exist.
+        folder: Folder of the cache, which all processes share; created if it does not exist.
         teacher: Teacher. Its towers are loaded one at a time, and only if targets are missing.
         dataset: Images and captions, at least those that `spec` needs.
         augment: Augmentation that makes the views.
         spec: Targets that the run needs; the cache may hold more.
         num_views: Number of views of each image.
-        max_gb: Largest size of this teacher's targets in GB (10^9 bytes).
+        max_gb: Largest size of the targets in GB (10^9 bytes).
         batch_size: Number of images or texts that the teacher encodes at once. Default: chosen for the device.
         device: Device of the teacher and of the batches.
 
@@ -131,7 +131,7 @@ def build_target_cache(
     state = PartialState()
     if batch_size is None:
         batch_size = CPU_BATCH if torch.device(device).type == "cpu" else GPU_BATCH
-    folder = teacher_folder(folder, teacher)
+    folder = Path(folder)
     images = captions = None
     if "vision" in spec.towers:
         images = _Images(folder, teacher, dataset, augment, spec, num_views)
@@ -164,11 +164,6 @@ def build_target_cache(
     image_shards = [] if images is None else list(images.shards)
     caption_shards = [] if captions is None else list(captions.shards)
     return CachedTargets(spec, image_shards, caption_shards, num_views, device)
-
-
-def teacher_folder(folder: str | Path, teacher: DualEncoder) -> Path:
-    """Folder of one teacher's targets in a cache; no tower needs to be loaded."""
-    return Path(folder) / f"teacher-{teacher.revision[:16]}"
 
 
 def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb: float):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from training.utils.ranges import Count, Seed
+
 PROGRAM = "python -m training.experiments.photographs"
 
 
@@ -19,9 +21,5 @@ class Options:
 
     photos: str
     output_dir: str = "runs/photographs"
-    seed: int = 0
-    max_steps: int | None = None
-
-    def __post_init__(self):
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
+    seed: Seed = 0
+    max_steps: Count | None = None

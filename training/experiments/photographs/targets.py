@@ -4,7 +4,7 @@ The rows of the classifier, W, tell how an image tower's pooled features f name 
 projection P of the tower, the embedding that names them best is T = (P P')^-1 P W', the least-squares solution of
 T' P f = W f, so a class has a place without a photograph of it. Every other name is placed by its similarity to the
 names of the classes. On Tiny ImageNet, the teacher's own names are right for 23 % of the images, 0.6 T + 0.4 name for
-42 %, and T alone for 45 %, but T alone is not what captions say.
+42 %, and T alone for 45 %, but T alone is not what captions say: the target of a class is 0.7 T + 0.3 name.
 """
 
 from pathlib import Path
@@ -18,10 +18,8 @@ from training.tasks.classes import read_classifier
 from training.teachers import DualEncoder
 from training.teachers.named_targets import save_named_targets
 
-CLASS_SHARE, OTHER_SHARE = (
-    0.7,
-    0.4,
-)  # weight of the classifier's embedding; the rest is the model's own
+# weight of the place by the classifier; the rest is the model's own embedding
+CLASS_SHARE, OTHER_SHARE = 0.7, 0.4
 SHARPNESS = 20.0  # factor on cosines between names
 
 

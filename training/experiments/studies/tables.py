@@ -21,6 +21,7 @@ from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 COMMITTED = REPO_ROOT / "model_cards" / "results"
 BUDGET = COMMITTED / "budget" / RESULTS_FILE
+STAGES = COMMITTED / "photographs" / "stages.json"
 TEACHER = "dcclip-photo-teacher"
 PHOTO_MODELS = (TEACHER, "dcclip-tiny-photo", "dcclip-nano-photo")
 BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
@@ -161,10 +162,24 @@ def photographs_table(language: str = "en") -> str:
     return markdown_table(lines)
 
 
+def stages_table() -> str:
+    """Hours and recall at 5 of each training stage of the models of photographs, as their command has written them."""
+    results = Results.read(STAGES)
+    lines = [["Step", "Hours", "Flickr8k R@5, en / zh", "Bing R@5, en / zh"]]
+    lines.append(["---", *["---:"] * 3])
+    for name in dict.fromkeys(row.model for row in results.rows):
+        seconds = results.meta["seconds"].get(name)
+        sets = ("photos_flickr8k", "photos_bing")
+        recalls = [_joined(_percents(results, name, each, FIND), 1) for each in sets]
+        lines.append([name, f"{seconds / 3600:.1f}" if seconds else "", *recalls])
+    return markdown_table(lines)
+
+
 RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
     "photographs": photographs_table,
     "budget": budget_table,
+    "stages": stages_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),

@@ -45,7 +45,7 @@ def photos(train_rows: Dataset, tmp_path: Path, monkeypatch) -> Path:
         Dataset.from_dict(labeled).to_parquet(folder / name)
     monkeypatch.setattr(claims, "NUM_HELD_OUT", 8)
     monkeypatch.setattr(claims, "NUM_LABELED", 8)
-    monkeypatch.setattr(claims, "STARTS", {"random": claims.STARTS["random"]})
+    monkeypatch.setattr(claims, "LOWER_LAYERS", ())
     return folder
 
 
@@ -53,31 +53,32 @@ def photos(train_rows: Dataset, tmp_path: Path, monkeypatch) -> Path:
 def test_arms_run_by_the_scripts_and_are_never_repeated(
     photos, teacher_folder, tmp_path, monkeypatch, capsys
 ):
-    arms = [Arm(claims.BEST), Arm(None), Arm(None, equal_time=True)]
-    monkeypatch.setattr(claims, "arms_of", lambda shares: arms)
+    logits = Arm("logits", aligned=False)  # photographs without captions have none to compare with
+    arms = [logits, Arm(claims.BEST), Arm(None), Arm(None, equal_time=True)]
     folder = tmp_path / "claims"
     command = ["claims", "--photos", str(photos), "--teacher", str(teacher_folder)]
     command += ["--seeds", "1", "--lengths", "4", "--batch_size", "4", "--views", "1"]
     command += ["--image_size", "64", "--rates", "1e-3", "--output_dir", str(folder)]
+    command += ["--starts", "teacher", "--arms", *(arm.name for arm in arms)]
     main(command)
     results = Results.read(folder / RESULTS_FILE)
     for arm in arms:
         for name in claims.SETS:
             rows = {"model": arm.name, "set": name, "language": "zh", "stage": "4 steps"}
             assert results.values(**rows, seed=1), arm
-    recipes = sorted((folder / "runs").glob("*/random*/recipe.yaml"))
+    recipes = sorted((folder / "runs").glob("*/teacher*/recipe.yaml"))
     maps = [
         yaml.safe_load(path.read_text())["map_weight"]
         for path in recipes
-        if "aligned" not in str(path)
+        if "aligned" not in str(path) and "first" not in str(path)
     ]
-    assert set(maps) == {claims.TARGETS[claims.BEST]["map_weight"]}
-    assert {row.set for row in results.rows if row.model == claims.COSTS} == {
-        "targets-vision",
-        "targets-text",
-    }
+    assert set(maps) == {0.0, claims.TARGETS[claims.BEST]["map_weight"]}
+    costs = {row.model: row.value for row in results.rows if row.metric == claims.TEACHER_SECONDS}
+    assert costs.keys() == {"targets-vision-teacher", "targets-text"}
     assert (folder / "results.png").exists()
-    assert "random: stage 2 alone, equal time" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "teacher: stage 2 alone, equal time" in printed
+    assert f"{costs['targets-text']:.0f} s for targets-text" in printed
 
     class Trains(Exception):
         pass
@@ -99,13 +100,23 @@ def test_rates_are_tuned_one_after_the_other(arm, expected):
     """The recall is highest at 3e-4 for stage 1, and at 3e-3 for stage 2."""
 
     def recall(tuned, start, first, second):
-        assert tuned.share == 1
+        assert not tuned.equal_time
         return -abs(first - 3e-4) - abs(second - 3e-3)
 
     experiment = SimpleNamespace(
         options=SimpleNamespace(rates=[3e-4, 1e-3, 3e-3]), _tuning_recall=recall
     )
-    assert Experiment._tuned(experiment, replace(arm, share=16), "random") == expected
+    assert (
+        Experiment._tuned(experiment, replace(arm, equal_time=arm.target is None), "teacher")
+        == expected
+    )
+
+
+def test_an_unknown_arm_is_refused_with_all_names(photos, refusal):
+    message = refusal(main, "claims", "--photos", str(photos), "--arms", "map")
+    assert "arms: there is no 'map'" in message and "map, both stages" in message
+    compared = {name for _, *names in claims.CLAIMS for name in names}
+    assert {name for name in compared if "1/16" not in name} <= claims.ARMS.keys()
 
 
 def results_of(values: dict[str, list[float]]) -> Results:
