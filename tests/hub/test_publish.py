@@ -26,7 +26,6 @@ from training.hub import (
     list_files,
     upload,
 )
-from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
@@ -62,16 +61,6 @@ def test_only_listed_files_are_published(folder):
     assert expected | {"onnx/model.onnx", "executorch/text_model.pte"} <= names
     refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private")
     assert not [name for name in names for part in (*refused, "notes", "hidden") if part in name]
-
-
-def test_no_file_of_a_run_has_an_absolute_path(folder):
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    assert "/data/some" not in recipe and "train: <elsewhere>/images" in recipe
-    results = Results(
-        {"command": f"eval.py --data {folder}/a.parquet", "models": [{"name": str(folder)}]}
-    )
-    text = results.write(folder).read_text(encoding="utf-8")
-    assert str(folder) not in text and "--data a.parquet" in text and '"dcclip-tiny"' in text
 
 
 @pytest.mark.parametrize(
@@ -166,11 +155,6 @@ def test_exports_behind_a_link_are_not_left_out(folder, tmp_path, name):
     (folder / name).symlink_to(tmp_path / ("elsewhere" if name == "onnx" else "nowhere"))
     with pytest.raises(ValueError, match=f"{name} is a link to a folder, or to nothing"):
         list_files(folder)
-
-
-def test_an_exported_model_in_the_folder_is_not_published(folder, finished):
-    shutil.copytree(finished, folder / "best")
-    assert not [name for name in list_files(folder) if name.startswith("best/")]
 
 
 def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder, capsys):

@@ -3,8 +3,6 @@ import torch
 
 from modeling_dcclip import (
     DCCLIPModel,
-    DCCLIPTextModelWithProjection,
-    DCCLIPVisionModelWithProjection,
 )
 from tests.tiny import (
     BERT,
@@ -99,16 +97,6 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
     assert all(map(torch.equal, loaded.buffers(), model.buffers()))
     assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
     assert loaded.config.vision_grid == model.config.vision_grid
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("rotation", [None, "digest"])
-def test_single_towers_load_from_the_whole_folder(rotation, tmp_path):
-    make_model(VIT, rotation=rotation).save_pretrained(tmp_path)
-    for tower in (DCCLIPVisionModelWithProjection, DCCLIPTextModelWithProjection):
-        _, info = tower.from_pretrained(tmp_path, output_loading_info=True)
-        assert not info["missing_keys"]
-        assert not info["unexpected_keys"]
 
 
 @torch.no_grad()

@@ -159,15 +159,6 @@ assert "modeling_dcclip" not in sys.modules
     assert run.stdout.splitlines()[1].startswith("refused: Unrecognized configuration")
 
 
-@torch.no_grad()
-def test_eager_and_sdpa_attention_agree(model, inputs):
-    expected = model(**inputs)
-    model.set_attn_implementation("eager")
-    torch.testing.assert_close(
-        model(**inputs).logits_per_image, expected.logits_per_image, rtol=1e-4, atol=1e-4
-    )
-
-
 def test_an_attention_implementation_is_claimed_only_if_every_tower_has_it(towers, model):
     is_timm = towers[0] is WHOLE_MOBILENET
     assert model._supports_sdpa
@@ -176,30 +167,6 @@ def test_an_attention_implementation_is_claimed_only_if_every_tower_has_it(tower
         with pytest.raises(ValueError, match="flex_attention"):
             model.set_attn_implementation("flex_attention")
         assert model.config.text_config._attn_implementation == "sdpa"
-
-
-def test_one_tower_takes_its_own_attention_implementation(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    attention = {"text_config": "eager"}
-    loaded = DCCLIPModel.from_pretrained(tmp_path, attn_implementation=attention)
-    assert loaded.text_model.config._attn_implementation == "eager"
-    assert loaded.vision_model.config._attn_implementation == "sdpa"
-
-
-def test_every_parameter_learns(model, inputs):
-    model.train()(**inputs, return_loss=True).loss.backward()
-    unused = [name for name, value in model.named_parameters() if value.grad is None]
-    assert not unused
-
-
-def test_gradient_checkpointing_gives_equal_gradients(inputs):
-    expected = make_model(*TOWERS["CLIP"]).train()
-    found = copy.deepcopy(expected)
-    found.activation_checkpointing_enable()
-    for each in (expected, found):
-        each(**inputs, return_loss=True).loss.backward()
-    for (name, value), other in zip(expected.named_parameters(), found.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, value.grad, msg=name)
 
 
 @pytest.mark.parametrize(("vision", "alone"), [(VIT, True), (RESNET, False)])
@@ -235,17 +202,6 @@ def test_the_model_is_built_on_the_meta_device(towers):
         model = DCCLIPModel(make_config(*towers))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert model.config.vision_width == make_model(*towers).config.vision_width
-
-
-def test_a_saved_dtype_comes_back_with_auto(model, inputs, tmp_path):
-    dtype = torch.bfloat16
-    model.to(dtype).save_pretrained(tmp_path)
-    loaded = DCCLIPModel.from_pretrained(tmp_path, dtype="auto")
-    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
-    with torch.no_grad():
-        output = loaded.eval()(**inputs | {"pixel_values": inputs["pixel_values"].to(dtype)})
-    assert output.logits_per_image.dtype == dtype
-    assert output.logits_per_image.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), -100.0])

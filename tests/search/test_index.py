@@ -150,13 +150,6 @@ def test_the_newest_photographs_are_indexed_first(index, photos, monkeypatch):
     ]
 
 
-def test_the_date_in_a_name_comes_before_the_date_of_the_file(index, photos, paint):
-    paint(photos / "IMG_20190203_101112.jpg", "red", width=90)
-    index.add(photos)
-    (hit,) = index.search("red", after="2019", before="2019-02-03")
-    assert hit.taken == "2019-02-03 10:11:12"
-
-
 def test_new_and_changed_files_are_embedded_and_deleted_ones_leave(filled, photos, paint):
     paint(photos / "white.png", "red", width=30)
     paint(photos / "new.jpg", "blue", width=30)
@@ -435,14 +428,6 @@ def test_a_student_that_has_left_its_teachers_space_shares_none():
     assert teacher.rotations(left) is None
     assert left.rotations(teacher) is None
     assert left.rotations(replace(left, weights="3" * 16, files="other")) is None
-
-
-def test_a_model_is_known_by_the_files_that_encode_where_its_weights_are_missing():
-    """As of the wheel, which has no model.safetensors."""
-    checkout = Space("checkout", "1" * 16, None, None, None, "same", 16, 16)
-    wheel = replace(checkout, model="wheel", weights="2" * 16)
-    assert checkout.rotations(wheel) == (None, None)
-    assert checkout.change(wheel) is None
 
 
 @pytest.fixture

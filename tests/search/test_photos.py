@@ -70,16 +70,6 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
     assert read(os.fsdecode(state.path)).frames[0][1].size == (40, 20)
 
 
-def test_date_and_rotation_come_from_exif(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    exif.get_ifd(0x8769)[0x9003] = "2023:07:14 18:22:01"
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
-    photo = read(tmp_path / "a.jpg")
-    assert photo.taken == "2023-07-14 18:22:01"
-    assert photo.frames[0][1].size == (20, 40)
-
-
 ORIGINAL, DIGITIZED, CHANGED = 0x9003, 0x9004, 0x0132
 
 

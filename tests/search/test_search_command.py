@@ -248,15 +248,6 @@ def test_a_folder_alone_is_served_at_once_and_indexed(
     assert report.startswith("3 files in the index: 3 embedded")
 
 
-def test_errors_are_in_chinese_for_a_chinese_user(monkeypatch, capsys):
-    monkeypatch.setenv("LANGUAGE", "zh_CN")
-    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
-    with pytest.raises(SystemExit):
-        command.main(["search", "海滩", "-人"])
-    message = "错误：无法识别的参数：-人。要排除某样东西，请给整个查询加引号"
-    assert message in capsys.readouterr().err
-
-
 def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     first, line, *others = run("search", "red").splitlines()
     assert first.endswith("red.jpg  (name: red)")

@@ -86,7 +86,9 @@ def test_help_is_complete_and_needs_no_torch(run_python, script):
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_the_throughput_of_a_recipe_is_measured(corpus, teacher_folder, capsys):
+def test_the_throughput_of_a_recipe_is_measured(corpus, teacher_folder, capsys, monkeypatch):
+    waited = []
+    monkeypatch.setattr(measure, "wait_for", waited.append)
     options = {
         "--teacher": str(teacher_folder),
         "--student.vision_config": json.dumps(VIT),
@@ -101,5 +103,8 @@ def test_the_throughput_of_a_recipe_is_measured(corpus, teacher_folder, capsys):
     measure.main(["distill", "--peak_tflops", "1", *words])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found.keys() == {"images_per_s", "share_of_bare_loop", "data_wait", "tflop_per_s", "mfu"}
+    assert len(waited) == 2  # the bare loop waits for its device before and after all steps
     assert 0 < found["mfu"] == pytest.approx(found["tflop_per_s"], rel=0.01)
-    assert found["images_per_s"] > 0 and 0 < found["data_wait"] < 1
+    assert (
+        found["images_per_s"] > 0 and found["share_of_bare_loop"] > 0 and 0 < found["data_wait"] < 1
+    )

@@ -1,6 +1,4 @@
 import weakref
-from contextlib import redirect_stdout
-from io import StringIO
 
 import pytest
 import torch
@@ -134,7 +132,7 @@ def test_ranks_equal_an_independent_count_in_chunks_of_any_size(max_similarities
 
 @pytest.fixture(scope="module")
 def measured(corpus, teacher_folder, altclip_folder, tmp_path_factory):
-    """Results of two models and of their combinations, their folder, and what was printed.
+    """Results of two models and of their combinations, and their folder.
 
     A model is loaded when no other is in memory, because large ones may not fit together.
     """
@@ -150,14 +148,14 @@ def measured(corpus, teacher_folder, altclip_folder, tmp_path_factory):
         loaded.append(weakref.ref(model))
         return model
 
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DualEncoder, "from_pretrained", note)
         results = eval_script.main([*arguments, "--output_dir", str(folder)])
-    return results, folder, printed.getvalue()
+    return results, folder
 
 
 def test_two_models_are_measured_alone_and_combined(measured, teacher_folder, altclip_folder):
-    results, _, _ = measured
+    results, _ = measured
     assert {row.model for row in results.rows} == {
         str(teacher_folder),
         f"{teacher_folder} images, {altclip_folder} texts",
@@ -168,7 +166,7 @@ def test_two_models_are_measured_alone_and_combined(measured, teacher_folder, al
 def test_results_of_retrieval_alone_describe_their_data(
     measured, corpus, teacher_folder, altclip_folder
 ):
-    _, folder, _ = measured
+    _, folder = measured
     written = Results.read(folder / "results.json")
     described = open_retrieval_set("drawings", str(corpus / "unseen_style.parquet")).describe()
     # without the folders of its path
@@ -176,13 +174,6 @@ def test_results_of_retrieval_alone_describe_their_data(
     names = [model["name"] for model in written.meta["models"]]
     assert names == [teacher_folder.name, altclip_folder.name]
     assert len(eval_results(written)) == 8  # R@1 and R@5 of the first model
-
-
-def test_the_table_of_retrieval_is_written_and_printed(measured):
-    _, folder, printed = measured
-    table = (folder / "table.md").read_text(encoding="utf-8")
-    assert "drawings en image_to_text_R@1" in table
-    assert table.strip() in printed
 
 
 def test_queries_without_a_correct_candidate_are_left_out():

@@ -14,7 +14,6 @@ from tests.tiny import (
     NO_DROPOUT,
     PROJECTION_DIM,
     VIT,
-    WHOLE_MOBILENET,
     XLM_ROBERTA,
     make_model,
 )
@@ -22,7 +21,6 @@ from tests.training.tasks.hand_made import random
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.images import Augment, Normalize
-from training.engine.loop import freeze_unreached
 from training.tasks import AlignTask
 from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
@@ -185,25 +183,3 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(whole, make_task, make_ba
         runs.append(gradients(task, batch))
     assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
     assert runs[0]["loss/loss"] != whole["all losses"]["loss/loss"]  # without dropout
-
-
-def test_layers_that_no_loss_reaches_are_frozen_and_do_not_stop_processes(make_task, make_batch):
-    # a whole backbone has a head after the feature map
-    tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
-
-    def work():
-        torch.set_num_threads(1)
-        accelerator = Accelerator(cpu=True)
-        rank = accelerator.process_index
-        batch = make_batch(rank * HALF, (rank + 1) * HALF)
-        batch = tasks[0].augmented(batch)
-        for task in tasks:
-            freeze_unreached(task, batch)
-            accelerator, model = prepared(task.train())
-            for _ in range(2):  # a process that waits for a gradient would stop in the second step
-                forward_backward(model, task, batch, accelerator)
-            for parameter in task.parameters():
-                assert parameter.requires_grad is (parameter.grad is not None)
-            assert not all(each.requires_grad for each in task.student.vision_model.parameters())
-
-    debug_launcher(work)

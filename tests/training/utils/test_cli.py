@@ -10,7 +10,6 @@ import torch
 from training.utils.cli import (
     DEBUG_VARIABLE,
     command_of,
-    one_line,
     parse_options,
     print_ending,
     user_errors,
@@ -131,14 +130,6 @@ def test_bars_of_libraries_are_hidden_and_those_of_downloads_stay(run_python, do
         "transformers.utils.logging.is_progress_bar_enabled())",
     )
     assert found.stdout.split() == ["True", str(not downloads_are_shown), "False"]
-
-
-def test_the_traceback_of_a_worker_is_left_out_of_an_error():
-    wrapped = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-    wrapped += "call last):\n  File ...\nValueError: row 3: damaged\n"
-    assert one_line(ValueError(wrapped)) == "row 3: damaged"
-    assert one_line("Caught a fish\nValueError: x") == "Caught a fish ValueError: x"
-    assert one_line(ValueError()) == "ValueError"
 
 
 def error_of(capsys, *argv: str) -> str:

@@ -27,14 +27,6 @@ def test_each_published_model_has_a_bank_of_its_own_weights(name):
     assert np.median(cosines) < 0.5  # captions of many subjects
 
 
-def test_there_are_sixty_everyday_queries_in_each_language_that_name_what_is_known():
-    queries = module.EVERYDAY["queries"]
-    for place in (0, 1):
-        assert len({query[place] for query in queries}) == len(queries) >= 60
-    assert all(query[0].isascii() and not query[1].isascii() for query in queries)
-    assert {name for *_, names in queries for name in names} <= {*module.EVERYDAY["shown"]}
-
-
 def make_set(*captions: tuple[str, ...]) -> SimpleNamespace:
     texts = [text for each in captions for text in each]
     owners = [number for number, each in enumerate(captions) for _ in each]
