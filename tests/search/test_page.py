@@ -133,7 +133,7 @@ def test_scrolling_loads_all_results_and_removes_those_far_away(visit):
         page.locator(f".tile[title$='/{number}.png']").wait_for()
         seen |= {*names(page)}
     assert len(seen) == 200
-    assert page.locator(".tile").count() == 100
+    page.wait_for_function("document.querySelectorAll('.tile').length === 100")
     page.evaluate("scrollTo(0, 0)")
     page.locator(".tile[title$='/0.png']").wait_for()
 
@@ -360,9 +360,13 @@ def test_progress_is_shown_while_photographs_are_indexed(indexing_page):
 
 
 def test_what_is_typed_stays_while_photographs_are_indexed(indexing_page):
+    indexing_page.route("**/status", lambda route: None)  # waits until the route is removed
+    with indexing_page.expect_request("**/status"):
+        indexing_page.reload()
     query = indexing_page.get_by_role("searchbox")
     query.fill("red")
-    indexing_page.locator("#indexing").wait_for(state="hidden")
+    indexing_page.unroute("**/status")
+    indexing_page.get_by_text("200 photographs, newest first").wait_for()
     assert query.input_value() == "red"
 
 

@@ -50,8 +50,12 @@ const viewer = new Viewer(element, grid, actions, (changes) => visit({ ...parame
 function visit(changed) {
   places.set(shown, scrollY);
   const hash = hashOf(changed);
-  if (hash === location.hash || (hash === "#" && !location.hash)) show();
-  else location.hash = hash;
+  if (hash === location.hash || (hash === "#" && !location.hash)) {
+    fill(changed);
+    show();
+  } else {
+    location.hash = hash;
+  }
 }
 
 /** A date as the fields show it: the first day of a month or a year, or the last one. */
@@ -75,17 +79,22 @@ async function follow() {
   const search = hashOf(now);
   if (!photo) viewer.hide();
   if (search !== shown) {
+    if (shown !== null) fill(now);
     shown = search;
     await show();
   }
   if (photo && search === shown && photo !== viewer.hit?.id) viewer.showById(photo);
 }
 
+/** Write what the address says into the fields. */
+function fill(now) {
+  for (const name of FIELDS) element[name].value = now[name] ?? "";
+  for (const name of ["after", "before"]) element[name].value = dayOf(now[name], name === "before");
+}
+
 async function show() {
   const { photo, view, ...now } = parameters();
   const number = (latest += 1);
-  for (const name of FIELDS) element[name].value = now[name] ?? "";
-  for (const name of ["after", "before"]) element[name].value = dayOf(now[name], name === "before");
   const isFiltered = Boolean(now.after || now.before || now.path);
   selection.set([]);
   showChips(now, null);
@@ -289,8 +298,7 @@ async function poll() {
     element["progress-text"].textContent = state.error || leftOut.join(" · ");
   }
   const isDue = !grid.parts.length || !state.running || Date.now() - refreshed > REFRESH_MS;
-  const isTyped = FIELDS.some((name) => element[name].value); // which show() would clear
-  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !isTyped && !selection.isOn;
+  const isQuiet = scrollY < 100 && !element.viewer.open && location.hash.length < 2 && !selection.isOn;
   if (files !== null && state.files !== files && isDue && isQuiet) {
     refreshed = Date.now();
     files = state.files;
@@ -373,6 +381,7 @@ const header = document.querySelector("header");
 new ResizeObserver(() => {
   document.documentElement.style.setProperty("--header", `${header.offsetHeight}px`);
 }).observe(header);
+fill(parameters()); // before the first answer, while nothing can have been typed
 await poll();
 await follow();
 element.q.focus({ preventScroll: true });
