@@ -18,7 +18,6 @@ from training.utils.files import (
     remove_leftovers,
     replace_folder,
     scratch_folder,
-    write_json,
 )
 from training.utils.output import (
     MAX_NAMED,
@@ -41,12 +40,6 @@ def test_an_atomic_write_replaces_the_file_at_the_end_or_not_at_all(tmp_path):
         scratch.write_text("partial", encoding="utf-8")
         raise OSError("full")
     assert path.read_text(encoding="utf-8") == "1" and list(path.parent.iterdir()) == [path]
-
-
-def test_json_is_indented_and_keeps_chinese(tmp_path):
-    path = tmp_path / "new" / "names.json"
-    write_json(path, {"zh": ["猫"]})
-    assert path.read_text(encoding="utf-8") == '{\n  "zh": [\n    "猫"\n  ]\n}\n'
 
 
 def test_a_folder_is_replaced_by_files_that_are_on_the_disk(tmp_path, monkeypatch):
