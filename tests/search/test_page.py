@@ -573,8 +573,7 @@ def test_of_duplicates_all_but_one_are_selected(own):
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("window", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_axe_finds_nothing_in_any_state(visit, window, scheme):
     script = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page = visit(window | {"color_scheme": scheme, "bypass_csp": True})
