@@ -180,9 +180,7 @@ class AlignRecipe(TrainingRecipe):
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
-        loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
-            other way round; `sigmoid` classifies every pair on its own as matching or not.
-        contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
+        contrastive_weight: Weight of InfoNCE between images and captions, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
         interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
             teacher's images and the student's captions.
@@ -208,7 +206,6 @@ class AlignRecipe(TrainingRecipe):
     """
 
     student: str
-    loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: Weight = 1.0
     text_text_weight: Weight = 0.0
     interactive_weight: Weight = 0.0

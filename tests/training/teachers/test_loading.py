@@ -64,7 +64,7 @@ def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
 @pytest.mark.parametrize("value", [None, [], "text", 3, True])
 @pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
 def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
-    config = {"model_type": "embedding_gemma2", "text_config": {}, "vision_config": {}, key: value}
+    config = {"model_type": "clip", "text_config": {}, "vision_config": {}, key: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
     if (key, value) == ("audio_config", None):  # a model without this part
         assert open_config("teacher", str(tmp_path)).audio_config is None
