@@ -46,14 +46,6 @@ def test_index_names_the_first_unreadable_files_and_counts_the_others(run, photo
     assert lines[-1] == "  and 2 more; --json lists all of them"
 
 
-def test_index_reports_in_json_too(run, place, photos, color_model):
-    (photos / "broken.jpg").write_bytes(b"no")
-    found = json.loads(run("index", photos, "--model", color_model, "--json"))
-    assert (found["files"], found["embedded"], found["removed"]) == (5, 5, 0)
-    assert found["index"] == str(place)
-    assert found["failures"] == [[str(photos / "broken.jpg"), "not an image, or damaged"]]
-
-
 def test_index_reports_what_has_changed(run, indexed, paint):
     (indexed / "red.jpg").rename(indexed / "moved.jpg")
     (indexed / "white.png").unlink()

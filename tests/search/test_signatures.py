@@ -1,7 +1,6 @@
 """Copies that a messenger has compressed, and screenshots that only resemble each other."""
 
 import io
-import os
 import time
 
 import numpy as np
@@ -82,13 +81,6 @@ def chats(index, tmp_path):
     landscape().save(folder / "landscape.png")
     index.add(folder)
     return index
-
-
-def test_a_recompressed_copy_is_one_result_with_its_photograph(chats):
-    hits = chats.search("white")
-    assert len(hits) == 3
-    (both,) = [hit for hit in hits if hit.copies]
-    assert {*names([both]), *map(os.path.basename, both.copies)} == COPIES
 
 
 def test_the_next_copy_takes_the_place_of_an_original_that_is_gone(chats, tmp_path):

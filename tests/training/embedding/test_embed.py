@@ -152,14 +152,6 @@ def test_a_table_names_its_images_in_any_column_and_changed_ones_are_noticed(
     assert "embeddings of other data" in refusal(embed.main, *arguments)
 
 
-def test_a_log_beside_the_table_is_not_a_part_of_the_data(photos, color_model, tmp_path):
-    table = photos / "table.csv"
-    table.write_text("photo\n0.png\n", encoding="utf-8")
-    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
-    (photos / "embed.log").write_text("embedded: 1\n", encoding="utf-8")
-    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
-
-
 def test_a_folder_of_photographs_is_not_written_to(photos, color_model, refusal):
     found = refusal(embed.main, *arguments_of(photos, color_model, photos))
     assert "which this command reads" in found
@@ -216,12 +208,6 @@ def other_model(tmp_path_factory):
 def test_embeddings_of_different_models_are_kept_apart(embedded, table, other_model, refusal):
     found = refusal(embed.main, *arguments_of(embedded, other_model, table))
     assert "embed: output_dir: " in found
-
-
-def test_an_empty_name_is_not_the_current_folder(table, color_model, refusal):
-    assert "output_dir: '' is not a folder" in refusal(
-        embed.main, *arguments_of("", color_model, table)
-    )
 
 
 def test_an_index_is_written_again_from_the_shards(embedded, table, color_model):

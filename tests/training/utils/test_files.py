@@ -20,10 +20,8 @@ from training.utils.files import (
     scratch_folder,
 )
 from training.utils.output import (
-    MAX_NAMED,
     check_replaceable,
     claim_folder,
-    listed,
     record_tree,
     recorded_names,
 )
@@ -215,12 +213,6 @@ def test_an_input_is_never_the_output(tmp_path, output, read):
     with pytest.raises(ValueError, match="would overwrite teacher"):
         inputs = {"teacher": str(tmp_path / read), "student": None}
         write_model(tmp_path / output, inputs=inputs, overwrite=True)
-
-
-def test_a_message_names_the_first_of_many_files():
-    names = [str(number) for number in range(MAX_NAMED)]
-    assert listed(names) == ", ".join(names)
-    assert listed([*names, "last", "one"]) == f"{', '.join(names)}, and 2 more"
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path):
