@@ -73,10 +73,18 @@ def test_a_step_of_stage_2_waits_for_nothing_and_its_cache_once_for_each_shard(w
     assert [*of_cache.values()] == [1, 1], of_cache  # images and captions
 
 
-def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, corpus, classifier):
-    photos = {"photo_weight": 1.0, "photos": str(corpus / "unseen_style.parquet")}
-    fields = {"class_weight": 1.0, "classifier": classifier, "general_weight": 1.0}
-    assert waits("align", chunk_size=3, **PAIR_LOSSES, **photos, **fields)["step"] == {}
+def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, classifier, tmp_path):
+    code = """
+from functools import partial
+
+from training.tasks import photos
+
+photos.photo_crops = partial(photos.photo_crops, number=64)
+"""
+    (tmp_path / "few_crops.py").write_text(code, encoding="utf-8")
+    fields = {"class_weight": 1.0, "classifier": classifier} | PAIR_LOSSES
+    fields |= {"general_weight": 1.0, "photo_weight": 1.0, "chunk_size": 3}
+    assert waits("align", "few_crops", **fields)["step"] == {}
 
 
 def test_a_loss_that_waits_is_found(waits, tmp_path):
