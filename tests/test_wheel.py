@@ -45,7 +45,6 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         "mcp",
         "ocr",
         "runtime",
-        "terminal",
         "torch",
         "video",
     }

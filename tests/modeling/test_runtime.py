@@ -205,12 +205,23 @@ def test_a_tokenizer_without_tokens_is_refused(folder):
         Runtime(folder).encode_texts(["red"])
 
 
-def test_a_tokenizer_that_multiplies_characters_is_refused(folder):
-    steps = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 4
-    content = json.loads((folder / "tokenizer.json").read_text())
-    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"100000000 times as long, expected at most"):
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
+PART = {"Sequence": {"id": "A", "type_id": 0}}
+TEMPLATE = {"single": [PART] * 5000, "pair": [PART], "special_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "cause"),
+    [
+        ("normalizer", {"type": "Sequence", "normalizers": [REPLACE] * 4}, "100000000 times"),
+        ("post_processor", {"type": "TemplateProcessing"} | TEMPLATE, "5000 times"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "precompiled"),
+    ],
+)
+def test_a_tokenizer_that_multiplies_characters_or_panics_is_refused(folder, step, value, cause):
+    content = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {step: value}))
+    with pytest.raises(ValueError, match=cause):
         Runtime(folder).encode_texts(["red"])
 
 

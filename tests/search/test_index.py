@@ -274,6 +274,19 @@ def test_an_upgrade_is_refused_while_a_link_leads_nowhere(index, unplugged):
         upgrade_index(index, index.runtime, truncate_dim=12)
 
 
+def test_a_folder_that_cannot_be_listed_is_not_called_empty(filled, photos, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for named in ([], [photos]):
+        with pytest.raises(
+            ValueError, match=r"cannot be read\. Check the disk and its permissions"
+        ):
+            filled.add(*named)
+    assert len(filled) == 5
+
+
 def test_a_folder_without_images_is_refused_with_its_cause(filled, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for other in ("a.psd", "b.PSD", "c.txt"):

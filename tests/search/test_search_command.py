@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.search import command, commands
-from modeling_dcclip.search.commands import SHOWN_FAILURES, THUMBNAIL_LINES
+from modeling_dcclip.search.commands import SHOWN_FAILURES
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.settings import write_lock
@@ -240,11 +240,6 @@ def test_a_search_lists_what_fits_and_then_some_others(calibrated, photos, run):
     (photos / "red.jpg").unlink()
     run("index")
     assert run("search", "red").startswith("nothing like it was found; the most similar ones:")
-
-
-def test_thumbnails_are_shown_under_the_lines(calibrated, run):
-    pytest.importorskip("textual_image")
-    assert run("search", "red", "--thumbnails", "--top", 1).count("\n") == 1 + THUMBNAIL_LINES
 
 
 def test_dates_in_the_words_of_a_search_filter_it(indexed, run):

@@ -207,7 +207,7 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):
     ("field", "values"),
     [
         ("data.sources.train", {"data": {"sources": [{"train": "os:abort"}]}}),
-        ("photos", {"photos": "os:abort", "photo_weight": 1}),
+        ("eval.data", {"eval": {"data": "os:abort"}}),
     ],
 )
 def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):

@@ -180,9 +180,7 @@ class AlignRecipe(TrainingRecipe):
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
-        loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
-            other way round; `sigmoid` classifies every pair on its own as matching or not.
-        contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
+        contrastive_weight: Weight of InfoNCE between images and captions, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
         interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
             teacher's images and the student's captions.
@@ -190,12 +188,11 @@ class AlignRecipe(TrainingRecipe):
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names and sentences that
             come with this project, in the languages of the student. It keeps the student accurate beyond the captions
             of the data.
-        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
-            squared distance to its feature maps of them if the teacher is the model that the student starts from, at
-            the same image size. It keeps the image tower accurate beyond the images of the data. It requires a teacher
-            that runs during training, without `teacher_cache`.
-        photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
-            photographs that pip packages bring (extra `finetune`).
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of mixed crops of a few photographs
+            from pip packages (extra `finetune`), and of the relative squared distance to its feature maps of them if
+            the teacher is the model that the student starts from, at the same image size. It keeps the image tower
+            accurate beyond the images of the data. It requires a teacher that runs during training, without
+            `teacher_cache`.
         class_weight: Weight of the divergence from the probabilities of an image classifier to the student's
             similarities to its class names, in each language.
         classifier: Safetensors file of the classifier for `class_weight`: `weight` (C, D) and `bias` (C,) on the mean
@@ -208,14 +205,12 @@ class AlignRecipe(TrainingRecipe):
     """
 
     student: str
-    loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: Weight = 1.0
     text_text_weight: Weight = 0.0
     interactive_weight: Weight = 0.0
     anchor_weight: Weight = 0.0
     general_weight: Weight = 0.0
     photo_weight: Weight = 0.0
-    photos: str | None = None
     class_weight: Weight = 0.0
     classifier: str | None = None
     chunk_size: CountOrNone = 0
@@ -251,7 +246,7 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these "
                 "photographs. Set it to 0, or leave teacher_cache out."
             )
-        uses = {"photos": "photo_weight", "classifier": "class_weight", "teacher_cache": "teacher"}
+        uses = {"classifier": "class_weight", "teacher_cache": "teacher"}
         for name, user in uses.items():
             if getattr(self, name) is not None and not getattr(self, user):
                 yield f"{name}: would not be used without {user}. Set {user}, or leave {name} out."

@@ -17,7 +17,7 @@ from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
 from training.finetuning.splits import Prepared
-from training.general_images.photos import NUM_VIEWS, load_held_out
+from training.general_images import NUM_VIEWS, load_held_out
 from training.teachers import DualEncoder
 from training.utils.results import Row
 

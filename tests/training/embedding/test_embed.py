@@ -23,13 +23,12 @@ from tests.training.data.shards import read_samples, write_shards
 from tests.variants import ignored_fields
 from training import embed
 from training.data import open_image
-from training.edge.gate_data import GateData
 from training.edge.verdict import ALLOWED_POINTS
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder
 from training.embedding.half_precision import passes_in_half_precision
 from training.embedding.run import ShardKey
-from training.evaluation.sets.class_names import ClassNames
+from training.utils.cli import parse_options
 from training.utils.keys import make_key
 from training.utils.results import Results
 
@@ -249,19 +248,25 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, proce
     assert found[DAMAGED + 2].any()
 
 
-def test_bfloat16_is_used_where_it_passes_the_gate(teacher_folder, train_rows, cells, monkeypatch):
-    options = EmbedOptions(model=str(teacher_folder), data=["d"], output_dir="o")
-    device = torch.device("cpu")
-    assert not passes_in_half_precision(options, device)  # the folder names no labeled data
-    rows = train_rows.select(range(0, 100, 5))
-    names = ClassNames({language: rows[language] for language in ("en", "zh")}, "en")
-    data = GateData(rows.select_columns(["image"]), torch.arange(len(rows)), names, None, "")
-    monkeypatch.setattr(GateData, "from_options", lambda options: data)
+def test_bfloat16_is_used_where_it_passes_the_gate(
+    teacher_folder, corpus, cells, monkeypatch, caplog
+):
+    def passes(*more):
+        arguments = arguments_of("o", teacher_folder, "d", *more)
+        options = parse_options(EmbedOptions, arguments, prog="embed", description="")
+        return passes_in_half_precision(options, torch.device("cpu"))
+
+    assert not passes()
+    assert "names no labeled data" in caplog.text
+    named = [f"--gate_data={corpus / 'train.parquet'}"]
+    with pytest.raises(ValueError, match=r"gate_data: .* both --gate_data and --class_names"):
+        passes(*named)
+    named.append(f"--class_names={corpus / 'class_names.json'}")
     # a model that was not trained confuses images by rounding alone
     monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 100.0)
-    assert passes_in_half_precision(options, device)
+    assert passes(*named)
     monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 0.0)
-    assert not passes_in_half_precision(options, device)
+    assert not passes(*named)
     columns = {"image": [cell["bytes"] for cell in cells[:DAMAGED]]}
     half, full = (
         Embedder(str(teacher_folder), dtype=dtype)(columns)["vector"].combine_chunks()

@@ -26,6 +26,13 @@ EVERY_CHANGE = {"rotate": 10, "downscale": 0.5, "blur": 0.5, "tint": 0.1}
 PAIR_LOSSES = {"anchor_weight": 1.0, "text_text_weight": 1.0}
 
 
+FEW_CROPS = """
+from functools import partial
+
+from training.tasks import photos
+
+photos.photo_crops = partial(photos.photo_crops, number=64)
+"""
 WAITING = """
 from training.tasks.align import LOSSES, Loss
 
@@ -44,39 +51,40 @@ def waits(
 ) -> list[dict[str, dict[str, int]]]:
     """Waits before the first of three steps and those of the second, in four runs of one process."""
     folder = tmp_path_factory.mktemp("waits")
-    recipe = {
+    student = save_untrained(folder / "student", processor, VIT, text=TEXT)
+    shared = {
         "teacher": str(teacher_folder),
         "data": {"train": str(corpus / "train.parquet")},
         "max_steps": 3,
         "batch_size": 8,
         "ema_decay": 0.9,
+        "student": student,
     }
-    aligned = {"student": save_untrained(folder / "student", processor, VIT, text=TEXT)}
-    (folder / "waiting.py").write_text(WAITING, encoding="utf-8")
+    for module, code in {"few_crops": FEW_CROPS, "waiting": WAITING}.items():
+        (folder / f"{module}.py").write_text(code, encoding="utf-8")
     save_named_targets(folder / "named", train_rows["en"][:9], torch.ones(9, PROJECTION_DIM))
     width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).vision_width
     names = [f"class {number}" for number in range(300)]
     classifier = save_classifier(folder / "classifier", width, {"en": names, "zh": names})
-    fields = {
-        "distill": {"student": STUDENT, "augment": EVERY_CHANGE, "logits_weight": 1.0}
-        | {"named_targets": str(folder / "named")},
-        "cached": {"teacher_cache": str(folder / "cache"), "teacher_views": 1, "prefixes": [8]},
-        "chunks": {"chunk_size": 3, "general_weight": 1.0, "photo_weight": 1.0}
-        | {"photos": str(corpus / "unseen_style.parquet")}
-        | {"class_weight": 1.0, "classifier": classifier},
-        "waiting": {},
-    }
-    for name, own in fields.items():
-        shared = recipe | {"output_dir": str(folder / name)}
-        if name != "distill":
-            shared |= aligned
-        if name in ("cached", "chunks"):
-            shared |= PAIR_LOSSES
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(shared | own), encoding="utf-8")
-    stages = {"distill": "distill,{}", "waiting": "align,{},waiting"}
-    runs = [stages.get(name, "align,{}").format(folder / f"{name}.yaml") for name in fields]
-    program = ["-m", "tests.training.engine.pretended", *runs]
-    ran = run_python(*program, PYTHONPATH=f"{ROOT}:{folder}")
+    distilled = {"student": STUDENT, "augment": EVERY_CHANGE}
+    distilled |= {"logits_weight": 1.0, "named_targets": str(folder / "named")}
+    cache = {"teacher_cache": str(folder / "cache"), "teacher_views": 1, "prefixes": [8]}
+    own_inputs = {"class_weight": 1.0, "classifier": classifier}
+    own_inputs |= {"general_weight": 1.0, "photo_weight": 1.0, "chunk_size": 3}
+    runs = []
+    for number, (stage, module, fields) in enumerate(
+        [
+            ("distill", "", distilled),
+            ("align", "", cache | PAIR_LOSSES),
+            ("align", "few_crops", own_inputs | PAIR_LOSSES),
+            ("align", "waiting", {}),
+        ]
+    ):
+        recipe = shared | fields | {"output_dir": str(folder / str(number))}
+        path = folder / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        runs.append(",".join(filter(None, [stage, str(path), module])))
+    ran = run_python("-m", "tests.training.engine.pretended", *runs, PYTHONPATH=f"{ROOT}:{folder}")
     return json.loads(ran.stdout.splitlines()[-1])
 
 

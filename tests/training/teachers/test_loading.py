@@ -44,12 +44,14 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
         DualEncoder.from_pretrained(folder, field="teacher")
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "n_layer", "depth", "depths"])
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "num_layers", "n_layer", "depths", "num_labels"]
+)
 def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
     number = [2, 10**6] if key == "depths" else 10**6
     config = {"model_type": "clip", "text_config": {key: number}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to 1024"):
+    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to \d"):
         open_config("teacher", str(tmp_path))
 
 
@@ -64,7 +66,7 @@ def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
 @pytest.mark.parametrize("value", [None, [], "text", 3, True])
 @pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
 def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
-    config = {"model_type": "embedding_gemma2", "text_config": {}, "vision_config": {}, key: value}
+    config = {"model_type": "clip", "text_config": {}, "vision_config": {}, key: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
     if (key, value) == ("audio_config", None):  # a model without this part
         assert open_config("teacher", str(tmp_path)).audio_config is None
