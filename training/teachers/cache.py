@@ -44,8 +44,7 @@ from training.teachers.cached_targets import (
     lacks,
     save,
 )
-from training.teachers.dual_encoder import encode_by_length
-from training.teachers.targets import TargetSpec, resample_map
+from training.teachers.targets import TargetSpec, encode_by_length, resample_map
 from training.text.pipeline import digest, read_pipeline
 from training.utils.keys import Digest
 from training.utils.output import claim_folder
