@@ -479,7 +479,7 @@ class Catalog(Database):
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
                 self.execute(statement)
-            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            states = ((file.path, file.size, file.mtime_ns) for file in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self.execute(_FIND_PENDING)
             self.execute(
@@ -669,7 +669,7 @@ def distinct_files(files: Sequence[File]) -> list[File]:
     if len(files) == 1:  # most photographs of a search: no look at the disk
         return [*files]
     chosen: dict[tuple[int, int], File] = {}
-    for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
+    for file in sorted(files, key=lambda file: os.path.realpath(file.path) != file.path):
         # the file is gone, or the path is the name of an image in a collection
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
