@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked_pytest import copy_tracked
 from tests.search.test_command import BLOCK
-
-ROOT = Path(__file__).parents[1]
+from tests.tracked import ROOT, copy_tracked
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,7 @@ class Database:
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise OSError(
                     Message(
-                        "index: cannot use {!r} ({}). Free some space or check the disk.",
+                        "index: cannot use {!r} ({}). Free some space, or check the disk and its permissions.",
                         str(self._path),
                         Message(str(error)),
                     )

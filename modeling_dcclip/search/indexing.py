@@ -78,7 +78,13 @@ class Report:
         for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
             yield Message("unreadable: {} ({})", count_files(len(paths)), Message(cause)), paths
         for folder in self.unreadable:
-            yield Message("cannot be read: {!r} (its indexed photographs are kept)", folder), []
+            yield (
+                Message(
+                    "cannot be read: {!r} (its indexed photographs are kept; check its permissions)",
+                    folder,
+                ),
+                [],
+            )
         for folder in self.missing:
             message = Message(
                 "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
@@ -229,6 +235,13 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
             "nothing is embedded again. To remove it from the index, pass --forget.",
             name,
         )
+    walk = Walk(folder.resolve())
+    excluded = sum(1 for _ in walk)
+    if walk.unreadable:
+        return Message(
+            "folder: {!r} cannot be read. Check the disk and its permissions.",
+            os.fsdecode(walk.unreadable[0]),
+        )
     if indexed:
         return Message(
             "folder: {!r} has no images now, and the index has {:,} from it. If it is on a disk, mount it. To remove "
@@ -236,12 +249,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
             name,
             indexed,
         )
-    walk = Walk(folder.resolve())
     return Message(
         "folder: {!r} has no images (such as JPEG, HEIC or raw photographs) and no videos that can be read. "
         "Excluded or hidden: {:,}. Files of other types: {}.",
         name,
-        sum(1 for _ in walk),
+        excluded,
         count_extensions(walk.others),
     )
 

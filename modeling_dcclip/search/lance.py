@@ -44,7 +44,9 @@ SHOWN = ["path", "date", "digest", "size", "mtime_ns"]
 
 def is_lance(folder: Path) -> bool:
     """Whether a folder is a Lance data set."""
-    return (folder / MANIFESTS).is_dir()
+    return os.path.isdir(
+        folder / MANIFESTS
+    )  # also of a folder that cannot be read, as an index says
 
 
 def write_lance(

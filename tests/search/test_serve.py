@@ -57,15 +57,6 @@ def id_of(get, name):
     return next(hit["id"] for hit in search(get, "")["hits"] if hit["name"] == name)
 
 
-def test_a_query_finds_photographs(get):
-    answer = search(get, "q=%E7%BA%A2")  # 红
-    first = answer["hits"][0]
-    assert first["name"] == "red.jpg"
-    assert first["score"] == pytest.approx(1, abs=0.01)
-    assert answer["total"] == 6
-    assert answer["notes"] == []
-
-
 @pytest.fixture
 def dated(server, photos):
     """Photographs of 2020, 2023 and 2026."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import evaluate
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -71,6 +72,24 @@ AGREEMENT = "agreement"
 SCORE = "elevater_score"
 MISSING = "missing data"
 BARE_NAME = Templates(("{}",), "none")
+
+
+class Agreement(evaluate.Metric):
+    """Share of images with the same predicted class in all languages, as a metric of `evaluate`.
+
+    `compute(predictions=...)` takes the class indices of each image, one column per language, (N, L) int64.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of samples with the same prediction in all languages.",
+            citation="",
+            inputs_description="predictions: class indices of each sample, one column per language.",
+            features=Features({"predictions": List(Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        return {AGREEMENT: sum(len(set(row)) == 1 for row in predictions) / len(predictions)}
 
 
 @dataclass(frozen=True)
@@ -363,9 +382,8 @@ class Evaluation:
             predictions[title][task.language] = measured.predictions
         for title, by_language in predictions.items():
             if len(by_language) > 1:
-                first, *others = by_language.values()
-                agree = torch.stack([first == other for other in others]).all(0)
-                share = agree.double().mean().item()
+                columns = torch.stack([*by_language.values()], 1).tolist()
+                share = Agreement().compute(predictions=columns)[AGREEMENT]
                 languages = ", ".join(by_language)
                 rows.append(
                     Row(model=name, metric=AGREEMENT, value=share, set=title, language=languages)

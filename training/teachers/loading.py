@@ -33,7 +33,8 @@ MAX_SIZES = {
     "num_hidden_layers": 1024, "num_attention_heads": 1024, "hidden_size": 65_536, "projection_dim": 65_536,
     "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
     "max_text_length": 8192, "image_size": 4096,
-    r"((n|num|encoder|decoder)_(\w+_)?layers?|num_blocks|depths?)": 1024,
+    r"((n|num|encoder|decoder)_(\w+_)?(layers?|experts)|num_blocks|depths?)": 1024,
+    r"num_(labels|classes)": 65_536,
     r"\w+_vocab_size": 4_194_304,
     r"\w+_(size|dim|width|heads|channels)": 65_536,
 }  # fmt: skip

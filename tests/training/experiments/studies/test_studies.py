@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import SMALL_XLM_ROBERTA, VIT, make_model
 from training.experiments.studies.__main__ import main
 from training.experiments.studies.budget import costs
-from training.experiments.studies.harness import Study, StudyOptions, mean_and_spread
+from training.experiments.studies.harness import Study, StudyOptions
 from training.hub import WEIGHTS_FILE
 from training.utils.results import RESULTS_FILE, Results, Row
 
@@ -23,19 +23,6 @@ class Options(StudyOptions):
 
 def test_an_unknown_study_is_refused(refusal):
     assert "'nowhere'" in refusal(main, "nowhere")
-
-
-def test_a_spread_is_the_deviation_of_a_sample():
-    assert mean_and_spread([0.1, 0.2, 0.3]) == "20.0 ± 10.0"
-    assert mean_and_spread([0.5]) == "50.0"
-    assert mean_and_spread([]) == "-"
-
-
-def test_rows_outlive_a_call(tmp_path):
-    options = Options(output_dir=str(tmp_path))
-    Study("claims", options, "noise", weights="a").add([ROW])
-    again = Study("claims", options, "noise", weights="a")
-    assert again.has(seed=1, metric="recall") and not again.has(seed=2)
 
 
 def test_rows_of_other_settings_are_refused(tmp_path):
