@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from training.experiments.studies import claims
-from training.experiments.studies.budget import read_costs
-from training.experiments.studies.probe import IMAGE_MS, TEXT_MS
+from training.experiments.studies.budget import HEADER, cost_table, costs
 from training.hub.cards.tables import size_table
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -31,15 +30,7 @@ BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
 FLICKR, BING, IMAGENET = "flickr8k_validation", "bing_validation", "tiny-imagenet"
 FIND, DESCRIBE, TOP1 = "text_to_image_R@5", "image_to_text_R@5", "top1"
 HEADERS = {
-    "en": [
-        "Model",
-        "Parameters",
-        "Size in int8",
-        "Latency of an image and a text",
-        "R@5, en / zh",
-        "Names, en / zh",
-        "Kept",
-    ],
+    "en": [*HEADER, "R@5, en / zh", "Names, en / zh", "Kept"],
     "zh": [
         "模型",
         "参数量",
@@ -97,9 +88,9 @@ def models_table(language: str = "en") -> str:
         title = f"[**{name}**](model_cards/{name})" if is_shipped else name
         kept = fmean(own / of for own, of in zip(recalls, of_teacher, strict=True))
         cells = [f"{_joined(recalls, 0)} %", f"{_joined(names, 0)} %", f"{100 * kept:.0f} %"]
-        lines.append([title, *_costs(budget, name), *cells])
+        lines.append([title, *costs(budget, name), *cells])
     altclip = "[AltCLIP](https://huggingface.co/BAAI/AltCLIP)"
-    lines.append([altclip, *_costs(budget, "altclip"), "-", "-", "-"])
+    lines.append([altclip, *costs(budget, "altclip"), "-", "-", "-"])
     return f"{markdown_table(lines)}\n\n{NOTES[language]}"
 
 
@@ -132,20 +123,7 @@ def _joined(percents: list[float], digits: int) -> str:
 
 def budget_table() -> str:
     """Size and latency of the student recipes and of baselines, with random weights, from one run."""
-    budget = Results.read(BUDGET)
-    lines = [HEADERS["en"][:4], ["---", "---:", "---:", "---:"]]
-    lines += [[title, *_costs(budget, name)] for name, title in BUDGET_MODELS.items()]
-    return markdown_table(lines)
-
-
-def _costs(budget: Results, name: str) -> list[str]:
-    """Parameters, size and latency of an image and a text, in int8 on one thread."""
-    costs = read_costs(budget, name, "onnx-int8")
-    return [
-        f"{costs['parameters'] / 1e6:.1f} M",
-        f"{costs['bytes'] / 1e6:.0f} MB",
-        f"{costs[IMAGE_MS] + costs[TEXT_MS]:.1f} ms",
-    ]
+    return cost_table(Results.read(BUDGET), BUDGET_MODELS)
 
 
 def photographs_table(language: str = "en") -> str:
