@@ -5,7 +5,7 @@ A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of 
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 COMMITTED = REPO_ROOT / "model_cards" / "results"
 BUDGET = COMMITTED / "budget" / RESULTS_FILE
+SEARCH = COMMITTED / "photographs" / "search.json"
 STAGES = COMMITTED / "photographs" / "stages.json"
 TEACHER = "dcclip-photo-teacher"
 PHOTO_MODELS = (TEACHER, "dcclip-tiny-photo", "dcclip-nano-photo")
@@ -68,6 +69,26 @@ MEASURES = {
     ),
     ("cifar-10", TOP1): ("CIFAR-10, top-1", "CIFAR-10，top-1"),
     ("mnist", TOP1): ("MNIST, top-1", "MNIST，top-1"),
+}
+FLICKR_5, BING_5 = "Recall at 5 of captions, Flickr8k", "Recall at 5 of captions, Bing"
+TEN = "74 everyday queries: right in the first ten"
+SEARCH_MEASURES = {
+    ("photos_flickr8k", "search_recall_at_5"): FLICKR_5,
+    ("photos_flickr8k", "search_recall_at_5_cosine"): f"{FLICKR_5}, cosine alone",
+    ("photos_bing", "search_recall_at_5"): BING_5,
+    ("photos_bing", "search_recall_at_5_cosine"): f"{BING_5}, cosine alone",
+    ("everyday", "everyday_p10"): TEN,
+    ("everyday", "everyday_p10_cosine"): f"{TEN}, cosine alone",
+    ("names", "fitting_recall"): "ImageNet classes: listed of the photographs that show one",
+    ("names", "fitting_precision"): "ImageNet classes: right of the listed",
+    ("names", "nothing_fits"): "ImageNet classes in no photograph: nothing listed",
+    ("nouns", "fitting_recall"): "Nouns of captions: listed of the photographs that show one",
+    ("nouns", "fitting_precision"): "Nouns of captions: right of the listed",
+    ("nouns", "answer_lost"): "50 plain nouns that are there: none found, or one",
+    ("nouns", "answer_unsure"): "50 plain nouns that are there: perhaps",
+    ("absent", "answer_found"): "24 names in no photograph: something listed",
+    ("dated", "answer_lost"): "10 queries with a date that has such photographs: none found",
+    ("dated", "answer_unsure"): "10 queries with a date that has such photographs: perhaps",
 }
 
 
@@ -129,14 +150,23 @@ def budget_table() -> str:
 def photographs_table(language: str = "en") -> str:
     """Recall at 5 and top-1 accuracy of the models of photographs, in percent."""
     results = _photo_results()
+    titles = {key: names[language == "zh"] for key, names in MEASURES.items()}
+    corner = {"en": "%, English / Chinese", "zh": "%，英 / 中"}[language]
+    return _percents_table(results, titles, corner)
+
+
+def search_table() -> str:
+    """What the photo search finds and answers on validation photographs, in percent."""
+    return _percents_table(Results.read(SEARCH), SEARCH_MEASURES, "%, English / Chinese")
+
+
+def _percents_table(results: Results, titles: Mapping[tuple[str, str], str], corner: str) -> str:
+    """A row for each set and metric, and a column for each model of photographs."""
     models = _measured(results)
-    title = {"en": "%, English / Chinese", "zh": "%，英 / 中"}[language]
-    lines = [[title, *models], ["---", *["---:"] * len(models)]]
-    for (name, metric), (english, chinese) in MEASURES.items():
-        cells = [chinese if language == "zh" else english]
-        for model in models:
-            cells.append(_joined(_percents(results, model, name, metric), 1) or "-")
-        lines.append(cells)
+    lines = [[corner, *models], ["---", *["---:"] * len(models)]]
+    for (name, metric), title in titles.items():
+        cells = [_joined(_percents(results, model, name, metric), 1) or "-" for model in models]
+        lines.append([title, *cells])
     return markdown_table(lines)
 
 
@@ -158,6 +188,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "photographs": photographs_table,
     "budget": budget_table,
     "stages": stages_table,
+    "search": search_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
