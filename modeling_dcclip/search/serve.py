@@ -415,6 +415,7 @@ class SearchServer(LocalServer):
             warnings.simplefilter("always", QueryWarning)
             hits = find(self.index, text, without, images, like, chosen, top, skip)
         is_query = bool(text or without or like or images)
+        may = may_fit(hits)
         fits = None
         more = len(hits) == top
         if is_query and skip < LOOKED:
@@ -432,7 +433,7 @@ class SearchServer(LocalServer):
                 "total": self._total(chosen),
                 "without": without,
                 "fits": fits,
-                "may": may_fit(hits),
+                "may": may,
                 "hits": [self._entry(hit) for hit in hits if hit.id not in self.trash.ids],
                 "more": more,
                 "dates": dates and {name: value for name, value in vars(dates).items() if value},
