@@ -1,6 +1,6 @@
-"""Models to measure, as int8 graphs: our sizes and two baselines with random weights, and finished students."""
+"""Models to measure, as graphs: our sizes and two baselines with random weights, and finished students."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,22 +79,22 @@ class ModelFacts:
 
     Args:
         parameters: Number of its parameters.
-        vision: Graph of its image tower in int8.
-        text: Graph of its text tower in int8.
+        graphs: Files of its image and its text tower, by backend.
         image_size: Edge of its images in pixels.
         texts: Token ids of texts, by language.
     """
 
     parameters: int
-    vision: Path
-    text: Path
+    graphs: dict[str, tuple[Path, Path]]
     image_size: int
     texts: dict[str, list[list[int]]]
 
-    @property
-    def bytes(self) -> int:
-        """Size of both graphs."""
-        return self.vision.stat().st_size + self.text.stat().st_size
+    def bytes(self, backend: str) -> int:
+        """Size of both graphs, with weights that are stored next to them."""
+        files = [
+            file for path in self.graphs[backend] for file in path.parent.glob(f"{path.name}*")
+        ]
+        return sum(file.stat().st_size for file in files)
 
 
 def build(name: str) -> Any:
@@ -109,8 +109,8 @@ def build(name: str) -> Any:
     return build_student(size, [*LANGUAGES])[0]
 
 
-def write_graphs(name: str, folder: Path) -> ModelFacts:
-    """Write both towers of a model in int8 to a new folder."""
+def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> ModelFacts:
+    """Write both towers of a model in fp32, and in int8 if it is among the backends, to a new folder."""
     folder.mkdir()
     model = build(name)
     is_student = isinstance(model, DCCLIPModel)
@@ -123,13 +123,13 @@ def write_graphs(name: str, folder: Path) -> ModelFacts:
         ("vision", VisionTower(model), (pixels,), ({0: batch},)),
         ("text", TextTower(model), (ids, ids), ({0: batch, 1: length},) * 2),
     ):
-        fp32 = folder / f"{tower}-fp32.onnx"
+        fp32 = folder / f"{tower}-onnx-fp32.onnx"
         weights = getattr(model, f"{tower}_model").parameters()
         external = sum(each.nbytes for each in weights) >= MAX_PROTOBUF_BYTES
         write_graph(module, tower, example, shapes, fp32, external_data=external)
-        quantize(fp32, tower, folder / f"{tower}.onnx", iter(np.split(pixels.numpy(), 2)))
-        for path in folder.glob("*-fp32*"):
-            path.unlink()
+        if "onnx-int8" in backends:
+            images = iter(np.split(pixels.numpy(), 2))
+            quantize(fp32, tower, folder / f"{tower}-onnx-int8.onnx", images)
     # models built from a config share the demo's tokenizer
     tokenizer = load_tokenizer(str(TEACHER_FOLDER) if name in NAMES else name)
     texts = {}
@@ -137,7 +137,11 @@ def write_graphs(name: str, folder: Path) -> ModelFacts:
         encoded = tokenizer(queries, truncation=True, max_length=max_length)
         texts[language] = encoded["input_ids"]
     parameters = sum(each.numel() for each in model.parameters())
-    return ModelFacts(parameters, folder / "vision.onnx", folder / "text.onnx", size, texts)
+    graphs = {
+        backend: (folder / f"vision-{backend}.onnx", folder / f"text-{backend}.onnx")
+        for backend in backends
+    }
+    return ModelFacts(parameters, graphs, size, texts)
 
 
 def sample_texts() -> dict[str, list[str]]:

@@ -58,7 +58,12 @@ def test_the_budget_measures_a_student(processor, tmp_path, capsys):
     results = Results.read(tmp_path / RESULTS_FILE)
     languages = {row.language for row in results.rows if row.metric == "ms_per_text_p50"}
     assert languages == {"en", "zh"} and all(row.value > 0 for row in results.rows)
-    assert f"| small | {' | '.join(costs(results, 'small'))} |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    sizes = {}
+    for backend in ("onnx-fp32", "onnx-int8"):
+        assert f"| small | {backend} | {' | '.join(costs(results, 'small', backend))} |" in printed
+        sizes[backend] = results.mean(metric="bytes", protocol=backend)
+    assert sizes["onnx-int8"] < sizes["onnx-fp32"]
 
 
 @pytest.mark.slow
