@@ -38,6 +38,7 @@ BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 CATALOGS = "catalog-*.sqlite"
 LOCK = ".lock"
+EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 MAX_BYTES = 2**24  # largest settings file
 
 
@@ -209,6 +210,8 @@ def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalo
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
     _remove(path)  # left by a process that was killed
+    with suppress(OSError):  # what an index does not write is not removed
+        (folder / EARLIER_TEXTS).unlink()
     catalog = open_catalog(folder, settings, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation

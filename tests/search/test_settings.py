@@ -15,6 +15,7 @@ from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.settings import (
     BACKUP,
+    EARLIER_TEXTS,
     SETTINGS,
     read_settings,
     write_lock,
@@ -77,6 +78,7 @@ def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
     folder, photos, damage
 ):
     before = found(folder)
+    (folder / EARLIER_TEXTS).touch()
     damage(folder / "catalog-1.sqlite")
     with pytest.raises(DamagedIndexError, match="Run dcclip index"):
         found(folder)
@@ -85,6 +87,7 @@ def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
     assert report.embedded == 6
     assert report.lost
     assert found(folder) == before
+    assert not (folder / EARLIER_TEXTS).exists()
 
 
 def test_damaged_data_without_folders_are_not_dropped(folder):
