@@ -73,15 +73,13 @@ def has_index(folder: Path) -> bool:
     """Whether a folder has the settings of an index, or a catalog that has lost them.
 
     Raises:
-        ValueError: The folder cannot be read.
+        OSError: The folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
     except FileNotFoundError:
         return False
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     if names & {SETTINGS, BACKUP}:
         return True
     return any(_has_files(folder / name) for name in names if fnmatch(name, CATALOGS))
@@ -98,27 +96,20 @@ def _has_files(catalog: Path) -> bool:
         return True
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        "index: {!r} cannot be read ({}). Check that the index is a folder, and its permissions.",
-        str(path),
-        error.strerror or error,
-    )
-
-
 def read_settings(folder: Path, *names: str) -> Settings:
     """Read the settings of an index, from the copy if the first file is damaged.
 
     Raises:
         ValueError: There are none, or both files are damaged or of a different version.
+        PermissionError: They cannot be read.
     """
     errors: list[Message] = []
     for name in names or (SETTINGS, BACKUP):
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except PermissionError as error:
-            raise _unreadable(folder / name, error) from error
+        except PermissionError:
+            raise
         except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
