@@ -468,7 +468,7 @@ class Catalog(Database):
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
                 self.execute(statement)
-            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            states = ((file.path, file.size, file.mtime_ns) for file in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self.execute(_FIND_PENDING)
             self.execute(

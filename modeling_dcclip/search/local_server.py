@@ -352,7 +352,11 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport):  # type: ignore[override]
         super().connection_made(transport)
         self.timer = self._start(REQUEST_S)
-        idle = [each for each in self.connections if isinstance(each, _Connection) and each.is_idle]
+        idle = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, _Connection) and connection.is_idle
+        ]
         if len(idle) > MAX_IDLE:
             min(idle, key=lambda each: each.timer.when()).transport.abort()
 

@@ -475,15 +475,6 @@ def test_the_index_of_a_rotated_student_is_searched_by_its_relatives(
     assert_finds_red(tmp_path / "index", color_model)
 
 
-def test_a_truncated_index_is_searched_with_its_width(tmp_path, color_model, photos):
-    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
-        index.add(photos)
-    with Index.open(tmp_path / "index", color_model) as index:
-        (hit,) = index.search("red", top=1)
-        assert hit.score == pytest.approx(1, abs=0.02)
-        assert index.space.dimension == 8
-
-
 def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color_model, photos):
     with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
         index.add(photos)

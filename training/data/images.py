@@ -31,8 +31,7 @@ from modeling_dcclip.image_dcclip import (
 from modeling_dcclip.image_dcclip import open_image as open_file
 from training.config import AugmentConfig
 from training.data.reader import FILE_MISSING, Cell, CellRules
-from training.utils.keys import Digest
-from training.utils.rng import keyed_uniform
+from training.utils.keys import Digest, keyed_uniform
 
 NO_IMAGE = "no image"
 ROWS_AT_ONCE = 256
