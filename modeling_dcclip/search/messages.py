@@ -100,6 +100,11 @@ def message_of(error: BaseException | str) -> str:
     return str(error)
 
 
+def cause_of(error: BaseException) -> str:
+    """Short cause of an error: what the system says, else its message, else its kind."""
+    return getattr(error, "strerror", None) or message_of(error) or type(error).__name__
+
+
 def print_error(template: str, *values: Any):
     """Print a message on stderr, after the name of the program. Arguments are those of `Message`."""
     print(f"{PROGRAM}: {translate(Message(template, *values))}", file=sys.stderr)

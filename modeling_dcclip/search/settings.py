@@ -27,7 +27,7 @@ from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
 from modeling_dcclip.search.digests import fingerprint
-from modeling_dcclip.search.messages import Message, UserError, joined, message_of
+from modeling_dcclip.search.messages import Message, UserError, cause_of, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
 
@@ -278,12 +278,11 @@ def write_lock(folder: Path) -> Iterator[None]:
         ) from error
     except (OSError, sqlite3.Error) as error:
         cause = error.__cause__ or error  # the catalog wraps errors of SQLite
-        cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(
                 "index: cannot write to {!r} ({}). What was indexed before is intact. Free some space, or check "
                 "the disk and its permissions, and run the same command again.",
                 str(folder),
-                cause,
+                cause_of(cause),
             )
         ) from error
