@@ -108,7 +108,6 @@ def _count_changes() -> str:
     return script
 
 
-EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
@@ -237,9 +236,11 @@ class Catalog(Database):
         script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
         identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
-            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
+            script += f" BEGIN IMMEDIATE; {SCHEMA} {WORD_TABLES} INSERT INTO sums {_TAKE_SUMS};"
             script += f" PRAGMA user_version = {identity}; COMMIT;"
         super().__init__(path, script)
+        if create:  # names and texts are private
+            path.chmod(0o600)
         if (found := self.value("PRAGMA user_version")) != identity:
             raise self.damage(
                 "it belongs to a different index" if found else "it is of an earlier version"
@@ -250,21 +251,6 @@ class Catalog(Database):
             self._connection.executescript(_count_changes())
         if self.column(f"SELECT value = ({_TAKE_SUMS}) FROM sums") != [1]:
             raise self.damage("an entry is lost or changed")
-        if not self._has_words():
-            self._add_words()
-
-    def _has_words(self) -> bool:
-        return bool(self.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'"))
-
-    def _add_words(self):
-        """Add the words to a new catalog, or to one of an earlier version. Only the user may read them."""
-        with self.writing():
-            # another process may have added them meanwhile
-            for statement in () if self._has_words() else (*WORD_TABLES, ENTER_WORDS):
-                self.execute(statement)
-            self._path.chmod(0o600)
-        with suppress(OSError):  # what an index does not write is not removed
-            self._path.with_name(EARLIER_TEXTS).unlink()
 
     def verify(self):
         """Check all pages of the file.

@@ -23,6 +23,7 @@ from modeling_dcclip.search.lance import LanceIndex, is_lance
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
+    cause_of,
     joined,
     message_of,
     print_error,
@@ -336,7 +337,7 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                 "port: cannot listen on {}:{} ({}). Choose a different --host or --port.",
                 options.host,
                 port,
-                Message(getattr(error, "strerror", None) or str(error)),
+                Message(cause_of(error)),
             ) from error
     with server, ExitStack() as stack, suppress(KeyboardInterrupt):  # how a user ends it
         if hasattr(server, "index") and is_available():

@@ -19,6 +19,7 @@ from PIL import Image
 from modeling_dcclip.image_dcclip import ORIENTATION, open_header, reduce_jpeg, to_rgb
 from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
+from modeling_dcclip.search.messages import cause_of
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
 DATE_TIME_DIGITIZED = 0x9004
@@ -187,11 +188,6 @@ def decode_photo(
         elif isinstance(error, Image.UnidentifiedImageError):
             cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
         raise UnreadablePhotoError(cause, is_lasting) from error
-
-
-def cause_of(error: BaseException) -> str:
-    """Short cause of an error of the operating system."""
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _held_bytes(file: BinaryIO) -> tuple[bytes, int]:

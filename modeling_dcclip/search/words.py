@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 # texts: what was read in a content, perhaps nothing; words: of each file by its id; terms: all words of the index
-TABLES = (
-    "CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT NOT NULL)",
-    "CREATE VIRTUAL TABLE words USING fts5(name, text)",
-    "CREATE VIRTUAL TABLE terms USING fts5vocab(words, row)",
-    "CREATE TRIGGER file_leaves AFTER DELETE ON files BEGIN DELETE FROM words WHERE rowid = old.id; END",
-    "CREATE TRIGGER content_leaves AFTER DELETE ON contents BEGIN DELETE FROM texts WHERE row = old.row; END",
-)
+TABLES = """
+CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(name, text);
+CREATE VIRTUAL TABLE terms USING fts5vocab(words, row);
+CREATE TRIGGER file_leaves AFTER DELETE ON files BEGIN DELETE FROM words WHERE rowid = old.id; END;
+CREATE TRIGGER content_leaves AFTER DELETE ON contents BEGIN DELETE FROM texts WHERE row = old.row; END;
+"""
 ENTER_WORDS = """
 INSERT OR REPLACE INTO words (rowid, name, text)
 SELECT id, name_words(path), words_of(text) FROM files LEFT JOIN texts USING (row)
