@@ -16,7 +16,7 @@ from torch import Tensor
 from training.config import AugmentConfig
 from training.data.images import Augment
 from training.utils.files import packaged_file
-from training.utils.rng import keyed_uniform
+from training.utils.keys import keyed_uniform
 
 NUM_VIEWS = 8  # views of each held-out photograph
 NUM_CROPS = 2048

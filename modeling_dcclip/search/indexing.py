@@ -175,7 +175,7 @@ def update(
                 folders.append(folder)
         elif folder in recorded and not {*folder.parents}.isdisjoint(folders):
             replaced.append(folder)
-    excluded = {each: recorded.get(each, []) for each in folders}
+    excluded = {folder: recorded.get(folder, []) for folder in folders}
     if exclude is not None:
         inside = {*named} - {*folders}
         if inside:
@@ -201,7 +201,7 @@ def update(
     if without or len(empty) == len(folders):
         folder = (without or empty or sorted(missing))[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
+    save({folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
     gone = [*empty, *missing]
@@ -333,8 +333,8 @@ def _commit(
             # the vector of a known content may have left the index since the file was read
             if each.state and not each.vectors and not catalog.knows(each.digest):
                 batch[place] = read(each.path)
-        files = [each for each in batch if each.state is not None]
-        unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
+        files = [read for read in batch if read.state is not None]
+        unchanged = sum(catalog.digest(read.path) == read.digest for read in files)
         embedded = enter(catalog, store, batch)
         known = len(files) - embedded - unchanged
         return Counter(embedded=embedded, unchanged=unchanged, known=known)
@@ -364,11 +364,11 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
             vectors += each.vectors
         rows = catalog.allocate(contents)
         store.write(rows, np.stack(vectors))
-        pixels = chain.from_iterable([each.pixels] * len(each.vectors) for each in new.values())
+        pixels = chain.from_iterable([read.pixels] * len(read.vectors) for read in new.values())
         for row, shown, vector in zip(rows.tolist(), pixels, vectors, strict=True):
             if shown is not None:
                 catalog.add_signature(row, shown, _original(catalog, store, row, shown, vector))
-    catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
+    catalog.add_files([(read.state, read.digest) for read in batch if read.state is not None])
     for outcome in batch:
         if outcome.failure is not None:
             catalog.add_failure(outcome.path, outcome.failure.cause, outcome.failure.state)

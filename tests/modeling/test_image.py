@@ -1,6 +1,7 @@
 """One way to open images: upright, 8 bits, opaque, limited in size, and one error for all damage."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -128,12 +129,24 @@ def test_long_images_are_cropped_before_they_are_resized(processor):
     assert pixels.shape == (3, 64, 64)
 
 
+@pytest.mark.parametrize("prepare", [by_training, by_runtime])
+def test_tall_images_are_lowered_before_they_are_widened(prepare):
+    # widened first, it would be 64 x 4,000,000 pixels
+    image = Image.new("RGB", (1, 4_000_000), "red")
+    image.paste((0, 0, 255), (0, 0, 1, 1_000_000))
+    started = time.process_time()
+    pixels = prepare(image, True)
+    assert time.process_time() - started < 3
+    assert (np.asarray(pixels)[:, :, 2] > 128).mean() == 0.25
+
+
 def test_images_of_a_model_that_squashes_them_are_not_cropped(processor):
     image = Image.new("RGB", (400, 1), "red")
     image.paste((0, 0, 255), (0, 0, 100, 1))
-    pixels = DCCLIPProcessor(SQUASHING, processor.tokenizer)(images=image)["pixel_values"][0]
-    assert pixels.shape == (3, 64, 64)
-    assert (pixels[2] > 0.5).float().mean() == 0.25
+    for turned in (image, image.rotate(90, expand=True)):
+        squashed = DCCLIPProcessor(SQUASHING, processor.tokenizer)(images=turned)
+        assert squashed["pixel_values"][0].shape == (3, 64, 64)
+        assert (squashed["pixel_values"][0][2] > 0.5).float().mean() == 0.25
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

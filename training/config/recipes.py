@@ -73,9 +73,7 @@ class TrainingRecipe(Checked):
         teacher: Hub id or folder of the teacher; ID@COMMIT pins a Hub id. Stage 2 needs none.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
-        teacher_views: Number of cached views per image.
-        teacher_cache_gb: Largest size of the cached targets in GB (10^9 bytes). The size is printed before they are
-            computed, and larger ones are refused.
+        teacher_views: Number of cached views per image. The size of all targets is printed before they are computed.
     """
 
     output_dir: str = no_key()
@@ -111,7 +109,6 @@ class TrainingRecipe(Checked):
     teacher: str | None = None
     teacher_cache: str | None = None
     teacher_views: Annotated[int, Field(ge=1, le=1000)] = 4
-    teacher_cache_gb: Annotated[float, Field(gt=0)] = 100.0
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""

@@ -2,12 +2,12 @@
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
-from detect_secrets.plugins.base import RegexBasedDetector
+from detect_secrets.plugins.base import BasePlugin, RegexBasedDetector
 from detect_secrets.plugins.ip_public import IPPublicDetector
 from PIL import Image
 
@@ -29,19 +29,19 @@ class AccessTokenDetector(RegexBasedDetector):
     )
 
 
+KINDS: Collection[type[BasePlugin]] = get_mapping_from_secret_type_to_class().values()
 DETECTORS = [
     AccessTokenDetector(),
     *(
         kind()
-        for kind in get_mapping_from_secret_type_to_class().values()
+        for kind in KINDS
         if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector
     ),
 ]
 # the pieces of a vocabulary may look like paths
 WITHOUT_PATHS = ("tokenizer.json",)
-TEXT = re.compile(
-    rb"(?:[\t\x20-\x7e]\0?){16,}"
-)  # in a binary file; UTF-16 has NUL between the characters
+# in a binary file; UTF-16 has NUL between the characters
+TEXT = re.compile(rb"(?:[\t\x20-\x7e]\0?){16,}")
 RAW_PROFILE = "Raw profile type"  # metadata in hexadecimal digits after three lines, as ImageMagick writes them
 
 

@@ -404,23 +404,3 @@ class DualEncoder(TorchEncoder):
         """L2-normalized embeddings of a model's output: an output object, or a tensor from some remote code."""
         features = output if isinstance(output, Tensor) else output.pooler_output
         return F.normalize(features.float(), dim=-1)
-
-
-def encode_by_length(
-    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
-    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
-
-    Args:
-        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
-        batch_size: Number of texts in a batch.
-        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
-
-    Returns:
-        The tensors of all batches, (N, ...), in the order of the texts.
-    """
-    order = lengths.argsort(stable=True)
-    batches = [encode(indices) for indices in order.split(batch_size)]
-    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-    inverse = order.argsort().to(joined[0].device, non_blocking=True)
-    return tuple(each[inverse] for each in joined)

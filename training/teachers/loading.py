@@ -113,7 +113,9 @@ def _check_sizes(config: Mapping[str, Any]):
         # null stands for defaults, which no checkpoint of two towers has
         if key in TOWER_CONFIGS or (key.endswith("_config") and value is not None):
             raise ValueError(f"{key} is {value!r}, expected an object")
-        largest = next((MAX_SIZES[each] for each in MAX_SIZES if re.fullmatch(each, key)), None)
+        largest = next(
+            (MAX_SIZES[pattern] for pattern in MAX_SIZES if re.fullmatch(pattern, key)), None
+        )
         smallest = 1 if key in MAX_SIZES else -1
         for each in value if isinstance(value, list) else [value]:
             if largest and isinstance(each, int) and not smallest <= each <= largest:
