@@ -127,7 +127,7 @@ def mutations_of(path: Path) -> tuple[libcst.Module, dict[str, list[Mutation]]]:
 
 def line_map() -> CoverageData:
     """The lines that each test executes, from a run of the suite."""
-    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    sources = [path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
     if not MAP.exists() or MAP.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         subprocess.run([sys.executable, "-m", "pytest", *RECORD], cwd=ROOT, check=False)
     lines = CoverageData(str(MAP))
@@ -206,7 +206,8 @@ def outcome_of(mutant: Mutant, folder: Path, tests: list[str]) -> str:
             return REFUSED if types.returncode else MISSED
     finally:
         path.write_text(original, encoding="utf-8")
-    return UNSURE if run_tests(folder, ["--last-failed"]) else NOTICED
+    again = run_tests(folder, ["--last-failed", "--last-failed-no-failures=none"])
+    return NOTICED if again == pytest.ExitCode.OK else UNSURE
 
 
 def main(argv: list[str] | None = None) -> int:
