@@ -201,7 +201,7 @@ def _find(path: str, key: tuple[int, int]) -> Path:
         FileNotFoundError: It is not there.
     """
     for folder in _trash_folders(path):
-        with suppress(OSError):  # of a trash that does not exist, or of a different user
+        with suppress(OSError):  # a trash may not exist, or belong to a different user
             for entry in folder.iterdir():
                 found = entry.lstat()
                 if (found.st_dev, found.st_ino) == key:

@@ -13,7 +13,7 @@ import sqlite3
 import stat
 import threading
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -115,6 +115,13 @@ _FILES = (
     f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns "
     "FROM files JOIN contents USING (row)"
 )
+# of a JSON list; a further key frame has the file of its content. CROSS JOIN keeps the order of the tables
+_FILES_OF_ROWS = f"""
+SELECT id, path, asked AS row, {_DATE} AS date, size, mtime_ns, seconds, ifnull(text, '')
+FROM (SELECT value AS asked FROM json_each(?)) LEFT JOIN frames ON frames.row = asked
+CROSS JOIN files ON files.row = ifnull(content, asked)
+CROSS JOIN contents ON contents.row = files.row LEFT JOIN texts ON texts.row = files.row
+"""
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class Database:
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise OSError(
                     Message(
-                        "index: cannot use {!r} ({}). Free some space or check the disk.",
+                        "index: cannot use {!r} ({}). Free some space, or check the disk and its permissions.",
                         str(self._path),
                         Message(str(error)),
                     )
@@ -353,25 +360,21 @@ class Catalog(Database):
     ) -> dict[int, list[File]]:
         """The files of each row that pass a filter, the one to show first."""
         where, values = (chosen or Filter()).condition()
-        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY mtime_ns, path"
-        found = {}
-        for row in map(int, rows):
-            frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
-            content, seconds = frame[0] if frame else (row, None)
-            entries = self.execute(query, content, *values)
-            text = "".join(self.column("SELECT text FROM texts WHERE row = ?", content))
-            found[row] = [
-                replace(self._file(each, seconds), row=row, text=text) for each in entries
-            ]
+        found: dict[int, list[File]] = {int(row): [] for row in rows}
+        query = f"SELECT * FROM ({_FILES_OF_ROWS}){where} ORDER BY mtime_ns, path"
+        for *entry, seconds, text in self.execute(query, json.dumps([*found]), *values):
+            file = self._file(entry, seconds, text)
+            found[file.row].append(file)
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
 
-    def _file(self, entry: tuple, seconds: float | None = None) -> File:
+    def _file(self, entry: Sequence, seconds: float | None = None, text: str = "") -> File:
         number, path, row, date, size, mtime_ns = entry
         if seconds is None and extension_of(path) in VIDEOS:
             seconds = 0.0
-        return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
+        state = FileState(path, size, mtime_ns)
+        return File(number, os.fsdecode(path), row, date, state, seconds, text)
 
     def file(self, number: int, seconds: float | None = None) -> File | None:
         """The file of an id, of a video with the row of a key frame, by default the first; None if there is none."""
@@ -479,7 +482,7 @@ class Catalog(Database):
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
                 self.execute(statement)
-            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            states = ((file.path, file.size, file.mtime_ns) for file in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self.execute(_FIND_PENDING)
             self.execute(
@@ -668,11 +671,15 @@ def distinct_files(files: Sequence[File]) -> list[File]:
     """One path per file, in order: links are not copies, and missing files only count if all are missing."""
     if len(files) == 1:  # most photographs of a search: no look at the disk
         return [*files]
-    chosen: dict[tuple[int, int], File] = {}
-    for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
+    paths: dict[tuple[int, int], list[File]] = defaultdict(list)
+    for file in files:
         # the file is gone, or the path is the name of an image in a collection
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
-            chosen.setdefault((found.st_dev, found.st_ino), file)
-    distinct = {*chosen.values()}
+            paths[found.st_dev, found.st_ino].append(file)
+    distinct = {same[0] if len(same) == 1 else min(same, key=_is_link) for same in paths.values()}
     return [file for file in files if file in distinct] or [*files]
+
+
+def _is_link(file: File) -> bool:
+    return os.path.realpath(file.path) != file.path

@@ -13,7 +13,8 @@ NOUNS = (
     .replace("\t", "\n")
     .split("\n")
 )
-LINE = 0.5  # lowest probability of a photograph that is listed
+LINE = 0.5  # lowest probability of the best photograph of a list that fits
+OTHERS = 0.45  # of the others on the list; without it, a list may have one of many photographs
 NEAR = 0.7  # its lowest standard score, as a share of the mean of the `BEST` highest
 BEST = 3  # photographs of that mean
 FIRST = 20  # photographs whose list has no gaps
@@ -80,9 +81,9 @@ def judge(
     """Tell how likely photographs show what a text says, and which of them are listed.
 
     By chance, the k-th best of N photographs is about as similar as the best of N / k. So hundreds of photographs that
-    show a noun support each other. Those are listed that are more likely than not and about as similar as the best
-    ones; of the first ones, also those that rank above such a photograph. The whole library is the background: a date
-    or a path changes no probability.
+    show a noun support each other. If one is more likely than not, those are listed that are nearly so and about as
+    similar as the best ones; of the first ones, also those that rank above such a photograph. The whole library is the
+    background: a date or a path changes no probability.
 
     Args:
         scores: Standard scores of photographs, (K,), in the order of the search.
@@ -99,11 +100,15 @@ def judge(
     """
     names, sentences = np.reshape(calibration, (2, 3))
     slope, growth, offset = share * names + (1 - share) * sentences
-    chance = expected_maximum(np.maximum(num_photos / ranks, 1))
-    logits = slope * scores + growth * chance + offset
-    probabilities = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+    of_all = np.concatenate([scores, first])
+    places = np.concatenate([ranks, np.arange(1, len(first) + 1)])
+    chance = expected_maximum(np.maximum(num_photos / places, 1))
+    logits = slope * of_all + growth * chance + offset
+    likely = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+    probabilities = likely[: len(scores)]
     best = np.sort(first)[-BEST:]
-    listed = (probabilities >= LINE) & (scores >= NEAR * best.sum() / max(len(best), 1))
+    listed = (probabilities >= OTHERS) & (scores >= NEAR * best.sum() / max(len(best), 1))
+    listed &= likely.max(initial=0) >= LINE
     listed[:FIRST] = np.logical_or.accumulate(listed[:FIRST][::-1])[::-1]
     return probabilities, listed
 

@@ -92,6 +92,10 @@ def message_of(error: BaseException | str) -> str:
     """The message of an error, which `translate` can translate if the error was raised with a `Message`."""
     if template := getattr(error, "template", None):  # BadRequest of handler.py
         return Message(template, *getattr(error, "values", ()))
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return Message(
+            "{!r} cannot be used ({}). Check its permissions.", str(error.filename), error.strerror
+        )
     if isinstance(error, BaseException) and len(error.args) == 1 and isinstance(error.args[0], str):
         return error.args[0]
     return str(error)

@@ -24,7 +24,7 @@ from modeling_dcclip.search.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 THUMBNAIL = 320  # pixels of the longer side
-NARROW = 0.6  # of that, pixels of the shorter side at least, as long as the longer one has at most WIDE times as many
+NARROW = 0.6  # a panorama is larger: its shorter side has so much of that, and its longer one up to WIDE times as much
 WIDE = 8
 QUALITY = 82
 

@@ -178,7 +178,7 @@ class SearchServer(LocalServer):
         self.queries = Turns()
         self.comparisons = Turns()
         self.trash = actions.Trash()
-        self.encoder = Turns()  # of example images
+        self.encoder = Turns()  # one example image at a time, because each takes memory
         self.examples: OrderedDict[str, Example] = OrderedDict()
         self.previews = Previews(cache_folder())
         mimetypes.add_type("text/javascript", ".js")  # Windows may have a different type
@@ -272,7 +272,7 @@ class SearchServer(LocalServer):
             {
                 "hit": self._entry(_hit(file)),
                 "facts": read_facts(file.path) | {"size": file.state.size},
-                "copies": [_shown(each.path) for each in same if each.id != file.id],
+                "copies": [_shown(copy.path) for copy in same if copy.id != file.id],
             }
         )
 
@@ -415,6 +415,7 @@ class SearchServer(LocalServer):
             warnings.simplefilter("always", QueryWarning)
             hits = find(self.index, text, without, images, like, chosen, top, skip)
         is_query = bool(text or without or like or images)
+        may = may_fit(hits)
         fits = None
         more = len(hits) == top
         if is_query and skip < LOOKED:
@@ -432,7 +433,7 @@ class SearchServer(LocalServer):
                 "total": self._total(chosen),
                 "without": without,
                 "fits": fits,
-                "may": may_fit(hits),
+                "may": may,
                 "hits": [self._entry(hit) for hit in hits if hit.id not in self.trash.ids],
                 "more": more,
                 "dates": dates and {name: value for name, value in vars(dates).items() if value},

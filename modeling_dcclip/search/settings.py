@@ -97,10 +97,10 @@ def _has_files(catalog: Path) -> bool:
         return True
 
 
-def _unreadable(folder: Path, error: OSError) -> UserError:
+def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(
-        "index: {!r} cannot be read ({}). Check that it is a folder, and its permissions.",
-        str(folder),
+        "index: {!r} cannot be read ({}). Check that the index is a folder, and its permissions.",
+        str(path),
         error.strerror or error,
     )
 
@@ -117,7 +117,7 @@ def read_settings(folder: Path, *names: str) -> Settings:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
         except PermissionError as error:
-            raise _unreadable(folder, error) from error
+            raise _unreadable(folder / name, error) from error
         except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):

@@ -51,16 +51,17 @@ def test_a_filter_changes_no_probability():
     scores = np.linspace(3, 1, 200)
     first, numbers = scores[:FIRST], (2, -1, 1, 0, 0, 0)
     whole, _ = judge(scores, np.arange(1, 201), first, 1.0, 200, numbers)
-    (alone,), _ = judge(scores[49:50], np.array([50]), first, 1.0, 200, numbers)
+    (alone,), (is_listed,) = judge(scores[49:50], np.array([50]), first, 1.0, 200, numbers)
     assert alone == pytest.approx(whole[49])
+    assert is_listed  # others outside the filter are more likely than not
 
 
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
         pytest.param([3.0, 1.0, 2.8, 1.7], [1, 1, 1, 0], id="no gap, and none far below the best"),
-        pytest.param([1.6, 1.5, 1.4], [1, 1, 0], id="none that is less likely than not"),
-        pytest.param([1.4], [0], id="nothing"),
+        pytest.param([1.5, 1.4, 1.3], [1, 1, 0], id="others that are nearly as likely as not"),
+        pytest.param([1.45, 1.4], [0, 0], id="nothing"),
         pytest.param([], [], id="no photograph"),
         pytest.param([3.0, *[1.0] * 20, 3.0], [1, *[0] * 20, 1], id="gaps after the first 20"),
     ],

@@ -10,5 +10,7 @@ pages.py         drawn pages, such as chats and receipts
 towers.py        pretrained towers of the teacher, from pip packages
 e5.py            weights and tokenizer of multilingual-e5-small
 calibrate.py     probability that a photograph fits a query
+answers.py       what a search answers to nouns that are there, names that are not, and dates
+everyday.py      everyday queries, and which photographs show what they name
 search.py        bank, calibration and everyday queries of a finished model
 """

@@ -7,9 +7,7 @@ The model's folder gets `bank.safetensors` and the numbers `fit` of its config. 
 photographs of DATA alone.
 """
 
-import json
 import random
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +23,10 @@ from modeling_dcclip.search.hubs import BANK_FILE, write_bank
 from modeling_dcclip.search.space import Space
 from training.data import usable_captions
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet, open_retrieval_set
+from training.experiments.photographs.answers import measure_answers
 from training.experiments.photographs.calibrate import calibrate, encode_names, length_of
 from training.experiments.photographs.data import CLASS_NAMES, CLASSIFIER, write_class_names
+from training.experiments.photographs.everyday import EVERYDAY, captions_of, photos_that_show
 from training.experiments.photographs.towers import save_towers
 from training.hub.cards.facts import read_config
 from training.teachers import DualEncoder
@@ -45,9 +45,6 @@ BANK_SOURCES = (
     "photos_bing_train.parquet",
 )
 BANK_CAPTIONS = 118  # of each source and language
-EVERYDAY = json.loads(Path(__file__).with_name("everyday.json").read_text(encoding="utf-8"))
-MANY_CAPTIONS = 5  # of a photograph with so many captions,
-SOME_CAPTIONS = 2  # so many have to name what is shown; of others one
 TOP = 10
 
 
@@ -134,7 +131,7 @@ def measure_search(
     about = partial(Row, model=name, protocol=PROTOCOL)
     rows = []
     photos = np.concatenate(embeddings)
-    right = everyday_photos(sets)  # (Q, I)
+    right = photos_that_show(captions_of(sets), [names for *_, names in EVERYDAY["queries"]])
     hubs = hub_numbers(photos, bank, nouns)
     for place, language in enumerate(LANGUAGES):
         texts = [query[place] for query in EVERYDAY["queries"]]
@@ -172,37 +169,6 @@ def _name_shares(model: DualEncoder, texts: Sequence[str]) -> np.ndarray:
     return np.array([name_share(length_of(model, text)) for text in texts])
 
 
-def everyday_photos(sets: Sequence[RetrievalSet]) -> np.ndarray:
-    """Which photographs show what an everyday query names, by their captions in all languages, (Q, I) bool."""
-    captions: list[list[str]] = []
-    for each in sets:
-        texts: list[list[str]] = [[] for _ in range(len(each.rows))]
-        for language, found in each.captions.items():
-            for (image, _), text in zip(each.pairs[language].tolist(), found, strict=True):
-                texts[image].append(text)
-        captions += texts
-    shown = {}
-    for name, expression in EVERYDAY["shown"].items():
-        pattern = _compile(expression)
-        counts = np.array([sum(bool(pattern.search(text)) for text in texts) for texts in captions])
-        enough = np.array(
-            [SOME_CAPTIONS if len(texts) >= MANY_CAPTIONS else 1 for texts in captions]
-        )
-        shown[name] = counts >= enough
-    return np.array(
-        [np.all([shown[name] for name in names], 0) for *_, names in EVERYDAY["queries"]]
-    )
-
-
-def _compile(expression: str) -> re.Pattern:
-    """Pattern of alternatives: Latin ones are whole words, Chinese ones stand anywhere."""
-    alternatives = re.split(r"\|(?![^(\[]*[)\]])", expression)
-    latin = [each for each in alternatives if each.isascii()]
-    others = [each for each in alternatives if not each.isascii()]
-    whole = [rf"\b(?:{'|'.join(latin)})\b"] if latin else []
-    return re.compile("|".join([*whole, *others]), re.I)
-
-
 def main(argv: list[str] | None = None):
     """Parse, fit, print the table."""
     options = parse_options(Options, argv, prog=PROGRAM, description=__doc__ or "")
@@ -226,6 +192,7 @@ def main(argv: list[str] | None = None):
         rows += measure_search(model, sets, images, bank, model.name)
         write_json(folder / "config.json", read_config(folder) | {"fit": fit})
         save_bank(folder, bank)
+        rows += measure_answers(folder, sets, model.name)
         results = Results(
             make_meta(options.photos, None, f"{PROGRAM} --model {options.model}"), rows
         )

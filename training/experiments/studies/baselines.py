@@ -1,6 +1,7 @@
-"""Models to measure, as graphs for `probe`: our sizes and two baselines with random weights, and finished students."""
+"""Models to measure, as int8 graphs: our sizes and two baselines with random weights, and finished students."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,30 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
 NAMES = (*SIZES, *BASELINES)
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model to measure.
+
+    Args:
+        parameters: Number of its parameters.
+        vision: Graph of its image tower in int8.
+        text: Graph of its text tower in int8.
+        image_size: Edge of its images in pixels.
+        texts: Token ids of texts, by language.
+    """
+
+    parameters: int
+    vision: Path
+    text: Path
+    image_size: int
+    texts: dict[str, list[list[int]]]
+
+    @property
+    def bytes(self) -> int:
+        """Size of both graphs."""
+        return self.vision.stat().st_size + self.text.stat().st_size
+
+
 def build(name: str) -> Any:
     """A size or a baseline with random weights, or the finished student in a folder."""
     torch.manual_seed(0)
@@ -84,13 +109,9 @@ def build(name: str) -> Any:
     return build_student(size, [*LANGUAGES])[0]
 
 
-def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, Any]:
-    """Write both towers of a model in fp32, and in int8 if it is among the backends.
-
-    Returns:
-        `parameters`, `bytes` by backend, and the inputs of `probe`: `image_size`, and `texts` as ids by language.
-    """
-    folder.mkdir(parents=True)
+def write_graphs(name: str, folder: Path) -> ModelFacts:
+    """Write both towers of a model in int8 to a new folder."""
+    folder.mkdir()
     model = build(name)
     is_student = isinstance(model, DCCLIPModel)
     size = model.config.image_size if is_student else IMAGE_SIZE
@@ -102,29 +123,21 @@ def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, 
         ("vision", VisionTower(model), (pixels,), ({0: batch},)),
         ("text", TextTower(model), (ids, ids), ({0: batch, 1: length},) * 2),
     ):
-        fp32 = folder / f"{tower}-onnx-fp32.onnx"
+        fp32 = folder / f"{tower}-fp32.onnx"
         weights = getattr(model, f"{tower}_model").parameters()
         external = sum(each.nbytes for each in weights) >= MAX_PROTOBUF_BYTES
         write_graph(module, tower, example, shapes, fp32, external_data=external)
-        if "onnx-int8" in backends:
-            images = iter(np.split(pixels.numpy(), 2))
-            quantize(fp32, tower, folder / f"{tower}-onnx-int8.onnx", images)
+        quantize(fp32, tower, folder / f"{tower}.onnx", iter(np.split(pixels.numpy(), 2)))
+        for path in folder.glob("*-fp32*"):
+            path.unlink()
     # models built from a config share the demo's tokenizer
     tokenizer = load_tokenizer(str(TEACHER_FOLDER) if name in NAMES else name)
     texts = {}
     for language, queries in sample_texts().items():
         encoded = tokenizer(queries, truncation=True, max_length=max_length)
         texts[language] = encoded["input_ids"]
-    num_bytes = {}
-    for backend in backends:
-        paths = folder.glob(f"*-{backend}.onnx*")
-        num_bytes[backend] = sum(path.stat().st_size for path in paths)
-    return {
-        "parameters": sum(each.numel() for each in model.parameters()),
-        "bytes": num_bytes,
-        "image_size": size,
-        "texts": texts,
-    }
+    parameters = sum(each.numel() for each in model.parameters())
+    return ModelFacts(parameters, folder / "vision.onnx", folder / "text.onnx", size, texts)
 
 
 def sample_texts() -> dict[str, list[str]]:

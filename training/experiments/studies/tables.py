@@ -5,14 +5,13 @@ A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of 
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from training.experiments.studies import claims
-from training.experiments.studies.budget import read_costs
-from training.experiments.studies.probe import IMAGE_MS, TEXT_MS
+from training.experiments.studies.budget import HEADER, cost_table, costs
 from training.hub.cards.tables import size_table
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -21,6 +20,7 @@ from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 COMMITTED = REPO_ROOT / "model_cards" / "results"
 BUDGET = COMMITTED / "budget" / RESULTS_FILE
+SEARCH = COMMITTED / "photographs" / "search.json"
 STAGES = COMMITTED / "photographs" / "stages.json"
 TEACHER = "dcclip-photo-teacher"
 PHOTO_MODELS = (TEACHER, "dcclip-tiny-photo", "dcclip-nano-photo")
@@ -31,15 +31,7 @@ BUDGET_MODELS = {name: f"`{name}`" for name in ("tiny", "small", "base")} | {
 FLICKR, BING, IMAGENET = "flickr8k_validation", "bing_validation", "tiny-imagenet"
 FIND, DESCRIBE, TOP1 = "text_to_image_R@5", "image_to_text_R@5", "top1"
 HEADERS = {
-    "en": [
-        "Model",
-        "Parameters",
-        "Size in int8",
-        "Latency of an image and a text",
-        "R@5, en / zh",
-        "Names, en / zh",
-        "Kept",
-    ],
+    "en": [*HEADER, "R@5, en / zh", "Names, en / zh", "Kept"],
     "zh": [
         "模型",
         "参数量",
@@ -78,6 +70,26 @@ MEASURES = {
     ("cifar-10", TOP1): ("CIFAR-10, top-1", "CIFAR-10，top-1"),
     ("mnist", TOP1): ("MNIST, top-1", "MNIST，top-1"),
 }
+FLICKR_5, BING_5 = "Recall at 5 of captions, Flickr8k", "Recall at 5 of captions, Bing"
+TEN = "74 everyday queries: right in the first ten"
+SEARCH_MEASURES = {
+    ("photos_flickr8k", "search_recall_at_5"): FLICKR_5,
+    ("photos_flickr8k", "search_recall_at_5_cosine"): f"{FLICKR_5}, cosine alone",
+    ("photos_bing", "search_recall_at_5"): BING_5,
+    ("photos_bing", "search_recall_at_5_cosine"): f"{BING_5}, cosine alone",
+    ("everyday", "everyday_p10"): TEN,
+    ("everyday", "everyday_p10_cosine"): f"{TEN}, cosine alone",
+    ("names", "fitting_recall"): "ImageNet classes: listed of the photographs that show one",
+    ("names", "fitting_precision"): "ImageNet classes: right of the listed",
+    ("names", "nothing_fits"): "ImageNet classes in no photograph: nothing listed",
+    ("nouns", "fitting_recall"): "Nouns of captions: listed of the photographs that show one",
+    ("nouns", "fitting_precision"): "Nouns of captions: right of the listed",
+    ("nouns", "answer_lost"): "50 plain nouns that are there: none found, or one",
+    ("nouns", "answer_unsure"): "50 plain nouns that are there: perhaps",
+    ("absent", "answer_found"): "24 names in no photograph: something listed",
+    ("dated", "answer_lost"): "10 queries with a date that has such photographs: none found",
+    ("dated", "answer_unsure"): "10 queries with a date that has such photographs: perhaps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +109,9 @@ def models_table(language: str = "en") -> str:
         title = f"[**{name}**](model_cards/{name})" if is_shipped else name
         kept = fmean(own / of for own, of in zip(recalls, of_teacher, strict=True))
         cells = [f"{_joined(recalls, 0)} %", f"{_joined(names, 0)} %", f"{100 * kept:.0f} %"]
-        lines.append([title, *_costs(budget, name), *cells])
+        lines.append([title, *costs(budget, name), *cells])
     altclip = "[AltCLIP](https://huggingface.co/BAAI/AltCLIP)"
-    lines.append([altclip, *_costs(budget, "altclip"), "-", "-", "-"])
+    lines.append([altclip, *costs(budget, "altclip"), "-", "-", "-"])
     return f"{markdown_table(lines)}\n\n{NOTES[language]}"
 
 
@@ -132,33 +144,29 @@ def _joined(percents: list[float], digits: int) -> str:
 
 def budget_table() -> str:
     """Size and latency of the student recipes and of baselines, with random weights, from one run."""
-    budget = Results.read(BUDGET)
-    lines = [HEADERS["en"][:4], ["---", "---:", "---:", "---:"]]
-    lines += [[title, *_costs(budget, name)] for name, title in BUDGET_MODELS.items()]
-    return markdown_table(lines)
-
-
-def _costs(budget: Results, name: str) -> list[str]:
-    """Parameters, size and latency of an image and a text, in int8 on one thread."""
-    costs = read_costs(budget, name, "onnx-int8")
-    return [
-        f"{costs['parameters'] / 1e6:.1f} M",
-        f"{costs['bytes'] / 1e6:.0f} MB",
-        f"{costs[IMAGE_MS] + costs[TEXT_MS]:.1f} ms",
-    ]
+    return cost_table(Results.read(BUDGET), BUDGET_MODELS)
 
 
 def photographs_table(language: str = "en") -> str:
     """Recall at 5 and top-1 accuracy of the models of photographs, in percent."""
     results = _photo_results()
+    titles = {key: names[language == "zh"] for key, names in MEASURES.items()}
+    corner = {"en": "%, English / Chinese", "zh": "%，英 / 中"}[language]
+    return _percents_table(results, titles, corner)
+
+
+def search_table() -> str:
+    """What the photo search finds and answers on validation photographs, in percent."""
+    return _percents_table(Results.read(SEARCH), SEARCH_MEASURES, "%, English / Chinese")
+
+
+def _percents_table(results: Results, titles: Mapping[tuple[str, str], str], corner: str) -> str:
+    """A row for each set and metric, and a column for each model of photographs."""
     models = _measured(results)
-    title = {"en": "%, English / Chinese", "zh": "%，英 / 中"}[language]
-    lines = [[title, *models], ["---", *["---:"] * len(models)]]
-    for (name, metric), (english, chinese) in MEASURES.items():
-        cells = [chinese if language == "zh" else english]
-        for model in models:
-            cells.append(_joined(_percents(results, model, name, metric), 1) or "-")
-        lines.append(cells)
+    lines = [[corner, *models], ["---", *["---:"] * len(models)]]
+    for (name, metric), title in titles.items():
+        cells = [_joined(_percents(results, model, name, metric), 1) or "-" for model in models]
+        lines.append([title, *cells])
     return markdown_table(lines)
 
 
@@ -180,6 +188,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "photographs": photographs_table,
     "budget": budget_table,
     "stages": stages_table,
+    "search": search_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),

@@ -16,7 +16,7 @@ from training.experiments.photographs import data, run
 from training.experiments.photographs.__main__ import MODULES, main
 from training.experiments.photographs.options import Options
 from training.experiments.photographs.run import STAGES, Run
-from training.general_images.photos import FREE_PHOTOS
+from training.general_images import FREE_PHOTOS
 
 # fast to trace
 VISION = VIT | {"num_hidden_layers": 1}

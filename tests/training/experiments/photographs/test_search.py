@@ -1,6 +1,5 @@
 """The bank of the published models, and the everyday queries that a search is measured by."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import torch
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.hubs import read_bank
 from modeling_dcclip.search.space import Space
-from training.experiments.photographs import search as module
+from training.experiments.photographs import everyday as module
 
 MODELS = Path(__file__).parents[4] / "model_cards"
 
@@ -36,11 +35,9 @@ def make_set(*captions: tuple[str, ...]) -> SimpleNamespace:
 
 def test_a_photograph_is_right_if_enough_of_its_captions_name_all_that_is_asked(monkeypatch):
     shown = {"dog": "dogs?|狗", "snow": "snow(?:y|flakes)?|雪"}
-    queries = [["a dog in the snow", "雪地里的狗", ["dog", "snow"]]]
-    monkeypatch.setattr(
-        module, "EVERYDAY", json.loads(json.dumps({"shown": shown, "queries": queries}))
-    )
+    monkeypatch.setattr(module, "EVERYDAY", {"shown": shown})
     one = ("a dog in the snow", "a cat", "a cat", "a cat", "a cat")  # one of five
     two = ("a snowy field with two dogs", "狗在雪里", "a cat", "a cat", "a cat")
     sets = [make_set(one, two, ("a dog",)), make_set(("Dogs on snow",), ("hotdog with snow",))]
-    assert module.everyday_photos(sets).tolist() == [[False, True, False, True, False]]
+    found = module.photos_that_show(module.captions_of(sets), [["dog", "snow"]])
+    assert found.tolist() == [[False, True, False, True, False]]
