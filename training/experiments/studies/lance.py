@@ -86,10 +86,10 @@ def run(options: Options):
         raise ValueError(
             f"photos: {options.photos!r} needs photos_NAME_train.parquet and photos_NAME_validation.parquet."
         )
-    digests = [digest_file(path) for path in (*train, *held_out)]
-    study = Study("lance", options, options.photos, photos=digests)
     runtime = Runtime(options.model)
-    study.check_weights(runtime.folder.name, digest_file(runtime.file("vision")))
+    inputs = (runtime.file("vision"), runtime.file("text"), *train, *held_out)
+    digests = [digest_file(path) for path in inputs]
+    study = Study("lance", options, options.photos, digests=digests)
     sizes = [size for size in sorted(options.sizes) if not study.has(protocol=str(size))]
     photos = [row["image"] for row in _sample(train, PHOTOS) if sizes]
     vectors = turned(runtime.encode_images(photos))
