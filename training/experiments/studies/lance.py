@@ -86,10 +86,10 @@ def run(options: Options):
         raise ValueError(
             f"photos: {options.photos!r} needs photos_NAME_train.parquet and photos_NAME_validation.parquet."
         )
-    digests = [digest_file(path) for path in (*train, *held_out)]
     runtime = Runtime(options.model)
-    weights = digest_file(runtime.file("vision"))
-    study = Study("lance", options, options.photos, photos=digests, weights=weights)
+    inputs = (runtime.file("vision"), runtime.file("text"), *train, *held_out)
+    digests = [digest_file(path) for path in inputs]
+    study = Study("lance", options, options.photos, digests=digests)
     sizes = [size for size in sorted(options.sizes) if not study.has(protocol=str(size))]
     photos = [row["image"] for row in _sample(train, PHOTOS) if sizes]
     vectors = turned(runtime.encode_images(photos))
@@ -228,7 +228,7 @@ def _by_size(results: Results, metric: str) -> dict[int, list[float]]:
 
 def table(results: Results, language: str = "en") -> str:
     """Markdown table with a column for each number of vectors."""
-    lines: list[list[str]] = []
+    lines = []
     for metric, (english, chinese) in METRICS.items():
         by_size = _by_size(results, metric)
         if not lines:
