@@ -228,7 +228,7 @@ def _by_size(results: Results, metric: str) -> dict[int, list[float]]:
 
 def table(results: Results, language: str = "en") -> str:
     """Markdown table with a column for each number of vectors."""
-    lines = []
+    lines: list[list[str]] = []
     for metric, (english, chinese) in METRICS.items():
         by_size = _by_size(results, metric)
         if not lines:
