@@ -69,6 +69,16 @@ def pytest_sessionfinish():
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def measured_processes(request: pytest.FixtureRequest):
+    """With `--cov`, the processes that tests start are measured too."""
+    if request.config.pluginmanager.hasplugin("_cov"):
+        os.environ |= {
+            "COVERAGE_PROCESS_START": f"{ROOT}/setup.cfg",
+            "COVERAGE_FILE": f"{ROOT}/.coverage",
+        }
+
+
 @pytest.fixture
 def fresh_accelerator():
     """Accelerate keeps the settings of the first run in a process; such a test simulates a new process."""

@@ -1,69 +1,47 @@
 """Put drawn faults into the code one at a time, run the tests, and print the share that they notice.
 
-    python -m tests.mutants --seed 1 --count 200            with the tests of the same room
-    python -m tests.mutants --seed 1 --count 200 --suite    with all tests, for those that the room misses
+    python -m tests.mutants --seed 1 --count 200
 
 The operators are mutmut's, and swaps of the operators of SQL. Strings of prose and error messages are
-left out. A fault whose tests do not end is not noticed. A draw is a pure
-function of the code and the seed: a file by its size, and twice as often from the rooms in
-`IMPORTANT`; then a kind of syntax; then a fault. The files are mutated in a copy of the tracked
-files, and pytest runs in a fork of this process, which has the libraries already. Only tests that
-execute the statement run (see `tests/line_map.py`): the suite runs once for that, before the first
-draw of a commit. What no test notices, mypy may refuse, as it does before the tests in `.ci/run`.
-The exit code is 1 if less than `GOAL` of the faults are noticed.
+left out. A draw is a pure function of the code and the seed: a file by its size, then a kind of
+syntax, then a fault. The files are mutated in a copy of the tracked files. Up to `MAX_TESTS` of the
+tests that execute the statement run. The suite runs once to know them, unless `.coverage` is newer
+than the code. A fault is noticed if a test fails that passes without it; a time-out is counted apart.
+What no test notices, mypy may refuse, as it does before the tests in `.ci/run`. The exit code is 1 if
+less than `GOAL` of the faults are noticed.
 """
 
 import argparse
-import gc
+import ast
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import libcst
+import pytest
+from coverage import CoverageData
 from libcst import matchers
 from mutmut.mutation.file_mutation import Mutation, create_mutations
 
-from tests.forked_pytest import (
-    MISSED,
-    ROOT,
-    TIMED_OUT,
-    copy_tracked,
-    library_caches,
-    run_pytest,
-)
-from tests.line_map import ROOMS, LineMap
+from tests.tracked import ROOT, copy_tracked
 
-IMPORTANT = (
-    "modeling_dcclip",
-    "training/engine",
-    "training/hub",
-    "training/tasks",
-    "training/teachers",
-)
-LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "onnxruntime",
-    "timm",
-    "torchvision.io",
-    "transformers.models.altclip.modeling_altclip",
-    "transformers.models.auto.processing_auto",
-    "transformers.models.chinese_clip.modeling_chinese_clip",
-    "transformers.models.clip.image_processing_clip",
-    "transformers.models.metaclip_2.modeling_metaclip_2",
-    "transformers.models.siglip.modeling_siglip",
-)
+FOLDERS = ("modeling_dcclip", "training")
+MAP = ROOT / ".coverage"
+RECORD = ("-n", "auto", "--dist", "loadfile", "--cov", "--cov-context=test", "--cov-report=")
+MAX_TESTS = 100
+TIMEOUT_S = 300
 GOAL = 0.75
-ELSEWHERE, REFUSED = "noticed outside its room", "refused by mypy"
-UNNOTICED = (MISSED, TIMED_OUT)
+NOTICED, REFUSED, MISSED = "noticed", "refused by mypy", "missed"
+TIMED_OUT, UNSURE = "timed out", "noticed by a test that fails without it"
 SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|WHERE|FROM|ORDER BY)\b|\?\d? ")
 SQL_OPERATORS = {
     r" = ": " != ",
@@ -103,49 +81,39 @@ class Mutant:
 def draw(seed: int) -> Iterator[Mutant]:
     """Draw faults without end; a fault is not drawn twice."""
     random_numbers = random.Random(seed)
-    files = [
-        path.relative_to(ROOT).as_posix()
-        for room in ROOMS
-        for path in sorted((ROOT / room).rglob("*.py"))
-    ]
-    weights = [
-        (ROOT / name).stat().st_size * (2 if name.startswith(IMPORTANT) else 1) for name in files
-    ]
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    sizes = [path.stat().st_size for path in paths]
     drawn = set()
     while True:
-        [name] = random_numbers.choices(files, weights)
-        module, kinds = mutations_of(name)
+        [path] = random_numbers.choices(paths, sizes)
+        module, kinds = mutations_of(path)
         if not kinds:
             continue
-        mutations = kinds[random_numbers.choice(sorted(kinds))]
-        number = random_numbers.randrange(len(mutations))
-        mutation = mutations[number]
+        mutation = random_numbers.choice(kinds[random_numbers.choice(sorted(kinds))])
         content = module.deep_replace(mutation.original_node, mutation.mutated_node).code
-        if (name, content) not in drawn:
-            drawn.add((name, content))
-            yield Mutant(name, content)
+        mutant = Mutant(path.relative_to(ROOT).as_posix(), content)
+        if mutant not in drawn:
+            drawn.add(mutant)
+            yield mutant
 
 
 @cache
-def mutations_of(name: str) -> tuple[libcst.Module, dict[str, list[Mutation]]]:
+def mutations_of(path: Path) -> tuple[libcst.Module, dict[str, list[Mutation]]]:
     """Parse a file, and list its faults by kind of syntax."""
-    code = (ROOT / name).read_text(encoding="utf-8")
-    module, mutations, *_ = create_mutations(name, code)
-    messages = _Messages()
-    module.visit(messages)
+    code = path.read_text(encoding="utf-8")
+    module, mutations, *_ = create_mutations(str(path), code)
+    anything = matchers.MatchIfTrue(lambda node: True)
+    raised = {
+        id(node)
+        for statement in matchers.findall(module, matchers.Raise())
+        for node in matchers.findall(statement, anything)
+    }
     kinds: dict[str, list[Mutation]] = defaultdict(list)
     for mutation in mutations:
         node = mutation.original_node
         is_prose = isinstance(node, libcst.SimpleString) and " " in node.value
-        if not is_prose and id(node) not in messages.nodes:
+        if not is_prose and id(node) not in raised:
             kinds[type(node).__name__].append(mutation)
-    if statements := [*_sql_mutations(module)]:
-        kinds["SQL"] = statements
-    return module, kinds
-
-
-def _sql_mutations(module: libcst.Module) -> Iterator[Mutation]:
-    """Faults of the SQL in strings: one operator at a time. In others a blank makes prose."""
     strings = matchers.SimpleString() | matchers.FormattedStringText()
     for node in matchers.findall(module, strings):
         if not SQL.search(node.value):
@@ -153,100 +121,122 @@ def _sql_mutations(module: libcst.Module) -> Iterator[Mutation]:
         for operator, other in SQL_OPERATORS.items():
             for place in re.finditer(operator, node.value):
                 value = node.value[: place.start()] + other + node.value[place.end() :]
-                yield Mutation(node, node.with_changes(value=value), None)
+                kinds["SQL"].append(Mutation(node, node.with_changes(value=value), None))
+    return module, kinds
 
 
-class _Messages(libcst.CSTVisitor):
-    """Collects the nodes of raise statements, whose texts are not behavior."""
-
-    def __init__(self):
-        super().__init__()
-        self.nodes: set[int] = set()
-        self._depth = 0
-
-    def visit_Raise(self, node: libcst.Raise):
-        self._depth += 1
-
-    def leave_Raise(self, node: libcst.Raise):
-        self._depth -= 1
-
-    def on_visit(self, node: libcst.CSTNode) -> bool:
-        if self._depth:
-            self.nodes.add(id(node))
-        return super().on_visit(node)
+def line_map() -> CoverageData:
+    """The lines that each test executes, from a run of the suite."""
+    sources = [path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    if not MAP.exists() or MAP.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        subprocess.run([sys.executable, "-m", "pytest", *RECORD], cwd=ROOT, check=False)
+    lines = CoverageData(str(MAP))
+    lines.read()
+    return lines
 
 
-def mirror(name: str) -> tuple[str, ...]:
-    """Tests of a file: beginnings of the paths of the test files, those of its room."""
-    path = Path(name)
-    if path.parts[0] == "modeling_dcclip":
-        return ("tests/modeling/", "tests/search/", "tests/hub/test_handler.py")
-    if len(path.parts) == 2:
-        return ("tests/training/", "tests/hub/")
-    room = path.parts[1]
-    return (
-        f"tests/training/{room}/",
-        f"tests/training/test_{room}.py",
-        *(["tests/hub/"] if room == "hub" else []),
-    )
+def statement(code: str, line: int) -> range:
+    """Lines of the smallest statement of a function around a line; none for what runs on import.
+
+    The body of a compound statement does not belong to it, but the body of a function stands for
+    its head.
+    """
+    own, size = range(0), code.count("\n") + 1
+    for function in ast.walk(ast.parse(code)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for node in ast.walk(function):
+            lines = range(getattr(node, "lineno", 0), (getattr(node, "end_lineno", 0) or 0) + 1)
+            if isinstance(node, ast.stmt) and line in lines and len(lines) <= size:
+                body = getattr(node, "body", [])
+                own, size = lines, len(lines)
+                if node is function:
+                    own = range(body[0].lineno, lines.stop)
+                elif body:
+                    own = range(lines.start, body[0].lineno)
+    return own
 
 
-def passes_types(folder: Path) -> bool:
-    """Whether mypy accepts a copy of the project."""
-    command = [sys.executable, "-m", "mypy"]
-    return not subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+def covering_tests(lines: CoverageData, path: Path, line: int) -> list[str]:
+    """Tests that execute the statement at a line of a file, without parameters.
+
+    What runs on import can be noticed by every test that executes anything of the file. If only
+    fixtures execute a statement, the whole test file stands for them, because its tests share them.
+    """
+    contexts = lines.contexts_by_lineno(str(path))
+    own = statement(path.read_text(encoding="utf-8"), line) or contexts
+    found = {context for number in own for context in contexts.get(number, ()) if context}
+    # pytest-cov appends "|setup" to the ID of a test, and pytest " (setup)" in a child process
+    setups = {context for context in found if context.endswith(("|setup", "(setup)"))}
+    if found == setups:
+        return sorted({context.partition("::")[0] for context in setups})
+    # a fault can change the parameters in an ID
+    return sorted({re.split(r"\[|\|| \(", context)[0] for context in found - setups})
+
+
+def run_tests(folder: Path, arguments: list[str]) -> int | None:
+    """Exit code of pytest in a copy of the project, none if it does not end."""
+    command = [sys.executable, "-m", "pytest", "-x", "--assert=plain", *arguments]
+    # a change within a second of the last one would not be seen in the cache of bytecode
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, process_group=0, **output
+    ) as process:
+        try:
+            return process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that the tests started
+            return None
+
+
+def outcome_of(mutant: Mutant, folder: Path, tests: list[str]) -> str:
+    """What becomes of a fault in a copy of the project."""
+    path = folder / mutant.file
+    original = path.read_text(encoding="utf-8")
+    path.write_text(mutant.content, encoding="utf-8")
+    try:
+        code = run_tests(folder, tests) if tests else pytest.ExitCode.OK
+        if code is None:
+            return TIMED_OUT
+        if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            types = subprocess.run(
+                [sys.executable, "-m", "mypy"], cwd=folder, capture_output=True, check=False
+            )
+            return REFUSED if types.returncode else MISSED
+    finally:
+        path.write_text(original, encoding="utf-8")
+    again = run_tests(folder, ["--last-failed", "--last-failed-no-failures=none"])
+    return NOTICED if again == pytest.ExitCode.OK else UNSURE
 
 
 def main(argv: list[str] | None = None) -> int:
     """Try the faults of a draw, and print those that are missed and a table of the rooms."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.mutants", description=__doc__.splitlines()[0]
+        prog="python -m tests.mutants", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--seed", type=int, required=True, help="seed of the draw")
     parser.add_argument("--count", type=int, default=200, help="number of faults (default: 200)")
-    parser.add_argument("--suite", action="store_true", help="run all tests on what a room misses")
     options = parser.parse_args(argv)
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    sys.dont_write_bytecode = True
-    faults = draw(options.seed)
+    lines = line_map()
+    random_numbers = random.Random(options.seed)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     with copy_tracked() as folder:
-        # the libraries read it when they are imported, which is before the tests set their own
-        os.environ["HF_HOME"] = str(library_caches(folder))
-        for name in LIBRARIES:
-            import_module(name)
-        gc.freeze()
-        lines = LineMap.of(folder)
-        if not passes_types(folder):
-            parser.error("mypy refuses the code without a fault")
-        for number in range(1, options.count + 1):
-            fault = next(faults)
-            line, before, after = fault.change()
-            original = (folder / fault.file).read_text(encoding="utf-8")
-            tests = lines.tests(original, fault.file, line, mirror(fault.file))
-            (folder / fault.file).write_text(fault.content, encoding="utf-8")
-            outcome = run_pytest(lines.fastest(tests, fault.file), folder)
-            if outcome == MISSED and options.suite:
-                others = lines.tests(original, fault.file, line, ("tests/",)) - tests
-                if run_pytest(lines.fastest(others, fault.file), folder) != MISSED:
-                    outcome = ELSEWHERE
-            if outcome == MISSED and not passes_types(folder):
-                outcome = REFUSED
-            (folder / fault.file).write_text(original, encoding="utf-8")
-            counts[Path(fault.file).parent.as_posix()][outcome] += 1
-            print(f"{number} {outcome}, {len(tests)} tests: {fault.file}:{line}", flush=True)
-            if outcome in UNNOTICED:
+        for number, mutant in enumerate(islice(draw(options.seed), options.count), 1):
+            line, before, after = mutant.change()
+            tests = covering_tests(lines, ROOT / mutant.file, line)
+            tests = random_numbers.sample(tests, min(len(tests), MAX_TESTS))
+            own = f"/test_{Path(mutant.file).name}"
+            outcome = outcome_of(mutant, folder, sorted(tests, key=lambda test: own not in test))
+            counts[Path(mutant.file).parent.as_posix()][outcome] += 1
+            print(f"{number} {outcome}, {len(tests)} tests: {mutant.file}:{line}", flush=True)
+            if outcome not in (NOTICED, REFUSED):
                 print(f"    {before}\n    {after}", flush=True)
-    for room, found in sorted(counts.items()):
-        unnoticed = sum(found[each] for each in UNNOTICED)
-        print(f"{room}: {found.total() - unnoticed} of {found.total()} noticed")
     total = sum(counts.values(), Counter())
-    count = max(options.count, 1)
-    share = 1 - sum(total[each] for each in UNNOTICED) / count
-    kinds = (ELSEWHERE, REFUSED, TIMED_OUT)
-    alone = [f"{total[each] / count:.0%} {each}" for each in kinds if total[each]]
-    print(f"all: {', '.join([f'{share:.0%} of {count}', *alone])}, seed {options.seed}")
-    return int(share < GOAL)
+    for room, found in [*sorted(counts.items()), ("all", total)]:
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in found.most_common())
+        print(f"{room}: {outcomes}")
+    return int(total[NOTICED] + total[REFUSED] < GOAL * total.total())
 
 
 if __name__ == "__main__":

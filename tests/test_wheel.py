@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked_pytest import copy_tracked
 from tests.search.test_command import BLOCK
-
-ROOT = Path(__file__).parents[1]
+from tests.tracked import ROOT, copy_tracked
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,6 @@ def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
         "mcp",
         "ocr",
         "runtime",
-        "terminal",
         "torch",
         "video",
     }

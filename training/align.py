@@ -109,7 +109,7 @@ def make_task(
     spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator)
     num_pairs = recipe.batch_size * accelerator.num_processes
-    if recipe.contrastive_weight and num_pairs == 1 and recipe.loss == "infonce":
+    if recipe.contrastive_weight and num_pairs == 1:
         raise ValueError(
             "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
             "learned. Set at least 2."

@@ -35,7 +35,7 @@ def run(options: FinetuneOptions) -> str | None:
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import TUNED_FOLDER, make_recipe
     from training.finetuning.splits import DATA_FOLDER, SKIPPED_FILE, Prepared
-    from training.general_images.photos import FREE_PHOTOS, HELD_OUT_PHOTOS
+    from training.general_images import FREE_PHOTOS, HELD_OUT_PHOTOS
     from training.students import load_student
     from training.utils.process import at_own_pace, find_processes
     from training.utils.results import PLOT_FILE, RESULTS_FILE

@@ -244,6 +244,15 @@ def crop_to_aspect(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def lower_tall(image: Image.Image, height: int, resample: int) -> Image.Image:
+    """Resize the height of an image that is more than `MAX_ASPECT_RATIO` times as tall as wide.
+
+    Widened first, an image of 1 x 200,000 pixels that is squashed would take gigabytes.
+    """
+    is_tall = image.height > MAX_ASPECT_RATIO * image.width
+    return image.resize((image.width, height), resample) if is_tall else image
+
+
 def square_input(edge: int, squash: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of the resize and of the center crop that give a square, as image processors of transformers state them.
 
@@ -294,6 +303,7 @@ def fit_image(
     if "height" not in size:  # a model that squashes images takes them whole
         image = crop_to_aspect(image)
     width, height, left, top = fit_box(*image.size, size, crop)
+    image = lower_tall(image, height, resample)
     # the width first, as torchvision does: from version 13, Pillow resizes the height of some tall images first
     for target in ((width, image.height), (width, height)):
         if target != image.size:
@@ -354,6 +364,7 @@ __all__ = [
     "fit_image",
     "formats",
     "is_hidden",
+    "lower_tall",
     "map_ahead",
     "open_header",
     "open_image",

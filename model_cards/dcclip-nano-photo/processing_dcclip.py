@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
-from .image_dcclip import ImageError, crop_to_aspect, open_image, squashes, to_rgb
+from .image_dcclip import ImageError, crop_to_aspect, lower_tall, open_image, squashes, to_rgb
 
 
 class DCCLIPProcessorKwargs(ProcessingKwargs, total=False):
@@ -73,7 +73,9 @@ class DCCLIPProcessor(ProcessorMixin):
             image = _open(images)
         else:
             return images
-        return image if squashes(self.image_processor) else crop_to_aspect(image)
+        if not squashes(self.image_processor):
+            return crop_to_aspect(image)
+        return lower_tall(image, self.image_processor.size["height"], Image.Resampling.BICUBIC)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save the processor, the tokenizer and `preprocessor_config.json`, which transformers.js requires."""

@@ -53,6 +53,8 @@ BATCH_SIZE = 32
 MAX_SIZE, MAX_EDGE, MAX_LOGIT_SCALE = 2**16, 2**12, 10
 # steps of a tokenizer in real models replace a character by three at most
 MAX_GROWTH, MODELS = 1024, ("BPE", "Unigram", "WordLevel", "WordPiece")
+# fields with what a step adds: tokens of a special one, parts of a template, characters
+GROWING = ("ids", "single", "content", "prepend")
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 SQUARE, SHORTEST = {"height", "width"}, {"shortest_edge"}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
@@ -483,23 +485,29 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json.
 
     Raises:
-        ValueError: Its normalizers lengthen texts beyond measure, which would take all memory.
+        ValueError: It is damaged, or its steps lengthen texts beyond measure, which would take all memory.
     """
     with open_regular(path) as file:
         content = file.read()
     if (growth := _growth(json.loads(content))) > MAX_GROWTH:
         raise ValueError(f"it makes a text {growth} times as long, expected at most {MAX_GROWTH}")
-    return Tokenizer.from_str(content.decode("utf-8"))
+    try:
+        return Tokenizer.from_str(content.decode("utf-8"))
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a panic of Rust, as on a damaged table of characters
+        raise ValueError(str(error)) from error
 
 
 def _growth(node: Any) -> int:
-    """How many times as long the steps of a tokenizer make a text at most."""
+    """How many times as long the steps of a tokenizer make a text at most, in characters or tokens."""
     if isinstance(node, list):
         return math.prod(map(_growth, node))
     if not isinstance(node, dict) or node.get("type") in MODELS:
         return 1
-    own = len(str(node.get("content") or node.get("prepend") or "")) if "type" in node else 1
-    return max(own, 1) * math.prod(map(_growth, node.values()))
+    names = GROWING if "type" in node else GROWING[:1]
+    added = [node[name] for name in names if isinstance(node.get(name), (str, list))]
+    return max([1, *map(len, added)]) * math.prod(map(_growth, node.values()))
 
 
 def _numbers(

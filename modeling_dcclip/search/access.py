@@ -28,6 +28,7 @@ MAX_BYTES = 2**12  # largest file that is read
 POLL_S = 0.5
 PATIENCE_S = 15.0  # for a server that is starting or busy
 SECRET_BYTES = 16
+CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 def _secret() -> str:
@@ -39,12 +40,14 @@ class Access:
     """Secrets of the page of one index, and its address.
 
     Args:
-        token: Part of the address that opens the page, and then a cookie.
+        token: Part of the address that opens the page. The list of processes shows it while a browser starts.
+        cookie: What the browser then sends.
         key: Header of requests that only commands of this user may send.
         origin: Where commands of this machine reach the server; empty before its first start.
     """
 
     token: str = field(default_factory=_secret)
+    cookie: str = field(default_factory=_secret)
     key: str = field(default_factory=_secret)
     origin: str = ""
 
@@ -58,6 +61,19 @@ def is_same(given: str, secret: str) -> bool:
     return secrets.compare_digest(given.encode(), secret.encode())
 
 
+def is_other_user(client_port: int, port: int) -> bool:
+    """Whether a connection to a port comes from a different user of this machine, who is not root.
+
+    False where the system does not tell: Linux lists all connections with their users.
+    """
+    for name in CONNECTIONS:
+        with suppress(OSError), open(name, encoding="ascii") as lines:
+            for _, source, target, *_, user in (line.split()[:8] for line in lines):
+                if (source[-5:], target[-5:]) == (f":{client_port:04X}", f":{port:04X}"):
+                    return int(user) not in (0, os.getuid())
+    return False
+
+
 def read_access(folder: Path) -> Access:
     """The access of an index. It is new if there is none, or if other users may know it."""
     with suppress(OSError, ValueError, TypeError), open_regular(folder / FILE) as file:
@@ -65,7 +81,7 @@ def read_access(folder: Path) -> Access:
         is_private = os.name == "nt" or not stat.S_IMODE(status.st_mode) & 0o077
         is_ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
         access = Access(**json.loads(file.read(MAX_BYTES)))
-        are_secrets = min(len(access.token), len(access.key)) >= SECRET_BYTES
+        are_secrets = min(map(len, (access.token, access.cookie, access.key))) >= SECRET_BYTES
         if is_private and is_ours and are_secrets and access.origin.isascii():
             return access
     return Access()

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.decoding import cause_of
-from modeling_dcclip.search.messages import Message, UserError
+from modeling_dcclip.search.messages import Message, UserError, cause_of
 from modeling_dcclip.search.photos import UnreadablePhotoError, open_file
 
 ZIP_NAME = "photographs.zip"
@@ -159,7 +158,7 @@ class Trash:
                 found = os.lstat(file.path)
                 send2trash(file.path)
             except Exception as error:  # each system has errors of its own
-                raise UnreadablePhotoError(_refusal(error)) from error
+                raise UnreadablePhotoError(cause_of(error)) from error
             self._moved[file.id] = file, (found.st_dev, found.st_ino)
 
         return _each(files, move)[1]
@@ -190,10 +189,6 @@ class Trash:
         return restored, failures
 
 
-def _refusal(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 def _find(path: str, key: tuple[int, int]) -> Path:
     """Place in the trash of a file that was at a path, by its device and number: it may have a different name there.
 
@@ -201,7 +196,7 @@ def _find(path: str, key: tuple[int, int]) -> Path:
         FileNotFoundError: It is not there.
     """
     for folder in _trash_folders(path):
-        with suppress(OSError):  # of a trash that does not exist, or of a different user
+        with suppress(OSError):  # a trash may not exist, or belong to a different user
             for entry in folder.iterdir():
                 found = entry.lstat()
                 if (found.st_dev, found.st_ino) == key:

@@ -21,7 +21,7 @@ from modeling_dcclip.search.photos import decode_sent
 
 MAX_BODY = 64 * 2**20  # bytes of a request
 MAX_FIELD = 2**16  # bytes of a field of a form that is not a file
-MAX_NAMES = 16  # of models, each of which is noted once
+MAX_NAMES = 16  # a client may ask for any model, and each name is noted once
 # names of this machine for a program in a container
 CONTAINER_HOSTS = {"host.docker.internal", "host.containers.internal"}
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -81,7 +81,7 @@ class ApiServer(LocalServer):
                 form = request.form(max_files=2, max_fields=4, max_part_size=MAX_FIELD)
                 async with form as fields:
                     query = await read_form(fields)
-            except HTTPException as error:  # of Starlette
+            except HTTPException as error:  # Starlette raises it for a damaged form
                 raise BadRequest("The form cannot be read ({}).", error.detail) from error
             if query.model not in self._asked and len(self._asked) < MAX_NAMES:
                 self._asked.add(query.model)

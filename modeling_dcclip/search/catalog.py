@@ -13,7 +13,7 @@ import sqlite3
 import stat
 import threading
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -108,13 +108,19 @@ def _count_changes() -> str:
     return script
 
 
-EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 _MODIFIED = "strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 _DATE = f"coalesce(taken, date_in_name(path), {_MODIFIED})"
 _FILES = (
     f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns "
     "FROM files JOIN contents USING (row)"
 )
+# of a JSON list; a further key frame has the file of its content. CROSS JOIN keeps the order of the tables
+_FILES_OF_ROWS = f"""
+SELECT id, path, asked AS row, {_DATE} AS date, size, mtime_ns, seconds, ifnull(text, '')
+FROM (SELECT value AS asked FROM json_each(?)) LEFT JOIN frames ON frames.row = asked
+CROSS JOIN files ON files.row = ifnull(content, asked)
+CROSS JOIN contents ON contents.row = files.row LEFT JOIN texts ON texts.row = files.row
+"""
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ class Database:
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise OSError(
                     Message(
-                        "index: cannot use {!r} ({}). Free some space or check the disk.",
+                        "index: cannot use {!r} ({}). Free some space, or check the disk and its permissions.",
                         str(self._path),
                         Message(str(error)),
                     )
@@ -230,9 +236,11 @@ class Catalog(Database):
         script = "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;"
         identity = zlib.crc32(owner.encode()) >> 1  # SQLite keeps 32 bits with a sign
         if create:
-            script += f" BEGIN IMMEDIATE; {SCHEMA} INSERT INTO sums {_TAKE_SUMS};"
+            script += f" BEGIN IMMEDIATE; {SCHEMA} {WORD_TABLES} INSERT INTO sums {_TAKE_SUMS};"
             script += f" PRAGMA user_version = {identity}; COMMIT;"
         super().__init__(path, script)
+        if create:  # names and texts are private
+            path.chmod(0o600)
         if (found := self.value("PRAGMA user_version")) != identity:
             raise self.damage(
                 "it belongs to a different index" if found else "it is of an earlier version"
@@ -243,21 +251,6 @@ class Catalog(Database):
             self._connection.executescript(_count_changes())
         if self.column(f"SELECT value = ({_TAKE_SUMS}) FROM sums") != [1]:
             raise self.damage("an entry is lost or changed")
-        if not self._has_words():
-            self._add_words()
-
-    def _has_words(self) -> bool:
-        return bool(self.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'"))
-
-    def _add_words(self):
-        """Add the words to a new catalog, or to one of an earlier version. Only the user may read them."""
-        with self.writing():
-            # another process may have added them meanwhile
-            for statement in () if self._has_words() else (*WORD_TABLES, ENTER_WORDS):
-                self.execute(statement)
-            self._path.chmod(0o600)
-        with suppress(OSError):  # what an index does not write is not removed
-            self._path.with_name(EARLIER_TEXTS).unlink()
 
     def verify(self):
         """Check all pages of the file.
@@ -353,25 +346,21 @@ class Catalog(Database):
     ) -> dict[int, list[File]]:
         """The files of each row that pass a filter, the one to show first."""
         where, values = (chosen or Filter()).condition()
-        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY mtime_ns, path"
-        found = {}
-        for row in map(int, rows):
-            frame = self.execute("SELECT content, seconds FROM frames WHERE row = ?", row)
-            content, seconds = frame[0] if frame else (row, None)
-            entries = self.execute(query, content, *values)
-            text = "".join(self.column("SELECT text FROM texts WHERE row = ?", content))
-            found[row] = [
-                replace(self._file(each, seconds), row=row, text=text) for each in entries
-            ]
+        found: dict[int, list[File]] = {int(row): [] for row in rows}
+        query = f"SELECT * FROM ({_FILES_OF_ROWS}){where} ORDER BY mtime_ns, path"
+        for *entry, seconds, text in self.execute(query, json.dumps([*found]), *values):
+            file = self._file(entry, seconds, text)
+            found[file.row].append(file)
         if not all(found.values()):
             raise self.damage("a vector has no file")
         return found
 
-    def _file(self, entry: tuple, seconds: float | None = None) -> File:
+    def _file(self, entry: Sequence, seconds: float | None = None, text: str = "") -> File:
         number, path, row, date, size, mtime_ns = entry
         if seconds is None and extension_of(path) in VIDEOS:
             seconds = 0.0
-        return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns), seconds)
+        state = FileState(path, size, mtime_ns)
+        return File(number, os.fsdecode(path), row, date, state, seconds, text)
 
     def file(self, number: int, seconds: float | None = None) -> File | None:
         """The file of an id, of a video with the row of a key frame, by default the first; None if there is none."""
@@ -479,7 +468,7 @@ class Catalog(Database):
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
                 self.execute(statement)
-            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            states = ((file.path, file.size, file.mtime_ns) for file in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self.execute(_FIND_PENDING)
             self.execute(
@@ -668,11 +657,15 @@ def distinct_files(files: Sequence[File]) -> list[File]:
     """One path per file, in order: links are not copies, and missing files only count if all are missing."""
     if len(files) == 1:  # most photographs of a search: no look at the disk
         return [*files]
-    chosen: dict[tuple[int, int], File] = {}
-    for file in sorted(files, key=lambda each: os.path.realpath(each.path) != each.path):
+    paths: dict[tuple[int, int], list[File]] = defaultdict(list)
+    for file in files:
         # the file is gone, or the path is the name of an image in a collection
         with suppress(OSError, ValueError):
             found = os.stat(file.path)
-            chosen.setdefault((found.st_dev, found.st_ino), file)
-    distinct = {*chosen.values()}
+            paths[found.st_dev, found.st_ino].append(file)
+    distinct = {same[0] if len(same) == 1 else min(same, key=_is_link) for same in paths.values()}
     return [file for file in files if file in distinct] or [*files]
+
+
+def _is_link(file: File) -> bool:
+    return os.path.realpath(file.path) != file.path

@@ -193,11 +193,6 @@ COMMANDS = {
                 action="store_true",
                 help="Print nothing but the paths of the photographs that fit, one a line.",
             ),
-            _option(
-                "--thumbnails",
-                action="store_true",
-                help="Show the photographs in the terminal, as well as it can.",
-            ),
         ],
     ),
     "serve": (

@@ -4,7 +4,6 @@ status, and label an image.
 
 import argparse
 import errno
-import io
 import os
 import sys
 import time
@@ -24,6 +23,7 @@ from modeling_dcclip.search.lance import LanceIndex, is_lance
 from modeling_dcclip.search.messages import (
     Message,
     UserError,
+    cause_of,
     joined,
     message_of,
     print_error,
@@ -33,7 +33,7 @@ from modeling_dcclip.search.messages import (
     say,
     translate,
 )
-from modeling_dcclip.search.photos import UnreadablePhotoError, make_thumbnail, read_example
+from modeling_dcclip.search.photos import read_example
 from modeling_dcclip.search.query import Filter, QueryWarning, understand
 from modeling_dcclip.search.report import fields_of, status_of
 from modeling_dcclip.search.settings import BusyError, has_index, read_settings
@@ -42,7 +42,6 @@ from modeling_dcclip.search.upgrade import upgrade_index
 
 SHOWN_FAILURES = 3  # failures shown for each cause
 LISTED = 10  # photographs that a search lists at least, the most similar ones if fewer fit
-THUMBNAIL_LINES = 8  # height of a thumbnail in lines
 # seconds between two updates of a watch; if an update that found no change takes long, this many times its duration
 WATCH_S = 60.0
 WATCH_SHARE = 20
@@ -189,7 +188,6 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
 
 def run_search(options: argparse.Namespace):
     """Print the photographs that fit, most similar first, and some others if few do."""
-    show = _load_thumbnails() if options.thumbnails else None
     if options.top < 1:
         raise UserError("top: got {}, expected at least 1.", options.top)
     with open_to_search(options) as index, _notes_printed():
@@ -236,30 +234,12 @@ def run_search(options: argparse.Namespace):
                 say("perhaps these; nothing is sure:")
             else:
                 say("nothing like it was found; the most similar ones:")
-        _print_hit(hit, show)
+        _print_hit(hit)
     if (hidden := total - len(shown)) > 0 and hits:
         print_note("{:,} more; --top N and --all list more of them", hidden)
 
 
-def _load_thumbnails() -> Callable[[Hit], None]:
-    """A function that shows a photograph in the terminal."""
-    try:
-        from rich.console import Console
-        from textual_image.renderable import Image
-    except ImportError as error:
-        raise UserError(
-            "thumbnails: textual-image is not installed. Run: pip install textual-image"
-        ) from error
-
-    def show(hit: Hit):
-        with suppress(UnreadablePhotoError):  # its line says that it is gone or has changed
-            content = io.BytesIO(make_thumbnail(hit.path, seconds=hit.seconds or 0))
-            Console().print(Image(content, width="auto", height=THUMBNAIL_LINES))
-
-    return show
-
-
-def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
+def _print_hit(hit: Hit):
     parts = [] if hit.score is None else [f"{hit.score:.3f}"]
     parts += [hit.taken[:10], hit.path]
     if hit.match is not None:
@@ -273,8 +253,6 @@ def _print_hit(hit: Hit, show: Callable[[Hit], None] | None):
     if not hit.is_current:
         parts.append(translate("(changed or gone)"))
     print_line("  ".join(parts))
-    if show is not None:
-        show(hit)
 
 
 def run_serve(options: argparse.Namespace):
@@ -359,7 +337,7 @@ def _serve(make: Callable[..., Any], risk: str, options: argparse.Namespace):
                 "port: cannot listen on {}:{} ({}). Choose a different --host or --port.",
                 options.host,
                 port,
-                Message(getattr(error, "strerror", None) or str(error)),
+                Message(cause_of(error)),
             ) from error
     with server, ExitStack() as stack, suppress(KeyboardInterrupt):  # how a user ends it
         if hasattr(server, "index") and is_available():

@@ -19,13 +19,14 @@ from PIL import Image
 from modeling_dcclip.image_dcclip import ORIENTATION, open_header, reduce_jpeg, to_rgb
 from modeling_dcclip.search.background import command_of_main
 from modeling_dcclip.search.files import RAW_PHOTOS, UnreadablePhotoError
+from modeling_dcclip.search.messages import cause_of
 from modeling_dcclip.search.raw import DATE_TIME, DATE_TIME_ORIGINAL, EXIF_IFD, open_preview
 
 DATE_TIME_DIGITIZED = 0x9004
 TURNED = (5, 6, 7, 8)  # orientations of EXIF with a turn by 90 degrees
 LIMIT_S = 60  # time limit of a process that decodes one image
 MAX_BYTES = 3 * 2**29  # for all images that this process decodes at once
-PAGE_BYTES = 344_000_000  # of them for the page: 48 megapixels of HEIC, or 86 of JPEG or PNG
+PAGE_BYTES = 344_000_000  # the page may use as much: 48 megapixels of HEIC, or 86 of JPEG or PNG
 SLOW_BYTES = 2**29  # an image that takes more memory is decoded in a process
 SLOW_FORMATS = ("JPEG2000",)
 # memory of decoders that hold a whole image, per pixel, as measured: with the decoded image, and until it is converted
@@ -42,9 +43,11 @@ FILE_COPIES = 2
 WIDE = "IF"  # modes of gray values of more than 8 bits
 WIDE_BYTES = 28  # per pixel of them
 COEFFICIENT_BYTES = 4  # per pixel of a progressive JPEG at its full size
-STRIP_BYTES = 2**22  # of pixels that a process sends at once
+STRIP_BYTES = (
+    2**22
+)  # a process sends its pixels in strips, so that no second copy of the image is made
 
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+M_MMAP_THRESHOLD = -3  # a parameter of mallopt(3) in glibc
 MAPPED_BYTES = 2**20
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the budget decides
@@ -103,7 +106,7 @@ PAGE_MEMORY = Budget(PAGE_BYTES, MEMORY)
 
 def give_memory_back():
     """Have glibc give large blocks back to the system once they are freed; else each thread keeps up to 64 MiB."""
-    with suppress(AttributeError, OSError, TypeError):  # of other systems
+    with suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
@@ -185,11 +188,6 @@ def decode_photo(
         elif isinstance(error, Image.UnidentifiedImageError):
             cause = "raw photograph without a preview" if is_raw else "not an image, or damaged"
         raise UnreadablePhotoError(cause, is_lasting) from error
-
-
-def cause_of(error: BaseException) -> str:
-    """Short cause of an error of the operating system."""
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _held_bytes(file: BinaryIO) -> tuple[bytes, int]:

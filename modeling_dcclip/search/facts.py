@@ -67,7 +67,7 @@ def _exposure(exif: Image.Exif) -> str:
         (ISO, lambda value: f"ISO {value:.0f}"),
         (FOCAL_LENGTH, lambda value: f"{value:.3g} mm"),
     ):
-        with suppress(Exception):  # of one that is missing, or has zero as its divisor
+        with suppress(Exception):  # a fact may be missing, or have zero as its divisor
             parts.append(show(float(shot[tag])))
     return " · ".join(parts)
 

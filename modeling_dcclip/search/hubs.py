@@ -117,7 +117,11 @@ class Hubs:
         """Store the numbers of all segments that have none of this bank. Call it within the lock of the index."""
         bank_key = _key(bank, nouns)
         segments = self._catalog.execute("SELECT number, checksum FROM segments")
-        lacking = [each for each in segments if self._stored(each[0], (each[1], bank_key)) is None]
+        lacking = [
+            segment
+            for segment in segments
+            if self._stored(segment[0], (segment[1], bank_key)) is None
+        ]
         if not lacking:
             return
         with self._catalog.writing():

@@ -18,7 +18,7 @@ from modeling_dcclip.search.messages import Message
 from modeling_dcclip.search.photos import decode_sent
 
 TASK = "clip"
-FIELDS = {"visual": "image", "textual": "text"}  # of each type of the task
+FIELDS = {"visual": "image", "textual": "text"}  # a type of the task names the field with its input
 # tasks of Immich that need other models
 OTHERS = {"facial-recognition": "faces", "ocr": "text in images"}
 

@@ -55,7 +55,7 @@ from modeling_dcclip.search.vectors import VectorStore, best_of_each, largest
 from modeling_dcclip.search.words import Found, find_in
 
 AT_ONCE = 10_000  # vectors in memory
-AHEAD = 2.0  # of every cosine similarity: what words find comes first
+AHEAD = 2.0  # more than any cosine similarity, so what words find comes first
 
 
 @dataclass(frozen=True)

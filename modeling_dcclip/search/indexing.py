@@ -78,7 +78,13 @@ class Report:
         for cause, paths in sorted(failed.items(), key=lambda item: -len(item[1])):
             yield Message("unreadable: {} ({})", count_files(len(paths)), Message(cause)), paths
         for folder in self.unreadable:
-            yield Message("cannot be read: {!r} (its indexed photographs are kept)", folder), []
+            yield (
+                Message(
+                    "cannot be read: {!r} (its indexed photographs are kept; check its permissions)",
+                    folder,
+                ),
+                [],
+            )
         for folder in self.missing:
             message = Message(
                 "missing folder: {!r} (its indexed photographs are kept; mount its disk, or pass --forget)",
@@ -169,7 +175,7 @@ def update(
                 folders.append(folder)
         elif folder in recorded and not {*folder.parents}.isdisjoint(folders):
             replaced.append(folder)
-    excluded = {each: recorded.get(each, []) for each in folders}
+    excluded = {folder: recorded.get(folder, []) for folder in folders}
     if exclude is not None:
         inside = {*named} - {*folders}
         if inside:
@@ -195,7 +201,7 @@ def update(
     if without or len(empty) == len(folders):
         folder = (without or empty or sorted(missing))[0]
         raise ValueError(_lacks_images(folder, catalog.count_below(folder)))
-    save({each: recorded[each] for each in recorded if each not in replaced} | excluded)
+    save({folder: recorded[folder] for folder in recorded if folder not in replaced} | excluded)
     entered = _embed_pending(catalog, store, runtime, pending, progress)
     unreadable = [path for walk in walks for path in walk.unreadable]
     gone = [*empty, *missing]
@@ -229,6 +235,13 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
             "nothing is embedded again. To remove it from the index, pass --forget.",
             name,
         )
+    walk = Walk(folder.resolve())
+    excluded = sum(1 for _ in walk)
+    if walk.unreadable:
+        return Message(
+            "folder: {!r} cannot be read. Check the disk and its permissions.",
+            os.fsdecode(walk.unreadable[0]),
+        )
     if indexed:
         return Message(
             "folder: {!r} has no images now, and the index has {:,} from it. If it is on a disk, mount it. To remove "
@@ -236,12 +249,11 @@ def _lacks_images(folder: Path, indexed: int = 0) -> Message:
             name,
             indexed,
         )
-    walk = Walk(folder.resolve())
     return Message(
         "folder: {!r} has no images (such as JPEG, HEIC or raw photographs) and no videos that can be read. "
         "Excluded or hidden: {:,}. Files of other types: {}.",
         name,
-        sum(1 for _ in walk),
+        excluded,
         count_extensions(walk.others),
     )
 
@@ -321,8 +333,8 @@ def _commit(
             # the vector of a known content may have left the index since the file was read
             if each.state and not each.vectors and not catalog.knows(each.digest):
                 batch[place] = read(each.path)
-        files = [each for each in batch if each.state is not None]
-        unchanged = sum(catalog.digest(each.path) == each.digest for each in files)
+        files = [read for read in batch if read.state is not None]
+        unchanged = sum(catalog.digest(read.path) == read.digest for read in files)
         embedded = enter(catalog, store, batch)
         known = len(files) - embedded - unchanged
         return Counter(embedded=embedded, unchanged=unchanged, known=known)
@@ -352,11 +364,11 @@ def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int
             vectors += each.vectors
         rows = catalog.allocate(contents)
         store.write(rows, np.stack(vectors))
-        pixels = chain.from_iterable([each.pixels] * len(each.vectors) for each in new.values())
+        pixels = chain.from_iterable([read.pixels] * len(read.vectors) for read in new.values())
         for row, shown, vector in zip(rows.tolist(), pixels, vectors, strict=True):
             if shown is not None:
                 catalog.add_signature(row, shown, _original(catalog, store, row, shown, vector))
-    catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
+    catalog.add_files([(read.state, read.digest) for read in batch if read.state is not None])
     for outcome in batch:
         if outcome.failure is not None:
             catalog.add_failure(outcome.path, outcome.failure.cause, outcome.failure.state)

@@ -35,16 +35,18 @@ MANIFESTS = "_versions"  # folder of every Lance data set
 DESCRIPTION = b"dcclip"  # key of the schema's metadata
 VERSION = 1
 INDEXED_FROM = 100_000  # vectors; fewer are scanned faster than an index finds them
-DIMENSIONS_PER_CODE = 4  # of product quantization, at least
+DIMENSIONS_PER_CODE = 4  # a code of product quantization stands for at least so many
 PROBES = 40  # partitions of about 8,192 vectors that a query reads at least
 CANDIDATES = 500  # vectors of them whose exact similarity is computed
-CACHE_BYTES = 2**30  # of the parts of the index in memory
+CACHE_BYTES = 2**30  # Lance keeps the parts of the index that it has read in memory
 SHOWN = ["path", "date", "digest", "size", "mtime_ns"]
 
 
 def is_lance(folder: Path) -> bool:
     """Whether a folder is a Lance data set."""
-    return (folder / MANIFESTS).is_dir()
+    return os.path.isdir(
+        folder / MANIFESTS
+    )  # also of a folder that cannot be read, as an index says
 
 
 def write_lance(
@@ -82,7 +84,7 @@ def write_lance(
     count = dataset.count_rows()
     if count >= INDEXED_FROM:
         codes = space.dimension // DIMENSIONS_PER_CODE
-        codes = next(each for each in range(codes, 0, -1) if space.dimension % each == 0)
+        codes = next(number for number in range(codes, 0, -1) if space.dimension % number == 0)
         dataset.create_index("vector", "IVF_PQ", metric="cosine", num_sub_vectors=codes)
     return count
 

@@ -35,7 +35,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from modeling_dcclip.handler import BadRequest
-from modeling_dcclip.search.access import KEY_HEADER, Access, is_same
+from modeling_dcclip.search.access import KEY_HEADER, Access, is_other_user, is_same
 from modeling_dcclip.search.messages import Message, message_of, translate
 
 P = ParamSpec("P")
@@ -186,17 +186,19 @@ class LocalServer:
             await app(scope, receive, send)
 
     def _entrance(self, request: Request, access: Access) -> Response | None:
-        """Answer to a request without the secrets, and to the first with the token, which becomes a cookie."""
+        """Answer to a request without the secrets, and to the first with the token, which gets a cookie."""
         name = f"dcclip-{self.port}"  # the ports of a host share their cookies
         if is_same(request.query_params.get("token", ""), access.token):
+            if request.client is not None and is_other_user(request.client.port, self.port):
+                return failure(request, 403, "This page belongs to another user of this machine.")
             if request.url.path != "/":
                 return None
             response = RedirectResponse("/", 303)
             response.set_cookie(
-                name, access.token, max_age=COOKIE_S, httponly=True, samesite="strict"
+                name, access.cookie, max_age=COOKIE_S, httponly=True, samesite="strict"
             )
             return response
-        has_cookie = is_same(request.cookies.get(name, ""), access.token)
+        has_cookie = is_same(request.cookies.get(name, ""), access.cookie)
         if has_cookie or is_same(request.headers.get(KEY_HEADER, ""), access.key):
             return None
         return failure(request, 403, "token: open the address that dcclip printed, with its token.")
@@ -350,7 +352,11 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport):  # type: ignore[override]
         super().connection_made(transport)
         self.timer = self._start(REQUEST_S)
-        idle = [each for each in self.connections if isinstance(each, _Connection) and each.is_idle]
+        idle = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, _Connection) and connection.is_idle
+        ]
         if len(idle) > MAX_IDLE:
             min(idle, key=lambda each: each.timer.when()).transport.abort()
 

@@ -92,9 +92,17 @@ def message_of(error: BaseException | str) -> str:
     """The message of an error, which `translate` can translate if the error was raised with a `Message`."""
     if template := getattr(error, "template", None):  # BadRequest of handler.py
         return Message(template, *getattr(error, "values", ()))
+    if isinstance(error, OSError) and error.filename is not None:
+        text = "{!r} cannot be used ({}). Check its name and its permissions."
+        return Message(text, os.fsdecode(error.filename), error.strerror)
     if isinstance(error, BaseException) and len(error.args) == 1 and isinstance(error.args[0], str):
         return error.args[0]
     return str(error)
+
+
+def cause_of(error: BaseException) -> str:
+    """Short cause of an error: what the system says, else its message, else its kind."""
+    return getattr(error, "strerror", None) or message_of(error) or type(error).__name__
 
 
 def print_error(template: str, *values: Any):

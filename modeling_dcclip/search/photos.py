@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import SUFFIXES, lacks_plugin, open_regular
-from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, cause_of, decode_photo
+from modeling_dcclip.search.decoding import MEMORY, PAGE_MEMORY, decode_photo
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import (
     VIDEOS,
@@ -19,12 +19,12 @@ from modeling_dcclip.search.files import (
     UnreadablePhotoError,
     extension_of,
 )
-from modeling_dcclip.search.messages import UserError
+from modeling_dcclip.search.messages import UserError, cause_of
 from modeling_dcclip.search.video import read_frame, read_frames
 
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 THUMBNAIL = 320  # pixels of the longer side
-NARROW = 0.6  # of that, pixels of the shorter side at least, as long as the longer one has at most WIDE times as many
+NARROW = 0.6  # a panorama is larger: its shorter side has so much of that, and its longer one up to WIDE times as much
 WIDE = 8
 QUALITY = 82
 

@@ -18,7 +18,7 @@ from modeling_dcclip.search.local_server import Turns
 from modeling_dcclip.search.photos import THUMBNAIL, make_thumbnail, open_file
 
 LARGE = 2048  # pixels of the longer side of a photograph in full view
-WHOLE = 8192  # of one that is zoomed
+WHOLE = 8192  # a zoomed photograph has more
 SIZES = {"thumbnail": THUMBNAIL, "photo": LARGE, "whole": WHOLE}
 MAX_BYTES = 2**30  # size of the cache; the least recently used previews leave it
 USUAL_RATIO = 3 / 2
@@ -40,7 +40,7 @@ class Previews:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # of each size, one image in memory at a time
+        # large images take much memory, so one at a time for each size
         self._readers = {kind: Turns(wait_s=None) for kind in SIZES}
         with suppress(OSError):  # a disk that is full or cannot be written costs the cache alone
             folder.mkdir(0o700, parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class Previews:
 
     def _prune(self):
         with suppress(OSError):
-            found = [(each.stat(), each) for each in self.folder.glob("*/*")]
+            found = [(path.stat(), path) for path in self.folder.glob("*/*")]
             size = 0
             for status, path in sorted(found, key=lambda each: -each[0].st_mtime):
                 size += status.st_size

@@ -178,7 +178,7 @@ class SearchServer(LocalServer):
         self.queries = Turns()
         self.comparisons = Turns()
         self.trash = actions.Trash()
-        self.encoder = Turns()  # of example images
+        self.encoder = Turns()  # one example image at a time, because each takes memory
         self.examples: OrderedDict[str, Example] = OrderedDict()
         self.previews = Previews(cache_folder())
         mimetypes.add_type("text/javascript", ".js")  # Windows may have a different type
@@ -272,7 +272,7 @@ class SearchServer(LocalServer):
             {
                 "hit": self._entry(_hit(file)),
                 "facts": read_facts(file.path) | {"size": file.state.size},
-                "copies": [_shown(each.path) for each in same if each.id != file.id],
+                "copies": [_shown(copy.path) for copy in same if copy.id != file.id],
             }
         )
 

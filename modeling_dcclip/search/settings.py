@@ -27,7 +27,7 @@ from modeling_dcclip.image_dcclip import open_regular
 from modeling_dcclip.runtime_dcclip import MAX_SIZE, Runtime
 from modeling_dcclip.search.catalog import Catalog, DamagedIndexError, Database
 from modeling_dcclip.search.digests import fingerprint
-from modeling_dcclip.search.messages import Message, UserError, joined, message_of
+from modeling_dcclip.search.messages import Message, UserError, cause_of, joined, message_of
 from modeling_dcclip.search.space import Space
 from modeling_dcclip.search.vectors import VectorStore
 
@@ -38,6 +38,7 @@ BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 CATALOGS = "catalog-*.sqlite"
 LOCK = ".lock"
+EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
 MAX_BYTES = 2**24  # largest settings file
 
 
@@ -72,15 +73,13 @@ def has_index(folder: Path) -> bool:
     """Whether a folder has the settings of an index, or a catalog that has lost them.
 
     Raises:
-        ValueError: The folder cannot be read.
+        OSError: The folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
     except FileNotFoundError:
         return False
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     if names & {SETTINGS, BACKUP}:
         return True
     return any(_has_files(folder / name) for name in names if fnmatch(name, CATALOGS))
@@ -97,27 +96,20 @@ def _has_files(catalog: Path) -> bool:
         return True
 
 
-def _unreadable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        "index: {!r} cannot be read ({}). Check that it is a folder, and its permissions.",
-        str(folder),
-        error.strerror or error,
-    )
-
-
 def read_settings(folder: Path, *names: str) -> Settings:
     """Read the settings of an index, from the copy if the first file is damaged.
 
     Raises:
         ValueError: There are none, or both files are damaged or of a different version.
+        PermissionError: They cannot be read.
     """
     errors: list[Message] = []
     for name in names or (SETTINGS, BACKUP):
         try:
             with open_regular(folder / name) as file:
                 return _parse(file.read(MAX_BYTES))
-        except PermissionError as error:
-            raise _unreadable(folder, error) from error
+        except PermissionError:
+            raise
         except Exception as error:  # any kind, such as a list in place of an object
             errors.append(Message("{}: {}", name, Message(message_of(error))))
     if not has_index(folder):
@@ -209,6 +201,8 @@ def create_catalog(folder: Path, settings: Settings, runtime: Runtime) -> Catalo
     """Create the catalog that settings name, with the rotation of the model, so that others can search without it."""
     path = catalog_path(folder, settings.data)
     _remove(path)  # left by a process that was killed
+    with suppress(OSError):  # what an index does not write is not removed
+        (folder / EARLIER_TEXTS).unlink()
     catalog = open_catalog(folder, settings, create=True)
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.rotation = runtime.rotation
@@ -284,12 +278,11 @@ def write_lock(folder: Path) -> Iterator[None]:
         ) from error
     except (OSError, sqlite3.Error) as error:
         cause = error.__cause__ or error  # the catalog wraps errors of SQLite
-        cause = getattr(cause, "strerror", None) or cause
         raise OSError(
             Message(
                 "index: cannot write to {!r} ({}). What was indexed before is intact. Free some space, or check "
                 "the disk and its permissions, and run the same command again.",
                 str(folder),
-                cause,
+                cause_of(cause),
             )
         ) from error

@@ -13,8 +13,8 @@ EDGE = 40
 # difference of gray values without their mean: copies of half the size or of quality 30 differ by at most 9, and
 # screenshots by 19 and more if a line of their text differs
 MAX_DIFFERENCE = 14
-# of the mean gray value, and of those between halves of the image; measured: copies of a third of the size or of
-# quality 20 differ by less than 1
+# difference of the mean gray value, and of those between halves of the image: measured copies of a third of the size
+# or of quality 20 differ by less than 1
 TOLERANCE = 2
 CELL = 8  # edge of the cells of the differences between halves
 

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 # texts: what was read in a content, perhaps nothing; words: of each file by its id; terms: all words of the index
-TABLES = (
-    "CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT NOT NULL)",
-    "CREATE VIRTUAL TABLE words USING fts5(name, text)",
-    "CREATE VIRTUAL TABLE terms USING fts5vocab(words, row)",
-    "CREATE TRIGGER file_leaves AFTER DELETE ON files BEGIN DELETE FROM words WHERE rowid = old.id; END",
-    "CREATE TRIGGER content_leaves AFTER DELETE ON contents BEGIN DELETE FROM texts WHERE row = old.row; END",
-)
+TABLES = """
+CREATE TABLE texts (row INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(name, text);
+CREATE VIRTUAL TABLE terms USING fts5vocab(words, row);
+CREATE TRIGGER file_leaves AFTER DELETE ON files BEGIN DELETE FROM words WHERE rowid = old.id; END;
+CREATE TRIGGER content_leaves AFTER DELETE ON contents BEGIN DELETE FROM texts WHERE row = old.row; END;
+"""
 ENTER_WORDS = """
 INSERT OR REPLACE INTO words (rowid, name, text)
 SELECT id, name_words(path), words_of(text) FROM files LEFT JOIN texts USING (row)
 """
-CHARACTERS = "[\u3400-\u9fff]"  # of Chinese
+CHARACTERS = "[\u3400-\u9fff]"  # Chinese has no spaces between words, so each character is a token
 IN_WORD = "[^\\W_\u3400-\u9fff]"
 RUN = re.compile(f"{CHARACTERS}+|[^\\s,;，、；\u3400-\u9fff]+")
 TOKEN = re.compile(rf"{CHARACTERS}|\d+|(?:(?!\d){IN_WORD})+")
@@ -33,10 +33,10 @@ FILLER = re.compile(
     |(?:[的地得了在里裡和与與跟我有是拍张張些照图圖]|[我你他她]们|一[张張]|照片|相片|[图圖]片|所有)+""",
     re.X,
 )
-MOST_RUNS = 16  # of a query; more are a sentence
-MOST_CHARACTERS = 12  # of a Chinese run that is cut
-SHORTEST = 5  # letters or digits of the start of a word that finds it
-START = 0.6  # of the whole word
+MOST_RUNS = 16  # a query with more is a sentence, and names no photograph
+MOST_CHARACTERS = 12  # a longer Chinese run is not cut into words
+SHORTEST = 5  # the start of a word finds it if it has so many letters or digits,
+START = 0.6  # and is so large a part of the word
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _cut(text: str) -> Iterator[tuple[str, int, int]]:
     """The words of a text in the form of the index, without accents, each with where it starts and ends."""
     for match in TOKEN.finditer(text):
         letters = unicodedata.normalize("NFKD", match[0].lower())
-        plain = "".join(each for each in letters if not unicodedata.combining(each))
+        plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
         yield unicodedata.normalize("NFC", plain), match.start(), match.end()
 
 
@@ -121,7 +121,7 @@ def search(
 def _forms(word: str, starting: Callable[[str], Sequence[str]]) -> list[str]:
     """A word, its singular, its plural, and the words of the index that have it as their larger part."""
     longer = starting(word) if len(word) >= SHORTEST else ()
-    starts = [each for each in longer if len(word) >= START * len(each)]
+    starts = [longer_word for longer_word in longer if len(word) >= START * len(longer_word)]
     return list(dict.fromkeys([word, word.removesuffix("s"), f"{word}s", f"{word}es", *starts]))
 
 

@@ -13,7 +13,6 @@ from tests.tiny import MOBILENET, make_model, recipe_fields, save_student, stude
 from training import eval as evaluate
 from training.config import DistillRecipe
 from training.config.files import parse_recipe, save_recipe
-from training.data import load_source
 from training.data.reader import open_source
 
 MODEL = (
@@ -87,37 +86,6 @@ def test_a_damaged_table_is_refused_or_read(table, damage):
                 assert len(rows.with_format("arrow")[:][column]) == len(rows)
         except ValueError as error:
             assert str(error).startswith("data: "), error
-
-
-@pytest.mark.parametrize(("file", "damage"), cases(["pairs.parquet"], 20, NAMED))
-def test_a_damaged_source_of_training_is_named(file, damage, corpus, tmp_path):
-    shutil.copyfile(corpus / "unseen_style.parquet", tmp_path / file)
-    put(tmp_path / file, damage)
-    with time_limit():
-        try:
-            assert len(load_source(str(tmp_path / file))) > 0
-        except ValueError as error:
-            assert str(error).startswith("data: ") and file in str(error), error
-
-
-YAML = {
-    "open_list": "seed: [",
-    "tab": "seed:\n\t- 1",
-    "twice": "seed: 1\nseed: 2",
-    "object": "seed: !!python/object/apply:os.getcwd []",
-    "bomb": "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\nseed: *c",
-    "itself": "seed: &a [*a]",
-    "date": "seed: 2024-01-01",
-    "nested_text": "data: pairs.parquet",
-}
-
-
-@pytest.mark.parametrize("content", YAML.values(), ids=YAML)
-def test_a_wrong_recipe_names_its_field(content, tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(content)
-    with time_limit(), pytest.raises(ValueError, match=r"^[\w.]+: "):
-        parse_recipe(DistillRecipe, ["--config", str(path), "--output_dir", "out"])
 
 
 @pytest.mark.parametrize("content", ['teacher: "a\\0b"', 'data: {train: "a\\0b"}'])

@@ -66,7 +66,8 @@ def test_only_listed_files_are_published(folder):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("README.md", "token: hf_" + "a1B2" * 9),
+        ("README.md", r"\nhf_" + "a1B2" * 9),
+        ("README.md", "npm_" + "a1B2" * 9),
         ("recipe.yaml", "# ghp_" + "a1B2" * 9),
         ("handler.py", "KEY = 'AKIA" + "A1B2" * 4 + "'"),
         ("LICENSE", "-----BEGIN PRIVATE KEY-----"),
@@ -93,20 +94,26 @@ def in_safetensors(path):
 
 
 def in_onnx(path):
-    onnx.save(onnx.ModelProto(producer_name="x", doc_string=f"see {TOKEN}"), path)
+    # the byte before the token is its length, and a letter
+    token = f"sk-ant-api03-{'a1B2' * 23}A-AA"
+    onnx.save(onnx.ModelProto(producer_name="x", doc_string=token[:108]), path)
 
 
 def in_exif(path):
     image = Image.new("RGB", (8, 8))
     exif = image.getexif()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = TOKEN.encode("utf-16-le")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = TOKEN.encode("utf-16-be")
     image.save(path, exif=exif)
 
 
-def in_compressed_text(path):
+def in_compressed_text(path, name="note", text=f"{TOKEN} " * 9):
     texts = PngImagePlugin.PngInfo()
-    texts.add_text("note", f"{TOKEN} " * 9, zip=True)
+    texts.add_text(name, text, zip=True)
     Image.new("RGB", (8, 8)).save(path, pnginfo=texts)
+
+
+def in_raw_profile(path):
+    in_compressed_text(path, "Raw profile type iptc", f"\niptc\n  37\n{TOKEN.encode().hex()}")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,7 @@ def in_compressed_text(path):
         ("onnx/model.onnx", in_onnx),
         ("example.jpg", in_exif),
         ("example.png", in_compressed_text),
+        ("example.png", in_raw_profile),
     ],
 )
 def test_a_token_in_the_metadata_of_a_binary_file_is_refused(folder, name, write):

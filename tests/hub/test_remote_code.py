@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.tiny import ROOT
+from modeling_dcclip import DCCLIPTextModelWithProjection
+from tests.tiny import ROOT, VIT, make_config
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +15,7 @@ PHOTO_MODEL = ROOT / "model_cards" / "dcclip-tiny-photo"
 ISOLATED = """
 import importlib.util, json, sys
 from pathlib import Path
-root, folder = sys.argv[1:3]
+root, folder, tower = sys.argv[1:4]
 # remove the finder of an editable install, which would find the package
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(root)]
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in f"{getattr(f, '__module__', '')}{f!r}".lower()]
@@ -40,6 +41,15 @@ spec.loader.exec_module(handler)
 request = {"inputs": Path(image).read_bytes(), "parameters": {"candidate_labels": labels}}
 found["handler"] = handler.EndpointHandler(folder)(request)[0]["label"]
 
+from transformers import AutoModel, AutoModelForZeroShotImageClassification
+print("TOWER", type(AutoModel.from_pretrained(tower, trust_remote_code=True)).__name__)
+try:
+    AutoModelForZeroShotImageClassification.from_pretrained(tower, trust_remote_code=True)
+except ValueError as error:
+    assert str(error).startswith("Unrecognized configuration"), error
+else:
+    raise AssertionError("a tower is no whole model")
+
 try:
     from sentence_transformers import SentenceTransformer
 except ImportError:
@@ -53,13 +63,19 @@ print("FOUND " + json.dumps(found))
 """
 
 
-def test_the_shipped_folder_works_alone_in_every_loader(run_python, tmp_path):
+def test_the_shipped_folder_works_alone_in_every_loader_and_a_tower_as_a_tower(
+    run_python, tmp_path
+):
+    tower = DCCLIPTextModelWithProjection(make_config(VIT))
+    tower.save_pretrained(tmp_path / "tower")
     environment = {
         "HF_HOME": f"{tmp_path}/hf",
         "HF_MODULES_CACHE": f"{tmp_path}/modules",
         "PYTHONPATH": "",
     }
-    run = run_python("-I", "-c", ISOLATED, str(ROOT), str(PHOTO_MODEL), **environment)
+    folders = map(str, (ROOT, PHOTO_MODEL, tmp_path / "tower"))
+    run = run_python("-I", "-c", ISOLATED, *folders, **environment)
+    assert "TOWER DCCLIPTextModelWithProjection\n" in run.stdout
     found = json.loads(run.stdout.partition("FOUND ")[2])
     assert set(found.values()) == {"cat"} and {"runtime", "handler"} <= set(found)
 

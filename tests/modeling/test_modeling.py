@@ -9,7 +9,6 @@ from tests.tiny import (
     CUT_EFFICIENTNET,
     MAX_TEXT_LENGTH,
     MOBILENET,
-    PROJECTION_DIM,
     RESNET,
     TIMM_SWIN,
     VIT,
@@ -97,12 +96,6 @@ def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
     assert all(map(torch.equal, loaded.buffers(), model.buffers()))
     assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
     assert loaded.config.vision_grid == model.config.vision_grid
-
-
-@torch.no_grad()
-def test_a_rotation_is_saved_with_the_model(tmp_path):
-    make_model(VIT, rotation="digest").save_pretrained(tmp_path)
-    assert torch.equal(DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM))
 
 
 def test_text_longer_than_the_maximum_raises_an_error(model):

@@ -24,7 +24,6 @@ from tests.tiny import (
     DROPOUT,
     IMAGE_SIZE,
     RESNET,
-    ROOT,
     SMALL,
     VIT,
     WHOLE_MOBILENET,
@@ -136,27 +135,6 @@ def test_a_saved_tower_loads_as_a_tower_and_not_as_a_whole_model(model, tmp_path
     for load in (*whole, DCCLIPTextModelWithProjection):
         with pytest.raises(ValueError, match=r"lacks \d+ weights.*DCCLIPVisionModelWithProjection"):
             load.from_pretrained(tmp_path / "image")
-
-
-@pytest.mark.slow
-def test_without_this_package_a_saved_tower_loads_as_a_tower(run_python, tmp_path):
-    tower = DCCLIPTextModelWithProjection(make_config(*TOWERS["CLIP"]))
-    tower.save_pretrained(tmp_path / "text")
-    code = """
-import sys
-sys.path[:] = [entry for entry in sys.path if entry not in ("", sys.argv[2])]
-sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in repr(each).lower()]
-from transformers import AutoModel, AutoModelForZeroShotImageClassification
-print(type(AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)).__name__)
-try:
-    AutoModelForZeroShotImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
-except ValueError as error:
-    print("refused:", str(error)[:30])
-assert "modeling_dcclip" not in sys.modules
-"""
-    run = run_python("-c", code, str(tmp_path / "text"), str(ROOT), PYTHONPATH="")
-    assert run.stdout.splitlines()[0] == "DCCLIPTextModelWithProjection"
-    assert run.stdout.splitlines()[1].startswith("refused: Unrecognized configuration")
 
 
 def test_an_attention_implementation_is_claimed_only_if_every_tower_has_it(towers, model):

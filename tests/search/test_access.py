@@ -11,6 +11,7 @@ from urllib.request import build_opener
 import pytest
 from starlette.testclient import TestClient
 
+from modeling_dcclip.search import access
 from modeling_dcclip.search.access import FILE, KEY_HEADER, read_access, write_access
 from modeling_dcclip.search.serve import SearchServer
 from tests.tiny import ROOT
@@ -38,7 +39,7 @@ def stranger(server):
     ],
 )
 def test_without_the_token_nothing_is_shown(stranger, server, path):
-    for cookie in ("", "wrong", server.access.key):
+    for cookie in ("", "wrong", server.access.key, server.access.token):
         stranger.cookies = {f"dcclip-{server.port}": cookie}
         response = stranger.get(path)
         assert response.status_code == 403
@@ -51,7 +52,21 @@ def test_a_person_without_the_token_reads_what_to_do(stranger):
     assert stranger.get("/", headers=headers).text == "请打开 dcclip 显示的地址（含令牌）。"
 
 
-def test_the_token_of_the_address_becomes_a_cookie(stranger, server):
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows does not tell the user")
+@pytest.mark.parametrize(("user", "status"), [(0, 200), (None, 200), (54321, 403)])
+def test_the_token_alone_is_of_no_use_to_another_user(server, tmp_path, monkeypatch, user, status):
+    place = tmp_path / "connections"
+    user = os.getuid() if user is None else user
+    monkeypatch.setattr(access, "CONNECTIONS", (str(place),))
+    with TestClient(server, server.origin, client=("127.0.0.1", 5000)) as client:
+        for port in (5001, 5000):  # the first is of a different connection
+            line = f"0: 0100007F:{port:04X} 0100007F:{server.port:04X} 01 0:0 0:0 0 "
+            place.write_text(f"sl local_address rem_address st\n{line}{user} 0\n")
+            expected = status if port == 5000 else 200
+            assert client.get(f"/search?token={server.access.token}").status_code == expected
+
+
+def test_the_token_of_the_address_gives_a_cookie(stranger, server):
     response = stranger.get(server.url, follow_redirects=False)
     assert response.headers["Location"] == "/"
     cookie = response.headers["Set-Cookie"].lower()

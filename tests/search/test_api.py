@@ -76,12 +76,6 @@ def test_images_are_decoded_within_the_memory_of_the_page(post, red, monkeypatch
         assert "像素过多" in answer["error"]
 
 
-def test_errors_are_in_the_language_of_the_request(post):
-    status, answer = post({"task": "draw"}, Accept_Language="zh-CN,zh;q=0.9")
-    assert status == 400
-    assert answer["error"].startswith("请求是")
-
-
 def test_large_bodies_other_types_and_other_sites_are_refused(post, monkeypatch):
     assert post({}, path="/none")[0] == 404
     assert post({}, Content_Type="text/plain")[0] == 415

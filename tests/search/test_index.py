@@ -274,6 +274,19 @@ def test_an_upgrade_is_refused_while_a_link_leads_nowhere(index, unplugged):
         upgrade_index(index, index.runtime, truncate_dim=12)
 
 
+def test_a_folder_that_cannot_be_listed_is_not_called_empty(filled, photos, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for named in ([], [photos]):
+        with pytest.raises(
+            ValueError, match=r"cannot be read\. Check the disk and its permissions"
+        ):
+            filled.add(*named)
+    assert len(filled) == 5
+
+
 def test_a_folder_without_images_is_refused_with_its_cause(filled, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for other in ("a.psd", "b.PSD", "c.txt"):
@@ -460,15 +473,6 @@ def test_the_index_of_a_rotated_student_is_searched_by_its_relatives(
     shutil.rmtree(gone)  # its rotation is in the index
     assert_finds_red(tmp_path / "index", student)
     assert_finds_red(tmp_path / "index", color_model)
-
-
-def test_a_truncated_index_is_searched_with_its_width(tmp_path, color_model, photos):
-    with Index.open(tmp_path / "index", color_model, create=True, truncate_dim=8) as index:
-        index.add(photos)
-    with Index.open(tmp_path / "index", color_model) as index:
-        (hit,) = index.search("red", top=1)
-        assert hit.score == pytest.approx(1, abs=0.02)
-        assert index.space.dimension == 8
 
 
 def test_a_model_with_fewer_dimensions_than_the_index_is_refused(tmp_path, color_model, photos):

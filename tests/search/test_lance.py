@@ -100,10 +100,11 @@ def test_the_command_searches_a_collection(collection, run):
     assert printed.count("green") == 2
 
 
-def test_a_model_of_a_different_space_is_refused(collection, tmp_path):
+def test_a_model_of_a_different_space_or_dimension_is_refused(collection, color_model, tmp_path):
     other = save_color_model(tmp_path / "other", turn=1)
-    with pytest.raises(ValueError, match="different embedding space than the collection"):
-        LanceIndex(collection, other)
+    for model in (other, Runtime(color_model, truncate_dim=8)):
+        with pytest.raises(ValueError, match="different embedding space than the collection"):
+            LanceIndex(collection, model)
 
 
 def cut(file):
@@ -111,12 +112,12 @@ def cut(file):
 
 
 @pytest.mark.parametrize("damage", [cut, lambda file: file.unlink()])
-@pytest.mark.parametrize("pattern", ["data/*.lance", "_versions/*"])
+@pytest.mark.parametrize("pattern", ["data/*.lance", "_versions/*", "_indices/*/*.idx"])
 def test_damage_is_named(copied, damage, pattern):
     for file in copied.glob(pattern):
         damage(file)
     with pytest.raises(ValueError, match=r"index: .* is damaged \(.*training/embed\.py"):
-        LanceIndex(copied)
+        LanceIndex(copied).search("red")
 
 
 def test_a_data_set_of_someone_else_is_refused(tmp_path):

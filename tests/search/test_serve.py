@@ -60,15 +60,6 @@ def id_of(get, name):
     return next(hit["id"] for hit in search(get, "")["hits"] if hit["name"] == name)
 
 
-def test_a_query_finds_photographs(get):
-    answer = search(get, "q=%E7%BA%A2")  # 红
-    first = answer["hits"][0]
-    assert first["name"] == "red.jpg"
-    assert first["score"] == pytest.approx(1, abs=0.01)
-    assert answer["total"] == 6
-    assert answer["notes"] == []
-
-
 @pytest.fixture
 def dated(server, photos):
     """Photographs of 2020, 2023 and 2026."""
@@ -137,14 +128,16 @@ def test_every_answer_has_the_security_headers(get):
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-@pytest.mark.parametrize("host", ["evil.example:1", "127.0.0.1.evil.example:1", ""])
-def test_other_host_names_are_refused(get, host):
-    assert get("/search?q=red", headers={"Host": host}).status_code == 403
-
-
-@pytest.mark.parametrize("host", ["LOCALHOST", "[::1]", "192.168.1.2:8420"])
-def test_addresses_of_this_machine_are_accepted(get, host):
-    assert get("/search?q=red", headers={"Host": host}).status_code == 200
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [
+        (["LOCALHOST", "[::1]", "192.168.1.2:8420"], 200),
+        (["evil.example:1", "127.0.0.1.evil.example:1", ""], 403),
+    ],
+)
+def test_only_addresses_of_this_machine_are_accepted_as_hosts(get, hosts, status):
+    found = [get("/search?q=red", headers={"Host": host}).status_code for host in hosts]
+    assert found == [status] * 3
 
 
 def test_an_address_of_ipv6_is_listened_on(index):

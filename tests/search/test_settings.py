@@ -15,6 +15,7 @@ from modeling_dcclip.search.catalog import DamagedIndexError
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.settings import (
     BACKUP,
+    EARLIER_TEXTS,
     SETTINGS,
     read_settings,
     write_lock,
@@ -77,6 +78,7 @@ def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
     folder, photos, damage
 ):
     before = found(folder)
+    (folder / EARLIER_TEXTS).touch()
     damage(folder / "catalog-1.sqlite")
     with pytest.raises(DamagedIndexError, match="Run dcclip index"):
         found(folder)
@@ -85,6 +87,7 @@ def test_damaged_data_are_refused_and_computed_again_with_what_the_user_said(
     assert report.embedded == 6
     assert report.lost
     assert found(folder) == before
+    assert not (folder / EARLIER_TEXTS).exists()
 
 
 def test_damaged_data_without_folders_are_not_dropped(folder):
@@ -105,10 +108,10 @@ def test_settings_without_a_sound_file_are_not_guessed(folder, color_model, dama
 
 def test_an_index_that_cannot_be_read_is_not_taken_for_a_new_one(folder, color_model, monkeypatch):
     def refuse(path):
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ValueError, match=r"cannot be read .Permission denied.*permissions"):
+    with pytest.raises(PermissionError):
         Index.open(folder, color_model, create=True)
 
 

@@ -1,7 +1,6 @@
 """Copies that a messenger has compressed, and screenshots that only resemble each other."""
 
 import io
-import os
 import time
 
 import numpy as np
@@ -65,10 +64,6 @@ def test_a_copy_is_looked_for_on_both_sides_of_a_border(step):
         assert place_of(one)[0][0] in place_of(other)[0]
 
 
-def test_screenshots_with_one_other_line_do_not_show_the_same():
-    assert not same(screenshot(*LUNCH), screenshot(*TRAIN))
-
-
 def test_a_brighter_image_does_not_show_the_same():
     assert not same(landscape(), landscape().point(lambda value: min(value + 40, 255)))
 
@@ -86,13 +81,6 @@ def chats(index, tmp_path):
     landscape().save(folder / "landscape.png")
     index.add(folder)
     return index
-
-
-def test_a_recompressed_copy_is_one_result_with_its_photograph(chats):
-    hits = chats.search("white")
-    assert len(hits) == 3
-    (both,) = [hit for hit in hits if hit.copies]
-    assert {*names([both]), *map(os.path.basename, both.copies)} == COPIES
 
 
 def test_the_next_copy_takes_the_place_of_an_original_that_is_gone(chats, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_dcclip.search import video as module
 from modeling_dcclip.search.files import UnreadablePhotoError, Walk
-from modeling_dcclip.search.photos import make_thumbnail, read_photo
+from modeling_dcclip.search.photos import read_photo
 from modeling_dcclip.search.serve import SearchServer
 from modeling_dcclip.search.video import read_frame, read_frames
 from tests.local_server import client_of
@@ -40,13 +40,6 @@ def filmed(index, photos):
     return index
 
 
-def test_one_key_frame_in_ten_seconds_with_its_time(tmp_path):
-    path = film(tmp_path / "a.mp4", "red", "green", "blue")
-    _, frames = read_frames(io.BytesIO(path.read_bytes()), 16)
-    found = [(seconds, color_at(image)) for seconds, image in frames]
-    assert found == [(0, "red"), (10, "green"), (20, "blue")]
-
-
 @pytest.mark.parametrize(
     ("edge", "size"), [(None, (64, 48)), (30, (64, 48)), (12, (32, 24)), (1, (3, 2))]
 )
@@ -54,11 +47,6 @@ def test_frames_are_reduced_to_twice_the_edge_at_most(tmp_path, edge, size):
     path = film(tmp_path / "a.mp4", "red", "green")
     _, frames = read_frames(io.BytesIO(path.read_bytes()), edge)
     assert [image.size for _, image in frames] == [size] * 2
-
-
-def test_a_thumbnail_of_a_video_is_the_frame_at_its_time(tmp_path):
-    path = film(tmp_path / "a.mp4", "red", "green", "blue")
-    assert color_at(Image.open(io.BytesIO(make_thumbnail(str(path), 16, 20.0)))) == "blue"
 
 
 @pytest.mark.parametrize(
@@ -121,16 +109,13 @@ def test_a_video_of_a_phone_held_upright_is_turned(tmp_path):
     assert max(image.getpixel((24, 60))) < 60
 
 
-def test_a_damaged_video_has_a_cause(tmp_path):
-    path = tmp_path / "cut.mp4"
-    path.write_bytes(b"no video" * 99)
-    assert cause(path) == "damaged"
-
-
-def test_a_list_of_videos_opens_no_other_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", ["no video" * 99, "ffconcat version 1.0\nfile a.mp4\n"])
+def test_a_file_that_is_no_video_has_a_cause_and_opens_no_other_file(
+    tmp_path, monkeypatch, content
+):
     film(tmp_path / "a.mp4", "red")
     path = tmp_path / "list.mp4"
-    path.write_text("ffconcat version 1.0\nfile a.mp4\n")
+    path.write_text(content)
     monkeypatch.chdir(tmp_path)
     assert cause(path) == "damaged"
 

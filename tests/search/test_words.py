@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_dcclip.search.catalog import EARLIER_TEXTS, Catalog, DamagedIndexError
+from modeling_dcclip.search.catalog import Catalog, DamagedIndexError
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.query import LOOKED
 from modeling_dcclip.search.words import find_in, without_fillers
@@ -171,28 +171,6 @@ def test_a_text_is_read_once_and_those_of_unknown_contents_are_skipped(catalog):
 @pytest.mark.skipif(os.name == "nt", reason="no permissions")
 def test_only_the_user_may_read_a_catalog(catalog, tmp_path):
     assert (tmp_path / "catalog-1.sqlite").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_catalog_of_an_earlier_version_gets_its_words(catalog, tmp_path):
-    """And its texts, which a file of their own had, are removed."""
-    path = tmp_path / "catalog-1.sqlite"
-    catalog.close()
-    with closing(sqlite3.connect(path)) as earlier:
-        for each in (
-            "TABLE texts",
-            "TABLE words",
-            "TABLE terms",
-            "TRIGGER file_leaves",
-            "TRIGGER content_leaves",
-        ):
-            earlier.execute(f"DROP {each}")
-        earlier.commit()
-    path.chmod(0o644)
-    (tmp_path / EARLIER_TEXTS).symlink_to(path)
-    with closing(Catalog(path, "")) as again:
-        assert [*again.find_words("旅行").files] == [2]
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert not (tmp_path / EARLIER_TEXTS).is_symlink()
 
 
 def test_damaged_words_are_noticed(catalog, tmp_path):

@@ -87,42 +87,9 @@ def test_a_saved_recipe_says_how_far_its_run_came(write, tmp_path):
         assert read["max_steps"] == 5
 
 
-def test_the_command_line_overrides_a_field_and_keeps_its_neighbors(write):
-    argv = write(max_steps=7, seed=3)
-    recipe = parse_recipe(DistillRecipe, [*argv, "--max_steps", "9", "--data.in_memory", "true"])
-    assert (recipe.max_steps, recipe.seed) == (9, 3)
-    assert recipe.data.in_memory
-    assert recipe.data.train == "train.parquet"
-
-
-def test_the_student_can_be_a_separate_file(write):
-    argv = [
-        *write(),
-        "--student.max_text_length",
-        "12",
-        "--student",
-        f"{FOLDER}/students/tiny.yaml",
-    ]
-    recipe = parse_recipe(DistillRecipe, argv)
-    assert recipe.student.vision_init == "timm/mobilenetv4_conv_small.e2400_r224_in1k"
-    assert recipe.student.max_text_length == 12
-
-
-def test_a_file_of_a_section_replaces_all_of_it(write):
-    argv = [*write(), "--student", f"{FOLDER}/students/photographs_teacher.yaml"]
-    student = parse_recipe(DistillRecipe, argv).student
-    assert student.text_config is None
-    assert student.image_size == 320
-
-
 def test_the_file_of_a_section_is_relative_to_the_recipe_that_names_it(write, tmp_path):
     (tmp_path / "crops.yaml").write_text("zoom: 0.375\n", encoding="utf-8")
     assert parse_recipe(DistillRecipe, write(augment="crops.yaml")).augment.zoom == 0.375
-
-
-def test_a_key_of_a_mapping_keeps_the_other_keys(write):
-    recipe = parse_recipe(DistillRecipe, [*write(), "--data.caption_columns.zh", "title"])
-    assert recipe.data.caption_columns == {"en": "en", "zh": "title"}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +207,7 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write):
     ("field", "values"),
     [
         ("data.sources.train", {"data": {"sources": [{"train": "os:abort"}]}}),
-        ("photos", {"photos": "os:abort", "photo_weight": 1}),
+        ("eval.data", {"eval": {"data": "os:abort"}}),
     ],
 )
 def test_no_source_of_a_recipe_file_may_be_a_function(write, field, values):

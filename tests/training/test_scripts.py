@@ -1,6 +1,5 @@
 """Command lines as users type them: real processes, a tiny real corpus, a tiny teacher."""
 
-import json
 import sys
 
 import pytest
@@ -11,7 +10,6 @@ from transformers import AutoModel, AutoProcessor
 from tests.tiny import ROOT, VIT, XLM_ROBERTA
 from training import align, distill
 from training.engine import script as engine_script
-from training.experiments import measure
 
 pytestmark = pytest.mark.slow
 
@@ -83,28 +81,3 @@ def test_help_is_complete_and_needs_no_torch(run_python, script):
     ).stdout
     assert "Number of optimizer steps of the whole run." in output and "--data.train" in output
     assert f"python training/{script}.py --config" in output
-
-
-@pytest.mark.usefixtures("fresh_accelerator")
-def test_the_throughput_of_a_recipe_is_measured(corpus, teacher_folder, capsys, monkeypatch):
-    waited = []
-    monkeypatch.setattr(measure, "wait_for", waited.append)
-    options = {
-        "--teacher": str(teacher_folder),
-        "--student.vision_config": json.dumps(VIT),
-        "--student.text_config": json.dumps(XLM_ROBERTA),
-        "--student.max_text_length": "32",
-        "--data.train": str(corpus / "train.parquet"),
-        "--batch_size": "8",
-        "--max_steps": "2",
-        "--output_dir": "unused",
-    }
-    words = [word for option in options.items() for word in option]
-    measure.main(["distill", "--peak_tflops", "1", *words])
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found.keys() == {"images_per_s", "share_of_bare_loop", "data_wait", "tflop_per_s", "mfu"}
-    assert len(waited) == 2  # the bare loop waits for its device before and after all steps
-    assert 0 < found["mfu"] == pytest.approx(found["tflop_per_s"], rel=0.01)
-    assert (
-        found["images_per_s"] > 0 and found["share_of_bare_loop"] > 0 and 0 < found["data_wait"] < 1
-    )

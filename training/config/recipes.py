@@ -73,9 +73,7 @@ class TrainingRecipe(Checked):
         teacher: Hub id or folder of the teacher; ID@COMMIT pins a Hub id. Stage 2 needs none.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
-        teacher_views: Number of cached views per image.
-        teacher_cache_gb: Largest size of the cached targets in GB (10^9 bytes). The size is printed before they are
-            computed, and larger ones are refused.
+        teacher_views: Number of cached views per image. The size of all targets is printed before they are computed.
     """
 
     output_dir: str = no_key()
@@ -111,7 +109,6 @@ class TrainingRecipe(Checked):
     teacher: str | None = None
     teacher_cache: str | None = None
     teacher_views: Annotated[int, Field(ge=1, le=1000)] = 4
-    teacher_cache_gb: Annotated[float, Field(gt=0)] = 100.0
 
     def problems(self) -> Iterator[str]:
         """Yield contradictions between the fields."""
@@ -180,9 +177,7 @@ class AlignRecipe(TrainingRecipe):
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
-        loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
-            other way round; `sigmoid` classifies every pair on its own as matching or not.
-        contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
+        contrastive_weight: Weight of InfoNCE between images and captions, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
         interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
             teacher's images and the student's captions.
@@ -190,12 +185,11 @@ class AlignRecipe(TrainingRecipe):
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names and sentences that
             come with this project, in the languages of the student. It keeps the student accurate beyond the captions
             of the data.
-        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
-            squared distance to its feature maps of them if the teacher is the model that the student starts from, at
-            the same image size. It keeps the image tower accurate beyond the images of the data. It requires a teacher
-            that runs during training, without `teacher_cache`.
-        photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
-            photographs that pip packages bring (extra `finetune`).
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of mixed crops of a few photographs
+            from pip packages (extra `finetune`), and of the relative squared distance to its feature maps of them if
+            the teacher is the model that the student starts from, at the same image size. It keeps the image tower
+            accurate beyond the images of the data. It requires a teacher that runs during training, without
+            `teacher_cache`.
         class_weight: Weight of the divergence from the probabilities of an image classifier to the student's
             similarities to its class names, in each language.
         classifier: Safetensors file of the classifier for `class_weight`: `weight` (C, D) and `bias` (C,) on the mean
@@ -208,14 +202,12 @@ class AlignRecipe(TrainingRecipe):
     """
 
     student: str
-    loss: Literal["infonce", "sigmoid"] = "infonce"
     contrastive_weight: Weight = 1.0
     text_text_weight: Weight = 0.0
     interactive_weight: Weight = 0.0
     anchor_weight: Weight = 0.0
     general_weight: Weight = 0.0
     photo_weight: Weight = 0.0
-    photos: str | None = None
     class_weight: Weight = 0.0
     classifier: str | None = None
     chunk_size: CountOrNone = 0
@@ -251,7 +243,7 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these "
                 "photographs. Set it to 0, or leave teacher_cache out."
             )
-        uses = {"photos": "photo_weight", "classifier": "class_weight", "teacher_cache": "teacher"}
+        uses = {"classifier": "class_weight", "teacher_cache": "teacher"}
         for name, user in uses.items():
             if getattr(self, name) is not None and not getattr(self, user):
                 yield f"{name}: would not be used without {user}. Set {user}, or leave {name} out."

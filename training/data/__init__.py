@@ -1,7 +1,7 @@
 """Images and captions, from files to batches. `training.data.batch.Batch` documents the fields of a batch.
 
 batch.py     the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
-captions.py  captions of rows, in memory-mapped tables
+captions.py  usable captions of rows, in memory-mapped tables
 dataset.py   rows that can be looked up: `PairDataset`, and its loader
 images.py    decode, resize, augment and normalize images
 reader.py    open files, folders, Hub ids or functions, whole or as a stream; which images may be opened

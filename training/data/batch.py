@@ -126,7 +126,9 @@ def make_batch(
         for language, text in sample.captions.items():
             number = caption_id(text)
             texts.append(text)
-            reworded.append(reword(text, language, phrasing, number, sample.epoch))
+            if phrasing:
+                text = reword(text, language, phrasing, number, sample.epoch)
+            reworded.append(text)
             numbers.append(number)
             owners.append(owner)
             spoken.append(languages.index(language))

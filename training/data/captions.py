@@ -1,4 +1,4 @@
-"""The captions of rows that can be looked up, read from memory-mapped tables when a batch needs them."""
+"""The usable captions of one row, and of all rows that can be looked up, in memory-mapped tables."""
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from training.data.batch import text_id
-from training.data.skips import SkipReport, read_captions
+from training.data.batch import text_id, usable_captions
+from training.data.skips import SkipReport, StreamSkipReport
 from training.utils.keys import Digest
 
 ROWS_AT_ONCE = 4096
@@ -94,3 +94,30 @@ class CaptionTable:
     def digest(self) -> str:
         """Digest of all different captions."""
         return Digest().add(self.ids).hex()
+
+
+def read_captions(
+    cells: Mapping[str, Any],
+    check_scripts: bool,
+    skipped: SkipReport | StreamSkipReport | None = None,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Read the captions of a row.
+
+    Args:
+        cells: Caption cell of each language.
+        check_scripts: Whether captions without a letter of their language's script are not usable.
+        skipped: Report that counts them; None counts none.
+
+    Returns:
+        Usable captions by language, and the cause of each other one.
+    """
+    captions: dict[str, list[str]] = {}
+    all_causes: list[str] = []
+    for language, cell in cells.items():
+        texts, causes = usable_captions(cell, language if check_scripts else None)
+        if skipped is not None:
+            skipped.add_captions(language, len(texts), causes)
+        all_causes += causes
+        if texts:
+            captions[language] = texts
+    return captions, all_causes

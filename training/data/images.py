@@ -25,13 +25,13 @@ from modeling_dcclip.image_dcclip import (
     ImageError,
     crop_to_aspect,
     fit_box,
+    lower_tall,
     square_input,
 )
 from modeling_dcclip.image_dcclip import open_image as open_file
 from training.config import AugmentConfig
 from training.data.reader import FILE_MISSING, Cell, CellRules
-from training.utils.keys import Digest
-from training.utils.rng import keyed_uniform
+from training.utils.keys import Digest, keyed_uniform
 
 NO_IMAGE = "no image"
 ROWS_AT_ONCE = 256
@@ -114,6 +114,7 @@ def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
 
     torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
     """
+    image = lower_tall(image, height, PILImage.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if (width, height) == image.size:
         return pixels

@@ -1,11 +1,11 @@
 """What was skipped and why, with a limit that stops the run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.data.batch import EXPECTED_CAUSES, usable_captions
+from training.data.batch import EXPECTED_CAUSES
 
 COUNTS = ("samples", "captions", "usable", "damaged")  # counters of a stream
 MIN_SEEN = 200  # number of samples of a stream before the share of skipped ones is checked
@@ -144,28 +144,3 @@ class StreamSkipReport(_Captions):
     def __str__(self) -> str:
         text = self._list(self.samples)
         return f"{text} (of {self.num_seen} seen)" if self.samples or self.captions else text
-
-
-def read_captions(
-    cells: Mapping[str, Any], check_scripts: bool, skipped: _Captions | None = None
-) -> tuple[dict[str, list[str]], list[str]]:
-    """Read the captions of a row.
-
-    Args:
-        cells: Caption cell of each language.
-        check_scripts: Whether captions without a letter of their language's script are not usable.
-        skipped: Report that counts them; None counts none.
-
-    Returns:
-        Usable captions by language, and the cause of each other one.
-    """
-    captions: dict[str, list[str]] = {}
-    all_causes: list[str] = []
-    for language, cell in cells.items():
-        texts, causes = usable_captions(cell, language if check_scripts else None)
-        if skipped is not None:
-            skipped.add_captions(language, len(texts), causes)
-        all_causes += causes
-        if texts:
-            captions[language] = texts
-    return captions, all_causes

@@ -17,6 +17,7 @@ from training.data.batch import (
     select_captions,
     text_id,
 )
+from training.data.captions import read_captions
 from training.data.images import decode_images
 from training.data.reader import open_stream, rules_for
 from training.data.sampling import (
@@ -27,7 +28,7 @@ from training.data.sampling import (
     num_workers,
 )
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
-from training.data.skips import MIN_SEEN, StreamSkipReport, read_captions
+from training.data.skips import MIN_SEEN, StreamSkipReport
 
 WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 # index of a worker in its training process, its state after a batch, as JSON, and the batch itself

@@ -73,15 +73,19 @@ class GateData:
         return [language for language in LANGUAGES if language in self.class_names.names]
 
     @classmethod
-    def from_options(cls, options: ExportOptions) -> "GateData":
+    def from_options(cls, options: ExportOptions, field: str = "data") -> "GateData":
         """The labeled set that the options name; else the validation set that the folder has or names; else none.
+
+        Args:
+            options: Options of an export.
+            field: Option that names the labeled set, for error messages.
 
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labeled set does not match them.
         """
         calibration = None if options.calibration is None else _calibration(options)
         if (options.data is None) != (options.class_names is None):
-            raise ValueError("data: a labeled set needs both --data and --class_names.")
+            raise ValueError(f"{field}: a labeled set needs both --{field} and --class_names.")
         if options.data is not None and options.class_names is not None:
             names = ClassNames.read(options.class_names)
             for language in LANGUAGES:
@@ -96,8 +100,8 @@ class GateData:
             labeled = open_set("gate", source, names)
             if labeled.labels.ndim > 1:
                 raise ValueError(
-                    f"data: images of {options.data!r} have several labels, but the check needs one for each image. "
-                    "Name a set of that kind."
+                    f"{field}: images of {options.data!r} have several labels, but the check needs one for each "
+                    "image. Name a set of that kind."
                 )
             images = labeled.rows if calibration is None else calibration
             return cls(labeled.rows, labeled.labels, names, images, options.data)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import (
@@ -20,7 +21,6 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.edge.session import open_session
 from training.edge.towers import INPUTS, OUTPUTS, STEM, Runner, cannot_export, trace_inputs
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
@@ -45,6 +45,29 @@ def open_tower(path: Path, threads: int = 0) -> Runner:
     """Open a graph on the CPU as a function from inputs by name to embeddings; `open_session` describes the rest."""
     session = open_session(path, threads)
     return lambda inputs: session.run(None, inputs)[0]
+
+
+def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a graph on the CPU.
+
+    Args:
+        path: Path of the file.
+        threads: Threads of one operator; 0 takes all cores.
+
+    Raises:
+        ValueError: This machine cannot run the graph, for example because it has no int8 kernel.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # errors only: ONNX Runtime warns of every constant that it folds
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path.name}: ONNX Runtime {onnxruntime.__version__} on this machine has no kernel for it ({reason})."
+        ) from error
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):

@@ -82,11 +82,11 @@ def write_output(
     path = output_dir / RESULTS_FILE
     results = Results.read(path) if path.exists() else Results(run)
     folders = {file.partition("/")[0] for file in kept}
-    formats = [each for each in FORMATS.values() if each.name in folders]
+    formats = [form for form in FORMATS.values() if form.name in folders]
     export = {
         "weights": weights,
         "tags": [tag for each in formats for tag in each.tags],
-        "uses": [each.use for each in formats if each.use],
+        "uses": [form.use for form in formats if form.use],
         "allowed_points": limits.ALLOWED_POINTS,
         "tolerance": limits.TOLERANCE,
         "runs": [*runs, run],
@@ -137,5 +137,7 @@ def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
             if each["kept"] and each["tower"] == tower and each["file"].startswith("onnx/")
         ]
         if kept:
-            best[tower] = min(kept, key=lambda each: (each["ms_share"], each["bytes"]))["file"]
+            best[tower] = min(kept, key=lambda choice: (choice["ms_share"], choice["bytes"]))[
+                "file"
+            ]
     return best

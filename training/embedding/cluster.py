@@ -17,6 +17,7 @@ from training.embedding import EmbedOptions
 from training.embedding.shard_writer import Encoding, Job, ShardWriter, path_of
 from training.embedding.shard_writer import find_encoding as find_encoding_here
 from training.utils.cli import one_line
+from training.utils.files import remove_leftovers
 
 if TYPE_CHECKING:
     import ray
@@ -84,6 +85,7 @@ def write_shards(job: Job, missing: list[int]) -> Iterator[tuple[int, str | None
     with _causes_reported():
         for row in done.iter_rows():
             yield row["images"], row["failure"]
+    remove_leftovers(job.folder)  # of nodes that ended while they wrote
 
 
 class _Actor:

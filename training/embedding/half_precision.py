@@ -27,7 +27,8 @@ def passes_in_half_precision(options: EmbedOptions, device: torch.device) -> boo
             output_dir=options.output_dir,
             data=options.gate_data,
             class_names=options.class_names,
-        )
+        ),
+        field="gate_data",
     )
     if data.labels is None:
         log.warning(
@@ -53,4 +54,5 @@ def check_half_precision(model: str, data: GateData, device: torch.device) -> Ve
     half = DualEncoder.from_pretrained(model, ["vision"], torch.bfloat16, device)
     encoded = replace(reference, images=encode_cells(half, data))
     fields = compare("vision", encoded, reference, data.labels)
-    return judged(Verdict("bfloat16", "vision", "bfloat16", False, [], bytes_share=0.5, **fields))
+    fields |= {"bytes": half.model.get_memory_footprint(), "bytes_share": 0.5}
+    return judged(Verdict("bfloat16", "vision", "bfloat16", False, [], **fields))

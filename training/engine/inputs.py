@@ -135,7 +135,6 @@ def open_inputs(
             augment,
             spec,
             recipe.teacher_views,
-            max_gb=recipe.teacher_cache_gb,
             device=accelerator.device,
         )
     normalize = Normalize.from_processor(

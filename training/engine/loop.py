@@ -24,8 +24,8 @@ from training.engine.state import TrainingState
 from training.hub import save_model
 from training.tasks import Task
 from training.tasks.spread import batches_on, forward_backward
+from training.utils.keys import keyed_uniform
 from training.utils.process import at_own_pace
-from training.utils.rng import keyed_uniform
 
 # model in eval mode -> metrics, higher is better
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]
@@ -217,7 +217,9 @@ def freeze_unreached(task: Task, batch: Batch):
         batch: Any batch of the data, with augmented images.
     """
     task.eval()  # leaves running statistics as they are
-    learned = {name: each for name, each in task.named_parameters() if each.requires_grad}
+    learned = {
+        name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad
+    }
     loss = task(batch)["loss"]
     gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
     for parameter, gradient in zip(learned.values(), gradients, strict=True):

@@ -31,8 +31,6 @@ class EvalOptions:
         templates: Prompt templates: auto (from the installed packages clip-benchmark and cn-clip, else ours), ours
             (with `protocol`), or a JSON file of {language: [templates]} or {language: {set: [templates]}}. With
             `class_names`, auto means the plain class name.
-        bare_names: Whether to measure the class names without a template too, in rows of their own. A query is a bare
-            name, and ELEVATER measures the mean over templates.
         text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
             each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
         widths: Numbers of leading dimensions, such as 64 128 256, at which truncated embeddings are
@@ -59,7 +57,6 @@ class EvalOptions:
     class_names: str | None = None
     language: list[str] = field(default_factory=list)
     templates: str = "auto"
-    bare_names: bool = False
     text_model: str | None = None
     widths: list[EmbeddingWidth] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)

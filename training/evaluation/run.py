@@ -42,7 +42,6 @@ from training.evaluation.sets.labeled_sets import (
     open_set,
 )
 from training.evaluation.sets.protocols import (
-    BARE,
     CLASS_NAMES,
     ELEVATER,
     IMAGENET,
@@ -99,7 +98,7 @@ class EvalTask:
 
     Args:
         set: Id of the test set.
-        protocol: Name of the protocol, with `BARE` at its end for class names without a template.
+        protocol: Name of the protocol.
         language: Language of the candidate classes.
         class_names: Names of the classes in all languages.
         names_source: Source of the names of the candidate classes.
@@ -126,13 +125,11 @@ class EvalTask:
     @property
     def metric(self) -> str:
         """Metric that the table shows."""
-        return SETS[self.set].metric if self.protocol.removesuffix(BARE) in PROTOCOLS else "top1"
+        return SETS[self.set].metric if self.protocol in PROTOCOLS else "top1"
 
 
-def protocol_tasks(
-    protocols: Sequence[str], sets: Sequence[str], templates: str, bare_names: bool = False
-) -> list[EvalTask]:
-    """Tasks of all sets in all protocols, set by set; with `bare_names`, each of them without a template too.
+def protocol_tasks(protocols: Sequence[str], sets: Sequence[str], templates: str) -> list[EvalTask]:
+    """Tasks of all sets in all protocols, set by set.
 
     Raises:
         ValueError: Class names or templates are missing.
@@ -147,12 +144,9 @@ def protocol_tasks(
             sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
         for protocol in protocols:
             language = PROTOCOLS[protocol]
-            forms = {protocol: templates_of(name, language, templates)}
-            if bare_names:
-                forms[protocol + BARE] = BARE_NAME
-            source = sources[language]
-            for form, lines in forms.items():
-                tasks.append(EvalTask(name, form, language, class_names, source, lines))
+            lines = templates_of(name, language, templates)
+            task = EvalTask(name, protocol, language, class_names, sources[language], lines)
+            tasks.append(task)
     return tasks
 
 
@@ -167,13 +161,10 @@ def _own_tasks(options: EvalOptions, sets: Sequence[str]) -> list[EvalTask]:
     source = options.class_names if options.class_names in SETS else Path(options.class_names).name
     tasks = []
     for name, language in product(sets, languages):
-        forms = {CLASS_NAMES: BARE_NAME}
+        lines = BARE_NAME
         if options.templates not in SOURCES:
-            forms = {CLASS_NAMES: read_templates(options.templates, language, name)}
-            if options.bare_names:
-                forms[CLASS_NAMES + BARE] = BARE_NAME
-        for form, lines in forms.items():
-            tasks.append(EvalTask(name, form, language, class_names, source, lines))
+            lines = read_templates(options.templates, language, name)
+        tasks.append(EvalTask(name, CLASS_NAMES, language, class_names, source, lines))
     return tasks
 
 
@@ -240,9 +231,7 @@ class Evaluation:
             if not options.sets and not imagenet_is_installed():
                 missing[IMAGENET] = NOT_INSTALLED
             protocols = list(dict.fromkeys(options.protocol))
-            tasks = protocol_tasks(
-                protocols, find_sets(names), options.templates, options.bare_names
-            )
+            tasks = protocol_tasks(protocols, find_sets(names), options.templates)
         elif options.class_names:
             tasks = _own_tasks(options, list(sources))
         class_names = {task.set: task.class_names for task in tasks}
@@ -390,8 +379,7 @@ class Evaluation:
             rows += measured.rows(
                 model=name, set=title, protocol=task.protocol, language=task.language
             )
-            if not task.protocol.endswith(BARE):
-                predictions[title][task.language] = measured.predictions
+            predictions[title][task.language] = measured.predictions
         for title, by_language in predictions.items():
             if len(by_language) > 1:
                 columns = torch.stack([*by_language.values()], 1).tolist()

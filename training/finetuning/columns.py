@@ -58,7 +58,9 @@ def find_columns(
         ValueError: A column does not exist, or none has captions in English or Chinese.
     """
     names = rows.column_names
-    captions = dict(caption_columns or {each: each for each in LANGUAGES if each in names})
+    captions = dict(
+        caption_columns or {language: language for language in LANGUAGES if language in names}
+    )
     column = next((name for name in (CAPTION, LABEL) if name in names), None)
     if not captions and column is not None:
         probe = rows.select(evenly_spaced_rows(len(rows), MAX_PROBED)).select_columns(column)
@@ -66,9 +68,9 @@ def find_columns(
         spoken = [language_of(text) for text in texts]
         different = [language_of(text) for text in {*texts}]
         enough = max(1, MIN_SHARE * len(spoken))
-        frequent = [each for each in LANGUAGES if spoken.count(each) >= enough]
+        frequent = [language for language in LANGUAGES if spoken.count(language) >= enough]
         # one text alone, such as OK beside 不良, is no language of its own
-        varied = [each for each in frequent if different.count(each) > 1]
+        varied = [language for language in frequent if different.count(language) > 1]
         captions = dict.fromkeys(varied or sorted(frequent, key=spoken.count)[-1:], column)
     if not captions or not {image_column, *captions.values()} <= {*names}:
         raise ValueError(

@@ -17,7 +17,7 @@ from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
 from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
 from training.finetuning.splits import Prepared
-from training.general_images.photos import NUM_VIEWS, load_held_out
+from training.general_images import NUM_VIEWS, load_held_out
 from training.teachers import DualEncoder
 from training.utils.results import Row
 
@@ -164,7 +164,9 @@ class Measurer:
         self.seed = seed
         photos = load_held_out()
         validation = load_source(str(prepared.validation))
-        languages = [each for each in model.config.languages if each in photos.column_names]
+        languages = [
+            language for language in model.config.languages if language in photos.column_names
+        ]
         training = load_source(str(prepared.training)) if prepared.are_labels else None
         self.sets = [
             CaptionedImages.of(VALIDATION, validation, prepared.languages, training),
@@ -194,7 +196,7 @@ class Measurer:
         """Number of queries whose results a row counts: it cannot show a smaller change than one of them."""
         if row.set == GENERAL:
             return len(self.general.first)
-        return next(each for each in self.sets if each.name == row.set).num_queries(row)
+        return next(test for test in self.sets if test.name == row.set).num_queries(row)
 
 
 def general_rows(model: DualEncoder, general: GeneralPairs) -> list[Row]:

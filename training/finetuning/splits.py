@@ -24,9 +24,8 @@ from training.data.reader import CellRules, Reading, open_source, require_column
 from training.finetuning.columns import Columns, find_columns
 from training.finetuning.finetune_options import FinetuneOptions
 from training.utils.files import atomic_write, write_text
-from training.utils.keys import fingerprint
+from training.utils.keys import fingerprint, keyed_uniform
 from training.utils.reading import read_mapping
-from training.utils.rng import keyed_uniform
 
 DATA_FOLDER = "data"
 TRAIN_FILE = "train.parquet"
@@ -233,7 +232,7 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
         for start in tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="images", leave=False):
             cells = rows[start : start + IMAGES_AT_ONCE][columns.image]
             for row, (path, digest, cause) in enumerate(pool.map(examine, cells), start):
-                captions = {language: own[row] for language, own in texts.items() if own[row]}
+                captions = {language: cells[row] for language, cells in texts.items() if cells[row]}
                 if cause is not None or not captions:
                     pairs.skipped.append((row, path, cause or "no caption"))
                 else:

@@ -2,54 +2,47 @@
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from detect_secrets.plugins.aws import AWSKeyDetector
-from detect_secrets.plugins.base import RegexBasedDetector
-from detect_secrets.plugins.basic_auth import BasicAuthDetector
-from detect_secrets.plugins.github_token import GitHubTokenDetector
-from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
-from detect_secrets.plugins.jwt import JwtTokenDetector
-from detect_secrets.plugins.openai import OpenAIDetector
-from detect_secrets.plugins.private_key import PrivateKeyDetector
-from detect_secrets.plugins.pypi_token import PypiTokenDetector
-from detect_secrets.plugins.slack import SlackDetector
-from detect_secrets.plugins.stripe import StripeDetector
-from PIL import ExifTags, Image
+from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+from detect_secrets.plugins.base import BasePlugin, RegexBasedDetector
+from detect_secrets.plugins.ip_public import IPPublicDetector
+from PIL import Image
 
 from training.hub.files import BINARY, IMAGES
 
 
 class AccessTokenDetector(RegexBasedDetector):
-    """Finds access tokens that detect-secrets has no detector for."""
+    """Finds access tokens that detect-secrets has no detector for.
+
+    What stands before a token may be a letter: an escaped line break in JSON, or the length of a field in ONNX.
+    """
 
     secret_type = "secret access token"
     denylist = (
-        re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
-        re.compile(r"\bgithub_pat_[A-Za-z0-9_]{36,}"),
-        re.compile(r"\bsk-ant-[A-Za-z0-9_-]{32,}"),
-        re.compile(r"\bAIza[A-Za-z0-9_-]{35}"),
+        re.compile(r"(?:hf|gsk|npm|r8)_[A-Za-z0-9]{30,}"),
+        re.compile(r"github_pat_[A-Za-z0-9_]{36,}"),
+        re.compile(r"(?:sk-ant|xai|GOCSPX)-[A-Za-z0-9_-]{28,}"),
+        re.compile(r"AIza[A-Za-z0-9_-]{35}"),
     )
 
 
-DETECTORS = (
+KINDS: Collection[type[BasePlugin]] = get_mapping_from_secret_type_to_class().values()
+DETECTORS = [
     AccessTokenDetector(),
-    AWSKeyDetector(),
-    BasicAuthDetector(),
-    GitHubTokenDetector(),
-    GitLabTokenDetector(),
-    JwtTokenDetector(),
-    OpenAIDetector(),
-    PrivateKeyDetector(),
-    PypiTokenDetector(),
-    SlackDetector(),
-    StripeDetector(),
-)
+    *(
+        kind()
+        for kind in KINDS
+        if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector
+    ),
+]
 # the pieces of a vocabulary may look like paths
 WITHOUT_PATHS = ("tokenizer.json",)
-TEXT = re.compile(rb"[\t\x20-\x7e]{16,}")  # in a binary file
+# in a binary file; UTF-16 has NUL between the characters
+TEXT = re.compile(rb"(?:[\t\x20-\x7e]\0?){16,}")
+RAW_PROFILE = "Raw profile type"  # metadata in hexadecimal digits after three lines, as ImageMagick writes them
 
 
 def check_content(folder: Path, name: str):
@@ -84,26 +77,26 @@ def check_content(folder: Path, name: str):
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a text, or the texts in a binary file."""
     if not path.name.endswith(BINARY):
-        yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = path.read_text(encoding="utf-8", errors="replace")
+        yield from text.replace("\0", "").splitlines()
         return
     if path.stat().st_size:  # nothing cannot be mapped
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            yield from (match[0].decode("ascii") for match in TEXT.finditer(content))
+            yield from _texts(content)
     if path.name.endswith(IMAGES):
-        yield from _metadata(path)
+        with Image.open(path) as image:
+            image.load()
+        for name, value in image.info.items():  # which may be compressed in the file
+            if str(name).startswith(RAW_PROFILE):
+                with suppress(ValueError):  # the digits are damaged
+                    value = bytes.fromhex("".join(value.splitlines()[3:]))
+            yield from _texts(value if isinstance(value, bytes) else str(value).encode())
 
 
-def _metadata(path: Path) -> Iterator[str]:
-    """Metadata of an image, which may be compressed, or in UTF-16."""
-    with Image.open(path) as image:
-        image.load()
-        exif = image.getexif()
-        groups: list[Mapping[Any, Any]] = [image.info, exif, *map(exif.get_ifd, ExifTags.IFD)]
-    for value in (value for group in groups for value in group.values()):
-        if isinstance(value, bytes):
-            yield from value.decode("utf-8", errors="replace").splitlines()
-            value = value.decode("utf-16-le", errors="replace")
-        yield from str(value).splitlines()
+def _texts(content: bytes | mmap.mmap) -> Iterator[str]:
+    """Texts of at least 16 characters of ASCII, each byte or each second one."""
+    for match in TEXT.finditer(content):
+        yield match[0].replace(b"\0", b"").decode("ascii")

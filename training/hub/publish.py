@@ -224,7 +224,7 @@ def _commit(
 
 
 def _tag(api: HfApi, repo_id: str, tag: str, commit: str):
-    tags = {each.name: each.target_commit for each in api.list_repo_refs(repo_id).tags}
+    tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
     if tag not in tags:
         api.create_tag(repo_id, tag=tag, revision=commit)
     elif tags[tag] != commit:

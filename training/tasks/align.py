@@ -28,14 +28,12 @@ from training.data.images import Augment, Normalize
 from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
 from training.tasks.losses import (
-    SIGMOID_BIAS,
     Captions,
     LossInputs,
     embedding_loss,
     info_nce,
     positives,
     share_image,
-    sigmoid_loss,
 )
 from training.tasks.photos import GeneralPhotos
 from training.tasks.spread import gather, gather_on_host, gather_sizes
@@ -59,8 +57,6 @@ class Loss:
         needs_teacher: Whether the loss needs the embeddings of a teacher. Without such a loss, the inputs have none.
         needs_map: Whether the loss needs the mean of the teacher's image feature map.
         needs_two_languages: Whether the loss compares captions of different languages.
-        needs_bias: Whether the loss needs a learned `logit_bias`.
-        for_loss: Value of `AlignRecipe.loss` that selects the row; None for rows that do not depend on it.
     """
 
     name: str
@@ -70,27 +66,12 @@ class Loss:
     needs_teacher: bool = False
     needs_map: bool = False
     needs_two_languages: bool = False
-    needs_bias: bool = False
-    for_loss: str | None = None
 
 
 def _info_nce(inputs: LossInputs) -> Tensor:
     own = inputs.own_images, inputs.own_texts
     unit = inputs.unit
     value = info_nce(unit["image"], unit["text"], inputs.logit_scale, inputs.positive, own)
-    return inputs.num_processes * value
-
-
-def _sigmoid(inputs: LossInputs) -> Tensor:
-    assert inputs.logit_bias is not None  # the row has needs_bias
-    value = sigmoid_loss(
-        inputs.unit["image"],
-        inputs.unit["text"],
-        inputs.logit_scale,
-        inputs.logit_bias,
-        inputs.positive,
-        inputs.own_images,
-    )
     return inputs.num_processes * value
 
 
@@ -135,15 +116,7 @@ def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
 
 
 LOSSES: list[Loss] = [
-    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce"),
-    Loss(
-        "contrastive",
-        _sigmoid,
-        "contrastive_weight",
-        per_language=True,
-        needs_bias=True,
-        for_loss="sigmoid",
-    ),
+    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
@@ -163,11 +136,7 @@ def active_losses(recipe: AlignRecipe, has_teacher: bool) -> list[Loss]:
     Raises:
         ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
-    losses = [
-        loss
-        for loss in LOSSES
-        if getattr(recipe, loss.weight, 0.0) and loss.for_loss in (None, recipe.loss)
-    ]
+    losses = [loss for loss in LOSSES if getattr(recipe, loss.weight, 0.0)]
     has_pairs = any(len(source.caption_columns or {}) > 1 for source in recipe.data.mixture)
     for loss in losses:
         if loss.needs_teacher and not has_teacher:
@@ -195,7 +164,7 @@ class AlignTask(Task):
         augment: Augmentation of the images.
         normalize: Normalization with the student's mean and standard deviation.
         targets: Distillation targets; None without a teacher. They have a feature map if a loss has `needs_map`.
-        recipe: Recipe with the choice of the loss and the weights.
+        recipe: Recipe with the weights.
         own_inputs: Losses with inputs of their own, by the name of their row.
 
     Raises:
@@ -225,11 +194,8 @@ class AlignTask(Task):
                     module.p = recipe.dropout
                 elif isinstance(getattr(module, "dropout", None), float):  # CLIP's attention
                     module.dropout = recipe.dropout
-        # a bias shifts all similarities equally and has no use after training, so it belongs to the task
-        needs_bias = any(loss.needs_bias for loss in self.losses)
         self.needs_teacher = any(loss.needs_teacher for loss in self.losses)
         self.needs_map = any(loss.needs_map for loss in self.losses)
-        self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.own_inputs: Any = nn.ModuleDict(own_inputs)
         # a frozen tower whose outputs are cached does not run again
         self.reads_images = not (
@@ -256,8 +222,8 @@ class AlignTask(Task):
 
         Returns:
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
-            (T, D), not normalized, `logit_scale` (scalar factor on cosines), `logit_bias` if a loss needs it, and the
-            outputs of the losses' own inputs.
+            (T, D), not normalized, `logit_scale` (scalar factor on cosines), and the outputs of the losses' own
+            inputs.
         """
         teacher = None if encode_only else self.teacher_outputs(batch)
         outputs = self._encode(batch)
@@ -276,15 +242,11 @@ class AlignTask(Task):
             pooled = self.targets.images(batch["images"], batch).required_map.float().mean((2, 3))
             image = self.student.visual_projection(pooled)[:, : self.student.config.embedding_dim]
         text = self.encode_texts(batch["input_ids"], batch["attention_mask"], batch["lengths"])[1]
-        outputs = {
+        return {
             "image": image.float(),
             "text": text.float(),
             "logit_scale": self.student.logit_scale.exp(),
         }
-        if self.logit_bias is not None:
-            # DDP finds used parameters through the graph of the outputs, so a parameter itself cannot be an output
-            outputs["logit_bias"] = self.logit_bias.clone()
-        return outputs
 
     def teacher_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch with augmented images.
@@ -349,7 +311,6 @@ class AlignTask(Task):
             embeddings={name: outputs.pop(name) for name in PAIR if name in outputs},
             width=self.widths[-1],
             logit_scale=outputs.pop("logit_scale"),
-            logit_bias=outputs.pop("logit_bias", None),
             extra=outputs,
             positive=positives(*ids, device),
             languages=languages,

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 # similarities in memory at once, 16 MiB and 512 MiB in float32
 MAX_PAIRS = 2**22
 MAX_PAIRS_ON_GPU = 2**27
-SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
 LOWEST_LOGIT = -1e9  # its probability is 0, and its gradient is finite
 ALL = slice(None)
 
@@ -282,10 +281,9 @@ def info_nce(
 
     Requirements: batches as large as memory allows, because the captions of all other images are the negatives.
 
-    Relations: `sigmoid_loss` classifies each pair independently. With captions in place of images, this loss aligns
-        the languages of a text tower (`text_text_weight`). That is off by default, because all captions of an image
-        are already aligned with the image. It helps if there are few pairs and one language has fewer captions than
-        the other.
+    Relations: with captions in place of images, this loss aligns the languages of a text tower (`text_text_weight`).
+        That is off by default, because all captions of an image are already aligned with the image. It helps if there
+        are few pairs and one language has fewer captions than the other.
 
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
@@ -297,47 +295,6 @@ def info_nce(
         _cross_entropy(logit_scale * image[images], text, positive, images)
         + _cross_entropy(logit_scale * text[texts], image, positive.T, texts)
     ) / 2
-
-
-def sigmoid_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor,
-    positive: Tensor,
-    own: slice = ALL,
-) -> Tensor:
-    """Binary classification of every pair of image and caption.
-
-    Args:
-        image_embeds: Image embeddings, (B, D), L2-normalized.
-        text_embeds: Text embeddings, (T, D), L2-normalized.
-        logit_scale: Scalar factor on cosines (not its logarithm).
-        logit_bias: Scalar added to the scaled cosines. It starts at `SIGMOID_BIAS`, because nearly all pairs are
-            negative.
-        positive: Which captions match which image, (B, T) bool; any number per row.
-        own: Images whose pairs are computed. The sum of the results of several processes, each with its own ones, is
-            the loss.
-
-    Returns:
-        Scalar, the sum over pairs divided by the number of captions T.
-
-    Requirements: a learnt bias; without it, the first steps only correct the prior.
-
-    Relations: an alternative to `info_nce`. Off by default: it is better at batches below 16k and needs less memory,
-        but its logits are not a distribution over the batch.
-
-    Source: Zhai et al., arXiv 2303.15343, algorithm 1.
-    """
-    image = logit_scale * image_embeds[own].float()
-    text = text_embeds.float()
-    positive = positive[own]
-
-    def value(rows: slice) -> Tensor:
-        logits = image[rows] @ text.T + logit_bias
-        return -F.logsigmoid(torch.where(positive[rows], logits, -logits)).sum()
-
-    return _sum_over_rows(value, image.device, *positive.shape) / max(1, len(text))
 
 
 def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) -> Tensor:
@@ -406,7 +363,6 @@ class LossInputs:
             the mean of the teacher's feature map, if a loss has `needs_map`.
         width: Number of leading dimensions D that are compared.
         logit_scale: Scalar factor on the student's cosines.
-        logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
         positive: Which captions match which image, (B, T) bool.
         languages: Captions of each language of the recipe.
         same_image: Which captions of two languages match an image in common, (N, M) bool, for each pair of languages;
@@ -421,7 +377,6 @@ class LossInputs:
     extra: dict[str, Tensor]
     width: int
     logit_scale: Tensor
-    logit_bias: Tensor | None
     positive: Tensor
     languages: list[Captions]
     same_image: list[Tensor]

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_dcclip.image_dcclip import squashes
 from training.config import AlignRecipe
-from training.general_images.bank import load_images
+from training.general_images import photo_crops, vary_images
 from training.tasks.losses import LossInputs, embedding_loss, map_distances
 from training.tasks.task import Models, OwnInputs, Task
 from training.teachers.targets import LiveTargets, TargetSource
@@ -34,10 +33,8 @@ class GeneralPhotos(OwnInputs):
     def prepare(
         cls, recipe: AlignRecipe, models: Models, targets: TargetSource, device: torch.device
     ) -> "GeneralPhotos":
-        """Encode the recipe's `photos`, or crops of a few photographs, with the teacher."""
-        size = models.student.config.image_size
-        squash = squashes(models.processor.image_processor)
-        images = load_images(recipe.photos, recipe.data, size, squash)
+        """Encode varied crops of a few photographs with the teacher."""
+        images = vary_images(photo_crops(models.student.config.image_size))
         embeddings = []
         maps = []
         for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False):

@@ -15,7 +15,7 @@ from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSource, encode_chunks
-from training.utils.rng import keyed_uniform
+from training.utils.keys import keyed_uniform
 
 
 @dataclass(frozen=True)

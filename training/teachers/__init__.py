@@ -2,7 +2,6 @@
 
 - `families.py`: the table of families, one row each
 - `family.py`: the fields of a row, and the targets that it gives
-- `embedding_gemma.py`: EmbeddingGemma 2 as a dual encoder
 - `preparation.py`: how a family turns texts into tokens; image processors of models with a square input
 - `images.py`: images decoded, resized and normalized in threads
 - `dual_encoder.py`: a frozen dual encoder, whole or one tower at a time

@@ -44,8 +44,7 @@ from training.teachers.cached_targets import (
     lacks,
     save,
 )
-from training.teachers.dual_encoder import encode_by_length
-from training.teachers.targets import TargetSpec, resample_map
+from training.teachers.targets import TargetSpec, encode_by_length, resample_map
 from training.text.pipeline import digest, read_pipeline
 from training.utils.keys import Digest
 from training.utils.output import claim_folder
@@ -106,7 +105,6 @@ def build_target_cache(
     augment: Augment,
     spec: TargetSpec,
     num_views: int,
-    max_gb: float = 100.0,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> CachedTargets:
@@ -119,13 +117,12 @@ def build_target_cache(
         augment: Augmentation that makes the views.
         spec: Targets that the run needs; the cache may hold more.
         num_views: Number of views of each image.
-        max_gb: Largest size of the targets in GB (10^9 bytes).
         batch_size: Number of images or texts that the teacher encodes at once. Default: chosen for the device.
         device: Device of the teacher and of the batches.
 
     Raises:
         TargetCacheError: The folder holds targets of a different teacher, data set or augmentation, or is damaged; or
-            the targets would take more than `max_gb` or than the disk has.
+            the disk has too little space.
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
     state = PartialState()
@@ -154,7 +151,7 @@ def build_target_cache(
                     claim(folder / "images.json", images.key(), optional="grid")
                 if captions is not None:
                     claim(folder / "captions.json", captions.key(), optional="unaligned")
-                _require_space(folder, parts, max_gb)
+                _require_space(folder, parts)
         missing = [[path for path in part.shards if lacks(path, part.needed)] for part in parts]
         state.wait_for_everyone()  # until all have seen the same files
         with at_own_pace():
@@ -166,8 +163,8 @@ def build_target_cache(
     return CachedTargets(spec, image_shards, caption_shards, num_views, device)
 
 
-def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb: float):
-    """Announce the size of a cache before anything is written, and refuse one that is too large."""
+def _require_space(folder: Path, parts: Sequence["_Images | _Captions"]):
+    """Announce the size of a cache before anything is written, and refuse one that the disk has no space for."""
     paths = [path for part in parts for path in part.shards]
     stored = [path.stat().st_size for path in paths if path.exists()]
     if len(stored) == len(paths):
@@ -175,16 +172,10 @@ def _require_space(folder: Path, parts: Sequence["_Images | _Captions"], max_gb:
     size = sum(part.num_bytes() for part in parts) / GB
     free = shutil.disk_usage(folder).free / GB
     log.warning("teacher_cache: %s takes up to %.3g GB; %.3g GB are free", folder, size, free)
-    remedy = "lower teacher_views, or leave teacher_cache out to run the teacher at every step"
-    if size > max_gb:
-        raise TargetCacheError(
-            f"teacher_cache: the targets take up to {size:.3g} GB, more than teacher_cache_gb, {max_gb:g}. Raise it, "
-            f"{remedy}."
-        )
     if size - sum(stored) / GB > free:
         raise TargetCacheError(
             f"teacher_cache: the targets take up to {size:.3g} GB, and {folder} has {free:.3g} GB free. Name a folder "
-            f"on a different disk, {remedy}."
+            "on a different disk, lower teacher_views, or leave teacher_cache out to run the teacher at every step."
         )
 
 

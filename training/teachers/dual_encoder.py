@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip.handler import TorchEncoder
 from training.teachers.families import FAMILIES, GENERIC, unknown_family
-from training.teachers.family import TOWERS, Targets
+from training.teachers.family import TOWER_MODULES, TOWERS, Targets
 from training.teachers.images import ImagePreparation, prepared_batches
 from training.teachers.lineage import (
     digest_folder,
@@ -230,8 +230,7 @@ class DualEncoder(TorchEncoder):
     @cached_property
     def images(self) -> ImagePreparation:
         """How images are resized and normalized."""
-        size = None if self.family is GENERIC else self.family.image_size(self.config)
-        return ImagePreparation.of(self.config, self.image_processor, self.name, size)
+        return ImagePreparation.of(self.config, self.image_processor, self.name)
 
     @cached_property
     def license(self) -> str | None:
@@ -374,7 +373,7 @@ class DualEncoder(TorchEncoder):
         """
         self._require(tower)
         weights = self.state_dict()
-        module, projection = self.family.tower_modules[tower][:2]
+        module, projection = TOWER_MODULES[tower]
         prefix = f"{module}."
         own = {}
         for name, tensor in weights.items():
@@ -386,12 +385,12 @@ class DualEncoder(TorchEncoder):
         self._require("vision")
         # in the precision of its own weights
         with torch.autocast(pixel_values.device.type, enabled=False):
-            return self.family.image_outputs(self.model, pixel_values.to(self.model.dtype))
+            return self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype))
 
     def _text_outputs(self, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
         self._require("text")
         with torch.autocast(input_ids.device.type, enabled=False):
-            return self.family.text_outputs(self.model, input_ids, attention_mask)
+            return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
 
     def _require(self, tower: str):
         if tower not in self.towers:
@@ -405,23 +404,3 @@ class DualEncoder(TorchEncoder):
         """L2-normalized embeddings of a model's output: an output object, or a tensor from some remote code."""
         features = output if isinstance(output, Tensor) else output.pooler_output
         return F.normalize(features.float(), dim=-1)
-
-
-def encode_by_length(
-    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
-    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
-
-    Args:
-        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
-        batch_size: Number of texts in a batch.
-        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
-
-    Returns:
-        The tensors of all batches, (N, ...), in the order of the texts.
-    """
-    order = lengths.argsort(stable=True)
-    batches = [encode(indices) for indices in order.split(batch_size)]
-    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-    inverse = order.argsort().to(joined[0].device, non_blocking=True)
-    return tuple(each[inverse] for each in joined)

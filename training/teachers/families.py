@@ -11,7 +11,6 @@ from transformers import (
     AltCLIPModel,
     ChineseCLIPModel,
     CLIPModel,
-    EmbeddingGemma2Model,
     MetaClip2Model,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,7 +20,6 @@ from transformers import (
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers import embedding_gemma
 from training.teachers.family import Family, clip_image_map, num_positions
 from training.teachers.preparation import (
     GEMMA_TOKEN,
@@ -80,21 +78,6 @@ FAMILIES: dict[str, Family] = {
         image_size=attrgetter("image_size"),
         max_text_length=attrgetter("max_text_length"),
         license=attrgetter("teacher_license"),
-    ),
-    "embedding_gemma2": Family(
-        model_class=EmbeddingGemma2Model,
-        tower_modules={
-            "vision": ("vision_tower", "embed_vision", "language_model"),
-            "text": ("language_model", "language_model.embedding_projection"),
-        },
-        unused_modules=("audio_tower", "embed_audio"),
-        image_outputs=embedding_gemma.image_outputs,
-        image_map=embedding_gemma.image_map,
-        text_outputs=embedding_gemma.text_outputs,
-        vision_width=attrgetter("text_config.embedding_dim"),
-        text_width=attrgetter("text_config.embedding_dim"),
-        projection_dim=attrgetter("text_config.embedding_dim"),
-        image_size=embedding_gemma.image_size,
     ),
     "metaclip_2": Family(
         model_class=MetaClip2Model,

@@ -13,7 +13,8 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from training.teachers.preparation import TextPreparation
 
 TOWERS = ("vision", "text")
-TOWER_MODULES: dict[str, tuple[str, ...]] = {
+# the tower itself and its projection, which a model need not have
+TOWER_MODULES = {
     "vision": ("vision_model", "visual_projection"),
     "text": ("text_model", "text_projection"),
 }
@@ -65,16 +66,8 @@ def num_positions(config: PreTrainedConfig) -> int:
     return VERY_LARGE_INTEGER if positions is None else positions - first_position(text_config)
 
 
-def _image_features(model: Any, pixel_values: Tensor) -> Any:
-    return model.get_image_features(pixel_values=pixel_values)
-
-
 def _patches_of_last_layer(model: Any, outputs: Any) -> Tensor:
     return patch_map(outputs.last_hidden_state)
-
-
-def _text_features(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
-    return model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
 
 
 def clip_image_map(model: Any, outputs: Any) -> Tensor:
@@ -90,16 +83,8 @@ class Family:
 
     Args:
         model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
-        tower_modules: Names of the modules that each tower needs: the tower itself, then its projection, then others.
-            A model need not have the projections.
-        unused_modules: Names of modules that neither tower needs, such as audio.
-        image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
-            `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`.
         image_map: Function of the model and its image outputs that returns the feature map (B, D, H, W) after the
             final norm, or None if its tower gives none.
-        text_outputs: Function of the model, input ids (B, L) and attention mask (B, L) or None that returns an object
-            with `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`, the token states
-            (B, L, D) after the final norm.
         vision_width: Function of the config that returns D of the image feature map; 0 without a map.
         text_width: Function of the config that returns D of the token states.
         projection_dim: Function of the config that returns the width of the embeddings.
@@ -113,13 +98,7 @@ class Family:
     """
 
     model_class: type[PreTrainedModel]
-    tower_modules: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: dict(TOWER_MODULES)
-    )
-    unused_modules: tuple[str, ...] = ()
-    image_outputs: Callable[[Any, Tensor], Any] = _image_features
     image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer
-    text_outputs: Callable[[Any, Tensor, Tensor | None], Any] = _text_features
     vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
     text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
     projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")

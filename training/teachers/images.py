@@ -48,27 +48,22 @@ class ImagePreparation:
     squashes: bool = False
 
     @classmethod
-    def of(
-        cls, config: PreTrainedConfig, image_processor: Any, name: str, size: int | None = None
-    ) -> "ImagePreparation":
+    def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
         """Find the input size and the normalization of a model.
 
         Normalization with the stated mean and standard deviation is used if it gives the pixel values of the image
         processor, on an image of the input size. Otherwise, as for processors without a mean in some remote code, the
         image processor is called for every image.
 
-        A processor that returns patches is left aside: its family lays them out itself.
-
         Args:
             config: Config of the model.
             image_processor: Image processor of the model.
             name: Hub id or folder, for error messages.
-            size: Edge of the input in pixels that the family states, used if the image processor states none.
 
         Raises:
             ValueError: The input is not square, or neither config nor image processor states its size.
         """
-        size = _image_size(config, image_processor, name, size)
+        size = _image_size(config, image_processor, name)
         stated_by = "the model's statistics, the protocol's resizing"
         whole = squashes(image_processor)
         by_processor = partial(_normalize_by, image_processor)
@@ -78,8 +73,7 @@ class ImagePreparation:
             probe = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
             found = normalize(probe)
             expected = by_processor(probe)
-            is_patched = expected.ndim != found.ndim
-            if is_patched or torch.allclose(found, expected, atol=1e-4):
+            if torch.allclose(found, expected, atol=1e-4):
                 return cls(size, normalize, stated_by, whole)
         return cls(size, by_processor, f"the model's own {type(image_processor).__name__}", whole)
 
@@ -153,16 +147,14 @@ def _open(number: int, value: Any) -> PILImage.Image:
     return image
 
 
-def _image_size(
-    config: PreTrainedConfig, image_processor: Any, name: str, given: int | None
-) -> int:
+def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:
     crops = getattr(image_processor, "do_center_crop", False)
     stated = getattr(image_processor, "crop_size" if crops else "size", None) or {}
     if isinstance(stated, int):
         return stated
     edges = {stated.get(name) for name in ("height", "width", "shortest_edge")} - {None}
     if not edges:
-        edges = {given or getattr(getattr(config, "vision_config", None), "image_size", None)}
+        edges = {getattr(getattr(config, "vision_config", None), "image_size", None)}
     size = edges.pop()
     if edges or not isinstance(size, int):
         raise ValueError(

@@ -99,7 +99,7 @@ def read_license(name: str, commit: str | None) -> str | None:
         if config.is_file():
             fields = read_mapping(config, "teacher")
             origins = [fields.get("teacher_license"), fields.get("base_model_license")]
-            license = join_licenses([each for each in origins if each]) or license
+            license = join_licenses([origin for origin in origins if origin]) or license
     return license
 
 

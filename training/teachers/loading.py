@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from modeling_dcclip.runtime_dcclip import read_tokenizer
-from training.teachers.family import Family
+from training.teachers.family import TOWER_MODULES, Family
 from training.text.tokenizers import load_tokenizer
 from training.utils.cli import one_line
 from training.utils.reading import check_value, read_mapping, require_regular
@@ -33,7 +33,8 @@ MAX_SIZES = {
     "num_hidden_layers": 1024, "num_attention_heads": 1024, "hidden_size": 65_536, "projection_dim": 65_536,
     "intermediate_size": 1_048_576, "vocab_size": 4_194_304, "max_position_embeddings": 1_048_576,
     "max_text_length": 8192, "image_size": 4096,
-    r"((n|num|encoder|decoder)_(\w+_)?layers?|num_blocks|depths?)": 1024,
+    r"((n|num|encoder|decoder)_(\w+_)?(layers?|experts)|num_blocks|depths?)": 1024,
+    r"num_(labels|classes)": 65_536,
     r"\w+_vocab_size": 4_194_304,
     r"\w+_(size|dim|width|heads|channels)": 65_536,
 }  # fmt: skip
@@ -112,7 +113,9 @@ def _check_sizes(config: Mapping[str, Any]):
         # null stands for defaults, which no checkpoint of two towers has
         if key in TOWER_CONFIGS or (key.endswith("_config") and value is not None):
             raise ValueError(f"{key} is {value!r}, expected an object")
-        largest = next((MAX_SIZES[each] for each in MAX_SIZES if re.fullmatch(each, key)), None)
+        largest = next(
+            (MAX_SIZES[pattern] for pattern in MAX_SIZES if re.fullmatch(pattern, key)), None
+        )
         smallest = 1 if key in MAX_SIZES else -1
         for each in value if isinstance(value, list) else [value]:
             if largest and isinstance(each, int) and not smallest <= each <= largest:
@@ -145,11 +148,9 @@ def load_model(
         ValueError: The checkpoint has no weights, or lacks some, so that a part of the model would be
             random.
     """
-    absent = set(family.unused_modules)
-    for modules in family.tower_modules.values():
-        absent.update(modules)
-    for tower in towers:
-        absent.difference_update(family.tower_modules[tower])
+    absent = {
+        name for tower, names in TOWER_MODULES.items() if tower not in towers for name in names
+    }
     model_class: Any = _without(family.model_class, absent) if absent else family.model_class
     revision = commit or "main"
     try:
@@ -160,11 +161,6 @@ def load_model(
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{field}: {name!r} cannot be loaded ({cause}).") from error
     check_complete(field, name, family.model_class, report)
-    for key in TOWER_CONFIGS:
-        if getattr(model.config, key, {}) is None:
-            raise ValueError(
-                f"{field}: the config.json of {name!r} has no {key}. Name a checkpoint of both towers."
-            )
     return model
 
 

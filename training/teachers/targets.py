@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.images import Normalize
-from training.teachers.dual_encoder import DualEncoder, encode_by_length
+from training.teachers.dual_encoder import DualEncoder
 from training.teachers.family import Targets
 
 MAX_BANK = 4096  # texts in a bank
@@ -102,6 +102,26 @@ def encode_chunks(
         return encode(indices.to(device, non_blocking=True), int(tokens[indices.numpy()[-1]]))
 
     return encode_by_length(lengths, chunk, encode_part)
+
+
+def encode_by_length(
+    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
+
+    Args:
+        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
+        batch_size: Number of texts in a batch.
+        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
+
+    Returns:
+        The tensors of all batches, (N, ...), in the order of the texts.
+    """
+    order = lengths.argsort(stable=True)
+    batches = [encode(indices) for indices in order.split(batch_size)]
+    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    inverse = order.argsort().to(joined[0].device, non_blocking=True)
+    return tuple(each[inverse] for each in joined)
 
 
 class LiveTargets:

@@ -1,6 +1,6 @@
 """Rewording of captions, as people type searches: requests, typing errors, spaces between Chinese characters."""
 
-from training.utils.rng import keyed_uniform
+from training.utils.keys import keyed_uniform
 
 REQUESTS = {
     "en": (
@@ -29,7 +29,7 @@ def reword(text: str, language: str, share: float, *keys: int) -> str:
         share: Share of the captions that are reworded, 0..1.
         keys: Integers that key the random numbers, such as the id of the text and the epoch.
     """
-    if language not in REQUESTS or not share:
+    if language not in REQUESTS:
         return text
     draw, kind, place, which = keyed_uniform(0, *keys, num=4)[0].tolist()
     if draw >= share:

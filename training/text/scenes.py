@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.utils.rng import keyed_uniform
+from training.utils.keys import keyed_uniform
 
 FORMS = {
     "en": ("{who} {does} {where}", "{who} and {what} {where}", "{what} {where}"),

@@ -2,12 +2,11 @@
 
 cli.py      build a command line from a dataclass; report user errors; what a command prints
 files.py    atomic writes of files and folders
-keys.py     keys of caches, shards and checkpoints; the one digest
+keys.py     keys of caches, shards and checkpoints, the one digest, and random numbers by keys
 output.py   output folders: locks, and the names that commands wrote
 process.py  threads, memory and latency of this process
 ranges.py   types of options with ranges
 reading.py  YAML and JSON files, checked against types
 results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
-rng.py      random numbers keyed by (seed, keys)
 trust.py    what may run code of others
 """

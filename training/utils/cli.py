@@ -214,7 +214,7 @@ class OptionParser(argparse.ArgumentParser):
                 value = read_mapping(file, name)
                 folder = file.parent
                 # a file is the whole section: nothing of an earlier file stays
-                earlier = [each for each in self._values if each.startswith(f"{name}.")]
+                earlier = [option for option in self._values if option.startswith(f"{name}.")]
                 for each in earlier:
                     del self._values[each]
             if not isinstance(value, dict):

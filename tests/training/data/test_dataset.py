@@ -1,12 +1,10 @@
 import pytest
 import torch
-from datasets import Image
 
 from tests.training.data.rows import BROKEN, make_plan, make_rows
 from tests.training.data.shards import assert_equal_batches
 from training.data import (
     SkipError,
-    decode_image,
     make_loader,
     tokenize,
 )
@@ -40,17 +38,6 @@ def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, ima
     assert torch.equal(batch["input_ids"], expected["input_ids"])
 
 
-def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows, tokenizer):
-    built = make_dataset()
-    batch = built.collate([(row, 3, 3, built[row]) for row in (5, 40)])
-    texts = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
-    assert torch.equal(batch["input_ids"], tokenize(tokenizer, texts, 32)["input_ids"])
-    assert batch["rows"].tolist() == [5, 40]
-    assert batch["view_ids"].tolist() == [3, 3]
-    cell = train_rows.cast_column("image", Image(decode=False))[40]["image"]
-    assert torch.equal(batch["images"][1], decode_image(cell, 64))
-
-
 def test_fields_of_a_nested_column_are_captions(make_dataset, images):
     names = [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]
     rows = make_rows(images[:2], names=names)
@@ -63,16 +50,6 @@ def test_images_kept_in_memory_are_equal(make_dataset):
     expected = make_dataset()[7]
     for _ in range(2):  # decoded, and then kept
         assert torch.equal(kept[7], expected)
-
-
-def test_a_fingerprint_knows_where_each_image_ends(make_dataset):
-    def fingerprint(*contents):
-        cells = [{"bytes": content, "path": None} for content in contents]
-        return make_dataset(make_rows(cells, en=["a", "b"]), ("en",)).image_fingerprint()
-
-    first = fingerprint(b"ab", b"c")
-    assert fingerprint(b"ab", b"c") == first
-    assert fingerprint(b"a", b"bc") != first
 
 
 def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(make_dataset, images):

@@ -1,31 +1,11 @@
 import os
 
-import pytest
-import torch
 from PIL import Image as PILImage
-from transformers import CLIPImageProcessor
 
 from tests.tiny import encoded
 from tests.training.data.rows import make_cell
-from training.data import decode_image, decode_images, open_image
+from training.data import decode_image, open_image
 from training.data.images import read_image
-
-
-@pytest.mark.parametrize("size", [(150, 211), (640, 480), (1024, 683)])
-def test_decoding_equals_the_image_processor(images, size):
-    image = images[0].resize(size)
-    processor = CLIPImageProcessor(size=64, crop_size=64, do_rescale=False, do_normalize=False)
-    expected = processor(image, return_tensors="pt")["pixel_values"][0]
-    assert torch.equal(decode_images([make_cell(image)] * 2, 64)[1], expected.to(torch.uint8))
-
-
-@pytest.mark.parametrize("size", [(150, 211), (64, 64), (32, 20), (3000, 40)])
-def test_squashed_images_equal_those_of_an_image_processor_of_a_fixed_size(images, size):
-    image = images[0].resize(size)
-    only_resize = {"do_center_crop": False, "do_rescale": False, "do_normalize": False}
-    processor = CLIPImageProcessor(size={"height": 64, "width": 64}, **only_resize)
-    expected = processor(image, return_tensors="pt")["pixel_values"][0].to(torch.uint8)
-    assert torch.equal(decode_image(make_cell(image), 64, squash=True), expected)
 
 
 def test_large_jpeg_is_decoded_at_a_smaller_scale(images):

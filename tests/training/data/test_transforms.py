@@ -158,10 +158,6 @@ def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch, strong):
     torch.testing.assert_close(alone, strong[order])
 
 
-def test_strong_views_change_every_image(batch, strong):
-    assert (strong - batch.float()).abs().mean((1, 2, 3)).min() > 1
-
-
 def test_another_seed_or_view_draws_other_numbers():
     first = Augment(STRONG, 1)
     second = Augment(STRONG, 2)

@@ -11,9 +11,8 @@ from torch import nn
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import make_model
 from training.edge.formats import FORMATS
-from training.edge.graphs import trace
+from training.edge.graphs import open_session, trace
 from training.edge.programs import _Int8Table
-from training.edge.session import open_session
 
 pytestmark = pytest.mark.slow
 

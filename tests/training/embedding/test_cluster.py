@@ -1,9 +1,11 @@
-"""`training/embed.py --ray` and `Embedder` in Ray Data: a real cluster of two nodes, one of which ends."""
+"""`training/embed.py --ray` and `Embedder` in Ray Data: a real cluster of two nodes, one of which is killed."""
 
 import socket
 import threading
 import time
+from contextlib import suppress
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from datasets import Image
@@ -15,6 +17,9 @@ from training.embedding.embedder import Embedder
 
 ray = pytest.importorskip("ray", reason='pip install -e ".[ray]"')
 pytestmark = pytest.mark.stress
+
+KILLS = 10  # nodes that end, each in a run of its own
+SHARDS = 50
 
 
 @pytest.fixture
@@ -29,21 +34,23 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-@pytest.mark.parametrize("number", [1, 20])
+@pytest.mark.parametrize("number", range(1, 1 + 4 * KILLS, 4))
 def test_a_collection_is_complete_although_a_node_ends(
     cluster, train_rows, color_model, tmp_path, number
 ):
-    tars = write_shards(tmp_path / "tars", read_samples(train_rows, 150), 50)
+    """The node ends in the middle of a shard, when at least `number` shards are written."""
+    samples = 4 * read_samples(train_rows, 150)
+    tars = write_shards(tmp_path / "tars", samples, SHARDS)
     node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     embed_into(tmp_path / "one", color_model, tars, *STREAMED)
     shards = tmp_path / "two" / "shards"
     left = []
 
     def end_the_node():
-        while (written := len([*shards.glob("*.parquet")])) < number:
-            time.sleep(0.01)
+        while len([*shards.glob("*.parquet")]) < number or not writes_in(shards, node):
+            time.sleep(0.002)
         cluster.remove_node(node, allow_graceful=False)
-        left.append(50 - written)
+        left.append(SHARDS - len([*shards.glob("*.parquet")]))
 
     ending = threading.Thread(target=end_the_node, daemon=True)
     ending.start()
@@ -51,6 +58,16 @@ def test_a_collection_is_complete_although_a_node_ends(
     ending.join(60)
     assert left[0] > 0
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+
+
+def writes_in(folder, node):
+    """Whether a process of a node has a file of this folder open."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    files = []
+    for worker in raylet.children():
+        with suppress(psutil.Error):
+            files += worker.open_files()
+    return any(file.path.startswith(str(folder)) for file in files)
 
 
 def test_a_node_without_the_model_is_named(cluster, train_rows, tmp_path, refusal):

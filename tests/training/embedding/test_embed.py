@@ -23,13 +23,12 @@ from tests.training.data.shards import read_samples, write_shards
 from tests.variants import ignored_fields
 from training import embed
 from training.data import open_image
-from training.edge.gate_data import GateData
 from training.edge.verdict import ALLOWED_POINTS
 from training.embedding import EmbedOptions
 from training.embedding.embedder import Embedder
 from training.embedding.half_precision import passes_in_half_precision
 from training.embedding.run import ShardKey
-from training.evaluation.sets.class_names import ClassNames
+from training.utils.cli import parse_options
 from training.utils.keys import make_key
 from training.utils.results import Results
 
@@ -128,12 +127,15 @@ def test_images_are_counted_by_what_became_of_them(table, color_model, tmp_path)
 def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
     photos = tmp_path / "photos"
     (photos / "a").mkdir(parents=True)
+    exif = PILImage.Exif()
+    exif[ExifTags.Base.DateTime] = "2010:05:06 07:08:09"
     for name, color in {"a/one": "red", "a/two": "blue", "three": "lime"}.items():
-        PILImage.new("RGB", (20, 16), color).save(photos / f"{name}.png")
+        PILImage.new("RGB", (20, 16), color).save(photos / f"{name}.png", exif=exif)
     embed_into(tmp_path / "out", color_model, photos)
     with Index.open(tmp_path / "out" / "index") as index:
         (hit,) = index.search("红", top=1)
         assert hit.path == str(photos / "a" / "one.png")
+        assert hit.taken == "2010-05-06 07:08:09"
         assert index.add(photos).unchanged == 3  # size and time are those of the files
 
 
@@ -147,28 +149,6 @@ def test_a_table_names_its_images_in_any_column_and_changed_ones_are_noticed(
     os.utime(photos / "0.png", (1, 1))
     arguments = arguments_of(tmp_path / "out", color_model, table, "--image_column=photo")
     assert "embeddings of other data" in refusal(embed.main, *arguments)
-
-
-def test_a_log_beside_the_table_is_not_a_part_of_the_data(photos, color_model, tmp_path):
-    table = photos / "table.csv"
-    table.write_text("photo\n0.png\n", encoding="utf-8")
-    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
-    (photos / "embed.log").write_text("embedded: 1\n", encoding="utf-8")
-    embed_into(tmp_path / "out", color_model, table, "--image_column=photo")
-
-
-def test_dates_are_those_of_an_index_of_the_same_photographs(color_model, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number, tag in enumerate(("DateTimeOriginal", "DateTimeDigitized", "DateTime")):
-        exif = PILImage.Exif()
-        tags = exif if tag == "DateTime" else exif.get_ifd(ExifTags.IFD.Exif)
-        tags[ExifTags.Base[tag]] = f"201{number}:05:06 07:08:09\0"
-        PILImage.new("RGB", (20, 16), (90 * number, 0, 0)).save(photos / f"{tag}.jpg", exif=exif)
-    embed_into(tmp_path / "out", color_model, photos)
-    with Index.open(tmp_path / "out" / "index") as index:
-        found = sorted(hit.taken for hit in index.search("红", top=3))
-    assert found == ["2010-05-06 07:08:09", "2011-05-06 07:08:09", "2012-05-06 07:08:09"]
 
 
 def test_a_folder_of_photographs_is_not_written_to(photos, color_model, refusal):
@@ -229,17 +209,6 @@ def test_embeddings_of_different_models_are_kept_apart(embedded, table, other_mo
     assert "embed: output_dir: " in found
 
 
-def test_embeddings_with_different_options_are_kept_apart(embedded, table, color_model, refusal):
-    arguments = arguments_of(embedded, color_model, table, "--rows_per_shard", 8)
-    assert "embed: output_dir: " in refusal(embed.main, *arguments)
-
-
-def test_an_empty_name_is_not_the_current_folder(table, color_model, refusal):
-    assert "output_dir: '' is not a folder" in refusal(
-        embed.main, *arguments_of("", color_model, table)
-    )
-
-
 def test_an_index_is_written_again_from_the_shards(embedded, table, color_model):
     before = times(embedded)
     shutil.rmtree(embedded / "index")
@@ -279,19 +248,25 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, proce
     assert found[DAMAGED + 2].any()
 
 
-def test_bfloat16_is_used_where_it_passes_the_gate(teacher_folder, train_rows, cells, monkeypatch):
-    options = EmbedOptions(model=str(teacher_folder), data=["d"], output_dir="o")
-    device = torch.device("cpu")
-    assert not passes_in_half_precision(options, device)  # the folder names no labeled data
-    rows = train_rows.select(range(0, 100, 5))
-    names = ClassNames({language: rows[language] for language in ("en", "zh")}, "en")
-    data = GateData(rows.select_columns(["image"]), torch.arange(len(rows)), names, None, "")
-    monkeypatch.setattr(GateData, "from_options", lambda options: data)
+def test_bfloat16_is_used_where_it_passes_the_gate(
+    teacher_folder, corpus, cells, monkeypatch, caplog
+):
+    def passes(*more):
+        arguments = arguments_of("o", teacher_folder, "d", *more)
+        options = parse_options(EmbedOptions, arguments, prog="embed", description="")
+        return passes_in_half_precision(options, torch.device("cpu"))
+
+    assert not passes()
+    assert "names no labeled data" in caplog.text
+    named = [f"--gate_data={corpus / 'train.parquet'}"]
+    with pytest.raises(ValueError, match=r"gate_data: .* both --gate_data and --class_names"):
+        passes(*named)
+    named.append(f"--class_names={corpus / 'class_names.json'}")
     # a model that was not trained confuses images by rounding alone
     monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 100.0)
-    assert passes_in_half_precision(options, device)
+    assert passes(*named)
     monkeypatch.setitem(ALLOWED_POINTS, "bfloat16", 0.0)
-    assert not passes_in_half_precision(options, device)
+    assert not passes(*named)
     columns = {"image": [cell["bytes"] for cell in cells[:DAMAGED]]}
     half, full = (
         Embedder(str(teacher_folder), dtype=dtype)(columns)["vector"].combine_chunks()

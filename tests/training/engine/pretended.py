@@ -1,11 +1,11 @@
 """A device that exists in name only, to find where a training step waits for its device.
 
 Its tensors say that they are on `pretended:0` and hold their values on the CPU. Every operation that a GPU would have
-to be waited for is counted, and tensors of different devices are an error. The program trains with the recipe of a
-file, and prints the waits before the first batch and those of the second, by kind and place, as JSON. Modules with
-losses of one's own may follow:
+to be waited for is counted, and tensors of different devices are an error. The program trains with the recipes of
+files, and prints the waits before the first batch and those of the second of each, by kind and place, as JSON. Modules
+with losses of one's own may follow a recipe:
 
-    python -m tests.training.engine.pretended align RECIPE.yaml MODULE
+    python -m tests.training.engine.pretended distill,RECIPE.yaml align,RECIPE.yaml,MODULE
 
 It is a process of its own, because a device cannot be removed again.
 """
@@ -155,7 +155,7 @@ def watch(task: Any) -> list[dict[str, int]]:
     return counted
 
 
-def main(command: str, path: str, *modules: str):
+def main(*runs: str):
     backends._setup_privateuseone_for_python_backend("pretended", Backend())
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     foreach_types: list[type] = _foreach_utils._foreach_supported_types  # type: ignore[assignment]
@@ -187,19 +187,24 @@ def main(command: str, path: str, *modules: str):
         reduce=lambda tensor, how: tensor,
         log=lambda values, step: None,
     )
-    for module in modules:
-        importlib.import_module(module)
     keep_masks()  # as on a GPU
-    stage: Any = {"distill": distill, "align": align}[command]
-    recipe_class: Any = {"distill": DistillRecipe, "align": AlignRecipe}[command]
-    recipe = parse_recipe(recipe_class, ["--config", path])
-    with Mode():
-        teacher = open_teacher(recipe)
-        made = stage.open_student(recipe, teacher)
-        task, dataset = stage.make_task(recipe, Models(*made, teacher), accelerator)
-        counted = watch(task)
-        train(task, dataset, made[1], Run(recipe, accelerator, "pretended"))
-    print(json.dumps({"before": dict(counted[0]), "step": counted[2]}))
+    stages: dict[str, Any] = {"distill": (distill, DistillRecipe), "align": (align, AlignRecipe)}
+    found = []
+    for run_of_stage in runs:
+        command, path, *modules = run_of_stage.split(",")
+        for module in modules:
+            importlib.import_module(module)
+        stage, recipe_class = stages[command]
+        recipe = parse_recipe(recipe_class, ["--config", path])
+        waits.clear()
+        with Mode():
+            teacher = open_teacher(recipe)
+            made = stage.open_student(recipe, teacher)
+            task, dataset = stage.make_task(recipe, Models(*made, teacher), accelerator)
+            counted = watch(task)
+            train(task, dataset, made[1], Run(recipe, accelerator, "pretended"))
+        found.append({"before": dict(counted[0]), "step": counted[2]})
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

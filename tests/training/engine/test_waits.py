@@ -1,7 +1,6 @@
 """A training step never waits for its device: shown on a device that exists in name only."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
@@ -27,60 +26,14 @@ EVERY_CHANGE = {"rotate": 10, "downscale": 0.5, "blur": 0.5, "tint": 0.1}
 PAIR_LOSSES = {"anchor_weight": 1.0, "text_text_weight": 1.0}
 
 
-@pytest.fixture
-def waits(corpus, teacher_folder, tmp_path, run_python, processor):
-    """Run three steps of a stage, and return the waits before the first and those of the second."""
+FEW_CROPS = """
+from functools import partial
 
-    def run(stage: str, module: str = "", **fields: Any) -> dict[str, dict[str, int]]:
-        student = save_untrained(tmp_path / "student", processor, VIT, text=TEXT)
-        recipe = {
-            "output_dir": str(tmp_path / "run"),
-            "teacher": str(teacher_folder),
-            "data": {"train": str(corpus / "train.parquet")},
-            "max_steps": 3,
-            "batch_size": 8,
-            "ema_decay": 0.9,
-            "student": STUDENT if stage == "distill" else student,
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | fields), encoding="utf-8")
-        program = ["-m", "tests.training.engine.pretended", stage, str(tmp_path / "recipe.yaml")]
-        path = f"{ROOT}:{tmp_path}"
-        ran = run_python(*program, *filter(None, [module]), PYTHONPATH=path)
-        return json.loads(ran.stdout.splitlines()[-1])
+from training.tasks import photos
 
-    return run
-
-
-@pytest.fixture
-def classifier(tmp_path, teacher_folder) -> str:
-    width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).vision_width
-    names = [f"class {number}" for number in range(300)]
-    return save_classifier(tmp_path / "classifier.safetensors", width, {"en": names, "zh": names})
-
-
-def test_a_step_of_stage_1_waits_for_nothing(waits, train_rows, tmp_path):
-    names = tmp_path / "names.safetensors"
-    save_named_targets(names, train_rows["en"][:9], torch.ones(9, PROJECTION_DIM))
-    losses = {"logits_weight": 1.0, "named_targets": str(names)}
-    assert waits("distill", augment=EVERY_CHANGE, **losses)["step"] == {}
-
-
-def test_a_step_of_stage_2_waits_for_nothing_and_its_cache_once_for_each_shard(waits, tmp_path):
-    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1, "prefixes": [8]}
-    found = waits("align", **PAIR_LOSSES, **fields)
-    assert found["step"] == {}
-    of_cache = {place: n for place, n in found["before"].items() if "teachers/cache.py" in place}
-    assert [*of_cache.values()] == [1, 1], of_cache  # images and captions
-
-
-def test_no_chunk_of_a_step_with_inputs_beyond_the_data_waits(waits, corpus, classifier):
-    photos = {"photo_weight": 1.0, "photos": str(corpus / "unseen_style.parquet")}
-    fields = {"class_weight": 1.0, "classifier": classifier, "general_weight": 1.0}
-    assert waits("align", chunk_size=3, **PAIR_LOSSES, **photos, **fields)["step"] == {}
-
-
-def test_a_loss_that_waits_is_found(waits, tmp_path):
-    code = """
+photos.photo_crops = partial(photos.photo_crops, number=64)
+"""
+WAITING = """
 from training.tasks.align import LOSSES, Loss
 
 
@@ -90,8 +43,63 @@ def waiting(inputs):
 
 LOSSES.append(Loss("waiting", waiting, "contrastive_weight"))
 """
-    (tmp_path / "waiting.py").write_text(code, encoding="utf-8")
-    (found,) = waits("align", "waiting")["step"]
+
+
+@pytest.fixture(scope="module")
+def waits(
+    corpus, teacher_folder, train_rows, tmp_path_factory, run_python, processor
+) -> list[dict[str, dict[str, int]]]:
+    """Waits before the first of three steps and those of the second, in four runs of one process."""
+    folder = tmp_path_factory.mktemp("waits")
+    student = save_untrained(folder / "student", processor, VIT, text=TEXT)
+    shared = {
+        "teacher": str(teacher_folder),
+        "data": {"train": str(corpus / "train.parquet")},
+        "max_steps": 3,
+        "batch_size": 8,
+        "ema_decay": 0.9,
+        "student": student,
+    }
+    for module, code in {"few_crops": FEW_CROPS, "waiting": WAITING}.items():
+        (folder / f"{module}.py").write_text(code, encoding="utf-8")
+    save_named_targets(folder / "named", train_rows["en"][:9], torch.ones(9, PROJECTION_DIM))
+    width = DualEncoder.from_pretrained(str(teacher_folder), towers=()).vision_width
+    names = [f"class {number}" for number in range(300)]
+    classifier = save_classifier(folder / "classifier", width, {"en": names, "zh": names})
+    distilled = {"student": STUDENT, "augment": EVERY_CHANGE}
+    distilled |= {"logits_weight": 1.0, "named_targets": str(folder / "named")}
+    cache = {"teacher_cache": str(folder / "cache"), "teacher_views": 1, "prefixes": [8]}
+    own_inputs = {"class_weight": 1.0, "classifier": classifier}
+    own_inputs |= {"general_weight": 1.0, "photo_weight": 1.0, "chunk_size": 3}
+    runs = []
+    for number, (stage, module, fields) in enumerate(
+        [
+            ("distill", "", distilled),
+            ("align", "", cache | PAIR_LOSSES),
+            ("align", "few_crops", own_inputs | PAIR_LOSSES),
+            ("align", "waiting", {}),
+        ]
+    ):
+        recipe = shared | fields | {"output_dir": str(folder / str(number))}
+        path = folder / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        runs.append(",".join(filter(None, [stage, str(path), module])))
+    ran = run_python("-m", "tests.training.engine.pretended", *runs, PYTHONPATH=f"{ROOT}:{folder}")
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_a_step_of_either_stage_waits_for_nothing_also_in_chunks(waits):
+    assert [run["step"] for run in waits[:3]] == [{}, {}, {}]
+
+
+def test_a_cache_waits_once_for_each_shard(waits):
+    before = waits[1]["before"]
+    of_cache = {place: count for place, count in before.items() if "teachers/cache.py" in place}
+    assert [*of_cache.values()] == [1, 1], of_cache  # images and captions
+
+
+def test_a_loss_that_waits_is_found(waits):
+    (found,) = waits[3]["step"]
     assert found.startswith("value at ")
 
 

@@ -82,16 +82,16 @@ def config(corpus):
     )
 
 
-def test_wrong_class_names_are_reported_before_training(config, processor):
-    wrong = replace(config, class_names="cifar-10")
-    with pytest.raises(ValueError, match=r"label: eval\.data"):
-        classify.make_evaluate(wrong, processor, DataConfig(train="a"))
-
-
-def test_a_language_without_class_names_is_reported_before_training(config, processor):
-    french = DataConfig(train="a", caption_columns={"fr": "text"})
-    with pytest.raises(ValueError, match=r"language: .*'fr'"):
-        classify.make_evaluate(config, processor, french)
+@pytest.mark.parametrize(
+    ("changes", "language", "message"),
+    [({"class_names": "cifar-10"}, "en", r"label: eval\.data"), ({}, "fr", "language: .*'fr'")],
+)
+def test_class_names_that_do_not_fit_are_reported_before_training(
+    config, processor, changes, language, message
+):
+    data = DataConfig(train="a", caption_columns={language: "text"})
+    with pytest.raises(ValueError, match=message):
+        classify.make_evaluate(replace(config, **changes), processor, data)
 
 
 def test_metrics_of_training_are_means_over_the_languages(config, teacher):

@@ -174,12 +174,6 @@ def test_a_score_needs_all_twenty_sets_of_the_protocol():
     assert not scores_of(sets)
 
 
-def test_bare_names_have_rows_of_their_own():
-    tasks = protocol_tasks(["elevater-zh"], ["cifar-10"], "ours", bare_names=True)
-    lines = {task.protocol: task.templates.lines for task in tasks}
-    assert lines["elevater-zh, bare names"] == ("{}",) != lines["elevater-zh"]
-
-
 def test_the_source_of_class_names_is_that_of_their_language(monkeypatch):
     names = ClassNames({"en": ["frog"], "zh": ["青蛙"]})
     asked = []

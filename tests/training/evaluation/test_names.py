@@ -110,18 +110,13 @@ def write_templates(tmp_path):
     return write
 
 
-def test_a_file_can_have_templates_for_all_sets(write_templates):
-    path = write_templates('{"zh": ["画着{}"]}')
+def test_a_file_can_have_templates_for_all_sets_or_by_set(write_templates):
+    path = write_templates('{"zh": ["画着{}"], "en": {"mnist": ["digit {}"]}}')
     assert templates_of("mnist", "zh", path).lines == ("画着{}",)
-    with pytest.raises(ValueError, match=r"templates: .*'en'"):
-        templates_of("mnist", "en", path)
-
-
-def test_a_file_can_have_templates_by_set(write_templates):
-    path = write_templates('{"en": {"mnist": ["digit {}"]}}')
     assert templates_of("mnist", "en", path).lines == ("digit {}",)
-    with pytest.raises(ValueError, match=r"templates: .*dtd"):
-        templates_of("dtd", "en", path)
+    for name, language, problem in (("dtd", "en", "dtd"), ("mnist", "fr", "'fr'")):
+        with pytest.raises(ValueError, match=f"templates: .*{problem}"):
+            templates_of(name, language, path)
 
 
 def test_packages_take_precedence_and_are_named_as_the_source(packages):

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, NO_DROPOUT, make_model, save_student
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
-from training import finetune
+from training import finetune, general_images
 from training.engine.state import TrainingState
 from training.finetuning import finish
-from training.general_images import bank, photos
+from training.tasks import photos
 from training.utils.results import Results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -51,10 +51,10 @@ def run(start, data, output_dir, *arguments):
 @pytest.fixture(scope="module", autouse=True)
 def few_photographs():
     """2,048 crops, ten points of a curve, and 80 large views that are decoded for each take seconds in each run."""
-    smallest = photos.HELD_OUT_PHOTOS[-3:]
+    smallest = general_images.HELD_OUT_PHOTOS[-3:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bank, "photo_crops", partial(photos.photo_crops, number=64))
-        patch.setattr(photos, "HELD_OUT_PHOTOS", smallest)
+        patch.setattr(photos, "photo_crops", partial(photos.photo_crops, number=64))
+        patch.setattr(general_images, "HELD_OUT_PHOTOS", smallest)
         patch.setattr(finish, "WEIGHTS", (0.5, 1.0))
         yield
 
@@ -99,8 +99,9 @@ def test_results_have_both_models_on_both_sets(finetuned, stage):
     rows = Results.read(finetuned[0] / "results.json").rows
     names = {(row.set, row.language, row.metric) for row in rows if row.stage == stage}
     assert ("validation", "zh", "text_to_image_R@1") in names
-    assert ("general texts", "en", "text_to_text_R@1") in names
-    assert ("general texts", "zh", "text_to_text_R@1") in names
+    for language in ("en", "zh"):
+        assert ("general texts", language, "text_to_text_R@1") in names
+        assert ("held-out photographs", language, "top1") in names
 
 
 def test_results_have_the_command_and_the_distance_to_the_start(finetuned):

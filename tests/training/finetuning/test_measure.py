@@ -11,10 +11,8 @@ from datasets import Dataset, Image
 from tests.tiny import encoded
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.sets.class_names import GeneralPairs
-from training.finetuning import measure
 from training.finetuning.measure import (
     CaptionedImages,
-    Measurer,
     SetEmbeddings,
     general_rows,
 )
@@ -54,28 +52,6 @@ def test_the_rows_of_every_language_are_kept(names):
     )
     first = {row.metric for row in rows if row.language == "en"}
     assert first == {row.metric for row in rows if row.language == "zh"} != set()
-
-
-def test_the_rows_of_every_set_are_kept(monkeypatch):
-    monkeypatch.setattr(measure, "DualEncoder", lambda *_: SimpleNamespace(to=lambda device: None))
-    monkeypatch.setattr(measure, "general_rows", lambda *_: [row_of("general")])
-    measurer = Measurer.__new__(Measurer)
-    vars(measurer).update(processor=None, device=None, seed=3, general=None)
-    measurer.sets = [
-        SimpleNamespace(
-            name=name,
-            encode=lambda model, name=name: name,
-            score=lambda model, name: [row_of(name)],
-        )
-        for name in (measure.VALIDATION, measure.HELD_OUT)
-    ]
-    rows, _ = measurer.measure(SimpleNamespace(eval=lambda: None), "start")
-    assert [row.set for row in rows] == ["general", measure.VALIDATION, measure.HELD_OUT]
-    assert {(row.stage, row.seed) for row in rows} == {("start", 3)}
-
-
-def row_of(name):
-    return Row(model="student", metric="top1", value=0.5, set=name)
 
 
 def images_of(pairs, captions, names, num_images):

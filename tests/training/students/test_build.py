@@ -163,7 +163,12 @@ def saved(tmp_path_factory, processor):
     ("damage", "message"),
     [
         (lambda weights: weights.pop("text_projection.weight"), "lacks 1 .*text_projection.weight"),
-        (lambda weights: weights["logit_scale"].fill_(torch.nan), "logit_scale"),
+        (
+            lambda weights: weights["logit_scale"].fill_(torch.nan),
+            "logit_scale: the checkpoint has nan",
+        ),
+        (lambda weights: weights["text_projection.weight"].fill_(torch.nan), "not finite"),
+        (lambda weights: weights.update(more=torch.ones(1)), "'more' .*has no place in the model"),
     ],
 )
 def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, message):

@@ -85,18 +85,6 @@ def test_the_contrastive_loss_knows_equal_images_and_equal_captions(
 
 
 @torch.no_grad()
-def test_the_sigmoid_loss_takes_every_pair_on_its_own(batch, student):
-    task = make_task(student, loss="sigmoid")
-    assert task.logit_bias == -10  # as in Zhai et al., arXiv 2303.15343
-    task.logit_bias.fill_(-3.0)
-    image, text = encode(student, batch)
-    logits = scale_of(student) * unit(image) @ unit(text[ENGLISH]).T - 3
-    signed = np.where(POSITIVE[:, ENGLISH], -logits, logits)
-    expected = np.log1p(np.exp(signed)).sum() / ENGLISH.sum()
-    assert_equal(task(batch)["contrastive_en"], expected)
-
-
-@torch.no_grad()
 def test_the_anchor_compares_in_the_space_of_the_student(batch, student, targets):
     turn = rotation()
     rotate(student, turn)

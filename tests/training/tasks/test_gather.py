@@ -44,7 +44,6 @@ ALL_LOSSES = {
 RECIPES = {
     "infonce": {},
     "all losses": ALL_LOSSES,
-    "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
 
 

@@ -10,9 +10,7 @@ from training.config import AlignRecipe
 from training.data import tokenize
 from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
-from training.general_images import bank
-from training.general_images.bank import load_images, vary_images
-from training.general_images.photos import photo_crops
+from training.general_images import photo_crops, vary_images
 from training.tasks import Models
 from training.tasks.classes import ClassifierNames
 from training.tasks.general import GeneralTexts
@@ -62,7 +60,7 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
 def few_photos(monkeypatch):
     """Five crops of photographs, encoded two at a time."""
     photos = photo_crops(IMAGE_SIZE, 5)
-    monkeypatch.setattr(bank, "photo_crops", lambda size: photos)
+    monkeypatch.setattr("training.tasks.photos.photo_crops", lambda size: photos)
     monkeypatch.setattr("training.tasks.photos.IMAGES_AT_ONCE", 2)
     return photos
 
@@ -87,14 +85,6 @@ def test_a_student_that_starts_from_its_teacher_keeps_the_maps(
     images = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.images)
     expected = teacher.image_targets(images).required_map.half()
     torch.testing.assert_close(found.maps, expected, rtol=1e-2, atol=1e-3)
-
-
-def test_images_of_the_user_are_taken_as_they_are(models, targets, train_rows, tmp_path):
-    path = str(tmp_path / "own.parquet")
-    train_rows.select(range(4)).to_parquet(path)
-    recipe = make_recipe(photo_weight=1.0, photos=path)
-    found = GeneralPhotos.prepare(recipe, models, targets, CPU)
-    assert torch.equal(found.images, load_images(path, recipe.data, IMAGE_SIZE))
 
 
 def test_a_classifier_is_read_with_its_names(models, teacher, targets, tokenizer, tmp_path):

@@ -17,12 +17,12 @@ from transformers import (
     CLIPSegProcessor,
 )
 
-from tests.tiny import PROJECTION_DIM, SMALL, VIT, make_image_processor, make_model
+from tests.tiny import PROJECTION_DIM, SMALL, make_image_processor
 from tests.tiny_teachers import NUM_POSITIONS, VISION, save_teacher
 from training.experiments.demo.make_teacher import train_tokenizer
 from training.teachers import FAMILIES, DualEncoder
 from training.teachers.lineage import join_licenses, read_license
-from training.teachers.loading import check_weights, load_model, open_config
+from training.teachers.loading import load_model, open_config
 
 
 def test_a_missing_weight_matters_only_to_its_tower(tmp_path, tokenizer):
@@ -44,12 +44,14 @@ def test_weights_of_other_sizes_are_refused(tmp_path, tokenizer):
         DualEncoder.from_pretrained(folder, field="teacher")
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "n_layer", "depth", "depths"])
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "num_layers", "n_layer", "depths", "num_labels"]
+)
 def test_a_million_layers_are_refused_before_they_are_built(tmp_path, key):
     number = [2, 10**6] if key == "depths" else 10**6
     config = {"model_type": "clip", "text_config": {key: number}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to 1024"):
+    with pytest.raises(ValueError, match=rf"{key} is 1000000, expected -?1 to \d"):
         open_config("teacher", str(tmp_path))
 
 
@@ -64,7 +66,7 @@ def test_a_folder_without_a_config_is_not_a_checkpoint(content, tmp_path):
 @pytest.mark.parametrize("value", [None, [], "text", 3, True])
 @pytest.mark.parametrize("key", ["text_config", "vision_config", "audio_config"])
 def test_the_config_of_a_part_is_an_object(key, value, tmp_path):
-    config = {"model_type": "embedding_gemma2", "text_config": {}, "vision_config": {}, key: value}
+    config = {"model_type": "clip", "text_config": {}, "vision_config": {}, key: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
     if (key, value) == ("audio_config", None):  # a model without this part
         assert open_config("teacher", str(tmp_path)).audio_config is None
@@ -160,27 +162,6 @@ def test_the_config_of_a_checkpoint_is_opened_or_named(clipseg):
         (clipseg / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=rf"^student\.text_init: .*{value}"):
             open_config("student.text_init", str(clipseg))
-
-
-@pytest.mark.parametrize(
-    ("report", "value", "problem"),
-    [
-        ({"missing_keys": {"logit_scale"}}, 1.0, "lacks 1 weight"),
-        (
-            {"unexpected_keys": {"b", "a"}},
-            1.0,
-            r"'a' in .* has no place in the model \(2 weights\)",
-        ),
-        ({}, float("nan"), r"'logit_scale' in .* is not finite \(1 weights\)"),
-    ],
-)
-def test_a_student_with_other_weights_than_it_was_saved_with_is_refused(report, value, problem):
-    model = make_model(VIT)
-    nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
-    check_weights("student", "folder", model, nothing)
-    model.logit_scale.data.fill_(value)
-    with pytest.raises(ValueError, match=f"^student: .*{problem}"):
-        check_weights("student", "folder", model, nothing | report)
 
 
 def test_licenses_of_our_own_models_are_those_of_their_origins(tmp_path):

@@ -18,13 +18,10 @@ from training.utils.files import (
     remove_leftovers,
     replace_folder,
     scratch_folder,
-    write_json,
 )
 from training.utils.output import (
-    MAX_NAMED,
     check_replaceable,
     claim_folder,
-    listed,
     record_tree,
     recorded_names,
 )
@@ -41,12 +38,6 @@ def test_an_atomic_write_replaces_the_file_at_the_end_or_not_at_all(tmp_path):
         scratch.write_text("partial", encoding="utf-8")
         raise OSError("full")
     assert path.read_text(encoding="utf-8") == "1" and list(path.parent.iterdir()) == [path]
-
-
-def test_json_is_indented_and_keeps_chinese(tmp_path):
-    path = tmp_path / "new" / "names.json"
-    write_json(path, {"zh": ["猫"]})
-    assert path.read_text(encoding="utf-8") == '{\n  "zh": [\n    "猫"\n  ]\n}\n'
 
 
 def test_a_folder_is_replaced_by_files_that_are_on_the_disk(tmp_path, monkeypatch):
@@ -222,12 +213,6 @@ def test_an_input_is_never_the_output(tmp_path, output, read):
     with pytest.raises(ValueError, match="would overwrite teacher"):
         inputs = {"teacher": str(tmp_path / read), "student": None}
         write_model(tmp_path / output, inputs=inputs, overwrite=True)
-
-
-def test_a_message_names_the_first_of_many_files():
-    names = [str(number) for number in range(MAX_NAMED)]
-    assert listed(names) == ", ".join(names)
-    assert listed([*names, "last", "one"]) == f"{', '.join(names)}, and 2 more"
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""Keys of caches and checkpoints: every field of the dataclass counts, unless it says that it does not."""
+"""Keys of caches and checkpoints: every field counts, unless it says that it does not. Random numbers by keys."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from tests.variants import ignored_fields
-from training.utils.keys import Digest, differences, digest_file, digest_key, make_key, no_key
+from training.utils.keys import (
+    Digest,
+    differences,
+    digest_file,
+    digest_key,
+    keyed_uniform,
+    make_key,
+    no_key,
+)
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,28 @@ def test_a_file_is_known_by_its_content(tmp_path: Path):
         path.write_bytes(content)
         digests.append(digest_file(path))
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_rows_of_numbers_do_not_depend_on_each_other():
+    ids = np.arange(50)
+    together = keyed_uniform(3, ids, ids % 4, num=5)
+    for row in ids:
+        assert np.array_equal(keyed_uniform(3, row, row % 4, num=5)[0], together[row])
+
+
+def split_mix(value: int) -> int:
+    """One step of SplitMix64 on Python's integers."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("key", [4, 2**64 - 1])
+def test_seed_and_keys_are_hashed_one_after_the_other(key):
+    state = split_mix((split_mix((split_mix(2) + key) % 2**64) + 7) % 2**64)
+    expected = [
+        (split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)
+    ]
+    assert keyed_uniform(2, key, 7, num=3).tolist() == [expected]

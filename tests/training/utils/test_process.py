@@ -1,4 +1,4 @@
-"""Memory and threads of a process, and keyed random numbers."""
+"""Memory and threads of a process."""
 
 import platform
 import sys
@@ -6,7 +6,6 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch.distributed
 
@@ -16,7 +15,6 @@ from training.utils.process import (
     find_processes,
     interleaved_ms,
 )
-from training.utils.rng import keyed_uniform
 
 BLOCK = 256 * 2**20  # bytes
 FREE_A_BLOCK = f"""
@@ -102,28 +100,3 @@ def test_accelerate_launch_does_not_limit_a_process_to_one_core(run_python, monk
     for chosen, expected in (([], default), (["--num-cpu-threads-per-process=1"], "1")):
         launched = run_python("-m", "accelerate.commands.launch", *chosen, str(script))
         assert launched.stdout.split() == ["1", expected]
-
-
-def test_rows_of_numbers_do_not_depend_on_each_other():
-    ids = np.arange(50)
-    together = keyed_uniform(3, ids, ids % 4, num=5)
-    for row in ids:
-        assert np.array_equal(keyed_uniform(3, row, row % 4, num=5)[0], together[row])
-
-
-def split_mix(value: int) -> int:
-    """One step of SplitMix64 on Python's integers."""
-    value = (value + 0x9E3779B97F4A7C15) % 2**64
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
-    return value ^ value >> 31
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("key", [4, 2**64 - 1])
-def test_seed_and_keys_are_hashed_one_after_the_other(key):
-    state = split_mix((split_mix((split_mix(2) + key) % 2**64) + 7) % 2**64)
-    expected = [
-        (split_mix((state + n * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)
-    ]
-    assert keyed_uniform(2, key, 7, num=3).tolist() == [expected]

@@ -116,9 +116,6 @@ PROTOCOLS = {"elevater-en": "en", "elevater-zh": "zh"}  # languages of class nam
 CLASS_NAMES = "class-names"  # protocol of the user's own sets and classes: the plain names, unless templates are given
 
 
-BARE = ", bare names"  # ends the protocol of class names that are measured without a template
-
-
 def set_title(name: str, num_images: int) -> str:
     """Name of a set in results; a part of a set of the protocol says how large it is.
 

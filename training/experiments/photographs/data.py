@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from training.experiments.photographs.pages import write_pages
 from training.experiments.photographs.towers import save_classifier
 from training.experiments.photographs.words import synsets, write_classes, write_nouns
-from training.general_images.photos import FREE_PHOTOS
+from training.general_images import FREE_PHOTOS
 from training.text.writing_systems import LANGUAGES
 from training.utils.reading import read_mapping
 

@@ -1,6 +1,7 @@
-"""Models to measure, as graphs for `probe`: our sizes and two baselines with random weights, and finished students."""
+"""Models to measure, as graphs: our sizes and two baselines with random weights, and finished students."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,30 @@ BASELINES: dict[str, Callable[[], nn.Module]] = {
 NAMES = (*SIZES, *BASELINES)
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model to measure.
+
+    Args:
+        parameters: Number of its parameters.
+        graphs: Files of its image and its text tower, by backend.
+        image_size: Edge of its images in pixels.
+        texts: Token ids of texts, by language.
+    """
+
+    parameters: int
+    graphs: dict[str, tuple[Path, Path]]
+    image_size: int
+    texts: dict[str, list[list[int]]]
+
+    def bytes(self, backend: str) -> int:
+        """Size of both graphs, with weights that are stored next to them."""
+        files = [
+            file for path in self.graphs[backend] for file in path.parent.glob(f"{path.name}*")
+        ]
+        return sum(file.stat().st_size for file in files)
+
+
 def build(name: str) -> Any:
     """A size or a baseline with random weights, or the finished student in a folder."""
     torch.manual_seed(0)
@@ -84,13 +109,9 @@ def build(name: str) -> Any:
     return build_student(size, [*LANGUAGES])[0]
 
 
-def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, Any]:
-    """Write both towers of a model in fp32, and in int8 if it is among the backends.
-
-    Returns:
-        `parameters`, `bytes` by backend, and the inputs of `probe`: `image_size`, and `texts` as ids by language.
-    """
-    folder.mkdir(parents=True)
+def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> ModelFacts:
+    """Write both towers of a model in fp32, and in int8 if it is among the backends, to a new folder."""
+    folder.mkdir()
     model = build(name)
     is_student = isinstance(model, DCCLIPModel)
     size = model.config.image_size if is_student else IMAGE_SIZE
@@ -115,16 +136,12 @@ def write_graphs(name: str, folder: Path, backends: Sequence[str]) -> dict[str, 
     for language, queries in sample_texts().items():
         encoded = tokenizer(queries, truncation=True, max_length=max_length)
         texts[language] = encoded["input_ids"]
-    num_bytes = {}
-    for backend in backends:
-        paths = folder.glob(f"*-{backend}.onnx*")
-        num_bytes[backend] = sum(path.stat().st_size for path in paths)
-    return {
-        "parameters": sum(each.numel() for each in model.parameters()),
-        "bytes": num_bytes,
-        "image_size": size,
-        "texts": texts,
+    parameters = sum(each.numel() for each in model.parameters())
+    graphs = {
+        backend: (folder / f"vision-{backend}.onnx", folder / f"text-{backend}.onnx")
+        for backend in backends
     }
+    return ModelFacts(parameters, graphs, size, texts)
 
 
 def sample_texts() -> dict[str, list[str]]:

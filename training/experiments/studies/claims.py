@@ -72,7 +72,7 @@ TEMPLATES = {"en": ("{}", "a photo of a {}"), "zh": ("{}", "一张{}的照片")}
 TUNING, TEACHER_SECONDS = "tuning", "teacher_s"
 STEPS = " steps"  # after the length of a run, as the stage of its rows
 TUNING_SEED = 0
-TUNING_STEPS = 100  # of each tower in stage 1
+TUNING_STEPS = 100  # each tower of stage 1 is tuned in so many
 ALIGN_SHARE = 0.25  # steps of stage 2 after stage 1, as a share of the steps of each tower
 AUGMENT = AugmentConfig(zoom=0.45, stretch=0.25, shift=0.12, flip=0.5, background=124)
 MLP = "map with MLP head"
@@ -323,7 +323,7 @@ class Experiment:
         if recipe.teacher_cache is not None:
             cache = Path(recipe.teacher_cache)
             if not self.study.has(model=cache.name, metric=TEACHER_SECONDS):
-                shutil.rmtree(cache, ignore_errors=True)  # of an interrupted run, without its time
+                shutil.rmtree(cache, ignore_errors=True)  # an interrupted run left no time for it
                 began = time.perf_counter()
                 changes: dict[str, Any] = {"max_steps": 1, "output_dir": f"{folder}-first"}
                 if isinstance(recipe, DistillRecipe):
@@ -402,7 +402,9 @@ class Experiment:
     def _seconds(self, folder: str) -> float:
         """Wall time of a finished run by the rate in its log, since a resumed run has logged its last part only."""
         lines = (Path(folder) / LOG_FILE).read_text(encoding="utf-8").splitlines()
-        last = json.loads(lines[-2])  # of the last step
+        last = json.loads(
+            lines[-2]
+        )  # the last line has the end of the run, the one before the last step
         return float(last["step"] * self.options.batch_size / last["images_per_s"])
 
     def measure(

@@ -51,22 +51,6 @@ class Study:
                     "different folder, or remove that file."
                 )
             self.results.rows = earlier.rows
-            if weights := earlier.meta.get("weights"):
-                self.results.meta["weights"] = weights
-
-    def check_weights(self, model: str, digest: str):
-        """Record the weights of a model, by its name in the results.
-
-        Raises:
-            ValueError: Its rows were measured with other weights.
-        """
-        known = self.results.meta.setdefault("weights", {})
-        if self.has(model=model) and known.get(model) != digest:
-            raise ValueError(
-                f"output_dir: {str(self.folder / RESULTS_FILE)!r} has results of {model!r} with other weights. "
-                "Rename the model's folder, name a different output folder, or remove that file."
-            )
-        known[model] = digest
 
     def has(self, **fields: Any) -> bool:
         """Whether rows with these fields are measured already."""

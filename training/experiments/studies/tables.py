@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from training.experiments.studies import claims
-from training.experiments.studies.budget import read_costs
-from training.experiments.studies.probe import IMAGE_MS, TEXT_MS
+from training.experiments.studies.budget import costs
 from training.hub.cards.tables import size_table
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -118,9 +117,9 @@ def models_table(language: str = "en") -> str:
         title = f"[**{name}**](model_cards/{name})" if is_shipped else name
         kept = fmean(own / of for own, of in zip(recalls, of_teacher, strict=True))
         cells = [f"{_joined(recalls, 0)} %", f"{_joined(names, 0)} %", f"{100 * kept:.0f} %"]
-        lines.append([title, *_costs(budget, name), *cells])
+        lines.append([title, *costs(budget, name), *cells])
     altclip = "[AltCLIP](https://huggingface.co/BAAI/AltCLIP)"
-    lines.append([altclip, *_costs(budget, "altclip"), "-", "-", "-"])
+    lines.append([altclip, *costs(budget, "altclip"), "-", "-", "-"])
     return f"{markdown_table(lines)}\n\n{NOTES[language]}"
 
 
@@ -153,20 +152,10 @@ def _joined(percents: list[float], digits: int) -> str:
 
 def budget_table() -> str:
     """Size and latency of the student recipes and of baselines, with random weights, from one run."""
-    budget = Results.read(BUDGET)
-    lines = [HEADERS["en"][:4], ["---", "---:", "---:", "---:"]]
-    lines += [[title, *_costs(budget, name)] for name, title in BUDGET_MODELS.items()]
+    results = Results.read(BUDGET)
+    lines = [HEADERS["en"][:4], ["---", *["---:"] * 3]]
+    lines += [[title, *costs(results, name)] for name, title in BUDGET_MODELS.items()]
     return markdown_table(lines)
-
-
-def _costs(budget: Results, name: str) -> list[str]:
-    """Parameters, size and latency of an image and a text, in int8 on one thread."""
-    costs = read_costs(budget, name, "onnx-int8")
-    return [
-        f"{costs['parameters'] / 1e6:.1f} M",
-        f"{costs['bytes'] / 1e6:.0f} MB",
-        f"{costs[IMAGE_MS] + costs[TEXT_MS]:.1f} ms",
-    ]
 
 
 def photographs_table(language: str = "en") -> str:

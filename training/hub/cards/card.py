@@ -120,8 +120,8 @@ def _render(
         card_data=data.to_yaml(),
         facts=facts,
         details=details,
-        languages=[LANGUAGE_NAMES.get(each, each) for each in facts.languages],
-        caption_languages=[LANGUAGE_NAMES.get(each, each) for each in captions],
+        languages=[LANGUAGE_NAMES.get(language, language) for language in facts.languages],
+        caption_languages=[LANGUAGE_NAMES.get(language, language) for language in captions],
         example=example,
         title=title,
         repo_id=repo_id or title,
@@ -163,6 +163,6 @@ def classify_example(
     for language, names in labels.items():
         found = classify(path, candidate_labels=names, hypothesis_template="{}")
         answers[language] = [
-            {"label": each["label"], "score": round(each["score"], 4)} for each in found
+            {"label": answer["label"], "score": round(answer["score"], 4)} for answer in found
         ]
     return {"image": image, "labels": labels, "answers": answers}

@@ -15,7 +15,7 @@ RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "sentence-transformers"]
 ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 # metrics of the Hub, by ours; the type of all others begins with `OWN`, as that of a set without an id does
-RECALL = "recall"  # of retrieval, at any number of results
+RECALL = "recall"  # the Hub has one type for recall at any number of results
 HUB_METRICS = {"top1": "accuracy", "top5": "accuracy", "roc_auc": "roc_auc"}
 OWN = "dcclip-"
 HUB_SETS = {"flickr8k_validation": "nlphuji/flickr8k"}  # a part of its photographs
@@ -70,7 +70,8 @@ def front_matter(
         tags=tags,
         base_model=base_model or None,
         datasets=[name for name in sources if is_hub_id(name)] or None,
-        metrics=sorted({each.metric_type for each in evaluated if each.metric_type in ids}) or None,
+        metrics=sorted({result.metric_type for result in evaluated if result.metric_type in ids})
+        or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
         **more,

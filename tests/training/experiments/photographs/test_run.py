@@ -10,13 +10,17 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
+from modeling_dcclip import DCCLIPModel
 from tests.tiny import NO_DROPOUT, VIT, make_model
 from training.config import AlignRecipe, StudentConfig
+from training.data import load_source
+from training.edge import graphs
+from training.experiments.corpus import emoji
 from training.experiments.photographs import data, run
 from training.experiments.photographs.__main__ import MODULES, main
 from training.experiments.photographs.options import Options
 from training.experiments.photographs.run import STAGES, Run
-from training.general_images.photos import FREE_PHOTOS
+from training.general_images import FREE_PHOTOS
 
 # fast to trace
 VISION = VIT | {"num_hidden_layers": 1}
@@ -137,9 +141,10 @@ def test_a_stage_mixes_the_weights_of_earlier_runs_into_its_own(tmp_path):
 
 
 @pytest.fixture
-def tiny(monkeypatch, processor):
-    """Tiny towers with random weights, a classifier on them, and recipes that fit."""
-    read = run._read_recipe
+def tiny(monkeypatch, processor, corpus):
+    """Tiny towers with random weights, a classifier on them, recipes that fit, and graphs that are traced once."""
+    read, trace = run._read_recipe, graphs.trace
+    traced: dict[str, bytes] = {}
     student = StudentConfig(vision_config=VISION, text_config=TEXT, max_text_length=32)
 
     def read_recipe(stage: run.Stage) -> run.Recipe:
@@ -149,6 +154,12 @@ def tiny(monkeypatch, processor):
             return replace(recipe, freeze=["vision_model"] if is_cached else [])
         inits = {name: getattr(recipe.student, name) for name in ("vision_init", "text_init")}
         return replace(recipe, freeze=[], student=replace(student, **inits))
+
+    def trace_once(student: DCCLIPModel, tower: str, path: Path):
+        if tower not in traced:
+            trace(student, tower, path)
+            traced[tower] = path.read_bytes()
+        path.write_bytes(traced[tower])
 
     def save_towers(folder: Path, seed: int):
         make_model(VISION, TEXT).save_pretrained(folder)
@@ -162,6 +173,8 @@ def tiny(monkeypatch, processor):
         save_file(tensors, path, metadata={"names": json.dumps(names)})
 
     stages = [each for each in STAGES if not each.name.startswith("nano")]  # one student
+    monkeypatch.setattr(graphs, "trace", trace_once)
+    monkeypatch.setattr(emoji, "load_train", lambda: load_source(str(corpus / "train.parquet")))
     monkeypatch.setattr(run, "STAGES", stages)
     monkeypatch.setattr(run, "_read_recipe", read_recipe)
     monkeypatch.setattr(run, "save_towers", save_towers)

@@ -4,13 +4,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.general_images import photos as module
-from training.general_images.photos import (
+from training import general_images
+from training.general_images import (
     FREE_PHOTOS,
     HELD_OUT_PHOTOS,
     NUM_VIEWS,
     load_held_out,
     photo_crops,
+    vary_images,
 )
 
 
@@ -31,7 +32,7 @@ def test_crops_are_reproducible_and_differ():
 
 
 def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
-    monkeypatch.setattr(module, "FREE_PHOTOS", [Gradient()])
+    monkeypatch.setattr(general_images, "FREE_PHOTOS", [Gradient()])
     crops = photo_crops(64, 200).float() / 255
     width = crops[:, 0, 32, -1] - crops[:, 0, 32, 0]
     area = width.abs() * (crops[:, 1, -1, 32] - crops[:, 1, 0, 32])
@@ -43,7 +44,7 @@ def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
 def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views(monkeypatch):
     assert not {photo.file for photo in HELD_OUT_PHOTOS} & {photo.file for photo in FREE_PHOTOS}
     smallest = HELD_OUT_PHOTOS[-3:]  # the others take seconds
-    monkeypatch.setattr(module, "HELD_OUT_PHOTOS", smallest)
+    monkeypatch.setattr(general_images, "HELD_OUT_PHOTOS", smallest)
     rows = load_held_out()
     views = {np.asarray(image).tobytes() for image in rows["image"]}
     assert len(views) == len(rows) == NUM_VIEWS * len(smallest)
@@ -51,7 +52,7 @@ def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views
 
 
 def test_views_of_a_held_out_photograph_are_its_corners_and_its_center(monkeypatch):
-    monkeypatch.setattr(module, "HELD_OUT_PHOTOS", [Gradient()])
+    monkeypatch.setattr(general_images, "HELD_OUT_PHOTOS", [Gradient()])
     corners = [
         [image.getpixel(place)[:2] for place in ((0, 0), (image.width - 1, image.height - 1))]
         for image in load_held_out()["image"]
@@ -66,3 +67,21 @@ def test_views_of_a_held_out_photograph_are_its_corners_and_its_center(monkeypat
         [(255, 0), (0, 255)],  # mirrored
         [(223, 32), (32, 223)],
     ]
+
+
+def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
+    monkeypatch.setattr(
+        general_images.Augment, "__call__", lambda self, images, views: images.float()
+    )
+    monkeypatch.setattr(general_images, "ROWS_AT_ONCE", 150)
+    images = torch.tensor([0, 200], dtype=torch.uint8).repeat(150)[:, None, None, None]
+    images = images.expand(-1, 3, 4, 4)
+    varied = vary_images(images, seed=1)
+    assert varied.shape == images.shape and varied.dtype == torch.uint8
+    differences = (varied.int() - images.int()).abs().flatten(1)
+    assert (differences == differences[:, :1]).all()  # one weight for each image
+    blended = differences[:, 0][differences[:, 0] > 0].float()
+    assert 120 < len(blended) < 180
+    assert blended.max() > 180 and 85 < blended.mean() < 115
+    assert torch.equal(varied, vary_images(images, seed=1))
+    assert not torch.equal(varied, vary_images(images, seed=2))

@@ -1,22 +1,43 @@
-"""Photographs with a free license from pip packages: crops to train on, and others that show what a model forgets."""
+"""Photographs with a free license from pip packages: crops to train on, and others that show what a model forgets.
+
+A student keeps the embeddings of the crops while it learns the images of its data.
+"""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from datasets import Dataset
 from PIL import Image
+from torch import Tensor
 
+from training.config import AugmentConfig
+from training.data.images import Augment
 from training.utils.files import packaged_file
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from torch import Tensor
+from training.utils.keys import keyed_uniform
 
 NUM_VIEWS = 8  # views of each held-out photograph
 NUM_CROPS = 2048
 MIN_AREA = 0.03  # smallest area of a crop, as a share of the photograph
 MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
+# changes that photographs of other cameras, screens and web pages show
+VARIETY = AugmentConfig(
+    zoom=0.15,
+    rotate=15,
+    stretch=0.1,
+    shift=0.05,
+    brightness=0.15,
+    contrast=0.4,
+    saturation=0.6,
+    tint=0.05,
+    blur=0.1,
+    downscale=0.25,
+    background=124,
+)
+ROWS_AT_ONCE = 64
+MIX_STREAM = 0x6D6978  # separates these random numbers from the draws of the views
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,7 @@ HELD_OUT_PHOTOS = tuple(
 )
 
 
-def load_held_out() -> "Dataset":
+def load_held_out() -> Dataset:
     """Load views of the held-out photographs: the whole, its four corners, its center, and two of them mirrored.
 
     Returns:
@@ -128,8 +149,6 @@ def load_held_out() -> "Dataset":
     Raises:
         ValueError: A package is not installed.
     """
-    from datasets import Dataset
-
     rows = []
     for photo in HELD_OUT_PHOTOS:
         image = photo.open()
@@ -146,7 +165,7 @@ def load_held_out() -> "Dataset":
     return Dataset.from_list(rows)
 
 
-def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
+def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> Tensor:
     """Cut crops from all photographs in turn, squash them to squares, and mirror half of them.
 
     A few photographs are enough: their crops have the edges, textures and parts of objects of all photographs, and
@@ -163,11 +182,6 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
     Raises:
         ValueError: A package with photographs is not installed.
     """
-    import numpy as np
-    import torch
-
-    from training.utils.rng import keyed_uniform
-
     photos = [photo.open() for photo in FREE_PHOTOS]
     crops = torch.empty(number, 3, size, size, dtype=torch.uint8)
     for row, draws in enumerate(keyed_uniform(seed, np.arange(number), num=5)):
@@ -185,3 +199,25 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         crops[row] = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
     return crops
+
+
+def vary_images(images: Tensor, seed: int = 0) -> Tensor:
+    """Recolor, rotate and reduce images, and blend half of them with the next one (mixup, arXiv 1710.09412).
+
+    Crops of a few photographs teach more than the photographs show if they are mixed (arXiv 2112.00725).
+
+    Args:
+        images: (N, 3, S, S) uint8, neighbors unlike each other.
+        seed: Seed of the changes.
+
+    Returns:
+        (N, 3, S, S) uint8.
+    """
+    augment = Augment(VARIETY, seed)
+    parts = []
+    for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
+        views = augment(images[numbers], augment.views(numbers, torch.zeros_like(numbers)))
+        draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=2))
+        weight = torch.where(draws[:, 0] < 0.5, draws[:, 1], 0.0).float()[:, None, None, None]
+        parts.append(views.lerp(views.roll(-1, 0), weight).round().to(torch.uint8))
+    return torch.cat(parts)
