@@ -20,7 +20,6 @@ from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 COMMITTED = REPO_ROOT / "model_cards" / "results"
 BUDGET = COMMITTED / "budget" / RESULTS_FILE
-SEARCH = COMMITTED / "photographs" / "search.json"
 STAGES = COMMITTED / "photographs" / "stages.json"
 TEACHER = "dcclip-photo-teacher"
 PHOTO_MODELS = (TEACHER, "dcclip-tiny-photo", "dcclip-nano-photo")
@@ -123,10 +122,10 @@ def models_table(language: str = "en") -> str:
     return f"{markdown_table(lines)}\n\n{NOTES[language]}"
 
 
-def _photo_results() -> Results:
+def _photo_results(files: str = "*.json") -> Results:
     """The committed figures of the models of photographs, which several commands measured."""
     rows: list[Row] = []
-    for path in sorted((COMMITTED / "photographs").glob("*.json")):
+    for path in sorted((COMMITTED / "photographs").glob(files)):
         rows += Results.read(path).rows
     # several models are named by their folders
     return Results({}, [replace(row, model=Path(row.model).name) for row in rows])
@@ -168,7 +167,7 @@ def photographs_table(language: str = "en") -> str:
 
 def search_table() -> str:
     """What the photo search finds and answers on validation photographs, in percent."""
-    return _percents_table(Results.read(SEARCH), SEARCH_MEASURES, "%, English / Chinese")
+    return _percents_table(_photo_results("search.json"), SEARCH_MEASURES, "%, English / Chinese")
 
 
 def _percents_table(results: Results, titles: Mapping[tuple[str, str], str], corner: str) -> str:
