@@ -46,14 +46,11 @@ NOISE = 0.3
 PATH = "photos/{:09}.jpg"
 CORES = 2
 METRICS = {
-    "recall": (
-        "Recall of the exact ten: captions en / zh / photographs",
-        "精确前十名的召回率：英文 / 中文描述 / 照片",
-    ),
-    "ms_per_query": ("Latency of a query, p50 / p95, ms", "查询延迟，p50 / p95，毫秒"),
-    "peak_mb": ("Peak memory of the search, MB", "搜索的内存峰值，MB"),
-    "write_s": ("Time to write and index, s", "写入和建索引，秒"),
-    "bytes_per_vector": ("Bytes per vector", "每个向量的字节数"),
+    "recall": "Recall of the exact ten: captions en / zh / photographs",
+    "ms_per_query": "Latency of a query, p50 / p95, ms",
+    "peak_mb": "Peak memory of the search, MB",
+    "write_s": "Time to write and index, s",
+    "bytes_per_vector": "Bytes per vector",
 }
 
 
@@ -226,19 +223,14 @@ def _by_size(results: Results, metric: str) -> dict[int, list[float]]:
     return {size: results.values(metric=metric, protocol=str(size)) for size in sizes}
 
 
-def table(results: Results, language: str = "en") -> str:
+def table(results: Results) -> str:
     """Markdown table with a column for each number of vectors."""
-    lines: list[list[str]] = []
-    for metric, (english, chinese) in METRICS.items():
+    sizes = [f"{size:,}" for size in _by_size(results, "recall")]
+    lines = [["Vectors", *sizes], ["---", *["---:"] * len(sizes)]]
+    for metric, title in METRICS.items():
         by_size = _by_size(results, metric)
-        if not lines:
-            header = {"en": "Vectors", "zh": "向量数"}[language]
-            lines = [
-                [header, *(f"{size:,}" for size in by_size)],
-                ["---", *["---:"] * len(by_size)],
-            ]
         cells = [" / ".join(f"{value:,.4g}" for value in values) for values in by_size.values()]
-        lines.append([chinese if language == "zh" else english, *cells])
+        lines.append([title, *cells])
     return markdown_table(lines)
 
 
@@ -251,6 +243,6 @@ def plot(results: Results, folder: Path):
     for panel, metric in zip(panels, METRICS, strict=True):
         by_size = _by_size(results, metric)
         panel.plot([*by_size], [*by_size.values()], marker="o")
-        panel.set(title=fill(METRICS[metric][0], TITLE_WIDTH), xlabel="vectors", ylim=(0, None))
+        panel.set(title=fill(METRICS[metric], TITLE_WIDTH), xlabel="vectors", ylim=(0, None))
     with atomic_write(folder / PLOT_FILE) as scratch:
         figure.savefig(scratch, format="png")
