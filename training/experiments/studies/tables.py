@@ -77,25 +77,25 @@ MEASURES = {
     ("cifar-10", TOP1): ("CIFAR-10, top-1", "CIFAR-10，top-1"),
     ("mnist", TOP1): ("MNIST, top-1", "MNIST，top-1"),
 }
-FLICKR_5, BING_5 = "Recall at 5 of captions, Flickr8k", "Recall at 5 of captions, Bing"
+FLICKR_5, BING_5 = "Captions, Flickr8k: R@5", "Captions, Bing: R@5"
 TEN = "74 everyday queries: right in the first ten"
 SEARCH_MEASURES = {
     ("photos_flickr8k", "search_recall_at_5"): FLICKR_5,
-    ("photos_flickr8k", "search_recall_at_5_cosine"): f"{FLICKR_5}, cosine alone",
+    ("photos_flickr8k", "search_recall_at_5_cosine"): f"{FLICKR_5}, by cosine",
     ("photos_bing", "search_recall_at_5"): BING_5,
-    ("photos_bing", "search_recall_at_5_cosine"): f"{BING_5}, cosine alone",
+    ("photos_bing", "search_recall_at_5_cosine"): f"{BING_5}, by cosine",
     ("everyday", "everyday_p10"): TEN,
-    ("everyday", "everyday_p10_cosine"): f"{TEN}, cosine alone",
-    ("names", "fitting_recall"): "ImageNet classes: listed of the photographs that show one",
+    ("everyday", "everyday_p10_cosine"): f"{TEN}, by cosine",
+    ("names", "fitting_recall"): "ImageNet classes: shown and listed",
     ("names", "fitting_precision"): "ImageNet classes: right of the listed",
-    ("names", "nothing_fits"): "ImageNet classes in no photograph: nothing listed",
-    ("nouns", "fitting_recall"): "Nouns of captions: listed of the photographs that show one",
+    ("names", "nothing_fits"): "ImageNet classes, absent: nothing listed",
+    ("nouns", "fitting_recall"): "Nouns of captions: shown and listed",
     ("nouns", "fitting_precision"): "Nouns of captions: right of the listed",
-    ("nouns", "answer_lost"): "50 plain nouns that are there: none found, or one",
-    ("nouns", "answer_unsure"): "50 plain nouns that are there: perhaps",
-    ("absent", "answer_found"): "24 names in no photograph: something listed",
-    ("dated", "answer_lost"): "10 queries with a date that has such photographs: none found",
-    ("dated", "answer_unsure"): "10 queries with a date that has such photographs: perhaps",
+    ("nouns", "answer_lost"): "50 nouns that are there: none or one listed",
+    ("nouns", "answer_unsure"): "50 nouns that are there: perhaps",
+    ("absent", "answer_found"): "24 absent names: something listed",
+    ("dated", "answer_lost"): "10 dated queries with such photographs: none found",
+    ("dated", "answer_unsure"): "10 dated queries with such photographs: perhaps",
 }
 
 
