@@ -93,7 +93,7 @@ def message_of(error: BaseException | str) -> str:
     if template := getattr(error, "template", None):  # BadRequest of handler.py
         return Message(template, *getattr(error, "values", ()))
     if isinstance(error, OSError) and error.filename is not None:
-        text = "{!r} cannot be used ({}). Check its name and its permissions."
+        text = "file: {!r} cannot be used ({}). Check its name and its permissions."
         return Message(text, os.fsdecode(error.filename), error.strerror)
     if isinstance(error, BaseException) and len(error.args) == 1 and isinstance(error.args[0], str):
         return error.args[0]

@@ -114,7 +114,7 @@ def test_the_message_of_an_error_can_be_translated():
     error = UserError("top: got {}, expected at least 1.", 0)
     assert isinstance(message_of(error), Message)
     missing = message_of(FileNotFoundError(2, "No such file", "a"))
-    assert missing == "'a' cannot be used (No such file). Check its name and its permissions."
+    assert missing == "file: 'a' cannot be used (No such file). Check its name and its permissions."
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def end_process_group():
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
+        new_host_group.cache_clear()  # the last references, whose threads must end before the interpreter does
 
 
 def interleaved_ms(
