@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from training.experiments.studies import claims
+from training.experiments.studies import claims, lance
 from training.experiments.studies.budget import costs
 from training.hub.cards.tables import size_table
 from training.text.writing_systems import LANGUAGES
@@ -201,6 +201,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "search": search_table,
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
+    "lance": lambda path: lance.table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
 }
 
