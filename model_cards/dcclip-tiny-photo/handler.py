@@ -183,8 +183,7 @@ class EndpointHandler(TorchEncoder):
 
     def embed_images(self, pixel_values: "Tensor") -> "Tensor":
         """Embeddings of prepared images, (B, D), L2-normalized."""
-        features = self.model.get_image_features(pixel_values.to(self.model.device))
-        return features.pooler_output / features.pooler_output.norm(dim=-1, keepdim=True)
+        return _unit(self.model.get_image_features(pixel_values.to(self.model.device)))
 
     def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Mapping[str, "Tensor"]:
         """Token ids and mask of texts, (T, L) each."""
@@ -195,8 +194,12 @@ class EndpointHandler(TorchEncoder):
     def embed_texts(self, tokens: Mapping[str, "Tensor"]) -> "Tensor":
         """Embeddings of the output of `tokenize`, (T, D), L2-normalized."""
         inputs = {name: tensor.to(self.model.device) for name, tensor in tokens.items()}
-        features = self.model.get_text_features(**inputs)
-        return features.pooler_output / features.pooler_output.norm(dim=-1, keepdim=True)
+        return _unit(self.model.get_text_features(**inputs))
+
+
+def _unit(features: Any) -> "Tensor":
+    embeddings = features.pooler_output
+    return embeddings / embeddings.norm(dim=-1, keepdim=True)
 
 
 def decode_image(content: bytes, edge: int | None) -> Image.Image:

@@ -43,9 +43,8 @@ FILE_COPIES = 2
 WIDE = "IF"  # modes of gray values of more than 8 bits
 WIDE_BYTES = 28  # per pixel of them
 COEFFICIENT_BYTES = 4  # per pixel of a progressive JPEG at its full size
-STRIP_BYTES = (
-    2**22
-)  # a process sends its pixels in strips, so that no second copy of the image is made
+# a process sends its pixels in strips, so that no second copy of the image is made
+STRIP_BYTES = 2**22
 
 M_MMAP_THRESHOLD = -3  # a parameter of mallopt(3) in glibc
 MAPPED_BYTES = 2**20

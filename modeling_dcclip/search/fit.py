@@ -14,7 +14,7 @@ NOUNS = (
     .split("\n")
 )
 LINE = 0.5  # lowest probability of the best photograph of a list that fits
-OTHERS = 0.45  # of the others on the list; without it, a list may have one of many photographs
+OTHERS = 0.45  # lowest probability of the others; with `LINE`, a list may have one of many
 NEAR = 0.7  # its lowest standard score, as a share of the mean of the `BEST` highest
 BEST = 3  # photographs of that mean
 FIRST = 20  # photographs whose list has no gaps

@@ -44,9 +44,8 @@ SHOWN = ["path", "date", "digest", "size", "mtime_ns"]
 
 def is_lance(folder: Path) -> bool:
     """Whether a folder is a Lance data set."""
-    return os.path.isdir(
-        folder / MANIFESTS
-    )  # also of a folder that cannot be read, as an index says
+    # unlike `Path.is_dir`, false for a folder that cannot be read, which is then reported as an index
+    return os.path.isdir(folder / MANIFESTS)
 
 
 def write_lance(

@@ -38,7 +38,7 @@ BACKUP = "settings.backup.json"
 UPGRADE = "upgrade.json"
 CATALOGS = "catalog-*.sqlite"
 LOCK = ".lock"
-EARLIER_TEXTS = ".words.sqlite"  # which read texts had until words became a part of the catalog
+EARLIER_TEXTS = ".words.sqlite"  # texts that were read, before they became a part of the catalog
 MAX_BYTES = 2**24  # largest settings file
 
 

@@ -137,7 +137,6 @@ def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
             if each["kept"] and each["tower"] == tower and each["file"].startswith("onnx/")
         ]
         if kept:
-            best[tower] = min(kept, key=lambda choice: (choice["ms_share"], choice["bytes"]))[
-                "file"
-            ]
+            fastest = min(kept, key=lambda choice: (choice["ms_share"], choice["bytes"]))
+            best[tower] = fastest["file"]
     return best

@@ -85,7 +85,7 @@ def write_shards(job: Job, missing: list[int]) -> Iterator[tuple[int, str | None
     with _causes_reported():
         for row in done.iter_rows():
             yield row["images"], row["failure"]
-    remove_leftovers(job.folder)  # of nodes that ended while they wrote
+    remove_leftovers(job.folder)  # nodes that ended while they wrote left scratch files
 
 
 class _Actor:

@@ -128,9 +128,8 @@ def train(
             "another output_dir."
         )
     output_dir = Path(recipe.output_dir)
-    saved_processor = deepcopy(
-        processor
-    )  # saving resets the tokenizer, which the loader may be using
+    # saving resets the tokenizer, which the loader may be using
+    saved_processor = deepcopy(processor)
 
     def write_files(model: DCCLIPModel) -> checkpoint.Write:
         return partial(

@@ -19,7 +19,7 @@ from training.experiments.photographs import everyday
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 
-MIN_PHOTOS = 5  # that show a noun
+MIN_PHOTOS = 5  # a noun is there if so many photographs show it
 # answers that count, by list of queries and metric
 COUNTED = {
     "nouns": {"answer_lost": {"nothing", "one"}, "answer_unsure": {"perhaps"}},

@@ -10,8 +10,8 @@ import numpy as np
 from training.evaluation.retrieval import RetrievalSet
 
 EVERYDAY = json.loads(Path(__file__).with_name("everyday.json").read_text(encoding="utf-8"))
-MANY_CAPTIONS = 5  # of a photograph with so many captions,
-SOME_CAPTIONS = 2  # so many have to name what is shown; of others one
+# if a photograph has `MANY_CAPTIONS`, `SOME_CAPTIONS` have to name what it shows; else one
+MANY_CAPTIONS, SOME_CAPTIONS = 5, 2
 
 
 def captions_of(sets: Sequence[RetrievalSet]) -> list[list[str]]:

@@ -44,7 +44,7 @@ BANK_SOURCES = (
     "photos_bing_train.parquet",
     "photos_bing_train.parquet",
 )
-BANK_CAPTIONS = 118  # of each source and language
+BANK_CAPTIONS = 118  # captions in each language from each source
 TOP = 10
 
 

@@ -402,9 +402,7 @@ class Experiment:
     def _seconds(self, folder: str) -> float:
         """Wall time of a finished run by the rate in its log, since a resumed run has logged its last part only."""
         lines = (Path(folder) / LOG_FILE).read_text(encoding="utf-8").splitlines()
-        last = json.loads(
-            lines[-2]
-        )  # the last line has the end of the run, the one before the last step
+        last = json.loads(lines[-2])  # the last step; the end of the run follows
         return float(last["step"] * self.options.batch_size / last["images_per_s"])
 
     def measure(

@@ -88,14 +88,14 @@ def run(options: Options):
     digests = [digest_file(path) for path in inputs]
     study = Study("lance", options, options.photos, digests=digests)
     sizes = [size for size in sorted(options.sizes) if not study.has(protocol=str(size))]
-    photos = [row["image"] for row in _sample(train, PHOTOS) if sizes]
-    vectors = turned(runtime.encode_images(photos))
-    queries: list[dict[str, Any]] = []
-    for row in _sample(held_out, options.queries):
-        captions = [{"text": row[language][0]} for language in LANGUAGES]
-        queries += [*captions, {"text": "", "images": [row["image"]]}]
-    for size in sizes:
-        study.add(measure(study.folder / ".scratch", runtime, vectors, size, queries))
+    if sizes:
+        vectors = turned(runtime.encode_images([row["image"] for row in _sample(train, PHOTOS)]))
+        queries: list[dict[str, Any]] = []
+        for row in _sample(held_out, options.queries):
+            captions = [{"text": row[language][0]} for language in LANGUAGES]
+            queries += [*captions, {"text": "", "images": [row["image"]]}]
+        for size in sizes:
+            study.add(measure(study.folder / ".scratch", runtime, vectors, size, queries))
     plot(study.results, study.folder)
     study.finish(table(study.results))
 
