@@ -8,13 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search.catalog import Catalog
 from modeling_dcclip.search.decoding import date_taken
 from modeling_dcclip.search.digests import content_digest
 from modeling_dcclip.search.files import FileState
 from modeling_dcclip.search.index import Index, open_model
 from modeling_dcclip.search.indexing import EmbeddedImage, Outcome, enter
-from modeling_dcclip.search.lance import write_lance
+from modeling_dcclip.search.lance import DIMENSIONS_PER_BYTE, write_lance
 from modeling_dcclip.search.photos import UnreadablePhotoError
 
 REPEATED = "another image has the same name"
@@ -26,6 +27,21 @@ def describe(content: bytes) -> tuple[bytes, str | None]:
     with suppress(Exception), Image.open(io.BytesIO(content)) as image:  # damaged metadata
         return digest, date_taken(image)
     return digest, None
+
+
+def check_model(model: str | Path, use_lance: bool):
+    """Check, before images are encoded, that their index can be written and searched.
+
+    Raises:
+        ValueError: The model has no exported text tower, or Lance cannot index vectors of its dimension.
+    """
+    runtime = Runtime(model)
+    runtime.file("text")
+    if use_lance and runtime.dimension % DIMENSIONS_PER_BYTE:
+        raise ValueError(
+            f"format: lance indexes vectors with a multiple of {DIMENSIONS_PER_BYTE} dimensions, and the model "
+            f"{str(model)!r} has {runtime.dimension}. Choose index, or parquet for a search engine of your own."
+        )
 
 
 def write_index(

@@ -1,8 +1,8 @@
 """A collection of images in a Lance data set, for more vectors than a search can scan. Needs the extra `lance`.
 
-Lance finds the nearest vectors by an IVF-PQ index, and dates and paths by indexes of their own, so a search reads a
-small part of the files. It ranks by plain cosine similarity: whether a photograph fits is not known, and there are no
-folders to bring up to date.
+Lance finds the nearest vectors by an IVF-RQ index (RaBitQ, https://arxiv.org/abs/2409.09913), and dates and paths by
+indexes of their own, so a search reads a small part of the files. It ranks by plain cosine similarity: whether a
+photograph fits is not known, and there are no folders to bring up to date.
 """
 
 import json
@@ -35,7 +35,8 @@ MANIFESTS = "_versions"  # folder of every Lance data set
 DESCRIPTION = b"dcclip"  # key of the schema's metadata
 VERSION = 1
 INDEXED_FROM = 100_000  # vectors; fewer are scanned faster than an index finds them
-DIMENSIONS_PER_CODE = 4  # a code of product quantization stands for at least so many
+BITS = 2  # of a dimension in the codes that a query scans
+DIMENSIONS_PER_BYTE = 8  # of each bit of the codes
 PROBES = 40  # partitions of about 8,192 vectors that a query reads at least
 CANDIDATES = 500  # vectors of them whose exact similarity is computed
 CACHE_BYTES = 2**30  # Lance keeps the parts of the index that it has read in memory
@@ -82,9 +83,7 @@ def write_lance(
     dataset.create_scalar_index("searched", "NGRAM")
     count = dataset.count_rows()
     if count >= INDEXED_FROM:
-        codes = space.dimension // DIMENSIONS_PER_CODE
-        codes = next(number for number in range(codes, 0, -1) if space.dimension % number == 0)
-        dataset.create_index("vector", "IVF_PQ", metric="cosine", num_sub_vectors=codes)
+        dataset.create_index("vector", "IVF_RQ", metric="cosine", num_bits=BITS)
     return count
 
 

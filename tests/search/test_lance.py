@@ -12,7 +12,7 @@ from modeling_dcclip.search.lance import LanceIndex
 from tests.color_model import COLORS, save_color_model
 
 lance = pytest.importorskip("lance", reason='pip install -e ".[lance]"')
-PHOTOS = 600  # at least 256 train product quantization
+PHOTOS = 600
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def copied(collection, tmp_path):
 def test_colors_are_found_by_an_index_of_the_vectors(collection):
     with LanceIndex(collection) as index:
         assert len(index) == PHOTOS + 1
-        assert [each["type"] for each in index._data.list_indices()][-1] == "IVF_PQ"
+        assert [each["type"] for each in index._data.list_indices()][-1] == "IVF_RQ"
         for color in COLORS:
             hits = index.search(color, top=30)
             assert len(hits) == 30

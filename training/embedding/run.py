@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import bulk
 from training.data.reader import digest_sources, load_source, open_stream
 from training.data.shards import Shards
@@ -78,7 +77,7 @@ def embed(options: EmbedOptions) -> Results:
         )
     folder = Path(options.output_dir)
     if options.format != "parquet":
-        Runtime(options.model).file("text")  # a model without it cannot search the index
+        bulk.check_model(options.model, options.format == "lance")
     shards, num_rows = _open(options)
     inputs = {"model": options.model}
     inputs |= {f"data {number}": name for number, name in enumerate(options.data)}

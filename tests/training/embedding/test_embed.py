@@ -1,5 +1,6 @@
 """`training/embed.py`: every kind of source, interruptions, and failures by cause."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_an_index_of_a_model_without_a_text_tower_is_refused_before_any_image(
 ):
     found = refusal(embed.main, *arguments_of(tmp_path / "out", teacher_folder, table))
     assert "has no file onnx/text_model" in found
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dimension_that_lance_cannot_index_is_refused_before_any_image(
+    table, color_model, tmp_path, refusal
+):
+    model = shutil.copytree(color_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"truncate_dim": 12}))
+    found = refusal(embed.main, *arguments_of(tmp_path / "out", model, table, "--format=lance"))
+    assert "format: lance indexes vectors with a multiple of 8 dimensions, and the model" in found
     assert not (tmp_path / "out").exists()
 
 
