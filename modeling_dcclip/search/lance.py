@@ -56,6 +56,8 @@ def write_lance(
     model_id: str | None,
 ) -> int:
     """Write a collection with its indexes to an empty folder; other arguments as in `write_index`."""
+    # read at the import: clustering warns of every small part of a large index
+    os.environ.setdefault("LANCE_LOG", "error")
     import lance
     import pyarrow as pa
 
