@@ -37,8 +37,8 @@ VERSION = 1
 INDEXED_FROM = 100_000  # vectors; fewer are scanned faster than an index finds them
 BITS = 2  # of a dimension in the codes that a query scans
 DIMENSIONS_PER_BYTE = 8  # of each bit of the codes
-PROBES = 40  # partitions of about 8,192 vectors that a query reads at least
-CANDIDATES = 500  # vectors of them whose exact similarity is computed
+PROBES = 20  # partitions of some thousand vectors that a query reads at least
+CANDIDATES = 300  # vectors of them whose exact similarity is computed
 CACHE_BYTES = 2**30  # Lance keeps the parts of the index that it has read in memory
 SHOWN = ["path", "date", "digest", "size", "mtime_ns"]
 
