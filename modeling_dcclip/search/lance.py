@@ -35,6 +35,7 @@ MANIFESTS = "_versions"  # folder of every Lance data set
 DESCRIPTION = b"dcclip"  # key of the schema's metadata
 VERSION = 1
 INDEXED_FROM = 100_000  # vectors; fewer are scanned faster than an index finds them
+ROWS_PER_FILE = 2**30
 BITS = 2  # of a dimension in the codes that a query scans
 DIMENSIONS_PER_BYTE = 8  # of each bit of the codes
 PROBES = 20  # partitions of some thousand vectors that a query reads at least
@@ -79,7 +80,11 @@ def write_lance(
     schema = pa.schema(columns, {DESCRIPTION: json.dumps(description).encode()})
     stored = (_stored(batch, schema) for batch in batches)
     dataset = lance.write_dataset(
-        pa.RecordBatchReader.from_batches(schema, stored), folder, mode="create"
+        pa.RecordBatchReader.from_batches(schema, stored),
+        folder,
+        mode="create",
+        # a search opens each file that has one of its candidates
+        max_rows_per_file=ROWS_PER_FILE,
     )
     dataset.create_scalar_index("date", "BTREE")
     dataset.create_scalar_index("searched", "NGRAM")

@@ -44,6 +44,8 @@ ROTATIONS = 20
 ROTATED = 0.3
 NOISE = 0.3
 PATH = "photos/{:09}.jpg"
+SIZES = (500_000, 8_000_000)
+TIMES = (10**18, 17 * 10**17)
 CORES = 2
 METRICS = {
     "recall": "Recall of the exact ten: captions en / zh / photographs",
@@ -168,13 +170,23 @@ def make_images(vectors: np.ndarray, size: int) -> Iterator[list[EmbeddedImage]]
         noise = rng.standard_normal((min(BATCH, size - start), width), np.float32)
         noisy = vectors[rng.integers(count, size=len(noise))] + noise * NOISE / width**0.5
         noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
-        images = []
-        for number, vector in enumerate(noisy, start):
-            taken = f"20{number % 20:02}-05-06 07:08:09"
-            images.append(
-                EmbeddedImage(PATH.format(number), vector, None, number.to_bytes(16), 0, 0, taken)
+        # a column of one value would be stored, and read, as no real one is
+        sizes = rng.integers(*SIZES, len(noisy)).tolist()
+        times = rng.integers(*TIMES, len(noisy)).tolist()
+        yield [
+            EmbeddedImage(
+                name=PATH.format(number),
+                vector=vector,
+                error=None,
+                digest=number.to_bytes(16),
+                size=size,
+                mtime_ns=mtime,
+                taken=f"20{number % 20:02}-05-06 07:08:09",
             )
-        yield images
+            for number, (vector, size, mtime) in enumerate(
+                zip(noisy, sizes, times, strict=True), start
+            )
+        ]
 
 
 def search(
