@@ -289,6 +289,7 @@ ALIGN = {"chunk_size": 0}
         ([VISION], False),
         ([VISION, TEXT], True),
         ([EMBEDDING, ALIGN], False),
+        ([VISION, TEXT, ALIGN, VISION], False),  # the text tower was moved
         ([EMBEDDING, ALIGN | {"anchor_weight": 1.0}], True),
     ],
 )

@@ -50,6 +50,7 @@ from training.experiments.photographs.towers import save_towers
 from training.experiments.photographs.words import simplified_pieces
 from training.hub import WEIGHTS_FILE
 from training.hub.cards import CardDetails, write_card
+from training.hub.cards.facts import CONFIG_NAME
 from training.students.average import average_weights
 from training.teachers import DualEncoder
 from training.text.tokenizers import load_tokenizer
@@ -62,6 +63,7 @@ from training.utils.files import (
     remove_leftovers,
     replace_folder,
     scratch_folder,
+    write_json,
     write_text,
 )
 from training.utils.output import check_replaceable, claim_folder, listed, record_tree
@@ -109,6 +111,17 @@ TEACHER_TEXTS = {
     "map_weight": "0",
     "freeze": LOWER_LAYERS,
 }
+# first layers of the image tower
+LOWER_BLOCKS = (
+    "[vision_model.timm_model.conv_stem, vision_model.timm_model.bn1, "
+    "vision_model.timm_model.blocks.0, vision_model.timm_model.blocks.1]"
+)
+# options of stage 1 of nano
+NANO = {
+    "teacher": f"{ROOT}dcclip-tiny-photo",
+    "student": str(CONFIGS / "students/photographs_nano.yaml"),
+}
+
 STAGES = (
     # the image tower learns captions with a light text tower, half of its lower layers frozen
     Stage("tower_teacher", AlignRecipe, "tower_teacher"),
@@ -166,10 +179,9 @@ STAGES = (
         "nano_image",
         DistillRecipe,
         "distill_image",
-        options={
+        options=NANO
+        | {
             "output_dir": f"{ROOT}nano_image",
-            "teacher": f"{ROOT}dcclip-tiny-photo",
-            "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "freeze": "[]",
             "max_steps": "400",
             "learning_rate": "4e-4",
@@ -179,11 +191,10 @@ STAGES = (
         "nano_distill",
         DistillRecipe,
         "distill_text",
-        options={
+        options=NANO
+        | {
             "output_dir": f"{ROOT}nano_distilled",
-            "teacher": f"{ROOT}dcclip-tiny-photo",
             "named_targets": f"{ROOT}{DATA}/nano_named_targets.safetensors",
-            "student": str(CONFIGS / "students/photographs_nano.yaml"),
             "student.vision_init": f"{ROOT}nano_image",
             "max_steps": "6000",
         },
@@ -199,6 +210,21 @@ STAGES = (
             "max_steps": "100",
         },
         shares={"nano_distilled": 0.5},
+    ),
+    # stage 1 again: after 400 steps, the image tower had not learned all that it can of tiny's feature maps
+    Stage(
+        "nano_image_2",
+        DistillRecipe,
+        "distill_image",
+        options=NANO
+        | {
+            "output_dir": f"{ROOT}nano_image_2",
+            "student.vision_init": f"{ROOT}nano_aligned",
+            "student.text_init": f"{ROOT}nano_aligned",
+            "freeze": LOWER_BLOCKS,
+            "max_steps": "1300",
+        },
+        shares={"nano_aligned": 0.3},
         model="dcclip-nano-photo",
     ),
 )
@@ -356,6 +382,11 @@ class Run:
         weights = average_weights([load_file(path), *others], lambda name: shares)
         with atomic_write(path) as scratch:
             save_file(weights, scratch, {"format": "pt"})
+        folders = [path.parent, *(self.folder / run for run in stage.shares)]
+        config, *configs = [read_mapping(each / CONFIG_NAME, "config") for each in folders]
+        # a mean of two spaces is in neither
+        if any(each["teacher_weights"] != config["teacher_weights"] for each in configs):
+            write_json(path.parent / CONFIG_NAME, config | {"teacher_weights": None})
 
     def _finish(self, stage: Stage, recipe: Recipe):
         """Write the Hub folder of a model in half precision, with ONNX files that pass the accuracy gate."""

@@ -213,11 +213,11 @@ def matches_teacher(runs: Sequence[TrainingRun]) -> bool:
     """Whether the embeddings of images and texts were trained to match the teacher's, and nothing moved them later."""
     if not runs:
         return True
-    if runs[-1].stage == ALIGN:
-        return bool(runs[-1].recipe.get("anchor_weight"))
     towers = set()
     for run in runs:
+        if run.stage == ALIGN:
+            towers = {"both"} if run.recipe.get("anchor_weight") else set()
         # a loss of stage 1 compared embeddings, and not feature maps alone
-        if run.value("logits_weight") or run.value("embedding_weight"):
+        elif run.value("logits_weight") or run.value("embedding_weight"):
             towers.add(run.value("tower"))
     return "both" in towers or {"vision", "text"} <= towers

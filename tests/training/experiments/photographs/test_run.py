@@ -94,6 +94,8 @@ def test_recipes_follow_each_other_in_the_output_folder(tmp_path, photographs):
         assert image.teacher == text.teacher == teacher
         assert text.student.vision_init == image.output_dir
         assert align.student == text.output_dir
+    again = recipes["nano_image_2"].student  # both towers go on from both stages
+    assert again.vision_init == again.text_init == recipes["nano_align"].output_dir
     folders = {Path(recipe.output_dir).name for recipe in recipes.values()}
     assert len(folders) == len(STAGES)
     # what is mixed in was trained before, and leaves a part for the run itself
@@ -133,11 +135,15 @@ def test_a_stage_mixes_the_weights_of_earlier_runs_into_its_own(tmp_path):
         (here.folder / name).mkdir(parents=True)
         tensors = {"weight": torch.full((2,), value), "count": torch.tensor(int(value))}
         save_file(tensors, here.folder / name / "model.safetensors")
+        config = {"teacher_weights": "teacher" if name == "trained" else None}
+        (here.folder / name / "config.json").write_text(json.dumps(config))
     mixed = run.Stage("trained", AlignRecipe, "align", shares={"first": 0.5, "second": 0.25})
     here._average(mixed, here.folder / "trained/model.safetensors")
     found = load_file(here.folder / "trained/model.safetensors")
     assert found["weight"].tolist() == [2.0, 2.0]  # 0.5 * 1 + 0.25 * 2 + 0.25 * 4
     assert found["count"] == 4
+    config = json.loads((here.folder / "trained/config.json").read_text())
+    assert config["teacher_weights"] is None  # the mean is not in the teacher's space
 
 
 @pytest.fixture
