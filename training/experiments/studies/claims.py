@@ -453,15 +453,22 @@ CLAIMS = (
 SETS = {"flickr8k": "Recall at 10", "cifar-10": "CIFAR-10", "tiny-imagenet": "Tiny ImageNet"}
 
 
-def rows_of_arms(results: Results) -> list[Row]:
-    """Results of the arms at the last length, without the teacher's and those of tuning."""
-    rows = [row for row in results.rows if row.set in SETS and row.seed is not None]
-    last = max((_length(row) for row in rows), default=0)
-    return [row for row in rows if _length(row) == last]
+def lengths(results: Results) -> list[int]:
+    """Steps of each tower in stage 1 of the arms that were measured, ascending; 0 in results of a single length."""
+    return sorted({_length(row) for row in results.rows if _is_of_arm(row)}) or [0]
+
+
+def rows_of_arms(results: Results, length: int | None = None) -> list[Row]:
+    """Results of the arms at a length, by default the last one, without the teacher's and those of tuning."""
+    chosen = lengths(results)[-1] if length is None else length
+    return [row for row in results.rows if _is_of_arm(row) and _length(row) == chosen]
+
+
+def _is_of_arm(row: Row) -> bool:
+    return row.set in SETS and row.seed is not None
 
 
 def _length(row: Row) -> int:
-    """Steps of each tower in stage 1; 0 in results of a single length."""
     return int(row.stage.removesuffix(STEPS)) if row.stage else 0
 
 
@@ -470,23 +477,33 @@ def arms_measured(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys((str(row.protocol), row.model) for row in rows_of_arms(results)))
 
 
-def by_seed(results: Results, *keys: str) -> pandas.Series:
+def by_seed(results: Results, *keys: str, length: int | None = None) -> pandas.Series:
     """Values of the arms by start, arm, set, further keys, and seed: means over what is not a key."""
-    rows = pandas.DataFrame(map(vars, rows_of_arms(results)))
+    rows = pandas.DataFrame(map(vars, rows_of_arms(results, length)))
     return rows.groupby(["protocol", "model", "set", *keys, "seed"])["value"].mean()
 
 
 def table(results: Results) -> str:
-    """Markdown table of all arms, in percent: mean over seeds and standard deviation, in English / Chinese."""
-    values = by_seed(results, "language")
-    lines = [["Start, arm", *(f"{title}, en / zh" for title in SETS.values())]]
-    lines.append(["---", *["---:"] * len(SETS)])
+    """Markdown table of all arms, in percent: mean over seeds and standard deviation, in English / Chinese.
+
+    Recall is shown at each length of stage 1, accuracy at the last one.
+    """
+    at_lengths = lengths(results)
+    first, *others = SETS
+    columns = [(first, length) for length in at_lengths]
+    columns += [(name, at_lengths[-1]) for name in others]
+    titles = [SETS[name] for name, _ in columns]
+    if len(at_lengths) > 1:
+        titles = [f"{SETS[name]}, {length:,} steps" for name, length in columns]
+    lines = [["Start, arm", *(f"{title}, en / zh" for title in titles)]]
+    lines.append(["---", *["---:"] * len(columns)])
+    values = {length: by_seed(results, "language", length=length) for length in at_lengths}
     for start, name in arms_measured(results):
         cells = [f"{start}: {name}"]
-        for of in SETS:
+        for of, length in columns:
             figures = []
             for language in LANGUAGES:
-                found = values.get((start, name, of, language), [])
+                found = values[length].get((start, name, of, language), [])
                 figures.append(mean_and_spread(list(found)))
             cells.append(" / ".join(figures))
         lines.append(cells)

@@ -202,6 +202,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "accuracy": lambda path: Results.read(REPO_ROOT / path).table(),
     "sizes": lambda path: size_table(Results.read(REPO_ROOT / path)),
     "lance": lambda path: lance.table(Results.read(REPO_ROOT / path)),
+    "claims": lambda path: claims.table(Results.read(REPO_ROOT / path)),
     "verdicts": lambda path: claims.verdicts(Results.read(REPO_ROOT / path)),
 }
 

@@ -139,6 +139,26 @@ def test_a_table_has_the_mean_and_the_deviation_over_seeds():
     )
 
 
+def test_a_table_has_the_recall_at_each_length():
+    rows = [
+        Row(
+            model="map, both stages",
+            metric="recall",
+            value=value,
+            set="flickr8k",
+            language=language,
+            protocol="random",
+            seed=0,
+            stage=f"{length} steps",
+        )
+        for length, value in ((2000, 0.4), (500, 0.1))
+        for language in ("en", "zh")
+    ]
+    header, _, row = table(Results({}, rows)).splitlines()
+    assert "| Recall at 10, 500 steps, en / zh | Recall at 10, 2,000 steps, en / zh |" in header
+    assert row == "| random: map, both stages | 10.0 / 10.0 | 40.0 / 40.0 | - / - | - / - |"
+
+
 @pytest.mark.parametrize(
     ("maps", "logits", "outcome"),
     [
