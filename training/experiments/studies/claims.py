@@ -21,6 +21,7 @@ The study takes hours. The same command continues an interrupted one, to the bit
 
 import itertools
 import json
+import os
 import shutil
 import statistics
 import time
@@ -580,6 +581,7 @@ def run(options: Options):
         options.photos,
         digests=digests,
         weights=weights_fingerprint(teacher.model),
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
     experiment = Experiment(options, study, teacher)
     if not study.has(model="teacher", set="flickr8k"):

@@ -91,6 +91,10 @@ def test_arms_run_by_the_scripts_and_are_never_repeated(
     assert Results.read(folder / RESULTS_FILE).rows == results.rows
     with pytest.raises(Trains):  # a different length
         main([*command, "--lengths", "5"])
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "mixed_precision: 'no', now 'bf16'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
