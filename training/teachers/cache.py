@@ -271,7 +271,9 @@ def _view_encoder(
         )
         for ids, images in loader:
             changes = augment.views(ids, torch.full_like(ids, view))
-            views = augment(images.to(device, non_blocking=True), changes.to(device))
+            views = augment(
+                images.to(device, non_blocking=True), changes.to(device, non_blocking=True)
+            )
             targets = vision.image_targets(normalize(views))
             values = {"embedding": targets.embedding.half()}
             if grid is not None:
@@ -313,10 +315,10 @@ def _caption_encoder(
 
         def encode_some(indices: Tensor) -> tuple[Tensor]:
             length = int(lengths[indices[-1]])  # the last text is the longest
-            ids = encoded["input_ids"][indices, :length].to(device)
-            targets = tower.text_targets(ids, mask[indices, :length].to(device))
+            ids = encoded["input_ids"][indices, :length].to(device, non_blocking=True)
+            targets = tower.text_targets(ids, mask[indices, :length].to(device, non_blocking=True))
             if token_maps:
-                maps = targets.required_map.half().cpu()
+                maps = targets.required_map.half()
                 for index, each in zip(indices.tolist(), maps, strict=True):
                     states[index] = each[: int(lengths[index])]
             return (targets.embedding.half(),)
@@ -325,7 +327,7 @@ def _caption_encoder(
         if not token_maps:
             return {"embedding": embeddings.cpu()}
         start = torch.tensor([0, *lengths]).cumsum(0)
-        joined = torch.cat([states[index] for index in range(len(texts))])
+        joined = torch.cat([states[index] for index in range(len(texts))]).cpu()
         return {"embedding": embeddings.cpu(), "states": joined, "start": start}
 
     return encode
@@ -371,63 +373,52 @@ class CachedTargets:
             Fields of `Batch`: `image_targets`, `image_maps`, `text_targets` and `text_maps`, in float16.
         """
         fields: Batch = {}
-        if "vision" in self.spec.towers:
-            fields.update(self._read_images(batch))
-        if "text" in self.spec.towers:
-            fields.update(self._read_texts(batch))
-        return fields
-
-    def _read_images(self, batch: Batch) -> Batch:
-        shards_per_view = len(self.views) // self.num_views
-        embeddings = []
-        maps = []
-        for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True):
-            shard = self.views[view * shards_per_view + row // ROWS_PER_SHARD]
-            place = row % ROWS_PER_SHARD
-            embeddings.append(shard["embedding"][place])
+        if self.views:
+            shards_per_view = len(self.views) // self.num_views
+            cells = []
+            for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True):
+                number, place = divmod(row, ROWS_PER_SHARD)
+                cells.append((self.views[view * shards_per_view + number], place))
+            fields["image_targets"] = _take(cells, "embedding")
             if self.spec.grid is not None:
-                maps.append(shard["feature_map"][place])
-        fields: Batch = {"image_targets": torch.stack(embeddings)}
-        if maps:
-            fields["image_maps"] = torch.stack(maps)  # (B, D, H, W)
-        return fields
-
-    def _read_texts(self, batch: Batch) -> Batch:
-        embeddings = []
-        states = []
-        for number in batch["caption_ids"].tolist():
-            shard = self.captions[number // CAPTIONS_PER_SHARD]
-            place = number % CAPTIONS_PER_SHARD
-            embeddings.append(shard["embedding"][place])
+                fields["image_maps"] = _take(cells, "feature_map")  # (B, D, H, W)
+        if self.captions:
+            cells = []
+            for caption in batch["caption_ids"].tolist():
+                number, place = divmod(caption, CAPTIONS_PER_SHARD)
+                cells.append((self.captions[number], place))
+            fields["text_targets"] = _take(cells, "embedding")
             if self.spec.token_maps:
-                start, stop = shard["start"][place : place + 2]
-                states.append(shard["states"][start:stop])
-        fields: Batch = {"text_targets": torch.stack(embeddings)}
-        if states:
-            fields["text_maps"] = pad_sequence(states, batch_first=True)  # (T, L, D)
+                states = []
+                for shard, place in cells:
+                    start, stop = shard["start"][place : place + 2]
+                    states.append(shard["states"][start:stop])
+                # a caption that the student splits differently can have more tokens for the teacher
+                length = batch["input_ids"].shape[1]
+                fields["text_maps"] = pad_sequence(states, batch_first=True)[
+                    :, :length
+                ]  # (T, L, D)
         return fields
 
-    # autocast cannot stack float16 tensors if its own half precision is bfloat16
-    @torch.autocast("cpu", enabled=False)
     def images(self, images: Tensor, batch: Batch) -> Targets:
-        """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
-        if "image_targets" not in batch:
-            batch = self._read_images(batch)
+        """Targets of the images of a batch that has been `read`; the images themselves are unused."""
         maps = None
         if self.spec.grid is not None:
             maps = resample_map(self._on_device(batch["image_maps"]), self.spec.grid)
         return Targets(maps, self._on_device(batch["image_targets"]))
 
-    @torch.autocast("cpu", enabled=False)
     def texts(self, batch: Batch) -> Targets:
-        """Targets of the captions of a batch; token states are padded with zeros."""
-        if "text_targets" not in batch:
-            batch = self._read_texts(batch)
+        """Targets of the captions of a batch that has been `read`; token states are padded with zeros."""
         maps = self._on_device(batch["text_maps"]) if self.spec.token_maps else None
         return Targets(maps, self._on_device(batch["text_targets"]))
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True).float()
+
+
+def _take(cells: Sequence[tuple[dict[str, Tensor], int]], name: str) -> Tensor:
+    """A tensor of shards at one place each."""
+    return torch.stack([shard[name][place] for shard, place in cells])
 
 
 def _open_shard(path: Path) -> dict[str, Tensor]:
