@@ -73,7 +73,7 @@ class TrainingRecipe(Checked):
         teacher: Hub id or folder of the teacher; ID@COMMIT pins a Hub id. Stage 2 needs none.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
-        teacher_views: Number of cached views per image. The size of all targets is printed before they are computed.
+        teacher_views: Number of cached views per image. The size of all targets is logged after the first shard.
     """
 
     output_dir: str = no_key()

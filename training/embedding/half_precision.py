@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def passes_in_half_precision(options: EmbedOptions, device: torch.device) -> bool:
-    """Whether the model may run in bfloat16 on a device. The reasons against it are logged.
+    """Whether the image tower may run in bfloat16 on a device: compared with float32, with the same text embeddings.
+
+    The reasons against it are logged.
 
     Raises:
         ValueError: The labeled set of the options cannot be used.
@@ -36,23 +38,12 @@ def passes_in_half_precision(options: EmbedOptions, device: torch.device) -> boo
             "some: --gate_data PATH --class_names NAMES.json"
         )
         return False
-    verdict = check_half_precision(options.model, data, device)
-    log.warning("%s", verdict.line() if verdict.kept else " ".join(verdict.reasons))
-    return verdict.kept
-
-
-def check_half_precision(model: str, data: GateData, device: torch.device) -> Verdict:
-    """Compare the image tower in bfloat16 with float32, both with the text tower in float32.
-
-    Args:
-        model: Folder of the model.
-        data: Labeled images, and the names of their classes.
-        device: Device of the weights.
-    """
-    full = DualEncoder.from_pretrained(model, device=device)
+    full = DualEncoder.from_pretrained(options.model, device=device)
     reference = Encoded(encode_cells(full, data), encode_names(full, data))
-    half = DualEncoder.from_pretrained(model, ["vision"], torch.bfloat16, device)
+    half = DualEncoder.from_pretrained(options.model, ["vision"], torch.bfloat16, device)
     encoded = replace(reference, images=encode_cells(half, data))
     fields = compare("vision", encoded, reference, data.labels)
     fields |= {"bytes": half.model.get_memory_footprint(), "bytes_share": 0.5}
-    return judged(Verdict("bfloat16", "vision", "bfloat16", False, [], **fields))
+    verdict = judged(Verdict("bfloat16", "vision", "bfloat16", False, [], **fields))
+    log.warning("%s", verdict.line() if verdict.kept else " ".join(verdict.reasons))
+    return verdict.kept

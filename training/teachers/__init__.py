@@ -8,7 +8,7 @@
 - `loading.py`: partial loading of a checkpoint
 - `lineage.py`: revision, weight fingerprint and license
 - `targets.py`: the targets that a run needs, computed at every step
-- `cache.py`, `cached_targets.py`: targets computed once and stored
+- `cache.py`: targets computed once and stored
 - `named_targets.py`: targets of some captions from a file
 """
 

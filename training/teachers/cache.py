@@ -9,93 +9,50 @@ A cache is a folder of one teacher's targets:
     captions/00000.safetensors   some captions in the order of their ids: token states end to end (fp16), the offset
                                  of each caption, embedding (fp16)
 
-A view is a pure function of (seed, row, view number), so student and
-teacher encode the same image. Every shard has a checksum. An interrupted run resumes at the first missing shard. The
-processes of a run divide the missing shards among them.
+A view is a pure function of (seed, row, view number), so student and teacher encode the same image. A shard is
+complete or absent: an interrupted run resumes at the first missing one. The processes of a run divide the missing
+shards among them.
 """
 
 import logging
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from training.config import AugmentConfig
-from training.data import CaptionTokenizer, PairDataset
-from training.data.images import Augment, Normalize, Views
-from training.data.reader import evenly_spaced_rows
+from training.data import PairDataset
+from training.data.batch import Batch
+from training.data.images import Augment, Normalize
 from training.data.sampling import data_loader, image_bytes, num_workers
-from training.teachers import DualEncoder
-from training.teachers.cached_targets import (
-    CAPTIONS_PER_SHARD,
-    ROWS_PER_SHARD,
-    CachedTargets,
-    TargetCacheError,
-    claim,
-    lacks,
-    save,
-)
+from training.teachers import DualEncoder, Targets
 from training.teachers.targets import TargetSpec, encode_by_length, resample_map
 from training.text.pipeline import digest, read_pipeline
-from training.utils.keys import Digest
+from training.utils.files import atomic_write, write_json
+from training.utils.keys import differences, make_key
 from training.utils.output import claim_folder
 from training.utils.process import at_own_pace
+from training.utils.reading import read_mapping
 
-META_FILES = ("images.json", "captions.json")
-FILES = ("images", "captions", *META_FILES)
+IMAGES = "images"
+CAPTIONS = "captions"
+ROWS_PER_SHARD = 2048
+CAPTIONS_PER_SHARD = 16384
 GB = 10**9
 # images or texts that a teacher encodes at once
 CPU_BATCH = 64
 GPU_BATCH = 256
-LENGTH_SAMPLE = 1000  # captions whose length estimates the size of all token states
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherKey:
-    """What all targets of a teacher depend on."""
-
-    revision: str
-    dtype: str
-
-
-@dataclass(frozen=True)
-class ImageKey:
-    """What the targets of images depend on. A run without feature maps has no `grid`, and can use any cache."""
-
-    teacher: TeacherKey
-    teacher_image_size: int
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
-    images: str
-    image_size: int
-    squash: bool
-    augment: AugmentConfig
-    seed: int
-    num_views: int
-    grid: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class CaptionKey:
-    """What the targets of captions depend on. A run without token states has no `unaligned`, and can use any cache."""
-
-    teacher: TeacherKey
-    tokenizer: str
-    captions: str
-    max_text_length: int
-    cleaning: str | None
-    unaligned: str | None
 
 
 def build_target_cache(
@@ -107,7 +64,7 @@ def build_target_cache(
     num_views: int,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
-) -> CachedTargets:
+) -> "CachedTargets":
     """Compute the targets that are missing, and open the cache. Every process of a run calls this.
 
     Args:
@@ -121,7 +78,7 @@ def build_target_cache(
         device: Device of the teacher and of the batches.
 
     Raises:
-        TargetCacheError: The folder holds targets of a different teacher, data set or augmentation, or is damaged; or
+        ValueError: The folder holds targets of a different teacher, data set or augmentation, or is damaged; or
             the disk has too little space.
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
@@ -129,254 +86,347 @@ def build_target_cache(
     if batch_size is None:
         batch_size = CPU_BATCH if torch.device(device).type == "cpu" else GPU_BATCH
     folder = Path(folder)
-    images = captions = None
+    rows = _chunks(range(len(dataset)), ROWS_PER_SHARD)
+    texts = list(dataset.captions or ())
+    views: dict[Path, Any] = {}
+    captions: dict[Path, Any] = {}
     if "vision" in spec.towers:
-        images = _Images(folder, teacher, dataset, augment, spec, num_views)
+        for view in range(num_views):
+            for number, part in enumerate(rows):
+                path = folder / IMAGES / f"view-{view:03d}-{number:05d}.safetensors"
+                views[path] = (view, part)
     if "text" in spec.towers:
-        captions = _Captions(folder, teacher, dataset, spec)
-    parts = [part for part in (images, captions) if part is not None]
-    is_cache = any((folder / name).is_file() for name in META_FILES)
+        for number, part in enumerate(_chunks(texts, CAPTIONS_PER_SHARD)):
+            captions[folder / CAPTIONS / f"{number:05d}.safetensors"] = part
+    keys: dict[str, dict[str, Any]] = {}
+    if views:
+        keys[IMAGES] = _image_key(teacher, dataset, augment, num_views, spec)
+    if captions:
+        keys[CAPTIONS] = _caption_key(teacher, dataset, spec)
+    is_cache = any(_key_file(folder, name).is_file() for name in (IMAGES, CAPTIONS))
     with ExitStack() as claimed:
         with at_own_pace():
             # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
-            if state.is_main_process and (not is_cache or os.access(folder, os.W_OK)):
-                options: Any = {"field": "teacher_cache", "flag": None, "wait": True}
-                claimed.enter_context(
-                    claim_folder(
-                        folder, FILES, command="teacher_cache", overwrite=is_cache, **options
-                    )
-                )
             if state.is_main_process:
-                if images is not None:
-                    claim(folder / "images.json", images.key(), optional="grid")
-                if captions is not None:
-                    claim(folder / "captions.json", captions.key(), optional="unaligned")
-                _require_space(folder, parts)
-        missing = [[path for path in part.shards if lacks(path, part.needed)] for part in parts]
+                claim = claim_folder(
+                    folder,
+                    (IMAGES, CAPTIONS, f"{IMAGES}.json", f"{CAPTIONS}.json"),
+                    command="teacher_cache",
+                    overwrite=is_cache,
+                    field="teacher_cache",
+                    flag=None,
+                    wait=True,
+                )
+                claimed.enter_context(claim)
+                for name, key in keys.items():
+                    if not _key_file(folder, name).exists():
+                        write_json(_key_file(folder, name), key)
+        has_maps = {name: _compare(folder, name, key) for name, key in keys.items()}
+        missing = [path for path in [*views, *captions] if not path.exists()]
         state.wait_for_everyone()  # until all have seen the same files
+        own = missing[state.process_index :: state.num_processes]
         with at_own_pace():
-            for part, paths in zip(parts, missing, strict=True):
-                if own := paths[state.process_index :: state.num_processes]:
-                    part.compute(own, batch_size, device)
-    image_shards = [] if images is None else list(images.shards)
-    caption_shards = [] if captions is None else list(captions.shards)
-    return CachedTargets(spec, image_shards, caption_shards, num_views, device)
+            if images := {path: views[path] for path in own if path in views}:
+                grid = has_maps[IMAGES]
+                _fill(images, _view_encoder(teacher, dataset, augment, grid, batch_size, device))
+            if others := {path: captions[path] for path in own if path in captions}:
+                maps = has_maps[CAPTIONS]
+                _fill(others, _caption_encoder(teacher, dataset, maps, batch_size, device))
+    return CachedTargets(spec, list(views), list(captions), num_views, device)
 
 
-def _require_space(folder: Path, parts: Sequence["_Images | _Captions"]):
-    """Announce the size of a cache before anything is written, and refuse one that the disk has no space for."""
-    paths = [path for part in parts for path in part.shards]
-    stored = [path.stat().st_size for path in paths if path.exists()]
-    if len(stored) == len(paths):
-        return
-    size = sum(part.num_bytes() for part in parts) / GB
-    free = shutil.disk_usage(folder).free / GB
-    log.warning("teacher_cache: %s takes up to %.3g GB; %.3g GB are free", folder, size, free)
-    if size - sum(stored) / GB > free:
-        raise TargetCacheError(
-            f"teacher_cache: the targets take up to {size:.3g} GB, and {folder} has {free:.3g} GB free. Name a folder "
-            "on a different disk, lower teacher_views, or leave teacher_cache out to run the teacher at every step."
-        )
+def _image_key(
+    teacher: DualEncoder,
+    dataset: PairDataset,
+    augment: Augment,
+    num_views: int,
+    spec: TargetSpec,
+) -> dict[str, Any]:
+    """Everything that the targets of images depend on."""
+    processor = teacher.image_processor
+    return _teacher_key(teacher) | {
+        # size and statistics of the teacher's images can change while its weights stay
+        "teacher_image_size": teacher.image_size,
+        "image_mean": list(processor.image_mean),
+        "image_std": list(processor.image_std),
+        "images": dataset.image_fingerprint(),
+        "image_size": dataset.image_size,
+        "squash": dataset.squash,
+        "augment": make_key(augment.config),
+        "seed": augment.seed,
+        "teacher_views": num_views,
+        "maps": None if spec.grid is None else list(spec.grid),
+    }
 
 
-def _teacher_key(teacher: DualEncoder) -> TeacherKey:
-    return TeacherKey(teacher.revision, str(teacher.dtype).removeprefix("torch."))
+def _caption_key(teacher: DualEncoder, dataset: PairDataset, spec: TargetSpec) -> dict[str, Any]:
+    """Everything that the targets of captions depend on."""
+    tokens = dataset.tokens
+    assert tokens is not None
+    tokenizer = teacher.tokenizer
+    # which can change while the weights stay
+    name = digest(read_pipeline(tokenizer)) if tokenizer.is_fast else type(tokenizer).__name__
+    return _teacher_key(teacher) | {
+        "tokenizer": name,
+        "captions": dataset.caption_fingerprint(),
+        "max_text_length": tokens.max_text_length,
+        "cleaning": tokens.clean.__name__ if tokens.clean is not None else None,
+        "maps": True if spec.token_maps else None,
+    }
 
 
-class _Images:
-    """The targets of all views of the images.
+def _teacher_key(teacher: DualEncoder) -> dict[str, Any]:
+    dtype = str(teacher.dtype).removeprefix("torch.")
+    return {"teacher": {"revision": teacher.revision, "dtype": dtype}}
 
-    Attributes:
-        shards: View and rows of each shard, by its file, view by view.
+
+def _key_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
+
+
+def _compare(folder: Path, name: str, key: dict[str, Any]) -> Any:
+    """Compare the key of a run with the key of the cache, and return its `maps`, which the run need not use.
+
+    Raises:
+        ValueError: The file of the key is damaged, or a field differs.
     """
+    try:
+        stored = read_mapping(_key_file(folder, name), "teacher_cache")
+    except ValueError as error:
+        raise ValueError(f"{error} Or remove {folder / name}.") from error
+    if key["maps"] is None:
+        key["maps"] = stored.get("maps")
+    if found := differences(stored, key):
+        raise ValueError(
+            f"teacher_cache: {folder / name} holds targets of a different run ({'; '.join(found)}). Name a different "
+            "folder, or remove this one."
+        )
+    return key["maps"]
 
-    def __init__(
-        self,
-        folder: Path,
-        teacher: DualEncoder,
-        dataset: PairDataset,
-        augment: Augment,
-        spec: TargetSpec,
-        num_views: int,
-    ):
-        self.teacher = teacher
-        self.dataset = dataset
-        self.augment = augment
-        self.grid = spec.grid
-        self.needed = "embedding" if spec.grid is None else "feature_map"
-        self.num_views = num_views
-        self.shards: dict[Path, tuple[int, Sequence[int]]] = {}
-        parts = _chunks(range(len(dataset)), ROWS_PER_SHARD)
-        for view in range(num_views):
-            for number, rows in enumerate(parts):
-                path = folder / "images" / f"view-{view:03d}-{number:05d}.safetensors"
-                self.shards[path] = (view, rows)
 
-    def key(self) -> ImageKey:
-        processor = self.teacher.image_processor
-        dataset = self.dataset
-        assert dataset.image_size is not None
-        return ImageKey(
-            _teacher_key(self.teacher),
-            # size and statistics of the teacher's images can change while its weights stay
-            teacher_image_size=self.teacher.image_size,
-            image_mean=tuple(processor.image_mean),
-            image_std=tuple(processor.image_std),
-            images=dataset.image_fingerprint(),
-            image_size=dataset.image_size,
-            squash=dataset.squash,
-            augment=self.augment.config,
-            seed=self.augment.seed,
-            num_views=self.num_views,
-            grid=self.grid,
+def _fill(shards: dict[Path, Any], encode: Callable[[Any], dict[str, Tensor]]):
+    """Compute some shards and write each atomically. The first one tells the size of all."""
+    is_main = PartialState().is_main_process
+    first = next(iter(shards))
+    for path, content in tqdm(shards.items(), "teacher targets", unit="shard", disable=not is_main):
+        _save(encode(content), path)
+        if is_main and path == first and len(shards) > 1:
+            _require_space(path, (len(shards) - 1) * PartialState().num_processes)
+
+
+def _require_space(path: Path, num_shards: int):
+    """Announce the size of the shards that follow the first one, and refuse a disk that has no space for them."""
+    size = path.stat().st_size * num_shards / GB
+    free = shutil.disk_usage(path.parent).free / GB
+    log.warning("teacher_cache: %s takes up to %.3g GB; %.3g GB are free", path.parent, size, free)
+    if size > free:
+        raise ValueError(
+            f"teacher_cache: the targets take up to {size:.3g} GB, and {path.parent} has {free:.3g} GB free. Name a "
+            "folder on a different disk, lower teacher_views, or leave teacher_cache out to run the teacher at every "
+            "step."
         )
 
-    def num_bytes(self) -> int:
-        cells = 0 if self.grid is None else self.grid[0] * self.grid[1]
-        width = self.teacher.projection_dim + self.teacher.vision_width * cells
-        return 2 * width * self.num_views * len(self.dataset)
 
-    def compute(self, paths: Sequence[Path], batch_size: int, device: torch.device | str):
-        teacher = self.teacher.with_towers(("vision",)).to(device)
-        normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-        batches = []
-        for path in paths:
-            view, rows = self.shards[path]
-            batches += [(view, part) for part in _chunks(rows, batch_size)]
+def _save(tensors: dict[str, Tensor], path: Path):
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache."
+            )
+    try:
+        with atomic_write(path) as scratch:
+            save_file({name: each.contiguous() for name, each in tensors.items()}, scratch)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"teacher_cache: cannot write {path} ({error}). Finished shards are kept: free some space, and run "
+            "the same command again."
+        ) from error
+
+
+def _view_encoder(
+    teacher: DualEncoder,
+    dataset: PairDataset,
+    augment: Augment,
+    grid: Sequence[int] | None,
+    batch_size: int,
+    device: torch.device | str,
+) -> Callable[[tuple[int, Sequence[int]]], dict[str, Tensor]]:
+    """Function that encodes a view of some rows; images that do not decode, which no batch has, are black."""
+    vision = teacher.with_towers(("vision",)).to(device)
+    normalize = Normalize.from_processor(vision.image_processor, vision.image_size)
+    assert dataset.image_size is not None
+    num_bytes = batch_size * image_bytes(dataset.image_size)
+    decode = partial(_decode, dataset)
+
+    def encode(shard: tuple[int, Sequence[int]]) -> dict[str, Tensor]:
+        view, rows = shard
+        encoded = []
         # the workers decode the next images meanwhile
-        decode = partial(_decode_views, self.dataset, self.augment)
-        workers = num_workers(self.dataset.config)
-        num_bytes = batch_size * image_bytes(self.dataset.image_size)
-        loader = data_loader(batches, workers, num_bytes, batch_size=None, collate_fn=decode)
-        is_quiet = not PartialState().is_main_process
-        decoded = iter(
-            tqdm(loader, "teacher targets", len(batches), unit="batch", disable=is_quiet)
+        loader = data_loader(
+            _chunks(rows, batch_size),
+            num_workers(dataset.config),
+            num_bytes,
+            batch_size=None,
+            collate_fn=decode,
         )
-        for path in paths:
-            rows = self.shards[path][1]
-            places = []
-            encoded: list[dict[str, Tensor]] = []
-            for _ in _chunks(rows, batch_size):
-                ids, images, changes = next(decoded)
-                if not len(ids):
-                    continue
-                images = images.to(device, non_blocking=True)
-                views = self.augment(images, changes.to(device, non_blocking=True))
-                places.append(ids - rows[0])
-                encoded.append(self._encode(teacher, normalize(views)))
-            tensors: dict[str, Tensor] = {}
-            for name in encoded[0] if encoded else ():
-                values = torch.cat([each[name] for each in encoded]).cpu()
-                tensors[name] = values.new_zeros(len(rows), *values.shape[1:])
-                tensors[name][torch.cat(places)] = values  # rows that do not decode stay zero
-            save(tensors, path)
+        for ids, images in loader:
+            changes = augment.views(ids, torch.full_like(ids, view))
+            views = augment(
+                images.to(device, non_blocking=True), changes.to(device, non_blocking=True)
+            )
+            targets = vision.image_targets(normalize(views))
+            values = {"embedding": targets.embedding.half()}
+            if grid is not None:
+                # never stored at a finer grid than the teacher's own
+                own = targets.required_map.shape[-2:]
+                smaller = [min(sizes) for sizes in zip(grid, own, strict=True)]
+                values["feature_map"] = resample_map(targets.required_map, smaller).half()
+            encoded.append(values)
+        return {name: torch.cat([each[name] for each in encoded]).cpu() for name in encoded[0]}
 
-    def _encode(self, teacher: DualEncoder, pixel_values: Tensor) -> dict[str, Tensor]:
-        targets = teacher.image_targets(pixel_values)
-        values = {"embedding": targets.embedding.half()}
-        if self.grid is not None:
-            # never stored at a finer grid than the teacher's own
-            own = targets.required_map.shape[-2:]
-            grid = [min(sizes) for sizes in zip(self.grid, own, strict=True)]
-            values["feature_map"] = resample_map(targets.required_map, grid).half()
-        return values
+    return encode
 
 
-def _decode_views(
-    dataset: PairDataset, augment: Augment, batch: tuple[int, Sequence[int]]
-) -> tuple[Tensor, Tensor, Views]:
-    """Rows (B,) int64 that decode, their images (B, 3, S, S) uint8, and the changes of their views."""
-    view, rows = batch
-    decoded = []
-    images = []
-    for row, image in zip(rows, dataset.load_images(rows), strict=True):
-        if isinstance(image, Tensor):
-            decoded.append(row)
-            images.append(image)
-    ids = torch.tensor(decoded, dtype=torch.long)
-    pixels = torch.stack(images) if images else torch.empty(0)
-    return ids, pixels, augment.views(ids, torch.full_like(ids, view))
+def _decode(dataset: PairDataset, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows (B,) int64 and their images (B, 3, S, S) uint8."""
+    assert dataset.image_size is not None
+    black = torch.zeros(3, dataset.image_size, dataset.image_size, dtype=torch.uint8)
+    images = [image if isinstance(image, Tensor) else black for image in dataset.load_images(rows)]
+    return torch.tensor(rows), torch.stack(images)
 
 
-class _Captions:
-    """The targets of all different captions.
+def _caption_encoder(
+    teacher: DualEncoder,
+    dataset: PairDataset,
+    token_maps: bool,
+    batch_size: int,
+    device: torch.device | str,
+) -> Callable[[Sequence[str]], dict[str, Tensor]]:
+    """Function that encodes some captions."""
+    tower = teacher.with_towers(("text",)).to(device)
+    tokens = dataset.tokens
+    assert tokens is not None
 
-    Attributes:
-        shards: Captions of each shard, by its file.
-    """
-
-    def __init__(self, folder: Path, teacher: DualEncoder, dataset: PairDataset, spec: TargetSpec):
-        assert dataset.tokens is not None and dataset.captions is not None
-        self.teacher = teacher
-        self.dataset = dataset
-        self.token_maps = spec.token_maps
-        self.needed = "states" if spec.token_maps else "embedding"
-        self.tokens: CaptionTokenizer = dataset.tokens
-        self.texts = list(dataset.captions)
-        self.shards = {
-            folder / "captions" / f"{number:05d}.safetensors": texts
-            for number, texts in enumerate(_chunks(self.texts, CAPTIONS_PER_SHARD))
-        }
-
-    def key(self) -> CaptionKey:
-        tokens = self.tokens
-        tokenizer = self.teacher.tokenizer
-        # which can change while the weights stay
-        name = digest(read_pipeline(tokenizer)) if tokenizer.is_fast else type(tokenizer).__name__
-        unaligned = Digest().add(*sorted(tokens.unaligned or ())).hex()
-        return CaptionKey(
-            _teacher_key(self.teacher),
-            tokenizer=name,
-            captions=self.dataset.caption_fingerprint(),
-            max_text_length=tokens.max_text_length,
-            cleaning=tokens.clean.__name__ if tokens.clean is not None else None,
-            unaligned=unaligned if self.token_maps else None,
-        )
-
-    def num_bytes(self) -> int:
-        width = float(self.teacher.projection_dim)
-        if self.token_maps:
-            some = [self.texts[row] for row in evenly_spaced_rows(len(self.texts), LENGTH_SAMPLE)]
-            lengths = self.tokens.tokenize_for_teacher(some)["attention_mask"].sum(1)
-            width += self.teacher.text_width * lengths.double().mean().item()
-        return round(2 * width * len(self.texts))
-
-    def compute(self, paths: Sequence[Path], batch_size: int, device: torch.device | str):
-        teacher = self.teacher.with_towers(("text",)).to(device)
-        is_quiet = not PartialState().is_main_process
-        for path in tqdm(paths, "teacher captions", unit="shard", disable=is_quiet):
-            save(self._encode(teacher, list(self.shards[path]), batch_size, device), path)
-
-    def _encode(
-        self, teacher: DualEncoder, texts: list[str], batch_size: int, device: torch.device | str
-    ) -> dict[str, Tensor]:
-        encoded = self.tokens.tokenize_for_teacher(texts)
+    def encode(texts: Sequence[str]) -> dict[str, Tensor]:
+        encoded = tokens.tokenize_for_teacher(list(texts))
         mask = encoded["attention_mask"]
         lengths = mask.sum(1)
-        unaligned = self.tokens.unaligned or frozenset()
-        states: list[Tensor] = [torch.empty(0)] * len(texts)
+        states: dict[int, Tensor] = {}
 
-        def encode(indices: Tensor) -> tuple[Tensor]:
+        def encode_some(indices: Tensor) -> tuple[Tensor]:
             length = int(lengths[indices[-1]])  # the last text is the longest
-            ids, own_mask = (
-                each[indices, :length].to(device, non_blocking=True)
-                for each in (encoded["input_ids"], mask)
-            )
-            targets = teacher.text_targets(ids, own_mask)
-            if self.token_maps:
+            ids = encoded["input_ids"][indices, :length].to(device, non_blocking=True)
+            targets = tower.text_targets(ids, mask[indices, :length].to(device, non_blocking=True))
+            if token_maps:
                 maps = targets.required_map.half()
-                for index, tokens in zip(indices.tolist(), maps, strict=True):
-                    num_tokens = 0 if texts[index] in unaligned else int(lengths[index])
-                    states[index] = tokens[:num_tokens]
+                for index, each in zip(indices.tolist(), maps, strict=True):
+                    states[index] = each[: int(lengths[index])]
             return (targets.embedding.half(),)
 
-        (embeddings,) = encode_by_length(lengths, batch_size, encode)
-        if not self.token_maps:
+        (embeddings,) = encode_by_length(lengths, batch_size, encode_some)
+        if not token_maps:
             return {"embedding": embeddings.cpu()}
-        start = torch.tensor([0, *map(len, states)]).cumsum(0)
-        return {"embedding": embeddings.cpu(), "states": torch.cat(states).cpu(), "start": start}
+        start = torch.tensor([0, *lengths]).cumsum(0)
+        joined = torch.cat([states[index] for index in range(len(texts))]).cpu()
+        return {"embedding": embeddings.cpu(), "states": joined, "start": start}
+
+    return encode
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Split a sequence into consecutive parts of `size` items; the last part may have fewer."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class CachedTargets:
+    """Targets that `build_target_cache` stored.
+
+    Args:
+        spec: Targets that the run needs.
+        views: Shards of the views of the images, view by view; each has `ROWS_PER_SHARD` rows.
+        captions: Shards of the captions; each has `CAPTIONS_PER_SHARD` captions.
+        num_views: Number of views of each image.
+        device: Device of the batches.
+
+    Raises:
+        ValueError: A shard is damaged.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        views: Sequence[Path],
+        captions: Sequence[Path],
+        num_views: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.spec = spec
+        self.num_views = num_views
+        self.device = torch.device(device)
+        self.views = [_open_shard(path) for path in views]
+        self.captions = [_open_shard(path) for path in captions]
+
+    def read(self, batch: Batch) -> Batch:
+        """Read the targets of a batch, for a loader that reads them in its workers.
+
+        Returns:
+            Fields of `Batch`: `image_targets`, `image_maps`, `text_targets` and `text_maps`, in float16.
+        """
+        fields: Batch = {}
+        if self.views:
+            shards_per_view = len(self.views) // self.num_views
+            cells = []
+            for row, view in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True):
+                number, place = divmod(row, ROWS_PER_SHARD)
+                cells.append((self.views[view * shards_per_view + number], place))
+            fields["image_targets"] = _take(cells, "embedding")
+            if self.spec.grid is not None:
+                fields["image_maps"] = _take(cells, "feature_map")  # (B, D, H, W)
+        if self.captions:
+            cells = []
+            for caption in batch["caption_ids"].tolist():
+                number, place = divmod(caption, CAPTIONS_PER_SHARD)
+                cells.append((self.captions[number], place))
+            fields["text_targets"] = _take(cells, "embedding")
+            if self.spec.token_maps:
+                states = []
+                for shard, place in cells:
+                    start, stop = shard["start"][place : place + 2]
+                    states.append(shard["states"][start:stop])
+                # a caption that the student splits differently can have more tokens for the teacher
+                length = batch["input_ids"].shape[1]
+                fields["text_maps"] = pad_sequence(states, batch_first=True)[
+                    :, :length
+                ]  # (T, L, D)
+        return fields
+
+    def images(self, images: Tensor, batch: Batch) -> Targets:
+        """Targets of the images of a batch that has been `read`; the images themselves are unused."""
+        maps = None
+        if self.spec.grid is not None:
+            maps = resample_map(self._on_device(batch["image_maps"]), self.spec.grid)
+        return Targets(maps, self._on_device(batch["image_targets"]))
+
+    def texts(self, batch: Batch) -> Targets:
+        """Targets of the captions of a batch that has been `read`; token states are padded with zeros."""
+        maps = self._on_device(batch["text_maps"]) if self.spec.token_maps else None
+        return Targets(maps, self._on_device(batch["text_targets"]))
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True).float()
+
+
+def _take(cells: Sequence[tuple[dict[str, Tensor], int]], name: str) -> Tensor:
+    """A tensor of shards at one place each."""
+    return torch.stack([shard[name][place] for shard, place in cells])
+
+
+def _open_shard(path: Path) -> dict[str, Tensor]:
+    """Open the tensors of a shard, memory-mapped: only the rows of the current batches stay in memory."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"teacher_cache: {path} cannot be read ({error}). Remove this file, and run the same command to compute "
+            "it again."
+        ) from error

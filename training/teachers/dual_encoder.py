@@ -155,9 +155,16 @@ class DualEncoder(TorchEncoder):
         return self
 
     def compile(self) -> "DualEncoder":
-        """Compile both towers with `torch.compile`. The first batches take minutes, later ones are faster."""
-        self._image_outputs = torch.compile(self._image_outputs)  # type: ignore[method-assign]
-        self._text_outputs = torch.compile(self._text_outputs)  # type: ignore[method-assign]
+        """Compile both towers with `torch.compile`. The first batches take minutes, later ones are faster.
+
+        On a CPU the weights become constants of the compiled code ("freezing" of Inductor), which saves a third of the
+        time; they must not change afterwards. Freezing applies where gradients are off, as in `image_targets`.
+        """
+        options: dict[str, Any] | None = None
+        if self.model.device.type == "cpu":
+            options = {"freezing": True}
+        for name in ("_image_outputs", "_text_outputs"):
+            setattr(self, name, torch.compile(getattr(self, name), options=options))
         return self
 
     @property

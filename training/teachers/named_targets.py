@@ -51,16 +51,12 @@ class NamedTargets:
         return self.targets.images(images, batch)
 
     def texts(self, batch: Batch) -> Targets:
-        """Targets of the captions of a batch; the feature maps are the teacher's own."""
+        """Targets of the captions of a batch that has been `read`; the feature maps are the teacher's own."""
         targets = self.targets.texts(batch)
-        stated = batch if "named_targets" in batch else self._read_named(batch)
         found = targets.embedding
-        named, is_named = (
-            stated[name].to(found.device, non_blocking=True)  # type: ignore[literal-required]
-            for name in ("named_targets", "is_named")
-        )
-        embeddings = torch.where(is_named[:, None], named.to(found.dtype), found)
-        return Targets(targets.feature_map, embeddings)
+        named = batch["named_targets"].to(found)
+        is_named = batch["is_named"].to(found.device)[:, None]
+        return Targets(targets.feature_map, torch.where(is_named, named, found))
 
     def read(self, batch: Batch) -> Batch:
         """Read the targets of a batch, for a loader that reads them in its workers.
@@ -68,11 +64,12 @@ class NamedTargets:
         Returns:
             Fields of `Batch`: `named_targets`, `is_named`, and those of the teacher's targets if they are cached.
         """
-        return self._read_named(batch) | self.targets.read(batch)
-
-    def _read_named(self, batch: Batch) -> Batch:
         places = self.places[batch["caption_ids"]]
-        return {"named_targets": self.embeddings[places.clamp_min(0)], "is_named": places >= 0}
+        named: Batch = {
+            "named_targets": self.embeddings[places.clamp_min(0)],
+            "is_named": places >= 0,
+        }
+        return named | self.targets.read(batch)
 
 
 def save_named_targets(path: Path, texts: Sequence[str], embeddings: Tensor):

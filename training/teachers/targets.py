@@ -45,7 +45,7 @@ class TargetSource(Protocol):
     num_views: int
 
     def read(self, batch: Batch) -> Batch:
-        """Fields that a loader adds to a batch in its workers; `images` and `texts` read what a batch lacks."""
+        """Fields that a loader adds to a batch in its workers, for `images` and `texts`."""
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images.

@@ -28,10 +28,9 @@ def test_stated_embeddings_replace_those_of_their_captions_alone(tmp_path):
     batch = {"caption_ids": torch.tensor([1, 0, 1])}
     read = targets.read(batch)  # by the workers of a loader
     assert read["text_targets"].tolist() == [[1, 1]] * 3
-    for each in (batch, batch | read):
-        found = targets.texts(each)
-        assert found.embedding.tolist() == [[0, 2], [1, 1], [0, 2]]
-        assert found.feature_map.shape == (3, 3, 2)
+    found = targets.texts(batch | read)
+    assert found.embedding.tolist() == [[0, 2], [1, 1], [0, 2]]
+    assert found.feature_map.shape == (3, 3, 2)
 
 
 def test_a_file_of_other_texts_or_a_damaged_one_is_refused(tmp_path):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors.torch import load_file, save_file
-from torch._dynamo.testing import CompileCounter
+from torch._inductor import compile_fx
+from torch._inductor import config as inductor_config
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, T5Config
 
@@ -131,20 +132,26 @@ def test_a_teacher_keeps_its_precision_under_autocast(teachers, tokens, pixel_va
         assert torch.equal(teacher.text_targets(**tokens).embedding, text.embedding)
 
 
-def test_a_compiled_teacher_gives_the_same_targets(
+@pytest.mark.slow  # compiles C++
+def test_a_compiled_teacher_is_frozen_and_gives_the_same_targets(
     folders, teachers, tokens, pixel_values, monkeypatch
 ):
-    backend = CompileCounter()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    compiled = DualEncoder.from_pretrained(folders["clip"])
-    compiled.compile()
+    frozen = []
+    freeze = compile_fx.fw_compiler_freezing
+    monkeypatch.setattr(
+        compile_fx,
+        "fw_compiler_freezing",
+        lambda *given, **named: frozen.append(1) or freeze(*given, **named),
+    )
+    compiled = DualEncoder.from_pretrained(folders["clip"]).compile()
     found = compiled.image_targets(pixel_values)
     expected = teachers["clip"].image_targets(pixel_values)
     assert_close(found.feature_map, expected.feature_map)
     assert_close(found.embedding, expected.embedding)
     text = teachers["clip"].text_targets(**tokens).embedding
     assert_close(compiled.text_targets(**tokens).embedding, text)
-    assert backend.frame_count >= 2  # both towers
+    assert len(frozen) >= 2  # both towers
+    assert not inductor_config.freezing  # a student that is trained is not frozen
 
 
 @pytest.mark.parametrize("kind", ["altclip", "siglip", "dcclip"])
