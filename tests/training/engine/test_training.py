@@ -1,15 +1,16 @@
 """Both stages, run as their scripts run them: losses, trained weights, files on disk, resuming."""
 
 import filecmp
+import json
 import math
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
@@ -27,8 +28,8 @@ from tests.tiny_teachers import save_teacher
 from tests.training.engine.runs import losses, read_log, run
 from training.align import open_student
 from training.config import AlignRecipe, DataConfig, DistillRecipe, parse_recipe
-from training.engine.checkpoint import list_checkpoints
-from training.engine.state import Snapshot, check_checkpoint
+from training.engine import checkpoint
+from training.engine.checkpoint import check_checkpoint, list_checkpoints
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.teachers import DualEncoder
 from training.teachers.loading import load_model
@@ -210,26 +211,6 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert "resumed at step 2" in capfd.readouterr().out
 
 
-def test_steps_go_on_while_the_state_of_a_checkpoint_is_written(kept_run, tmp_path, monkeypatch):
-    recipe, whole = kept_run
-    going_on = tmp_path / "going_on"
-    save = Snapshot.save
-    steps = []
-
-    def save_slowly(state, folder):
-        ends = time.monotonic() + 60
-        while len(losses(going_on)) < state.progress.step + 1 and time.monotonic() < ends:
-            time.sleep(0.01)
-        steps.append(len(losses(going_on)) - state.progress.step)
-        save(state, folder)
-
-    monkeypatch.setattr(Snapshot, "save", save_slowly)
-    run(replace(recipe, output_dir=str(going_on), save_every=4))
-    assert steps[0] > 0
-    names = [f"checkpoint-000004/{name}" for name in (MODEL, TENSORS)]
-    assert filecmp.cmpfiles(going_on, whole, names, shallow=False)[0] == names
-
-
 def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_folder, tmp_path):
     teacher = shutil.copytree(teacher_folder, tmp_path / "teacher")
     recipe = distill_recipe(teacher=str(teacher), save_every=1, max_steps=1)
@@ -306,14 +287,14 @@ def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(
 
 
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
-    save = Snapshot.save
+    save = checkpoint.save_file
 
-    def save_until_full(state, folder):
-        if state.progress.step == 4:
+    def save_until_full(tensors, path):
+        if "checkpoint-000004" in str(path):
             raise OSError(28, "No space left on device")
-        save(state, folder)
+        save(tensors, path)
 
-    monkeypatch.setattr(Snapshot, "save", save_until_full)
+    monkeypatch.setattr(checkpoint, "save_file", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
     with pytest.raises(OSError, match=r"No space left.* --resume from checkpoint-000002"):
         run(recipe)
@@ -341,3 +322,20 @@ def test_no_file_of_a_run_has_a_path_of_this_machine(kept_run, teacher_folder):
     files = [path for path in kept_run[1].rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if machine in path.read_bytes()]
+
+
+def test_stage_2_changes_the_size_of_the_images(align_recipe):
+    folder = run(align_recipe(image_size=96, anchor_weight=1.0, max_steps=1))
+    model, processor = (each.from_pretrained(folder) for each in (DCCLIPModel, AutoProcessor))
+    assert (model.config.image_size, model.config.vision_grid) == (96, [3, 3])
+    pixels = processor(images=Image.new("RGB", (150, 120)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape[-2:] == (96, 96)
+    assert model.get_image_features(pixels).feature_map.shape[-2:] == (3, 3)
+    size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert size["crop_size"] == {"height": 96, "width": 96}
+
+
+def test_an_image_size_that_the_tower_does_not_take_is_refused(align_recipe, processor, tmp_path):
+    student = save_untrained(tmp_path / "student", processor, VIT)
+    with pytest.raises(ValueError, match=r"^image_size: .* 96 pixels .* Its own size is 64\."):
+        open_student(align_recipe(student=student, image_size=96), None)

@@ -26,9 +26,7 @@ from tests.training.tasks.hand_made import (
 from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.classes import LOGIT_SCALE, ClassifierNames
-from training.tasks.general import GeneralTexts
-from training.tasks.photos import GeneralPhotos
+from training.tasks.own_inputs import LOGIT_SCALE, ClassifierNames, GeneralPhotos, GeneralTexts
 from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
@@ -202,7 +200,7 @@ def test_each_batch_draws_other_texts_and_images_by_its_number_and_the_seed(
 def test_similarities_to_class_names_follow_the_classifier(
     batch, student, targets, monkeypatch, num_random
 ):
-    monkeypatch.setattr("training.tasks.classes.NUM_DRAWN", num_random)
+    monkeypatch.setattr("training.tasks.own_inputs.NUM_DRAWN", num_random)
     targets.image = Targets(random(4, 6, 1, 1, seed=5), targets.image.embedding)
     names = make_batch(list(range(2 * 9)), [0] * 2 * 9, [0])
     weight = random(9, 6, seed=7)
