@@ -268,7 +268,8 @@ class TrainingState:
         if self.average is None:
             return student
         copy = type(student)(student.config)
-        copy.load_state_dict(student.state_dict() | self.average.tensors)
+        weights = student.state_dict() | self.average.tensors
+        copy.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
         return copy
 
     def tensors(self) -> dict[str, Tensor]:
