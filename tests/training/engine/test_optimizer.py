@@ -6,6 +6,7 @@ The task of these tests has one trained matrix and a gradient that a plain loop 
 import json
 import math
 import os
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from training.engine.loop import (
     Run,
     TrainingState,
     freeze_unreached,
+    keep_depthwise_in_float32,
     learning_rate_at,
     make_optimizer,
     train,
@@ -312,3 +314,17 @@ def test_layers_that_no_loss_reaches_are_frozen_and_statistics_stay():
     assert learned == {"norm.weight", "norm.bias", "tower.weight", "tower.bias"}
     assert not task.norm.running_mean.any()
     assert all(each.grad is None for each in task.parameters())
+
+
+def test_depthwise_convolutions_of_a_copy_leave_autocast():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    keep_depthwise_in_float32(model)
+    other = deepcopy(model)
+    nn.init.zeros_(other[0].weight)
+    images = torch.rand(2, 4, 5, 5) / 3
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_copy, pointwise = model[0](images), other[0](images), model[1](images)
+    expected = nn.functional.conv2d(images, model[0].weight, model[0].bias, groups=4)
+    assert found.equal(expected.bfloat16())  # rounded once, at the end
+    assert of_copy.equal(model[0].bias.bfloat16()[:, None, None].expand_as(of_copy))
+    assert pointwise.dtype == torch.bfloat16
