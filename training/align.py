@@ -29,27 +29,19 @@ if TYPE_CHECKING:
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.data import Pairs
-    from training.engine.loop import TrainingResult
+    from training.engine.log import Log
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
 DEMO_STUDENT = Path("runs/demo/distilled/config.json")  # `student` of configs/demo_align.yaml
 
 
-def run(recipe: AlignRecipe) -> "TrainingResult":
+def run(recipe: AlignRecipe) -> "Log":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.inputs import open_teacher
-    from training.engine.stage import open_evaluation, open_run, train_task
-    from training.tasks import Models
+    from training.engine.stage import run_stage
 
     inputs = {"student": recipe.student, "classifier": recipe.classifier}
-    with open_run(recipe, "align", inputs, starts=[recipe.student]) as run:
-        teacher = open_teacher(run.recipe)
-        student, processor = open_student(run.recipe, teacher)
-        evaluate = open_evaluation(run, student, processor)
-        models = Models(student, processor, teacher)
-        task, dataset = make_task(run.recipe, models, run.accelerator)
-        return train_task(run, models, task, dataset, evaluate)
+    return run_stage(recipe, "align", inputs, [recipe.student], open_student, make_task)
 
 
 def open_student(
@@ -83,7 +75,41 @@ def open_student(
         student.config.teacher_license = join_licenses([*earlier, teacher.license])
         if recipe.anchor_weight and not recipe.starts_from_teacher:
             student.config.teacher, student.config.teacher_weights = teacher.name, teacher.revision
+    if recipe.image_size is not None:
+        set_image_size(student, processor, recipe.image_size)
     return student, processor
+
+
+def set_image_size(student: "DCCLIPModel", processor: "DCCLIPProcessor", size: int):
+    """Change the size of a student's images, and of its feature map with it.
+
+    Args:
+        student: Student, whose config is changed.
+        processor: Its processor, which gets an image processor of this size.
+        size: Height and width in pixels.
+
+    Raises:
+        ValueError: The image tower does not take images of this size.
+    """
+    import torch
+
+    from modeling_dcclip.image_dcclip import squashes
+    from training.teachers.preparation import square_image_processor
+
+    try:
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, size, size)
+            grid = student.eval().get_image_features(blank).feature_map.shape[-2:]
+    except (RuntimeError, ValueError, AssertionError) as error:  # each library has its own
+        raise ValueError(
+            f"image_size: the image tower of the student does not take images of {size} pixels ({error}). Its own "
+            f"size is {student.config.image_size}. Leave image_size out."
+        ) from error
+    student.config.image_size, student.config.vision_grid = size, list(grid)
+    old = processor.image_processor
+    processor.image_processor = square_image_processor(
+        size, old.image_mean, old.image_std, squashes(old)
+    )
 
 
 def make_task(

@@ -18,31 +18,23 @@ if TYPE_CHECKING:
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.data import Pairs
-    from training.engine.loop import TrainingResult
+    from training.engine.log import Log
     from training.tasks import Models, Task
     from training.teachers import DualEncoder
 
 STATISTICS_ROWS = 1024  # rows of the data that `map_whitening: data` takes its statistics from
 
 
-def run(recipe: DistillRecipe) -> "TrainingResult":
+def run(recipe: DistillRecipe) -> "Log":
     """Distill a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.inputs import open_teacher
-    from training.engine.stage import open_evaluation, open_run, train_task
-    from training.tasks import Models
+    from training.engine.stage import run_stage
 
     new = recipe.student
     inits = {"student.vision_init": new.vision_init, "student.text_init": new.text_init}
     inputs = {"student.tokenizer": new.tokenizer, **inits}
     # a teacher's own training is not a stage of a new student
     starts = [name for name in inits.values() if name != recipe.teacher]
-    with open_run(recipe, "distill", inputs, starts) as run:
-        teacher = open_teacher(run.recipe)
-        student, processor = open_student(run.recipe, teacher)
-        evaluate = open_evaluation(run, student, processor)
-        models = Models(student, processor, teacher)
-        task, dataset = make_task(run.recipe, models, run.accelerator)
-        return train_task(run, models, task, dataset, evaluate)
+    return run_stage(recipe, "distill", inputs, starts, open_student, make_task)
 
 
 def open_student(
@@ -63,7 +55,7 @@ def make_task(
     from training.data import BatchPlan, PairStream, make_loader
     from training.engine.inputs import caption_tokens, open_inputs
     from training.tasks.distill import DistillTask, distill_losses
-    from training.tasks.spread import batches_on
+    from training.tasks.task import batches_on
     from training.teachers.named_targets import NamedTargets
     from training.teachers.targets import TargetSpec, encode_bank
 

@@ -79,18 +79,10 @@ def run(options: FinetuneOptions) -> str | None:
 def train(recipe: "AlignRecipe"):
     """Train the starting model by stage 2, which writes the folder of the recipe."""
     from training.align import make_task
-    from training.engine.inputs import open_teacher
-    from training.engine.stage import open_evaluation, open_run, train_task
-    from training.tasks import Models
+    from training.engine.stage import run_stage
 
     inputs = {"student": recipe.student}
-    with open_run(recipe, "finetune", inputs, starts=[recipe.student]) as run:
-        teacher = open_teacher(run.recipe)
-        student, processor = open_student(run.recipe)
-        evaluate = open_evaluation(run, student, processor)
-        models = Models(student, processor, teacher)
-        task, dataset = make_task(run.recipe, models, run.accelerator)
-        train_task(run, models, task, dataset, evaluate)
+    run_stage(recipe, "finetune", inputs, [recipe.student], open_student, make_task)
 
 
 def _prepare(
@@ -130,7 +122,7 @@ def _prepare(
             )
 
 
-def open_student(recipe: "AlignRecipe") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+def open_student(recipe: "AlignRecipe", teacher: object) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config."""
     from training import align
 

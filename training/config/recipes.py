@@ -14,6 +14,7 @@ from training.utils.ranges import (
     CountOrNone,
     EmbeddingWidth,
     HubId,
+    Pixels,
     Positive,
     Seed,
     Weight,
@@ -197,6 +198,8 @@ class AlignRecipe(TrainingRecipe):
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients equal the whole batch's. With 0 the batch is not
             split.
+        image_size: Height and width of the student's images in pixels. Default: the student's own. Students find more
+            at the size they are used at (FixRes, arXiv 1906.06423).
         dropout: Dropout of the text tower during training, at least 0 and below 1. Default: the student's own.
         freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """
@@ -211,6 +214,7 @@ class AlignRecipe(TrainingRecipe):
     class_weight: Weight = 0.0
     classifier: str | None = None
     chunk_size: CountOrNone = 0
+    image_size: Pixels | None = None
     dropout: BelowOne | None = None
     freeze_batch_norm: bool = True
 
@@ -224,6 +228,7 @@ class AlignRecipe(TrainingRecipe):
         """Whether the student keeps its teacher's image tower, whose outputs are cached."""
         return (
             self.starts_from_teacher
+            and self.image_size is None
             and self.teacher_cache is not None
             and "vision_model" in self.freeze
         )

@@ -11,19 +11,21 @@ output_dir/
 """
 
 import filecmp
-import logging
+import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
-from training.config import TrainingRecipe
-from training.engine.state import STATE_FOLDER, Snapshot
+from training.config import TrainingRecipe, plain
+from training.data import Pairs
 from training.hub import MODEL_FILES, WEIGHTS_FILE, derived_names
 from training.utils.files import (
     OLD_SUFFIX,
@@ -34,10 +36,11 @@ from training.utils.files import (
     set_modes,
     sync,
 )
+from training.utils.keys import differences, digest_file, make_key
 from training.utils.output import claim_folder, record_names
 
-log = logging.getLogger(__name__)
-
+STATE_FOLDER = "training_state"
+STATE_FILE, TENSORS_FILE = "state.json", "tensors.safetensors"
 BEST_FOLDER = "best"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
@@ -46,53 +49,46 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
-class Background:
-    """A thread that saves while training goes on, so that no process waits for the disk of the main process.
+@dataclass(frozen=True)
+class Progress:
+    """Position of a run.
 
-    The end of its `with` block waits for all calls. An error of a call is raised there, by `check` or by `wait`; it is
-    logged if the block fails for a different reason.
+    Args:
+        step: Number of optimizer steps done.
+        best: Best top-1 accuracy so far; None before the first evaluation.
+        data: Position of each process's data loader, as JSON.
     """
 
-    def __init__(self):
-        self._thread = ThreadPoolExecutor(1)
-        self._calls: list[Future[Any]] = []
-
-    def submit(self, function: Callable[..., Any], *arguments: Any):
-        """Call a function in the thread, after the earlier ones."""
-        self._calls.append(self._thread.submit(function, *arguments))
-
-    def check(self):
-        """Raise the error of a call that has failed."""
-        while self._calls and self._calls[0].done():
-            self._calls.pop(0).result()
-
-    def wait(self):
-        """Wait for all calls."""
-        while self._calls:
-            self._calls.pop(0).result()
-
-    def __enter__(self) -> "Background":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object):
-        self._thread.shutdown()
-        if kind is None:
-            self.wait()
-        for call in self._calls:
-            if failure := call.exception():
-                log.error("%s", failure)
+    step: int = 0
+    best: float | None = None
+    data: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_checkpoint(recipe: TrainingRecipe, write: Write, state: Snapshot):
+def save_checkpoint(
+    recipe: TrainingRecipe, write: Write, tensors: dict[str, Tensor], state: dict[str, Any]
+):
     """Write `checkpoint-STEP` atomically, and remove the oldest checkpoints.
+
+    Args:
+        recipe: Recipe of the run.
+        write: Function that writes the model.
+        tensors: Weights and moments of the optimizer.
+        state: `progress`, `scaler` and `identity` of the run, as JSON values.
 
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.
     """
     output_dir = Path(recipe.output_dir)
-    folder = output_dir / f"checkpoint-{state.progress.step:06d}"
+    folder = output_dir / f"checkpoint-{state['progress']['step']:06d}"
     with _saving(folder, write) as scratch:
-        state.save(scratch / STATE_FOLDER)
+        (scratch / STATE_FOLDER).mkdir()
+        save_file(tensors, scratch / STATE_FOLDER / TENSORS_FILE)
+        digests = {
+            str(path.relative_to(scratch)): digest_file(path)
+            for path in sorted(scratch.rglob("*.safetensors"))
+        }
+        text = json.dumps(state | {"digests": digests}, indent=1)
+        (scratch / STATE_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
         replace_folder(scratch, folder)
     record_names(output_dir, [folder.name], command="checkpoint")
     for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
@@ -146,6 +142,50 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
         path for path in Path(output_dir).glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)
     ]
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
+
+
+def run_identity(
+    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teacher: str | None = None
+) -> dict[str, Any]:
+    """Everything that the weights of a run depend on, as JSON values by name; `teacher` is its revision."""
+    values = make_key(recipe)
+    if recipe.schedule == "constant":  # no step depends on it, so a run may go on for longer
+        del values["max_steps"]
+    values |= {"number of processes": num_processes, "content of the data": dataset.identity()}
+    if teacher is not None:
+        values["weights of the teacher"] = teacher
+    return plain(values)
+
+
+def check_checkpoint(checkpoints: Sequence[Path], identity: dict[str, Any]) -> dict[str, Any]:
+    """Check that the last checkpoint is whole and belongs to the run of this identity, and return its state.
+
+    Raises:
+        ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
+    """
+    *earlier, checkpoint = checkpoints
+    file = checkpoint / STATE_FOLDER / STATE_FILE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        Progress(**state["progress"])
+        changes = differences(state["identity"], identity)
+        for name, digest in state["digests"].items():
+            file = checkpoint / name
+            if digest_file(file) != digest:
+                raise ValueError("checksum mismatch")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        remedy = "It is the only checkpoint: start again with --overwrite."
+        if earlier:
+            remedy = f"Remove {checkpoint} to continue from {earlier[-1].name}."
+        raise ValueError(
+            f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}"
+        ) from error
+    if changes:
+        raise ValueError(
+            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. "
+            "Use the options of that run, choose another output_dir, or start again with --overwrite."
+        )
+    return state
 
 
 @contextmanager

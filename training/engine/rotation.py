@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, PairDataset, Pairs, make_loader
 from training.hub import WEIGHTS_FILE
 from training.tasks import Task
-from training.tasks.spread import batches_on, gather_on_host
+from training.tasks.task import batches_on
 from training.utils.keys import fingerprint
 
 MAX_ROWS = 8192  # rows of the data that the axes are computed from
@@ -55,18 +56,14 @@ def rotate_student(
         except (OSError, SafetensorError):
             pass  # a damaged checkpoint is reported when the run resumes
     if rotation is None:
-        # the processes share the batches; images and captions have equal weights
+        # the same batches on all processes; images and captions have equal weights
         num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
-        rank = accelerator.process_index
-        num_batches = math.ceil(num_rows / recipe.batch_size)
         plan = BatchPlan(
             recipe.batch_size,
             recipe.seed,
             task.num_views,
             start=0,
-            stop=len(range(rank, num_batches, accelerator.num_processes)),
-            rank=rank,
-            num_processes=accelerator.num_processes,
+            stop=math.ceil(num_rows / recipe.batch_size),
             augment=task.augment,
             read_targets=task.targets.read,
         )
@@ -81,12 +78,10 @@ def rotate_student(
             for tower, values in embeddings.items():
                 unit = F.normalize(values.double().cpu(), dim=-1)  # (B, D)
                 moments[tower] = moments[tower] + unit.T @ unit
-        by_process = gather_on_host(moments)
-        shares = []
-        for tower, start in moments.items():
-            moment = sum((each[tower] for each in by_process), torch.zeros_like(start))
-            shares.append(moment / moment.trace())
-        rotation = principal_axes(torch.stack(shares).sum(0))
+        shares = [moment / moment.trace() for moment in moments.values()]
+        rotation = principal_axes(torch.stack(shares).sum(0)).float()
+        # GPUs may round differently
+        rotation = broadcast(rotation.to(accelerator.device)).cpu()
     rotate(task.student, rotation)
 
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +24,14 @@ from training.engine.checkpoint import (
     list_checkpoints,
     open_output_dir,
 )
-from training.engine.log import LOG_FILE
-from training.engine.loop import Evaluate, Recipe, Run, TrainingResult, train
+from training.engine.inputs import open_teacher
+from training.engine.log import LOG_FILE, Log
+from training.engine.loop import Recipe, Run, train
 from training.engine.rotation import rotate_student
 from training.evaluation.classify import make_evaluate
 from training.hub import check_push, earlier_recipes, push, write_card
 from training.tasks import Models, Task
+from training.teachers import DualEncoder
 from training.utils.files import remove_folder
 from training.utils.process import find_processes
 
@@ -79,67 +81,86 @@ def open_run(
             push(recipe)
 
 
-def open_evaluation(run: Run, student: DCCLIPModel, processor: DCCLIPProcessor) -> Evaluate | None:
-    """Set up a student for its run, and open the validation set of the recipe, if it is evaluated.
-
-    It comes before the data, because the teacher's targets can take hours.
-    """
-    recipe = run.recipe
-    student.config.prefixes = recipe.prefixes
-    student.config.validate_architecture()
-    if recipe.gradient_checkpointing:
-        student.activation_checkpointing_enable()
-    return make_evaluate(recipe.eval, processor, recipe.data) if recipe.eval_every else None
-
-
-def train_task(
-    run: Run, models: Models, task: Task, dataset: Pairs, evaluate: Evaluate | None
-) -> TrainingResult:
-    """Train a task to the last step of its run, and write a complete Hub folder to `output_dir`.
+def run_stage(
+    recipe: Recipe,
+    command: str,
+    inputs: Mapping[str, str | None],
+    starts: Sequence[str | None],
+    open_student: Callable[[Recipe, DualEncoder | None], tuple[DCCLIPModel, DCCLIPProcessor]],
+    make_task: Callable[[Recipe, Models, Accelerator], tuple[Task, Pairs]],
+) -> Log:
+    """Train a student by a recipe, and write it as a complete Hub folder to `output_dir`.
 
     Args:
-        run: The run.
-        models: Student, processor and teacher.
-        task: Task with the student.
-        dataset: Training data.
-        evaluate: Evaluation during training.
+        recipe: Recipe of the stage.
+        command: Name of the command, such as `distill`.
+        inputs: Folders and ids that the run reads besides the teacher and its cache, by option.
+        starts: Models that the run starts from.
+        open_student: Function that builds or loads the student, with the teacher if there is one.
+        make_task: Function that makes the task and opens its data.
+
+    Returns:
+        The log of the run.
 
     Raises:
-        ValueError: The student cannot be trained with this recipe; nothing has been trained.
+        ValueError: An option cannot be used, or the student cannot be trained; nothing has been trained.
         FloatingPointError: The loss is not finite.
-        OSError: A checkpoint or the finished model cannot be saved.
+        OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
-    recipe = run.recipe
-    chunk_size = task.chunk_size or recipe.batch_size
-    num_parts = run.accelerator.num_processes * math.ceil(recipe.batch_size / chunk_size)
-    if task.moving_norms and num_parts > 1:
+    with open_run(recipe, command, inputs, starts) as run:
+        recipe = run.recipe
+        teacher = open_teacher(recipe)
+        student, processor = open_student(recipe, teacher)
+        student.config.prefixes = recipe.prefixes
+        student.config.validate_architecture()
+        if recipe.gradient_checkpointing:
+            student.activation_checkpointing_enable()
+        # before the data, because the teacher's targets can take hours
+        evaluate = make_evaluate(recipe.eval, processor, recipe.data) if recipe.eval_every else None
+        models = Models(student, processor, teacher)
+        task, dataset = make_task(recipe, models, run.accelerator)
+        check_batch_norm(recipe, task, run.accelerator.num_processes)
+        if teacher is not None:
+            task.teacher_rotation = getattr(teacher.config, "rotation", None)
+            if recipe.save_every or recipe.resume:  # reads the weight files
+                task.teacher_revision = teacher.revision
+        if recipe.prefixes:
+            rotate_student(task, dataset, recipe, run.accelerator, run.checkpoints)
+        if run.accelerator.is_main_process and not recipe.resume:
+            old = list_checkpoints(recipe.output_dir)
+            for folder in (*old, *Path(recipe.output_dir).glob(BEST_FOLDER)):
+                remove_folder(folder)
+        try:
+            return train(task, dataset, processor, run, evaluate)
+        except KeyboardInterrupt as error:
+            advice = "No checkpoint was written yet; save_every sets how often. Run it again."
+            if found := list_checkpoints(recipe.output_dir):
+                advice = f"{found[-1]} is kept. Run the same command with --resume to continue."
+            raise KeyboardInterrupt(advice) from error
+
+
+def check_batch_norm(recipe: TrainingRecipe, task: Task, num_processes: int):
+    """Warn if parts of a batch have BatchNorm statistics of their own, and refuse to update statistics twice.
+
+    Raises:
+        ValueError: `gradient_checkpointing` would run BatchNorm layers twice in each step.
+    """
+    if not task.moving_norms:
+        return
+    num_parts = num_processes * math.ceil(
+        recipe.batch_size / (task.chunk_size or recipe.batch_size)
+    )
+    if num_parts > 1:
         get_logger(__name__).warning(
             "BatchNorm takes its statistics from each of the %d parts of a batch, so losses and gradients differ "
             "from the whole batch's. In stage 2, set freeze_batch_norm to true to make them equal.",
             num_parts,
         )
-    if recipe.gradient_checkpointing and task.moving_norms:
+    if recipe.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
             "update their statistics twice in each step. Leave it out, or freeze these layers."
         )
-    if models.teacher is not None:
-        task.teacher_rotation = getattr(models.teacher.config, "rotation", None)
-        if recipe.save_every or recipe.resume:  # reads the weight files
-            task.teacher_revision = models.teacher.revision
-    if recipe.prefixes:
-        rotate_student(task, dataset, recipe, run.accelerator, run.checkpoints)
-    if run.accelerator.is_main_process and not recipe.resume:
-        old = list_checkpoints(recipe.output_dir)
-        for folder in (*old, *Path(recipe.output_dir).glob(BEST_FOLDER)):
-            remove_folder(folder)
-    try:
-        return train(task, dataset, models.processor, run, evaluate)
-    except KeyboardInterrupt as error:
-        advice = "No checkpoint was written yet; save_every sets how often. Run it again."
-        if found := list_checkpoints(recipe.output_dir):
-            advice = f"{found[-1]} is kept. Run the same command with --resume to continue."
-        raise KeyboardInterrupt(advice) from error
 
 
 def make_accelerator(recipe: TrainingRecipe) -> Accelerator:

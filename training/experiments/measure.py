@@ -21,11 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe
 from training.data import BatchPlan, make_loader
 from training.engine.inputs import open_teacher
-from training.engine.loop import Run, train
+from training.engine.loop import Run, make_optimizer, train
 from training.engine.stage import make_accelerator
-from training.engine.state import make_optimizer
 from training.tasks import Models
-from training.tasks.spread import batches_on, forward_backward
+from training.tasks.task import batches_on, forward_backward
 from training.utils.cli import user_errors
 
 

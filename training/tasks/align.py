@@ -18,26 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
-from training.tasks.classes import ClassifierNames
-from training.tasks.general import GeneralTexts
-from training.tasks.losses import (
-    Captions,
-    LossInputs,
-    embedding_loss,
-    info_nce,
-    positives,
-    share_image,
-)
-from training.tasks.photos import GeneralPhotos
-from training.tasks.spread import gather, gather_on_host, gather_sizes
-from training.tasks.task import OwnInputs, Task, scalar
+from training.tasks.losses import LossInputs, embedding_loss, info_nce, positives
+from training.tasks.own_inputs import ClassifierNames, GeneralPhotos, GeneralTexts, OwnInputs
+from training.tasks.task import Task, gather, gather_on_host, scalar
 from training.teachers.targets import TargetSource
 
 MAX_LOGIT_SCALE = 100.0  # as in CLIP
@@ -69,27 +58,19 @@ class Loss:
 
 
 def _info_nce(inputs: LossInputs) -> Tensor:
-    own = inputs.own_images, inputs.own_texts
     unit = inputs.unit
-    value = info_nce(unit["image"], unit["text"], inputs.logit_scale, inputs.positive, own)
-    return inputs.num_processes * value
+    return info_nce(unit["image"], unit["text"], inputs.logit_scale, inputs.positive)
 
 
 def _text_text(inputs: LossInputs) -> Tensor:
-    """Mean over all pairs of languages of InfoNCE between their captions."""
+    """Mean over all pairs of languages of InfoNCE between their captions, which match if they share an image."""
     text = inputs.unit["text"]
     values = []
-    pairs = combinations(inputs.languages, 2)
-    for (first, second), same_image in zip(pairs, inputs.same_image, strict=True):
-        value = info_nce(
-            text[first.index],
-            text[second.index],
-            inputs.logit_scale,
-            same_image,
-            (first.own, second.own),
-        )
-        values.append(value)
-    return inputs.num_processes * torch.stack(values).mean()
+    for first, second in combinations(inputs.languages, 2):
+        owners, others = (inputs.positive[:, index].float() for index in (first, second))
+        shared = owners.T @ others > 0  # (N, M)
+        values.append(info_nce(text[first], text[second], inputs.logit_scale, shared))
+    return torch.stack(values).mean()
 
 
 def _interactive(inputs: LossInputs) -> Tensor:
@@ -97,14 +78,10 @@ def _interactive(inputs: LossInputs) -> Tensor:
 
     Source: CLIP-KD, Yang et al., arXiv 2307.12732, interactive contrastive learning.
     """
-    own = inputs.own_images, inputs.own_texts
     unit = inputs.unit
-    pairs = (("image", "teacher_text"), ("teacher_image", "text"))
-    values = [
-        info_nce(unit[image], unit[text], inputs.logit_scale, inputs.positive, own)
-        for image, text in pairs
-    ]
-    return inputs.num_processes * torch.stack(values).mean()
+    of_images = info_nce(unit["image"], unit["teacher_text"], inputs.logit_scale, inputs.positive)
+    of_texts = info_nce(unit["teacher_image"], unit["text"], inputs.logit_scale, inputs.positive)
+    return (of_images + of_texts) / 2
 
 
 def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
@@ -286,49 +263,35 @@ class AlignTask(Task):
             }
 
     def _loss_inputs(self, outputs: dict[str, Tensor], batch: Batch) -> LossInputs:
+        sizes = {name: len(value) for name, value in outputs.items() if value.ndim}
         fields = batch["rows"], batch["owner"], batch["caption_ids"], batch["language"]
-        rows, owners, caption_ids, language = zip(*gather_on_host(fields), strict=True)
-        image_starts = np.cumsum([0, *map(len, rows)]).tolist()
-        text_starts = np.cumsum([0, *map(len, owners)]).tolist()
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        own_texts = slice(*text_starts[rank : rank + 2])
-        owner = [part + start for part, start in zip(owners, image_starts, strict=False)]
-        sizes = gather_sizes(outputs)
-        outputs = {
-            name: gather(value, sizes[name]) if value.ndim else value
-            for name, value in outputs.items()
+        *labels, all_sizes = zip(*gather_on_host((*fields, sizes)), strict=True)
+        rows, owners, caption_ids, language = labels
+        starts = np.cumsum([0, *map(len, rows)])
+        owner = [part + start for part, start in zip(owners, starts.tolist(), strict=False)]
+        gathered = {
+            name: gather(outputs[name], [each[name] for each in all_sizes]) for name in sizes
         }
-        ids = torch.cat(rows), torch.cat(owner), torch.cat(caption_ids)
-        device = self.student.device
-        spoken = torch.cat(language).numpy()
-        indices = [np.flatnonzero(spoken == number) for number in range(len(self.languages))]
-        languages = []
-        for index in indices:
-            first, stop = np.searchsorted(index, [own_texts.start, own_texts.stop]).tolist()
-            on_device = self.on_device(torch.from_numpy(index))
-            languages.append(Captions(on_device, slice(first, stop)))
+        spoken = torch.cat(language)
         return LossInputs(
-            embeddings={name: outputs.pop(name) for name in PAIR if name in outputs},
+            embeddings={name: gathered.pop(name) for name in PAIR if name in gathered},
             width=self.widths[-1],
-            logit_scale=outputs.pop("logit_scale"),
-            extra=outputs,
-            positive=positives(*ids, device),
-            languages=languages,
-            same_image=[
-                share_image(*ids, *pair, device)
-                for pair in combinations(indices, 2)
-                if any(loss.needs_two_languages for loss in self.losses)
+            logit_scale=outputs["logit_scale"],
+            extra=gathered,
+            positive=positives(
+                torch.cat(rows), torch.cat(owner), torch.cat(caption_ids), self.student.device
+            ),
+            languages=[
+                self.on_device((spoken == number).nonzero().flatten())
+                for number in range(len(self.languages))
             ],
-            own_images=slice(*image_starts[rank : rank + 2]),
-            own_texts=own_texts,
-            num_processes=len(rows),
         )
 
     def _losses(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Losses at one width by name; a batch without some of the languages has the same total weight."""
         in_language = {}
         for language, captions in zip(self.languages, inputs.languages, strict=True):
-            if len(captions.index):
+            if len(captions):
                 in_language[f"_{language}"] = inputs.in_language(captions)
         own_inputs = dict(self.own_inputs.items())
         values: dict[str, Tensor] = {}

@@ -213,57 +213,8 @@ def positives(
     return table[images[:, None], captions]  # (B, T)
 
 
-def share_image(
-    rows: Tensor,
-    owner: Tensor,
-    caption_ids: Tensor,
-    first: np.ndarray,
-    second: np.ndarray,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Find the captions of two languages that match an image in common, as `positives` matches them.
-
-    Args:
-        rows: Ids that are equal for equal images, (B,) int64, on the CPU.
-        owner: Index of the image that each caption belongs to, (T,) int64, on the CPU.
-        caption_ids: Ids that are equal for equal captions, (T,) int64, on the CPU.
-        first: Captions of the first language, (N,) int64.
-        second: Captions of the second language, (M,) int64.
-        device: Device of the result.
-
-    Returns:
-        (N, M) bool.
-    """
-    captions = _distinct(caption_ids).numpy()
-    images = _distinct(rows)[owner].numpy()
-    known = np.unique(np.stack([images, captions], 1), axis=0)  # sorted by image
-    matches = []
-    numbers = []
-    shape = []
-    for index in (first, second):
-        distinct, number = np.unique(captions[index], return_inverse=True)
-        own = known[np.isin(known[:, 1], distinct)]
-        matches.append((own[:, 0], np.searchsorted(distinct, own[:, 1])))
-        numbers.append(torch.from_numpy(number).to(device, non_blocking=True))
-        shape.append(len(distinct))
-    (images, own), (others, captions) = matches
-    # every match of an image in the first language, with every one in the second
-    start = np.searchsorted(others, images)
-    count = np.searchsorted(others, images, "right") - start
-    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
-    pairs = np.repeat(own, count), captions[np.repeat(start, count) + within]
-    at = [torch.from_numpy(each).to(device, non_blocking=True) for each in pairs]
-    table = torch.zeros(shape, dtype=torch.bool, device=device)
-    table[at[0], at[1]] = True
-    return table[numbers[0][:, None], numbers[1]]
-
-
 def info_nce(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    logit_scale: Tensor,
-    positive: Tensor,
-    own: tuple[slice, slice] = (ALL, ALL),
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor
 ) -> Tensor:
     """InfoNCE, the mean of image-to-text and text-to-image, with any number of positives per row.
 
@@ -273,8 +224,6 @@ def info_nce(
         logit_scale: Scalar factor on cosines (not its logarithm).
         positive: Which captions match which image, (B, T) bool. Several positives share the target probability
             equally. They are in each other's denominators, so the smallest loss of a row is the log of their number.
-        own: Images and captions whose terms are computed. The sum of the results of several processes, each with its
-            own ones, is the loss.
 
     Returns:
         Scalar. Rows and columns without a positive are left out.
@@ -290,24 +239,21 @@ def info_nce(
     """
     image = image_embeds.float()
     text = text_embeds.float()
-    images, texts = own
     return (
-        _cross_entropy(logit_scale * image[images], text, positive, images)
-        + _cross_entropy(logit_scale * text[texts], image, positive.T, texts)
+        _cross_entropy(logit_scale * image, text, positive)
+        + _cross_entropy(logit_scale * text, image, positive.T)
     ) / 2
 
 
-def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor, own: slice) -> Tensor:
-    """Cross-entropy of the similarities of the `own` rows, (N, D) and already scaled, to `second` (M, D), summed, and
-    divided by the number of all rows with a positive.
+def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
+    """Mean cross-entropy of the similarities of `first` (N, D), already scaled, to `second` (M, D), over the rows with
+    a positive.
     """
     counts = positive.sum(1)
-    positive = positive[own]
-    own_counts = counts[own].clamp_min(1)
 
     def value(rows: slice) -> Tensor:
-        logits = first[rows] @ second.T
-        return (-(logits.log_softmax(1) * positive[rows]).sum(1) / own_counts[rows]).sum()
+        logs = (first[rows] @ second.T).log_softmax(1)
+        return (-(logs * positive[rows]).sum(1) / counts[rows].clamp_min(1)).sum()
 
     total = _sum_over_rows(value, first.device, *positive.shape)
     return total / (counts > 0).sum().clamp_min(1)
@@ -339,22 +285,11 @@ def _sum_over_rows(
     return torch.stack(values).sum()
 
 
-@dataclass(frozen=True)
-class Captions:
-    """The captions of one language.
-
-    Args:
-        index: Which captions of the batch they are, (T,) int64.
-        own: Which of them belong to this process.
-    """
-
-    index: Tensor
-    own: slice
-
-
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """The embeddings of a batch of all processes, and its labels; all float32.
+    """What a loss of stage 2 compares: the embeddings of a batch of all processes, and its labels; all float32.
+
+    Every process has the same inputs, and the loss of the batch is the mean over the processes.
 
     Args:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
@@ -364,13 +299,7 @@ class LossInputs:
         width: Number of leading dimensions D that are compared.
         logit_scale: Scalar factor on the student's cosines.
         positive: Which captions match which image, (B, T) bool.
-        languages: Captions of each language of the recipe.
-        same_image: Which captions of two languages match an image in common, (N, M) bool, for each pair of languages;
-            empty unless a loss has `needs_two_languages`.
-        own_images: Which images belong to this process.
-        own_texts: Which captions belong to this process.
-        num_processes: Number of processes. A loss that each process computes for its own rows only is multiplied by
-            it, because the loss of a batch is the mean over the processes.
+        languages: Indices of the captions in each language of the recipe, int64.
     """
 
     embeddings: dict[str, Tensor]
@@ -378,32 +307,23 @@ class LossInputs:
     width: int
     logit_scale: Tensor
     positive: Tensor
-    languages: list[Captions]
-    same_image: list[Tensor]
-    own_images: slice
-    own_texts: slice
-    num_processes: int
+    languages: list[Tensor]
 
     @cached_property
     def unit(self) -> dict[str, Tensor]:
         """The same embeddings, L2-normalized."""
         return {name: F.normalize(value, dim=-1) for name, value in self.embeddings.items()}
 
-    def in_language(self, captions: Captions) -> "LossInputs":
-        """The same batch with the captions of one language only."""
+    def in_language(self, captions: Tensor) -> "LossInputs":
+        """The same batch with the captions of one language only, by their indices."""
         embeddings = dict(self.embeddings)
         for name, value in self.embeddings.items():
             if name.endswith("text"):
-                embeddings[name] = value[captions.index]
-        positive = self.positive[:, captions.index]
-        return replace(self, embeddings=embeddings, positive=positive, own_texts=captions.own)
+                embeddings[name] = value[captions]
+        return replace(self, embeddings=embeddings, positive=self.positive[:, captions])
 
     def at_width(self, width: int) -> "LossInputs":
-        """The same batch with the leading dimensions of all embeddings.
-
-        Args:
-            width: Number of dimensions, in 1..D.
-        """
+        """The same batch with the leading dimensions of all embeddings, 1..D."""
         embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
         return replace(self, embeddings=embeddings, width=width)
 

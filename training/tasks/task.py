@@ -1,21 +1,49 @@
-"""What both stages share: the student, the augmentation of its images, which of its parameters are trained, and inputs
-that a loss brings along.
+"""What both stages share: the student, its trained parameters, and one batch that is spread over processes and chunks.
+
+A contrastive loss compares every image with every caption, so the mean of the losses of parts is not the loss of the
+batch. Here only the towers run on parts, and the loss is computed on all embeddings: n processes (`gather`), or n
+chunks (gradient caching, `forward_backward`), or both, give the loss and the gradients of one process with the whole
+batch, up to rounding. The exception is BatchNorm in train mode, whose statistics come from one part.
+
+Ids and lengths of a batch stay on the host (`batches_on`), and processes exchange them there, so a step never waits
+for a GPU.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.teachers import TOWERS, DualEncoder
 from training.teachers.targets import TargetSource, encode_chunks
 from training.utils.keys import keyed_uniform
+from training.utils.process import new_host_group
+
+# fields of a batch that are looked up and counted, but never encoded
+HOST_FIELDS = (
+    "rows",
+    "sources",
+    "view_ids",
+    "owner",
+    "caption_ids",
+    "language",
+    "lengths",
+    "teacher_lengths",
+)
+# fields with one row per image; all others: per caption
+IMAGE_FIELDS = ("rows", "sources", "view_ids", "views", "images", "image_targets", "image_maps")
 
 
 @dataclass(frozen=True)
@@ -194,47 +222,6 @@ class Task(nn.Module):
         """Hook that the training loop calls after each optimizer step."""
 
 
-class OwnInputs(nn.Module):
-    """A loss with texts or images of its own, beyond the batch.
-
-    It is called with `LossInputs` and returns its value as a function of `LOSSES` does.
-
-    Args:
-        tensors: Tensors by name. They are buffers that are not saved, and move to the device with the task.
-    """
-
-    def __init__(self, **tensors: Tensor | None):
-        super().__init__()
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor, persistent=False)
-
-    @classmethod
-    def prepare(
-        cls, recipe: AlignRecipe, models: Models, targets: TargetSource, device: torch.device
-    ) -> "OwnInputs":
-        """Make the inputs once, before training.
-
-        Args:
-            recipe: Recipe of stage 2, whose weight of this loss is not 0.
-            models: Student, processor and teacher.
-            targets: Distillation targets of the run.
-            device: Device that the teacher runs on.
-        """
-        raise NotImplementedError
-
-    def encode(self, task: Task, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Encode the inputs of a step with the student, and return float32 tensors by name for `LossInputs.extra`.
-
-        With gradient caching it is called twice for a batch and must draw the same inputs, such as by `task.draw`.
-        All processes return the same names; their rows are concatenated.
-
-        Args:
-            task: Task with the student.
-            teacher: The teacher's outputs of all images of this process, as `AlignTask.teacher_outputs` returns them.
-        """
-        raise NotImplementedError
-
-
 def scalar(value: Any, name: str) -> Tensor:
     """The value of the loss `name`; ValueError if it is not a scalar tensor."""
     if not isinstance(value, Tensor) or value.ndim:
@@ -242,3 +229,183 @@ def scalar(value: Any, name: str) -> Tensor:
             f"the loss {name!r} returned {value!r:.80}, expected a scalar tensor. Change its function."
         )
     return value
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the images and tokens of a batch to a device, without waiting for it. Ids and lengths stay on the host."""
+    moved = dict(cast(dict[str, Tensor], batch))
+    for name in moved.keys() - HOST_FIELDS:
+        moved[name] = moved[name].to(device, non_blocking=True)
+    return cast(Batch, moved)
+
+
+def batches_on(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on a device. A GPU copies a batch while it computes the one before."""
+    if device.type != "cuda":
+        for batch in loader:
+            yield _to_device(batch, device)
+        return
+    copying = torch.cuda.Stream(device)
+    for batch in loader:
+        with torch.cuda.stream(copying):
+            copied = _to_device(batch, device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        tensors = [value for value in copied.values() if isinstance(value, Tensor)]
+        if (views := copied.get("views")) is not None:
+            tensors += [views.warp, views.color]
+        for tensor in tensors:
+            if tensor.is_cuda:
+                tensor.record_stream(computing)  # its memory is kept until the step is done
+        yield copied
+
+
+def gather(tensor: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenate the rows of all processes, in the order of the processes.
+
+    The loss of a batch is the mean of the losses that the processes compute. Each of them may depend on the embeddings
+    of all, so the backward pass adds up the gradients of all processes. DDP then takes the mean of the parameters'
+    gradients, as it does for parameters behind tensors that are not gathered, such as the logit scale.
+
+    Args:
+        tensor: Tensor of any dtype, (N, ...); N may differ between processes.
+        sizes: N of each process.
+
+    Returns:
+        (sum of all N, ...); the tensor itself in a run with one process.
+
+    Requirements: every process calls this function equally often, and computes a loss from each result.
+    """
+    if len(sizes) == 1:
+        return tensor
+    padding = tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])
+    parts = all_gather(torch.cat([tensor, padding]))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_on_host(value: Any) -> list[Any]:
+    """A value of every process, in their order, without a device."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    world: Any = dist.group.WORLD
+    on_host = dist.get_backend(world) == "gloo"
+    dist.all_gather_object(
+        values, value, group=world if on_host else new_host_group(world, "values")
+    )
+    return values
+
+
+def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
+    """Split a batch into chunks of images, each with its own captions.
+
+    Args:
+        batch: Batch from the data loader, with the captions in the order of their images.
+        chunk_size: Number of images in a chunk, at least 1; the last chunk may have fewer.
+    """
+    # number of captions per image, (B,), summed over the images of each chunk
+    per_image = np.bincount(batch["owner"].numpy(), minlength=len(batch["rows"]))
+    counts = np.add.reduceat(per_image, range(0, len(per_image), chunk_size)).tolist()
+    fields = cast(dict[str, Tensor], batch)
+    chunks: list[dict[str, Tensor]] = [{} for _ in counts]
+    for name, value in fields.items():
+        parts = value.split(chunk_size if name in IMAGE_FIELDS else counts)
+        for chunk, part in zip(chunks, parts, strict=True):
+            chunk[name] = part
+    for number, chunk in enumerate(chunks):
+        chunk["owner"] = chunk["owner"] - number * chunk_size
+    return cast(list[Batch], chunks)
+
+
+def forward_backward(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Run the forward and backward pass of a batch, in chunks if the task's `chunk_size` is less than the batch.
+
+    Args:
+        model: Task as wrapped by the Accelerator.
+        task: The same task, not wrapped. With a `chunk_size` it is an `AlignTask`.
+        batch: Batch on the device, with augmented images.
+        accelerator: Accelerator of this process.
+
+    Returns:
+        Losses by name, detached.
+    """
+    if 0 < task.chunk_size < len(batch["rows"]):
+        losses = _chunked(model, task, batch, accelerator)
+    else:
+        with accelerator.autocast():
+            losses = model(_kept_as_it_is(batch))
+        accelerator.backward(losses["loss"])
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _chunked(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Forward and backward pass with the activations of one chunk in memory at a time.
+
+    First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.
+    Then each chunk is encoded again, and these gradients are propagated to the parameters. The last chunk also encodes
+    the losses' own inputs. Each chunk has its own random seed, the same in both passes, so that dropout agrees.
+    Gradients are exchanged with the last chunk only.
+
+    Requirements: the same number of chunks on every process; no BatchNorm in train mode.
+
+    Source: Gao et al., arXiv 2101.06983 (gradient caching).
+    """
+    chunks = split_batch(batch, task.chunk_size)
+    last = len(chunks) - 1
+    seeds = torch.randint(2**62, (len(chunks),)).tolist()
+    with accelerator.autocast():
+        teacher = _concatenate([task.teacher_outputs(chunk) for chunk in chunks])
+
+    def encode(number: int) -> dict[str, Tensor]:
+        torch.manual_seed(seeds[number])
+        with accelerator.autocast():
+            own_teacher = teacher if number == last else None
+            chunk = _kept_as_it_is(chunks[number])
+            return model(chunk, encode_only=True, own_teacher=own_teacher)
+
+    with torch.no_grad():
+        student = [encode(number) for number in range(len(chunks))]
+    outputs = {
+        name: value.detach().requires_grad_(value.is_floating_point())
+        for name, value in _concatenate(student).items()
+    }
+    losses = task.compute_losses(outputs | teacher, batch)
+    learned = {name: value for name, value in outputs.items() if value.requires_grad}
+    found = torch.autograd.grad(losses["loss"], list(learned.values()), materialize_grads=True)
+    gradients = dict(zip(learned, found, strict=True))
+    done = dict.fromkeys(gradients, 0)  # rows of earlier chunks
+    for number in range(len(chunks)):
+        with nullcontext() if number == last else accelerator.no_sync(model):
+            encoded = encode(number)
+            parts = []
+            for name, gradient in gradients.items():
+                value = encoded.get(name)
+                if value is not None and value.ndim:
+                    rows = slice(done[name], done[name] + len(value))
+                    parts.append((value * gradient[rows]).sum())
+                    done[name] = rows.stop
+                elif number == last:  # a scalar is the same in every chunk
+                    parts.append(encoded[name] * gradient)
+            # by the chain rule, this sum has the gradient of the loss
+            accelerator.backward(sum(parts))
+    return losses
+
+
+def _kept_as_it_is(batch: Batch) -> Mapping[str, Tensor]:
+    """A view of a batch that DistributedDataParallel passes on. It would move the ids of a dict to the device."""
+    return MappingProxyType(cast(dict[str, Tensor], batch))
+
+
+def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Outputs of all chunks, (n, ...) each, to (N, ...). A scalar is the same in every chunk. The last chunk may have
+    further outputs.
+    """
+    outputs = dict(parts[-1])
+    for name, value in outputs.items():
+        if value.ndim and name in parts[0]:
+            outputs[name] = torch.cat([part[name] for part in parts])
+    return outputs

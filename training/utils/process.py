@@ -28,7 +28,6 @@ _M_MMAP_MAX = -4
 # how long a process waits for another one before the run ends: a node may be dead
 LONGEST_WAIT = timedelta(hours=1)
 BEAT_S = 5.0
-AT_OWN_PACE = Event()  # while this process is in `at_own_pace`
 WARM_UP = 3  # calls before the first one that is timed
 Key = TypeVar("Key")
 
@@ -86,7 +85,6 @@ def at_own_pace() -> Iterator[None]:
             lost.append(error)
 
     beats = Thread(target=beat, daemon=True)
-    AT_OWN_PACE.set()
     beats.start()
     try:
         yield
@@ -95,7 +93,6 @@ def at_own_pace() -> Iterator[None]:
         own[0] = bool(own[0])
         finished.set()
         beats.join()
-        AT_OWN_PACE.clear()
     if lost or False in succeeded:
         raise ConnectionError(
             "another process of this run has ended or does not answer; its own message says why. Run the same command "

@@ -29,9 +29,9 @@ PAIR_LOSSES = {"anchor_weight": 1.0, "text_text_weight": 1.0}
 FEW_CROPS = """
 from functools import partial
 
-from training.tasks import photos
+from training.tasks import own_inputs
 
-photos.photo_crops = partial(photos.photo_crops, number=64)
+own_inputs.photo_crops = partial(own_inputs.photo_crops, number=64)
 """
 WAITING = """
 from training.tasks.align import LOSSES, Loss

@@ -15,9 +15,9 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, NO_DROPOUT, make_model, save_student
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune, general_images
-from training.engine.state import TrainingState
+from training.engine.loop import TrainingState
 from training.finetuning import finish
-from training.tasks import photos
+from training.tasks import own_inputs
 from training.utils.results import Results
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -53,7 +53,7 @@ def few_photographs():
     """2,048 crops, ten points of a curve, and 80 large views that are decoded for each take seconds in each run."""
     smallest = general_images.HELD_OUT_PHOTOS[-3:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photos, "photo_crops", partial(photos.photo_crops, number=64))
+        patch.setattr(own_inputs, "photo_crops", partial(own_inputs.photo_crops, number=64))
         patch.setattr(general_images, "HELD_OUT_PHOTOS", smallest)
         patch.setattr(finish, "WEIGHTS", (0.5, 1.0))
         yield

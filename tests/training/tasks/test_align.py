@@ -26,9 +26,7 @@ from tests.training.tasks.hand_made import (
 from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.classes import LOGIT_SCALE, ClassifierNames
-from training.tasks.general import GeneralTexts
-from training.tasks.photos import GeneralPhotos
+from training.tasks.own_inputs import LOGIT_SCALE, ClassifierNames, GeneralPhotos, GeneralTexts
 from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
@@ -202,7 +200,7 @@ def test_each_batch_draws_other_texts_and_images_by_its_number_and_the_seed(
 def test_similarities_to_class_names_follow_the_classifier(
     batch, student, targets, monkeypatch, num_random
 ):
-    monkeypatch.setattr("training.tasks.classes.NUM_DRAWN", num_random)
+    monkeypatch.setattr("training.tasks.own_inputs.NUM_DRAWN", num_random)
     targets.image = Targets(random(4, 6, 1, 1, seed=5), targets.image.embedding)
     names = make_batch(list(range(2 * 9)), [0] * 2 * 9, [0])
     weight = random(9, 6, seed=7)
@@ -261,12 +259,12 @@ def test_dropout_of_the_text_tower_is_for_training_alone(batch, text):
     assert not any(getattr(config, name, 0) for name in names)  # in the exported model
 
 
-def test_a_loss_that_needs_a_teacher_is_refused_without_one(student):
-    with pytest.raises(ValueError, match=r"^anchor_weight: "):
-        make_task(student, anchor_weight=0.5)
-
-
-def test_a_loss_between_languages_is_refused_where_no_batch_has_two(student):
+def test_a_loss_without_what_it_compares_is_refused(student):
     sources = [SourceConfig(train="x", caption_columns={name: name}) for name in ("en", "zh")]
-    with pytest.raises(ValueError, match=r"^text_text_weight: .* data\.caption_columns"):
-        make_task(student, data=DataConfig(sources=sources), text_text_weight=0.5)
+    apart = {"data": DataConfig(sources=sources), "text_text_weight": 0.5}
+    for fields, message in (
+        ({"anchor_weight": 0.5}, r"^anchor_weight: "),
+        (apart, r"^text_text_weight: .* data\.caption_columns"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_task(student, **fields)

@@ -102,9 +102,15 @@ def test_the_image_map_is_compared_at_every_position(batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("tower", ["vision", "text"])
-def test_a_tower_without_maps_keeps_its_other_losses(tower, batch):
-    task = make_task()
-    names = {*task(batch)}
+def test_the_loss_is_the_weighted_sum_and_a_tower_without_maps_keeps_its_others(tower, batch):
+    weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0}
+    task = make_task(**{f"{name}_weight": weight for name, weight in weights.items()})
+    losses = task(batch)
+    total = 0.0
+    for name, value in losses.items():
+        total = total + weights.get(name.rpartition("_")[2], 0.0) * value
+    torch.testing.assert_close(losses["loss"], total)
+    names = {*losses}
     del task.adapters[tower]
     assert {*task(batch)} == names - {f"{tower}_map"} > {"loss", f"{tower}_embedding"}
 
@@ -161,17 +167,6 @@ def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
     teacher = 30 * unit(targets.text.embedding) @ unit(BANK).T
     assert losses.keys() == {"text_logits", "loss"}
     assert_equal(losses["text_logits"], divergence(found, teacher), rel=1e-3)
-
-
-@torch.no_grad()
-def test_the_loss_is_the_weighted_sum(batch):
-    losses = make_task(map_weight=0.25, embedding_weight=0.5, logits_weight=2.0)(batch)
-    total = 0.0
-    for tower in ("vision", "text"):
-        total += 0.25 * losses[f"{tower}_map"]
-        total += 0.5 * losses[f"{tower}_embedding"]
-        total += 2.0 * losses[f"{tower}_logits"]
-    torch.testing.assert_close(losses["loss"], total)
 
 
 def test_the_teacher_and_the_student_see_the_same_view(batch):

@@ -22,10 +22,8 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.images import Augment, Normalize
 from training.tasks import AlignTask
-from training.tasks.classes import ClassifierNames
-from training.tasks.general import GeneralTexts
-from training.tasks.photos import GeneralPhotos
-from training.tasks.spread import forward_backward
+from training.tasks.own_inputs import ClassifierNames, GeneralPhotos, GeneralTexts
+from training.tasks.task import forward_backward
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 

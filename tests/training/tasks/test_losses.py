@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +6,6 @@ from training.tasks import losses
 from training.tasks.losses import (
     feature_map_loss,
     info_nce,
-    positives,
-    share_image,
 )
 from training.tasks.task import scalar
 
@@ -51,18 +48,3 @@ def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkey
 def test_a_loss_that_returns_no_scalar_is_named(value):
     with pytest.raises(ValueError, match=r"(?s)^the loss 'own' returned .*, expected a scalar"):
         scalar(value, "own")
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_captions_share_an_image_that_both_match(seed):
-    generator = torch.Generator().manual_seed(seed)
-    count = 3 * seed + 1
-    rows, ids, owner = (
-        torch.randint(0, limit, (size,), generator=generator)
-        for limit, size in ((5, 6), (8, count), (6, count))
-    )
-    spoken = torch.randint(0, 2, (count,), generator=generator).numpy()
-    first, second = (np.flatnonzero(spoken == number) for number in (0, 1))
-    positive = positives(rows, owner.sort().values, ids).float()
-    expected = positive[:, first].T @ positive[:, second] > 0
-    assert torch.equal(share_image(rows, owner.sort().values, ids, first, second), expected)

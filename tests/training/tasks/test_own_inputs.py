@@ -12,9 +12,7 @@ from training.data.images import Normalize
 from training.evaluation.sets.class_names import general_pairs
 from training.general_images import photo_crops, vary_images
 from training.tasks import Models
-from training.tasks.classes import ClassifierNames
-from training.tasks.general import GeneralTexts
-from training.tasks.photos import GeneralPhotos
+from training.tasks.own_inputs import ClassifierNames, GeneralPhotos, GeneralTexts
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 from training.text.scenes import scenes
@@ -46,7 +44,7 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
     models, targets, tokenizer, monkeypatch
 ):
     monkeypatch.setattr(
-        "training.tasks.general.encode_bank",
+        "training.tasks.own_inputs.encode_bank",
         lambda teacher, texts: torch.arange(float(len(texts)))[:, None],
     )
     found = GeneralTexts.prepare(make_recipe(general_weight=1.0), models, targets, CPU)
@@ -60,8 +58,8 @@ def test_the_texts_are_sentences_and_names_that_are_not_held_out(
 def few_photos(monkeypatch):
     """Five crops of photographs, encoded two at a time."""
     photos = photo_crops(IMAGE_SIZE, 5)
-    monkeypatch.setattr("training.tasks.photos.photo_crops", lambda size: photos)
-    monkeypatch.setattr("training.tasks.photos.IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr("training.tasks.own_inputs.photo_crops", lambda size: photos)
+    monkeypatch.setattr("training.tasks.own_inputs.IMAGES_AT_ONCE", 2)
     return photos
 
 

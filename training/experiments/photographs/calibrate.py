@@ -30,7 +30,7 @@ from modeling_dcclip.search.query import LOOKED, phrasings
 from training.evaluation.metrics import roc_auc
 from training.evaluation.retrieval import PROTOCOL, RetrievalSet
 from training.experiments.photographs.words import count_nouns
-from training.tasks.classes import read_classifier
+from training.tasks.own_inputs import read_classifier
 from training.teachers import DualEncoder
 from training.teachers.images import prepared_batches
 from training.utils.results import Row

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from training.tasks.classes import read_classifier
+from training.tasks.own_inputs import read_classifier
 from training.teachers import DualEncoder
 from training.teachers.named_targets import save_named_targets
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from training.data import load_source
 from training.data.images import Normalize
 from training.experiments.corpus.pretrained import LITE2
-from training.tasks.classes import read_classifier
+from training.tasks.own_inputs import read_classifier
 from training.teachers.images import ImagePreparation, prepared_batches
 from training.text.writing_systems import LANGUAGES
 

@@ -1,1 +1,0 @@
-"""Damage of every kind, put into every file that a command reads: it is refused, noticed or without effect."""
