@@ -165,7 +165,7 @@ def load_held_out() -> Dataset:
     return Dataset.from_list(rows)
 
 
-def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> Tensor:
+def photo_crops(size: int, number: int = NUM_CROPS) -> Tensor:
     """Cut crops from all photographs in turn, squash them to squares, and mirror half of them.
 
     A few photographs are enough: their crops have the edges, textures and parts of objects of all photographs, and
@@ -174,7 +174,6 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> Tensor:
     Args:
         size: Edge of the crops in pixels.
         number: Number of crops.
-        seed: Seed of the draw.
 
     Returns:
         (number, 3, size, size) uint8. The area of a crop is log-uniform between `MIN_AREA` and the whole photograph.
@@ -184,7 +183,7 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> Tensor:
     """
     photos = [photo.open() for photo in FREE_PHOTOS]
     crops = torch.empty(number, 3, size, size, dtype=torch.uint8)
-    for row, draws in enumerate(keyed_uniform(seed, np.arange(number), num=5)):
+    for row, draws in enumerate(keyed_uniform(0, np.arange(number), num=5)):
         area, aspect, right, down, mirror = draws.tolist()
         photo = photos[row % len(photos)]
         area = photo.width * photo.height * MIN_AREA ** (1 - area)
@@ -201,23 +200,22 @@ def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> Tensor:
     return crops
 
 
-def vary_images(images: Tensor, seed: int = 0) -> Tensor:
+def vary_images(images: Tensor) -> Tensor:
     """Recolor, rotate and reduce images, and blend half of them with the next one (mixup, arXiv 1710.09412).
 
     Crops of a few photographs teach more than the photographs show if they are mixed (arXiv 2112.00725).
 
     Args:
         images: (N, 3, S, S) uint8, neighbors unlike each other.
-        seed: Seed of the changes.
 
     Returns:
         (N, 3, S, S) uint8.
     """
-    augment = Augment(VARIETY, seed)
+    augment = Augment(VARIETY, 0)
     parts = []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
         views = augment(images[numbers], augment.views(numbers, torch.zeros_like(numbers)))
-        draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=2))
+        draws = torch.from_numpy(keyed_uniform(MIX_STREAM, numbers.numpy(), 0, num=2))
         weight = torch.where(draws[:, 0] < 0.5, draws[:, 1], 0.0).float()[:, None, None, None]
         parts.append(views.lerp(views.roll(-1, 0), weight).round().to(torch.uint8))
     return torch.cat(parts)

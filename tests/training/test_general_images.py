@@ -76,12 +76,11 @@ def test_half_of_the_images_are_blended_with_the_next_one(monkeypatch):
     monkeypatch.setattr(general_images, "ROWS_AT_ONCE", 150)
     images = torch.tensor([0, 200], dtype=torch.uint8).repeat(150)[:, None, None, None]
     images = images.expand(-1, 3, 4, 4)
-    varied = vary_images(images, seed=1)
+    varied = vary_images(images)
     assert varied.shape == images.shape and varied.dtype == torch.uint8
     differences = (varied.int() - images.int()).abs().flatten(1)
     assert (differences == differences[:, :1]).all()  # one weight for each image
     blended = differences[:, 0][differences[:, 0] > 0].float()
     assert 120 < len(blended) < 180
     assert blended.max() > 180 and 85 < blended.mean() < 115
-    assert torch.equal(varied, vary_images(images, seed=1))
-    assert not torch.equal(varied, vary_images(images, seed=2))
+    assert torch.equal(varied, vary_images(images))

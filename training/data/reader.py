@@ -195,7 +195,9 @@ def _open(source: str | list[str], reading: Reading) -> Opened:
         reading.has_no_splits(name)
         return _open_table(path, reading)
     if FUNCTION.fullmatch(name):
-        return Opened(_call(name, reading), name)
+        with _loading(name, reading):
+            rows = call_function(name)
+        return Opened(_select_split(rows, name, reading)[0], name)
     if path.exists() or not HUB_ID.fullmatch(name):
         raise ValueError(
             f"{reading.field}: cannot load {source!r}. Give a table with one row per image (.csv, .tsv, .jsonl), "
@@ -256,13 +258,6 @@ def _loading(source: str | list[str], reading: Reading) -> Iterator[None]:
 def _load(source: str | list[str], reading: Reading, *arguments: Any, **options: Any) -> Any:
     with _loading(source, reading):
         return load_dataset(*arguments, streaming=reading.streaming, **options)
-
-
-def _call(name: str, reading: Reading) -> Any:
-    """Result of a function of the user's."""
-    with _loading(name, reading):
-        rows = call_function(name)
-    return _select_split(rows, name, reading)[0]
 
 
 def _select_split(rows: Any, name: str, reading: Reading) -> tuple[Any, str | None]:

@@ -37,7 +37,6 @@ def claim_folder(
     overwrite: bool = False,
     field: str = "output_dir",
     flag: str | None = "--overwrite",
-    wait: bool = False,
 ) -> Iterator[None]:
     """Lock an output folder for the `with` block, after a check that no file of the user is overwritten.
 
@@ -49,7 +48,6 @@ def claim_folder(
         overwrite: Whether existing files of these names may be replaced.
         field: Option that names the folder, for error messages.
         flag: Option that replaces existing files, for error messages; None if there is none.
-        wait: Whether to wait if the folder is locked, instead of an error.
 
     Raises:
         ValueError: A file of the user or an input would be overwritten, or the folder is locked.
@@ -87,7 +85,7 @@ def claim_folder(
         )
     created = not folder.exists()
     (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _locked(folder, field, wait):
+    with _locked(folder, field):
         try:
             remove_leftovers(folder)
             record_names(folder, names, command)
@@ -132,11 +130,11 @@ def record_tree(folder: Path, command: str):
     record_names(folder, _files(folder), command)
 
 
-def check_replaceable(folder: Path, field: str = "output_dir"):
+def check_replaceable(folder: Path):
     """Check that every file of a folder was written by a command of ours, so that the folder can be replaced.
 
     Raises:
-        ValueError: The folder, which `field` names, has files of the user.
+        ValueError: The folder has files of the user.
     """
     known = recorded_names(folder)
     foreign = []
@@ -146,8 +144,8 @@ def check_replaceable(folder: Path, field: str = "output_dir"):
             foreign.append(name)
     if foreign:
         raise ValueError(
-            f"{field}: {str(folder)!r} would be replaced, but has {listed(foreign)}, which no command of ours wrote. "
-            "Move it, or choose another folder."
+            f"output_dir: {str(folder)!r} would be replaced, but has {listed(foreign)}, which no command of ours "
+            "wrote. Move it, or choose another folder."
         )
 
 
@@ -169,10 +167,10 @@ def listed(names: list[str]) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
+def _locked(folder: Path, field: str) -> Iterator[None]:
     """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
     holder = folder / CLAIM_FOLDER / HOLDER_FILE
-    lock = FileLock(folder / CLAIM_FOLDER / LOCK_FILE, timeout=-1 if wait else 0)
+    lock = FileLock(folder / CLAIM_FOLDER / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -5,6 +5,7 @@ Every number that a person reads is rendered from such a file.
 
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -154,7 +155,8 @@ class Results:
             panel.set_title(fill(title, TITLE_WIDTH), fontsize="medium")
             panel.set_xlabel("%")
             panel.grid(axis="x", alpha=0.3)
-        axes[0].set_xlim(left=0)
+        axes[0].update_datalim([(0, 0)])  # from 0 %, with a margin for the marker there
+        axes[0].autoscale_view()
         axes[0].set_yticks(range(len(measures)), measures)
         axes[0].invert_yaxis()
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -222,7 +224,16 @@ def make_meta(
 ) -> dict[str, Any]:
     """Return the `meta` of a results file: command (default: this process's), commit, seed, package versions, data and
     date, and `more` entries.
+
+    A run with an `Accelerator`, or under `accelerate launch --mixed_precision`, also has `mixed_precision`.
     """
+    from accelerate.state import AcceleratorState, is_initialized
+
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if is_initialized():
+        precision = AcceleratorState().mixed_precision
+    if precision is not None:
+        more = {"mixed_precision": precision} | more
     versions = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         versions[name] = importlib.metadata.version(name)

@@ -78,27 +78,18 @@ def test_a_streamed_table_names_its_images_in_any_column(samples, tmp_path, open
     assert batch["caption_ids"].tolist() == [text_id("frog")]
 
 
-@pytest.fixture
-def two_captions(train_rows, tmp_path, open_loader):
-    """Batches of two epochs of one image with two captions, one of which is too long, and their loader."""
+def test_captions_and_views_take_turns_by_epoch_and_cut_captions_are_counted(
+    train_rows, tmp_path, open_loader
+):
     texts = ["a frog", ("frog " * 40).strip()]
     path = str(tmp_path / "a.parquet")
     rows = train_rows.select([0]).select_columns(["image"])
     rows.add_column("en", [texts]).to_parquet(path)
     columns = {"image_column": "image", "caption_columns": {"en": "en"}}
     loader = open_loader(train=path, batch_size=1, stop=2, **columns)
-    return texts, list(loader), loader
-
-
-def test_captions_and_views_take_turns_by_epoch(two_captions):
-    texts, batches, _ = two_captions
-    for epoch, batch in enumerate(batches):
+    for epoch, batch in enumerate(loader):
         assert batch["view_ids"].item() == epoch
         assert batch["caption_ids"].item() == text_id(texts[epoch])
-
-
-def test_cut_captions_of_a_stream_are_counted(two_captions):
-    _, _, loader = two_captions
     assert loader.skipped.captions == {"cut to 32 tokens": 1}
 
 

@@ -158,14 +158,6 @@ def test_a_view_is_the_same_in_any_batch_and_under_autocast(batch, strong):
     torch.testing.assert_close(alone, strong[order])
 
 
-def test_another_seed_or_view_draws_other_numbers():
-    first = Augment(STRONG, 1)
-    second = Augment(STRONG, 2)
-    draws = first.draws(IDS, VIEWS)
-    assert not (draws == second.draws(IDS, VIEWS)).any()
-    assert not (draws == first.draws(IDS, VIEWS + 1)).any()
-
-
 # the processor rounds resized pixels
 @pytest.mark.parametrize(("size", "tolerance"), [(SIZE, 1e-5), (48, 0.02)])
 def test_normalization_equals_the_image_processor(batch, images, size, tolerance):

@@ -103,15 +103,6 @@ def test_a_section_is_given_by_fields_or_as_a_file(tmp_path, monkeypatch):
     assert found == Section(size=8, names={"en": "c", "zh": "b"})
 
 
-def test_a_section_that_is_no_section_is_refused(tmp_path, capsys):
-    assert "part: expected fields with values or a file, got 3" in error_of(
-        capsys, *write(tmp_path, "data: [x]\npart: 3")
-    )
-    assert "part.depth: is not an option" in error_of(
-        capsys, *write(tmp_path, "data: [x]\npart: {depth: 3}")
-    )
-
-
 def test_the_main_process_prints_what_was_written(capsys, monkeypatch):
     for rank, printed in {"0": "\n  a.json: results\n", "1": ""}.items():
         monkeypatch.setenv("RANK", rank)
@@ -184,13 +175,6 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
 )
 def test_usage_errors_exit_with_one_message_and_code_2(argv, message, capsys):
     assert error_of(capsys, *argv).startswith(f"try: {message}")
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"- a", b"a: [1", b"seeds: [1]\nseeds: [2]"])
-def test_a_damaged_file_of_options_is_named(tmp_path, content, capsys):
-    arguments = write(tmp_path, content)
-    error = error_of(capsys, *arguments, "--data", "x")
-    assert error.startswith(f"try: config: {arguments[-1]} cannot be used (")
 
 
 def test_a_missing_package_names_its_extra(capsys):

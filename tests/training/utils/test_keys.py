@@ -13,7 +13,6 @@ from training.utils.keys import (
     Digest,
     differences,
     digest_file,
-    digest_key,
     keyed_uniform,
     make_key,
     no_key,
@@ -60,10 +59,6 @@ def test_differences_name_the_field_and_both_values():
     assert differences(now, now) == []
 
 
-def test_the_order_of_names_does_not_count():
-    assert digest_key({"a": 1, "b": 2}) == digest_key({"b": 2, "a": 1})
-
-
 def test_parts_of_a_digest_are_told_apart():
     assert Digest().add("ab", "c").hex() != Digest().add("a", "bc").hex()
     array = np.arange(4, dtype=np.int16).reshape(2, 2)
@@ -78,13 +73,6 @@ def test_a_file_is_known_by_its_content(tmp_path: Path):
         path.write_bytes(content)
         digests.append(digest_file(path))
     assert digests[0] == digests[2] != digests[1]
-
-
-def test_rows_of_numbers_do_not_depend_on_each_other():
-    ids = np.arange(50)
-    together = keyed_uniform(3, ids, ids % 4, num=5)
-    for row in ids:
-        assert np.array_equal(keyed_uniform(3, row, row % 4, num=5)[0], together[row])
 
 
 def split_mix(value: int) -> int:
