@@ -1,27 +1,23 @@
 """From the user's data to two splits of images and captions: every row that is left out is counted and listed."""
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, List, Value
+import pandas
+from datasets import Dataset, Image, List, Value
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from training.data import load_source
 from training.data.images import embedded_cell, read_image
 from training.data.reader import CellRules, Reading, open_source, require_columns, rules_for
-from training.finetuning.columns import Columns, find_columns
+from training.finetuning.columns import find_columns
 from training.finetuning.finetune_options import FinetuneOptions
 from training.utils.files import atomic_write, write_text
 from training.utils.keys import fingerprint, keyed_uniform
@@ -33,6 +29,7 @@ VALIDATION_FILE = "validation.parquet"
 SUMMARY_FILE = "summary.json"
 SKIPPED_FILE = "skipped.csv"
 IMAGES_AT_ONCE = 256
+MERGED = "a copy of an earlier image, which has its captions"
 # images
 MIN_TRAINING = 12
 MIN_VALIDATION = 4
@@ -97,32 +94,6 @@ class Prepared:
         return "\n".join([self.found, images, *self.notes])
 
 
-@dataclass
-class _Pairs:
-    """Usable images with their captions, and the rows that were left out."""
-
-    rows: list[int] = field(default_factory=list)  # row numbers in the user's data
-    captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
-    skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
-    num_merged: int = 0  # rows whose image is a copy of an earlier one
-    numbers: dict[bytes, int] = field(
-        default_factory=dict
-    )  # place in `rows` by digest of the image
-
-    def add(self, row: int, digest: bytes, captions: dict[str, list[str]]):
-        """Add an image with its captions. A copy of an earlier image adds its captions to that one's."""
-        if digest not in self.numbers:
-            self.numbers[digest] = len(self.rows)
-            self.rows.append(row)
-            self.captions.append(captions)
-            return
-        self.num_merged += 1
-        merged = self.captions[self.numbers[digest]]
-        for language, texts in captions.items():
-            known = merged.setdefault(language, [])
-            known += [text for text in texts if text not in known]
-
-
 def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
     """Read the user's data, leave out what cannot be used, and write the two splits.
 
@@ -147,28 +118,34 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
     rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
     rows = require_columns(rows, [columns.image], [], options.data)
     rows = rows.cast_column(columns.image, Image(decode=False))
-    pairs = _read_pairs(rows, columns, rules_for(options.data, options.allow_paths))
-    languages, lone = _choose_languages(columns, pairs)
-    notes = _report(pairs, Path(options.output_dir) / SKIPPED_FILE)
-    images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
+    captions = columns.captions_of(rows)
+    languages = []
+    notes = []
+    for language, cells in captions.items():
+        texts = _different(cells)
+        if len(texts) > 1:
+            languages.append(language)
+        elif texts:
+            notes.append(f"The only {language} text, {texts.pop()!r}, is left out.")
+    rules = rules_for(options.data, options.allow_paths)
+    usable, left_out = _merge_copies(rows, columns.image, captions, languages, rules)
+    notes += _report(left_out, Path(options.output_dir) / SKIPPED_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if lone and not languages:
+        is_alike = all(len(_different(usable[language])) < 2 for language in languages)
+        if is_alike and (len(usable) or not languages):
             raise ValueError(
-                f"data: there is nothing to tell apart. {' '.join(lone)} Add images of other classes, or name other "
-                "columns with --caption_columns."
+                "data: there is nothing to tell apart. Add images of other classes, or name other columns with "
+                "--caption_columns."
             )
-        num_validation = validation_size(len(pairs.rows), options.validation_share)
-        everything = folder / "all.parquet"
-        _write_rows(everything, images, pairs, range(len(pairs.rows)), [])
-        cells = load_source(str(everything)).cast_column("image", Image(decode=False))
-        embeddings = embed(cells["image"])
-        everything.unlink()
+        num_validation = validation_size(len(usable), options.validation_share)
+        embeddings = embed(usable["image"])
         training, validation = split_images(embeddings, num_validation, options.seed)
     except ValueError as error:
         raise ValueError(" ".join([str(error), *notes])) from error
-    _write_rows(folder / TRAIN_FILE, images, pairs, training.tolist(), languages)
-    _write_rows(folder / VALIDATION_FILE, images, pairs, validation.tolist(), languages)
+    usable = usable.cast_column("image", Image())
+    usable.select(training).to_parquet(folder / TRAIN_FILE)
+    usable.select(validation).to_parquet(folder / VALIDATION_FILE)
     prepared = Prepared(
         folder=folder,
         languages=languages,
@@ -176,7 +153,7 @@ def prepare(options: FinetuneOptions, folder: Path, embed: Embed) -> Prepared:
         num_validation=len(validation),
         are_labels=columns.are_labels,
         found=f"{len(rows):,} rows of {opened.form}, {columns.describe()}",
-        notes=lone + notes,
+        notes=notes,
     )
     summary = asdict(prepared)
     del summary["folder"]
@@ -193,34 +170,60 @@ def same_splits(first: Path, second: Path) -> bool:
     )
 
 
-def _choose_languages(columns: Columns, pairs: _Pairs) -> tuple[list[str], list[str]]:
-    """Languages with several captions, and sentences about the others.
+def _different(cells: Iterable[list[str]]) -> set[str]:
+    """All different texts of a column."""
+    return {text for cell in cells for text in cell}
 
-    Images without a caption in the chosen languages are left out, unless there are none.
+
+def _merge_copies(
+    rows: Dataset,
+    column: str,
+    captions: dict[str, list[list[str]]],
+    languages: Sequence[str],
+    rules: CellRules,
+) -> tuple[Dataset, list[tuple[int, str, str]]]:
+    """Images that decode and have a caption. A copy of an earlier image adds its captions to that image's.
+
+    Args:
+        rows: Rows of the user's data, with undecoded images.
+        column: Column of the images.
+        captions: Captions of each row by language.
+        languages: Languages that are used.
+        rules: Rules for the paths of images.
+
+    Returns:
+        Rows with the column `image` and one list of captions for each language; number, path and cause of each row
+        that is left out or merged.
     """
-    languages = []
-    lone = []
-    for language in columns.captions:
-        texts = {text for each in pairs.captions for text in each.get(language, [])}
-        if len(texts) > 1:
-            languages.append(language)
-        elif texts:
-            lone.append(f"The only {language} text, {texts.pop()!r}, is left out.")
-    if languages and lone:
-        for number in reversed(range(len(pairs.rows))):
-            if not any(pairs.captions[number].get(language) for language in languages):
-                pairs.skipped.append((pairs.rows.pop(number), "", "no caption"))
-                del pairs.captions[number]
-    return languages, lone
+    first_rows: dict[bytes, int] = {}  # by digest of the image
+    merged: dict[str, dict[bytes, list[str]]] = {language: {} for language in languages}
+    left_out = []
+    for row, (path, digest, cause) in enumerate(_examine(rows, column, rules)):
+        if cause is None and not any(captions[language][row] for language in languages):
+            cause = "no caption"
+        if cause is not None:
+            left_out.append((row, path, cause))
+            continue
+        if digest in first_rows:
+            left_out.append((row, path, MERGED))
+        first_rows.setdefault(digest, row)
+        for language in languages:
+            known = merged[language].setdefault(digest, [])
+            known += [text for text in captions[language][row] if text not in known]
+    usable = rows.select([*first_rows.values()]).select_columns([column])
+    usable = usable.rename_columns({column: "image"})
+    for language in languages:
+        lists = [*merged[language].values()]
+        usable = usable.add_column(language, lists, feature=List(Value("string")))
+    return usable, left_out
 
 
-def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
-    """Decode the image of each row with threads, and read its captions."""
-    pairs = _Pairs()
-    texts = columns.captions_of(rows)
+def _examine(
+    rows: Dataset, column: str, rules: CellRules
+) -> Iterator[tuple[str, bytes, str | None]]:
+    """Path and digest of each image, and why it cannot be used; images are decoded with threads."""
 
     def examine(value: Any) -> tuple[str, bytes, str | None]:
-        """Path and digest of an image, and why it cannot be used."""
         cell = embedded_cell(rules(value))
         image = read_image(cell)
         cause = image if isinstance(image, str) else None
@@ -230,14 +233,7 @@ def _read_pairs(rows: Dataset, columns: Columns, rules: CellRules) -> _Pairs:
 
     with ThreadPoolExecutor() as pool:
         for start in tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="images", leave=False):
-            cells = rows[start : start + IMAGES_AT_ONCE][columns.image]
-            for row, (path, digest, cause) in enumerate(pool.map(examine, cells), start):
-                captions = {language: cells[row] for language, cells in texts.items() if cells[row]}
-                if cause is not None or not captions:
-                    pairs.skipped.append((row, path, cause or "no caption"))
-                else:
-                    pairs.add(row, digest, captions)
-    return pairs
+            yield from pool.map(examine, rows[start : start + IMAGES_AT_ONCE][column])
 
 
 def validation_size(num_images: int, share: float | None = None) -> int:
@@ -306,38 +302,14 @@ def group_images(embeddings: np.ndarray) -> np.ndarray:
     return members
 
 
-def _report(pairs: _Pairs, listing: Path) -> list[str]:
-    """List the rows that were left out in a file; sentences about them, and about the rows that were merged."""
+def _report(left_out: Sequence[tuple[int, str, str]], listing: Path) -> list[str]:
+    """List the rows that were left out or merged in a file; sentences about them."""
     listing.unlink(missing_ok=True)
-    causes = Counter(cause for _, _, cause in pairs.skipped)
+    if not left_out:
+        return []
+    causes = Counter(cause for _, _, cause in left_out)
     notes = [f"{count} rows left out, {cause}." for cause, count in causes.most_common()]
-    if notes:
-        content = io.StringIO()
-        writer = csv.writer(content, lineterminator="\n")
-        writer.writerows([("row", "image", "cause"), *pairs.skipped])
-        write_text(listing, content.getvalue())
-        notes.append(f"All of them are listed in {listing}.")
-    if pairs.num_merged:
-        notes.append(
-            f"{pairs.num_merged} rows with a copy of an earlier image were merged with it."
-        )
-    return notes
-
-
-def _write_rows(
-    path: Path, images: Dataset, pairs: _Pairs, numbers: Sequence[int], languages: list[str]
-):
-    """Write images by their numbers in `pairs`: files as absolute paths, others as copies."""
-    features = Features({"image": Image()})
-    for language in languages:
-        features[language] = List(Value("string"))
-    schema = features.arrow_schema
-    with atomic_write(path) as scratch, pq.ParquetWriter(scratch, schema) as writer:
-        for start in range(0, len(numbers), IMAGES_AT_ONCE):
-            part = numbers[start : start + IMAGES_AT_ONCE]
-            rows = [pairs.rows[number] for number in part]
-            captions = [pairs.captions[number] for number in part]
-            columns = {"image": images[rows]["image"]}
-            for language in languages:
-                columns[language] = [texts.get(language, []) for texts in captions]
-            writer.write_table(pa.Table.from_pydict(columns, schema=schema))
+    table = pandas.DataFrame(left_out, columns=["row", "image", "cause"])
+    with atomic_write(listing) as scratch:
+        table.to_csv(scratch, index=False)
+    return [*notes, f"All of them are listed in {listing}."]

@@ -82,15 +82,15 @@ def test_rows_that_cannot_be_used_are_counted(partly_unusable):
 
 def test_titles_of_one_image_are_merged(partly_unusable, titles):
     assert pairs_of(partly_unusable)["2.png"] == [titles[2][1], "另一个标题"]
-    merged = "1 rows with a copy of an earlier image were merged with it."
-    assert partly_unusable.notes[-1] == merged
+    merged = "1 rows left out, a copy of an earlier image, which has its captions."
+    assert merged in partly_unusable.notes
 
 
 def test_rows_that_cannot_be_used_are_listed(partly_unusable, tmp_path):
     listed = (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8").splitlines()
     assert listed[0] == "row,image,cause"
     assert listed[1] == f"0,{tmp_path}/images/0.png,image does not decode"
-    assert len(listed) == 5
+    assert len(listed) == 6
 
 
 def test_columns_and_encoding_are_named(tmp_path, titles):
@@ -100,8 +100,8 @@ def test_columns_and_encoding_are_named(tmp_path, titles):
 
 
 def test_data_without_a_usable_row_are_refused_with_the_cause(tmp_path):
-    path = write_csv(tmp_path / "gone.csv", [("/home/other/x.png", "猫")])
-    message = r"data: 0 usable images .* 1 rows left out, image file is"
+    path = write_csv(tmp_path / "gone.csv", [("/home/other/x.png", "猫"), ("y.png", "狗")])
+    message = r"data: 0 usable images .* 2 rows left out, image file is"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, path)
     assert "/home/other/x.png" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
@@ -129,9 +129,16 @@ def test_images_without_captions_are_refused(tmp_path, rows):
 def test_images_of_one_class_are_refused(tmp_path, titles):
     same = write_csv(tmp_path / "same.csv", [(path, "青蛙") for path, _ in titles])
     with pytest.raises(
-        ValueError, match=r"nothing to tell apart. The only zh text, '青蛙', is left out"
+        ValueError, match=r"nothing to tell apart.* The only zh text, '青蛙', is left out"
     ):
         run(tmp_path, same)
+
+
+def test_images_of_one_class_after_the_unusable_ones_are_left_out_are_refused(tmp_path, titles):
+    lines = [(path, "青蛙") for path, _ in titles]
+    path = write_csv(tmp_path / "same.csv", [*lines, ("gone.png", "狗")])
+    with pytest.raises(ValueError, match=r"nothing to tell apart.* 1 rows left out, image file is"):
+        run(tmp_path, path)
 
 
 def test_a_language_with_one_text_is_left_out_with_the_images_that_have_no_other(tmp_path, titles):
@@ -144,7 +151,7 @@ def test_a_language_with_one_text_is_left_out_with_the_images_that_have_no_other
     assert pairs_of(prepared) == expected(titles[:3] + titles[4:])
     assert prepared.notes[0] == "The only en text, 'OK', is left out."
     assert prepared.notes[1] == "1 rows left out, no caption."
-    assert "3,,no caption" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
+    assert "3.png,no caption" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
 
 
 def unit(vectors):
