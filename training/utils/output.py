@@ -37,6 +37,7 @@ def claim_folder(
     overwrite: bool = False,
     field: str = "output_dir",
     flag: str | None = "--overwrite",
+    wait: bool = False,
 ) -> Iterator[None]:
     """Lock an output folder for the `with` block, after a check that no file of the user is overwritten.
 
@@ -48,6 +49,7 @@ def claim_folder(
         overwrite: Whether existing files of these names may be replaced.
         field: Option that names the folder, for error messages.
         flag: Option that replaces existing files, for error messages; None if there is none.
+        wait: Whether to wait if the folder is locked, instead of an error.
 
     Raises:
         ValueError: A file of the user or an input would be overwritten, or the folder is locked.
@@ -85,7 +87,7 @@ def claim_folder(
         )
     created = not folder.exists()
     (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _locked(folder, field):
+    with _locked(folder, field, wait):
         try:
             remove_leftovers(folder)
             record_names(folder, names, command)
@@ -167,10 +169,10 @@ def listed(names: list[str]) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, field: str) -> Iterator[None]:
+def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
     """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
     holder = folder / CLAIM_FOLDER / HOLDER_FILE
-    lock = FileLock(folder / CLAIM_FOLDER / LOCK_FILE, timeout=0)
+    lock = FileLock(folder / CLAIM_FOLDER / LOCK_FILE, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout as error:
